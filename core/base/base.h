@@ -1,0 +1,37 @@
+/* What every source of the core may use: failing with a message, counted memory, cleanup of half-made things. */
+#ifndef IJ_BASE_H
+#define IJ_BASE_H
+#include "../ijepa.h"
+#include <stdarg.h>
+#include <stdbool.h>
+
+/* Sets this thread's message and returns code. The message: lower case, what failed first, the subject quoted. */
+ij_status ij_fail(ij_status code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Puts "what: " in front of the message that is already set and returns code. */
+ij_status ij_fail_in(ij_status code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* For our own broken invariants only: nothing that a script or a file contains may reach it. */
+_Noreturn void ij_bug(const char *file, int line, const char *what);
+#define IJ_BUG(what) ij_bug(__FILE__, __LINE__, what)
+
+/* Counted memory, 64-byte aligned. NULL and a message on failure. */
+void *ij_alloc(size_t bytes);
+void *ij_calloc(size_t count, size_t size);
+void *ij_realloc(void *p, size_t bytes);
+void ij_free(void *p);
+char *ij_strdup(const char *s);
+char *ij_format(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* ij_free the result */
+
+/* Return (or go to the function's exit label) with a failing status. */
+#define IJ_TRY(call)                                                                                                   \
+  do {                                                                                                                 \
+    ij_status ij_try_ = (call);                                                                                        \
+    if (ij_try_ != IJ_OK) return ij_try_;                                                                              \
+  } while (0)
+#define IJ_TRY_TO(label, st, call)                                                                                     \
+  do {                                                                                                                 \
+    (st) = (call);                                                                                                     \
+    if ((st) != IJ_OK) goto label;                                                                                     \
+  } while (0)
+
+#endif

@@ -1,0 +1,146 @@
+#include "base.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+double ij_time(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+int ij_cpu_count(void) {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+  return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+/* The flag of Ctrl-C belongs to the process, as the signal does. */
+static volatile sig_atomic_t interrupted;
+static void on_interrupt(int sig) {
+  (void)sig;
+  interrupted = 1;
+}
+void ij_interrupt_install(void) { /* SA_RESETHAND: a second Ctrl-C ends the process the hard way */
+  struct sigaction a = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
+  sigaction(SIGINT, &a, NULL);
+}
+int ij_interrupted(void) { return interrupted; }
+void ij_interrupt_set(int on) { interrupted = on; }
+
+int ij_isatty(int fd) { return isatty(fd); }
+int ij_terminal_width(void) {
+  struct winsize w;
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : 80;
+}
+
+int ij_path_kind(const char *path) {
+  struct stat s;
+  if (stat(path, &s) != 0) return 0;
+  return S_ISREG(s.st_mode) ? 1 : S_ISDIR(s.st_mode) ? 2 : 3;
+}
+
+ij_status ij_mkdirs(const char *path) {
+  char *p = ij_strdup(path);
+  if (!p) return IJ_ENOMEM;
+  ij_status st = IJ_OK;
+  for (char *slash = p + (*p == '/');; slash++) {
+    slash = strchr(slash, '/');
+    if (slash) *slash = 0;
+    if (*p && mkdir(p, 0777) != 0 && (errno != EEXIST || ij_path_kind(p) != 2)) {
+      st = ij_fail(IJ_EIO, "folder '%s' could not be made: %s", p, strerror(errno == EEXIST ? ENOTDIR : errno));
+      break;
+    }
+    if (!slash) break;
+    *slash = '/';
+  }
+  ij_free(p);
+  return st;
+}
+
+static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+ij_status ij_dir_list(const char *path, char **names) {
+  ij_status st = IJ_OK;
+  size_t n = 0, cap = 0, bytes = 1;
+  char **list = NULL;
+  *names = NULL;
+  DIR *dir = opendir(path);
+  if (!dir) return ij_fail(IJ_EIO, "folder '%s' could not be read: %s", path, strerror(errno));
+  for (struct dirent *e; (e = readdir(dir));) {
+    if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
+    if (n == cap) {
+      cap = cap ? 2 * cap : 64;
+      char **more = ij_realloc(list, cap * sizeof *list);
+      if (!more) {
+        st = IJ_ENOMEM;
+        goto out;
+      }
+      list = more;
+    }
+    if (!(list[n] = ij_strdup(e->d_name))) {
+      st = IJ_ENOMEM;
+      goto out;
+    }
+    bytes += strlen(list[n++]) + 1;
+  }
+  if (n) qsort(list, n, sizeof *list, by_name);
+  char *text = ij_alloc(bytes), *end = text;
+  if (!text) {
+    st = IJ_ENOMEM;
+    goto out;
+  }
+  for (size_t i = 0; i < n; i++) end += sprintf(end, "%s\n", list[i]);
+  *end = 0;
+  *names = text;
+out:
+  for (size_t i = 0; i < n; i++) ij_free(list[i]);
+  ij_free(list);
+  closedir(dir);
+  return st;
+}
+
+void ij_bytes_free(void *p) { ij_free(p); }
+
+ij_status ij_file_replace(const char *path, const void *bytes, size_t n) {
+  ij_status st = IJ_OK;
+  int fd = -1, folder = -1;
+  const char *p = bytes;
+  char *tmp = ij_format("%s.tmp", path), *dir = ij_strdup(path);
+  if (!tmp || !dir) {
+    st = IJ_ENOMEM;
+    goto out;
+  }
+  if ((fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) < 0) goto failed;
+  while (n) {
+    ssize_t k = write(fd, p, n);
+    if (k < 0 && errno == EINTR) continue;
+    if (k < 0) goto failed;
+    p += k;
+    n -= (size_t)k;
+  }
+  if (fsync(fd) != 0 || rename(tmp, path) != 0) goto failed;
+  char *slash = strrchr(dir, '/');
+  if (slash) *(slash == dir ? slash + 1 : slash) = 0;
+  folder = open(slash ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder >= 0) fsync(folder); /* some file systems refuse; the rename has happened all the same */
+  goto out;
+failed:
+  st = ij_fail(IJ_EIO, "file '%s' could not be written: %s", path, strerror(errno));
+  if (fd >= 0) unlink(tmp);
+out:
+  if (fd >= 0) close(fd);
+  if (folder >= 0) close(folder);
+  ij_free(tmp);
+  ij_free(dir);
+  return st;
+}

@@ -1,0 +1,304 @@
+/* ijepa.h: the public interface of libijepa: everything that a C program, or the Lua front end, may call.
+ *
+ * Conventions
+ *   Functions that can fail return ij_status; IJ_OK is 0. The message of this thread's last failure is ij_errmsg().
+ *   Who makes it frees it: every *_new / *_open has a *_free / *_close that accepts NULL.
+ *   Shapes: B images, C channels, H x W pixels or grid, N patches, K context patches, M target blocks, T patches of a
+ *   target, D encoder width, E predictor width, A heads, S head width, F mlp width, R rows. Patches count from 0.
+ *   The text between the two marker comments is what LuaJIT's ffi.cdef gets: no preprocessor lines in there. */
+#ifndef IJEPA_H
+#define IJEPA_H
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* cdef begin */
+
+/* ---- status, memory, threads (core/base) ---------------------------------------------------------------------- */
+typedef enum ij_status {
+  IJ_OK = 0,
+  IJ_EINVAL,     /* an argument or setting is wrong */
+  IJ_ESHAPE,     /* shapes or types don't fit */
+  IJ_ENOMEM,     /* out of memory */
+  IJ_EIO,        /* a file or folder could not be read or written */
+  IJ_EFORMAT,    /* a file's content is not what it should be */
+  IJ_EEND,       /* no more data */
+  IJ_EUNSUPPORTED, /* this build, device or file form can't do it */
+  IJ_EINTERRUPT  /* stopped on request */
+} ij_status;
+
+const char *ij_version(void);
+const char *ij_errmsg(void);            /* one line, of this thread's last failure; valid until its next one */
+size_t ij_mem_live(void);               /* bytes of C memory now held through the library */
+size_t ij_mem_peak(void);               /* highest value of ij_mem_live since the last reset */
+void ij_mem_peak_reset(void);
+void ij_mem_fail_at(int64_t n);         /* tests: the n-th allocation from now fails (1 is the next; 0 turns it off) */
+size_t ij_rss_peak(void);               /* bytes: the process's peak resident set */
+double ij_time(void);                   /* seconds on a steady clock */
+int ij_cpu_count(void);                 /* processors this process may run on */
+void ij_threads_set(int n);             /* threads of the compute kernels; n < 1: all processors */
+int ij_threads_get(void);
+const char *ij_cpu_isa(void);           /* "avx512", "avx2", "base": the variant of our own loops in use */
+const char *ij_cpu_matmul(void);        /* "bf16-amx", "bf16-avx512", "f32": what matrix products run in */
+void ij_interrupt_install(void);        /* from now on the first Ctrl-C only sets the flag; the second kills */
+int ij_interrupted(void);               /* 1 once Ctrl-C (or ij_interrupt_set) came; a loop polls it */
+void ij_interrupt_set(int on);
+int ij_isatty(int fd);
+int ij_terminal_width(void);            /* columns of the terminal at stderr; 80 where there is none */
+
+/* Files: what Lua's io lacks. Paths are bytes. */
+ij_status ij_mkdirs(const char *path);                       /* like mkdir -p */
+ij_status ij_file_replace(const char *path, const void *bytes, size_t n); /* write to a temporary, sync, rename */
+int ij_path_kind(const char *path);                          /* 0 nothing there, 1 file, 2 folder, 3 other */
+ij_status ij_dir_list(const char *path, char **names);       /* sorted names, each ended by '\n'; ij_bytes_free it */
+void ij_bytes_free(void *p);
+
+/* Counter-based random numbers (Philox 4x32-10): a function of (seed, purpose, epoch, sample, draw), so results do not
+ * depend on threads or order. */
+typedef struct ij_rng { uint32_t key[2], ctr[4], out[4]; int have; } ij_rng;
+typedef enum ij_purpose { IJ_RNG_INIT = 1, IJ_RNG_ORDER, IJ_RNG_CROP, IJ_RNG_MASK_SIZE, IJ_RNG_MASK_POS, IJ_RNG_MASK_CUT,
+  IJ_RNG_AUGMENT, IJ_RNG_PROBE, IJ_RNG_SCENE, IJ_RNG_USER = 1000 } ij_purpose;
+void ij_rng_init(ij_rng *r, uint64_t seed, uint32_t purpose, uint32_t epoch, uint32_t sample);
+uint32_t ij_rng_u32(ij_rng *r);
+double ij_rng_uniform(ij_rng *r);                            /* [0, 1), 53 bits */
+uint32_t ij_rng_below(ij_rng *r, uint32_t n);                /* [0, n), without bias; n >= 1 */
+double ij_rng_normal(ij_rng *r);                             /* mean 0, standard deviation 1 */
+void ij_rng_shuffle(ij_rng *r, uint32_t *v, size_t n);
+
+/* PyTorch's CPU generator (MT19937), for the reference mode. */
+typedef struct ij_mt { uint32_t s[624]; int at; } ij_mt;
+void ij_mt_init(ij_mt *g, uint64_t seed);
+uint32_t ij_mt_u32(ij_mt *g);
+float ij_mt_uniform(ij_mt *g);                               /* 24 bits of one draw */
+int64_t ij_mt_randint(ij_mt *g, int64_t lo, int64_t hi);     /* [lo, hi) */
+
+/* ---- devices and tensors (core/tensor) ------------------------------------------------------------------------- */
+typedef enum ij_dtype { IJ_F32 = 0, IJ_BF16, IJ_I32, IJ_I64, IJ_U8 } ij_dtype;
+typedef struct ij_device ij_device;
+typedef struct ij_tensor ij_tensor;
+
+/* name: "cpu"; "ref" (plain loops, for tests); "guard" (cpu ops on memory that is unreadable outside ops, for tests). */
+ij_status ij_device_open(const char *name, ij_device **out);
+void ij_device_close(ij_device *dev);                        /* memory lives on until the last tensor is freed */
+const char *ij_device_name(const ij_device *dev);
+int ij_device_bf16(const ij_device *dev);                    /* 1 where bf16 products are faster than f32 ones */
+/* A step: tensors made inside it lose their memory at its end, whoever still holds them; clone after ij_step_end to keep. */
+void ij_step_begin(ij_device *dev);
+void ij_step_end(ij_device *dev);
+
+ij_status ij_tensor_new(ij_device *dev, ij_dtype t, int ndim, const int64_t *shape, ij_tensor **out); /* not filled */
+/* Like ij_tensor_new, but lives past the step that it is made in. */
+ij_status ij_tensor_new_kept(ij_device *dev, ij_dtype t, int ndim, const int64_t *shape, ij_tensor **out);
+void ij_tensor_free(ij_tensor *t);                           /* drops one reference */
+void ij_tensor_ref(ij_tensor *t);
+ij_dtype ij_tensor_dtype(const ij_tensor *t);
+int ij_tensor_ndim(const ij_tensor *t);
+int64_t ij_tensor_size(const ij_tensor *t, int dim);         /* dim from 0 */
+int64_t ij_tensor_stride(const ij_tensor *t, int dim);       /* in elements */
+int64_t ij_tensor_count(const ij_tensor *t);
+int ij_tensor_contiguous(const ij_tensor *t);
+ij_device *ij_tensor_device(const ij_tensor *t);
+/* The only ways for bytes in and out: n must be the tensor's size in bytes; the tensor must be contiguous. */
+ij_status ij_tensor_write(ij_tensor *t, const void *host, size_t n);
+ij_status ij_tensor_read(const ij_tensor *t, void *host, size_t n);
+/* Views share memory with t. dim from 0. */
+ij_status ij_tensor_narrow(ij_tensor *t, int dim, int64_t start, int64_t len, ij_tensor **out);
+ij_status ij_tensor_select(ij_tensor *t, int dim, int64_t index, ij_tensor **out);      /* drops the dimension */
+ij_status ij_tensor_reshape(ij_tensor *t, int ndim, const int64_t *shape, ij_tensor **out); /* t contiguous; one -1 */
+ij_status ij_tensor_transpose(ij_tensor *t, int a, int b, ij_tensor **out);
+ij_status ij_tensor_copy(ij_tensor *dst, const ij_tensor *src);   /* same shape; converts types; any strides */
+ij_status ij_tensor_clone(const ij_tensor *t, ij_dtype as, int kept, ij_tensor **out); /* contiguous copy */
+
+/* Autograd: ops on tensors that require a gradient are recorded on their device's tape. */
+void ij_tensor_require_grad(ij_tensor *t, int on);
+int ij_tensor_requires_grad(const ij_tensor *t);
+ij_tensor *ij_tensor_grad(ij_tensor *t);                     /* borrowed; NULL before a backward */
+ij_status ij_backward(ij_tensor *loss);                      /* loss has one element; clears the tape */
+int ij_grad_enable(ij_device *dev, int on);                  /* returns what it was */
+
+/* ---- ops on tensors, recorded for autograd (core/tensor) -------------------------------------------------------- */
+/* x (..., K), w (N, K), b (N) or NULL -> (..., N) */
+ij_status ij_linear(ij_tensor *x, ij_tensor *w, ij_tensor *b, ij_tensor **out);
+ij_status ij_gelu(ij_tensor *x, ij_tensor **out);            /* x * Phi(x), the exact form */
+ij_status ij_relu(ij_tensor *x, ij_tensor **out);
+/* over the last dimension; w, b (D) or both NULL */
+ij_status ij_layer_norm(ij_tensor *x, ij_tensor *w, ij_tensor *b, double eps, ij_tensor **out);
+/* over rows of x (R, D): batch statistics when training (they update mean and var (D)), else those kept */
+ij_status ij_batch_norm(ij_tensor *x, ij_tensor *mean, ij_tensor *var, double momentum, double eps, int training,
+                        ij_tensor **out);
+/* qkv (B, N, 3 * A * S) packed [3][A][S] -> (B, N, A * S) */
+ij_status ij_attention(ij_tensor *qkv, int heads, ij_tensor **out);
+/* x (B, N, D), index i32 (M, B, T), 0 <= patch < N -> (M * B, T, D) */
+ij_status ij_gather(ij_tensor *x, ij_tensor *index, ij_tensor **out);
+/* op: '+', '-', '*', '/'. y: same shape as x, or one element, or the last dimension's (D) */
+ij_status ij_binary(char op, ij_tensor *x, ij_tensor *y, ij_tensor **out);
+ij_status ij_affine(ij_tensor *x, double scale, double shift, ij_tensor **out);   /* scale * x + shift */
+ij_status ij_mean(ij_tensor *x, int dim, ij_tensor **out);   /* drops dim; dim -1: mean of all, (1) */
+ij_status ij_concat(ij_tensor **x, int count, ij_tensor **out); /* along the last dimension */
+ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, ij_tensor **out); /* mean over all -> (1) */
+/* logits (R, n), label i32 (R) -> (1): mean over rows with label >= 0; smoothing in [0, 1) */
+ij_status ij_cross_entropy(ij_tensor *logits, ij_tensor *label, double smoothing, ij_tensor **out);
+ij_status ij_argmax(ij_tensor *x, ij_tensor **out);          /* over the last dimension -> i32; no gradient */
+ij_status ij_fill(ij_tensor *t, double value);
+ij_status ij_add_scaled(ij_tensor *y, ij_tensor *x, double scale); /* y += scale * x, in place, no gradient */
+/* pixels u8 (B, H, W, 3) -> f32 (B, 3, H, W): (p / 255 - mean[c]) / std[c] */
+ij_status ij_normalise(ij_tensor *pixels, const double *mean, const double *std, ij_tensor **out);
+/* sum of squares of all t, in double, and whether all are finite */
+ij_status ij_sum_squares(ij_tensor **t, int count, double *sum, int *finite);
+
+/* ---- models (core/model) ---------------------------------------------------------------------------------------- */
+typedef struct ij_vit_config {
+  int width, depth, heads;        /* D, blocks, A; D divides by A */
+  double mlp_ratio;               /* F = (int)(D * ratio) */
+  int patch, channels;            /* side in pixels; 3 */
+  int grid_h, grid_w;             /* patches */
+  ij_dtype dtype;                 /* of activations: IJ_F32, or IJ_BF16 (the residual stream stays f32) */
+  int recompute;                  /* 1: activation checkpointing: blocks keep their input alone */
+  uint64_t seed;                  /* of the initial values: truncated normal, std .02 */
+  int depth_scaled_init;          /* 1: each block's proj and fc2 divided by sqrt(2 * layer) */
+} ij_vit_config;
+typedef struct ij_encoder ij_encoder;
+typedef struct ij_predictor ij_predictor;
+typedef struct ij_params ij_params;                          /* a model's tensors by name */
+int ij_params_count(const ij_params *p);
+const char *ij_params_name(const ij_params *p, int i);       /* as in the published checkpoints, without "module." */
+ij_tensor *ij_params_tensor(ij_params *p, int i);            /* borrowed */
+int ij_params_trained(const ij_params *p, int i);            /* 0: positions */
+int ij_params_decayed(const ij_params *p, int i);            /* 0: biases and 1-D tensors */
+
+ij_status ij_encoder_new(ij_device *dev, const ij_vit_config *c, ij_encoder **out);
+void ij_encoder_free(ij_encoder *e);
+ij_params *ij_encoder_params(ij_encoder *e);                 /* borrowed */
+const ij_vit_config *ij_encoder_config(const ij_encoder *e);
+/* images: f32 (B, 3, H, W) normalised, or u8 (B, H, W, 3) as the loader gives them (normalised here with ImageNet's
+ * mean and std). context: i32 (C, B, K), or NULL for all patches -> (C * B, K, D) or (B, N, D), f32. H and W may be
+ * any multiples of the patch: positions of another grid are computed. */
+ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *context, ij_tensor **out);
+/* The outputs of the last `last` blocks, before the final norm -> out[last], each (B, N, D), f32; no gradient. */
+ij_status ij_encoder_blocks(ij_encoder *e, ij_tensor *images, int last, ij_tensor **out);
+ij_status ij_encoder_copy(ij_encoder *dst, ij_encoder *src); /* all values, same configuration */
+
+typedef struct ij_predictor_config { ij_vit_config vit; int encoder_width; } ij_predictor_config; /* vit.width is E */
+ij_status ij_predictor_new(ij_device *dev, const ij_predictor_config *c, ij_predictor **out);
+void ij_predictor_free(ij_predictor *p);
+ij_params *ij_predictor_params(ij_predictor *p);
+/* x (C * B, K, D) from the encoder; context i32 (C, B, K), target i32 (M, B, T) -> (M * C * B, T, D), order
+ * [target][context][image]. grid 0, 0: the configured one. */
+ij_status ij_predictor_forward(ij_predictor *p, ij_tensor *x, ij_tensor *context, ij_tensor *target, int grid_h,
+                               int grid_w, ij_tensor **out);
+
+/* ---- optimizer (core/optim) ------------------------------------------------------------------------------------- */
+typedef struct ij_optim ij_optim;
+typedef struct ij_optim_config { double beta1, beta2, eps; } ij_optim_config; /* AdamW; 0s mean .9, .999, 1e-8 */
+ij_status ij_adamw_new(const ij_optim_config *c, ij_optim **out);
+void ij_optim_free(ij_optim *o);
+/* average: NULL, or the tensor that follows p: a = m * a + (1 - m) * p, in the same pass over memory as the update */
+ij_status ij_optim_add(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *average);
+/* One update of all tensors with their gradients times grad_scale, which are set to 0. Decay is decoupled: p -= lr wd p. */
+ij_status ij_optim_step(ij_optim *o, double lr, double wd, double momentum, double grad_scale);
+int ij_optim_count(const ij_optim *o);
+ij_tensor *ij_optim_state(ij_optim *o, int i, int which);    /* borrowed: 0 first moment, 1 second; shape of tensor i */
+int64_t ij_optim_steps(const ij_optim *o);
+void ij_optim_set_steps(ij_optim *o, int64_t n);
+
+/* ---- masks (core/mask) ------------------------------------------------------------------------------------------ */
+enum { IJ_SHARED_DRAW = 1, IJ_EXCLUSIVE_POSITION = 2, IJ_BLOCK_BELOW_GRID = 4, IJ_RASTER_CUT = 8,
+  IJ_SIZES_BY_COUNTER = 16, IJ_NO_HANG_GUARD = 32, IJ_REFERENCE_QUIRKS = 63 };
+typedef enum ij_mask_kind { IJ_MASK_MULTIBLOCK = 0, IJ_MASK_RANDOM, IJ_MASK_BLOCK } ij_mask_kind;
+typedef struct ij_mask_config {
+  ij_mask_kind kind;
+  int grid_h, grid_w;
+  int contexts, targets;                     /* C (1), M (4) */
+  double context_scale[2];                   /* share of the grid; .85, 1 */
+  double target_scale[2], target_aspect[2];  /* .15, .2; h/w .75, 1.5 */
+  int min_keep, allow_overlap;               /* a mask holds more than min_keep patches */
+  unsigned quirks;                           /* bits above */
+  int group;                                 /* images whose masks are cut to one length; 0: 128 */
+  uint64_t seed;
+} ij_mask_config;
+typedef struct ij_masks {                    /* memory of the policy, valid until its next call */
+  int count, contexts, targets, k, t;
+  const int32_t *context;                    /* (C, B, K), each row ascending */
+  const int32_t *target;                     /* (M, B, T) */
+  int fallbacks;                             /* images that needed a relaxed rule */
+  int target_h, target_w, context_h, context_w; /* block sizes drawn for the (first) group */
+} ij_masks;
+typedef struct ij_mask_policy ij_mask_policy;
+ij_status ij_mask_new(const ij_mask_config *c, ij_mask_policy **out); /* refuses what could never be valid, with the arithmetic */
+void ij_mask_free(ij_mask_policy *p);
+/* Masks of images [first, first + count) of the run's endless sequence: a function of (config, first, count) alone. */
+ij_status ij_mask_sample(ij_mask_policy *p, uint64_t first, int count, ij_masks *out);
+
+/* ---- pictures (core/data) --------------------------------------------------------------------------------------- */
+typedef struct ij_data_config {
+  const char *root;               /* a folder, a .tar, or a text file that lists tar shards, one a line */
+  const char *subset;             /* file of picture names, one a line, or NULL */
+  int height, width;              /* of the output */
+  int train;                      /* 1: random crop and what follows; 0: the short side to `resize`, centre crop */
+  int resize;                     /* 0: height * 8 / 7, rounded (256 for 224) */
+  int shuffle;                    /* by (seed, epoch) */
+  double scale[2], ratio[2];      /* of the random crop: share of the area, aspect */
+  double flip, jitter, jitter_p, grey_p, blur_p; /* probabilities; jitter is the strength s, 0 off */
+  int batch, drop_last, workers, prefetch;       /* prefetch: batches ready ahead, 0: 4 */
+  uint64_t seed;
+  int rank, world;                /* this process takes every world-th sample */
+  double max_bad;                 /* share of broken pictures past which next fails; negative: .01 */
+  int64_t max_pixels;             /* of one source picture; 0: 2^28 */
+} ij_data_config;
+typedef struct ij_batch {         /* memory of the loader, valid until its next call */
+  int count;
+  int64_t epoch, step;            /* from 0; step within the epoch */
+  const uint8_t *pixels;          /* (B, H, W, 3) RGB */
+  const int32_t *labels;          /* (B): number of the class folder, -1 without one */
+  const uint32_t *samples;        /* (B): number of the picture in the sorted list */
+} ij_batch;
+typedef struct ij_data ij_data;
+ij_status ij_data_open(const ij_data_config *c, ij_data **out);
+void ij_data_close(ij_data *d);
+int64_t ij_data_count(const ij_data *d);            /* pictures of all processes */
+int64_t ij_data_steps(const ij_data *d);            /* batches of an epoch for this process */
+int ij_data_classes(const ij_data *d);              /* 0 for a plain folder */
+const char *ij_data_class(const ij_data *d, int i);
+const char *ij_data_name(const ij_data *d, int64_t sample);
+int64_t ij_data_bad(const ij_data *d);              /* broken pictures met so far */
+const char *ij_data_bad_next(ij_data *d);           /* "name: reason" of one not yet reported, or NULL */
+ij_status ij_data_seek(ij_data *d, int64_t epoch, int64_t step);
+/* Next batch; at an epoch's end goes on with the next epoch when shuffle is on, else IJ_EEND once (then starts over). */
+ij_status ij_data_next(ij_data *d, ij_batch *out);
+
+/* One picture as RGB bytes (H, W, 3); ij_bytes_free it. */
+ij_status ij_picture_load(const char *path, uint8_t **pixels, int *height, int *width);
+ij_status ij_picture_save(const char *path, const uint8_t *pixels, int height, int width); /* by the name's ending */
+/* The box (top, left, h, w) of pixels resized to (out_h, out_w), bilinear with antialias, exactly as PIL does it. */
+ij_status ij_picture_crop(const uint8_t *pixels, int height, int width, int top, int left, int h, int w, int out_h,
+                          int out_w, uint8_t *out);
+
+/* ---- files of tensors (core/save) ------------------------------------------------------------------------------- */
+typedef struct ij_tensors ij_tensors;               /* a safetensors file, memory-mapped */
+ij_status ij_tensors_open(const char *path, ij_tensors **out);
+void ij_tensors_close(ij_tensors *f);
+int ij_tensors_count(const ij_tensors *f);
+const char *ij_tensors_name(const ij_tensors *f, int i);
+int ij_tensors_find(const ij_tensors *f, const char *name);  /* -1: not there */
+ij_dtype ij_tensors_dtype(const ij_tensors *f, int i);
+int ij_tensors_ndim(const ij_tensors *f, int i);
+int64_t ij_tensors_size(const ij_tensors *f, int i, int dim);
+const void *ij_tensors_data(const ij_tensors *f, int i, size_t *bytes); /* valid until close */
+const char *ij_tensors_meta(const ij_tensors *f, const char *key);      /* NULL: not there */
+int ij_tensors_meta_count(const ij_tensors *f);
+const char *ij_tensors_meta_key(const ij_tensors *f, int i);
+typedef struct ij_tensors_writer ij_tensors_writer;
+ij_status ij_tensors_create(const char *path, ij_tensors_writer **out);
+ij_status ij_tensors_set_meta(ij_tensors_writer *w, const char *key, const char *value);
+/* data is borrowed until commit or discard */
+ij_status ij_tensors_add(ij_tensors_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
+                         const void *data);
+ij_status ij_tensors_commit(ij_tensors_writer *w);  /* temporary file, fsync, rename, fsync of the folder; frees w */
+void ij_tensors_discard(ij_tensors_writer *w);      /* frees w, leaves no file */
+
+/* cdef end */
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,176 @@
+/* The op table: one IJ_OP line and a contract an op. Expanded into the device's table, the prototypes and the names.
+ *
+ * Kernels see memory, not tensors: pointers of the queue's device, checked shapes, contiguous rows. "dt" is the type of
+ * the activations of an op (IJ_F32 or IJ_BF16): pointers marked [dt] have it, all others are f32 unless said. Sums are
+ * taken in f32 or better. An output may not overlap an input unless the contract says so. A kernel returns IJ_OK or
+ * IJ_ENOMEM (scratch). R, N, K, ... may be 0 where a contract does not exclude it.
+ *
+ * IJ_OP(name, (parameters), (arguments)) */
+#ifndef IJ_OPS_H
+#define IJ_OPS_H
+#include "../core/base/base.h"
+
+/* What an op runs on. Scratch memory is the device's, kept between calls: slots 0..7, grown when needed. */
+typedef struct ij_queue ij_queue;
+struct ij_queue {
+  void *stream;      /* of the backend; NULL on the CPU */
+  void *slot[8];
+  size_t slot_bytes[8];
+};
+void *ij_queue_scratch(ij_queue *q, int slot, size_t bytes); /* 64-byte aligned; NULL: out of memory */
+void ij_queue_release(ij_queue *q);
+
+typedef int64_t ij_dim;
+
+#define IJ_OPS(IJ_OP)                                                                                                  \
+  /* y (R, N) [dt] = x (R, K) [dt] times w (N, K) f32 transposed. R >= 0, N, K >= 1. w does not change during a step:  \
+   * a backend may keep a converted copy under `version`, which differs whenever w's content does (0: don't keep). */  \
+  IJ_OP(linear_fwd, (ij_queue * q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, const void *x, const float *w,           \
+                     uint64_t version, void *y), (q, dt, R, N, K, x, w, version, y))                                   \
+  /* dx (R, K) [dt] = dy (R, N) [dt] times w (N, K) */                                                                 \
+  IJ_OP(linear_bwd_x, (ij_queue * q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, const void *dy, const float *w,        \
+                       uint64_t version, void *dx), (q, dt, R, N, K, dy, w, version, dx))                              \
+  /* dw (N, K) += dy (R, N) [dt] transposed times x (R, K) [dt]; db (N) += sum of dy over rows; dw or db may be NULL */\
+  IJ_OP(linear_bwd_w, (ij_queue * q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, const void *dy, const void *x,         \
+                       float *dw, float *db), (q, dt, R, N, K, dy, x, dw, db))                                         \
+  /* y (R, N) [dt] += b (N), in place */                                                                               \
+  IJ_OP(bias_add, (ij_queue * q, ij_dtype dt, ij_dim R, ij_dim N, const float *b, void *y), (q, dt, R, N, b, y))       \
+  /* s = x (+ add [dt] + add_b (D), both or none NULL; add_b alone may be NULL); sum (R, D) = s (may be x itself; NULL:\
+   * not stored); y [dt] = (s - mean) * rstd * w + b, variance in two passes, biased, rstd = 1/sqrt(var + eps). w and b\
+   * (D) both NULL: no affine. y NULL: only the sum. mean, rstd (R) stored when not NULL. D >= 1. */                   \
+  IJ_OP(norm_fwd, (ij_queue * q, ij_dtype dt, ij_dim R, ij_dim D, const float *x, const void *add, const float *add_b, \
+                   const float *w, const float *b, float eps, float *sum, void *y, float *mean, float *rstd),          \
+        (q, dt, R, D, x, add, add_b, w, b, eps, sum, y, mean, rstd))                                                   \
+  /* dx (R, D) f32 = res (R, D) f32 or 0 when NULL, plus the gradient of norm_fwd's y with respect to s, where s (R, D)\
+   * f32 is the sum, dy (R, D) [dt]; dx may be res. dw, db (D) are added to; both NULL without affine. dx_dt [dt], when\
+   * not NULL, receives a copy of dx in dt. */                                                                         \
+  IJ_OP(norm_bwd, (ij_queue * q, ij_dtype dt, ij_dim R, ij_dim D, const float *s, const float *mean, const float *rstd,\
+                   const float *w, const void *dy, const float *res, float *dx, void *dx_dt, float *dw, float *db),    \
+        (q, dt, R, D, s, mean, rstd, w, dy, res, dx, dx_dt, dw, db))                                                   \
+  /* y (R, F) [dt] = gelu(x (R, F) [dt] + b (F)), gelu(u) = u * Phi(u), to 1e-6; b may be NULL; y may be x */          \
+  IJ_OP(gelu_fwd, (ij_queue * q, ij_dtype dt, ij_dim R, ij_dim F, const void *x, const float *b, void *y),             \
+        (q, dt, R, F, x, b, y))                                                                                        \
+  /* dx = dy * gelu'(x + b); y (R, F) [dt], when not NULL, receives gelu(x + b) again; db (F) += column sums of dx when\
+   * not NULL. dx may be dy or x; y may be x, if dx is not. */                                                         \
+  IJ_OP(gelu_bwd, (ij_queue * q, ij_dtype dt, ij_dim R, ij_dim F, const void *x, const float *b, const void *dy,       \
+                   void *dx, void *y, float *db), (q, dt, R, F, x, b, dy, dx, y, db))                                  \
+  /* Softmax attention of A heads of width S over N tokens: qkv (B, N, 3, A, S) [dt] without its bias (3, A, S), which \
+   * is added here (NULL: none); out (B, N, A, S) [dt]; logits scaled by S^-1/2; lse (B, A, N): log of the sum of      \
+   * exponentials, NULL: not stored. Queries first_q..N-1 only: the others' out and lse are not written. */            \
+  IJ_OP(attention_fwd, (ij_queue * q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, ij_dim first_q,             \
+                        const void *qkv, const float *bias, void *out, float *lse),                                    \
+        (q, dt, B, N, A, S, first_q, qkv, bias, out, lse))                                                             \
+  /* dqkv (B, N, 3, A, S) [dt], wholly written (dq of queries before first_q is 0); dbias (3, A, S) += its sum, when   \
+   * not NULL. dqkv may be qkv. dout, out rows before first_q are not read. */                                         \
+  IJ_OP(attention_bwd, (ij_queue * q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, ij_dim first_q,             \
+                        const void *qkv, const float *bias, const void *out, const float *lse, const void *dout,       \
+                        void *dqkv, float *dbias),                                                                     \
+        (q, dt, B, N, A, S, first_q, qkv, bias, out, lse, dout, dqkv, dbias))                                          \
+  /* Patches as rows: y (C, B, K, 3 * P * P) [dt], feature order (channel, row, column), of the patches index (C, B, K)\
+   * i32 of a grid W / P wide; index NULL: C = 1, all patches in order, K = their number. images: f32 (B, 3, H, W), or,\
+   * with u8 = 1, bytes (B, H, W, 3) turned into (p / 255 - mean) / std, scale6 = {1/(255 std), -mean/std} x 3. */     \
+  IJ_OP(patchify, (ij_queue * q, ij_dtype dt, ij_dim C, ij_dim B, ij_dim K, ij_dim H, ij_dim W, ij_dim P, int u8,      \
+                   const void *images, const int32_t *index, const float *scale6, void *y),                            \
+        (q, dt, C, B, K, H, W, P, u8, images, index, scale6, y))                                                       \
+  /* y (R, D) f32 = x (R, D) [dt] + b (D) + pos (index[r], D); b NULL: none; index (R) i32, NULL: row r % N of pos     \
+   * (N, D) */                                                                                                         \
+  IJ_OP(pos_add, (ij_queue * q, ij_dtype dt, ij_dim R, ij_dim D, ij_dim N, const void *x, const float *b,              \
+                  const float *pos, const int32_t *index, float *y), (q, dt, R, D, N, x, b, pos, index, y))            \
+  /* The predictor's sequences: y (M, C, B, K + T, E) f32; first K rows: x (C, B, K, E) [dt] + b (E) + pos[context (C, \
+   * B, K)]; last T: token (E) + pos[target (M, B, T)]; pos (N, E) */                                                  \
+  IJ_OP(tokens_fwd, (ij_queue * q, ij_dtype dt, ij_dim M, ij_dim C, ij_dim B, ij_dim K, ij_dim T, ij_dim E,            \
+                     const void *x, const float *b, const float *token, const float *pos, const int32_t *context,      \
+                     const int32_t *target, float *y),                                                                 \
+        (q, dt, M, C, B, K, T, E, x, b, token, pos, context, target, y))                                               \
+  /* dx (C, B, K, E) [dt] = sum over M of dy; dtoken (E) += sum over all mask tokens of dy (M, C, B, K + T, E) f32 */  \
+  IJ_OP(tokens_bwd, (ij_queue * q, ij_dtype dt, ij_dim M, ij_dim C, ij_dim B, ij_dim K, ij_dim T, ij_dim E,            \
+                     const float *dy, void *dx, float *dtoken), (q, dt, M, C, B, K, T, E, dy, dx, dtoken))             \
+  /* y (Q, T, D) = rows first..first+T-1 of x (Q, N, D); f32. bwd: dx (Q, N, D) wholly written, 0 elsewhere */         \
+  IJ_OP(tail_fwd, (ij_queue * q, ij_dim Q, ij_dim N, ij_dim first, ij_dim D, const float *x, float *y),                \
+        (q, Q, N, first, D, x, y))                                                                                     \
+  IJ_OP(tail_bwd, (ij_queue * q, ij_dim Q, ij_dim N, ij_dim first, ij_dim D, const float *dy, float *dx),              \
+        (q, Q, N, first, D, dy, dx))                                                                                   \
+  /* y (M, B, T, D) = x (B, N, D) at index (M, B, T) i32; f32. bwd: dx (B, N, D) += */                                 \
+  IJ_OP(gather_fwd, (ij_queue * q, ij_dim M, ij_dim B, ij_dim T, ij_dim N, ij_dim D, const float *x,                   \
+                     const int32_t *index, float *y), (q, M, B, T, N, D, x, index, y))                                 \
+  IJ_OP(gather_bwd, (ij_queue * q, ij_dim M, ij_dim B, ij_dim T, ij_dim N, ij_dim D, const float *dy,                  \
+                     const int32_t *index, float *dx), (q, M, B, T, N, D, dy, index, dx))                              \
+  /* loss (1) = mean over n of smooth L1 (beta > 0): d^2/(2 beta) where |d| < beta, else |d| - beta/2, summed in double.\
+   * y (n / repeat) is read cyclically in blocks: x is (outer, repeat, inner), y (outer, inner). dx = gradient of the  \
+   * loss times scale[0]; dy likewise (sign reversed, summed over repeat) when not NULL. */                            \
+  IJ_OP(smooth_l1_fwd, (ij_queue * q, ij_dim outer, ij_dim repeat, ij_dim inner, float beta, const float *x,           \
+                        const float *y, float *loss), (q, outer, repeat, inner, beta, x, y, loss))                     \
+  IJ_OP(smooth_l1_bwd, (ij_queue * q, ij_dim outer, ij_dim repeat, ij_dim inner, float beta, const float *x,           \
+                        const float *y, const float *scale, float *dx, float *dy),                                     \
+        (q, outer, repeat, inner, beta, x, y, scale, dx, dy))                                                          \
+  /* loss (1) = mean over rows with label >= 0 of the cross entropy of softmax(x (R, n)), target (1 - s) one-hot + s/n;\
+   * dx = its gradient times scale[0] */                                                                               \
+  IJ_OP(cross_entropy_fwd, (ij_queue * q, ij_dim R, ij_dim n, float s, const float *x, const int32_t *label,           \
+                            float *loss), (q, R, n, s, x, label, loss))                                                \
+  IJ_OP(cross_entropy_bwd, (ij_queue * q, ij_dim R, ij_dim n, float s, const float *x, const int32_t *label,           \
+                            const float *scale, float *dx), (q, R, n, s, x, label, scale, dx))                         \
+  /* AdamW over n elements, t the step from 1, with g * gscale as gradient: p -= lr wd p; m, v updated; p -= lr *      \
+   * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps); g = 0; avg = mom avg + (1 - mom) p when not NULL. One pass. */ \
+  IJ_OP(adamw, (ij_queue * q, ij_dim n, ij_dim t, double lr, double wd, double beta1, double beta2, double eps,        \
+                double gscale, double mom, float *p, float *g, float *m, float *v, float *avg),                        \
+        (q, n, t, lr, wd, beta1, beta2, eps, gscale, mom, p, g, m, v, avg))                                            \
+  /* Elementwise on f32. binary: z = x op y, op one of + - * /; y has n elements (mode 0), 1 (mode 1) or D, repeated   \
+   * (mode 2). */                                                                                                      \
+  IJ_OP(binary, (ij_queue * q, char op, int mode, ij_dim n, ij_dim D, const float *x, const float *y, float *z),       \
+        (q, op, mode, n, D, x, y, z))                                                                                  \
+  /* z = scale * x + shift; z may be x */                                                                              \
+  IJ_OP(affine, (ij_queue * q, ij_dim n, float scale, float shift, const float *x, float *z),                          \
+        (q, n, scale, shift, x, z))                                                                                    \
+  /* y += scale * x */                                                                                                 \
+  IJ_OP(axpy, (ij_queue * q, ij_dim n, float scale, const float *x, float *y), (q, n, scale, x, y))                    \
+  IJ_OP(relu_fwd, (ij_queue * q, ij_dim n, const float *x, float *y), (q, n, x, y))                                    \
+  IJ_OP(relu_bwd, (ij_queue * q, ij_dim n, const float *x, const float *dy, float *dx), (q, n, x, dy, dx))             \
+  /* y (P, Q) = scale * sum over n of x (P, n, Q); bwd: dx = scale * dy, spread */                                     \
+  IJ_OP(sum_fwd, (ij_queue * q, ij_dim P, ij_dim n, ij_dim Q, float scale, const float *x, float *y),                  \
+        (q, P, n, Q, scale, x, y))                                                                                     \
+  IJ_OP(sum_bwd, (ij_queue * q, ij_dim P, ij_dim n, ij_dim Q, float scale, const float *dy, float *dx),                \
+        (q, P, n, Q, scale, dy, dx))                                                                                   \
+  /* y (R) i32 = index of the row's largest x (R, n), the first of equals */                                           \
+  IJ_OP(argmax, (ij_queue * q, ij_dim R, ij_dim n, const float *x, int32_t *y), (q, R, n, x, y))                       \
+  /* Training: m, s (D) = batch mean and biased variance of x (R, D); else as given. y = (x - m) / sqrt(s + eps) */    \
+  IJ_OP(batch_norm_fwd, (ij_queue * q, ij_dim R, ij_dim D, int training, float eps, const float *x, float *m,          \
+                         float *s, float *y), (q, R, D, training, eps, x, m, s, y))                                    \
+  IJ_OP(batch_norm_bwd, (ij_queue * q, ij_dim R, ij_dim D, int training, float eps, const float *x, const float *m,    \
+                         const float *s, const float *dy, float *dx), (q, R, D, training, eps, x, m, s, dy, dx))       \
+  /* y f32 (B, 3, H, W) of bytes (B, H, W, 3), scale6 as in patchify */                                                \
+  IJ_OP(normalise, (ij_queue * q, ij_dim B, ij_dim H, ij_dim W, const uint8_t *x, const float *scale6, float *y),      \
+        (q, B, H, W, x, scale6, y))                                                                                    \
+  /* out (2) double: sum of squares of x (n), count of elements that are not finite; both added to */                  \
+  IJ_OP(sum_squares, (ij_queue * q, ij_dim n, const float *x, double *out), (q, n, x, out))                            \
+  /* Element-wise conversion and copy of n elements between types; any pair of f32, bf16, i32, i64, u8 (round to       \
+   * nearest even to bf16, toward zero to integers) */                                                                 \
+  IJ_OP(convert, (ij_queue * q, ij_dim n, ij_dtype from, const void *x, ij_dtype to, void *y), (q, n, from, x, to, y)) \
+  /* Strided copy of elements of `size` bytes: y[i * ystride] = x[i * xstride], shape and strides (in elements) of nd  \
+   * dimensions, nd <= 6 */                                                                                            \
+  IJ_OP(copy, (ij_queue * q, int nd, const ij_dim *shape, ij_dim size, const void *x, const ij_dim *xstride, void *y,  \
+               const ij_dim *ystride), (q, nd, shape, size, x, xstride, y, ystride))                                   \
+  IJ_OP(fill, (ij_queue * q, ij_dim n, float value, float *x), (q, n, value, x))
+
+typedef struct ij_op_table {
+#define IJ_OP(name, params, args) ij_status(*name) params;
+  IJ_OPS(IJ_OP)
+#undef IJ_OP
+} ij_op_table;
+
+/* Prototypes: ij_ref_NAME in kernels/<op>/ref.c. The cpu ones are compiled once for each instruction set, see cpu.h. */
+#define IJ_OP(name, params, args) ij_status ij_ref_##name params;
+IJ_OPS(IJ_OP)
+#undef IJ_OP
+extern const ij_op_table ij_ref_table;
+void ij_cpu_fill(ij_op_table *t); /* the best table of this machine (IJEPA_ISA=base or avx2 limits it) */
+
+static inline float ij_bf16_to_f32(uint16_t h) {
+  union { uint32_t u; float f; } v = {(uint32_t)h << 16};
+  return v.f;
+}
+static inline uint16_t ij_f32_to_bf16(float f) { /* to nearest even; NaN stays NaN */
+  union { float f; uint32_t u; } v = {f};
+  if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(v.u >> 16 | 0x40);
+  return (uint16_t)((v.u + 0x7fffu + (v.u >> 16 & 1)) >> 16);
+}
+#endif

@@ -1,0 +1,104 @@
+/* core/base: messages, counted memory, random numbers, files. */
+#include "base/base.h"
+#include <check.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+START_TEST(messages_nest)
+{
+  ck_assert_int_eq(ij_fail(IJ_EIO, "'%s' is not there", "x"), IJ_EIO);
+  ij_fail_in(IJ_EIO, "recipe");
+  ck_assert_str_eq(ij_errmsg(), "recipe: 'x' is not there");
+  ij_fail(IJ_EIO, "again: %s", ij_errmsg());
+  ck_assert_str_eq(ij_errmsg(), "again: recipe: 'x' is not there");
+}
+END_TEST
+
+START_TEST(memory_is_counted_and_can_fail)
+{
+  size_t before = ij_mem_live();
+  void *p = ij_alloc(1000);
+  ck_assert_uint_eq(ij_mem_live(), before + 1000);
+  ck_assert_uint_eq((uintptr_t)p % 64, 0);
+  ij_mem_fail_at(2);
+  void *q = ij_alloc(1);
+  ck_assert_ptr_nonnull(q);
+  ck_assert_ptr_null(ij_alloc(1));
+  ij_free(p);
+  ij_free(q);
+  ck_assert_uint_eq(ij_mem_live(), before);
+}
+END_TEST
+
+START_TEST(philox_known_answer)
+{ /* Random123's known-answer table: counter and key 0, then all ones */
+  ij_rng r;
+  ij_rng_init(&r, 0, 0, 0, 0);
+  ck_assert_uint_eq(ij_rng_u32(&r), 0x6627e8d5u);
+  ck_assert_uint_eq(ij_rng_u32(&r), 0xe169c58du);
+  r = (ij_rng){.key = {~0u, ~0u}, .ctr = {~0u, ~0u, ~0u, ~0u}};
+  ck_assert_uint_eq(ij_rng_u32(&r), 0x408f276du);
+}
+END_TEST
+
+START_TEST(rng_is_a_function_of_its_keys)
+{
+  ij_rng a, b;
+  ij_rng_init(&a, 7, IJ_RNG_CROP, 3, 11);
+  ij_rng_init(&b, 7, IJ_RNG_CROP, 3, 12);
+  ck_assert_uint_ne(ij_rng_u32(&a), ij_rng_u32(&b));
+  double sum = 0;
+  for (int i = 0; i < 10000; i++) sum += ij_rng_uniform(&a);
+  ck_assert_double_eq_tol(sum / 10000, 0.5, 0.015);
+  for (int i = 0; i < 1000; i++) ck_assert_uint_lt(ij_rng_below(&a, 7), 7);
+}
+END_TEST
+
+START_TEST(mt_known_answers)
+{ /* spec: floats of seeds 0, 1, 42 to four digits */
+  static const float want[3][3] = {{.4963f, .7682f, .0885f}, {.7576f, .2793f, .4031f}, {.8823f, .9150f, .3829f}};
+  static const uint64_t seed[3] = {0, 1, 42};
+  for (int s = 0; s < 3; s++) {
+    ij_mt g;
+    ij_mt_init(&g, seed[s]);
+    for (int i = 0; i < 3; i++) ck_assert_float_eq_tol(ij_mt_uniform(&g), want[s][i], 5.1e-5f);
+  }
+}
+END_TEST
+
+START_TEST(files)
+{
+  char folder[] = "/tmp/ijepa-test-XXXXXX";
+  ck_assert_ptr_nonnull(mkdtemp(folder));
+  char *deep = ij_format("%s/a/b", folder), *file = ij_format("%s/a/b/x", folder), *names;
+  ck_assert_int_eq(ij_mkdirs(deep), IJ_OK);
+  ck_assert_int_eq(ij_mkdirs(deep), IJ_OK);
+  ck_assert_int_eq(ij_file_replace(file, "hello", 5), IJ_OK);
+  ck_assert_int_eq(ij_path_kind(file), 1);
+  ck_assert_int_eq(ij_mkdirs(file), IJ_EIO);
+  ck_assert_int_eq(ij_dir_list(deep, &names), IJ_OK);
+  ck_assert_str_eq(names, "x\n");
+  ij_bytes_free(names);
+  ck_assert_int_eq(ij_dir_list("/nowhere/at/all", &names), IJ_EIO);
+  ck_assert_int_eq(ij_file_replace("/nowhere/at/all", "", 0), IJ_EIO);
+  ij_free(deep);
+  ij_free(file);
+}
+END_TEST
+
+int main(void) {
+  Suite *s = suite_create("base");
+  TCase *t = tcase_create("base");
+  tcase_add_test(t, messages_nest);
+  tcase_add_test(t, memory_is_counted_and_can_fail);
+  tcase_add_test(t, philox_known_answer);
+  tcase_add_test(t, rng_is_a_function_of_its_keys);
+  tcase_add_test(t, mt_known_answers);
+  tcase_add_test(t, files);
+  suite_add_tcase(s, t);
+  SRunner *r = srunner_create(s);
+  srunner_run_all(r, CK_NORMAL);
+  int failed = srunner_ntests_failed(r);
+  srunner_free(r);
+  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
