@@ -136,7 +136,8 @@ ij_status ij_binary(char op, ij_tensor *x, ij_tensor *y, ij_tensor **out);
 ij_status ij_affine(ij_tensor *x, double scale, double shift, ij_tensor **out);   /* scale * x + shift */
 ij_status ij_mean(ij_tensor *x, int dim, ij_tensor **out);   /* drops dim; dim -1: mean of all, (1) */
 ij_status ij_concat(ij_tensor **x, int count, ij_tensor **out); /* along the last dimension */
-ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, ij_tensor **out); /* mean over all -> (1) */
+/* Mean over all -> (1). y may repeat: x (outer, repeat, inner), y (outer, inner); outer 1 when they are the same size. */
+ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, int64_t outer, ij_tensor **out);
 /* logits (R, n), label i32 (R) -> (1): mean over rows with label >= 0; smoothing in [0, 1) */
 ij_status ij_cross_entropy(ij_tensor *logits, ij_tensor *label, double smoothing, ij_tensor **out);
 ij_status ij_argmax(ij_tensor *x, ij_tensor **out);          /* over the last dimension -> i32; no gradient */
