@@ -282,10 +282,12 @@ void ij_tensors_close(ij_tensors *f);
 int ij_tensors_count(const ij_tensors *f);
 const char *ij_tensors_name(const ij_tensors *f, int i);
 int ij_tensors_find(const ij_tensors *f, const char *name);  /* -1: not there */
-ij_dtype ij_tensors_dtype(const ij_tensors *f, int i);
+ij_dtype ij_tensors_dtype(const ij_tensors *f, int i);       /* (ij_dtype)-1: one that ij_dtype has not, as F16 */
+const char *ij_tensors_type(const ij_tensors *f, int i);     /* as the file has it: "F32", "F16" */
 int ij_tensors_ndim(const ij_tensors *f, int i);
 int64_t ij_tensors_size(const ij_tensors *f, int i, int dim);
-const void *ij_tensors_data(const ij_tensors *f, int i, size_t *bytes); /* valid until close */
+/* Valid until close; perhaps not aligned. NULL and a message for a type that ij_dtype has not. */
+const void *ij_tensors_data(const ij_tensors *f, int i, size_t *bytes);
 const char *ij_tensors_meta(const ij_tensors *f, const char *key);      /* NULL: not there */
 int ij_tensors_meta_count(const ij_tensors *f);
 const char *ij_tensors_meta_key(const ij_tensors *f, int i);
