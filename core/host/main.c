@@ -33,6 +33,7 @@ static int start(lua_State *L) {
   lua_getglobal(L, "require");
   lua_pushliteral(L, "ijepa.cli");
   lua_call(L, 1, 1);
+  lua_getfield(L, -1, "main");
   lua_createtable(L, argc, 0);
   for (int i = 0; i < argc; i++) {
     lua_pushstring(L, argv[i]);

@@ -32,7 +32,7 @@ local function clear(message, frames)
       local rest = message:sub(#frame.short + 1)
       if not frame.internal then return frame.where .. rest end
       for _, outer in ipairs(frames) do
-        if not outer.internal then return outer.where .. rest .. (" (at %s)"):format(frame.where) end
+        if not outer.internal then return outer.where .. rest .. (" (at %s)"):format(frame.where:sub(1, -2)) end
       end
     end
   end
