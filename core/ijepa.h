@@ -298,6 +298,8 @@ ij_status ij_tensors_set_meta(ij_tensors_writer *w, const char *key, const char 
 /* data is borrowed until commit or discard */
 ij_status ij_tensors_add(ij_tensors_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
                          const void *data);
+/* Keeps a reference and reads t (contiguous) at commit, tensor after tensor: no second copy of a model in memory. */
+ij_status ij_tensors_add_tensor(ij_tensors_writer *w, const char *name, ij_tensor *t);
 ij_status ij_tensors_commit(ij_tensors_writer *w);  /* temporary file, fsync, rename, fsync of the folder; frees w */
 void ij_tensors_discard(ij_tensors_writer *w);      /* frees w, leaves no file */
 
