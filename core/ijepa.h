@@ -156,7 +156,8 @@ typedef struct ij_vit_config {
   int grid_h, grid_w;             /* patches */
   ij_dtype dtype;                 /* of activations: IJ_F32, or IJ_BF16 (the residual stream stays f32) */
   int recompute;                  /* 1: activation checkpointing: blocks keep their input alone */
-  uint64_t seed;                  /* of the initial values: truncated normal, std .02 */
+  uint64_t seed;                  /* of the initial values: truncated normal, std .02, unless a gain is given: */
+  double init_gain, patch_gain;   /* std = gain / sqrt(fan in) of the linear layers, of the patch embedding; 0: .02 */
   int depth_scaled_init;          /* 1: each block's proj and fc2 divided by sqrt(2 * layer) */
 } ij_vit_config;
 typedef struct ij_encoder ij_encoder;
@@ -297,6 +298,8 @@ ij_status ij_tensors_set_meta(ij_tensors_writer *w, const char *key, const char 
 /* data is borrowed until commit or discard */
 ij_status ij_tensors_add(ij_tensors_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
                          const void *data);
+/* Keeps a reference and reads t (contiguous) at commit, tensor after tensor: no second copy of a model in memory. */
+ij_status ij_tensors_add_tensor(ij_tensors_writer *w, const char *name, ij_tensor *t);
 ij_status ij_tensors_commit(ij_tensors_writer *w);  /* temporary file, fsync, rename, fsync of the folder; frees w */
 void ij_tensors_discard(ij_tensors_writer *w);      /* frees w, leaves no file */
 

@@ -47,19 +47,19 @@ static inline void share(ij_dim n, int t, int count, ij_dim *from, ij_dim *to) {
   *to = n * (t + 1) / count;
 }
 
-/* 2^t for t <= 0 or so (wrong above 127), to 1.5 ulp; 0 below -126. Fit for "omp simd" loops. */
+/* 2^t for t <= 0 or so (wrong above 127), to 1.5 ulp; 0 below -126.5; NaN stays. Fit for "omp simd" loops. */
 static inline float exp2_fast(float t) {
-  float c = t > -126.5f ? t : -126.5f;
+  float c = t < -126.5f ? -126.5f : t;
   int32_t n = (int32_t)(c - 0.5f); /* nearest, for negative t */
   float f = c - (float)n;          /* [-.5, .5] */
-  float p = 1.3276472e-3f;
-  p = p * f + 9.6755413e-3f;
-  p = p * f + 5.5507131e-2f;
-  p = p * f + 2.4022349e-1f;
-  p = p * f + 6.9314712e-1f;
+  float p = 1.3264715e-3f;
+  p = p * f + 9.6715135e-3f;
+  p = p * f + 5.5507338e-2f;
+  p = p * f + 2.4022242e-1f;
+  p = p * f + 6.9314698e-1f;
   p = p * f + 1.0f;
-  int32_t bits = (n + 127) * 0x800000;
-  bits = t > -126.5f ? bits : 0;
+  uint32_t bits = ((uint32_t)n + 127u) << 23;
+  bits = t < -126.5f ? 0 : bits;
   float scale;
   memcpy(&scale, &bits, 4);
   return p * scale;

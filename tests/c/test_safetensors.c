@@ -308,6 +308,31 @@ START_TEST(unwritable_places_fail)
 }
 END_TEST
 
+START_TEST(tensors_are_read_at_commit)
+{
+  const int64_t shape[2] = {2, 3};
+  const float first[6] = {0}, last[6] = {1, 2, 3, 4, 5, 6};
+  ij_device *dev;
+  ij_tensor *t;
+  ij_tensors_writer *w;
+  ij_tensors *f;
+  size_t n;
+  ck_assert_int_eq(ij_device_open("ref", &dev), IJ_OK);
+  ck_assert_int_eq(ij_tensor_new(dev, IJ_F32, 2, shape, &t), IJ_OK);
+  ck_assert_int_eq(ij_tensor_write(t, first, sizeof first), IJ_OK);
+  ck_assert_int_eq(ij_tensors_create(path, &w), IJ_OK);
+  ck_assert_int_eq(ij_tensors_add_tensor(w, "t", t), IJ_OK);
+  ck_assert_int_eq(ij_tensor_write(t, last, sizeof last), IJ_OK);
+  ij_tensor_free(t); /* the writer holds it */
+  ck_assert_int_eq(ij_tensors_commit(w), IJ_OK);
+  ck_assert_int_eq(ij_tensors_open(path, &f), IJ_OK);
+  ck_assert_int_eq(ij_tensors_size(f, 0, 1), 3);
+  ck_assert_mem_eq(ij_tensors_data(f, 0, &n), last, sizeof last);
+  ij_tensors_close(f);
+  ij_device_close(dev);
+}
+END_TEST
+
 START_TEST(every_allocation_may_fail)
 {
   size_t before = ij_mem_live();
@@ -369,6 +394,7 @@ int main(void) {
   tcase_add_test(t, bad_items_are_refused);
   tcase_add_test(t, a_failed_commit_leaves_the_old_file);
   tcase_add_test(t, unwritable_places_fail);
+  tcase_add_test(t, tensors_are_read_at_commit);
   tcase_add_test(t, every_allocation_may_fail);
   tcase_add_test(t, reads_the_reference_run);
   suite_add_tcase(s, t);
