@@ -197,10 +197,13 @@ ij_status ij_adamw_new(const ij_optim_config *c, ij_optim **out);
 void ij_optim_free(ij_optim *o);
 /* average: NULL, or the tensor that follows p: a = m * a + (1 - m) * p, in the same pass over memory as the update */
 ij_status ij_optim_add(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *average);
+/* Only elements [first, first + count) of p (row-major), with the step's lr and wd multiplied: side-by-side sweeps,
+ * layer decay. */
+ij_status ij_optim_add_part(ij_optim *o, ij_tensor *p, int64_t first, int64_t count, double lr_scale, double wd_scale);
 /* One update of all tensors with their gradients times grad_scale, which are set to 0. Decay is decoupled: p -= lr wd p. */
 ij_status ij_optim_step(ij_optim *o, double lr, double wd, double momentum, double grad_scale);
 int ij_optim_count(const ij_optim *o);
-ij_tensor *ij_optim_state(ij_optim *o, int i, int which);    /* borrowed: 0 first moment, 1 second; shape of tensor i */
+ij_tensor *ij_optim_state(ij_optim *o, int i, int which);    /* borrowed: 0 first moment, 1 second; shape of tensor (or length of part) i */
 int64_t ij_optim_steps(const ij_optim *o);
 void ij_optim_set_steps(ij_optim *o, int64_t n);
 

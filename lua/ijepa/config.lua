@@ -8,8 +8,8 @@ local F = require "ijepa._ffi"
 local text = require "ijepa._text"
 local config = {}
 
---- Known keys of a recipe: ijepa.config checks against it when it is called without a schema of its own.
-config.schema = {}
+--- Known keys of a recipe (settings.lua): ijepa.config checks against it when it is called without a schema of its own.
+config.schema = require "ijepa.settings"
 
 -- Where in the user's file a key stands: from the line of the call on, the first line that sets it; else the call's line.
 local function place_of(place, key)

@@ -37,6 +37,12 @@ function Optim:add(t, decayed, average, param)
   self.entries[#self.entries + 1] = { tensor = t, decayed = decayed, param = param }
 end
 
+--- count elements of t from first (from 1), with the step's lr and wd multiplied.
+function Optim:add_part(t, first, count, lr_scale, wd_scale)
+  F.check(C.ij_optim_add_part(self.h, tensor.want(t, "parameter", "adamw"), first - 1, count, lr_scale, wd_scale))
+  self.entries[#self.entries + 1] = { tensor = t }
+end
+
 --- One update; gradients are used up. momentum: of the averages.
 ---@param o { lr: number, wd: number?, momentum: number?, scale: number? }
 function Optim:step(o) F.check(C.ij_optim_step(self.h, o.lr, o.wd or 0, o.momentum or 1, o.scale or 1)) end
