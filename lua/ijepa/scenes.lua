@@ -285,14 +285,14 @@ function scenes.generate(options)
     if k ~= "progress" and type(v) ~= type(defaults[k]) then
       local why = defaults[k] == nil and "is no option; known are form, label, n, out, progress, seed, size, test"
         or string.format("is a %s, expected a %s", type(v), type(defaults[k]))
-      error(string.format("scenes.generate: '%s' %s", tostring(k), why), 2)
+      F.raise(string.format("scenes.generate: '%s' %s", tostring(k), why))
     end
     o[k] = v
   end
   local function whole(key, least, most)
     local v = o[key]
     if v % 1 ~= 0 or v < least or v > most then
-      error(string.format("scenes.generate: '%s' is %g, expected a whole number from %d to %d", key, v, least, most), 3)
+      F.raise(string.format("scenes.generate: '%s' is %g, expected a whole number from %d to %d", key, v, least, most))
     end
   end
   whole("n", 0, 1e6)
@@ -300,10 +300,10 @@ function scenes.generate(options)
   whole("seed", 0, 2 ^ 53)
   whole("size", 16, 1024)
   if not scenes.labels[o.label] then
-    error(string.format("scenes.generate: label '%s' is none of shape, colour, count", o.label), 2)
+    F.raise(string.format("scenes.generate: label '%s' is none of shape, colour, count", o.label))
   end
   if o.form ~= "tar" and o.form ~= "folder" then
-    error(string.format("scenes.generate: form '%s' is neither tar nor folder", o.form), 2)
+    F.raise(string.format("scenes.generate: form '%s' is neither tar nor folder", o.form))
   end
   local ok, message, code = F.try(C.ij_mkdirs(o.out))
   if not ok then return nil, message, code end
