@@ -81,6 +81,7 @@ function canvas:save(path)
 end
 
 local function split(colour)
+  need(type(colour) == "number", "colour is a %s, expected a number 0xRRGGBB", type(colour))
   return band(rshift(colour, 16), 255), band(rshift(colour, 8), 255), band(colour, 255)
 end
 
@@ -218,9 +219,11 @@ end
 function canvas:polygon(points, colour, alpha)
   need(type(points) == "table" and #points >= 6 and #points % 2 == 0,
     "canvas:polygon: expected the coordinates x1, y1, x2, y2, ... of at least three points")
-  numbers("polygon", colour, unpack(points, 1, 6))
   local p, w, n = self.pixels, self.width, #points
   local r, g, b = split(colour)
+  for i = 1, n do
+    need(type(points[i]) == "number", "canvas:polygon: coordinate %d is a %s, expected a number", i, type(points[i]))
+  end
   local top, bottom = math.huge, -math.huge
   for i = 2, n, 2 do
     top, bottom = min(top, points[i]), max(bottom, points[i])

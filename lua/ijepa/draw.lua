@@ -84,7 +84,8 @@ local function base_picture(o, b, width, height, gh, gw)
 end
 
 local function check_masks(m, o)
-  need(type(o) == "table" and type(o.grid) == "table" and (o.grid[1] or 0) >= 1 and (o.grid[2] or 0) >= 1,
+  local grid = type(o) == "table" and type(o.grid) == "table" and o.grid or {}
+  need((tonumber(grid[1]) or 0) >= 1 and (tonumber(grid[2]) or 0) >= 1,
     "draw.masks: option 'grid' must be { rows, columns }")
   need((type(m) == "table" or type(m) == "cdata") and m.context ~= nil and m.target ~= nil,
     "draw.masks: expected the masks that a policy has sampled")
@@ -198,7 +199,7 @@ local function number_text(v, step)
   if step >= 1e6 then return string.format("%gM", v / 1e6) end
   if step >= 1000 then return string.format("%gk", v / 1000) end
   if step < 1e-5 or abs(v) >= 1e7 then return (string.format("%.2g", v):gsub("e([+-])0", "e%1")) end
-  return string.format("%." .. max(0, ceil(-log10(step) - 1e-9)) .. "f", v)
+  return string.format("%." .. tostring(max(0, ceil(-log10(step) - 1e-9)) + 0) .. "f", v)
 end
 
 -- The points of a series that can be drawn: arrays x and y; a point that is not a number breaks the line (false).

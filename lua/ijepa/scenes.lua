@@ -152,6 +152,11 @@ local parts = { train = 0, test = 1 }
 ---@param index integer
 ---@return table truth shape, colour, count (as in scenes.labels), x, y, radius (share of the side), angle
 function scenes.draw(c, seed, part, index)
+  if getmetatable(c) ~= canvas or c.width ~= c.height then F.raise "scenes.draw: expected a square canvas" end
+  if not parts[part] then F.raise(string.format("scenes.draw: part '%s' is neither train nor test", tostring(part))) end
+  if type(index) ~= "number" or index % 1 ~= 0 or index < 0 or index >= 2 ^ 32 then
+    F.raise(string.format("scenes.draw: picture number '%s' is no whole number from 0", tostring(index)))
+  end
   local rng = F.new "ij_rng"
   C.ij_rng_init(rng, seed, C.IJ_RNG_SCENE, parts[part], index)
   local function uniform(from, to) return from + (to - from) * C.ij_rng_uniform(rng) end
@@ -279,6 +284,9 @@ local defaults = { out = "scenes", n = 8000, test = 2000, seed = 0, size = 64, l
 ---@return string? message
 ---@return integer? code
 function scenes.generate(options)
+  if options ~= nil and type(options) ~= "table" then
+    F.raise(string.format("scenes.generate: expected a table of options, not a %s", type(options)))
+  end
   local o = {}
   for k, v in pairs(defaults) do o[k] = v end
   for k, v in pairs(options or {}) do
