@@ -35,7 +35,10 @@ static void cut(const ij_mask_policy *p, ij_rng *rng, const uint64_t *bits, int 
 ij_status ij_mask_sample(ij_mask_policy *p, uint64_t first, int count, ij_masks *out) {
   const uint64_t group = (uint64_t)p->c.group;
   const int C = p->c.contexts, M = p->c.targets;
+  const double bytes = (double)count * (C + M) * p->patches * sizeof *p->out; /* at most */
   if (count < 1) return ij_fail(IJ_EINVAL, "mask: 'count' is %d, must be at least 1", count);
+  if (bytes > 0x1p34)
+    return ij_fail(IJ_EINVAL, "mask: masks of %d images may take %.0f GiB: ask for fewer", count, bytes / 0x1p30);
   if (first > UINT64_MAX - group - (uint64_t)count)
     return ij_fail(IJ_EINVAL, "mask: image number %llu is too high", (unsigned long long)first);
   const uint64_t last_group = (first + (uint64_t)count - 1) / group;
@@ -47,9 +50,6 @@ ij_status ij_mask_sample(ij_mask_policy *p, uint64_t first, int count, ij_masks 
     if (p->size.target_area < r.t) r.t = p->size.target_area;
   }
   size_t contexts = (size_t)count * (size_t)C * (size_t)r.k, targets = (size_t)count * (size_t)M * (size_t)r.t;
-  double bytes = ((double)C * r.k + (double)M * r.t) * count * sizeof *p->out;
-  if (bytes > 0x1p31)
-    return ij_fail(IJ_EINVAL, "mask: masks of %d images take %.1f GiB: ask for fewer", count, bytes / 0x1p30);
   if (contexts + targets > p->out_count) {
     int32_t *grown = ij_realloc(p->out, (contexts + targets) * sizeof *grown);
     if (!grown) return IJ_ENOMEM;

@@ -87,7 +87,7 @@ local function run(chunk, name)
   if not ok then
     if result.exit then return result.exit end
     local text = result.text
-    if not text:match "^[^\n]-:%d+: " then text = name .. ": " .. text end
+    if not text:find "^[^\n]-:%d+: " and not text:find "^command line: " then text = name .. ": " .. text end
     say(text, "\n")
     return 1
   end
