@@ -16,17 +16,14 @@ canvas.__index = canvas
 local max_pixels = 2 ^ 26
 local bytes = F.typeof "uint8_t[?]"
 
-local function need(ok, level, ...)
-  if not ok then error(string.format(...), level + 1) end
+local function need(ok, ...)
+  if not ok then F.raise(string.format(...)) end
 end
 
--- Stops at the caller's caller where one of the values is no number.
 local function numbers(name, ...)
   for i = 1, select("#", ...) do
     local v = select(i, ...)
-    if type(v) ~= "number" then
-      error(string.format("canvas:%s: argument %d is a %s, expected a number", name, i, type(v)), 3)
-    end
+    need(type(v) == "number", "canvas:%s: argument %d is a %s, expected a number", name, i, type(v))
   end
 end
 
@@ -41,7 +38,7 @@ end
 ---@return ijepa.canvas
 function canvas.new(width, height, colour)
   need(type(width) == "number" and type(height) == "number" and width >= 1 and height >= 1 and width % 1 == 0
-    and height % 1 == 0 and width * height <= max_pixels, 2, "canvas.new: size %s x %s is no size of at most %d pixels",
+    and height % 1 == 0 and width * height <= max_pixels, "canvas.new: size %s x %s is no size of at most %d pixels",
     tostring(width), tostring(height), max_pixels)
   return blank(width, height):fill(colour or 0xffffff)
 end
@@ -61,7 +58,7 @@ end
 ---@param path string
 ---@return ijepa.canvas? canvas, string? message, integer? code
 function canvas.load(path)
-  need(type(path) == "string", 2, "canvas.load: path is a %s, expected a string", type(path))
+  need(type(path) == "string", "canvas.load: path is a %s, expected a string", type(path))
   local data, height, width = F.new "uint8_t *[1]", F.new "int[1]", F.new "int[1]"
   local ok, message, code = F.try(F.C.ij_picture_load(path, data, height, width))
   if not ok then return nil, message, code end
@@ -79,11 +76,12 @@ end
 ---@param path string
 ---@return true? ok, string? message, integer? code
 function canvas:save(path)
-  need(type(path) == "string", 2, "canvas:save: path is a %s, expected a string", type(path))
+  need(type(path) == "string", "canvas:save: path is a %s, expected a string", type(path))
   return F.try(F.C.ij_picture_save(path, self.pixels, self.height, self.width))
 end
 
 local function split(colour)
+  need(type(colour) == "number", "colour is a %s, expected a number 0xRRGGBB", type(colour))
   return band(rshift(colour, 16), 255), band(rshift(colour, 8), 255), band(colour, 255)
 end
 
@@ -219,11 +217,13 @@ end
 ---@param colour integer
 ---@param alpha? number
 function canvas:polygon(points, colour, alpha)
-  need(type(points) == "table" and #points >= 6 and #points % 2 == 0, 2,
+  need(type(points) == "table" and #points >= 6 and #points % 2 == 0,
     "canvas:polygon: expected the coordinates x1, y1, x2, y2, ... of at least three points")
-  numbers("polygon", colour, unpack(points, 1, 6))
   local p, w, n = self.pixels, self.width, #points
   local r, g, b = split(colour)
+  for i = 1, n do
+    need(type(points[i]) == "number", "canvas:polygon: coordinate %d is a %s, expected a number", i, type(points[i]))
+  end
   local top, bottom = math.huge, -math.huge
   for i = 2, n, 2 do
     top, bottom = min(top, points[i]), max(bottom, points[i])
@@ -269,7 +269,7 @@ end
 ---@param scale? integer 1
 ---@param alpha? number
 function canvas:blit(source, x, y, scale, alpha)
-  need(getmetatable(source) == canvas, 2, "canvas:blit: source is no canvas")
+  need(getmetatable(source) == canvas, "canvas:blit: source is no canvas")
   numbers("blit", x, y)
   scale = max(1, floor(scale or 1))
   x, y = floor(x), floor(y)
@@ -294,7 +294,7 @@ function canvas:resized(width, height)
   numbers("resized", width, height)
   local c = canvas.new(width, height)
   F.check(F.C.ij_picture_crop(self.pixels, self.height, self.width, 0, 0, self.height, self.width, height, width,
-    c.pixels), 2)
+    c.pixels))
   return c
 end
 
@@ -401,7 +401,7 @@ end
 ---@param upright? boolean true: from bottom to top, x is the top of the letters and y where the text starts
 function canvas:text(x, y, text, colour, scale, align, upright)
   numbers("text", x, y)
-  need(type(text) == "string" and type(colour) == "number", 2, "canvas:text: expected x, y, a string and a colour")
+  need(type(text) == "string" and type(colour) == "number", "canvas:text: expected x, y, a string and a colour")
   scale = max(1, floor(scale or 1))
   local width = canvas.text_size(text, scale)
   local shift = floor(align == "centre" and width / 2 or align == "right" and width or 0)

@@ -152,6 +152,11 @@ local parts = { train = 0, test = 1 }
 ---@param index integer
 ---@return table truth shape, colour, count (as in scenes.labels), x, y, radius (share of the side), angle
 function scenes.draw(c, seed, part, index)
+  if getmetatable(c) ~= canvas or c.width ~= c.height then F.raise "scenes.draw: expected a square canvas" end
+  if not parts[part] then F.raise(string.format("scenes.draw: part '%s' is neither train nor test", tostring(part))) end
+  if type(index) ~= "number" or index % 1 ~= 0 or index < 0 or index >= 2 ^ 32 then
+    F.raise(string.format("scenes.draw: picture number '%s' is no whole number from 0", tostring(index)))
+  end
   local rng = F.new "ij_rng"
   C.ij_rng_init(rng, seed, C.IJ_RNG_SCENE, parts[part], index)
   local function uniform(from, to) return from + (to - from) * C.ij_rng_uniform(rng) end
@@ -279,20 +284,23 @@ local defaults = { out = "scenes", n = 8000, test = 2000, seed = 0, size = 64, l
 ---@return string? message
 ---@return integer? code
 function scenes.generate(options)
+  if options ~= nil and type(options) ~= "table" then
+    F.raise(string.format("scenes.generate: expected a table of options, not a %s", type(options)))
+  end
   local o = {}
   for k, v in pairs(defaults) do o[k] = v end
   for k, v in pairs(options or {}) do
     if k ~= "progress" and type(v) ~= type(defaults[k]) then
       local why = defaults[k] == nil and "is no option; known are form, label, n, out, progress, seed, size, test"
         or string.format("is a %s, expected a %s", type(v), type(defaults[k]))
-      error(string.format("scenes.generate: '%s' %s", tostring(k), why), 2)
+      F.raise(string.format("scenes.generate: '%s' %s", tostring(k), why))
     end
     o[k] = v
   end
   local function whole(key, least, most)
     local v = o[key]
     if v % 1 ~= 0 or v < least or v > most then
-      error(string.format("scenes.generate: '%s' is %g, expected a whole number from %d to %d", key, v, least, most), 3)
+      F.raise(string.format("scenes.generate: '%s' is %g, expected a whole number from %d to %d", key, v, least, most))
     end
   end
   whole("n", 0, 1e6)
@@ -300,10 +308,10 @@ function scenes.generate(options)
   whole("seed", 0, 2 ^ 53)
   whole("size", 16, 1024)
   if not scenes.labels[o.label] then
-    error(string.format("scenes.generate: label '%s' is none of shape, colour, count", o.label), 2)
+    F.raise(string.format("scenes.generate: label '%s' is none of shape, colour, count", o.label))
   end
   if o.form ~= "tar" and o.form ~= "folder" then
-    error(string.format("scenes.generate: form '%s' is neither tar nor folder", o.form), 2)
+    F.raise(string.format("scenes.generate: form '%s' is neither tar nor folder", o.form))
   end
   local ok, message, code = F.try(C.ij_mkdirs(o.out))
   if not ok then return nil, message, code end
