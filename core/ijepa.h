@@ -156,7 +156,8 @@ typedef struct ij_vit_config {
   int grid_h, grid_w;             /* patches */
   ij_dtype dtype;                 /* of activations: IJ_F32, or IJ_BF16 (the residual stream stays f32) */
   int recompute;                  /* 1: activation checkpointing: blocks keep their input alone */
-  uint64_t seed;                  /* of the initial values: truncated normal, std .02 */
+  uint64_t seed;                  /* of the initial values: truncated normal, std .02, unless a gain is given: */
+  double init_gain, patch_gain;   /* std = gain / sqrt(fan in) of the linear layers, of the patch embedding; 0: .02 */
   int depth_scaled_init;          /* 1: each block's proj and fc2 divided by sqrt(2 * layer) */
 } ij_vit_config;
 typedef struct ij_encoder ij_encoder;
