@@ -126,7 +126,8 @@ end
 local function add(writer, item)
   if item.tensor then return F.try(C.ij_tensors_add_tensor(writer, item.name, item.tensor)) end
   local n = #item.shape
-  return F.try(C.ij_tensors_add(writer, item.name, numbers[item.dtype], n, F.new("int64_t[?]", n, item.shape), item.data))
+  local shape = F.new("int64_t[?]", n, item.shape)
+  return F.try(C.ij_tensors_add(writer, item.name, numbers[item.dtype], n, shape, item.data))
 end
 
 --- Writes a safetensors file; an older one of that name is replaced at once or, when this fails, not at all.
