@@ -5,6 +5,8 @@ void IJ_CPU(table)(ij_op_table *t) {
   t->linear_fwd = IJ_CPU(linear_fwd);
   t->linear_bwd_x = IJ_CPU(linear_bwd_x);
   t->linear_bwd_w = IJ_CPU(linear_bwd_w);
+  t->attention_fwd = IJ_CPU(attention_fwd);
+  t->attention_bwd = IJ_CPU(attention_bwd);
   t->bias_add = IJ_CPU(bias_add);
   t->norm_fwd = IJ_CPU(norm_fwd);
   t->norm_bwd = IJ_CPU(norm_bwd);
