@@ -42,7 +42,7 @@ typedef struct ij_case_arg {
   int type;    /* an ij_dtype or IJ_CASE_F64 */
   ij_dim n;    /* elements */
   void *first; /* content before the call */
-  double tol;
+  double tol, unit;
   const char *why;
 } ij_case_arg;
 
@@ -59,7 +59,7 @@ typedef struct ij_case {
   void *p[IJ_CASE_ARGS];           /* the memory of this call */
   const char *form[IJ_CASE_FORMS]; /* aliases that the contract allows, "dx=dy y=x" */
   double flops, bytes;             /* bytes: 0 for the sum of all arguments */
-  double tol;
+  double tol, unit;
   const char *why;
   bool failed; /* out of memory while describing */
 } ij_case;
@@ -87,6 +87,8 @@ void ij_case_form(ij_case *c, const char *aliases);
 /* How far a result may be off: tol * (|expected| + root mean square of all expected), with f32 or bf16 activations; 0:
  * the same bits. Of all outputs that are described later on. */
 void ij_case_tol(ij_case *c, double f32, double bf16, const char *why);
+/* The root mean square counts as at least this: errors that do not shrink where the result happens to be small */
+void ij_case_unit(ij_case *c, double unit);
 
 /* One list for each folder, ended by an op without a name. */
 #define IJ_CASES(IJ_CASE_LIST)                                                                                         \

@@ -3,12 +3,13 @@
 enum { R, F };
 enum { NO_B = 1, AGAIN = 2, NO_DB = 4 }; /* AGAIN: the backward gives y too */
 
-static const char why[] = "gelu is good to 1e-6; bf16: the result is rounded to a neighbour";
+static const char why[] = "the contract's 1e-6 for numbers near 1; bf16: the result is rounded to a neighbour";
 static const char why_sum[] = "a sum over R in f32";
 
 static void fwd(ij_case *c) {
   ij_dim n = c->dim[R] * c->dim[F];
   ij_case_tol(c, 1e-6, 0x1p-7, why);
+  ij_case_unit(c, 1);
   ij_case_in(c, "x", c->dt, n, 2);
   if (c->flags & NO_B) ij_case_null(c);
   else ij_case_in(c, "b", IJ_F32, c->dim[F], 1);
@@ -23,6 +24,7 @@ static ij_status call_fwd(const ij_op_table *t, ij_queue *q, const ij_case *c) {
 static void bwd(ij_case *c) {
   ij_dim n = c->dim[R] * c->dim[F];
   ij_case_tol(c, 2e-6, 0x1p-7, why);
+  ij_case_unit(c, 1);
   ij_case_in(c, "x", c->dt, n, 2);
   if (c->flags & NO_B) ij_case_null(c);
   else ij_case_in(c, "b", IJ_F32, c->dim[F], 1);

@@ -43,7 +43,7 @@ static bool near(ij_check *k, const ij_case *c, int at, const char *want, const 
   const ij_case_arg *a = &c->arg[at];
   size_t size = ij_case_size(a->type);
   if (!memcmp(want, got, (size_t)a->n * size)) return true;
-  double rms = root_mean_square(a, want);
+  double rms = fmax(root_mean_square(a, want), a->unit);
   if (tol < 0) tol = a->tol;
   for (ij_dim i = 0; i < a->n; i++) {
     const char *w = want + (size_t)i * size, *g = got + (size_t)i * size;

@@ -97,7 +97,7 @@ static double value(ij_case_fill fill, double scale, uint64_t seed, ij_dim i) {
 static ij_case_arg *argument(ij_case *c, const char *name, ij_case_role role, int type, ij_dim n) {
   if (c->args == IJ_CASE_ARGS) IJ_BUG("a case has too many arguments");
   ij_case_arg *a = &c->arg[c->args++];
-  *a = (ij_case_arg){name, role, type, n, NULL, c->tol, c->why};
+  *a = (ij_case_arg){name, role, type, n, NULL, c->tol, c->unit, c->why};
   a->first = ij_alloc((size_t)n * ij_case_size(type));
   if (!a->first) c->failed = true;
   return a->first ? a : NULL;
@@ -151,6 +151,8 @@ void ij_case_tol(ij_case *c, double f32, double bf16, const char *why) {
   c->tol = c->dt == IJ_BF16 ? bf16 : f32;
   c->why = why;
 }
+
+void ij_case_unit(ij_case *c, double unit) { c->unit = unit; }
 
 int ij_case_find(const ij_case *c, const char *name) {
   for (int i = 0; i < c->args; i++)
