@@ -210,6 +210,11 @@ void ij_optim_set_steps(ij_optim *o, int64_t n);
 /* ---- masks (core/mask) ------------------------------------------------------------------------------------------ */
 enum { IJ_SHARED_DRAW = 1, IJ_EXCLUSIVE_POSITION = 2, IJ_BLOCK_BELOW_GRID = 4, IJ_RASTER_CUT = 8,
   IJ_SIZES_BY_COUNTER = 16, IJ_NO_HANG_GUARD = 32, IJ_REFERENCE_QUIRKS = 63 };
+/* MULTIBLOCK: targets are blocks, a context is a block without the patches of the image's targets.
+ * RANDOM: the same, but each block is a random subset with the scale's number of patches (aspects are not used).
+ * BLOCK: one target block (targets must be 1); a context is all of the grid around it (context_scale is not used).
+ * A block's area and aspect are drawn once for a group, its place for each image. One that is higher or wider than the
+ * grid keeps its area: the other side grows (with IJ_BLOCK_BELOW_GRID it loses it). */
 typedef enum ij_mask_kind { IJ_MASK_MULTIBLOCK = 0, IJ_MASK_RANDOM, IJ_MASK_BLOCK } ij_mask_kind;
 typedef struct ij_mask_config {
   ij_mask_kind kind;
@@ -226,13 +231,15 @@ typedef struct ij_masks {                    /* memory of the policy, valid unti
   int count, contexts, targets, k, t;
   const int32_t *context;                    /* (C, B, K), each row ascending */
   const int32_t *target;                     /* (M, B, T) */
-  int fallbacks;                             /* images that needed a relaxed rule */
-  int target_h, target_w, context_h, context_w; /* block sizes drawn for the (first) group */
+  int fallbacks;                             /* images with a context that a target had to be left in: min_keep */
+  int target_h, target_w, context_h, context_w; /* block sizes of the (first) group; 0: no block (IJ_MASK_RANDOM) */
 } ij_masks;
 typedef struct ij_mask_policy ij_mask_policy;
 ij_status ij_mask_new(const ij_mask_config *c, ij_mask_policy **out); /* refuses what could never be valid, with the arithmetic */
 void ij_mask_free(ij_mask_policy *p);
-/* Masks of images [first, first + count) of the run's endless sequence: a function of (config, first, count) alone. */
+/* Masks of images [first, first + count) of the run's endless sequence: a function of (config, first, count) alone.
+ * Images are drawn by groups, [0, group), [group, 2 group), ..., and a group is cut to its shortest context, however few
+ * of its images are asked for; a request that spans groups is cut to the shortest of them. */
 ij_status ij_mask_sample(ij_mask_policy *p, uint64_t first, int count, ij_masks *out);
 
 /* ---- pictures (core/data) --------------------------------------------------------------------------------------- */

@@ -20,6 +20,7 @@ typedef enum ij_case_role {
 
 typedef enum ij_case_fill {
   IJ_CASE_NORMAL,   /* near to normal, mean 0, standard deviation `scale`, within 3.5 of them */
+  IJ_CASE_FAR,      /* the same around 30 * scale: what a one-pass variance gets wrong */
   IJ_CASE_APART,    /* scale * (0.1 to 1.1), either sign: not near 0 */
   IJ_CASE_POSITIVE, /* scale * (0.1 to 1.1) */
   IJ_CASE_INDEX,    /* whole numbers 0 <= i < scale */
@@ -73,7 +74,8 @@ struct ij_case_op {
   const ij_case_op *forward; /* of a backward op: same shapes and flags */
 };
 
-/* For describe(), in the order of the arguments. Contents follow from the names, so that they are the same in each run.
+/* For describe(), in the order of the arguments. Contents follow from the names of argument and shape:
+ * they are the same in each run.
  */
 void ij_case_in(ij_case *c, const char *name, int type, ij_dim n, double scale); /* normal */
 void ij_case_in_as(ij_case *c, const char *name, int type, ij_dim n, ij_case_fill fill, double scale);

@@ -22,14 +22,16 @@ static void cut(const ij_mask_policy *p, ij_rng *rng, const uint64_t *bits, int 
     memcpy(out, row, (size_t)keep * sizeof *out);
     return;
   }
-  bool choose_kept = keep <= n - keep; /* mark the smaller part */
-  uint64_t *mark = p->scratch;
-  memset(mark, 0, (size_t)(n + 63) / 64 * 8);
-  bits_choose(mark, rng, n, choose_kept ? keep : n - keep);
-  for (int i = 0, j = 0; i < n && j < keep; i++) {
-    out[j] = row[i];
-    j += bits_get(mark, i) == choose_kept;
+  bool choose_kept = keep <= n - keep; /* draw the smaller part, by Floyd's algorithm */
+  uint64_t *chosen = p->scratch;
+  memset(chosen, 0, (size_t)p->words * 8);
+  for (int j = choose_kept ? n - keep : keep; j < n; j++) {
+    int t = row[ij_rng_below(rng, (uint32_t)j + 1)];
+    bits_put(chosen, bits_get(chosen, t) ? row[j] : t);
   }
+  if (!choose_kept)
+    for (int i = 0; i < p->words; i++) chosen[i] = bits[i] & ~chosen[i];
+  list_bits(chosen, p->words, out);
 }
 
 ij_status ij_mask_sample(ij_mask_policy *p, uint64_t first, int count, ij_masks *out) {

@@ -199,7 +199,7 @@ ij_status ij_mask_new(const ij_mask_config *config, ij_mask_policy **out) {
   if (!(p->bits = ij_calloc(masks, (size_t)p->words * 8))) goto fail;
   if (!(p->length = ij_calloc((size_t)p->c.group * (size_t)p->c.contexts, sizeof *p->length))) goto fail;
   if (!(p->relaxed = ij_calloc((size_t)p->c.group, 1))) goto fail;
-  if (!(p->scratch = ij_calloc(2, (size_t)p->words * 8))) goto fail;
+  if (!(p->scratch = ij_calloc((size_t)p->words, 8))) goto fail;
   if (!(p->row = ij_calloc((size_t)p->patches, sizeof *p->row))) goto fail;
   *out = p;
   return IJ_OK;

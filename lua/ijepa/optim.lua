@@ -47,6 +47,11 @@ end
 ---@param o { lr: number, wd: number?, momentum: number?, scale: number? }
 function Optim:step(o) F.check(C.ij_optim_step(self.h, o.lr, o.wd or 0, o.momentum or 1, o.scale or 1)) end
 
+--- Forgets the gradients.
+function Optim:zero()
+  for _, g in ipairs(self:grads()) do g:fill_(0) end
+end
+
 --- The gradients there are, a list.
 ---@return ijepa.tensor[]
 function Optim:grads()

@@ -2,7 +2,8 @@ local lu = require "luaunit"
 local F = require "ijepa._ffi"
 local canvas = require "ijepa.canvas"
 
-local T = {}
+local tests = {}
+TestCanvas = tests -- luacheck: ignore
 
 local function count(c, colour)
   local n = 0
@@ -21,7 +22,7 @@ local function area(c)
   return sum
 end
 
-function T.test_new_is_filled()
+function tests.test_new_is_filled()
   local c = canvas.new(5, 3, 0x102030)
   lu.assertEquals({ c.width, c.height, count(c, 0x102030) }, { 5, 3, 15 })
   lu.assertEquals({ c.pixels[0], c.pixels[1], c.pixels[2] }, { 16, 32, 48 })
@@ -29,13 +30,13 @@ function T.test_new_is_filled()
   lu.assertNil(c:get(0, -1))
 end
 
-function T.test_colours()
+function tests.test_colours()
   lu.assertEquals({ canvas.split(0xa1b2c3) }, { 0xa1, 0xb2, 0xc3 })
   lu.assertEquals(canvas.rgb(0xa1, 0xb2, 0xc3), 0xa1b2c3)
   lu.assertEquals(canvas.mix(0x000000, 0xff8000, 0.5), 0x804000)
 end
 
-function T.test_areas_are_exact_or_close()
+function tests.test_areas_are_exact_or_close()
   local function black(draw)
     local c = canvas.new(40, 40)
     draw(c)
@@ -51,12 +52,12 @@ function T.test_areas_are_exact_or_close()
   lu.assertAlmostEquals(black(function(c) c:polygon({ 5, 5, 35, 35, 35, 5, 5, 35 }, 0) end), 450, 2)
 end
 
-function T.test_blending()
+function tests.test_blending()
   local c = canvas.new(1, 1, 0x000000):set(0, 0, 0xffffff, 0.5)
   lu.assertEquals(c:get(0, 0), 0x808080)
 end
 
-function T.test_what_lies_outside_is_cut_off()
+function tests.test_what_lies_outside_is_cut_off()
   local inf, nan = 1 / 0, 0 / 0
   local c = canvas.new(8, 8)
   c:circle(-100, 4, 50, 0):line(-1e6, -5, 1e6, -5, 0, 2):rect(9, 9, 5, 5, 0):set(-1, 99, 0)
@@ -68,7 +69,7 @@ function T.test_what_lies_outside_is_cut_off()
   lu.assertEquals(c:get(5, 5), 0)
 end
 
-function T.test_blit_scales_by_whole_numbers()
+function tests.test_blit_scales_by_whole_numbers()
   local small = canvas.new(2, 1, 0xff0000):set(1, 0, 0x00ff00)
   local c = canvas.new(8, 6):blit(small, 1, 1, 3)
   lu.assertEquals(count(c, 0xff0000), 9)
@@ -77,7 +78,7 @@ function T.test_blit_scales_by_whole_numbers()
   lu.assertEquals(c:get(4, 1), 0x00ff00)
 end
 
-function T.test_text()
+function tests.test_text()
   local c = canvas.new(20, 10):text(1, 1, "I", 0)
   lu.assertEquals(count(c, 0), 3 + 5 + 3)
   lu.assertEquals({ canvas.text_size("abc") }, { 17, 7 })
@@ -88,7 +89,7 @@ function T.test_text()
   lu.assertEquals(count(up, 0), 11)
 end
 
-function T.test_every_letter_differs()
+function tests.test_every_letter_differs()
   local seen = {}
   for code = 33, 126 do
     local c = canvas.new(5, 8):text(0, 0, string.char(code), 0)
@@ -99,7 +100,7 @@ function T.test_every_letter_differs()
   end
 end
 
-function T.test_misuse_names_the_callers_line()
+function tests.test_misuse_names_the_callers_line()
   for _, call in ipairs {
     function() canvas.new(0, 5) end, function() canvas.new(1e9, 1e9) end, function() canvas.new("a", 1) end,
     function() canvas.new(2, 2):rect(1, "b", 1, 1, 0) end, function() canvas.new(2, 2):polygon({ 1, 2 }, 0) end,
@@ -119,7 +120,7 @@ local function temporary(ending)
   return name .. ending
 end
 
-function T.test_files()
+function tests.test_files()
   local c = canvas.new(33, 17, 0x336699):circle(10, 8, 6, 0xffcc00):text(2, 2, "ij", 0)
   local function same(path)
     local d = assert(canvas.load(path))
@@ -144,7 +145,7 @@ function T.test_files()
 end
 
 -- More than 64 KiB: several stored blocks.
-function T.test_png_of_a_large_canvas()
+function tests.test_png_of_a_large_canvas()
   local c, path = canvas.new(300, 200, 0x123456):line(0, 0, 300, 200, 0xffffff, 5), temporary ".png"
   local file = assert(io.open(path, "wb"))
   file:write(c:png())
@@ -154,4 +155,4 @@ function T.test_png_of_a_large_canvas()
   os.remove(path)
 end
 
-os.exit(lu.LuaUnit.new():runSuiteByInstances { { "canvas", T } })
+if not ... then os.exit(lu.LuaUnit.run()) end

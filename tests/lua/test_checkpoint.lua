@@ -66,6 +66,24 @@ function tests:test_round_trip()
   lu.assertErrorMsgContains("is closed", file.names, file)
 end
 
+-- A model's tensors go from the device to the file and back without the script touching their bytes.
+function tests:test_tensors()
+  local C, dev, t = F.C, F.new "ij_device *[1]", F.new "ij_tensor *[1]"
+  F.check(C.ij_device_open("cpu", dev))
+  F.check(C.ij_tensor_new(dev[0], C.IJ_F32, 2, F.new("int64_t[2]", { 3, 2 }), t))
+  F.check(C.ij_tensor_write(t[0], a, 24))
+  lu.assertTrue(checkpoint.save(self.path, { { name = "w", tensor = t[0] } }, { step = 1 }))
+  local file = assert(checkpoint.load(self.path))
+  lu.assertEquals(file:info "w", { dtype = "f32", shape = { 3, 2 } })
+  F.check(C.ij_fill(t[0], 0))
+  F.check(C.ij_tensor_write(t[0], file:data "w"))
+  local back = F.new "float[6]"
+  F.check(C.ij_tensor_read(t[0], back, 24))
+  for i = 0, 5 do lu.assertEquals(back[i], a[i]) end
+  C.ij_tensor_free(t[0])
+  C.ij_device_close(dev[0])
+end
+
 function tests:test_meta_of_other_files()
   lu.assertTrue(tensors.save(self.path, {}, { step = "3", format = "pt" }))
   local file = assert(checkpoint.load(self.path))

@@ -3,7 +3,8 @@ local F = require "ijepa._ffi"
 local canvas = require "ijepa.canvas"
 local draw = require "ijepa.draw"
 
-local T = {}
+local tests = {}
+TestDraw = tests -- luacheck: ignore
 
 -- Two pictures, a 4 x 4 grid, one context of 3 patches, two targets of 4.
 local function masks()
@@ -21,7 +22,7 @@ local function holds(c, colour)
   return false
 end
 
-function T.test_masks()
+function tests.test_masks()
   local pixels = F.new("uint8_t[?]", 2 * 32 * 32 * 3, 200)
   local c = draw.masks(nil, masks(), { grid = { 4, 4 }, pixels = pixels, height = 32, width = 32, title = "masks" })
   lu.assertTrue(holds(c, draw.palette[1]))
@@ -32,7 +33,7 @@ function T.test_masks()
 end
 
 -- The struct that the library fills, two contexts, a grid that is not square, pictures wider than they are drawn.
-function T.test_masks_of_the_library()
+function tests.test_masks_of_the_library()
   local m, memory = F.new "ij_masks", F.new("int32_t[24]")
   for i = 0, 23 do memory[i] = i % 6 end
   m.count, m.contexts, m.targets, m.k, m.t, m.context, m.target = 2, 2, 3, 2, 3, memory, memory
@@ -41,7 +42,7 @@ function T.test_masks_of_the_library()
   lu.assertTrue(holds(c, draw.palette[3]))
 end
 
-function T.test_masks_misuse()
+function tests.test_masks_misuse()
   local bad = masks()
   bad.target[3] = 16
   for _, call in ipairs {
@@ -56,7 +57,7 @@ function T.test_masks_misuse()
   end
 end
 
-function T.test_curves()
+function tests.test_curves()
   local y, z = {}, {}
   for i = 1, 5000 do y[i], z[i] = math.exp(-i / 900), i % 7 end
   y[40], y[41], y[42] = 0 / 0, 1 / 0, false
@@ -67,7 +68,7 @@ function T.test_curves()
   lu.assertTrue(holds(c, draw.palette[2]))
 end
 
-function T.test_curves_of_odd_values()
+function tests.test_curves_of_odd_values()
   local nan, inf = 0 / 0, 1 / 0
   for _, y in ipairs { {}, { 1 }, { 0, 0 }, { nan, inf }, { -1e300, 1e300 }, { 1e-300, 2e-300 }, { -5, -5, nan },
     { 1e9, 1e9 + 1 }, { 0, 1e-9 }, { "a", 2 }, { -1.7e308, 1.7e308 } } do
@@ -80,7 +81,7 @@ function T.test_curves_of_odd_values()
   lu.assertEquals(draw.curves(nil, series, { marks = { { x = 5, name = "five" } } }).width, 800)
 end
 
-function T.test_summary_is_written()
+function tests.test_summary_is_written()
   local path = os.tmpname()
   os.remove(path)
   path = path .. ".png"
@@ -91,4 +92,4 @@ function T.test_summary_is_written()
   lu.assertTrue(draw.summary(nil, {}).width >= 800)
 end
 
-os.exit(lu.LuaUnit.new():runSuiteByInstances { { "draw", T } })
+if not ... then os.exit(lu.LuaUnit.run()) end

@@ -3,7 +3,8 @@ local F = require "ijepa._ffi"
 local canvas = require "ijepa.canvas"
 local scenes = require "ijepa.scenes"
 
-local T = {}
+local tests = {}
+TestScenes = tests -- luacheck: ignore
 
 local function draw(seed, part, index, size)
   local c = canvas.new(size or 64, size or 64)
@@ -24,7 +25,7 @@ local function temporary_folder()
   return name
 end
 
-function T.test_a_picture_depends_on_its_number_alone()
+function tests.test_a_picture_depends_on_its_number_alone()
   local a, truth = draw(5, "train", 17)
   draw(5, "train", 3)
   local b, again = draw(5, "train", 17)
@@ -35,7 +36,7 @@ function T.test_a_picture_depends_on_its_number_alone()
   lu.assertFalse(a == (draw(5, "train", 18)))
 end
 
-function T.test_labels_are_even_and_independent()
+function tests.test_labels_are_even_and_independent()
   local seen, n = { shape = {}, colour = {}, count = {} }, 4000
   local c = canvas.new(16, 16)
   local pairs_seen = 0
@@ -55,7 +56,7 @@ function T.test_labels_are_even_and_independent()
   lu.assertAlmostEquals(pairs_seen, n / 64, 5 * math.sqrt(n / 64))
 end
 
-function T.test_the_shape_lies_inside_and_in_its_colour()
+function tests.test_the_shape_lies_inside_and_in_its_colour()
   local c = canvas.new(64, 64)
   for i = 0, 199 do
     local truth = scenes.draw(c, 2, "train", i)
@@ -68,7 +69,7 @@ function T.test_the_shape_lies_inside_and_in_its_colour()
   end
 end
 
-function T.test_other_sizes()
+function tests.test_other_sizes()
   for _, size in ipairs { 16, 96, 224 } do lu.assertEquals(#(draw(1, "train", 0, size)), size * size * 3) end
 end
 
@@ -91,7 +92,7 @@ local function untar(path)
   return names, contents
 end
 
-function T.test_tar()
+function tests.test_tar()
   local out = temporary_folder()
   local calls = 0
   local made = assert(scenes.generate { out = out, n = 300, test = 10, seed = 9, size = 32, label = "count",
@@ -120,7 +121,7 @@ function T.test_tar()
   lu.assertTrue(os.remove(out)) -- nothing else was left behind
 end
 
-function T.test_folder()
+function tests.test_folder()
   local out = temporary_folder()
   local made = assert(scenes.generate { out = out, n = 5, test = 0, form = "folder", size = 16 })
   lu.assertNil(made.test)
@@ -138,7 +139,7 @@ function T.test_folder()
   lu.assertTrue(os.remove(out))
 end
 
-function T.test_interrupt()
+function tests.test_interrupt()
   local out = temporary_folder()
   F.C.ij_interrupt_set(1)
   local made, message, code = scenes.generate { out = out, n = 5, test = 5, size = 16 }
@@ -149,7 +150,7 @@ function T.test_interrupt()
   lu.assertTrue(os.remove(out)) -- no half file stays
 end
 
-function T.test_misuse_and_the_world()
+function tests.test_misuse_and_the_world()
   for _, options in ipairs {
     { seeds = 1 }, { n = "many" }, { n = 1.5 }, { n = -1 }, { size = 8 }, { label = "taste" }, { form = "zip" },
     { [1] = 2 },
@@ -166,4 +167,4 @@ function T.test_misuse_and_the_world()
   lu.assertIsNumber(code)
 end
 
-os.exit(lu.LuaUnit.new():runSuiteByInstances { { "scenes", T } })
+if not ... then os.exit(lu.LuaUnit.run()) end
