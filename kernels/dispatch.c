@@ -9,10 +9,10 @@ const ij_op_table ij_ref_table = {
 #undef IJ_OP
 };
 
-void ij_cpu_base_fill(ij_op_table *t);
+void ij_cpu_base_table(ij_op_table *t);
 #if defined(__x86_64__)
-void ij_cpu_avx2_fill(ij_op_table *t);
-void ij_cpu_avx512_fill(ij_op_table *t);
+void ij_cpu_avx2_table(ij_op_table *t);
+void ij_cpu_avx512_table(ij_op_table *t);
 #endif
 
 /* 0 base, 1 avx2, 2 avx512; constant for the process. */
@@ -40,11 +40,11 @@ void ij_cpu_fill(ij_op_table *t) {
   *t = ij_ref_table;
 #if defined(__x86_64__)
   int level = isa_level();
-  if (level == 2) ij_cpu_avx512_fill(t);
-  else if (level == 1) ij_cpu_avx2_fill(t);
+  if (level == 2) ij_cpu_avx512_table(t);
+  else if (level == 1) ij_cpu_avx2_table(t);
   else
 #endif
-    ij_cpu_base_fill(t);
+    ij_cpu_base_table(t);
 }
 
 void *ij_queue_scratch(ij_queue *q, int slot, size_t bytes) {

@@ -12,5 +12,5 @@
 #define IJ_OP(name, params, args) ij_status IJ_CPU(name) params;
 IJ_OPS(IJ_OP)
 #undef IJ_OP
-void IJ_CPU(fill)(ij_op_table *t); /* puts this variant's functions over those of t */
+void IJ_CPU(table)(ij_op_table *t); /* puts this variant's functions over those of t */
 #endif
