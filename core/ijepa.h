@@ -136,7 +136,8 @@ ij_status ij_binary(char op, ij_tensor *x, ij_tensor *y, ij_tensor **out);
 ij_status ij_affine(ij_tensor *x, double scale, double shift, ij_tensor **out);   /* scale * x + shift */
 ij_status ij_mean(ij_tensor *x, int dim, ij_tensor **out);   /* drops dim; dim -1: mean of all, (1) */
 ij_status ij_concat(ij_tensor **x, int count, ij_tensor **out); /* along the last dimension */
-ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, ij_tensor **out); /* mean over all -> (1) */
+/* Mean over all -> (1). y may repeat: x (outer, repeat, inner), y (outer, inner); outer 1 when they are the same size. */
+ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, int64_t outer, ij_tensor **out);
 /* logits (R, n), label i32 (R) -> (1): mean over rows with label >= 0; smoothing in [0, 1) */
 ij_status ij_cross_entropy(ij_tensor *logits, ij_tensor *label, double smoothing, ij_tensor **out);
 ij_status ij_argmax(ij_tensor *x, ij_tensor **out);          /* over the last dimension -> i32; no gradient */
@@ -281,10 +282,12 @@ void ij_tensors_close(ij_tensors *f);
 int ij_tensors_count(const ij_tensors *f);
 const char *ij_tensors_name(const ij_tensors *f, int i);
 int ij_tensors_find(const ij_tensors *f, const char *name);  /* -1: not there */
-ij_dtype ij_tensors_dtype(const ij_tensors *f, int i);
+ij_dtype ij_tensors_dtype(const ij_tensors *f, int i);       /* (ij_dtype)-1: one that ij_dtype has not, as F16 */
+const char *ij_tensors_type(const ij_tensors *f, int i);     /* as the file has it: "F32", "F16" */
 int ij_tensors_ndim(const ij_tensors *f, int i);
 int64_t ij_tensors_size(const ij_tensors *f, int i, int dim);
-const void *ij_tensors_data(const ij_tensors *f, int i, size_t *bytes); /* valid until close */
+/* Valid until close; perhaps not aligned. NULL and a message for a type that ij_dtype has not. */
+const void *ij_tensors_data(const ij_tensors *f, int i, size_t *bytes);
 const char *ij_tensors_meta(const ij_tensors *f, const char *key);      /* NULL: not there */
 int ij_tensors_meta_count(const ij_tensors *f);
 const char *ij_tensors_meta_key(const ij_tensors *f, int i);

@@ -1,0 +1,73 @@
+/* Inside of the models: named parameters, a stack of transformer blocks, position tables. */
+#ifndef IJ_MODEL_H
+#define IJ_MODEL_H
+#include "../tensor/tensor.h"
+
+/* A model's tensors: all trained values in one flat run of memory. */
+typedef struct ij_param {
+  char *name;
+  ij_tensor *t; /* kept; a view of params.flat when trained */
+  bool trained, decayed;
+} ij_param;
+struct ij_params {
+  ij_param *p;
+  int count, cap;
+  ij_tensor *flat;
+};
+/* Declares a tensor; ij_params_build then makes them all. */
+ij_status ij_params_add(ij_params *ps, bool trained, int ndim, const int64_t *shape, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+/* Values: matrices from a normal of standard deviation .02 cut at +-2, norm weights ("norm...weight") 1, the rest 0. */
+ij_status ij_params_build(ij_params *ps, ij_device *dev, uint64_t seed);
+void ij_params_release(ij_params *ps);
+ij_tensor *ij_params_get(ij_params *ps, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3))); /* IJ_BUG if missing */
+
+/* One transformer block's parameters, borrowed from the params. */
+typedef struct ij_block {
+  ij_tensor *norm1_w, *norm1_b;             /* (D) */
+  ij_tensor *qkv_w, *qkv_b;                 /* (3D, D), (3D) */
+  ij_tensor *proj_w, *proj_b;               /* (D, D), (D) */
+  ij_tensor *norm2_w, *norm2_b;             /* (D) */
+  ij_tensor *fc1_w, *fc1_b, *fc2_w, *fc2_b; /* (F, D), (F), (D, F), (D) */
+} ij_block;
+typedef struct ij_stack {
+  ij_device *dev;
+  ij_block *blocks;
+  ij_tensor *norm_w, *norm_b; /* the last norm */
+  int depth;
+  int64_t D, F, A, S;
+  ij_dtype dt;
+  bool recompute;
+} ij_stack;
+ij_status ij_stack_declare(ij_params *ps, const ij_vit_config *c, const char *prefix); /* prefix "blocks" */
+ij_status ij_stack_init(ij_stack *s, ij_device *dev, ij_params *ps, const ij_vit_config *c, const char *prefix,
+                        const char *norm);
+void ij_stack_release(ij_stack *s);
+int64_t ij_mlp_width(const ij_vit_config *c);
+
+/* What a forward keeps for its backward; opaque. */
+typedef struct ij_stack_saved ij_stack_saved;
+/* x (Q, N, D) f32, taken over -> y (Q * n, D) [y_dt] after the last norm, n = N - first: rows before `first` of each
+ * sequence are only attended to in the last block. saved NULL: no gradient, least memory. taps: the outputs of the
+ * last `n_taps` blocks (Q, N, D) f32, when n_taps > 0 (then first is 0, and y may be NULL). */
+ij_status ij_stack_fwd(ij_stack *s, int64_t Q, int64_t N, int64_t first, ij_tensor *x, ij_dtype y_dt, ij_tensor **y,
+                       ij_stack_saved **saved, int n_taps, ij_tensor **taps);
+/* dy (Q * n, D) [y_dt] -> dx (Q, N, D) f32, and its copy in s->dt (the same tensor when that is f32). */
+ij_status ij_stack_bwd(ij_stack *s, ij_stack_saved *saved, ij_tensor *dy, ij_tensor **dx, ij_tensor **dx_dt);
+void ij_stack_saved_free(void *saved);
+
+/* Fixed 2-D sine-cosine positions (1, N, D), patches row-major: first half of D the column, second the row. A model's
+ * table for a grid: the configured one, or another, computed when asked for and kept for the next call. */
+typedef struct ij_positions {
+  ij_tensor *table, *other; /* table: borrowed parameter (1, N, D) */
+  int grid_h, grid_w, other_h, other_w;
+} ij_positions;
+/* Fills table, a borrowed parameter. */
+ij_status ij_positions_init(ij_positions *p, ij_tensor *table, int grid_h, int grid_w);
+ij_status ij_positions_get(ij_positions *p, int grid_h, int grid_w, ij_tensor **table);
+
+ij_status ij_vit_config_check(const ij_vit_config *c, const char *what);
+/* t in the type dt: t itself (one more reference) or a converted copy */
+ij_status ij_as_dtype(ij_tensor *t, ij_dtype dt, ij_tensor **out);
+#endif

@@ -1,0 +1,93 @@
+/* AdamW with decoupled decay; each tensor's update, its gradient's reset and its moving average in one pass. */
+#include "../tensor/tensor.h"
+
+typedef struct entry {
+  ij_tensor *p, *average; /* held */
+  ij_tensor *m, *v;       /* f32, p's shape */
+  bool decayed;
+} entry;
+struct ij_optim {
+  ij_optim_config c;
+  entry *e;
+  int count, cap;
+  int64_t steps;
+};
+
+ij_status ij_adamw_new(const ij_optim_config *c, ij_optim **out) {
+  *out = NULL;
+  ij_optim_config k = c ? *c : (ij_optim_config){0};
+  if (k.beta1 == 0) k.beta1 = .9;
+  if (k.beta2 == 0) k.beta2 = .999;
+  if (k.eps == 0) k.eps = 1e-8;
+  if (!(k.beta1 >= 0 && k.beta1 < 1 && k.beta2 >= 0 && k.beta2 < 1 && k.eps > 0))
+    return ij_fail(IJ_EINVAL, "adamw: betas %g and %g, eps %g: betas are 0 up to 1, eps more than 0", k.beta1, k.beta2,
+                   k.eps);
+  ij_optim *o = ij_calloc(1, sizeof *o);
+  if (!o) return IJ_ENOMEM;
+  o->c = k;
+  *out = o;
+  return IJ_OK;
+}
+
+void ij_optim_free(ij_optim *o) {
+  if (!o) return;
+  for (int i = 0; i < o->count; i++) {
+    ij_tensor_free(o->e[i].p);
+    ij_tensor_free(o->e[i].average);
+    ij_tensor_free(o->e[i].m);
+    ij_tensor_free(o->e[i].v);
+  }
+  ij_free(o->e);
+  ij_free(o);
+}
+
+ij_status ij_optim_add(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *average) {
+  IJ_TRY(ij_want("adamw", "parameter", p, IJ_F32));
+  if (average) IJ_TRY(ij_want_shape("adamw", "average", average, IJ_F32, p->ndim, p->shape));
+  if (o->count == o->cap) {
+    int cap = o->cap ? 2 * o->cap : 32;
+    entry *more = ij_realloc(o->e, (size_t)cap * sizeof *more);
+    if (!more) return IJ_ENOMEM;
+    o->e = more;
+    o->cap = cap;
+  }
+  entry e = {.p = p, .average = average, .decayed = decayed != 0};
+  ij_device *dev = p->storage->dev;
+  ij_status st = IJ_ENOMEM;
+  if ((e.m = ij_make(dev, IJ_F32, p->ndim, p->shape, true)) && (e.v = ij_make(dev, IJ_F32, p->ndim, p->shape, true))) {
+    st = ij_fill(e.m, 0);
+    if (st == IJ_OK) st = ij_fill(e.v, 0);
+  }
+  if (st != IJ_OK) {
+    ij_tensor_free(e.m);
+    ij_tensor_free(e.v);
+    return st;
+  }
+  ij_tensor_ref(p);
+  if (average) ij_tensor_ref(average);
+  o->e[o->count++] = e;
+  return IJ_OK;
+}
+
+ij_status ij_optim_step(ij_optim *o, double lr, double wd, double momentum, double grad_scale) {
+  o->steps++;
+  for (int i = 0; i < o->count; i++) {
+    entry *e = &o->e[i];
+    ij_device *dev = e->p->storage->dev;
+    float *g = ij_grad_of(e->p); /* a parameter that nothing used has zeros */
+    if (!g) return IJ_ENOMEM;
+    IJ_TRY(dev->ops.adamw(&dev->queue, ij_tensor_count(e->p), o->steps, lr, e->decayed ? wd : 0, o->c.beta1, o->c.beta2,
+                          o->c.eps, grad_scale, momentum, ij_f32_of(e->p), g, ij_f32_of(e->m), ij_f32_of(e->v),
+                          e->average ? ij_f32_of(e->average) : NULL));
+    ij_tensor_touched(e->p);
+    if (e->average) ij_tensor_touched(e->average);
+  }
+  return IJ_OK;
+}
+
+int ij_optim_count(const ij_optim *o) { return o->count; }
+ij_tensor *ij_optim_state(ij_optim *o, int i, int which) {
+  return i < 0 || i >= o->count ? NULL : which ? o->e[i].v : o->e[i].m;
+}
+int64_t ij_optim_steps(const ij_optim *o) { return o->steps; }
+void ij_optim_set_steps(ij_optim *o, int64_t n) { o->steps = n; }
