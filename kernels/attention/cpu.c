@@ -1,13 +1,11 @@
 /* Attention, one head of one image at a time by one thread. Its queries, keys and values are packed as f32 with their
- * bias; a block of query rows meets all keys, so that logits live in the thread's caches alone. Logits are kept in
- * base 2: queries are packed times S^-1/2 log2(e). */
+ * bias; a block of query rows meets all keys, so that logits live in the thread's caches alone. Queries are packed
+ * times S^-1/2. */
 #include "../cpu/rows.h"
 #include "../cpu/tile.h"
 #include <math.h>
 
-enum { BLOCK = 48 }; /* query rows of a block: a multiple of every TILE_M */
-#define LOG2E 1.44269504088896341
-#define LN2 0.69314718055994531
+enum { BLOCK = 48, AHEAD = 16 }; /* query rows of a block: a multiple of every TILE_M; rows asked for in advance */
 
 typedef struct heads {
   ij_dtype dt;
@@ -37,12 +35,25 @@ static void row_pack(ij_dtype dt, const void *x, ij_dim at, ij_dim S, const floa
   for (ij_dim s = S; s < width; s++) y[s] = 0;
 }
 
+static ij_dim part_at(const heads *h, ij_dim b, ij_dim n, int part, ij_dim a) {
+  return (((b * h->N + n) * 3 + part) * h->A + a) * h->S;
+}
+
+/* Rows of a head lie far apart, which no hardware foresees: asks for row n, or what follows the last one. */
+static void prefetch(const heads *h, ij_dim b, ij_dim n, int part, ij_dim a) {
+  if (n >= h->N) n -= h->N, part++;
+  if (n >= h->N || part > 2) return;
+  const char *row = at_const(h->dt, h->qkv, part_at(h, b, n, part, a));
+  for (ij_dim i = 0; i < h->S * (h->dt == IJ_BF16 ? 2 : 4); i += 64) __builtin_prefetch(row + i);
+}
+
 /* part (0 query, 1 key, 2 value) of head a of image b -> y (rows, width), rows from N on are 0 */
 static void part_rows(const heads *h, ij_dim b, int part, ij_dim a, float scale, float *y) {
   const float *bias = h->bias ? h->bias + (part * h->A + a) * h->S : NULL;
-  for (ij_dim n = 0; n < h->N; n++)
-    row_pack(h->dt, h->qkv, (((b * h->N + n) * 3 + part) * h->A + a) * h->S, h->S, bias, scale, h->width,
-             y + n * h->width);
+  for (ij_dim n = 0; n < h->N; n++) {
+    prefetch(h, b, n + AHEAD, part, a);
+    row_pack(h->dt, h->qkv, part_at(h, b, n, part, a), h->S, bias, scale, h->width, y + n * h->width);
+  }
   memset(y + h->N * h->width, 0, (size_t)((h->rows - h->N) * h->width) * sizeof *y);
 }
 
@@ -88,11 +99,11 @@ static void row_end(const heads *h, float *x) {
   for (ij_dim n = h->N; n < h->ends; n++) x[n] = -INFINITY;
 }
 
-/* x (n) becomes 2^(x - top); returns the sum. */
+/* x (n) becomes exp(x - top); returns the sum. */
 static float row_exp(ij_dim n, float top, float *x) {
   vf sum = {0};
   for (ij_dim i = 0; i < n; i += VL) {
-    vf e = vf_exp2(vf_load(x + i) - top);
+    vf e = vf_exp(vf_load(x + i) - top);
     vf_store(x + i, e);
     sum += e;
   }
@@ -125,7 +136,7 @@ ij_status IJ_CPU(attention_fwd)(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij
   need = round_up(need + 16, 16);
   float *scratch = ij_queue_scratch(q, 0, (size_t)(threads * need) * sizeof *scratch);
   if (!scratch) return IJ_ENOMEM;
-  float scale = (float)(LOG2E / sqrt((double)S));
+  float scale = (float)(1 / sqrt((double)S));
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     float *part = scratch + omp_get_thread_num() * need, *qs = part + rows, *ks = qs + rows, *vs = ks + keys;
@@ -147,7 +158,7 @@ ij_status IJ_CPU(attention_fwd)(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij
           row_end(&h, p + r * h.keys);
           float top = row_top(h.ends, p + r * h.keys);
           sums[r] = row_exp(h.ends, top, p + r * h.keys);
-          if (lse) lse[i * N + at + r] = (top + log2f(sums[r])) * (float)LN2;
+          if (lse) lse[i * N + at + r] = top + logf(sums[r]);
         }
         IJ_CPU(product)(count, S, N, (left){p, h.keys, 1}, (right){vs, N * TILE_N, TILE_N}, o, h.width, false);
         for (ij_dim r = 0; r < count; r++)
@@ -158,11 +169,11 @@ ij_status IJ_CPU(attention_fwd)(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij
   return IJ_OK;
 }
 
-/* p becomes 2^(p - lse), d p (d - sum of p d). The sum could be had from out and dout, but is not as exact then. */
+/* p becomes exp(p - lse), d p (d - sum of p d). The sum could be had from out and dout, but is not as exact then. */
 static void row_grad(ij_dim n, float lse, float *p, float *d) {
   vf sum = {0};
   for (ij_dim i = 0; i < n; i += VL) {
-    vf e = vf_exp2(vf_load(p + i) - lse);
+    vf e = vf_exp(vf_load(p + i) - lse);
     vf_store(p + i, e);
     sum += e * vf_load(d + i);
   }
@@ -178,7 +189,7 @@ static void part_unpack(const heads *h, ij_dim b, int part, ij_dim a, float scal
     float *row = x + n * h->width;
 #pragma omp simd
     for (ij_dim s = 0; s < h->S; s++) sum[s] += row[s] * scale;
-    row_unpack(h->dt, h->S, row, scale, dqkv, (((b * h->N + n) * 3 + part) * h->A + a) * h->S);
+    row_unpack(h->dt, h->S, row, scale, dqkv, part_at(h, b, n, part, a));
   }
 }
 
@@ -205,7 +216,7 @@ static ij_dim back_layout(const heads *h, float *at, back *w) {
 }
 
 static void head_load(const heads *h, ij_dim b, ij_dim a, ij_dim first_q, const void *dout, back *w) {
-  part_rows(h, b, 0, a, (float)(LOG2E / sqrt((double)h->S)), w->qs);
+  part_rows(h, b, 0, a, (float)(1 / sqrt((double)h->S)), w->qs);
   part_rows(h, b, 1, a, 1, w->part);
   transposed_panels_of(h, w->part, w->keys_t);
   panels_of(h, w->part, w->keys);
@@ -226,7 +237,7 @@ static void head_bwd(const heads *h, ij_dim first_q, const float *lse, back *w) 
     IJ_CPU(product)(count, N, S, (left){gs, width, 1}, (right){w->values_t, S * TILE_N, TILE_N}, w->d, h->keys, false);
     for (ij_dim r = 0; r < count; r++) {
       row_end(h, w->p + r * h->keys);
-      row_grad(h->ends, lse[at + r] * (float)LOG2E, w->p + r * h->keys, w->d + r * h->keys);
+      row_grad(h->ends, lse[at + r], w->p + r * h->keys, w->d + r * h->keys);
     }
     IJ_CPU(product)(count, S, N, (left){w->d, h->keys, 1}, (right){w->keys, N * TILE_N, TILE_N}, w->dq + at * width,
                     width, false);
@@ -263,7 +274,7 @@ ij_status IJ_CPU(attention_bwd)(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij
       }
       head_bwd(&h, first_q, lse + i * N, &w);
       part_unpack(&h, b, 0, a, (float)(1 / sqrt((double)S)), w.dq, dqkv, w.dbias);
-      part_unpack(&h, b, 1, a, (float)LN2, w.dk, dqkv, w.dbias);
+      part_unpack(&h, b, 1, a, 1, w.dk, dqkv, w.dbias);
       part_unpack(&h, b, 2, a, 1, w.dv, dqkv, w.dbias);
     }
   }

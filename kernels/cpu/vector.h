@@ -67,4 +67,6 @@ static inline vf vf_exp2(vf t) {
   p = p * f + 1.0f;
   return p * (vf)((n + 127) << 23);
 }
+/* e^x for x <= 0 or so. The caller's subtraction comes before the change of base: large logits keep their digits. */
+static inline vf vf_exp(vf x) { return vf_exp2(x * 1.44269504f); }
 #endif
