@@ -12,13 +12,13 @@ typedef struct heads {
   ij_dim N, A, S;
   ij_dim rows, keys, width, ends; /* keys: N up to a multiple of TILE_N; width: S likewise; rows: room for whole tiles;
                                  ends: N up to a multiple of VL, the columns that tiles write */
-  const void *qkv;          /* (B, N, 3, A, S) [dt] */
-  const float *bias;        /* (3, A, S), NULL: none */
+  const void *qkv;                /* (B, N, 3, A, S) [dt] */
+  const float *bias;              /* (3, A, S), NULL: none */
 } heads;
 
 static heads heads_of(ij_dtype dt, ij_dim N, ij_dim A, ij_dim S, const void *qkv, const float *bias) {
-  return (heads){dt, N, A, S, round_up(N, TILE_N) + TILE_M, round_up(N, TILE_N), round_up(S, TILE_N), round_up(N, VL),
-                 qkv, bias};
+  return (heads){
+      dt, N, A, S, round_up(N, TILE_N) + TILE_M, round_up(N, TILE_N), round_up(S, TILE_N), round_up(N, VL), qkv, bias};
 }
 
 /* y (S) = (x[at ...] [dt] + b) * scale, zeros up to width; b may be NULL */
@@ -59,39 +59,13 @@ static void part_rows(const heads *h, ij_dim b, int part, ij_dim a, float scale,
 
 /* x (rows, width) -> panels (width / TILE_N, N, TILE_N) */
 static void panels_of(const heads *h, const float *x, float *y) {
-  for (ij_dim p = 0; p < h->width; p += TILE_N)
-    for (ij_dim n = 0; n < h->N; n++, y += TILE_N) {
-      vf_store(y, vf_load(x + n * h->width + p));
-      vf_store(y + VL, vf_load(x + n * h->width + p + VL));
-    }
+  for (ij_dim s = 0; s < h->width; s += TILE_N) IJ_CPU(panel_rows)(TILE_N, h->N, x + s, h->width, y + s * h->N);
 }
 
-typedef float four __attribute__((vector_size(16)));
-typedef float four_any __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int32_t pick __attribute__((vector_size(16)));
-#if defined(__clang__)
-#define SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
-#else
-#define SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, (pick){i, j, k, l})
-#endif
-
-/* x (rows, width) -> its transpose in panels (keys / TILE_N, S, TILE_N), 4 x 4 elements at a time */
+/* x (rows, width) -> its transpose in panels (keys / TILE_N, S, TILE_N) */
 static void transposed_panels_of(const heads *h, const float *x, float *y) {
-  for (ij_dim p = 0; p < h->keys; p += TILE_N, y += h->S * TILE_N)
-    for (ij_dim n = 0; n < TILE_N; n += 4) {
-      const float *r = x + (p + n) * h->width;
-      for (ij_dim s = 0; s < h->S; s += 4) {
-        four r0 = *(const four_any *)(r + s), r1 = *(const four_any *)(r + h->width + s);
-        four r2 = *(const four_any *)(r + 2 * h->width + s), r3 = *(const four_any *)(r + 3 * h->width + s);
-        four a = SHUFFLE(r0, r1, 0, 4, 1, 5), b = SHUFFLE(r2, r3, 0, 4, 1, 5);
-        four c = SHUFFLE(r0, r1, 2, 6, 3, 7), d = SHUFFLE(r2, r3, 2, 6, 3, 7);
-        float *out = y + s * TILE_N + n;
-        *(four_any *)out = SHUFFLE(a, b, 0, 1, 4, 5);
-        if (s + 1 < h->S) *(four_any *)(out + TILE_N) = SHUFFLE(a, b, 2, 3, 6, 7);
-        if (s + 2 < h->S) *(four_any *)(out + 2 * TILE_N) = SHUFFLE(c, d, 0, 1, 4, 5);
-        if (s + 3 < h->S) *(four_any *)(out + 3 * TILE_N) = SHUFFLE(c, d, 2, 3, 6, 7);
-      }
-    }
+  for (ij_dim n = 0; n < h->keys; n += TILE_N)
+    IJ_CPU(panel_transposed)(TILE_N, h->S, x + n * h->width, h->width, y + n * h->S);
 }
 
 /* Logits x (N) are followed by others up to ends, which get no weight. */
@@ -152,15 +126,15 @@ ij_status IJ_CPU(attention_fwd)(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij
       for (ij_dim at = first_q; at < N; at += BLOCK) {
         ij_dim count = N - at < BLOCK ? N - at : BLOCK;
         float sums[BLOCK];
-        IJ_CPU(product)(count, N, S, (left){qs + at * h.width, h.width, 1}, (right){ks, S * TILE_N, TILE_N}, p, h.keys,
-                        false);
+        IJ_CPU(product)
+        (count, N, S, left_rows(qs + at * h.width, h.width), (right){ks, S * TILE_N, TILE_N}, p, h.keys, false);
         for (ij_dim r = 0; r < count; r++) {
           row_end(&h, p + r * h.keys);
           float top = row_top(h.ends, p + r * h.keys);
           sums[r] = row_exp(h.ends, top, p + r * h.keys);
           if (lse) lse[i * N + at + r] = top + logf(sums[r]);
         }
-        IJ_CPU(product)(count, S, N, (left){p, h.keys, 1}, (right){vs, N * TILE_N, TILE_N}, o, h.width, false);
+        IJ_CPU(product)(count, S, N, left_rows(p, h.keys), (right){vs, N * TILE_N, TILE_N}, o, h.width, false);
         for (ij_dim r = 0; r < count; r++)
           row_unpack(dt, S, o + r * h.width, 1 / sums[r], out, ((b * N + at + r) * A + a) * S);
       }
@@ -182,8 +156,7 @@ static void row_grad(ij_dim n, float lse, float *p, float *d) {
 }
 
 /* x (N, width) * scale -> part of head a of image b of dqkv; its sum over rows is added to dbias (3, A, S) */
-static void part_unpack(const heads *h, ij_dim b, int part, ij_dim a, float scale, float *x, void *dqkv,
-                        float *dbias) {
+static void part_unpack(const heads *h, ij_dim b, int part, ij_dim a, float scale, float *x, void *dqkv, float *dbias) {
   float *sum = dbias + (part * h->A + a) * h->S;
   for (ij_dim n = 0; n < h->N; n++) {
     float *row = x + n * h->width;
@@ -195,18 +168,18 @@ static void part_unpack(const heads *h, ij_dim b, int part, ij_dim a, float scal
 
 /* A thread's memory in the backward pass. */
 typedef struct back {
-  float *part, *qs, *gs, *dq, *dk, *dv;       /* (rows, width): any part, queries, dout, gradients */
-  float *keys_t, *values_t, *keys;            /* panels: (S, keys) twice, (N, width) */
-  float *p, *d;                               /* (BLOCK, keys): probabilities and gradients of logits */
-  float *dbias;                               /* (3, A, S) */
+  float *part, *qs, *gs, *dq, *dk, *dv; /* (rows, width): any part, queries, dout, gradients */
+  float *keys_t, *values_t, *keys;      /* panels: (S, keys) twice, (N, width) */
+  float *p, *d;                         /* (BLOCK, keys): probabilities and gradients of logits */
+  float *dbias;                         /* (3, A, S) */
 } back;
 
 /* Lays out the memory from `at` on and returns its size. */
 static ij_dim back_layout(const heads *h, float *at, back *w) {
   ij_dim rows = h->rows * h->width, keys = h->keys * h->S, block = BLOCK * h->keys;
   const ij_dim sizes[] = {rows, rows, rows, rows, rows, rows, keys, keys, rows, block, block};
-  float **const places[] = {&w->part, &w->qs,     &w->gs,       &w->dq,   &w->dk, &w->dv,
-                            &w->keys_t, &w->values_t, &w->keys, &w->p, &w->d};
+  float **const places[] = {&w->part,   &w->qs,       &w->gs,   &w->dq, &w->dk, &w->dv,
+                            &w->keys_t, &w->values_t, &w->keys, &w->p,  &w->d};
   ij_dim used = 0;
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
     *places[i] = at ? at + used : NULL;
@@ -233,22 +206,22 @@ static void head_bwd(const heads *h, ij_dim first_q, const float *lse, back *w) 
     ij_dim count = N - at < BLOCK ? N - at : BLOCK;
     bool add = at > first_q;
     float *qs = w->qs + at * width, *gs = w->gs + at * width;
-    IJ_CPU(product)(count, N, S, (left){qs, width, 1}, (right){w->keys_t, S * TILE_N, TILE_N}, w->p, h->keys, false);
-    IJ_CPU(product)(count, N, S, (left){gs, width, 1}, (right){w->values_t, S * TILE_N, TILE_N}, w->d, h->keys, false);
+    IJ_CPU(product)(count, N, S, left_rows(qs, width), (right){w->keys_t, S * TILE_N, TILE_N}, w->p, h->keys, false);
+    IJ_CPU(product)(count, N, S, left_rows(gs, width), (right){w->values_t, S * TILE_N, TILE_N}, w->d, h->keys, false);
     for (ij_dim r = 0; r < count; r++) {
       row_end(h, w->p + r * h->keys);
       row_grad(h->ends, lse[at + r], w->p + r * h->keys, w->d + r * h->keys);
     }
-    IJ_CPU(product)(count, S, N, (left){w->d, h->keys, 1}, (right){w->keys, N * TILE_N, TILE_N}, w->dq + at * width,
-                    width, false);
-    IJ_CPU(product)(N, S, count, (left){w->p, 1, h->keys}, (right){gs, TILE_N, width}, w->dv, width, add);
-    IJ_CPU(product)(N, S, count, (left){w->d, 1, h->keys}, (right){qs, TILE_N, width}, w->dk, width, add);
+    IJ_CPU(product)
+    (count, S, N, left_rows(w->d, h->keys), (right){w->keys, N * TILE_N, TILE_N}, w->dq + at * width, width, false);
+    IJ_CPU(product)(N, S, count, left_columns(w->p, h->keys), (right){gs, TILE_N, width}, w->dv, width, add);
+    IJ_CPU(product)(N, S, count, left_columns(w->d, h->keys), (right){qs, TILE_N, width}, w->dk, width, add);
   }
 }
 
 ij_status IJ_CPU(attention_bwd)(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, ij_dim first_q,
-                                const void *qkv, const float *bias, const void *out, const float *lse,
-                                const void *dout, void *dqkv, float *dbias) {
+                                const void *qkv, const float *bias, const void *out, const float *lse, const void *dout,
+                                void *dqkv, float *dbias) {
   (void)out;
   if (B * A * N == 0) return IJ_OK;
   heads h = heads_of(dt, N, A, S, qkv, bias);

@@ -14,8 +14,8 @@ enum { TILE_N = 2 * VL };
 
 static inline ij_dim round_up(ij_dim n, ij_dim to) { return (n + to - 1) / to * to; }
 
-/* C (TILE_M, nv * VL) = or += A (TILE_M, depth) times B (depth, nv * VL): element (i, k) of A is a[i * ai + k * ak], row
- * k of B b + k * bk, row i of C c + i * ci. nv is 1 or 2. Inlined into callers that know nv and one of ai, ak. */
+/* C (TILE_M, nv * VL) = or += A (TILE_M, depth) times B (depth, nv * VL): element (i, k) of A is a[i * ai + k * ak],
+ * row k of B b + k * bk, row i of C c + i * ci. nv is 1 or 2. Inlined into callers that know nv and one of ai, ak. */
 __attribute__((always_inline)) static inline void tile_body(int nv, ij_dim depth, const float *a, ij_dim ai, ij_dim ak,
                                                             const float *b, ij_dim bk, float *c, ij_dim ci, bool add) {
   vf left[TILE_M], right[TILE_M];
@@ -41,11 +41,15 @@ __attribute__((always_inline)) static inline void tile_body(int nv, ij_dim depth
   }
 }
 
-/* A matrix as the left factor: element (i, k) at a[i * ai + k * ak], ai or ak is 1. */
+/* A matrix as the left factor, tiles of TILE_M rows at apart: element (i, k) of a tile at a[i * ai + k * ak], ai or ak
+ * is 1. */
 typedef struct left {
   const float *a;
-  ij_dim ai, ak;
+  ij_dim at, ai, ak;
 } left;
+static inline left left_rows(const float *a, ij_dim stride) { return (left){a, TILE_M * stride, stride, 1}; }
+static inline left left_columns(const float *a, ij_dim stride) { return (left){a, TILE_M, 1, stride}; }
+static inline left left_panels(const float *a, ij_dim depth) { return (left){a, TILE_M * depth, 1, TILE_M}; }
 /* As the right factor: TILE_N columns a panel, panels bp apart, row k of a panel at k * bk. */
 typedef struct right {
   const float *b;
@@ -55,4 +59,9 @@ typedef struct right {
 /* C (m, n) = or += A (m, depth) B (depth, n), rows of C ci apart. Rows are worked up to the next multiple of TILE_M,
  * columns of VL: A, B and C must have room for them (their content does not matter). */
 void IJ_CPU(product)(ij_dim m, ij_dim n, ij_dim depth, left x, right y, float *c, ij_dim ci, bool add);
+
+/* One panel of a right factor: y (depth, TILE_N) from x, whose element (k, j) is x[k * xk + j] or, transposed, x[j * xj
+ * + k]. Columns from n <= TILE_N on are 0. */
+void IJ_CPU(panel_rows)(ij_dim n, ij_dim depth, const float *x, ij_dim xk, float *y);
+void IJ_CPU(panel_transposed)(ij_dim n, ij_dim depth, const float *x, ij_dim xj, float *y);
 #endif

@@ -57,7 +57,7 @@ static inline float vf_sum(vf x) {
 
 /* 2^t for t <= 0 or so (wrong above 127), to 1.5 ulp; 0 below -127; NaN stays. */
 static inline vf vf_exp2(vf t) {
-  t = vf_max(vf_all(-127.0f), t); /* n = -127 gives the bits of 0 */
+  t = vf_max(vf_all(-127.0f), t);               /* n = -127 gives the bits of 0 */
   vi n = __builtin_convertvector(t - 0.5f, vi); /* nearest, for negative t */
   vf f = t - __builtin_convertvector(n, vf);    /* [-.5, .5] */
   vf p = 1.3264715e-3f * f + 9.6715135e-3f;
