@@ -127,14 +127,14 @@ ij_status IJ_CPU(attention_fwd)(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij
         ij_dim count = N - at < BLOCK ? N - at : BLOCK;
         float sums[BLOCK];
         IJ_CPU(product)
-        (count, N, S, left_rows(qs + at * h.width, h.width), (right){ks, S * TILE_N, TILE_N}, p, h.keys, false);
+        (count, N, S, left_rows(qs + at * h.width, h.width), (right){ks, S * TILE_N}, p, h.keys, false);
         for (ij_dim r = 0; r < count; r++) {
           row_end(&h, p + r * h.keys);
           float top = row_top(h.ends, p + r * h.keys);
           sums[r] = row_exp(h.ends, top, p + r * h.keys);
           if (lse) lse[i * N + at + r] = top + logf(sums[r]);
         }
-        IJ_CPU(product)(count, S, N, left_rows(p, h.keys), (right){vs, N * TILE_N, TILE_N}, o, h.width, false);
+        IJ_CPU(product)(count, S, N, left_rows(p, h.keys), (right){vs, N * TILE_N}, o, h.width, false);
         for (ij_dim r = 0; r < count; r++)
           row_unpack(dt, S, o + r * h.width, 1 / sums[r], out, ((b * N + at + r) * A + a) * S);
       }
@@ -169,7 +169,8 @@ static void part_unpack(const heads *h, ij_dim b, int part, ij_dim a, float scal
 /* A thread's memory in the backward pass. */
 typedef struct back {
   float *part, *qs, *gs, *dq, *dk, *dv; /* (rows, width): any part, queries, dout, gradients */
-  float *keys_t, *values_t, *keys;      /* panels: (S, keys) twice, (N, width) */
+  float *keys_t, *values_t;             /* panels (S, keys) */
+  float *keys, *qs_panels, *gs_panels;  /* panels (N, width) */
   float *p, *d;                         /* (BLOCK, keys): probabilities and gradients of logits */
   float *dbias;                         /* (3, A, S) */
 } back;
@@ -177,9 +178,9 @@ typedef struct back {
 /* Lays out the memory from `at` on and returns its size. */
 static ij_dim back_layout(const heads *h, float *at, back *w) {
   ij_dim rows = h->rows * h->width, keys = h->keys * h->S, block = BLOCK * h->keys;
-  const ij_dim sizes[] = {rows, rows, rows, rows, rows, rows, keys, keys, rows, block, block};
-  float **const places[] = {&w->part,   &w->qs,       &w->gs,   &w->dq, &w->dk, &w->dv,
-                            &w->keys_t, &w->values_t, &w->keys, &w->p,  &w->d};
+  const ij_dim sizes[] = {rows, rows, rows, rows, rows, rows, keys, keys, rows, rows, rows, block, block};
+  float **const places[] = {&w->part,     &w->qs,   &w->gs,        &w->dq,        &w->dk, &w->dv, &w->keys_t,
+                            &w->values_t, &w->keys, &w->qs_panels, &w->gs_panels, &w->p,  &w->d};
   ij_dim used = 0;
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
     *places[i] = at ? at + used : NULL;
@@ -197,6 +198,8 @@ static void head_load(const heads *h, ij_dim b, ij_dim a, ij_dim first_q, const 
   transposed_panels_of(h, w->part, w->values_t);
   for (ij_dim n = first_q; n < h->N; n++)
     row_pack(h->dt, dout, ((b * h->N + n) * h->A + a) * h->S, h->S, NULL, 1, h->width, w->gs + n * h->width);
+  panels_of(h, w->qs, w->qs_panels);
+  panels_of(h, w->gs, w->gs_panels);
 }
 
 /* lse (N) of this head */
@@ -206,16 +209,18 @@ static void head_bwd(const heads *h, ij_dim first_q, const float *lse, back *w) 
     ij_dim count = N - at < BLOCK ? N - at : BLOCK;
     bool add = at > first_q;
     float *qs = w->qs + at * width, *gs = w->gs + at * width;
-    IJ_CPU(product)(count, N, S, left_rows(qs, width), (right){w->keys_t, S * TILE_N, TILE_N}, w->p, h->keys, false);
-    IJ_CPU(product)(count, N, S, left_rows(gs, width), (right){w->values_t, S * TILE_N, TILE_N}, w->d, h->keys, false);
+    IJ_CPU(product)(count, N, S, left_rows(qs, width), (right){w->keys_t, S * TILE_N}, w->p, h->keys, false);
+    IJ_CPU(product)(count, N, S, left_rows(gs, width), (right){w->values_t, S * TILE_N}, w->d, h->keys, false);
     for (ij_dim r = 0; r < count; r++) {
       row_end(h, w->p + r * h->keys);
       row_grad(h->ends, lse[at + r], w->p + r * h->keys, w->d + r * h->keys);
     }
     IJ_CPU(product)
-    (count, S, N, left_rows(w->d, h->keys), (right){w->keys, N * TILE_N, TILE_N}, w->dq + at * width, width, false);
-    IJ_CPU(product)(N, S, count, left_columns(w->p, h->keys), (right){gs, TILE_N, width}, w->dv, width, add);
-    IJ_CPU(product)(N, S, count, left_columns(w->d, h->keys), (right){qs, TILE_N, width}, w->dk, width, add);
+    (count, S, N, left_rows(w->d, h->keys), (right){w->keys, N * TILE_N}, w->dq + at * width, width, false);
+    IJ_CPU(product)
+    (N, S, count, left_columns(w->p, h->keys), (right){w->gs_panels + at * TILE_N, N * TILE_N}, w->dv, width, add);
+    IJ_CPU(product)
+    (N, S, count, left_columns(w->d, h->keys), (right){w->qs_panels + at * TILE_N, N * TILE_N}, w->dk, width, add);
   }
 }
 

@@ -29,7 +29,15 @@ static inline vf vf_load_some(const float *p, ij_dim n) {
 }
 static inline void vf_store_some(float *p, vf v, ij_dim n) { memcpy(p, &v, (size_t)n * sizeof *p); }
 
-static inline vf vf_all(float x) { return x - (vf){0}; }
+static inline vf vf_all(float x) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_set1_ps(x);
+#elif defined(__AVX__)
+  return (vf)_mm256_set1_ps(x);
+#else
+  return (vf){x, x, x, x};
+#endif
+}
 
 /* The larger; b where one is NaN. */
 static inline vf vf_max(vf a, vf b) {
@@ -42,6 +50,17 @@ static inline vf vf_max(vf a, vf b) {
 #else
   vi more = (vi)(a > b);
   return (vf)((more & (vi)a) | (~more & (vi)b));
+#endif
+}
+
+/* a * b + c as one operation, which no compiler regroups. */
+static inline vf vf_fma(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
 #endif
 }
 

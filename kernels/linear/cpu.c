@@ -54,7 +54,7 @@ static void rows_multiply(const weights *v, ij_dtype dt, ij_dim from, ij_dim row
   for (ij_dim k0 = 0; k0 < k; k0 += DEPTH) {
     ij_dim depth = least(DEPTH, k - k0);
     IJ_CPU(product)
-    (rows, n, depth, left_rows(a + k0, k), (right){panel_at(v, 0, k0, depth), depth * TILE_N, TILE_N}, c, ci, k0 > 0);
+    (rows, n, depth, left_rows(a + k0, k), (right){panel_at(v, 0, k0, depth), depth * TILE_N}, c, ci, k0 > 0);
   }
   for (ij_dim r = 0; !in_place && r < rows; r++) {
     if (dt == IJ_BF16) bf16_from_f32(n, c + r * ci, (uint16_t *)y + (from + r) * n);
@@ -159,7 +159,7 @@ static void block_multiply(const grid *g, ij_dtype dt, ij_dim R, ij_dim N, ij_di
     ij_dim depth = least(ROWS_DEEP, R - r0);
     left_pack(dt, dy, N, r0, depth, n0, n, row, packed_dy);
     right_pack(dt, x, K, r0, depth, k0, k, row, packed_x);
-    right r = {packed_x, depth * TILE_N, TILE_N};
+    right r = {packed_x, depth * TILE_N};
     if (in_place) IJ_CPU(product)(n, k, depth, left_panels(packed_dy, depth), r, dw + n0 * K + k0, K, true);
     else IJ_CPU(product)(n, k, depth, left_panels(packed_dy, depth), r, c, g->k, r0 > 0);
   }
