@@ -76,3 +76,20 @@ ij_status IJ_CPU(linear_bwd_w)(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_
   if (dt == IJ_BF16) return grad_bf16(q, R, N, K, dy, x, dw);
   return ij_onednn_sgemm(true, false, N, K, R, dy, x, 1, dw);
 }
+
+ij_status IJ_CPU(bias_add)(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, const float *b, void *y) {
+  (void)q;
+  enum { COLUMNS = 512 };
+#pragma omp parallel for schedule(static) if (R * N >= SMALL)
+  for (ij_dim r = 0; r < R; r++)
+    for (ij_dim i = 0; i < N; i += COLUMNS) {
+      float buf[COLUMNS];
+      ij_dim n = N - i < COLUMNS ? N - i : COLUMNS;
+      const float *from = row_get(dt, y, r * N + i, n, buf);
+      float *to = row_out(dt, y, r * N + i, buf);
+#pragma omp simd
+      for (ij_dim j = 0; j < n; j++) to[j] = from[j] + b[i + j];
+      row_put(dt, y, r * N + i, n, buf);
+    }
+  return IJ_OK;
+}
