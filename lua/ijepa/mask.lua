@@ -111,7 +111,8 @@ function mask.new(o)
     type(o.grid) == "table" and "a table of " .. #o.grid or tostring(o.grid))
   local context = section("context", o.context, "n", "scale")
   local target = section("target", o.target, "n", "scale", "aspect")
-  need(o.overlap == nil or type(o.overlap) == "boolean", "mask: 'overlap' is %s, expected true or false", tostring(o.overlap))
+  need(o.overlap == nil or type(o.overlap) == "boolean", "mask: 'overlap' is %s, expected true or false",
+    tostring(o.overlap))
 
   local block = name == "block"
   local c = F.new "ij_mask_config"
@@ -138,8 +139,8 @@ local function check_self(self)
   need(getmetatable(self) == Policy, "sample: call it with a colon, as in masks:sample(32)")
 end
 
---- Masks of pictures [first, first + count) as the library's struct (see ijepa.h): its memory is the policy's, valid until
---- the policy's next call.
+--- Masks of pictures [first, first + count) as the library's struct (see ijepa.h): its memory is the policy's, valid
+--- until the policy's next call.
 ---@param count integer
 ---@param first integer?  number of the first picture, from 0; default: on from the last call
 ---@return ffi.cdata* masks an ij_masks
@@ -153,8 +154,9 @@ function Policy:sample_raw(count, first)
   return m
 end
 
---- Masks of pictures [first, first + count): the context (C, B, K) and the targets (M, B, T), i32, and a table that says
---- k, t, fallbacks (pictures with a context that a target had to stay in) and the block sizes target and context, {h, w}.
+--- Masks of pictures [first, first + count): the context (C, B, K) and the targets (M, B, T), i32, and a table that
+--- says k, t, fallbacks (pictures with a context that a target had to stay in) and the block sizes target and context,
+--- {h, w}.
 ---@param count integer
 ---@param first integer?  number of the first picture, from 0; default: on from the last call
 ---@return ijepa.tensor context
@@ -166,7 +168,8 @@ function Policy:sample(count, first)
   local m = self:sample_raw(count, first)
   return tensor.from_pointer(m.context, { m.contexts, m.count, m.k }, "i32"),
     tensor.from_pointer(m.target, { m.targets, m.count, m.t }, "i32"),
-    { k = m.k, t = m.t, fallbacks = m.fallbacks, target = { m.target_h, m.target_w }, context = { m.context_h, m.context_w } }
+    { k = m.k, t = m.t, fallbacks = m.fallbacks, target = { m.target_h, m.target_w },
+      context = { m.context_h, m.context_w } }
 end
 
 function Policy:__tostring()
@@ -177,10 +180,12 @@ end
 -- ---- looking at them ----------------------------------------------------------------------------------------------
 
 local function want_policy(policy, where)
-  need(type(policy) == "table" and policy.sample_raw and policy.grid, "%s: expected a policy, as mask.new gives it", where)
+  need(type(policy) == "table" and policy.sample_raw and policy.grid, "%s: expected a policy, as mask.new gives it",
+    where)
 end
 
--- What each patch of picture b is: 0 nothing, 1.. a target, -1 context. A patch of several masks shows the first target.
+-- What each patch of picture b is: 0 nothing, 1.. a target, -1 context. A patch of several masks shows its first
+-- target.
 local function roles(m, b, patches)
   local role = {}
   for i = 0, patches - 1 do role[i] = 0 end
@@ -201,7 +206,7 @@ end
 
 local PALETTE = { 0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x7a5195 }
 local function rgb(role)
-  local colour = role == nil and 0 or role == 0 and 0x303030 or role < 0 and 0xd8d8d8 or PALETTE[(role - 1) % #PALETTE + 1]
+  local colour = role == 0 and 0x303030 or role < 0 and 0xd8d8d8 or PALETTE[(role - 1) % #PALETTE + 1]
   return ("%d;%d;%d"):format(bit.rshift(colour, 16), bit.band(bit.rshift(colour, 8), 255), bit.band(colour, 255))
 end
 
@@ -318,14 +323,15 @@ function Stats:__tostring()
   out[#out + 1] = ("pictures with a target left in the context: %d of %d"):format(self.fallbacks, self.images)
   local left, most_left = shade(self.coverage.context, h, w)
   local right, most_right = shade(self.coverage.target, h, w)
-  out[#out + 1] = ("how often a patch is in a context (9: %.3f), in a target mask (9: %.3f):"):format(most_left, most_right)
+  out[#out + 1] = ("how often a patch is in a context (9: %.3f), in a target mask (9: %.3f):"):format(most_left,
+    most_right)
   for y = 1, h do out[#out + 1] = left[y] .. "   " .. right[y] end
   return table.concat(out, "\n")
 end
 
---- What a policy draws, over `batches` groups of pictures: k and t (length -> how many groups), their means, least and
---- most, target_blocks and context_blocks ("7x6" -> groups), coverage.context and coverage.target (share of the masks that
---- hold patch i - 1, row-major), fallbacks, batches, images. Prints as a summary.
+--- What a policy draws, over `batches` groups of pictures: k and t (length -> how many groups), k_mean, k_min, k_max,
+--- t_mean, t_min, t_max, target_blocks and context_blocks ("7x6" -> groups), coverage.context and coverage.target (share
+--- of the masks that hold patch i - 1, row-major), fallbacks, batches, images. Prints as a summary.
 ---@param policy ijepa.mask_policy
 ---@param batches integer?  100
 ---@return table
@@ -333,8 +339,8 @@ function mask.stats(policy, batches)
   want_policy(policy, "mask.stats")
   batches = integer("batches", batches, 100, 1)
   local patches, group = policy.grid[1] * policy.grid[2], policy.group
-  local s = setmetatable({ batches = batches, images = batches * group, group = group, grid = policy.grid, k = {}, t = {},
-    target_blocks = {}, context_blocks = {}, fallbacks = 0, coverage = { context = {}, target = {} } }, Stats)
+  local s = setmetatable({ batches = batches, images = batches * group, group = group, grid = policy.grid, k = {},
+    t = {}, target_blocks = {}, context_blocks = {}, fallbacks = 0, coverage = { context = {}, target = {} } }, Stats)
   local context, target = F.new("int64_t[?]", patches), F.new("int64_t[?]", patches)
   local before, contexts, targets = policy.next, 0, 0
   for b = 0, batches - 1 do
