@@ -98,13 +98,17 @@ local function long(name, v)
 end
 
 --- A new policy. `o.grid` is required; the rest has the published values as defaults, without the published quirks.
----@param o { policy: string?, grid: integer[], context: table?, target: table?, min_keep: integer?, overlap: boolean?,
----quirks: string|table|nil, group: integer?, seed: integer? }  context: { n = 1, scale = { .85, 1 } };
+---@param o { policy: string|function|nil, grid: integer[], context: table?, target: table?, min_keep: integer?,
+---overlap: boolean?, quirks: string|table|nil, group: integer?, seed: integer? }
+---context: { n = 1, scale = { .85, 1 } };
 ---target: { n = 4, scale = { .15, .2 }, aspect = { .75, 1.5 } } (policy "block": n = 1, scale = { .6, .6 })
 ---@return ijepa.mask_policy
 function mask.new(o)
   need(type(o) == "table", "mask.new: expected a table of settings, such as { grid = { 16, 16 } }")
   known_keys("mask", o, "policy", "grid", "context", "target", "min_keep", "overlap", "quirks", "group", "seed")
+  if type(o.policy) == "function" then
+    return mask.policy(o.policy, { grid = o.grid, group = o.group, seed = o.seed })
+  end
   local name = o.policy == nil and "multiblock" or o.policy
   need(KIND[name], "mask: unknown policy '%s'%s", tostring(name), text.hint(tostring(name), text.keys(KIND)))
   need(type(o.grid) == "table" and #o.grid == 2, "mask: 'grid' is %s, expected rows and columns, such as {16, 16}",
@@ -136,7 +140,7 @@ function mask.new(o)
 end
 
 local function check_self(self)
-  need(getmetatable(self) == Policy, "sample: call it with a colon, as in masks:sample(32)")
+  need(type(self) == "table" and self.sample_raw, "sample: call it with a colon, as in masks:sample(32)")
 end
 
 --- Masks of pictures [first, first + count) as the library's struct (see ijepa.h): its memory is the policy's, valid
@@ -176,6 +180,20 @@ function Policy:__tostring()
   return ("mask policy %s: %dx%d grid, %d context, %d target masks, groups of %d"):format(self.name, self.grid[1],
     self.grid[2], self.contexts, self.targets, self.group)
 end
+
+--- A policy written in Lua: f(rng, grid, picture) returns a context (or a list of them) and a list of targets, regions
+--- made by grid:block(top, left, h, w), grid:random_block(rng, h, w), grid:random(rng, n), grid:all() and + - * of
+--- regions. rng:uniform(lo, hi), rng:below(n), rng:normal(); rng.group gives the same numbers to all pictures of a
+--- group. f must depend on its arguments alone. All pictures of a group are cut to one length, as everywhere.
+---@param f function
+---@param o { grid: integer[], group: integer?, seed: integer? }|integer[]  settings, or the grid alone
+---@return ijepa.mask_policy
+function mask.policy(f, o) return require("ijepa.mask_policy").policy(Policy, f, o) end
+
+--- A grid to make regions on.
+---@param rows integer
+---@param columns integer
+function mask.grid(rows, columns) return require("ijepa.mask_policy").grid(rows, columns) end
 
 -- ---- looking at them ----------------------------------------------------------------------------------------------
 
@@ -330,8 +348,8 @@ function Stats:__tostring()
 end
 
 --- What a policy draws, over `batches` groups of pictures: k and t (length -> how many groups), k_mean, k_min, k_max,
---- t_mean, t_min, t_max, target_blocks and context_blocks ("7x6" -> groups), coverage.context and coverage.target (share
---- of the masks that hold patch i - 1, row-major), fallbacks, batches, images. Prints as a summary.
+--- t_mean, t_min, t_max, target_blocks and context_blocks ("7x6" -> groups), coverage.context and coverage.target
+--- (share of the masks that hold patch i - 1, row-major), fallbacks, batches, images. Prints as a summary.
 ---@param policy ijepa.mask_policy
 ---@param batches integer?  100
 ---@return table

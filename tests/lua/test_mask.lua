@@ -131,6 +131,108 @@ function tests.test_other_policies()
   lu.assertEquals(m.t, 20)
 end
 
+-- ---- policies written in Lua --------------------------------------------------------------------------------------
+
+local function halves(rng, g)
+  local left = rng:uniform() < 0.5
+  return g:block(0, left and 0 or 8, 16, 8), { g:block(0, left and 8 or 0, 16, 8) }
+end
+
+function tests.test_policy_in_lua()
+  local p = mask.policy(halves, mask.grid(16, 16))
+  local m = p:sample_raw(64)
+  lu.assertEquals({ m.contexts, m.targets, m.k, m.t, m.count }, { 1, 1, 128, 128, 64 })
+  local left = 0
+  for b = 0, 63 do
+    local a, z = m.context[b * 128], m.target[b * 128]
+    lu.assertTrue(a == 0 and z == 8 or a == 8 and z == 0)
+    if a == 0 then left = left + 1 end
+  end
+  lu.assertTrue(left > 16 and left < 48)
+  lu.assertStrContains(mask.text(p, { first = 3 }), "context 128, target 128 of 256 patches")
+  lu.assertEquals(mask.stats(p, 2).k, { [128] = 2 })
+  local ctx, tgt = p:sample(2)
+  lu.assertEquals({ ctx:size(3), tgt:size(3) }, { 128, 128 })
+  lu.assertEquals(p.next, 66)
+end
+
+-- The default policy's rules, written with regions.
+local function multiblock(rng, g)
+  local area = rng.group:uniform(.15, .2) * g.n
+  local aspect = .75 * 2 ^ rng.group:uniform()
+  local h, w = math.floor(math.sqrt(area * aspect) + .5), math.floor(math.sqrt(area / aspect) + .5)
+  local side = math.floor(math.sqrt(rng.group:uniform(.85, 1) * g.n) + .5)
+  local context, targets = g:random_block(rng, side, side), {}
+  for i = 1, 4 do
+    targets[i] = g:random_block(rng, h, w)
+    context = context - targets[i]
+  end
+  return context, targets
+end
+
+function tests.test_policy_in_lua_like_the_default()
+  local ours = mask.stats(mask.new { grid = { 16, 16 }, group = 16 }, 60)
+  local theirs = mask.stats(mask.policy(multiblock, { grid = { 16, 16 }, group = 16 }), 60)
+  lu.assertAlmostEquals(ours.k_mean, theirs.k_mean, 8)
+  lu.assertAlmostEquals(ours.t_mean, theirs.t_mean, 2)
+  for _, i in ipairs { 1, 16, 120, 256 } do
+    lu.assertAlmostEquals(ours.coverage.context[i], theirs.coverage.context[i], .1)
+  end
+end
+
+function tests.test_policy_in_lua_is_a_function_of_the_picture()
+  local p = mask.policy(multiblock, { grid = { 10, 10 }, group = 8, seed = 5 })
+  local q = mask.policy(multiblock, { grid = { 10, 10 }, group = 8, seed = 5 })
+  local m = p:sample_raw(8, 16)
+  local k, all = m.k, rows_of(m.context, 8, m.k)
+  q:sample_raw(3, 40)
+  m = q:sample_raw(2, 19)
+  lu.assertEquals(m.k, k)
+  lu.assertEquals(rows_of(m.context, 2, k), { all[4], all[5] })
+  m = q:sample_raw(20, 10)   -- over three groups: rows ascend and are of one length
+  for _, row in ipairs(rows_of(m.context, 20, m.k)) do
+    for i = 2, #row do lu.assertTrue(row[i] > row[i - 1]) end
+  end
+end
+
+function tests.test_regions()
+  local g = mask.grid(3, 4)
+  local a, b = g:block(0, 0, 2, 2), g:block(-1, 1, 3, 9)
+  lu.assertEquals(tostring(a), "##..\n##..\n....")
+  lu.assertEquals(tostring(a - b), "#...\n#...\n....")
+  lu.assertEquals(tostring(a + b), "####\n####\n....")
+  lu.assertEquals(tostring(a * b), ".#..\n.#..\n....")
+  lu.assertEquals({ a:size(), b:size(), g:all():size() }, { 4, 6, 12 })
+  lu.assertTrue(a:has(1, 1))
+  lu.assertFalse(a:has(2, 1))
+  lu.assertFalse(a:has(-1, 9))
+end
+
+function tests.test_policy_in_lua_misuse()
+  local function wrong(text, f, o)
+    lu.assertErrorMsgContains(text, mask.policy, f, o or { 4, 4 })
+  end
+  wrong("expected a function", 3)
+  wrong("expected a grid", halves, 3)
+  wrong("did you mean 'group'?", halves, { grid = { 4, 4 }, grup = 3 })
+  wrong("0 x 4 is no grid", halves, { 0, 4 })
+  wrong("gave no context", function() end)
+  wrong("gave no target", function(_, g) return g:all() end)
+  wrong("gave no target", function(_, g) return g:all(), {} end)
+  wrong("the target is empty", function(_, g) return g:all(), { g:block(9, 9, 1, 1) } end)
+  wrong("the context is number", function() return { 3 }, { 4 } end)
+  wrong("of another grid", function(_, g) return g:all(), { mask.grid(2, 2):all() } end)
+  wrong("1 contexts and 2 targets, 1 and 1 before", function(_, g, picture)
+    return g:all(), picture == 0 and g:all() or { g:all(), g:all() }
+  end)
+  wrong("no whole number from 1", function(rng) rng:below(0) end)
+  wrong("(1, 2, 3, nil) are not four", function(_, g) g:block(1, 2, 3) end)
+  wrong("expected 0 to 16", function(rng, g) g:random(rng, 17) end)
+  wrong("needs two regions of one grid", function(_, g) return g:all() - 3 end)
+  wrong("my own", function() error "my own" end)
+  lu.assertErrorMsgContains("'count' is 0", function() mask.policy(halves, { 16, 16 }):sample(0) end)
+end
+
 function tests.test_misuse_is_an_error_of_the_caller()
   local p = mask.new { grid = { 16, 16 } }
   local here = debug.getinfo(1, "S").short_src:gsub("%p", "%%%0")
