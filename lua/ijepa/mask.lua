@@ -16,6 +16,9 @@ local mask = {}
 local Policy = {}
 Policy.__index = Policy
 
+-- What holds the memory of an ij_masks lives as long as it.
+local owner = setmetatable({}, { __mode = "k" })
+
 local KIND = { multiblock = C.IJ_MASK_MULTIBLOCK, random = C.IJ_MASK_RANDOM, block = C.IJ_MASK_BLOCK }
 
 --- What the published sampler does differently, by name; quirks = "reference" turns all of them on.
@@ -154,6 +157,7 @@ function Policy:sample_raw(count, first)
   first = long("mask: 'first'", first == nil and self.next or first)
   local m = F.new "ij_masks"
   F.check(C.ij_mask_sample(self.h, first, count, m))
+  owner[m] = self
   self.next = first + count
   return m
 end

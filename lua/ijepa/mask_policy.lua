@@ -161,6 +161,9 @@ end
 
 -- ---- the policy ---------------------------------------------------------------------------------------------------
 
+-- What holds the memory of an ij_masks lives as long as it.
+local owner = setmetatable({}, { __mode = "k" })
+
 local Custom = {}
 Custom.__index = Custom
 
@@ -234,17 +237,17 @@ function Custom:sample_raw(count, first)
     local g = self:draw_group(number)
     groups[number], k, t = g, math.min(k, g.k), math.min(t, g.t)
   end
-  -- the arrays live as long as the policy keeps them: until its next call
-  self.context, self.target = ints(self.contexts * count * k), ints(self.targets * count * t)
+  local context, target = ints(self.contexts * count * k), ints(self.targets * count * t)
   local m = F.new "ij_masks"
   m.count, m.contexts, m.targets, m.k, m.t = count, self.contexts, self.targets, k, t
-  m.context, m.target = self.context, self.target
+  m.context, m.target = context, target
+  owner[m] = { context, target }
   for b = 0, count - 1 do
     local picture = first + b
     local one = groups[math.floor(picture / self.group)][picture % self.group]
     start(self.cutter, self.seed, C.IJ_RNG_MASK_CUT, picture)
-    for j = 1, self.targets do cut(self.cutter, one.target[j], t, self.target, ((j - 1) * count + b) * t) end
-    for j = 1, self.contexts do cut(self.cutter, one.context[j], k, self.context, ((j - 1) * count + b) * k) end
+    for j = 1, self.targets do cut(self.cutter, one.target[j], t, target, ((j - 1) * count + b) * t) end
+    for j = 1, self.contexts do cut(self.cutter, one.context[j], k, context, ((j - 1) * count + b) * k) end
   end
   self.next = first + count
   return m

@@ -54,6 +54,19 @@ function tests.test_goes_on_where_it_was()
   lu.assertEquals(rows_of(m.context, 4, m.k), a)
 end
 
+function tests.test_masks_outlive_their_policy()
+  for _, policy in ipairs { "multiblock", function(_, g) return g:all(), { g:block(0, 0, 2, 2) } end } do
+    local kept = {}
+    for i = 1, 50 do kept[i] = mask.new { grid = { 16, 16 }, policy = policy, seed = i, group = 8 }:sample_raw(8) end
+    collectgarbage()
+    collectgarbage()
+    for i = 1, 50 do
+      local m = mask.new { grid = { 16, 16 }, policy = policy, seed = i, group = 8 }:sample_raw(8)
+      lu.assertEquals(rows_of(kept[i].context, 8, m.k), rows_of(m.context, 8, m.k))
+    end
+  end
+end
+
 function tests.test_quirks()
   local function size_at(quirks, image)
     local m = mask.new { grid = { 16, 16 }, quirks = quirks, seed = 11, group = 4 }:sample_raw(1, image)
