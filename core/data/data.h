@@ -26,14 +26,16 @@ typedef struct ij_axis {
   int lo, hi; /* inputs [lo, hi) of the box are needed; first[] counts from lo */
   int *first;
   int32_t *weight;
-  ij_room room;
+  int32_t *pair; /* across alone: the weights as the inner loop wants them */
+  ij_room room, pair_room;
 } ij_axis;
 /* Rows are given top to bottom and resized across as they come, so that the whole picture is never held. */
 typedef struct ij_resizer {
   ij_axis across, down;
-  int rows;    /* rows taken so far, of down.hi - down.lo */
+  int rows; /* rows taken so far, of down.hi - down.lo */
+  size_t stride;
   ij_room row; /* one row of input, (w, 4) and some */
-  ij_room mid; /* rows resized across: (rows, width, 4) */
+  ij_room mid; /* rows resized across: (rows, width, 3), stride bytes apart */
 } ij_resizer;
 ij_status ij_resizer_begin(ij_resizer *r, const ij_window *win);
 /* row: pixels [lo, hi) of the box, 4 bytes each; readable for IJ_ROW_SLACK bytes beyond */

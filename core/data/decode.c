@@ -143,9 +143,11 @@ static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int rig
   JDIMENSION wide = end - x;
   if (x > 0 || end < info->output_width) jpeg_crop_scanline(info, &x, &wide);
   size_t stride = (size_t)wide * 4 + (size_t)d->resizer.across.taps * 4 + IJ_ROW_SLACK;
-  if (ij_room_get(&d->rows, stride * ROWS) != IJ_OK) return IJ_ENOMEM;
+  stride = (stride + 63) / 64 * 64;
+  if (ij_room_get(&d->rows, stride * ROWS + 64) != IJ_OK) return IJ_ENOMEM;
   JSAMPROW row[ROWS];
-  for (int i = 0; i < ROWS; i++) row[i] = (uint8_t *)d->rows.p + (size_t)i * stride;
+  /* To aligned rows libjpeg-turbo writes past the caches, where they'd be missed at once: so 4 bytes off. */
+  for (int i = 0; i < ROWS; i++) row[i] = (uint8_t *)d->rows.p + (size_t)i * stride + 4;
   if (top > 0) jpeg_skip_scanlines(info, (JDIMENSION)top);
   while ((int)info->output_scanline < bottom) {
     int at = (int)info->output_scanline, n = bottom - at < ROWS ? bottom - at : ROWS;

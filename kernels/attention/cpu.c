@@ -12,13 +12,15 @@ enum { BLOCK = 48 }; /* query rows of a block: a multiple of every TILE_M */
 typedef struct heads {
   ij_dtype dt;
   ij_dim N, A, S;
-  ij_dim rows, keys, width; /* keys: N up to a multiple of TILE_N; width: S likewise; rows: room for whole tiles */
+  ij_dim rows, keys, width, ends; /* keys: N up to a multiple of TILE_N; width: S likewise; rows: room for whole tiles;
+                                 ends: N up to a multiple of VL, the columns that tiles write */
   const void *qkv;          /* (B, N, 3, A, S) [dt] */
   const float *bias;        /* (3, A, S), NULL: none */
 } heads;
 
 static heads heads_of(ij_dtype dt, ij_dim N, ij_dim A, ij_dim S, const void *qkv, const float *bias) {
-  return (heads){dt, N, A, S, round_up(N, TILE_N) + TILE_M, round_up(N, TILE_N), round_up(S, TILE_N), qkv, bias};
+  return (heads){dt, N, A, S, round_up(N, TILE_N) + TILE_M, round_up(N, TILE_N), round_up(S, TILE_N), round_up(N, VL),
+                 qkv, bias};
 }
 
 /* y (S) = (x[at ...] [dt] + b) * scale, zeros up to width; b may be NULL */
@@ -81,23 +83,28 @@ static void transposed_panels_of(const heads *h, const float *x, float *y) {
     }
 }
 
+/* Logits x (N) are followed by others up to ends, which get no weight. */
+static void row_end(const heads *h, float *x) {
+  for (ij_dim n = h->N; n < h->ends; n++) x[n] = -INFINITY;
+}
+
 /* x (n) becomes 2^(x - top); returns the sum. */
 static float row_exp(ij_dim n, float top, float *x) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (ij_dim i = 0; i < n; i++) {
-    float e = exp2_fast(x[i] - top);
-    x[i] = e;
+  vf sum = {0};
+  for (ij_dim i = 0; i < n; i += VL) {
+    vf e = vf_exp2(vf_load(x + i) - top);
+    vf_store(x + i, e);
     sum += e;
   }
-  return sum;
+  return vf_sum(sum);
 }
 
 static float row_top(ij_dim n, const float *x) {
-  float top = x[0];
-#pragma omp simd reduction(max : top)
-  for (ij_dim i = 1; i < n; i++) top = x[i] > top ? x[i] : top;
-  return top;
+  vf top = vf_load(x);
+  for (ij_dim i = VL; i < n; i += VL) top = vf_max(top, vf_load(x + i));
+  float most = top[0];
+  for (int i = 1; i < VL; i++) most = top[i] > most ? top[i] : most;
+  return most;
 }
 
 /* y[at ...] (S) [dt] = x (S) * scale */
@@ -137,8 +144,9 @@ ij_status IJ_CPU(attention_fwd)(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij
         IJ_CPU(product)(count, N, S, (left){qs + at * h.width, h.width, 1}, (right){ks, S * TILE_N, TILE_N}, p, h.keys,
                         false);
         for (ij_dim r = 0; r < count; r++) {
-          float top = row_top(N, p + r * h.keys);
-          sums[r] = row_exp(N, top, p + r * h.keys);
+          row_end(&h, p + r * h.keys);
+          float top = row_top(h.ends, p + r * h.keys);
+          sums[r] = row_exp(h.ends, top, p + r * h.keys);
           if (lse) lse[i * N + at + r] = (top + log2f(sums[r])) * (float)LN2;
         }
         IJ_CPU(product)(count, S, N, (left){p, h.keys, 1}, (right){vs, N * TILE_N, TILE_N}, o, h.width, false);
@@ -152,15 +160,14 @@ ij_status IJ_CPU(attention_fwd)(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij
 
 /* p becomes 2^(p - lse), d p (d - sum of p d). The sum could be had from out and dout, but is not as exact then. */
 static void row_grad(ij_dim n, float lse, float *p, float *d) {
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (ij_dim i = 0; i < n; i++) {
-    float e = exp2_fast(p[i] - lse);
-    p[i] = e;
-    sum += e * d[i];
+  vf sum = {0};
+  for (ij_dim i = 0; i < n; i += VL) {
+    vf e = vf_exp2(vf_load(p + i) - lse);
+    vf_store(p + i, e);
+    sum += e * vf_load(d + i);
   }
-#pragma omp simd
-  for (ij_dim i = 0; i < n; i++) d[i] = p[i] * (d[i] - sum);
+  float total = vf_sum(sum);
+  for (ij_dim i = 0; i < n; i += VL) vf_store(d + i, vf_load(p + i) * (vf_load(d + i) - total));
 }
 
 /* x (N, width) * scale -> part of head a of image b of dqkv; its sum over rows is added to dbias (3, A, S) */
@@ -217,8 +224,10 @@ static void head_bwd(const heads *h, ij_dim first_q, const float *lse, back *w) 
     float *qs = w->qs + at * width, *gs = w->gs + at * width;
     IJ_CPU(product)(count, N, S, (left){qs, width, 1}, (right){w->keys_t, S * TILE_N, TILE_N}, w->p, h->keys, false);
     IJ_CPU(product)(count, N, S, (left){gs, width, 1}, (right){w->values_t, S * TILE_N, TILE_N}, w->d, h->keys, false);
-    for (ij_dim r = 0; r < count; r++)
-      row_grad(N, lse[at + r] * (float)LOG2E, w->p + r * h->keys, w->d + r * h->keys);
+    for (ij_dim r = 0; r < count; r++) {
+      row_end(h, w->p + r * h->keys);
+      row_grad(h->ends, lse[at + r] * (float)LOG2E, w->p + r * h->keys, w->d + r * h->keys);
+    }
     IJ_CPU(product)(count, S, N, (left){w->d, h->keys, 1}, (right){w->keys, N * TILE_N, TILE_N}, w->dq + at * width,
                     width, false);
     IJ_CPU(product)(N, S, count, (left){w->p, 1, h->keys}, (right){gs, TILE_N, width}, w->dv, width, add);

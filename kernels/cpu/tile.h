@@ -1,22 +1,16 @@
 /* The inner part of a matrix product: one tile of C, TILE_M rows by TILE_N or VL columns, held in registers. */
 #ifndef IJ_TILE_H
 #define IJ_TILE_H
-#include "cpu.h"
+#include "vector.h"
 
 #if defined(__AVX512F__)
-enum { VL = 16, TILE_M = 8 };
+enum { TILE_M = 8 };
 #elif defined(__AVX__)
-enum { VL = 8, TILE_M = 6 };
+enum { TILE_M = 6 };
 #else
-enum { VL = 4, TILE_M = 4 };
+enum { TILE_M = 4 };
 #endif
 enum { TILE_N = 2 * VL };
-
-typedef float vf __attribute__((vector_size(4 * VL)));
-typedef float vf_any __attribute__((vector_size(4 * VL), aligned(4), may_alias)); /* at any address */
-
-static inline vf vf_load(const float *p) { return *(const vf_any *)p; }
-static inline void vf_store(float *p, vf v) { *(vf_any *)p = v; }
 
 static inline ij_dim round_up(ij_dim n, ij_dim to) { return (n + to - 1) / to * to; }
 
