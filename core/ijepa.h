@@ -156,7 +156,8 @@ typedef struct ij_vit_config {
   int grid_h, grid_w;             /* patches */
   ij_dtype dtype;                 /* of activations: IJ_F32, or IJ_BF16 (the residual stream stays f32) */
   int recompute;                  /* 1: activation checkpointing: blocks keep their input alone */
-  uint64_t seed;                  /* of the initial values: truncated normal, std .02 */
+  uint64_t seed;                  /* of the initial values: truncated normal, std .02, unless a gain is given: */
+  double init_gain, patch_gain;   /* std = gain / sqrt(fan in) of the linear layers, of the patch embedding; 0: .02 */
   int depth_scaled_init;          /* 1: each block's proj and fc2 divided by sqrt(2 * layer) */
 } ij_vit_config;
 typedef struct ij_encoder ij_encoder;
@@ -196,16 +197,24 @@ ij_status ij_adamw_new(const ij_optim_config *c, ij_optim **out);
 void ij_optim_free(ij_optim *o);
 /* average: NULL, or the tensor that follows p: a = m * a + (1 - m) * p, in the same pass over memory as the update */
 ij_status ij_optim_add(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *average);
+/* Only elements [first, first + count) of p (row-major), with the step's lr and wd multiplied: side-by-side sweeps,
+ * layer decay. */
+ij_status ij_optim_add_part(ij_optim *o, ij_tensor *p, int64_t first, int64_t count, double lr_scale, double wd_scale);
 /* One update of all tensors with their gradients times grad_scale, which are set to 0. Decay is decoupled: p -= lr wd p. */
 ij_status ij_optim_step(ij_optim *o, double lr, double wd, double momentum, double grad_scale);
 int ij_optim_count(const ij_optim *o);
-ij_tensor *ij_optim_state(ij_optim *o, int i, int which);    /* borrowed: 0 first moment, 1 second; shape of tensor i */
+ij_tensor *ij_optim_state(ij_optim *o, int i, int which);    /* borrowed: 0 first moment, 1 second; shape of tensor (or length of part) i */
 int64_t ij_optim_steps(const ij_optim *o);
 void ij_optim_set_steps(ij_optim *o, int64_t n);
 
 /* ---- masks (core/mask) ------------------------------------------------------------------------------------------ */
 enum { IJ_SHARED_DRAW = 1, IJ_EXCLUSIVE_POSITION = 2, IJ_BLOCK_BELOW_GRID = 4, IJ_RASTER_CUT = 8,
   IJ_SIZES_BY_COUNTER = 16, IJ_NO_HANG_GUARD = 32, IJ_REFERENCE_QUIRKS = 63 };
+/* MULTIBLOCK: targets are blocks, a context is a block without the patches of the image's targets.
+ * RANDOM: the same, but each block is a random subset with the scale's number of patches (aspects are not used).
+ * BLOCK: one target block (targets must be 1); a context is all of the grid around it (context_scale is not used).
+ * A block's area and aspect are drawn once for a group, its place for each image. One that is higher or wider than the
+ * grid keeps its area: the other side grows (with IJ_BLOCK_BELOW_GRID it loses it). */
 typedef enum ij_mask_kind { IJ_MASK_MULTIBLOCK = 0, IJ_MASK_RANDOM, IJ_MASK_BLOCK } ij_mask_kind;
 typedef struct ij_mask_config {
   ij_mask_kind kind;
@@ -222,13 +231,15 @@ typedef struct ij_masks {                    /* memory of the policy, valid unti
   int count, contexts, targets, k, t;
   const int32_t *context;                    /* (C, B, K), each row ascending */
   const int32_t *target;                     /* (M, B, T) */
-  int fallbacks;                             /* images that needed a relaxed rule */
-  int target_h, target_w, context_h, context_w; /* block sizes drawn for the (first) group */
+  int fallbacks;                             /* images with a context that a target had to be left in: min_keep */
+  int target_h, target_w, context_h, context_w; /* block sizes of the (first) group; 0: no block (IJ_MASK_RANDOM) */
 } ij_masks;
 typedef struct ij_mask_policy ij_mask_policy;
 ij_status ij_mask_new(const ij_mask_config *c, ij_mask_policy **out); /* refuses what could never be valid, with the arithmetic */
 void ij_mask_free(ij_mask_policy *p);
-/* Masks of images [first, first + count) of the run's endless sequence: a function of (config, first, count) alone. */
+/* Masks of images [first, first + count) of the run's endless sequence: a function of (config, first, count) alone.
+ * Images are drawn by groups, [0, group), [group, 2 group), ..., and a group is cut to its shortest context, however few
+ * of its images are asked for; a request that spans groups is cut to the shortest of them. */
 ij_status ij_mask_sample(ij_mask_policy *p, uint64_t first, int count, ij_masks *out);
 
 /* ---- pictures (core/data) --------------------------------------------------------------------------------------- */
@@ -297,6 +308,8 @@ ij_status ij_tensors_set_meta(ij_tensors_writer *w, const char *key, const char 
 /* data is borrowed until commit or discard */
 ij_status ij_tensors_add(ij_tensors_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
                          const void *data);
+/* Keeps a reference and reads t (contiguous) at commit, tensor after tensor: no second copy of a model in memory. */
+ij_status ij_tensors_add_tensor(ij_tensors_writer *w, const char *name, ij_tensor *t);
 ij_status ij_tensors_commit(ij_tensors_writer *w);  /* temporary file, fsync, rename, fsync of the folder; frees w */
 void ij_tensors_discard(ij_tensors_writer *w);      /* frees w, leaves no file */
 

@@ -7,11 +7,24 @@ static uint64_t *mask_bits(const ij_mask_policy *p, int image, int mask) {
   return p->bits + ((size_t)image * (size_t)masks + (size_t)mask) * (size_t)p->words;
 }
 
+/* Marks r of the numbers 0..n-1 in b, every subset of r being as likely as any other (Floyd's algorithm). */
+static void choose(uint64_t *b, ij_rng *rng, int n, int r) {
+  for (int j = n - r; j < n; j++) {
+    int t = (int)ij_rng_below(rng, (uint32_t)j + 1);
+    bits_put(b, bits_get(b, t) ? j : t);
+  }
+}
+
 /* A block (or, for IJ_MASK_RANDOM, a subset) at a random place. */
 static void place(const ij_mask_policy *p, ij_rng *rng, block_size b, int area, uint64_t *bits) {
   memset(bits, 0, (size_t)p->words * 8);
   if (b.h == 0) {
-    bits_choose(bits, rng, p->patches, area);
+    bool most = area > p->patches / 2; /* then draw those left out */
+    choose(bits, rng, p->patches, most ? p->patches - area : area);
+    if (most) {
+      for (int i = 0; i < p->words; i++) bits[i] = ~bits[i];
+      if (p->patches & 63) bits[p->words - 1] &= (1ull << (p->patches & 63)) - 1;
+    }
     return;
   }
   int rows = p->c.grid_h - b.h, cols = p->c.grid_w - b.w; /* highest top, highest left */

@@ -31,7 +31,7 @@ struct ij_mask_policy {
   uint64_t *bits;         /* (group, M + C, words): targets, then contexts */
   int32_t *length;        /* (group, C): patches of each context */
   unsigned char *relaxed; /* (group): 1 where a target was not kept out of a context */
-  uint64_t *scratch;      /* (2, words) */
+  uint64_t *scratch;      /* (words) */
   int32_t *row;           /* (N) */
   /* the result of the last call */
   int32_t *out;
@@ -54,13 +54,5 @@ static inline void bits_set_range(uint64_t *b, int at, int n) {
 }
 static inline bool bits_get(const uint64_t *b, int at) { return b[at >> 6] >> (at & 63) & 1; }
 static inline void bits_put(uint64_t *b, int at) { b[at >> 6] |= 1ull << (at & 63); }
-
-/* Marks r of the numbers 0..n-1 in b, every subset of r being as likely as any other (Floyd's algorithm). */
-static inline void bits_choose(uint64_t *b, ij_rng *rng, int n, int r) {
-  for (int j = n - r; j < n; j++) {
-    int t = (int)ij_rng_below(rng, (uint32_t)j + 1);
-    bits_put(b, bits_get(b, t) ? j : t);
-  }
-}
 
 #endif

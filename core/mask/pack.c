@@ -22,20 +22,25 @@ static void cut(const ij_mask_policy *p, ij_rng *rng, const uint64_t *bits, int 
     memcpy(out, row, (size_t)keep * sizeof *out);
     return;
   }
-  bool choose_kept = keep <= n - keep; /* mark the smaller part */
-  uint64_t *mark = p->scratch;
-  memset(mark, 0, (size_t)(n + 63) / 64 * 8);
-  bits_choose(mark, rng, n, choose_kept ? keep : n - keep);
-  for (int i = 0, j = 0; i < n && j < keep; i++) {
-    out[j] = row[i];
-    j += bits_get(mark, i) == choose_kept;
+  bool choose_kept = keep <= n - keep; /* draw the smaller part, by Floyd's algorithm */
+  uint64_t *chosen = p->scratch;
+  memset(chosen, 0, (size_t)p->words * 8);
+  for (int j = choose_kept ? n - keep : keep; j < n; j++) {
+    int t = row[ij_rng_below(rng, (uint32_t)j + 1)];
+    bits_put(chosen, bits_get(chosen, t) ? row[j] : t);
   }
+  if (!choose_kept)
+    for (int i = 0; i < p->words; i++) chosen[i] = bits[i] & ~chosen[i];
+  list_bits(chosen, p->words, out);
 }
 
 ij_status ij_mask_sample(ij_mask_policy *p, uint64_t first, int count, ij_masks *out) {
   const uint64_t group = (uint64_t)p->c.group;
   const int C = p->c.contexts, M = p->c.targets;
+  const double bytes = (double)count * (C + M) * p->patches * sizeof *p->out; /* at most */
   if (count < 1) return ij_fail(IJ_EINVAL, "mask: 'count' is %d, must be at least 1", count);
+  if (bytes > 0x1p34)
+    return ij_fail(IJ_EINVAL, "mask: masks of %d images may take %.0f GiB: ask for fewer", count, bytes / 0x1p30);
   if (first > UINT64_MAX - group - (uint64_t)count)
     return ij_fail(IJ_EINVAL, "mask: image number %llu is too high", (unsigned long long)first);
   const uint64_t last_group = (first + (uint64_t)count - 1) / group;
@@ -47,9 +52,6 @@ ij_status ij_mask_sample(ij_mask_policy *p, uint64_t first, int count, ij_masks 
     if (p->size.target_area < r.t) r.t = p->size.target_area;
   }
   size_t contexts = (size_t)count * (size_t)C * (size_t)r.k, targets = (size_t)count * (size_t)M * (size_t)r.t;
-  double bytes = ((double)C * r.k + (double)M * r.t) * count * sizeof *p->out;
-  if (bytes > 0x1p31)
-    return ij_fail(IJ_EINVAL, "mask: masks of %d images take %.1f GiB: ask for fewer", count, bytes / 0x1p30);
   if (contexts + targets > p->out_count) {
     int32_t *grown = ij_realloc(p->out, (contexts + targets) * sizeof *grown);
     if (!grown) return IJ_ENOMEM;

@@ -2,7 +2,7 @@
 #include "mask.h"
 #include <math.h>
 
-enum { MAX_SIDE = 4096, MAX_MASKS = 256, MAX_GROUP = 1 << 16, PROBES = 1 << 14 };
+enum { MAX_SIDE = 4096, MAX_MASKS = 256, MAX_GROUP = 1 << 16, PROBES = 1 << 12 };
 static const double MAX_ASPECT = 1e6, MAX_BYTES = 0x1p31;
 
 static bool has(const ij_mask_config *c, unsigned quirk) { return (c->quirks & quirk) != 0; }
@@ -160,7 +160,7 @@ static ij_status check_int(const char *name, long long v, long long least, long 
 }
 
 static ij_status check_config(const ij_mask_config *c) {
-  IJ_TRY(check_int("kind", c->kind, IJ_MASK_MULTIBLOCK, IJ_MASK_BLOCK));
+  IJ_TRY(check_int("kind", (int)c->kind, IJ_MASK_MULTIBLOCK, IJ_MASK_BLOCK));
   IJ_TRY(check_int("grid height", c->grid_h, 1, MAX_SIDE));
   IJ_TRY(check_int("grid width", c->grid_w, 1, MAX_SIDE));
   IJ_TRY(check_int("context.n", c->contexts, 1, MAX_MASKS));
@@ -199,7 +199,7 @@ ij_status ij_mask_new(const ij_mask_config *config, ij_mask_policy **out) {
   if (!(p->bits = ij_calloc(masks, (size_t)p->words * 8))) goto fail;
   if (!(p->length = ij_calloc((size_t)p->c.group * (size_t)p->c.contexts, sizeof *p->length))) goto fail;
   if (!(p->relaxed = ij_calloc((size_t)p->c.group, 1))) goto fail;
-  if (!(p->scratch = ij_calloc(2, (size_t)p->words * 8))) goto fail;
+  if (!(p->scratch = ij_calloc((size_t)p->words, 8))) goto fail;
   if (!(p->row = ij_calloc((size_t)p->patches, sizeof *p->row))) goto fail;
   *out = p;
   return IJ_OK;

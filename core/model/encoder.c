@@ -42,7 +42,7 @@ ij_status ij_encoder_new(ij_device *dev, const ij_vit_config *c, ij_encoder **ou
   IJ_TRY_TO(failed, st, ij_stack_declare(ps, c, "blocks"));
   IJ_TRY_TO(failed, st, ij_params_add(ps, true, 1, &D, "norm.weight"));
   IJ_TRY_TO(failed, st, ij_params_add(ps, true, 1, &D, "norm.bias"));
-  IJ_TRY_TO(failed, st, ij_params_build(ps, dev, c->seed));
+  IJ_TRY_TO(failed, st, ij_params_build(ps, dev, c));
   IJ_TRY_TO(failed, st, ij_stack_init(&e->stack, dev, ps, c, "blocks", "norm"));
   e->embed_w = ij_params_get(ps, "patch_embed.proj.weight");
   e->embed_b = ij_params_get(ps, "patch_embed.proj.bias");

@@ -17,8 +17,9 @@ struct ij_params {
 /* Declares a tensor; ij_params_build then makes them all. */
 ij_status ij_params_add(ij_params *ps, bool trained, int ndim, const int64_t *shape, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
-/* Values: matrices from a normal of standard deviation .02 cut at +-2, norm weights ("norm...weight") 1, the rest 0. */
-ij_status ij_params_build(ij_params *ps, ij_device *dev, uint64_t seed);
+/* Values: matrices from a normal cut at +-2 (standard deviation: see ij_vit_config), norm weights ("norm...weight") 1,
+ * the rest 0. */
+ij_status ij_params_build(ij_params *ps, ij_device *dev, const ij_vit_config *c);
 void ij_params_release(ij_params *ps);
 ij_tensor *ij_params_get(ij_params *ps, const char *fmt, ...)
     __attribute__((format(printf, 2, 3))); /* IJ_BUG if missing */

@@ -44,7 +44,7 @@ ij_status ij_params_add(ij_params *ps, bool trained, int ndim, const int64_t *sh
 static int64_t rounded(int64_t n) { return (n + 15) / 16 * 16; } /* tensors begin at cache lines */
 
 /* Blocks of fixed size have a stream of their own, so the values don't depend on the number of threads. */
-static void draw_normal(float *v, int64_t n, uint64_t seed, uint32_t which) {
+static void draw_normal(float *v, int64_t n, double std, uint64_t seed, uint32_t which) {
   enum { BLOCK = 1 << 16 };
 #pragma omp parallel for schedule(static)
   for (int64_t b = 0; b < (n + BLOCK - 1) / BLOCK; b++) {
@@ -52,14 +52,20 @@ static void draw_normal(float *v, int64_t n, uint64_t seed, uint32_t which) {
     ij_rng_init(&r, seed, IJ_RNG_INIT, which, (uint32_t)b);
     for (int64_t i = b * BLOCK; i < n && i < (b + 1) * BLOCK; i++) {
       double x;
-      do x = 0.02 * ij_rng_normal(&r);
+      do x = std * ij_rng_normal(&r);
       while (fabs(x) > 2);
       v[i] = (float)x;
     }
   }
 }
 
-static ij_status fill_initial(ij_param *p, uint64_t seed, uint32_t which) {
+static double std_of(const ij_param *p, const ij_vit_config *c) {
+  double gain = strstr(p->name, "patch_embed") ? c->patch_gain : strstr(p->name, "mask_token") ? 0 : c->init_gain;
+  int64_t fan_in = ij_tensor_count(p->t) / p->t->shape[0];
+  return gain > 0 ? gain / sqrt((double)fan_in) : 0.02;
+}
+
+static ij_status fill_initial(ij_param *p, const ij_vit_config *c, uint32_t which) {
   int64_t n = ij_tensor_count(p->t);
   size_t bytes = (size_t)n * 4;
   float *v = ij_calloc((size_t)n, 4);
@@ -67,13 +73,13 @@ static ij_status fill_initial(ij_param *p, uint64_t seed, uint32_t which) {
   bool norm_weight = strstr(p->name, "norm") && strstr(p->name, ".weight");
   if (norm_weight)
     for (int64_t i = 0; i < n; i++) v[i] = 1;
-  else if (p->decayed) draw_normal(v, n, seed, which);
+  else if (p->decayed) draw_normal(v, n, std_of(p, c), c->seed, which);
   ij_status st = ij_tensor_write(p->t, v, bytes);
   ij_free(v);
   return st;
 }
 
-ij_status ij_params_build(ij_params *ps, ij_device *dev, uint64_t seed) {
+ij_status ij_params_build(ij_params *ps, ij_device *dev, const ij_vit_config *c) {
   int64_t total = 0, at = 0;
   for (int i = 0; i < ps->count; i++)
     if (ps->p[i].trained) total += rounded(ij_tensor_count(ps->p[i].t));
@@ -93,7 +99,7 @@ ij_status ij_params_build(ij_params *ps, ij_device *dev, uint64_t seed) {
       ij_free(shape);
       p->t = own;
     }
-    IJ_TRY(fill_initial(p, seed, (uint32_t)i));
+    IJ_TRY(fill_initial(p, c, (uint32_t)i));
   }
   return IJ_OK;
 }
@@ -198,6 +204,7 @@ ij_status ij_vit_config_check(const ij_vit_config *c, const char *what) {
   if (c->channels != 3) return ij_fail(IJ_EINVAL, "%s: %d channels, expected 3", what, c->channels);
   if (c->grid_h < 1 || c->grid_w < 1 || c->grid_h > 4096 || c->grid_w > 4096)
     return ij_fail(IJ_EINVAL, "%s: a grid of %d x %d patches, expected 1 to 4096 a side", what, c->grid_h, c->grid_w);
+  if (!(c->init_gain >= 0 && c->patch_gain >= 0)) return ij_fail(IJ_EINVAL, "%s: a gain below 0", what);
   if (c->dtype != IJ_F32 && c->dtype != IJ_BF16) return ij_fail(IJ_EINVAL, "%s: dtype must be f32 or bf16", what);
   return IJ_OK;
 }

@@ -44,7 +44,7 @@ ij_status ij_predictor_new(ij_device *dev, const ij_predictor_config *c, ij_pred
   IJ_TRY_TO(failed, st, ij_params_add(ps, true, 1, &E, "predictor_norm.bias"));
   IJ_TRY_TO(failed, st, ij_params_add(ps, true, 2, (int64_t[]){D, E}, "predictor_proj.weight"));
   IJ_TRY_TO(failed, st, ij_params_add(ps, true, 1, &D, "predictor_proj.bias"));
-  IJ_TRY_TO(failed, st, ij_params_build(ps, dev, v->seed));
+  IJ_TRY_TO(failed, st, ij_params_build(ps, dev, v));
   IJ_TRY_TO(failed, st, ij_stack_init(&p->stack, dev, ps, v, "predictor_blocks", "predictor_norm"));
   p->embed_w = ij_params_get(ps, "predictor_embed.weight");
   p->embed_b = ij_params_get(ps, "predictor_embed.bias");

@@ -3,8 +3,9 @@
 
 typedef struct entry {
   ij_tensor *p, *average; /* held */
-  ij_tensor *m, *v;       /* f32, p's shape */
-  bool decayed;
+  ij_tensor *m, *v;       /* f32, p's shape, or (count) of a part */
+  int64_t first, count;   /* elements of p */
+  double lr_scale, wd_scale;
 } entry;
 struct ij_optim {
   ij_optim_config c;
@@ -41,9 +42,8 @@ void ij_optim_free(ij_optim *o) {
   ij_free(o);
 }
 
-ij_status ij_optim_add(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *average) {
-  IJ_TRY(ij_want("adamw", "parameter", p, IJ_F32));
-  if (average) IJ_TRY(ij_want_shape("adamw", "average", average, IJ_F32, p->ndim, p->shape));
+/* Adds e, whose p, average and numbers are set; ndim and shape are those of the moments. */
+static ij_status append(ij_optim *o, entry e, int ndim, const int64_t *shape) {
   if (o->count == o->cap) {
     int cap = o->cap ? 2 * o->cap : 32;
     entry *more = ij_realloc(o->e, (size_t)cap * sizeof *more);
@@ -51,10 +51,9 @@ ij_status ij_optim_add(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *averag
     o->e = more;
     o->cap = cap;
   }
-  entry e = {.p = p, .average = average, .decayed = decayed != 0};
-  ij_device *dev = p->storage->dev;
+  ij_device *dev = e.p->storage->dev;
   ij_status st = IJ_ENOMEM;
-  if ((e.m = ij_make(dev, IJ_F32, p->ndim, p->shape, true)) && (e.v = ij_make(dev, IJ_F32, p->ndim, p->shape, true))) {
+  if ((e.m = ij_make(dev, IJ_F32, ndim, shape, true)) && (e.v = ij_make(dev, IJ_F32, ndim, shape, true))) {
     st = ij_fill(e.m, 0);
     if (st == IJ_OK) st = ij_fill(e.v, 0);
   }
@@ -63,10 +62,27 @@ ij_status ij_optim_add(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *averag
     ij_tensor_free(e.v);
     return st;
   }
-  ij_tensor_ref(p);
-  if (average) ij_tensor_ref(average);
+  ij_hold(e.p);
+  ij_hold(e.average);
   o->e[o->count++] = e;
   return IJ_OK;
+}
+
+ij_status ij_optim_add(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *average) {
+  IJ_TRY(ij_want("adamw", "parameter", p, IJ_F32));
+  if (average) IJ_TRY(ij_want_shape("adamw", "average", average, IJ_F32, p->ndim, p->shape));
+  entry e = {.p = p, .average = average, .count = ij_tensor_count(p), .lr_scale = 1, .wd_scale = decayed ? 1 : 0};
+  return append(o, e, p->ndim, p->shape);
+}
+
+ij_status ij_optim_add_part(ij_optim *o, ij_tensor *p, int64_t first, int64_t count, double lr_scale, double wd_scale) {
+  IJ_TRY(ij_want("adamw", "parameter", p, IJ_F32));
+  int64_t n = ij_tensor_count(p);
+  if (first < 0 || count < 0 || first > n || count > n - first)
+    return ij_fail(IJ_ESHAPE, "adamw: a part of %lld from %lld of a tensor of %lld", (long long)count, (long long)first,
+                   (long long)n);
+  entry e = {.p = p, .first = first, .count = count, .lr_scale = lr_scale, .wd_scale = wd_scale};
+  return append(o, e, 1, &count);
 }
 
 ij_status ij_optim_step(ij_optim *o, double lr, double wd, double momentum, double grad_scale) {
@@ -76,9 +92,9 @@ ij_status ij_optim_step(ij_optim *o, double lr, double wd, double momentum, doub
     ij_device *dev = e->p->storage->dev;
     float *g = ij_grad_of(e->p); /* a parameter that nothing used has zeros */
     if (!g) return IJ_ENOMEM;
-    IJ_TRY(dev->ops.adamw(&dev->queue, ij_tensor_count(e->p), o->steps, lr, e->decayed ? wd : 0, o->c.beta1, o->c.beta2,
-                          o->c.eps, grad_scale, momentum, ij_f32_of(e->p), g, ij_f32_of(e->m), ij_f32_of(e->v),
-                          e->average ? ij_f32_of(e->average) : NULL));
+    IJ_TRY(dev->ops.adamw(&dev->queue, e->count, o->steps, lr * e->lr_scale, wd * e->wd_scale, o->c.beta1, o->c.beta2,
+                          o->c.eps, grad_scale, momentum, ij_f32_of(e->p) + e->first, g + e->first, ij_f32_of(e->m),
+                          ij_f32_of(e->v), e->average ? ij_f32_of(e->average) : NULL));
     ij_tensor_touched(e->p);
     if (e->average) ij_tensor_touched(e->average);
   }

@@ -345,8 +345,9 @@ typedef struct item {
   char *name;
   const struct type *type;
   int ndim;
-  int64_t *shape;   /* (ndim) */
-  const void *data; /* borrowed */
+  int64_t *shape;    /* (ndim) */
+  const void *data;  /* borrowed; NULL where there is */
+  ij_tensor *tensor; /* one reference held */
   int64_t bytes;
 } item;
 
@@ -376,6 +377,7 @@ void ij_tensors_discard(ij_tensors_writer *w) {
   for (int i = 0; i < w->count; i++) {
     ij_free(w->items[i].name);
     ij_free(w->items[i].shape);
+    if (w->items[i].tensor) ij_tensor_free(w->items[i].tensor);
   }
   ij_free(w->items);
   cJSON_Delete(w->meta);
@@ -389,15 +391,15 @@ ij_status ij_tensors_set_meta(ij_tensors_writer *w, const char *key, const char 
   return IJ_OK;
 }
 
-ij_status ij_tensors_add(ij_tensors_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
-                         const void *data) {
-  item new = {.type = type_by_dtype((int)t), .ndim = ndim, .data = data};
+static ij_status add_item(ij_tensors_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
+                          const void *data, ij_tensor *tensor) {
+  item new = {.type = type_by_dtype((int)t), .ndim = ndim, .data = data, .tensor = tensor};
   if (!new.type) return ij_fail(IJ_EINVAL, "tensor '%s' of '%s' has the unknown type %d", name, w->path, (int)t);
   if (!*name || !strcmp(name, "__metadata__"))
     return ij_fail(IJ_EINVAL, "a tensor of '%s' can't be called '%s'", w->path, name);
   if (ndim < 0 || !bytes_of(ndim, shape, new.type->bytes, &new.bytes))
     return ij_fail(IJ_ESHAPE, "tensor '%s' of '%s' has an impossible shape", name, w->path);
-  if (!data && new.bytes) return ij_fail(IJ_EINVAL, "tensor '%s' of '%s' has no data", name, w->path);
+  if (!data && !tensor && new.bytes) return ij_fail(IJ_EINVAL, "tensor '%s' of '%s' has no data", name, w->path);
   for (int i = 0; i < w->count; i++)
     if (!strcmp(w->items[i].name, name))
       return ij_fail(IJ_EINVAL, "tensor '%s' was already added to '%s'", name, w->path);
@@ -416,8 +418,24 @@ ij_status ij_tensors_add(ij_tensors_writer *w, const char *name, ij_dtype t, int
     return IJ_ENOMEM;
   }
   if (ndim) memcpy(new.shape, shape, (size_t)ndim * sizeof *shape);
+  if (tensor) ij_tensor_ref(tensor);
   w->items[w->count++] = new;
   return IJ_OK;
+}
+
+ij_status ij_tensors_add(ij_tensors_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
+                         const void *data) {
+  return add_item(w, name, t, ndim, shape, data, NULL);
+}
+
+ij_status ij_tensors_add_tensor(ij_tensors_writer *w, const char *name, ij_tensor *t) {
+  int ndim = ij_tensor_ndim(t);
+  int64_t *shape = ij_calloc((size_t)ndim + 1, sizeof *shape);
+  if (!shape) return IJ_ENOMEM;
+  for (int i = 0; i < ndim; i++) shape[i] = ij_tensor_size(t, i);
+  ij_status st = add_item(w, name, ij_tensor_dtype(t), ndim, shape, NULL, t);
+  ij_free(shape);
+  return st;
 }
 
 /* "name":{"dtype":..,"shape":[..],"data_offsets":[begin,end]}; false when out of memory. */
@@ -480,29 +498,48 @@ static void sync_folder_of(char *path) {
   close(folder);
 }
 
+/* header and items -> fd. buffer: room for the largest item that is a tensor. */
+static ij_status write_items(int fd, const char *path, const char *header, size_t header_size, const item *items,
+                             int count, void *buffer) {
+  if (!write_all(fd, header, header_size)) goto failed;
+  for (int i = 0; i < count; i++) {
+    size_t n = (size_t)items[i].bytes;
+    if (items[i].tensor && ij_tensor_read(items[i].tensor, buffer, n) != IJ_OK)
+      return ij_fail_in(IJ_EINVAL, "file '%s', tensor '%s'", path, items[i].name);
+    if (!write_all(fd, items[i].tensor ? buffer : items[i].data, n)) goto failed;
+  }
+  if (fsync(fd) == 0) return IJ_OK;
+failed:
+  return ij_fail(IJ_EIO, "file '%s' could not be written: %s", path, strerror(errno));
+}
+
 /* header and items -> tmp -> path; the temporary is gone when it fails. */
 static ij_status replace_file(const char *path, const char *tmp, const char *header, size_t header_size,
                               const item *items, int count) {
-  size_t total = header_size;
-  for (int i = 0; i < count; i++) total += (size_t)items[i].bytes;
-  int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), why;
-  if (fd < 0) return ij_fail(IJ_EIO, "file '%s' could not be written: %s", path, strerror(errno));
-  /* Asks for the room first: a full disk is found before gigabytes are written. Not every file system can. */
-  if (fallocate(fd, 0, 0, (off_t)total) != 0 && errno == ENOSPC) goto failed;
-  if (!write_all(fd, header, header_size)) goto failed;
-  for (int i = 0; i < count; i++)
-    if (!write_all(fd, items[i].data, (size_t)items[i].bytes)) goto failed;
-  if (fsync(fd) != 0) goto failed;
-  if (close(fd) != 0 || rename(tmp, path) != 0) {
-    fd = -1;
-    goto failed;
+  ij_status st = IJ_OK;
+  size_t total = header_size, largest = 0;
+  void *buffer = NULL;
+  for (int i = 0; i < count; i++) {
+    total += (size_t)items[i].bytes;
+    if (items[i].tensor && (size_t)items[i].bytes > largest) largest = (size_t)items[i].bytes;
   }
-  return IJ_OK;
-failed:
-  why = errno;
-  if (fd >= 0) close(fd);
-  unlink(tmp);
-  return ij_fail(IJ_EIO, "file '%s' could not be written (%zu bytes): %s", path, total, strerror(why));
+  if (largest && !(buffer = ij_alloc(largest))) return IJ_ENOMEM;
+  int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd < 0) {
+    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s", path, strerror(errno));
+    goto out;
+  }
+  /* Asks for the room first: a full disk is found before gigabytes are written. Not every file system can. */
+  if (fallocate(fd, 0, 0, (off_t)total) != 0 && errno == ENOSPC)
+    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s (%zu bytes are needed)", path, strerror(errno), total);
+  if (st == IJ_OK) st = write_items(fd, path, header, header_size, items, count, buffer);
+  int closed = close(fd);
+  if (st == IJ_OK && (closed != 0 || rename(tmp, path) != 0))
+    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s", path, strerror(errno));
+  if (st != IJ_OK) unlink(tmp);
+out:
+  ij_free(buffer);
+  return st;
 }
 
 ij_status ij_tensors_commit(ij_tensors_writer *w) {

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static char folder[64], path[96];
@@ -299,12 +300,75 @@ START_TEST(a_failed_commit_leaves_the_old_file)
 } /* teardown finds a temporary left behind */
 END_TEST
 
+/* A writer that is killed at any moment leaves the old file or the new one, whole. */
+START_TEST(a_killed_writer_leaves_a_whole_file)
+{
+  enum { SIZE = 1 << 20 };
+  const int64_t shape[1] = {SIZE};
+  unsigned char *data = ij_calloc(SIZE, 1);
+  ij_rng r;
+  ij_rng_init(&r, 1, IJ_RNG_USER, 0, 0);
+  put_small();
+  for (int round = 0; round < 12; round++) {
+    pid_t child = fork();
+    if (child == 0) {
+      for (unsigned char n = 1;; n = (unsigned char)(n % 200 + 1)) {
+        ij_tensors_writer *w;
+        memset(data, n, SIZE);
+        if (ij_tensors_create(path, &w) != IJ_OK || ij_tensors_add(w, "t", IJ_U8, 1, shape, data) != IJ_OK ||
+            ij_tensors_commit(w) != IJ_OK)
+          _exit(1);
+      }
+    }
+    usleep(ij_rng_below(&r, 30000));
+    ck_assert_int_eq(kill(child, SIGKILL), 0);
+    ck_assert_int_eq(waitpid(child, NULL, 0), child);
+    ij_tensors *f;
+    size_t n;
+    ck_assert_int_eq(ij_tensors_open(path, &f), IJ_OK);
+    int i = ij_tensors_find(f, "t");
+    const unsigned char *t = i < 0 ? NULL : ij_tensors_data(f, i, &n);
+    ck_assert(!t || !memcmp(t, t + 1, SIZE - 1));
+    ij_tensors_close(f);
+  }
+  char *tmp = ij_format("%s.tmp", path);
+  remove(tmp);
+  ij_free(tmp);
+  ij_free(data);
+}
+END_TEST
+
 START_TEST(unwritable_places_fail)
 {
   ij_tensors_writer *w;
   ck_assert_int_eq(ij_tensors_create("/nowhere/at/all", &w), IJ_OK);
   ck_assert_int_eq(ij_tensors_commit(w), IJ_EIO);
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "'/nowhere/at/all'"));
+}
+END_TEST
+
+START_TEST(tensors_are_read_at_commit)
+{
+  const int64_t shape[2] = {2, 3};
+  const float first[6] = {0}, last[6] = {1, 2, 3, 4, 5, 6};
+  ij_device *dev;
+  ij_tensor *t;
+  ij_tensors_writer *w;
+  ij_tensors *f;
+  size_t n;
+  ck_assert_int_eq(ij_device_open("ref", &dev), IJ_OK);
+  ck_assert_int_eq(ij_tensor_new(dev, IJ_F32, 2, shape, &t), IJ_OK);
+  ck_assert_int_eq(ij_tensor_write(t, first, sizeof first), IJ_OK);
+  ck_assert_int_eq(ij_tensors_create(path, &w), IJ_OK);
+  ck_assert_int_eq(ij_tensors_add_tensor(w, "t", t), IJ_OK);
+  ck_assert_int_eq(ij_tensor_write(t, last, sizeof last), IJ_OK);
+  ij_tensor_free(t); /* the writer holds it */
+  ck_assert_int_eq(ij_tensors_commit(w), IJ_OK);
+  ck_assert_int_eq(ij_tensors_open(path, &f), IJ_OK);
+  ck_assert_int_eq(ij_tensors_size(f, 0, 1), 3);
+  ck_assert_mem_eq(ij_tensors_data(f, 0, &n), last, sizeof last);
+  ij_tensors_close(f);
+  ij_device_close(dev);
 }
 END_TEST
 
@@ -368,7 +432,9 @@ int main(void) {
   tcase_add_test(t, flipped_bytes_never_crash);
   tcase_add_test(t, bad_items_are_refused);
   tcase_add_test(t, a_failed_commit_leaves_the_old_file);
+  tcase_add_test(t, a_killed_writer_leaves_a_whole_file);
   tcase_add_test(t, unwritable_places_fail);
+  tcase_add_test(t, tensors_are_read_at_commit);
   tcase_add_test(t, every_allocation_may_fail);
   tcase_add_test(t, reads_the_reference_run);
   suite_add_tcase(s, t);

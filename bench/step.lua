@@ -1,0 +1,54 @@
+-- Times the training step on synthetic pictures: the counterpart of bench/peer/step.py. Prints one line of JSON.
+--   build/ijepa bench/step.lua arch=vit_small patch=16 crop=224 batch=16 pred_depth=6 pred_dim=192 dtype=bf16
+local ijepa = require "ijepa"
+local F = require "ijepa._ffi"
+local C = F.C
+local tensor, jepa, optim, device, mask = ijepa.tensor, ijepa.jepa, ijepa.optim, ijepa.device, ijepa.mask
+
+local o = { arch = "vit_tiny", patch = 8, crop = 64, batch = 64, pred_depth = 4, pred_dim = 96, dtype = "f32", steps = 20,
+  warmup = 3, recompute = 0 }
+for _, a in ipairs(ijepa.args) do
+  local k, v = a:match "^([%w_]+)=(.*)$"
+  if k == nil or (o[k] == nil and k ~= "min_keep" and k ~= "threads") then error("unknown option " .. a, 0) end
+  o[k] = tonumber(v) or v
+end
+if o.threads then C.ij_threads_set(o.threads) end
+local dtype = o.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
+
+local grid = o.crop / o.patch
+local context = jepa.encoder { arch = o.arch, patch = o.patch, crop = o.crop, dtype = dtype, recompute = o.recompute == 1 }
+local predictor = jepa.predictor(context, { depth = o.pred_depth, width = o.pred_dim })
+local target = context:target()
+local opt = optim.adamw { models = { context, predictor }, average = { [context] = target } }
+local masks = mask.new { grid = { grid, grid }, min_keep = o.min_keep or (grid <= 8 and 4 or 10), quirks = "reference" }
+
+local bytes = o.batch * o.crop * o.crop * 3
+local pixels, rng = F.new("uint8_t[?]", bytes), F.new "ij_rng"
+C.ij_rng_init(rng, 0, 1000, 0, 0)
+for i = 0, bytes - 1 do pixels[i] = C.ij_rng_below(rng, 256) end
+
+local seconds, first, last, k_sum, t_sum = {}, nil, nil, 0, 0
+for step = 1, o.warmup + o.steps do
+  local begin = C.ij_time()
+  device.step(function()
+    local x = tensor.from_pointer(pixels, { o.batch, o.crop, o.crop, 3 }, "u8")
+    local m = masks:sample_raw(o.batch, (step - 1) * 128)      -- one group a step, as the peer does
+    local ctx = tensor.from_pointer(m.context, { m.contexts, m.count, m.k }, "i32")
+    local tgt = tensor.from_pointer(m.target, { m.targets, m.count, m.t }, "i32")
+    k_sum, t_sum = k_sum + m.k, t_sum + m.t
+    local h = device.no_grad(function() return target(x):layer_norm():gather(tgt) end)
+    local z = predictor(context(x, ctx), ctx, tgt)
+    local loss = tensor.smooth_l1(z, h)
+    loss:backward()
+    opt:step { lr = 1e-3, wd = .04, momentum = .996 }
+    last = loss:item()
+    first = first or last
+  end)
+  if step > o.warmup then seconds[#seconds + 1] = C.ij_time() - begin end
+end
+table.sort(seconds)
+local median = seconds[math.floor(#seconds / 2) + 1]
+print(('{"engine": "ijepa", "arch": "%s", "patch": %d, "crop": %d, "batch": %d, "pred": [%d, %d], "dtype": "%s", "matmul": "%s", "isa": "%s", "threads": %d, "images_per_s": %.2f, "ms_per_step": %.1f, "ms_fastest": %.1f, "mean_context": %.1f, "mean_target": %.1f, "peak_rss_mib": %d, "loss_first": %.5f, "loss_last": %.5f}')
+  :format(o.arch, o.patch, o.crop, o.batch, o.pred_depth, o.pred_dim, dtype, F.string(C.ij_cpu_matmul()), F.string(C.ij_cpu_isa()),
+    C.ij_threads_get(), o.batch / median, 1000 * median, 1000 * seconds[1], k_sum / (o.warmup + o.steps),
+    t_sum / (o.warmup + o.steps), tonumber(C.ij_rss_peak()) / 2 ^ 20, first, last))

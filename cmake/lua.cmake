@@ -1,0 +1,44 @@
+# The program build/ijepa: core, host and every lua/ijepa/**/*.lua as bytecode, which plain require finds because LuaJIT
+# looks for the symbol luaJIT_BC_<module> in the program. C arrays, not objects: luajit's objects ask for an executable stack.
+pkg_check_modules(EDIT REQUIRED IMPORTED_TARGET libedit)
+file(GLOB_RECURSE LUA_FILES CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR} lua/ijepa/*.lua)
+set(LUA_MADE ${CMAKE_BINARY_DIR}/lua/ijepa)
+set(LUA_ARRAYS)
+file(MAKE_DIRECTORY ${LUA_MADE})
+
+# folder/file, relative: this becomes the name in messages, so no machine's paths get into the program
+function(lua_array folder file)
+  string(REGEX REPLACE "^lua/|/init\\.lua$|\\.lua$" "" module ${file})
+  string(REPLACE "/" "." module ${module})
+  set(out ${CMAKE_BINARY_DIR}/lua/${module}.c)
+  add_custom_command(OUTPUT ${out} DEPENDS ${folder}/${file} WORKING_DIRECTORY ${folder}
+    COMMAND ${LUAJIT_PROGRAM} -bg -n ${module} -t c ${file} ${out} COMMENT "Lua ${module}" VERBATIM)
+  set(LUA_ARRAYS ${LUA_ARRAYS} ${out} PARENT_SCOPE)
+endfunction()
+foreach(file ${LUA_FILES})
+  lua_array(${CMAKE_SOURCE_DIR} ${file})
+endforeach()
+
+# ijepa._cdef: the declarations in core/ijepa.h
+add_custom_command(OUTPUT ${LUA_MADE}/_cdef.lua DEPENDS core/ijepa.h cmake/cdef.lua
+  COMMAND ${LUAJIT_PROGRAM} ${CMAKE_SOURCE_DIR}/cmake/cdef.lua ${CMAKE_SOURCE_DIR}/core/ijepa.h ${LUA_MADE}/_cdef.lua
+  COMMENT "Lua declarations of ijepa.h" VERBATIM)
+lua_array(${CMAKE_BINARY_DIR} lua/ijepa/_cdef.lua)
+
+# ijepa._docs: the comments above our functions, for `ijepa help`
+add_custom_command(OUTPUT ${LUA_MADE}/_docs.lua DEPENDS ${LUA_FILES} cmake/docs.lua WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}
+  COMMAND ${LUAJIT_PROGRAM} cmake/docs.lua ${LUA_MADE}/_docs.lua ${LUA_FILES} COMMENT "Lua documentation" VERBATIM)
+lua_array(${CMAKE_BINARY_DIR} lua/ijepa/_docs.lua)
+
+file(GLOB HOST_SOURCES CONFIGURE_DEPENDS core/host/*.c)
+add_executable(ijepa ${HOST_SOURCES} ${LUA_ARRAYS} ${CPU_OBJECTS})
+target_link_libraries(ijepa PRIVATE core PkgConfig::LUAJIT PkgConfig::EDIT)
+set_target_properties(ijepa PROPERTIES ENABLE_EXPORTS ON)
+
+install(TARGETS ijepa libijepa)
+install(FILES core/ijepa.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(DIRECTORY lua/ijepa DESTINATION ${CMAKE_INSTALL_DATADIR}/lua/5.1 FILES_MATCHING PATTERN *.lua)
+install(FILES ${LUA_MADE}/_cdef.lua ${LUA_MADE}/_docs.lua DESTINATION ${CMAKE_INSTALL_DATADIR}/lua/5.1/ijepa)
+install(DIRECTORY recipes DESTINATION ${CMAKE_INSTALL_DATADIR}/ijepa FILES_MATCHING PATTERN *.lua)
+configure_file(cmake/ijepa.pc.in ijepa.pc @ONLY)
+install(FILES ${CMAKE_BINARY_DIR}/ijepa.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -1,0 +1,11 @@
+/* decode.h: between decode.c and other.c. */
+#ifndef IJ_DECODE_H
+#define IJ_DECODE_H
+#include "data.h"
+
+typedef struct ij_other ij_other; /* a picture that libvips reads */
+ij_status ij_other_open(const uint8_t *bytes, size_t n, ij_other **out, int *height, int *width);
+void ij_other_close(ij_other *o);
+/* Rows [top, bottom), columns [left, right) to the resizer. */
+ij_status ij_other_rows(ij_other *o, int top, int bottom, int left, int right, ij_resizer *r);
+#endif

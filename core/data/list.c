@@ -1,0 +1,500 @@
+/* list.c: which pictures a data set holds. Names live in blocks of characters and are known by 32-bit offsets, sorted
+ * by their bytes; fourteen million of them take some 35 bytes each. */
+#include "data.h"
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { BLOCK_BITS = 20, BLOCK = 1 << BLOCK_BITS, DEPTH_MOST = 64, FDS_KEPT = 256, SHARD_BITS = 24 };
+
+typedef struct strings { /* owned strings, or lines of one text */
+  char **s;
+  size_t n, cap;
+} strings;
+
+/* A record is the name; in a tar, 12 bytes before it: u64 shard << 40 | offset, u32 size. */
+struct ij_list {
+  char *root;
+  bool tar;
+  char **block;
+  size_t blocks, cap_blocks, used; /* used: of the last block */
+  uint32_t *index;
+  size_t n, cap;
+  strings shard, class;
+  int *fd;    /* of the first FDS_KEPT shards */
+  int others; /* files that aren't pictures */
+  char *subset_text;
+  strings subset; /* sorted */
+  uint8_t *met;   /* for each line of the subset */
+  ij_note_fn *note;
+  void *arg;
+};
+enum { META = 12 };
+
+static const char *const endings[] = {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif",  "tif",  "tiff",
+                                      "ppm", "pgm",  "pbm", "pnm",  "pfm", "bmp",  "avif", "heic", "heif",
+                                      "jxl", "jp2",  "j2k", "jpx",  "j2c", "jpc",  "hdr",  "exr",  "fits"};
+
+int ij_is_picture_name(const char *name) {
+  const char *slash = strrchr(name, '/'), *base = slash ? slash + 1 : name, *dot = strrchr(base, '.');
+  if (*base == '.' || !dot) return 0;
+  for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+    if (!strcasecmp(dot + 1, endings[i])) return 1;
+  return 0;
+}
+
+static ij_status strings_add(strings *v, char *s) {
+  if (!s) return IJ_ENOMEM;
+  if (v->n == v->cap) {
+    size_t cap = v->cap ? 2 * v->cap : 64;
+    char **more = ij_realloc(v->s, cap * sizeof *more);
+    if (!more) return IJ_ENOMEM;
+    v->s = more;
+    v->cap = cap;
+  }
+  v->s[v->n++] = s;
+  return IJ_OK;
+}
+static ij_status strings_add_owned(strings *v, char *s) {
+  ij_status st = strings_add(v, s);
+  if (st != IJ_OK) ij_free(s);
+  return st;
+}
+static int by_bytes(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+static void note(ij_list *l, char *text) { /* takes the text */
+  if (text) l->note(l->arg, text);
+  ij_free(text);
+}
+
+static char *record(const ij_list *l, uint32_t offset) {
+  return l->block[offset >> BLOCK_BITS] + (offset & (BLOCK - 1));
+}
+const char *ij_list_name(const ij_list *l, uint32_t i) { return record(l, l->index[i]) + (l->tar ? META : 0); }
+uint32_t ij_list_count(const ij_list *l) { return (uint32_t)l->n; }
+int ij_list_classes(const ij_list *l) { return (int)l->class.n; }
+const char *ij_list_class(const ij_list *l, int i) { return l->class.s[i]; }
+
+/* ---- subset ---- */
+static ij_status read_text(const char *path, const char *what, char **text) {
+  ij_status st = IJ_OK;
+  struct stat s;
+  size_t got = 0;
+  *text = NULL;
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0 || fstat(fd, &s) != 0) st = ij_fail(IJ_EIO, "%s '%s' could not be read: %s", what, path, strerror(errno));
+  else if (!S_ISREG(s.st_mode) || s.st_size > INT_MAX) st = ij_fail(IJ_EIO, "%s '%s' is no file of text", what, path);
+  else if (!(*text = ij_alloc((size_t)s.st_size + 1))) st = IJ_ENOMEM;
+  else if ((st = ij_read_at(fd, *text, (size_t)s.st_size, 0, &got)) != IJ_OK) ij_fail_in(st, "%s '%s'", what, path);
+  else (*text)[got] = 0;
+  if (fd >= 0) close(fd);
+  if (st == IJ_OK && strlen(*text) != got) st = ij_fail(IJ_EFORMAT, "%s '%s' is no text, one name a line", what, path);
+  return st;
+}
+
+/* Cuts text into lines without blanks around them; empty ones are left out. */
+static ij_status split_lines(char *text, strings *out) {
+  for (char *line = text, *next; line; line = next) {
+    next = strchr(line, '\n');
+    if (next) *next++ = 0;
+    while (isspace((unsigned char)*line)) line++;
+    char *end = line + strlen(line);
+    while (end > line && isspace((unsigned char)end[-1])) *--end = 0;
+    if (*line) IJ_TRY(strings_add(out, line));
+  }
+  return IJ_OK;
+}
+
+static ij_status subset_load(ij_list *l, const char *path) {
+  IJ_TRY(read_text(path, "subset", &l->subset_text));
+  IJ_TRY(split_lines(l->subset_text, &l->subset));
+  if (l->subset.n == 0) return ij_fail(IJ_EFORMAT, "subset '%s' has no names in it", path);
+  qsort(l->subset.s, l->subset.n, sizeof *l->subset.s, by_bytes);
+  return (l->met = ij_calloc(l->subset.n, 1)) ? IJ_OK : IJ_ENOMEM;
+}
+
+static bool subset_has(ij_list *l, const char *name) {
+  const char *slash = strrchr(name, '/'), *keys[2] = {name, slash ? slash + 1 : name};
+  for (int i = 0; i < 2; i++) {
+    char **hit = bsearch(&keys[i], l->subset.s, l->subset.n, sizeof *l->subset.s, by_bytes);
+    if (!hit) continue;
+    l->met[hit - l->subset.s] = 1;
+    return true;
+  }
+  return false;
+}
+
+static void subset_report(ij_list *l, const char *path) {
+  size_t missing = 0, first = 0;
+  for (size_t i = l->subset.n; i-- > 0;) /* a name that stands there twice is met once */
+    if (!l->met[i] && (i == 0 || strcmp(l->subset.s[i], l->subset.s[i - 1]) != 0) &&
+        (i + 1 == l->subset.n || strcmp(l->subset.s[i], l->subset.s[i + 1]) != 0))
+      missing++, first = i;
+  if (missing)
+    note(l, ij_format("subset '%s': %zu of %zu names are not in the data set, the first is '%s'", path, missing,
+                      l->subset.n, l->subset.s[first]));
+}
+
+/* ---- adding ---- */
+static ij_status add_name(ij_list *l, const char *name, const void *meta) {
+  if (!ij_is_picture_name(name)) {
+    l->others++;
+    return IJ_OK;
+  }
+  if (l->subset.n && !subset_has(l, name)) return IJ_OK;
+  size_t len = strlen(name) + 1, head = meta ? META : 0;
+  if (l->blocks == 0 || l->used + head + len > BLOCK) {
+    if (l->blocks == (size_t)1 << (32 - BLOCK_BITS) || len > BLOCK / 2)
+      return ij_fail(IJ_EUNSUPPORTED, "too many pictures: their names pass 4 GiB");
+    if (l->blocks == l->cap_blocks) {
+      size_t cap = l->cap_blocks ? 2 * l->cap_blocks : 16;
+      char **more = ij_realloc(l->block, cap * sizeof *more);
+      if (!more) return IJ_ENOMEM;
+      l->block = more;
+      l->cap_blocks = cap;
+    }
+    if (!(l->block[l->blocks] = ij_alloc(BLOCK))) return IJ_ENOMEM;
+    l->blocks++;
+    l->used = 0;
+  }
+  if (l->n == l->cap) {
+    size_t cap = l->cap ? l->cap + l->cap / 2 : 1024;
+    uint32_t *more = ij_realloc(l->index, cap * sizeof *more);
+    if (!more) return IJ_ENOMEM;
+    l->index = more;
+    l->cap = cap;
+  }
+  char *to = l->block[l->blocks - 1] + l->used;
+  if (meta) memcpy(to, meta, META);
+  memcpy(to + head, name, len);
+  l->index[l->n++] = (uint32_t)((l->blocks - 1) << BLOCK_BITS | l->used);
+  l->used += head + len;
+  return IJ_OK;
+}
+
+/* ---- folders ---- */
+typedef struct level { /* the folders above, to see loops */
+  dev_t dev;
+  ino_t ino;
+  const struct level *up;
+  int depth;
+} level;
+
+/* path holds root + '/' + the name so far, at + its length; name starts at `base`. */
+static ij_status walk(ij_list *l, char path[static PATH_MAX], size_t base, size_t at, const level *up) {
+  struct stat s;
+  level here = {.up = up, .depth = up ? up->depth + 1 : 0};
+  const char *shown = at > base ? path + base : ".";
+  DIR *dir = opendir(path);
+  if (!dir || fstat(dirfd(dir), &s) != 0) {
+    int why = errno;
+    if (dir) closedir(dir);
+    if (!up) return ij_fail(IJ_EIO, "folder '%s' could not be read: %s", l->root, strerror(why));
+    note(l, ij_format("%s: folder left out: %s", shown, strerror(why)));
+    return IJ_OK;
+  }
+  here.dev = s.st_dev;
+  here.ino = s.st_ino;
+  bool loop = here.depth > DEPTH_MOST;
+  for (const level *u = up; u; u = u->up) loop |= u->dev == here.dev && u->ino == here.ino;
+  if (loop) {
+    note(l, ij_format("%s: folder left out: %s", shown,
+                      here.depth > DEPTH_MOST ? "too deep" : "a link leads back to a folder above it"));
+    closedir(dir);
+    return IJ_OK;
+  }
+  ij_status st = IJ_OK;
+  for (struct dirent *e; st == IJ_OK && (e = readdir(dir));) {
+    size_t len = strlen(e->d_name);
+    if (e->d_name[0] == '.') continue;
+    if (ij_interrupted()) {
+      st = ij_fail(IJ_EINTERRUPT, "listing of '%s' interrupted", l->root);
+      break;
+    }
+    if (at + len + 2 > PATH_MAX) {
+      note(l, ij_format("%s/%s: left out: the path is too long", shown, e->d_name));
+      continue;
+    }
+    memcpy(path + at, e->d_name, len + 1);
+    int type = e->d_type;
+    if ((type == DT_LNK || type == DT_UNKNOWN) && stat(path, &s) == 0) type = S_ISDIR(s.st_mode) ? DT_DIR : DT_REG;
+    if (type == DT_DIR) {
+      memcpy(path + at + len, "/", 2);
+      st = walk(l, path, base, at + len + 1, &here);
+    } else st = add_name(l, path + base, NULL);
+    path[at] = 0;
+  }
+  closedir(dir);
+  return st;
+}
+
+static ij_status list_folder(ij_list *l) {
+  char path[PATH_MAX];
+  size_t n = strlen(l->root);
+  while (n > 1 && l->root[n - 1] == '/') n--;
+  if (n + 2 > PATH_MAX) return ij_fail(IJ_EINVAL, "the path of the folder is too long");
+  memcpy(path, l->root, n);
+  if (path[n - 1] != '/') path[n++] = '/';
+  path[n] = 0;
+  return walk(l, path, n, n, NULL);
+}
+
+/* ---- tars ---- */
+static ij_status on_member(void *arg, const char *name, uint64_t offset, uint64_t size) {
+  ij_list *l = arg;
+  if (offset >> 40) return ij_fail(IJ_EUNSUPPORTED, "tar '%s' is longer than 1 TiB", l->shard.s[l->shard.n - 1]);
+  uint8_t meta[META];
+  uint64_t where = (uint64_t)(l->shard.n - 1) << 40 | offset;
+  uint32_t bytes = size > UINT32_MAX ? UINT32_MAX : (uint32_t)size;
+  memcpy(meta, &where, 8);
+  memcpy(meta + 8, &bytes, 4);
+  while (name[0] == '/' || (name[0] == '.' && name[1] == '/')) name += name[0] == '/' ? 1 : 2;
+  return add_name(l, name, meta);
+}
+
+static ij_status add_shard(ij_list *l, char *path) { /* takes the path */
+  uint8_t head[512];
+  size_t n;
+  IJ_TRY(strings_add_owned(&l->shard, path));
+  if (l->shard.n > 1 << SHARD_BITS) return ij_fail(IJ_EUNSUPPORTED, "more than %d tars", 1 << SHARD_BITS);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return ij_fail(IJ_EIO, "tar '%s' could not be opened: %s", path, strerror(errno));
+  ij_status st = ij_read_at(fd, head, sizeof head, 0, &n);
+  int kind = st == IJ_OK ? ij_tar_kind(head, n) : 0;
+  if (st != IJ_OK) ij_fail_in(st, "tar '%s'", path);
+  else if (kind == 2)
+    st = ij_fail(IJ_EUNSUPPORTED, "tar '%s' is compressed: decompress it, since pictures are read in place", path);
+  else if (kind == 0) st = ij_fail(IJ_EFORMAT, "'%s' is not a tar", path);
+  else st = ij_tar_scan(fd, path, on_member, l, l->note, l->arg);
+  if (st == IJ_OK && l->shard.n <= FDS_KEPT) l->fd[l->shard.n - 1] = fd;
+  else close(fd);
+  return st;
+}
+
+static ij_status shards_begin(ij_list *l) {
+  l->tar = true;
+  if (!(l->fd = ij_alloc(FDS_KEPT * sizeof *l->fd))) return IJ_ENOMEM;
+  for (int i = 0; i < FDS_KEPT; i++) l->fd[i] = -1;
+  return IJ_OK;
+}
+
+static ij_status list_file(ij_list *l) {
+  uint8_t head[512];
+  size_t n = 0;
+  int fd = open(l->root, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return ij_fail(IJ_EIO, "data '%s' could not be read: %s", l->root, strerror(errno));
+  ij_status st = ij_read_at(fd, head, sizeof head, 0, &n);
+  close(fd);
+  if (st != IJ_OK) return ij_fail_in(st, "data '%s'", l->root);
+  IJ_TRY(shards_begin(l));
+  size_t len = strlen(l->root);
+  if (ij_tar_kind(head, n) || (len > 4 && !strcasecmp(l->root + len - 4, ".tar")))
+    return add_shard(l, ij_strdup(l->root));
+  if (memchr(head, 0, n))
+    return ij_fail(IJ_EFORMAT, "data '%s' is neither a folder, nor a tar, nor a text that lists tars", l->root);
+  char *text = NULL;
+  strings line = {0};
+  const char *slash = strrchr(l->root, '/');
+  int folder = slash ? (int)(slash - l->root) + 1 : 0;
+  IJ_TRY_TO(out, st, read_text(l->root, "list of tars", &text));
+  IJ_TRY_TO(out, st, split_lines(text, &line));
+  for (size_t i = 0; i < line.n; i++) {
+    const char *s = line.s[i];
+    if (*s == '#') continue;
+    char *path = *s == '/' ? ij_strdup(s) : ij_format("%.*s%s", folder, l->root, s);
+    st = path ? add_shard(l, path) : IJ_ENOMEM;
+    if (st != IJ_OK) {
+      if (st != IJ_ENOMEM) ij_fail_in(st, "list '%s'", l->root);
+      goto out;
+    }
+  }
+  if (l->shard.n == 0) st = ij_fail(IJ_EFORMAT, "list '%s' names no tars", l->root);
+out:
+  ij_free(line.s);
+  ij_free(text);
+  return st;
+}
+
+/* A folder without pictures, but with tars: these are its shards. */
+static ij_status list_folder_of_tars(ij_list *l) {
+  char *names;
+  ij_status st = ij_dir_list(l->root, &names);
+  for (char *s = names, *end; st == IJ_OK && (end = strchr(s, '\n')); s = end + 1) {
+    *end = 0;
+    if (end - s < 5 || strcasecmp(end - 4, ".tar") != 0) continue;
+    if (!l->tar && (st = shards_begin(l)) != IJ_OK) break;
+    char *path = ij_format("%s/%s", l->root, s);
+    st = path ? add_shard(l, path) : IJ_ENOMEM;
+  }
+  ij_bytes_free(names);
+  return st;
+}
+
+/* ---- classes ---- */
+/* The part of name that says its class, or NULL: the first folder, in a tar the last one. */
+static const char *class_of(const ij_list *l, const char *name, size_t *len) {
+  const char *end = l->tar ? strrchr(name, '/') : strchr(name, '/'), *start = name;
+  if (!end) return NULL;
+  if (l->tar)
+    for (start = end; start > name && start[-1] != '/';) start--;
+  *len = (size_t)(end - start);
+  return start;
+}
+
+static ij_status find_classes(ij_list *l) {
+  const char *last = NULL;
+  size_t last_len = 0, len;
+  for (size_t i = 0; i < l->n; i++) {
+    const char *c = class_of(l, ij_list_name(l, (uint32_t)i), &len);
+    if (!c || (last && len == last_len && !memcmp(c, last, len))) continue;
+    last = c;
+    last_len = len;
+    char *copy = ij_alloc(len + 1);
+    if (!copy) return IJ_ENOMEM;
+    memcpy(copy, c, len);
+    copy[len] = 0;
+    IJ_TRY(strings_add_owned(&l->class, copy));
+  }
+  strings *v = &l->class;
+  if (v->n) qsort(v->s, v->n, sizeof *v->s, by_bytes);
+  size_t kept = 0;
+  for (size_t i = 0; i < v->n; i++) {
+    if (kept && !strcmp(v->s[i], v->s[kept - 1])) ij_free(v->s[i]);
+    else v->s[kept++] = v->s[i];
+  }
+  v->n = kept;
+  if (l->tar && kept == 1) ij_free(v->s[--v->n]); /* the one folder that a tar was made from */
+  return IJ_OK;
+}
+
+int ij_list_label(const ij_list *l, uint32_t i) {
+  size_t len;
+  const char *c = class_of(l, ij_list_name(l, i), &len);
+  if (!c) return -1;
+  for (size_t lo = 0, hi = l->class.n; lo < hi;) {
+    size_t mid = (lo + hi) / 2;
+    int order = strncmp(c, l->class.s[mid], len);
+    if (order == 0 && l->class.s[mid][len]) order = -1;
+    if (order == 0) return (int)mid;
+    if (order < 0) hi = mid;
+    else lo = mid + 1;
+  }
+  return -1;
+}
+
+/* ---- opening, reading ---- */
+static int by_record(const void *a, const void *b, void *arg) {
+  const ij_list *l = arg;
+  uint32_t i = *(const uint32_t *)a, j = *(const uint32_t *)b;
+  size_t head = l->tar ? META : 0;
+  int order = strcmp(record(l, i) + head, record(l, j) + head);
+  return order ? order : i < j ? -1 : i > j; /* the same name in two tars: in the order of the tars */
+}
+
+ij_status ij_list_open(const char *root, const char *subset, ij_note_fn *note_fn, void *arg, ij_list **out) {
+  if (!root || !*root) return ij_fail(IJ_EINVAL, "data.root is not set");
+  ij_list *l = ij_calloc(1, sizeof *l);
+  if (!l) return IJ_ENOMEM;
+  ij_status st;
+  l->note = note_fn;
+  l->arg = arg;
+  if (!(l->root = ij_strdup(root))) {
+    st = IJ_ENOMEM;
+    goto failed;
+  }
+  if (subset && *subset) IJ_TRY_TO(failed, st, subset_load(l, subset));
+  int kind = ij_path_kind(root);
+  if (kind == 0) {
+    st = ij_fail(IJ_EIO, "data '%s' is not there", root);
+    goto failed;
+  }
+  if (kind == 2) IJ_TRY_TO(failed, st, list_folder(l));
+  else IJ_TRY_TO(failed, st, list_file(l));
+  if (kind == 2 && l->n == 0 && !l->subset.n) IJ_TRY_TO(failed, st, list_folder_of_tars(l));
+  if (l->n == 0) {
+    st = l->subset.n
+             ? ij_fail(IJ_EFORMAT, "data '%s' has none of the pictures of subset '%s'", root, subset)
+             : ij_fail(IJ_EFORMAT, "data '%s' has no pictures (%d other files; .jpg, .png, .webp and the like count)",
+                       root, l->others);
+    goto failed;
+  }
+  qsort_r(l->index, l->n, sizeof *l->index, by_record, l);
+  IJ_TRY_TO(failed, st, find_classes(l));
+  if (l->subset.n) subset_report(l, subset);
+  ij_free(l->subset.s);
+  ij_free(l->subset_text);
+  ij_free(l->met);
+  l->subset = (strings){0};
+  l->subset_text = NULL;
+  l->met = NULL;
+  *out = l;
+  return IJ_OK;
+failed:
+  ij_list_free(l);
+  return st;
+}
+
+void ij_list_free(ij_list *l) {
+  if (!l) return;
+  for (size_t i = 0; i < l->blocks; i++) ij_free(l->block[i]);
+  for (size_t i = 0; i < l->shard.n; i++) ij_free(l->shard.s[i]);
+  for (size_t i = 0; i < l->class.n; i++) ij_free(l->class.s[i]);
+  for (int i = 0; l->fd && i < FDS_KEPT; i++)
+    if (l->fd[i] >= 0) close(l->fd[i]);
+  ij_free(l->fd);
+  ij_free(l->shard.s);
+  ij_free(l->class.s);
+  ij_free(l->block);
+  ij_free(l->index);
+  ij_free(l->subset.s);
+  ij_free(l->subset_text);
+  ij_free(l->met);
+  ij_free(l->root);
+  ij_free(l);
+}
+
+ij_status ij_list_read(const ij_list *l, uint32_t i, size_t max, ij_room *room, size_t *n) {
+  char path[2 * PATH_MAX];
+  struct stat s;
+  ij_status st = IJ_OK;
+  uint64_t offset = 0, size;
+  int fd, kept = -1;
+  if (l->tar) {
+    const char *p = record(l, l->index[i]);
+    uint64_t where;
+    uint32_t bytes;
+    memcpy(&where, p, 8);
+    memcpy(&bytes, p + 8, 4);
+    size_t shard = (size_t)(where >> 40);
+    offset = where & (((uint64_t)1 << 40) - 1);
+    size = bytes;
+    kept = shard < FDS_KEPT ? l->fd[shard] : -1;
+    fd = kept >= 0 ? kept : open(l->shard.s[shard], O_RDONLY | O_CLOEXEC);
+  } else {
+    size_t root = strlen(l->root), name = strlen(ij_list_name(l, i));
+    if (root + name + 2 > sizeof path) return ij_fail(IJ_EIO, "the path is too long");
+    memcpy(path, l->root, root);
+    path[root] = '/';
+    memcpy(path + root + 1, ij_list_name(l, i), name + 1);
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not hold us up */
+    size = 0;
+  }
+  if (fd < 0) return ij_fail(IJ_EIO, "could not be opened: %s", strerror(errno));
+  if (!l->tar) {
+    if (fstat(fd, &s) != 0 || !S_ISREG(s.st_mode)) st = ij_fail(IJ_EFORMAT, "not a file");
+    else size = (uint64_t)s.st_size;
+  }
+  if (st == IJ_OK && size > max) st = ij_fail(IJ_EFORMAT, "file of %llu bytes is too big", (unsigned long long)size);
+  if (st == IJ_OK && (st = ij_room_get(room, (size_t)size + 64)) == IJ_OK &&
+      (st = ij_read_at(fd, room->p, (size_t)size, offset, n)) == IJ_OK && *n < size)
+    st = ij_fail(IJ_EFORMAT, "cut off: %zu of %llu bytes are there", *n, (unsigned long long)size);
+  if (kept < 0) close(fd);
+  return st;
+}

@@ -1,0 +1,82 @@
+/* picture.c: single pictures, for those who call from outside. */
+#include "data.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static ij_status file_bytes(const char *path, uint8_t **bytes, size_t *n) {
+  struct stat s;
+  ij_status st = IJ_OK;
+  *bytes = NULL;
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0 || fstat(fd, &s) != 0) {
+    st = ij_fail(IJ_EIO, "picture '%s' could not be read: %s", path, strerror(errno));
+    goto out;
+  }
+  if (!S_ISREG(s.st_mode) || s.st_size > INT_MAX) {
+    st = ij_fail(IJ_EFORMAT, "picture '%s' is no file, or above 2 GB", path);
+    goto out;
+  }
+  if (!(*bytes = ij_alloc((size_t)s.st_size + 1))) {
+    st = IJ_ENOMEM;
+    goto out;
+  }
+  if (ij_read_at(fd, *bytes, (size_t)s.st_size, 0, n) != IJ_OK) st = ij_fail_in(IJ_EIO, "picture '%s'", path);
+out:
+  if (fd >= 0) close(fd);
+  return st;
+}
+
+ij_status ij_picture_load(const char *path, uint8_t **pixels, int *height, int *width) {
+  uint8_t *bytes = NULL, *out = NULL;
+  size_t n = 0;
+  int h, w;
+  ij_decoder *d = NULL;
+  ij_status st;
+  IJ_TRY_TO(done, st, file_bytes(path, &bytes, &n));
+  IJ_TRY_TO(done, st, ij_decoder_new((int64_t)1 << 28, &d));
+  IJ_TRY_TO(failed, st, ij_decoder_open(d, bytes, n, &h, &w));
+  if (!(out = ij_alloc((size_t)h * (size_t)w * 3))) {
+    st = IJ_ENOMEM;
+    goto done;
+  }
+  ij_window all = {.h = h, .w = w, .full_h = h, .full_w = w, .height = h, .width = w};
+  IJ_TRY_TO(failed, st, ij_decoder_read(d, &all, out));
+  *pixels = out;
+  *height = h;
+  *width = w;
+  out = NULL;
+  goto done;
+failed:
+  if (st != IJ_ENOMEM) ij_fail_in(st, "picture '%s'", path);
+done:
+  ij_decoder_free(d);
+  ij_free(out);
+  ij_free(bytes);
+  return st;
+}
+
+ij_status ij_picture_crop(const uint8_t *pixels, int height, int width, int top, int left, int h, int w, int out_h,
+                          int out_w, uint8_t *out) {
+  if (top < 0 || left < 0 || h < 1 || w < 1 || h > height - top || w > width - left)
+    return ij_fail(IJ_EINVAL, "box of %d x %d at (%d, %d) is not inside the picture of %d x %d", h, w, top, left,
+                   height, width);
+  if (out_h < 1 || out_w < 1) return ij_fail(IJ_EINVAL, "output of %d x %d pixels", out_h, out_w);
+  ij_resizer r = {0};
+  ij_window win = {top, left, h, w, out_h, out_w, 0, 0, out_h, out_w};
+  ij_status st = ij_resizer_begin(&r, &win);
+  if (st == IJ_OK) {
+    uint8_t *row = r.row.p;
+    for (int y = top + r.down.lo; y < top + r.down.hi; y++) {
+      const uint8_t *from = pixels + 3 * ((size_t)y * (size_t)width + (size_t)(left + r.across.lo));
+      for (int x = 0; x < r.across.hi - r.across.lo; x++) memcpy(row + 4 * x, from + 3 * x, 3);
+      ij_resizer_row(&r, row);
+    }
+    ij_resizer_end(&r, out);
+  }
+  ij_resizer_free(&r);
+  return st;
+}

@@ -1,0 +1,61 @@
+/* main: a Lua state with our modules (bytecode in this program), then lua/ijepa/cli.lua does the rest. */
+#include "host.h"
+#include <lauxlib.h>
+#include <lualib.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* IJEPA_LUA=DIR: while developing, our modules are read from DIR's files, which win over those in the program. */
+static const char boot[] = "local dir = ...\n"
+                           "table.insert(package.loaders, 1, function(name)\n"
+                           "  if not name:find '^ijepa%f[%W]' then return end\n"
+                           "  local path = dir .. '/' .. name:gsub('%.', '/')\n"
+                           "  local found = package.searchpath('', path .. '.lua;' .. path .. '/init.lua', '')\n"
+                           "  return found and assert(loadfile(found))\n"
+                           "end)\n";
+
+/* Arguments: argc, argv. Returns the exit code. */
+static int start(lua_State *L) {
+  int argc = (int)lua_tointeger(L, 1);
+  char **argv = lua_touserdata(L, 2);
+  const char *files = getenv("IJEPA_LUA");
+  lua_gc(L, LUA_GCSTOP, 0);
+  luaL_openlibs(L);
+  lua_gc(L, LUA_GCRESTART, 0);
+  luaL_findtable(L, LUA_REGISTRYINDEX, "_PRELOAD", 1);
+  lua_pushcfunction(L, ij_host_open);
+  lua_setfield(L, -2, "ijepa._host");
+  if (files && *files) {
+    if (luaL_loadbuffer(L, boot, sizeof boot - 1, "=boot")) return lua_error(L);
+    lua_pushstring(L, files);
+    lua_call(L, 1, 0);
+  }
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "ijepa.cli");
+  lua_call(L, 1, 1);
+  lua_getfield(L, -1, "main");
+  lua_createtable(L, argc, 0);
+  for (int i = 0; i < argc; i++) {
+    lua_pushstring(L, argv[i]);
+    lua_rawseti(L, -2, i);
+  }
+  lua_call(L, 1, 1);
+  return 1;
+}
+
+int main(int argc, char **argv) {
+  lua_State *L = luaL_newstate();
+  if (!L) {
+    fputs("ijepa: out of memory\n", stderr);
+    return 1;
+  }
+  int code = 1;
+  lua_pushcfunction(L, start);
+  lua_pushinteger(L, argc);
+  lua_pushlightuserdata(L, argv);
+  if (lua_pcall(L, 2, 1, 0) == 0) code = (int)lua_tointeger(L, -1);
+  else fprintf(stderr, "ijepa: %s\n", lua_isstring(L, -1) ? lua_tostring(L, -1) : "error without a message");
+  lua_close(L);
+  if (fflush(stdout) != 0 && code == 0) code = 1;
+  return code;
+}

@@ -1,0 +1,60 @@
+-- The one place that talks to LuaJIT's FFI: declares libijepa's functions and gives the other modules what they need.
+local ffi = require "ffi"
+ffi.cdef(require "ijepa._cdef")
+
+local C = ffi.C
+if not pcall(function() return C.ij_version end) then   -- plain luajit: the program itself holds these symbols
+  C = ffi.load(os.getenv "IJEPA_LIB" or "ijepa")
+end
+
+local F = {
+  C = C, new = ffi.new, string = ffi.string, cast = ffi.cast, copy = ffi.copy, fill = ffi.fill, gc = ffi.gc,
+  sizeof = ffi.sizeof, typeof = ffi.typeof, istype = ffi.istype, metatype = ffi.metatype, os = ffi.os, arch = ffi.arch,
+}
+
+-- Where our own modules lie, as their chunk names say it: "@lua/ijepa/" in the program, another folder otherwise.
+local home = debug.getinfo(1, "S").source:gsub("_ffi%.lua$", "")
+
+--- True for a chunk name (debug.getinfo's source) of one of our own modules.
+function F.is_internal(source) return source:sub(1, #home) == home end
+
+--- "FILE:LINE" of the nearest caller outside our modules, or nil.
+---@return string? place
+function F.caller()
+  for level = 2, 200 do
+    local at = debug.getinfo(level, "Sl")
+    if not at then return nil end
+    if at.currentline > 0 and not F.is_internal(at.source) then
+      return at.source:gsub("^[@=]", "", 1) .. ":" .. at.currentline
+    end
+  end
+end
+
+--- Raises message: at `level` as error() counts it in the calling function, or, without one, at the user's line.
+---@param message string
+---@param level integer?
+function F.raise(message, level)
+  if level then error(message, level == 0 and 0 or level + 1) end
+  local place = F.caller()
+  error(place and place .. ": " .. message or message, 0)
+end
+
+--- Raises the library's message when status is not 0, where F.raise says.
+---@param status integer
+---@param level integer?
+function F.check(status, level)
+  if status ~= 0 then
+    if level and level > 0 then level = level + 1 end
+    F.raise(ffi.string(C.ij_errmsg()), level)
+  end
+end
+
+--- For the outside world: true, or nil, the library's message and its code.
+---@param status integer
+---@return boolean? ok, string? message, integer? code
+function F.try(status)
+  if status == 0 then return true end
+  return nil, ffi.string(C.ij_errmsg()), tonumber(status)
+end
+
+return F

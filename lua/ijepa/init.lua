@@ -1,0 +1,48 @@
+--- ijepa: self-supervised pretraining with I-JEPA. `ijepa.NAME` loads lua/ijepa/NAME.lua when it is first used.
+local F = require "ijepa._ffi"
+local C = F.C
+
+local ijepa = {
+  version = F.string(C.ij_version()),
+  args = {},           -- the command line after the script's name; config reads key=value from here
+}
+
+-- Names that are fields of a module: ijepa.NAME is require("ijepa.MODULE").NAME.
+local from = {}
+
+--- Ends the program with this exit code, as an error that unwinds to the program's start (130: interrupted, saved).
+---@param code integer?
+function ijepa.exit(code)
+  error(setmetatable({ exit = code or 0 }, { __tostring = function(e) return "exit " .. e.exit end }), 0)
+end
+
+local catching
+--- True once Ctrl-C came. From the first call on, Ctrl-C no longer ends the program at once: the caller promises to look
+--- here often, to save, and to leave with ijepa.exit(130). A second Ctrl-C ends it in any case.
+---@return boolean
+function ijepa.interrupted()
+  if not catching then
+    catching = true
+    C.ij_interrupt_install()
+  end
+  return C.ij_interrupted() ~= 0
+end
+
+--- Prints what is known about a name or a function; without an argument, what there is.
+function ijepa.help(name) return require "ijepa.help".show(name) end
+
+return setmetatable(ijepa, {
+  __index = function(t, name)
+    if type(name) ~= "string" or name:find "^_" then return nil end
+    local module, field = from[name], true
+    if not module then module, field = name, false end
+    local ok, value = pcall(require, "ijepa." .. module)
+    if not ok then
+      if type(value) == "string" and value:find("module 'ijepa." .. module .. "' not found", 1, true) then return nil end
+      error(value, 0)
+    end
+    if field then value = value[name] end
+    rawset(t, name, value)
+    return value
+  end,
+})

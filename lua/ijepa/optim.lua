@@ -1,0 +1,78 @@
+-- AdamW over models, in the published groups: encoder decayed, predictor decayed, encoder not, predictor not.
+local F = require "ijepa._ffi"
+local tensor = require "ijepa.tensor"
+local C = F.C
+
+local optim = {}
+---@class ijepa.optim
+local Optim = {}
+Optim.__index = Optim
+
+--- A new AdamW. models: a list; average: { [model] = the model that follows it as a moving average }.
+---@param o { models: ijepa.model[], average: table?, params: ijepa.tensor[]?, betas: number[]?, eps: number? }
+---@return ijepa.optim
+function optim.adamw(o)
+  local c, out = F.new "ij_optim_config", F.new "ij_optim *[1]"
+  if o.betas then c.beta1, c.beta2 = o.betas[1], o.betas[2] end
+  c.eps = o.eps or 0
+  F.check(C.ij_adamw_new(c, out))
+  local self = setmetatable({ h = F.gc(out[0], C.ij_optim_free), entries = {} }, Optim)
+  for _, decayed in ipairs { true, false } do
+    for _, model in ipairs(o.models or {}) do
+      local follower = o.average and o.average[model]
+      for _, p in ipairs(model:params()) do
+        if p.trained and p.decayed == decayed then
+          self:add(p.tensor, decayed, follower and follower.by_name[p.name].tensor, p)
+        end
+      end
+    end
+  end
+  for _, t in ipairs(o.params or {}) do self:add(t, t:dim() > 1) end
+  return self
+end
+
+--- One more tensor. average: the tensor that follows it.
+function Optim:add(t, decayed, average, param)
+  F.check(C.ij_optim_add(self.h, tensor.want(t, "parameter", "adamw"), decayed and 1 or 0, average and average.h))
+  self.entries[#self.entries + 1] = { tensor = t, decayed = decayed, param = param }
+end
+
+--- count elements of t from first (from 1), with the step's lr and wd multiplied.
+function Optim:add_part(t, first, count, lr_scale, wd_scale)
+  F.check(C.ij_optim_add_part(self.h, tensor.want(t, "parameter", "adamw"), first - 1, count, lr_scale, wd_scale))
+  self.entries[#self.entries + 1] = { tensor = t }
+end
+
+--- One update; gradients are used up. momentum: of the averages.
+---@param o { lr: number, wd: number?, momentum: number?, scale: number? }
+function Optim:step(o) F.check(C.ij_optim_step(self.h, o.lr, o.wd or 0, o.momentum or 1, o.scale or 1)) end
+
+--- Forgets the gradients.
+function Optim:zero()
+  for _, g in ipairs(self:grads()) do g:fill_(0) end
+end
+
+--- The gradients there are, a list.
+---@return ijepa.tensor[]
+function Optim:grads()
+  local list = {}
+  for _, e in ipairs(self.entries) do list[#list + 1] = e.tensor:grad() end
+  return list
+end
+
+--- The moments of entry i (from 1): first, second.
+function Optim:state(i)
+  local function get(which)
+    local t = C.ij_optim_state(self.h, i - 1, which)
+    C.ij_tensor_ref(t)
+    return tensor.wrap(t)
+  end
+  return get(0), get(1)
+end
+--- The number of updates made; given n, sets it.
+function Optim:steps(n)
+  if n then C.ij_optim_set_steps(self.h, n) end
+  return tonumber(C.ij_optim_steps(self.h))
+end
+
+return optim

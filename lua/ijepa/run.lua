@@ -1,0 +1,339 @@
+--- A run's folder: its settings (config.lua), its log (TAG_rRANK.csv), and what it says on the terminal.
+--- All that is said goes to stderr: a console line every 10 steps, and a progress bar where stderr is a terminal.
+local F = require "ijepa._ffi"
+local C = F.C
+local floor, max, min = math.floor, math.max, math.min
+
+local run = {}
+run.__index = run
+
+local header = "epoch,itr,loss,mask-A,mask-B,time (ms)\n"
+local every = 10          -- steps from one console line to the next
+
+-- ---- settings as text -----------------------------------------------------------------------------------------------
+
+local keywords = {}
+for word in ([[and break do else elseif end false for function goto if in local nil not or repeat return then true until
+  while]]):gmatch "%a+" do keywords[word] = true end
+
+local function number_text(v)
+  if v ~= v then return "0/0" end
+  if v == math.huge then return "1/0" end
+  if v == -math.huge then return "-1/0" end
+  if v % 1 == 0 and math.abs(v) < 2 ^ 53 then return ("%d"):format(v) end
+  for digits = 15, 17 do
+    local s = ("%." .. digits .. "g"):format(v)
+    if tonumber(s) == v then return s end
+  end
+end
+
+local function key_text(k)
+  if type(k) ~= "string" then return "[" .. tostring(k) .. "]" end
+  if k:find "^[%a_][%w_]*$" and not keywords[k] then return k end
+  return ("[%q]"):format(k):gsub("\\\n", "\\n")
+end
+
+local function by_type_then_value(a, b)
+  if type(a) ~= type(b) then return type(a) == "number" end
+  return a < b
+end
+
+local value_text
+
+-- A table: its numbered values first, then its keys in order; on one line where that is short.
+local function table_text(t, indent, open)
+  if open[t] then return "nil --[[ a table in itself ]]" end
+  open[t] = true
+  local parts, keys, inner, flat = {}, {}, indent .. "  ", true
+  for i, v in ipairs(t) do
+    flat = flat and type(v) ~= "table"
+    parts[i] = value_text(v, inner, open)
+  end
+  local n = #parts
+  for k in pairs(t) do
+    local listed = type(k) == "number" and k >= 1 and k <= n and k % 1 == 0
+    if not listed and (type(k) == "string" or type(k) == "number") then keys[#keys + 1] = k end
+  end
+  table.sort(keys, by_type_then_value)
+  for _, k in ipairs(keys) do
+    flat = flat and type(t[k]) ~= "table"
+    parts[#parts + 1] = key_text(k) .. " = " .. value_text(t[k], inner, open)
+  end
+  open[t] = nil
+  if #parts == 0 then return "{}" end
+  local line = "{ " .. table.concat(parts, ", ") .. " }"
+  if indent ~= "" and flat and #line + #indent <= 100 then return line end
+  return "{\n" .. inner .. table.concat(parts, ",\n" .. inner) .. ",\n" .. indent .. "}"
+end
+
+function value_text(v, indent, open)
+  local kind = type(v)
+  if kind == "table" then return table_text(v, indent, open) end
+  if kind == "string" then return (("%q"):format(v):gsub("\\\n", "\\n")) end
+  if kind == "number" then return number_text(v) end
+  if kind == "boolean" then return tostring(v) end
+  return "nil --[[ a " .. kind .. " ]]"
+end
+
+--- Settings as the text of a Lua file that returns them. Keys are sorted; what is no plain value becomes nil.
+---@param config table
+---@return string
+function run.config_text(config) return "return " .. value_text(config, "", {}) .. "\n" end
+
+--- The settings that a run's folder holds.
+---@param out string the folder
+---@return table? config, string? message, integer? code
+function run.config(out)
+  local path = out .. "/config.lua"
+  local chunk, message = loadfile(path, "t", {})
+  if not chunk then return nil, message, tonumber(C.IJ_EIO) end
+  local ok, config = pcall(chunk)
+  if ok and type(config) == "table" then return config end
+  return nil, ("file '%s' holds no settings"):format(path), tonumber(C.IJ_EFORMAT)
+end
+
+-- ---- the log --------------------------------------------------------------------------------------------------------
+
+-- The part of a log that holds steps up to `last`. A row counts as the step that its epoch and number say when ipe, the
+-- steps of an epoch, is known, else rows are counted. nil where the text is no log of ours.
+local function rows_until(log, last, ipe)
+  if log:sub(1, #header) ~= header then return nil end
+  local at, row = #header + 1, 0
+  while true do
+    local from, to, epoch, itr = log:find("^(%d+),(%d+),[^,\n]+,[^,\n]+,[^,\n]+,%-?%d+\n", at)
+    if not from then break end
+    row = row + 1
+    if (ipe and (tonumber(epoch) - 1) * ipe + tonumber(itr) + 1 or row) > last then break end
+    at = to + 1
+  end
+  return log:sub(1, at - 1)
+end
+
+-- Opens the log for appending: with the rows up to step `resume`, or empty; an older log is kept as *.old.csv then.
+local function open_log(path, resume, ipe)
+  local kept
+  local old = io.open(path, "rb")
+  if old then
+    local log = old:read "*a"
+    old:close()
+    kept = resume and rows_until(log, resume, ipe)
+    if not kept and #log > #header then os.rename(path, (path:gsub("%.csv$", "") .. ".old.csv")) end
+  end
+  kept = kept or header
+  local ok, message, code = F.try(C.ij_file_replace(path, kept, #kept))
+  if not ok then return nil, message, code end
+  local file, why = io.open(path, "ab")
+  if not file then return nil, ("file '%s' could not be written: %s"):format(path, why), tonumber(C.IJ_EIO) end
+  file:setvbuf "line"
+  return file
+end
+
+-- ---- figures as text ------------------------------------------------------------------------------------------------
+
+local function bytes_text(n)
+  if n >= 2 ^ 30 then return ("%.1f GiB"):format(n / 2 ^ 30) end
+  return ("%.0f MiB"):format(n / 2 ^ 20)
+end
+
+local function time_text(s)
+  s = floor(s + .5)
+  if s < 60 then return ("%d s"):format(s) end
+  if s < 3600 then return ("%d:%02d"):format(s / 60, s % 60) end
+  if s < 86400 then return ("%d:%02d:%02d"):format(s / 3600, s / 60 % 60, s % 60) end
+  return ("%d d %02d:%02d"):format(s / 86400, s / 3600 % 24, s / 60 % 60)
+end
+
+-- Not-a-number has a sign in C's text and none here.
+local function fixed(digits, v) return v ~= v and "nan" or ("%." .. digits .. "f"):format(v) end
+
+local function rate_text(v) return (v < 10 and "%.1f" or "%.0f"):format(v) end
+
+-- ---- the terminal ---------------------------------------------------------------------------------------------------
+
+-- The bar's line: as much of the parts, most important first, as fits into the width beside a bar of 10 or more. Where
+-- there is little room, or no share of the run is known, the parts get it all.
+local function bar_line(width, share, parts)
+  local line, limit = "", share and width >= 50 and width - 13 or width
+  for i, part in ipairs(parts) do
+    local longer = i == 1 and part or line .. "  " .. part
+    if #longer > limit then break end
+    line = longer
+  end
+  local room = min(40, width - #line - 3)
+  if share and room >= 10 then
+    local full = floor(room * max(0, min(1, share)))
+    line = "[" .. ("#"):rep(full) .. ("-"):rep(room - full) .. "] " .. line
+  end
+  return line
+end
+
+function run:_draw(now)
+  local v, parts, total = self._last, {}, self._total
+  if not v then return end
+  parts[1] = total and ("step %d/%d"):format(v.step, total) or ("step %d"):format(v.step)
+  if total and self._seconds then parts[#parts + 1] = time_text((total - v.step) * self._seconds) .. " left" end
+  parts[#parts + 1] = "loss " .. fixed(4, v.loss)
+  if v.images and self._seconds then parts[#parts + 1] = rate_text(v.images / self._seconds) .. " images/s" end
+  parts[#parts + 1] = bytes_text(v.memory)
+  if v.epoch then parts[#parts + 1] = ("epoch %d"):format(v.epoch) end
+  local line = bar_line((self._width or C.ij_terminal_width()) - 1, total and v.step / total, parts)
+  self._stream:write("\r", line, "\27[K")
+  self._shown, self._drawn = true, now
+end
+
+function run:_clear()
+  if self._shown then self._stream:write "\r\27[K" end
+  self._shown = false
+end
+
+--- Says something on a line of its own. Without further arguments the text is taken as it is.
+---@param fmt string as string.format takes it
+function run:say(fmt, ...)
+  local line = select("#", ...) > 0 and fmt:format(...) or fmt
+  if self._rank > 0 then line = ("process %d: %s"):format(self._rank, line) end
+  local shown = self._shown
+  self:_clear()
+  self._stream:write(line, "\n")
+  if shown then self:_draw(C.ij_time()) end
+end
+
+-- The console line: means over the steps since the last one, and where the run is now.
+function run:_console(v)
+  local s, n = self._sum, self._sum.steps
+  local parts = {
+    v.epoch and ("epoch %d"):format(v.epoch) or false,
+    self._total and ("step %d/%d"):format(v.step, self._total) or ("step %d"):format(v.step),
+    "loss " .. fixed(4, s.loss / n),
+    s.k > 0 and ("patches %.1f + %.1f"):format(s.k / n, s.t / n) or false,
+    v.lr and ("lr %.3e"):format(v.lr) or false,
+    v.wd and ("wd %.4f"):format(v.wd) or false,
+    ("%.0f ms"):format(s.ms / n),
+    s.images > 0 and s.seconds > 0 and rate_text(s.images / s.seconds) .. " images/s" or false,
+    bytes_text(v.memory),
+  }
+  local g = v.grads
+  if g then
+    parts[#parts + 1] = ("qkv gradients: first %.2e, last %.2e, min %.2e, max %.2e"):format(g.first or 0 / 0,
+      g.last or 0 / 0, g.min or 0 / 0, g.max or 0 / 0)
+  end
+  local shown = {}
+  for i = 1, #parts do if parts[i] then shown[#shown + 1] = parts[i] end end
+  self:_clear()
+  self._stream:write(table.concat(shown, "  "), "\n")
+end
+
+local function no_sum() return { steps = 0, loss = 0, k = 0, t = 0, ms = 0, images = 0, seconds = 0 } end
+
+---@class ijepa.log_values
+---@field loss number
+---@field epoch? integer from 1; both follow from the step where run.open was told ipe
+---@field itr? integer step of the epoch, from 0
+---@field k? number context patches of an image
+---@field t? number patches of a target
+---@field ms? number time of this step, milliseconds; else the time since the last log
+---@field lr? number
+---@field wd? number
+---@field images? integer images of this step
+---@field total? integer steps of the run
+---@field memory? number bytes; else this process's peak
+---@field grads? { first: number, last: number, min: number, max: number } norms of the encoder's qkv gradients
+
+--- Logs a step: a row of the log, a console line every 10 steps, the progress bar.
+---@param step integer from 1
+---@param values ijepa.log_values
+---@return boolean? ok, string? message, integer? code where the log could not be written; the run may go on
+function run:log(step, values)
+  local ipe, loss = self._ipe, values.loss
+  if type(step) ~= "number" then F.raise(("run:log: step is a %s, expected a number"):format(type(step))) end
+  if type(loss) ~= "number" then F.raise(("run:log: loss is a %s, expected a number"):format(type(loss))) end
+  local now = C.ij_time()
+  -- what came between opening and the first step is not part of that
+  local seconds = self._logged == 0 and values.ms and values.ms / 1e3 or now - self._time
+  local epoch = values.epoch or ipe and floor((step - 1) / ipe) + 1
+  local itr = values.itr or ipe and (step - 1) % ipe
+  local k, t, ms = values.k or 0, values.t or 0, values.ms or 1e3 * seconds
+  self._total = values.total or self._total
+  self._time, self._logged, self.step = now, self._logged + 1, step
+
+  local ok, message = self._csv:write(("%d,%d,%s,%s,%s,%d\n"):format(epoch or 1, itr or step - 1, fixed(5, loss),
+    fixed(5, k), fixed(5, t), ms == ms and max(-2 ^ 31, min(2 ^ 31, ms)) or 0))
+  if not ok then
+    message = ("log '%s' could not be written: %s"):format(self.csv, message)
+    if not self._told then self:say("warning: %s", message) end
+    self._told = true
+  end
+  if not self._quiet then
+    local v = { step = step, loss = loss, epoch = epoch, images = values.images, lr = values.lr, wd = values.wd,
+      grads = values.grads, memory = values.memory or tonumber(C.ij_rss_peak()) }
+    local s = self._sum
+    s.steps, s.loss, s.k, s.t, s.ms = s.steps + 1, s.loss + loss, s.k + k, s.t + t, s.ms + ms
+    s.images, s.seconds = s.images + (values.images or 0), s.seconds + seconds
+    -- the first step also warms up, so it says little about the others
+    self._seconds = self._logged > 2 and .9 * self._seconds + .1 * seconds or seconds
+    self._last = v
+    -- on a terminal the bar shows the run's pace: at most a line a second
+    if (step % every == 0 or self._logged == 1) and (not self._terminal or now - self._line >= 1) then
+      self:_console(v)
+      self._sum, self._line = no_sum(), now
+    end
+    if self._terminal and (not self._shown or now - self._drawn >= .1) then self:_draw(now) end
+  end
+  if not ok then return nil, message, tonumber(C.IJ_EIO) end
+  return true
+end
+
+--- Ends the bar and closes the log.
+function run:close()
+  if self._terminal and self._last and not self._closed then
+    self:_draw(C.ij_time())
+    self._stream:write "\n"
+    self._shown = false
+  end
+  if not self._closed then self._csv:close() end
+  self._closed = true
+end
+
+---@class ijepa.run_options
+---@field resume? integer step after which the run goes on: later rows of the log are cut off; none: a new log
+---@field tag? string "jepa"
+---@field rank? integer 0; others say nothing but messages
+---@field config? table the resolved settings
+---@field quiet? boolean no console lines, no bar
+---@field total? integer steps of the run
+---@field ipe? integer steps of an epoch
+---@field stream? table for tests: what is written to instead of stderr
+---@field terminal? boolean for tests: whether stream is a terminal
+---@field width? integer for tests: its width
+
+--- Opens a run's folder, which is made where it is missing, and its log.
+---@param out string
+---@param options? ijepa.run_options
+---@return table? run, string? message, integer? code
+function run.open(out, options)
+  if type(out) ~= "string" or out == "" then
+    F.raise(("run.open: the folder is a %s, expected a string"):format(out == "" and "empty string" or type(out)))
+  end
+  local o = options or {}
+  local rank, tag = o.rank or 0, o.tag or "jepa"
+  local ok, message, code = F.try(C.ij_mkdirs(out))
+  if ok and rank == 0 and o.config then
+    local settings = "-- The settings of this run, with all defaults.\n" .. run.config_text(o.config)
+    ok, message, code = F.try(C.ij_file_replace(out .. "/config.lua", settings, #settings))
+  end
+  if not ok then return nil, message, code end
+  local csv = ("%s/%s_r%d.csv"):format(out, tag, rank)
+  local file
+  file, message, code = open_log(csv, o.resume, o.ipe)
+  if not file then return nil, message, code end
+  local terminal = o.terminal
+  if terminal == nil then terminal = not o.stream and C.ij_isatty(2) ~= 0 and os.getenv "TERM" ~= "dumb" end
+  local quiet = o.quiet or rank > 0
+  return setmetatable({
+    out = out, csv = csv, step = o.resume or 0,
+    _csv = file, _rank = rank, _quiet = quiet, _total = o.total, _ipe = o.ipe, _terminal = terminal and not quiet,
+    _stream = o.stream or io.stderr, _width = o.width, _sum = no_sum(), _logged = 0, _line = -math.huge,
+    _time = C.ij_time(), _drawn = 0, _shown = false,
+  }, run)
+end
+
+return run

@@ -1,0 +1,126 @@
+-- A run's whole state as a checkpoint, and encoders back from one. Names: encoder.*, predictor.*, target_encoder.*,
+-- opt.m.*, opt.v.* (moments of the parameter of that name); metadata: step, epoch, schedule lengths, settings as JSON.
+local F = require "ijepa._ffi"
+local checkpoint = require "ijepa.checkpoint"
+local jepa = require "ijepa.jepa"
+local json = require "cjson.safe"
+local C = F.C
+
+local state = {}
+local PARTS = { "encoder", "predictor", "target_encoder" }
+
+-- { name, tensor } of everything, in a fixed order.
+local function everything(whole)
+  local list, name_of = {}, {}
+  for _, part in ipairs(PARTS) do
+    if whole[part] then
+      for _, p in ipairs(whole[part]:params()) do
+        list[#list + 1] = { name = part .. "." .. p.name, tensor = p.tensor }
+        name_of[p] = part .. "." .. p.name
+      end
+    end
+  end
+  if whole.opt then
+    for i, e in ipairs(whole.opt.entries) do
+      local m, v = whole.opt:state(i)
+      list[#list + 1] = { name = "opt.m." .. name_of[e.param], tensor = m }
+      list[#list + 1] = { name = "opt.v." .. name_of[e.param], tensor = v }
+    end
+  end
+  return list
+end
+
+--- The trained tensors of a run, to look whether they are finite.
+---@return ijepa.tensor[]
+function state.trained(whole)
+  local list = {}
+  for _, part in ipairs(PARTS) do
+    for _, p in ipairs(whole[part]:params()) do list[#list + 1] = p.trained and p.tensor or nil end
+  end
+  return list
+end
+
+--- Saves a run: whole = { encoder, predictor, target_encoder, opt }.
+---@return boolean? ok, string? message, integer? code
+function state.save(path, whole, cfg, meta)
+  local items = {}
+  for i, e in ipairs(everything(whole)) do items[i] = { name = e.name, tensor = e.tensor.h } end
+  local m = { settings = json.encode { model = cfg.model, data = { crop = cfg.data.crop }, seed = cfg.seed }, updates = whole.opt:steps(),
+    ijepa = F.string(C.ij_version()) }
+  for k, v in pairs(meta) do m[k] = v end
+  return checkpoint.save(path, items, m)
+end
+
+local function fill(file, list)
+  local expected = {}
+  for i, e in ipairs(list) do expected[i] = { name = e.name, shape = e.tensor:shape(), dtype = "f32" } end
+  local ok, message = checkpoint.match(expected, file)
+  if not ok then return nil, message end
+  for _, e in ipairs(list) do
+    local pointer, bytes = file:data(e.name)
+    if not pointer then return nil, bytes end
+    ok, message = F.try(C.ij_tensor_write(e.tensor.h, pointer, bytes))
+    if not ok then return nil, message end
+  end
+  return true
+end
+
+--- Fills a run from a checkpoint: every tensor by name and shape, nothing more, nothing less. Returns its numbers.
+---@return { step: integer, total: integer, warmup: integer, last: integer }? meta, string? message
+function state.load(path, whole)
+  local file, message = checkpoint.load(path)
+  if not file then return nil, message end
+  local ok
+  ok, message = fill(file, everything(whole))
+  local meta = { step = file:meta "step", total = file:meta "total", warmup = file:meta "warmup", last = file:meta "last" }
+  local updates = file:meta "updates"
+  file:close()
+  if not ok then return nil, message .. "; give another out=FOLDER, or resume=false to start anew" end
+  for _, k in ipairs { "step", "total", "warmup", "last" } do
+    if type(meta[k]) ~= "number" then return nil, ("checkpoint '%s' is not of a run: it says no '%s'"):format(path, k) end
+  end
+  whole.opt:steps(updates or meta.step)
+  return meta
+end
+
+--- An encoder from a checkpoint of a run: its target encoder, or the one that `which` names ("encoder").
+---@param path string a checkpoint, or a run's folder
+---@param which string?
+---@return ijepa.encoder? encoder, string? message
+function state.encoder(path, which)
+  which = which or "target_encoder"
+  if C.ij_path_kind(path) == 2 then
+    local newest = checkpoint.latest(path)
+    if not newest then return nil, ("folder '%s' holds no checkpoint"):format(path) end
+    path = newest
+  end
+  local file, message = checkpoint.load(path)
+  if not file then return nil, message end
+  local cfg = json.decode(file:meta "settings" or "")
+  if type(cfg) ~= "table" or type(cfg.model) ~= "table" or type(cfg.data) ~= "table" then
+    return nil, ("checkpoint '%s' does not say what model it holds"):format(path)
+  end
+  local ok, encoder = pcall(function()
+    local m = cfg.model
+    return jepa.encoder { arch = m.arch, width = m.width, depth = m.depth, heads = m.heads, mlp_ratio = m.mlp_ratio,
+      patch = m.patch, crop = cfg.data.crop, init_gain = m.init_gain, patch_gain = m.patch_gain, seed = cfg.seed }
+  end)
+  if not ok then return nil, ("checkpoint '%s': %s"):format(path, tostring(encoder)) end
+  local list, expected = {}, {}
+  for i, p in ipairs(encoder:params()) do
+    list[i] = { name = which .. "." .. p.name, tensor = p.tensor }
+    expected[i] = { name = list[i].name, shape = p.tensor:shape(), dtype = "f32" }
+  end
+  ok, message = checkpoint.match(expected, file, which .. ".")
+  if not ok then return nil, message end
+  for _, e in ipairs(list) do
+    local pointer, bytes = file:data(e.name)
+    F.check(C.ij_tensor_write(e.tensor.h, pointer, bytes))
+  end
+  file:close()
+  encoder:requires_grad_(false)
+  encoder.source, encoder.settings = path .. " (" .. which .. ")", cfg
+  return encoder
+end
+
+return state

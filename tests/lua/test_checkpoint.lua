@@ -1,0 +1,185 @@
+-- lua/ijepa/tensors.lua and checkpoint.lua: round trips, refusals, matching, the newest of a folder.
+local lu = require "luaunit"
+local F = require "ijepa._ffi"
+local tensors = require "ijepa.tensors"
+local checkpoint = require "ijepa.checkpoint"
+
+local tests = {}
+TestCheckpoint = tests -- luacheck: ignore
+
+function tests:setUp()
+  self.folder = os.tmpname()
+  os.remove(self.folder)
+  F.check(F.C.ij_mkdirs(self.folder))
+  self.path = self.folder .. "/jepa-latest.safetensors"
+end
+
+function tests:tearDown()
+  local out = F.new "char *[1]"
+  F.check(F.C.ij_dir_list(self.folder, out))
+  for name in F.string(out[0]):gmatch "[^\n]+" do os.remove(self.folder .. "/" .. name) end
+  F.C.ij_bytes_free(out[0])
+  os.remove(self.folder)
+end
+
+local a, m = F.new("float[6]", { 1, 2, 3, 4, 5, 6 }), F.new("int64_t[1]", 77)
+
+local function items()
+  return {
+    { name = "encoder.a", dtype = "f32", shape = { 2, 3 }, data = a, bytes = 24 },
+    { name = "opt.steps", dtype = "i64", shape = {}, data = m },
+  }
+end
+
+local function slurp(path)
+  local f = assert(io.open(path, "rb"))
+  local bytes = f:read "*a"
+  f:close()
+  return bytes
+end
+
+local function spit(path, bytes)
+  local f = assert(io.open(path, "wb"))
+  f:write(bytes)
+  f:close()
+end
+
+function tests:test_round_trip()
+  local meta = { step = 1234, lr = .1 + .2, arch = "vit_tiny", digits = "007", seed = 2 ^ 53 }
+  lu.assertTrue(checkpoint.save(self.path, items(), meta))
+  local file = assert(checkpoint.load(self.path))
+  lu.assertEquals(file:names(), { "opt.steps", "encoder.a" })
+  lu.assertEquals(file:info "encoder.a", { dtype = "f32", shape = { 2, 3 } })
+  lu.assertEquals(file:info "opt.steps", { dtype = "i64", shape = {} })
+  lu.assertNil(file:info "b")
+  local p, n = file:data "encoder.a"
+  lu.assertEquals(n, 24)
+  lu.assertEquals(F.cast("const float *", p)[5], 6)
+  lu.assertEquals(tonumber(F.cast("const int64_t *", (file:data "opt.steps"))[0]), 77)
+  for key, value in pairs(meta) do lu.assertTrue(file:meta(key) == value, key) end
+  lu.assertNil(file:meta "nothing")
+  local none, message = file:data "b"
+  lu.assertNil(none)
+  lu.assertStrContains(message, "has no tensor 'b'")
+  file:close()
+  file:close()
+  lu.assertErrorMsgContains("is closed", file.names, file)
+end
+
+-- A model's tensors go from the device to the file and back without the script touching their bytes.
+function tests:test_tensors()
+  local C, dev, t = F.C, F.new "ij_device *[1]", F.new "ij_tensor *[1]"
+  F.check(C.ij_device_open("cpu", dev))
+  F.check(C.ij_tensor_new(dev[0], C.IJ_F32, 2, F.new("int64_t[2]", { 3, 2 }), t))
+  F.check(C.ij_tensor_write(t[0], a, 24))
+  lu.assertTrue(checkpoint.save(self.path, { { name = "w", tensor = t[0] } }, { step = 1 }))
+  local file = assert(checkpoint.load(self.path))
+  lu.assertEquals(file:info "w", { dtype = "f32", shape = { 3, 2 } })
+  F.check(C.ij_fill(t[0], 0))
+  F.check(C.ij_tensor_write(t[0], file:data "w"))
+  local back = F.new "float[6]"
+  F.check(C.ij_tensor_read(t[0], back, 24))
+  for i = 0, 5 do lu.assertEquals(back[i], a[i]) end
+  C.ij_tensor_free(t[0])
+  C.ij_device_close(dev[0])
+end
+
+function tests:test_meta_of_other_files()
+  lu.assertTrue(tensors.save(self.path, {}, { step = "3", format = "pt" }))
+  local file = assert(checkpoint.load(self.path))
+  lu.assertEquals(file:meta "step", "3")
+  lu.assertEquals(assert(tensors.open(self.path)):metas(), { step = "3", format = "pt" })
+end
+
+function tests:test_misuse_is_told()
+  local function save(item) return function() checkpoint.save(self.path, { item }) end end
+  lu.assertErrorMsgContains("expected f32", save { name = "x", dtype = "f16", shape = {}, data = a })
+  lu.assertErrorMsgContains("name is a nil", save { dtype = "f32", shape = {}, data = a })
+  lu.assertErrorMsgContains("its shape says 8", save { name = "x", dtype = "f32", shape = { 2 }, data = a, bytes = 4 })
+  lu.assertErrorMsgContains("has the size -1", save { name = "x", dtype = "f32", shape = { -1 }, data = a })
+  lu.assertErrorMsgContains("data is a nil", save { name = "x", dtype = "f32", shape = { 1 } })
+  lu.assertErrorMsgContains("test_checkpoint.lua", save(3))
+  lu.assertErrorMsgContains("metadata 't' is a table", checkpoint.save, self.path, {}, { t = {} })
+  lu.assertErrorMsgContains("zero byte", checkpoint.save, self.path, {}, { t = "a\0b" })
+  local ok, message = checkpoint.save(self.path, { items()[1], items()[1] })
+  lu.assertNil(ok)
+  lu.assertStrContains(message, "already added")
+  lu.assertEquals(F.C.ij_path_kind(self.path), 0)
+end
+
+function tests:test_not_whole()
+  lu.assertTrue(checkpoint.save(self.path, items(), { step = 1 }))
+  local whole = slurp(self.path)
+  for _, n in ipairs { 0, 4, 30, #whole - 1 } do
+    spit(self.path, whole:sub(1, n))
+    local file, message, code = checkpoint.load(self.path)
+    lu.assertNil(file)
+    lu.assertStrContains(message, self.path)
+    lu.assertStrContains(message, "is not a whole safetensors file")
+    lu.assertEquals(code, tonumber(F.C.IJ_EFORMAT))
+  end
+  local file, message = checkpoint.load(self.folder .. "/none")
+  lu.assertNil(file)
+  lu.assertStrContains(message, "No such file")
+end
+
+function tests:test_failed_save_keeps_the_old_one()
+  lu.assertTrue(checkpoint.save(self.path, items(), { step = 1 }))
+  local before = slurp(self.path)
+  F.C.ij_mkdirs(self.path .. ".tmp")     -- in the way of the temporary
+  local ok, message = checkpoint.save(self.path, items(), { step = 2 })
+  lu.assertNil(ok)
+  lu.assertStrContains(message, self.path)
+  lu.assertEquals(slurp(self.path), before)
+end
+
+function tests:test_match()
+  lu.assertTrue(checkpoint.save(self.path, items()))
+  local file = assert(checkpoint.load(self.path))
+  local exact = { { name = "encoder.a", shape = { 2, 3 } }, { name = "opt.steps", shape = {}, dtype = "i64" } }
+  lu.assertTrue(checkpoint.match(exact, file))
+  lu.assertTrue(checkpoint.match({ exact[1] }, file, "encoder."))
+  local other = { { name = "encoder.a", shape = { 3, 2 }, dtype = "f32" } }
+  for i = 1, 7 do other[i + 1] = { name = "encoder.b" .. i, shape = { 1 } } end
+  local ok, message = checkpoint.match(other, file)
+  lu.assertNil(ok)
+  lu.assertEquals(message, "checkpoint '" .. self.path .. "' is of another architecture: tensors: " ..
+    "1 of another shape (encoder.a (2, 3), expected (3, 2)); " ..
+    "7 missing (encoder.b1, encoder.b2, encoder.b3, encoder.b4, encoder.b5, ...); 1 unexpected (opt.steps)")
+  ok, message = checkpoint.match({ { name = "encoder.a", shape = { 2, 3 }, dtype = "bf16" } }, file, "encoder.")
+  lu.assertNil(ok)
+  lu.assertStrContains(message, "f32 (2, 3), expected bf16 (2, 3)")
+end
+
+function tests.test_names()
+  lu.assertEquals(checkpoint.path "runs/x", "runs/x/jepa-latest.safetensors")
+  lu.assertEquals(checkpoint.path("runs/x", 50), "runs/x/jepa-ep50.safetensors")
+  lu.assertEquals(checkpoint.path("runs/x", 50, "b-1"), "runs/x/b-1-ep50.safetensors")
+end
+
+function tests:test_latest()
+  local best, refused = checkpoint.latest(self.folder)
+  lu.assertNil(best)
+  lu.assertEquals(refused, {})
+  local function save(epochs, step)
+    assert(checkpoint.save(checkpoint.path(self.folder, epochs), {}, { step = step }))
+  end
+  save(50, 500)
+  save(100, 1000)
+  lu.assertEquals(checkpoint.latest(self.folder), checkpoint.path(self.folder, 100))
+  save(nil, 1000)
+  lu.assertEquals(checkpoint.latest(self.folder), self.path)
+  save(nil, 1020)
+  lu.assertEquals(checkpoint.latest(self.folder), self.path)
+  spit(self.path, slurp(self.path):sub(1, -2))
+  best, refused = checkpoint.latest(self.folder)
+  lu.assertEquals(best, checkpoint.path(self.folder, 100))
+  lu.assertEquals(#refused, 1)
+  lu.assertStrContains(refused[1], "jepa-latest.safetensors")
+  lu.assertNil((checkpoint.latest(self.folder, "other")))
+  local none, message = checkpoint.latest(self.folder .. "/none")
+  lu.assertNil(none)
+  lu.assertStrContains(message, "could not be read")
+end
+
+if not ... then os.exit(lu.LuaUnit.run()) end

@@ -1,0 +1,198 @@
+-- lua/ijepa/run.lua: the folder, the log and its cut at a resume, console lines, the bar.
+local lu = require "luaunit"
+local F = require "ijepa._ffi"
+local run = require "ijepa.run"
+
+local tests = {}
+TestRun = tests -- luacheck: ignore
+
+local function slurp(path)
+  local f = assert(io.open(path, "rb"))
+  local bytes = f:read "*a"
+  f:close()
+  return bytes
+end
+
+local function spit(path, bytes)
+  local f = assert(io.open(path, "wb"))
+  f:write(bytes)
+  f:close()
+end
+
+-- A stand-in for stderr that keeps what was written.
+local function stream()
+  return { text = "", write = function(self, ...) self.text = self.text .. table.concat { ... } end }
+end
+
+function tests:setUp()
+  self.base = os.tmpname()
+  os.remove(self.base)
+  self.out = self.base .. "/a/b"
+  self.csv = self.out .. "/jepa_r0.csv"
+end
+
+function tests:tearDown()
+  for _, name in ipairs { "jepa_r0.csv", "jepa_r0.old.csv", "x_r3.csv", "config.lua" } do
+    os.remove(self.out .. "/" .. name)
+  end
+  os.remove(self.out)
+  os.remove(self.base .. "/a")
+  os.remove(self.base)
+end
+
+local function log_steps(r, from, to)
+  for step = from, to do
+    lu.assertTrue(r:log(step, { loss = step / 7, k = 69, t = 41.5, ms = 12.9, lr = 1e-3, wd = .04, images = 32 }))
+  end
+end
+
+function tests:test_columns_and_formats()
+  local r = assert(run.open(self.out, { stream = stream() }))
+  lu.assertTrue(r:log(1, { epoch = 1, itr = 0, loss = .123456, k = 69, t = 41.25, ms = 812.7 }))
+  lu.assertTrue(r:log(2, { epoch = 1, itr = 1, loss = 0 / 0, k = 69, t = 41.25, ms = 0 / 0 }))
+  lu.assertTrue(r:log(3, { epoch = 2, itr = 0, loss = -math.huge, k = 0, t = 0, ms = 3 }))
+  r:close()
+  r:close()
+  lu.assertEquals(slurp(self.csv), "epoch,itr,loss,mask-A,mask-B,time (ms)\n1,0,0.12346,69.00000,41.25000,812\n" ..
+    "1,1,nan,69.00000,41.25000,0\n2,0,-inf,0.00000,0.00000,3\n")
+end
+
+function tests:test_resume_gives_the_uninterrupted_log()
+  local r = assert(run.open(self.out, { stream = stream(), ipe = 4 }))
+  log_steps(r, 1, 11)
+  r:close()
+  local whole = slurp(self.csv)
+  for resume = 0, 11 do
+    spit(self.csv, whole .. "3,3,0.1")        -- a crash in the middle of a row
+    r = assert(run.open(self.out, { stream = stream(), ipe = 4, resume = resume }))
+    lu.assertEquals(r.step, resume)
+    log_steps(r, resume + 1, 11)
+    r:close()
+    lu.assertEquals(slurp(self.csv), whole)
+  end
+  r = assert(run.open(self.out, { stream = stream(), resume = 5 }))   -- rows are counted
+  r:close()
+  local _, lines = slurp(self.csv):gsub("\n", "")
+  lu.assertEquals(lines, 6)
+end
+
+function tests:test_a_new_run_keeps_the_old_log_aside()
+  local r = assert(run.open(self.out, { stream = stream() }))
+  log_steps(r, 1, 3)
+  r:close()
+  local old = slurp(self.csv)
+  r = assert(run.open(self.out, { stream = stream() }))
+  r:close()
+  lu.assertEquals(slurp(self.csv), "epoch,itr,loss,mask-A,mask-B,time (ms)\n")
+  lu.assertEquals(slurp(self.out .. "/jepa_r0.old.csv"), old)
+  spit(self.csv, "something else entirely, of other columns and longer than a header\n")
+  r = assert(run.open(self.out, { stream = stream(), resume = 3 }))
+  r:close()
+  lu.assertStrContains(slurp(self.out .. "/jepa_r0.old.csv"), "something else")
+end
+
+function tests:test_console_line_every_ten_steps()
+  local s = stream()
+  local r = assert(run.open(self.out, { stream = s, total = 300, ipe = 100 }))
+  log_steps(r, 1, 29)
+  r:log(30, { loss = 1, lr = 5e-4, wd = .125, images = 32,
+    grads = { first = 1e-3, last = 2e-3, min = 3e-4, max = .5 } })
+  r:close()
+  local lines = {}
+  for line in s.text:gmatch "[^\n]*\n" do lines[#lines + 1] = line end
+  lu.assertEquals(#lines, 4)
+  lu.assertStrContains(lines[1],
+    "epoch 1  step 1/300  loss 0.1429  patches 69.0 + 41.5  lr 1.000e-03  wd 0.0400  13 ms")
+  lu.assertStrContains(lines[2], "step 10/300  loss 0.8571")     -- mean of steps 2 to 10
+  lu.assertStrContains(lines[2], "images/s")
+  lu.assertStrContains(lines[2], "iB")
+  lu.assertStrContains(lines[4], "step 30/300")
+  lu.assertStrContains(lines[4], "lr 5.000e-04  wd 0.1250")
+  lu.assertStrContains(lines[4], "qkv gradients: first 1.00e-03, last 2.00e-03, min 3.00e-04, max 5.00e-01")
+  lu.assertNil(s.text:find("\27", 1, true))
+end
+
+function tests:test_bar_fits_and_messages_stand_on_their_own()
+  for _, width in ipairs { 1, 12, 20, 40, 80, 200 } do
+    local s = stream()
+    local r = assert(run.open(self.out, { stream = s, terminal = true, width = width, total = 187500, ipe = 625 }))
+    log_steps(r, 1, 1)
+    for _ = 1, 3 do r:_draw(0) end
+    r:say("100%")
+    r:say("%d pictures", 3)
+    r:close()
+    for bar in s.text:gmatch "\r([^\r\n]*)\27%[K" do lu.assertTrue(#bar < width, bar) end
+    lu.assertStrContains(s.text, "\r\27[K100%\n")
+    lu.assertStrContains(s.text, "\r\27[K3 pictures\n")
+    lu.assertEquals(s.text:sub(-1), "\n")
+    if width >= 80 then
+      lu.assertStrContains(s.text, "[----")
+      lu.assertStrContains(s.text, "step 1/187500")
+      lu.assertStrContains(s.text, "left")
+      lu.assertStrContains(s.text, "images/s")
+    end
+  end
+end
+
+function tests:test_quiet_and_other_processes()
+  local s = stream()
+  local r = assert(run.open(self.out, { stream = s, quiet = true, terminal = true, width = 80 }))
+  log_steps(r, 1, 20)
+  r:close()
+  lu.assertEquals(s.text, "")
+  r = assert(run.open(self.out, { stream = s, rank = 3, tag = "x", config = { a = 1 } }))
+  log_steps(r, 1, 20)
+  r:say("hello")
+  r:close()
+  lu.assertEquals(s.text, "process 3: hello\n")
+  lu.assertStrContains(slurp(self.out .. "/x_r3.csv"), "1,19,")
+  lu.assertEquals(F.C.ij_path_kind(self.out .. "/config.lua"), 0)
+end
+
+function tests:test_config_reads_back()
+  local config = { out = "runs/\"x\"\n", seed = 0, tiny = 1e-6, third = 1 / 3, big = 2 ^ 60, inf = math.huge,
+    neg = -0.25, data = { crop = 224, scale = { .3, 1 }, ["end"] = true, ["a b"] = false, deep = { { 1 }, {} } } }
+  local r = assert(run.open(self.out, { stream = stream(), config = config }))
+  r:close()
+  lu.assertEquals(run.config(self.out), config)
+  local text = slurp(self.out .. "/config.lua")
+  lu.assertStrContains(text, "    scale = { 0.3, 1 },\n")
+  lu.assertTrue(text:find("big = ", 1, true) < text:find("data = ", 1, true))
+  config.self, config.f = config, print
+  lu.assertStrContains(run.config_text(config), "nil --[[ a function ]]")
+  lu.assertNotNil(loadstring(run.config_text(config)))
+  spit(self.out .. "/config.lua", "error 'x'")
+  local none, message = run.config(self.out)
+  lu.assertNil(none)
+  lu.assertStrContains(message, "holds no settings")
+  lu.assertNil((run.config(self.base .. "/none")))
+end
+
+function tests:test_what_fails()
+  local r, message, code = run.open("/dev/null/x", {})
+  lu.assertNil(r)
+  lu.assertStrContains(message, "/dev/null")
+  lu.assertEquals(code, tonumber(F.C.IJ_EIO))
+  lu.assertErrorMsgContains("test_run.lua", function() run.open(3) end)
+  r = assert(run.open(self.out, { stream = stream() }))
+  lu.assertErrorMsgContains("loss is a nil", function() r:log(1, {}) end)
+  r:close()
+end
+
+function tests:test_a_full_disk_is_told_once()
+  local s = stream()
+  local r = assert(run.open(self.out, { stream = s, quiet = true }))
+  r._csv:close()
+  r._csv = assert(io.open("/dev/full", "wb"))
+  r._csv:setvbuf "no"
+  for step = 1, 3 do
+    local ok, message = r:log(step, { loss = 1 })
+    lu.assertNil(ok)
+    lu.assertStrContains(message, "No space left")
+  end
+  local _, lines = s.text:gsub("\n", "")
+  lu.assertEquals(lines, 1)
+  r:close()
+end
+
+if not ... then os.exit(lu.LuaUnit.run()) end
