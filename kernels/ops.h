@@ -61,7 +61,8 @@ typedef int64_t ij_dim;
                         const void *qkv, const float *bias, void *out, float *lse),                                    \
         (q, dt, B, N, A, S, first_q, qkv, bias, out, lse))                                                             \
   /* dqkv (B, N, 3, A, S) [dt], wholly written (dq of queries before first_q is 0); dbias (3, A, S) += its sum, when   \
-   * not NULL. dqkv may be qkv. dout, out rows before first_q are not read. */                                         \
+   * not NULL, but for the keys' part: a shift of all keys changes no softmax, so its gradient is 0, and the rounding  \
+   * noise of the sum would be blown up by Adam. dqkv may be qkv. dout, out rows before first_q are not read. */       \
   IJ_OP(attention_bwd, (ij_queue * q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, ij_dim first_q,             \
                         const void *qkv, const float *bias, const void *out, const float *lse, const void *dout,       \
                         void *dqkv, float *dbias),                                                                     \

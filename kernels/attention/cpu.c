@@ -155,13 +155,16 @@ static void row_grad(ij_dim n, float lse, float *p, float *d) {
   for (ij_dim i = 0; i < n; i += VL) vf_store(d + i, vf_load(p + i) * (vf_load(d + i) - total));
 }
 
-/* x (N, width) * scale -> part of head a of image b of dqkv; its sum over rows is added to dbias (3, A, S) */
+/* x (N, width) * scale -> part of head a of image b of dqkv; its sum over rows is added to dbias (3, A, S), but for the
+ * keys' (part 1), which is 0 */
 static void part_unpack(const heads *h, ij_dim b, int part, ij_dim a, float scale, float *x, void *dqkv, float *dbias) {
   float *sum = dbias + (part * h->A + a) * h->S;
   for (ij_dim n = 0; n < h->N; n++) {
     float *row = x + n * h->width;
+    if (part != 1) {
 #pragma omp simd
-    for (ij_dim s = 0; s < h->S; s++) sum[s] += row[s] * scale;
+      for (ij_dim s = 0; s < h->S; s++) sum[s] += row[s] * scale;
+    }
     row_unpack(h->dt, h->S, row, scale, dqkv, part_at(h, b, n, part, a));
   }
 }

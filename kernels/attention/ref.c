@@ -95,7 +95,7 @@ ij_status ij_ref_attention_bwd(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_
           for (ij_dim s = 0; s < S; s++) {
             double v = d[(c * N + n) * S + s];
             ij_ref_set(dt, dqkv, (((b * N + n) * 3 + c) * A + a) * S + s, v);
-            dbias_sum[(c * A + a) * S + s] += v;
+            if (c != 1) dbias_sum[(c * A + a) * S + s] += v; /* the keys' is 0: see ops.h */
           }
     }
   for (ij_dim i = 0; dbias && i < 3 * A * S; i++) dbias[i] = (float)(dbias[i] + dbias_sum[i]);

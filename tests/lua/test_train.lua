@@ -1,0 +1,183 @@
+-- Whole training runs on a few drawn pictures: they learn, resume bit for bit, and don't depend on the workers.
+local lu = require "luaunit"
+local ijepa = require "ijepa"
+local F = require "ijepa._ffi"
+local C = F.C
+
+local tests = {}
+TestTrain = tests -- luacheck: ignore
+
+local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+local folder, pictures
+function tests.setUp()
+  folder = os.tmpname()
+  os.remove(folder)
+  assert(F.try(C.ij_mkdirs(folder)))
+  local made = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 40, test = 20, size = 32 })
+  pictures = made
+end
+function tests.tearDown() os.execute("rm -rf " .. folder) end
+
+local function settings(over)
+  local words = {
+    out = folder .. "/" .. (over.out or "run"), ["data.root"] = pictures.train, ["data.batch"] = 8, ["data.crop"] = 32,
+    ["data.workers"] = 1, ["model.width"] = 16, ["model.depth"] = 2, ["model.heads"] = 2, ["model.patch"] = 4,
+    ["model.pred_depth"] = 1, ["model.pred_dim"] = 8, ["mask.min_keep"] = 3, ["mask.group"] = 8, ["optim.epochs"] = 3,
+    ["optim.warmup"] = 1, ["model.init_gain"] = .7, ["model.patch_gain"] = 1.5,
+  }
+  for k, v in pairs(over) do
+    if k ~= "out" then words[k] = v end
+  end
+  local list = {}
+  for k, v in pairs(words) do list[#list + 1] = k .. "=" .. tostring(v) end
+  return list
+end
+local function config(over) return ijepa.config({}, nil, settings(over)) end
+
+-- A run in a process of its own; returns exit code and what it said.
+local function spawn(over, env)
+  local recipe = folder .. "/recipe.lua"
+  local file = assert(io.open(recipe, "w"))
+  file:write 'local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {})\n'
+  file:close()
+  local words = {}
+  for _, w in ipairs(settings(over)) do words[#words + 1] = "'" .. w .. "'" end
+  local pipe = io.popen(("%s %s %s %s 2>&1; echo exit $?"):format(env or "", program, recipe, table.concat(words, " ")))
+  local text = pipe:read "*a"
+  pipe:close()
+  return tonumber(text:match "exit (%d+)%s*$"), text
+end
+
+local function bytes_of(path)
+  local file = assert(io.open(path, "rb"))
+  local text = file:read "*a"
+  file:close()
+  return text
+end
+
+-- All tensors of a checkpoint as one string: names in order, then bytes.
+local function tensors_of(path)
+  local file = assert(ijepa.checkpoint.load(path))
+  local names, parts = file:names(), {}
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local p, n = file:data(name)
+    parts[#parts + 1] = name .. F.string(p, n)
+  end
+  file:close()
+  return table.concat(parts)
+end
+local function latest(run) return folder .. "/" .. run .. "/jepa-latest.safetensors" end
+
+function tests.test_resume_equals_the_uninterrupted_run()
+  lu.assertEquals((spawn { out = "whole" }), 0)
+  lu.assertEquals((spawn { out = "parts", ["optim.steps"] = 7 }), 0)     -- in the middle of an epoch
+  local code, text = spawn { out = "parts", ["optim.steps"] = 11 }
+  lu.assertEquals(code, 0)
+  lu.assertStrContains(text, "goes on from")
+  lu.assertEquals((spawn { out = "parts" }), 0)
+  lu.assertTrue(tensors_of(latest "whole") == tensors_of(latest "parts"))
+  local function losses(run) return (bytes_of(folder .. "/" .. run .. "/jepa_r0.csv"):gsub(",%d+\n", "\n")) end
+  lu.assertEquals(losses "parts", losses "whole")
+end
+
+function tests.test_workers_change_nothing()
+  for _, n in ipairs { 0, 1, 3 } do lu.assertEquals((spawn { out = "w" .. n, ["data.workers"] = n }), 0) end
+  lu.assertTrue(tensors_of(latest "w0") == tensors_of(latest "w1"))
+  lu.assertTrue(tensors_of(latest "w0") == tensors_of(latest "w3"))
+end
+
+function tests.test_whole_run_and_probe_on_guarded_memory()   -- unreadable but while an op or a copy runs
+  local code, text = spawn({ out = "guard", ["optim.steps"] = 3 }, "IJEPA_DEVICE=guard")
+  lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
+  lu.assertEquals((spawn { out = "cpu", ["optim.steps"] = 3 }), 0)
+  lu.assertTrue(tensors_of(latest "guard") == tensors_of(latest "cpu"))
+  local pipe = io.popen(("IJEPA_DEVICE=guard %s recipes/probe_linear.lua run=%s/guard train=%s test=%s resize=32 epochs=2 lr=1e-3 wd=0.1 blocks=2 2>&1")
+    :format(program, folder, pictures.train, pictures.test))
+  text = pipe:read "*a"
+  pipe:close()
+  lu.assertStrMatches(text:match "top%-1 [%d.]+ %% %(lr", "top%-1 [%d.]+ %% %(lr")
+end
+
+function tests.test_accumulation_equals_a_larger_batch()
+  -- one mask group of 8 pictures in both, so both see the same masks; sums in another order: not bit for bit
+  local a = ijepa.pretrain(config { out = "a8", ["optim.steps"] = 2, ["data.batch"] = 8 })
+  local b = ijepa.pretrain(config { out = "a4", ["optim.steps"] = 2, ["data.batch"] = 4, ["optim.accumulate"] = 2 })
+  lu.assertAlmostEquals(a.losses[1], b.losses[1], 1e-5)
+  lu.assertAlmostEquals(a.losses[2], b.losses[2], 1e-4)
+end
+
+function tests.test_recompute_changes_no_number()
+  local a = ijepa.pretrain(config { out = "plain", ["optim.steps"] = 3 })
+  local b = ijepa.pretrain(config { out = "again", ["optim.steps"] = 3, ["model.recompute"] = true })
+  lu.assertEquals(a.losses, b.losses)
+end
+
+function tests.test_overfits_one_batch()
+  local tensor, device = ijepa.tensor, ijepa.device
+  local cfg = config { out = "over" }
+  local context, predictor, target = ijepa.jepa.models(cfg)
+  local images = assert(ijepa.data.open { train = true, root = pictures.train, crop = 32, batch = 8, workers = 0 })
+  local x = tensor.from_pointer(images:next().pixels, { 8, 32, 32, 3 }, "u8", true)
+  local ctx, tgt = ijepa.jepa.policy(cfg, context.grid):sample(8, 0)
+  ctx, tgt = ctx:clone(true), tgt:clone(true)
+  local opt = ijepa.optim.adamw { models = { context, predictor } }    -- the target stays as it is
+  local first, last
+  for _ = 1, 150 do
+    last = device.step(function()
+      local h = device.no_grad(function() return target(x):layer_norm():gather(tgt) end)
+      local loss = tensor.smooth_l1(predictor(context(x, ctx), ctx, tgt), h)
+      loss:backward()
+      opt:step { lr = 3e-3 }
+      return loss:item()
+    end)
+    first = first or last
+  end
+  lu.assertTrue(last < .25 * first, ("%g to %g"):format(first, last))
+end
+
+function tests.test_memory_is_flat_and_nothing_is_allocated_in_steady_state()
+  local device, tensor = ijepa.device, ijepa.tensor
+  local cfg = config { out = "flat" }
+  local context, predictor, target = ijepa.jepa.models(cfg)
+  local policy = ijepa.jepa.policy(cfg, context.grid)
+  local opt = ijepa.optim.adamw { models = { context, predictor }, average = { [context] = target } }
+  local pixels = tensor.zeros({ 8, 32, 32, 3 }, "u8", true)
+  local function step(i)
+    device.step(function()
+      local ctx, tgt = policy:sample(8, 8 * i)
+      local h = device.no_grad(function() return target(pixels):layer_norm():gather(tgt) end)
+      tensor.smooth_l1(predictor(context(pixels, ctx), ctx, tgt), h):backward()
+      opt:step { lr = 1e-4, momentum = .99 }
+    end)
+  end
+  for i = 1, 30 do step(i) end
+  collectgarbage()
+  local before = tonumber(C.ij_mem_live())
+  for i = 31, 130 do step(i) end
+  collectgarbage()
+  collectgarbage()
+  lu.assertTrue(math.abs(tonumber(C.ij_mem_live()) - before) < 2 ^ 20, "live memory grew")
+end
+
+function tests.test_clipping_bounds_the_update()
+  local run = ijepa.pretrain(config { out = "clip", ["optim.steps"] = 2, ["optim.clip"] = 1e-3 })
+  lu.assertEquals(#run.losses, 2)
+end
+
+function tests.test_interrupt_saves_and_exits_130()
+  local recipe = folder .. "/long.lua"
+  local file = assert(io.open(recipe, "w"))
+  file:write 'local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {})\n'
+  file:close()
+  local words = {}
+  for _, w in ipairs(settings { out = "long", ["optim.epochs"] = 100000 }) do words[#words + 1] = "'" .. w .. "'" end
+  -- a shell's background job ignores the signal; timeout sends it to a child that does not
+  local pipe = io.popen(("timeout -s INT --foreground 5 %s %s %s 2>&1; echo exit $?"):format(program, recipe, table.concat(words, " ")))
+  local text = pipe:read "*a"
+  pipe:close()
+  lu.assertStrContains(text, "interrupted: step ")
+  lu.assertNotNil(assert(ijepa.checkpoint.load(latest "long")):meta "step")
+end
+
+if not ... then os.exit(lu.LuaUnit.run()) end
