@@ -25,7 +25,20 @@ add_custom_command(OUTPUT ${LUA_MADE}/_cdef.lua DEPENDS core/ijepa.h cmake/cdef.
   COMMENT "Lua declarations of ijepa.h" VERBATIM)
 lua_array(${CMAKE_BINARY_DIR} lua/ijepa/_cdef.lua)
 
+# ijepa._docs: the comments above our functions, for `ijepa help`
+add_custom_command(OUTPUT ${LUA_MADE}/_docs.lua DEPENDS ${LUA_FILES} cmake/docs.lua WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}
+  COMMAND ${LUAJIT_PROGRAM} cmake/docs.lua ${LUA_MADE}/_docs.lua ${LUA_FILES} COMMENT "Lua documentation" VERBATIM)
+lua_array(${CMAKE_BINARY_DIR} lua/ijepa/_docs.lua)
+
 file(GLOB HOST_SOURCES CONFIGURE_DEPENDS core/host/*.c)
 add_executable(ijepa ${HOST_SOURCES} ${LUA_ARRAYS} ${CPU_OBJECTS})
 target_link_libraries(ijepa PRIVATE core PkgConfig::LUAJIT PkgConfig::EDIT)
 set_target_properties(ijepa PROPERTIES ENABLE_EXPORTS ON)
+
+install(TARGETS ijepa libijepa)
+install(FILES core/ijepa.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(DIRECTORY lua/ijepa DESTINATION ${CMAKE_INSTALL_DATADIR}/lua/5.1 FILES_MATCHING PATTERN *.lua)
+install(FILES ${LUA_MADE}/_cdef.lua ${LUA_MADE}/_docs.lua DESTINATION ${CMAKE_INSTALL_DATADIR}/lua/5.1/ijepa)
+install(DIRECTORY recipes DESTINATION ${CMAKE_INSTALL_DATADIR}/ijepa FILES_MATCHING PATTERN *.lua)
+configure_file(cmake/ijepa.pc.in ijepa.pc @ONLY)
+install(FILES ${CMAKE_BINARY_DIR}/ijepa.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

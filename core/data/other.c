@@ -1,9 +1,41 @@
-/* other.c: pictures that libvips reads, as 8-bit RGB; and writing. */
+/* other.c: pictures that libvips reads, as 8-bit RGB; and writing. libvips is loaded when the first such picture comes:
+ * linked to the program, its hundred libraries would cost every start 30 ms. */
 #include "decode.h"
+#include <dlfcn.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <vips/vips.h>
+
+/* The functions of libvips that we use, under their own names. */
+/* clang-format off */
+#define FUNCTIONS(F) \
+  F(vips_block_untrusted_set) F(vips_init) F(g_free) F(g_log_set_handler) F(g_object_unref) F(vips_cache_set_max)     \
+  F(vips_cast) F(vips_colourspace) F(vips_colourspace_issupported) F(vips_concurrency_set) F(vips_copy)               \
+  F(vips_crop) F(vips_error_buffer) F(vips_error_clear) F(vips_extract_band) F(vips_image_get_bands)                  \
+  F(vips_image_get_format) F(vips_image_get_height) F(vips_image_get_width) F(vips_image_guess_interpretation)        \
+  F(vips_image_hasalpha) F(vips_image_new_from_buffer) F(vips_image_new_from_memory) F(vips_image_write_to_buffer)    \
+  F(vips_image_write_to_memory) F(vips_thread_shutdown)
+/* clang-format on */
+static struct {
+#define F(name) __typeof__(name) *name;
+  FUNCTIONS(F)
+#undef F
+} lib;
+
+/* Why libvips can't be used, once it has been tried. */
+static char problem[256];
+
+static bool load(void) {
+  void *handle = dlopen(IJ_VIPS_FILE, RTLD_LAZY | RTLD_LOCAL);
+  if (!handle) return false;
+#define F(name)                                                                                                        \
+  if (!(*(void **)(void *)&lib.name = dlsym(handle, #name))) return false;
+  FUNCTIONS(F)
+#undef F
+  return true;
+}
 
 /* libvips has settings of the process: one thread a picture, no cache, no loaders that it calls unsafe for strangers'
  * files, no messages of its own on stderr. */
@@ -13,30 +45,32 @@ static void quiet(const char *domain, GLogLevelFlags level, const char *text, vo
   (void)domain, (void)level, (void)text, (void)arg;
 }
 static void start(void) {
-  if (VIPS_INIT("ijepa") != 0) return;
-  g_log_set_handler("VIPS", G_LOG_LEVEL_WARNING | G_LOG_LEVEL_INFO | G_LOG_LEVEL_DEBUG, quiet, NULL);
-  vips_concurrency_set(1);
-  vips_cache_set_max(0);
-#if VIPS_MAJOR_VERSION > 8 || (VIPS_MAJOR_VERSION == 8 && VIPS_MINOR_VERSION >= 13)
-  vips_block_untrusted_set(TRUE);
-#endif
+  bool loaded = load();
+  if (!loaded || lib.vips_init("ijepa") != 0) {
+    snprintf(problem, sizeof problem, "%s", loaded ? lib.vips_error_buffer() : dlerror());
+    return;
+  }
+  lib.g_log_set_handler("VIPS", G_LOG_LEVEL_WARNING | G_LOG_LEVEL_INFO | G_LOG_LEVEL_DEBUG, quiet, NULL);
+  lib.vips_concurrency_set(1);
+  lib.vips_cache_set_max(0);
+  lib.vips_block_untrusted_set(TRUE);
   ready = true;
 }
 ij_status ij_vips_ready(void) {
   pthread_once(&once, start);
-  return ready ? IJ_OK : ij_fail(IJ_EUNSUPPORTED, "libvips could not be started");
+  return ready ? IJ_OK : ij_fail(IJ_EUNSUPPORTED, "libvips could not be used: %s", problem);
 }
 
 void ij_vips_thread_end(void) {
-  if (ready) vips_thread_shutdown();
+  if (ready) lib.vips_thread_shutdown();
 }
 
 /* The first line of libvips' error text, which it shares between threads. */
 static ij_status vips_failed(void) {
-  const char *text = vips_error_buffer();
+  const char *text = lib.vips_error_buffer();
   int n = (int)strcspn(text, "\n");
   ij_status st = ij_fail(IJ_EFORMAT, "%.*s", n ? n : 32, n ? text : "not a picture that libvips reads");
-  vips_error_clear();
+  lib.vips_error_clear();
   return st;
 }
 
@@ -46,7 +80,7 @@ struct ij_other {
 
 void ij_other_close(ij_other *o) {
   if (!o) return;
-  if (o->image) g_object_unref(o->image);
+  if (o->image) lib.g_object_unref(o->image);
   ij_free(o);
 }
 
@@ -54,14 +88,14 @@ ij_status ij_other_open(const uint8_t *bytes, size_t n, ij_other **out, int *hei
   IJ_TRY(ij_vips_ready());
   ij_other *o = ij_calloc(1, sizeof *o);
   if (!o) return IJ_ENOMEM;
-  o->image = vips_image_new_from_buffer(bytes, n, "", "access", VIPS_ACCESS_SEQUENTIAL, "fail_on",
-                                        VIPS_FAIL_ON_TRUNCATED, NULL);
+  o->image = lib.vips_image_new_from_buffer(bytes, n, "", "access", VIPS_ACCESS_SEQUENTIAL, "fail_on",
+                                            VIPS_FAIL_ON_TRUNCATED, NULL);
   if (!o->image) {
     ij_other_close(o);
     return vips_failed();
   }
-  *height = vips_image_get_height(o->image);
-  *width = vips_image_get_width(o->image);
+  *height = lib.vips_image_get_height(o->image);
+  *width = lib.vips_image_get_width(o->image);
   *out = o;
   return IJ_OK;
 }
@@ -69,7 +103,7 @@ ij_status ij_other_open(const uint8_t *bytes, size_t n, ij_other **out, int *hei
 /* Puts what an operation made in the place of *image. */
 static bool step(VipsImage **image, VipsImage **made, int failed) {
   if (failed) return false;
-  g_object_unref(*image);
+  lib.g_object_unref(*image);
   *image = *made;
   *made = NULL;
   return true;
@@ -78,32 +112,33 @@ static bool step(VipsImage **image, VipsImage **made, int failed) {
 /* 8 bits, one band or three: alpha is dropped as PIL does it, other colour spaces become sRGB. */
 static bool make_plain(VipsImage **image) {
   VipsImage *made = NULL;
-  if (vips_image_hasalpha(*image) &&
-      !step(image, &made, vips_extract_band(*image, &made, 0, "n", vips_image_get_bands(*image) - 1, NULL)))
+  if (lib.vips_image_hasalpha(*image) &&
+      !step(image, &made, lib.vips_extract_band(*image, &made, 0, "n", lib.vips_image_get_bands(*image) - 1, NULL)))
     return false;
-  VipsInterpretation space = vips_image_guess_interpretation(*image);
+  VipsInterpretation space = lib.vips_image_guess_interpretation(*image);
   bool grey = space == VIPS_INTERPRETATION_B_W || space == VIPS_INTERPRETATION_GREY16;
-  if (space != VIPS_INTERPRETATION_sRGB && space != VIPS_INTERPRETATION_B_W && vips_colourspace_issupported(*image) &&
+  if (space != VIPS_INTERPRETATION_sRGB && space != VIPS_INTERPRETATION_B_W &&
+      lib.vips_colourspace_issupported(*image) &&
       !step(image, &made,
-            vips_colourspace(*image, &made, grey ? VIPS_INTERPRETATION_B_W : VIPS_INTERPRETATION_sRGB, NULL)))
+            lib.vips_colourspace(*image, &made, grey ? VIPS_INTERPRETATION_B_W : VIPS_INTERPRETATION_sRGB, NULL)))
     return false;
-  if (vips_image_get_format(*image) != VIPS_FORMAT_UCHAR &&
+  if (lib.vips_image_get_format(*image) != VIPS_FORMAT_UCHAR &&
       !step(image, &made,
-            vips_cast(*image, &made, VIPS_FORMAT_UCHAR, "shift", vips_image_get_format(*image) == VIPS_FORMAT_USHORT,
-                      NULL)))
+            lib.vips_cast(*image, &made, VIPS_FORMAT_UCHAR, "shift",
+                          lib.vips_image_get_format(*image) == VIPS_FORMAT_USHORT, NULL)))
     return false;
-  int bands = vips_image_get_bands(*image);
+  int bands = lib.vips_image_get_bands(*image);
   return bands == 1 || bands == 3 ||
-         step(image, &made, vips_extract_band(*image, &made, 0, "n", bands > 3 ? 3 : 1, NULL));
+         step(image, &made, lib.vips_extract_band(*image, &made, 0, "n", bands > 3 ? 3 : 1, NULL));
 }
 
 ij_status ij_other_rows(ij_other *o, int top, int bottom, int left, int right, ij_resizer *r) {
   VipsImage *made = NULL;
   int w = right - left, h = bottom - top;
-  if (!make_plain(&o->image) || !step(&o->image, &made, vips_crop(o->image, &made, left, top, w, h, NULL)))
+  if (!make_plain(&o->image) || !step(&o->image, &made, lib.vips_crop(o->image, &made, left, top, w, h, NULL)))
     return vips_failed();
-  size_t bands = (size_t)vips_image_get_bands(o->image), n;
-  uint8_t *pixels = vips_image_write_to_memory(o->image, &n);
+  size_t bands = (size_t)lib.vips_image_get_bands(o->image), n;
+  uint8_t *pixels = lib.vips_image_write_to_memory(o->image, &n);
   if (!pixels) return vips_failed();
   const uint8_t *p = pixels;
   uint8_t *row = r->row.p; /* (w, 4), with room behind it */
@@ -112,7 +147,7 @@ ij_status ij_other_rows(ij_other *o, int top, int bottom, int left, int right, i
       for (size_t c = 0; c < 3; c++) row[4 * x + (int)c] = p[bands == 3 ? c : 0];
     ij_resizer_row(r, row);
   }
-  g_free(pixels);
+  (lib.g_free)(pixels);
   return IJ_OK;
 }
 
@@ -122,18 +157,18 @@ ij_status ij_picture_save(const char *path, const uint8_t *pixels, int height, i
   const char *slash = strrchr(path, '/'), *ending = strrchr(slash ? slash : path, '.');
   if (!ending) return ij_fail(IJ_EINVAL, "picture '%s' needs an ending such as .png or .jpg", path);
   VipsImage *image =
-      vips_image_new_from_memory(pixels, (size_t)height * (size_t)width * 3, width, height, 3, VIPS_FORMAT_UCHAR);
+      lib.vips_image_new_from_memory(pixels, (size_t)height * (size_t)width * 3, width, height, 3, VIPS_FORMAT_UCHAR);
   void *bytes = NULL;
   size_t n = 0;
   ij_status st;
   if (!image) return vips_failed();
   VipsImage *made = NULL;
-  if (!step(&image, &made, vips_copy(image, &made, "interpretation", VIPS_INTERPRETATION_sRGB, NULL)) ||
-      vips_image_write_to_buffer(image, ending, &bytes, &n, NULL) != 0) {
+  if (!step(&image, &made, lib.vips_copy(image, &made, "interpretation", VIPS_INTERPRETATION_sRGB, NULL)) ||
+      lib.vips_image_write_to_buffer(image, ending, &bytes, &n, NULL) != 0) {
     vips_failed();
     st = ij_fail_in(IJ_EUNSUPPORTED, "picture '%s' could not be made", path);
   } else st = ij_file_replace(path, bytes, n);
-  g_free(bytes);
-  g_object_unref(image);
+  (lib.g_free)(bytes);
+  lib.g_object_unref(image);
   return st;
 }

@@ -3,6 +3,7 @@
 #include <editline/readline.h>
 #include <lauxlib.h>
 #include <locale.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,9 +11,67 @@
 /* Line editor and signal both belong to the process. */
 static lua_State *session;
 
-/* readline(prompt) -> line, or nil at the end of the input */
+/* What completes a word, asked from Lua: a list of whole words. Registered by complete_with. */
+static char *next_match(const char *word, int state) {
+  lua_State *L = session;
+  static const char key = 0; /* its address names our list in the registry */
+  char *copy = NULL;
+  if (!L || !lua_checkstack(L, 8)) return NULL;
+  int top = lua_gettop(L);
+  if (state == 0) {
+    lua_pushlightuserdata(L, (void *)&key);
+    lua_getfield(L, LUA_REGISTRYINDEX, "ijepa.complete");
+    lua_pushstring(L, word);
+    if (lua_pcall(L, 1, 1, 0) == 0 && lua_istable(L, -1)) lua_rawset(L, LUA_REGISTRYINDEX);
+    lua_settop(L, top);
+  }
+  lua_pushlightuserdata(L, (void *)&key);
+  lua_rawget(L, LUA_REGISTRYINDEX);
+  if (lua_istable(L, -1)) {
+    lua_rawgeti(L, -1, state + 1);
+    if (lua_isstring(L, -1)) copy = strdup(lua_tostring(L, -1));
+  }
+  lua_settop(L, top);
+  return copy;
+}
+
+/* Names in code; within quotes, files. */
+static char **complete(const char *word, int start, int end) {
+  (void)end;
+  if (start > 0 && (rl_line_buffer[start - 1] == '"' || rl_line_buffer[start - 1] == '\'')) return NULL;
+  rl_attempted_completion_over = 1;
+  rl_completion_append_character = 0;
+  return rl_completion_matches(word, next_match);
+}
+
+/* complete_with(f): f(word) -> list of whole words, called on Tab */
+static int host_complete_with(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
+  lua_setfield(L, LUA_REGISTRYINDEX, "ijepa.complete");
+  rl_attempted_completion_function = complete;
+  rl_basic_word_break_characters = " \t\n\"'`@$><=;|&{([,+-*/%^#~";
+  return 0;
+}
+
+/* Ctrl-C at the prompt leaves readline: it has no other way out. Nothing of ours is held in between. */
+static sigjmp_buf at_prompt;
+static void leave_prompt(int sig) { siglongjmp(at_prompt, sig); }
+
+/* readline(prompt) -> line; false after Ctrl-C, nil at the end of the input */
 static int host_readline(lua_State *L) {
-  char *line = readline(luaL_checkstring(L, 1));
+  const char *prompt = luaL_checkstring(L, 1);
+  session = L;
+  if (sigsetjmp(at_prompt, 1)) {
+    signal(SIGINT, SIG_DFL);
+    session = NULL;
+    lua_pushboolean(L, 0);
+    return 1;
+  }
+  signal(SIGINT, leave_prompt);
+  char *line = readline(prompt);
+  signal(SIGINT, SIG_DFL);
+  session = NULL;
   if (!line) return 0;
   lua_pushstring(L, line);
   free(line);
@@ -63,6 +122,7 @@ static int host_catch_interrupt(lua_State *L) {
 
 int ij_host_open(lua_State *L) {
   static const luaL_Reg functions[] = {{"readline", host_readline},
+                                       {"complete_with", host_complete_with},
                                        {"history_add", host_history_add},
                                        {"history_load", host_history_load},
                                        {"history_save", host_history_save},

@@ -1,12 +1,13 @@
 #include "../case.h"
 
 enum { R, D };
-enum { GIVEN = 1 }; /* statistics are given, not taken from the batch */
+enum { GIVEN = 1, FAR = 2 }; /* GIVEN: statistics are given, not taken from the batch */
 
 static void fwd(ij_case *c) {
   ij_dim n = c->dim[R] * c->dim[D];
-  ij_case_tol(c, 1e-5, 1e-5, "sums over R in f32");
-  ij_case_in(c, "x", IJ_F32, n, 1);
+  double tol = c->flags & FAR ? 1e-4 : 1e-5;
+  ij_case_tol(c, tol, tol, "sums over R in f32; means of 30 deviations lose 30 times more");
+  ij_case_in_as(c, "x", IJ_F32, n, c->flags & FAR ? IJ_CASE_FAR : IJ_CASE_NORMAL, 1);
   if (c->flags & GIVEN) ij_case_in(c, "m", IJ_F32, c->dim[D], 1);
   else ij_case_out(c, "m", IJ_F32, c->dim[D]);
   if (c->flags & GIVEN) ij_case_in_as(c, "s", IJ_F32, c->dim[D], IJ_CASE_POSITIVE, 1);
@@ -20,7 +21,7 @@ static ij_status call_fwd(const ij_op_table *t, ij_queue *q, const ij_case *c) {
 static void bwd(ij_case *c) {
   ij_dim n = c->dim[R] * c->dim[D];
   ij_case_tol(c, 2e-5, 2e-5, "sums over R in f32");
-  ij_case_in(c, "x", IJ_F32, n, 1);
+  ij_case_in_as(c, "x", IJ_F32, n, c->flags & FAR ? IJ_CASE_FAR : IJ_CASE_NORMAL, 1);
   ij_case_in(c, "m", IJ_F32, c->dim[D], 1);
   ij_case_in_as(c, "s", IJ_F32, c->dim[D], IJ_CASE_POSITIVE, 1);
   ij_case_in(c, "dy", IJ_F32, n, 1);
@@ -32,8 +33,13 @@ static ij_status call_bwd(const ij_op_table *t, ij_queue *q, const ij_case *c) {
                            c->p[4]);
 }
 static const ij_case_shape shapes[] = {
-    {"odd", {7, 13}, 0, IJ_CASE_GRAD}, {"odd given", {5, 19}, GIVEN, IJ_CASE_GRAD},    {"one column", {9, 1}, 0, 0},
-    {"vith probe", {128, 1280}, 0, 0}, {"vith probe", {1024, 1280}, 0, IJ_CASE_BENCH}, {0},
+    {"odd", {7, 13}, 0, IJ_CASE_GRAD},
+    {"odd given", {5, 19}, GIVEN, IJ_CASE_GRAD},
+    {"odd far", {103, 7}, FAR, 0},
+    {"one column", {9, 1}, 0, 0},
+    {"vith probe", {128, 1280}, 0, 0},
+    {"vith probe", {1024, 1280}, 0, IJ_CASE_BENCH},
+    {0},
 };
 
 const ij_case_op ij_cases_batch_norm[] = {

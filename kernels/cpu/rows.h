@@ -47,24 +47,6 @@ static inline void share(ij_dim n, int t, int count, ij_dim *from, ij_dim *to) {
   *to = n * (t + 1) / count;
 }
 
-/* 2^t for t <= 0 or so (wrong above 127), to 1.5 ulp; 0 below -126.5; NaN stays. Fit for "omp simd" loops. */
-static inline float exp2_fast(float t) {
-  float c = t < -126.5f ? -126.5f : t;
-  int32_t n = (int32_t)(c - 0.5f); /* nearest, for negative t */
-  float f = c - (float)n;          /* [-.5, .5] */
-  float p = 1.3264715e-3f;
-  p = p * f + 9.6715135e-3f;
-  p = p * f + 5.5507338e-2f;
-  p = p * f + 2.4022242e-1f;
-  p = p * f + 6.9314698e-1f;
-  p = p * f + 1.0f;
-  uint32_t bits = ((uint32_t)n + 127u) << 23;
-  bits = t < -126.5f ? 0 : bits;
-  float scale;
-  memcpy(&scale, &bits, 4);
-  return p * scale;
-}
-
 /* out (N) += sums over the rows of x (R, N) [dt]. part: scratch (threads, N) f32 and, for bf16, one more row a thread.
  * Each thread sums a fixed share of the rows, so the result depends on the number of threads alone. */
 ij_status IJ_CPU(column_sum)(ij_queue *q, int slot, ij_dtype dt, ij_dim R, ij_dim N, const void *x, float *out);

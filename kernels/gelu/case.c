@@ -1,7 +1,7 @@
 #include "../case.h"
 
 enum { R, F };
-enum { NO_B = 1, AGAIN = 2, NO_DB = 4 }; /* AGAIN: the backward gives y too */
+enum { NO_B = 1, AGAIN = 2, NO_DB = 4, WIDE = 8 }; /* AGAIN: the backward gives y too */
 
 static const char why[] = "the contract's 1e-6 for numbers near 1; bf16: the result is rounded to a neighbour";
 static const char why_sum[] = "a sum over R in f32";
@@ -10,7 +10,7 @@ static void fwd(ij_case *c) {
   ij_dim n = c->dim[R] * c->dim[F];
   ij_case_tol(c, 1e-6, 0x1p-7, why);
   ij_case_unit(c, 1);
-  ij_case_in(c, "x", c->dt, n, 2);
+  ij_case_in(c, "x", c->dt, n, c->flags & WIDE ? 30 : 2);
   if (c->flags & NO_B) ij_case_null(c);
   else ij_case_in(c, "b", IJ_F32, c->dim[F], 1);
   ij_case_out(c, "y", c->dt, n);
@@ -25,7 +25,7 @@ static void bwd(ij_case *c) {
   ij_dim n = c->dim[R] * c->dim[F];
   ij_case_tol(c, 2e-6, 0x1p-7, why);
   ij_case_unit(c, 1);
-  ij_case_in(c, "x", c->dt, n, 2);
+  ij_case_in(c, "x", c->dt, n, c->flags & WIDE ? 30 : 2);
   if (c->flags & NO_B) ij_case_null(c);
   else ij_case_in(c, "b", IJ_F32, c->dim[F], 1);
   ij_case_in(c, "dy", c->dt, n, 1);
@@ -50,6 +50,7 @@ static const ij_case_shape shapes[] = {
     {"odd no b", {3, 67}, NO_B, IJ_CASE_GRAD},
     {"odd again", {7, 35}, AGAIN, IJ_CASE_GRAD},
     {"odd again no db", {7, 35}, AGAIN | NO_DB, 0},
+    {"odd wide", {7, 37}, AGAIN | WIDE, 0},
     {"one", {1, 1}, AGAIN, 0},
     {"no rows", {0, 8}, AGAIN, 0},
     {"vits", {67, 1536}, AGAIN, 0},

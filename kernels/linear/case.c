@@ -9,6 +9,8 @@ enum { R, N, K };
 static const ij_case_shape shapes[] = {
     {"odd", {7, 13, 19}, 0, IJ_CASE_GRAD},
     {"odd kept", {33, 65, 47}, KEEP, 0},
+    {"odd kept anew", {33, 65, 47}, KEEP, 0}, /* other weights of the same shape */
+    {"odd long", {1357, 9, 11}, KEEP, 0},
     {"one", {1, 1, 1}, 0, 0},
     {"no rows", {0, 5, 3}, 0, 0},
     {"vits qkv", {53, 1152, 384}, KEEP, 0},
@@ -49,6 +51,7 @@ static const ij_case_shape shapes_w[] = {
     {"odd", {7, 13, 19}, 0, IJ_CASE_GRAD},
     {"odd no b", {33, 65, 47}, NO_B, IJ_CASE_GRAD},
     {"odd no w", {33, 65, 47}, NO_W, IJ_CASE_GRAD},
+    {"odd long", {1357, 9, 11}, 0, 0},
     {"one", {1, 1, 1}, 0, 0},
     {"no rows", {0, 5, 3}, 0, 0},
     {"vits qkv", {53, 1152, 384}, 0, 0},

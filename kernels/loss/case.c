@@ -1,6 +1,11 @@
 #include "../case.h"
 
-enum { SMALL = 1, NO_DY = 2, SMOOTH = 4 }; /* SMALL: beta .05, so that most differences are on the straight part */
+enum {
+  SMALL = 1,
+  NO_DY = 2,
+  SMOOTH = 4,
+  LARGE = 8
+}; /* SMALL: beta .05, so that most differences are on the straight part */
 
 static float beta(const ij_case *c) { return c->flags & SMALL ? 0.05f : 1.0f; }
 static void smooth_l1_fwd(ij_case *c) { /* dims outer, repeat, inner */
@@ -44,7 +49,7 @@ static const ij_case_shape smooth_l1_shapes[] = {
 static float smoothing(const ij_case *c) { return c->flags & SMOOTH ? 0.1f : 0; }
 static void cross_entropy_fwd(ij_case *c) { /* dims R, n */
   ij_case_tol(c, 1e-5, 1e-5, "sums of n and exp to 1e-6 in f32");
-  ij_case_in(c, "x", IJ_F32, c->dim[0] * c->dim[1], 3);
+  ij_case_in(c, "x", IJ_F32, c->dim[0] * c->dim[1], c->flags & LARGE ? 90 : 3);
   ij_case_in_as(c, "label", IJ_I32, c->dim[0], IJ_CASE_LABEL, (double)c->dim[1]);
   ij_case_out(c, "loss", IJ_F32, 1);
   c->flops = 20 * (double)(c->dim[0] * c->dim[1]);
@@ -54,7 +59,7 @@ static ij_status call_cross_entropy_fwd(const ij_op_table *t, ij_queue *q, const
 }
 static void cross_entropy_bwd(ij_case *c) {
   ij_case_tol(c, 1e-5, 1e-5, "sums of n and exp to 1e-6 in f32");
-  ij_case_in(c, "x", IJ_F32, c->dim[0] * c->dim[1], 3);
+  ij_case_in(c, "x", IJ_F32, c->dim[0] * c->dim[1], c->flags & LARGE ? 90 : 3);
   ij_case_in_as(c, "label", IJ_I32, c->dim[0], IJ_CASE_LABEL, (double)c->dim[1]);
   ij_case_in_as(c, "dloss", IJ_F32, 1, IJ_CASE_POSITIVE, 3);
   ij_case_out(c, "dx", IJ_F32, c->dim[0] * c->dim[1]);
@@ -64,8 +69,13 @@ static ij_status call_cross_entropy_bwd(const ij_op_table *t, ij_queue *q, const
   return t->cross_entropy_bwd(q, c->dim[0], c->dim[1], smoothing(c), c->p[0], c->p[1], c->p[2], c->p[3]);
 }
 static const ij_case_shape cross_entropy_shapes[] = {
-    {"odd", {13, 5}, 0, IJ_CASE_GRAD},   {"odd smooth", {17, 9}, SMOOTH, IJ_CASE_GRAD}, {"one class", {3, 1}, 0, 0},
-    {"imagenet", {64, 1000}, SMOOTH, 0}, {"imagenet", {1024, 1000}, 0, IJ_CASE_BENCH},  {0},
+    {"odd", {13, 5}, 0, IJ_CASE_GRAD},
+    {"odd smooth", {17, 9}, SMOOTH, IJ_CASE_GRAD},
+    {"one class", {3, 1}, 0, 0},
+    {"odd large", {11, 7}, LARGE, 0},
+    {"imagenet", {64, 1000}, SMOOTH, 0},
+    {"imagenet", {1024, 1000}, 0, IJ_CASE_BENCH},
+    {0},
 };
 
 const ij_case_op ij_cases_loss[] = {

@@ -1,15 +1,31 @@
 #include "../case.h"
 
 enum { R, D };
-enum { NO_AFFINE = 1, ADD = 2, ADD_B = 4, NO_SUM = 8, NO_Y = 16, NO_STATS = 32, RES = 64, COPY = 128, FROZEN = 256 };
+enum {
+  NO_AFFINE = 1,
+  ADD = 2,
+  ADD_B = 4,
+  NO_SUM = 8,
+  NO_Y = 16,
+  NO_STATS = 32,
+  RES = 64,
+  COPY = 128,
+  FROZEN = 256,
+  FAR = 512
+};
 
 static const char why[] = "sums over D in f32; bf16: the result is rounded to a neighbour";
 
+static const char why_far[] =
+    "a mean of 30 deviations loses 30 times more; a variance in one pass would lose 30 times that";
+
 static void fwd(ij_case *c) {
+  double tol = c->flags & FAR ? 1e-4 : 1e-5;
+  const char *sums = c->flags & FAR ? why_far : "sums over D in f32";
   ij_dim n = c->dim[R] * c->dim[D], width = c->dim[D];
   bool affine = !(c->flags & NO_AFFINE);
-  ij_case_tol(c, 1e-5, 1e-5, "sums over D in f32");
-  ij_case_in(c, "x", IJ_F32, n, 2);
+  ij_case_tol(c, tol, tol, sums);
+  ij_case_in_as(c, "x", IJ_F32, n, c->flags & FAR ? IJ_CASE_FAR : IJ_CASE_NORMAL, 2);
   if (c->flags & ADD) ij_case_in(c, "add", c->dt, n, 1);
   else ij_case_null(c);
   if (c->flags & ADD_B) ij_case_in(c, "add_b", IJ_F32, width, 1);
@@ -20,10 +36,10 @@ static void fwd(ij_case *c) {
   else ij_case_null(c);
   if (c->flags & NO_SUM) ij_case_null(c);
   else ij_case_out(c, "sum", IJ_F32, n);
-  ij_case_tol(c, 1e-5, 0x1p-7, why);
+  ij_case_tol(c, tol, 0x1p-7, c->flags & FAR ? why_far : why);
   if (c->flags & NO_Y) ij_case_null(c);
   else ij_case_out(c, "y", c->dt, n);
-  ij_case_tol(c, 1e-5, 1e-5, "sums over D in f32");
+  ij_case_tol(c, tol, tol, sums);
   for (int i = 0; i < 2; i++)
     if (c->flags & NO_STATS) ij_case_null(c);
     else ij_case_out(c, i ? "rstd" : "mean", IJ_F32, c->dim[R]);
@@ -38,6 +54,7 @@ static const ij_case_shape shapes_fwd[] = {
     {"odd", {5, 19}, 0, 0},
     {"odd add", {5, 21}, ADD | ADD_B, 0},
     {"odd add alone", {3, 67}, ADD, 0},
+    {"odd far", {5, 203}, FAR, 0},
     {"only sum", {7, 35}, ADD | ADD_B | NO_Y | NO_STATS, 0},
     {"only y", {7, 35}, ADD | NO_SUM | NO_STATS, 0},
     {"no affine", {9, 33}, NO_AFFINE | NO_SUM | NO_STATS, 0},
@@ -53,7 +70,7 @@ static void bwd(ij_case *c) {
   ij_dim n = c->dim[R] * c->dim[D], width = c->dim[D];
   bool affine = !(c->flags & NO_AFFINE), sums = affine && !(c->flags & FROZEN);
   ij_case_tol(c, 2e-5, 2e-5, "sums over D and over R in f32");
-  ij_case_in(c, "x", IJ_F32, n, 2); /* s in the contract */
+  ij_case_in_as(c, "x", IJ_F32, n, c->flags & FAR ? IJ_CASE_FAR : IJ_CASE_NORMAL, 2); /* s in the contract */
   ij_case_in(c, "mean", IJ_F32, c->dim[R], 1);
   ij_case_in(c, "rstd", IJ_F32, c->dim[R], 1);
   if (affine) ij_case_in(c, "w", IJ_F32, width, 1);
@@ -81,6 +98,7 @@ static const ij_case_shape shapes_bwd[] = {
     {"odd no affine", {9, 33}, NO_AFFINE, IJ_CASE_GRAD},
     {"odd frozen", {9, 33}, FROZEN | RES, 0},
     {"odd rest", {7, 67}, RES | COPY, 0},
+    {"odd far", {5, 203}, FAR, 0},
     {"odd copy", {3, 17}, COPY, IJ_CASE_GRAD},
     {"one", {2, 1}, NO_AFFINE, 0},
     {"no rows", {0, 8}, 0, 0},

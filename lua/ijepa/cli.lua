@@ -25,15 +25,14 @@ end
 -- Replaces the start of message where it says one of our own lines, or a name that Lua has cut short, by the user's
 -- line. `frames`: { where, what, internal } from the innermost one outwards.
 local function clear(message, frames)
-  local user
   for _, frame in ipairs(frames) do
-    if not user and not frame.internal then user = frame end
     if message:sub(1, #frame.short) == frame.short then
       local rest = message:sub(#frame.short + 1)
       if not frame.internal then return frame.where .. rest end
       for _, outer in ipairs(frames) do
         if not outer.internal then return outer.where .. rest .. (" (at %s)"):format(frame.where:sub(1, -2)) end
       end
+      return (rest:gsub("^ ", ""))
     end
   end
   return message
@@ -99,11 +98,12 @@ local function run(chunk, name)
 end
 
 local function set_args(argv, first)
-  arg = { [0] = argv[first - 1] }   -- luacheck: globals arg
+  local list = { [0] = argv[first - 1] }
   for i = first, #argv do
-    arg[#arg + 1] = argv[i]
+    list[#list + 1] = argv[i]
     ijepa.args[#ijepa.args + 1] = argv[i]
   end
+  _G.arg = list   -- luacheck: ignore
 end
 
 local function compile_error(message)

@@ -67,6 +67,17 @@ static bool near(ij_check *k, const ij_case *c, int at, const char *want, const 
   return true;
 }
 
+/* Scratch memory of a queue is what the last op left in it. */
+static bool dirty(ij_queue *q) {
+  enum { BYTES = 1 << 16 };
+  for (int i = 0; i < 8; i++) {
+    void *p = ij_queue_scratch(q, i, BYTES);
+    if (!p) return false;
+    memset(p, 0xff, BYTES);
+  }
+  return true;
+}
+
 /* One call; outputs are compared with want[], or, where it is empty, become want[]. False: stop with this case. */
 static bool try_call(ij_check *k, ij_case *c, const ij_op_table *t, ij_case_place place, const char *form, double tol,
                      const char *how, void **want) {
@@ -77,7 +88,7 @@ static bool try_call(ij_check *k, ij_case *c, const ij_op_table *t, ij_case_plac
   char label[96];
   snprintf(label, sizeof label, "%s%s%s%s", how, place == IJ_CASE_AT_END ? ", unaligned" : "", form ? ", " : "",
            form ? form : "");
-  if (!ij_case_place_all(c, &m, place, form)) {
+  if (!ij_case_place_all(c, &m, place, form) || (place == IJ_CASE_AT_END && !dirty(&q))) {
     ij_check_fail(k, c, "%s: no memory, or a form of other arguments", label);
     goto out;
   }

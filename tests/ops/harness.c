@@ -76,6 +76,8 @@ static void set(int type, void *p, ij_dim i, double v) {
 static double value(ij_case_fill fill, double scale, uint64_t seed, ij_dim i) {
   double u = uniform_at(seed, i);
   switch (fill) {
+  case IJ_CASE_FAR:
+    return scale * (30 + ij_case_random(seed, i));
   case IJ_CASE_POSITIVE:
     return scale * (0.1 + u);
   case IJ_CASE_APART:
@@ -103,8 +105,8 @@ static ij_case_arg *argument(ij_case *c, const char *name, ij_case_role role, in
   return a->first ? a : NULL;
 }
 
-static void contents(ij_case_arg *a, ij_case_fill fill, double scale) {
-  uint64_t seed = seed_of(a->name);
+static void contents(const ij_case *c, ij_case_arg *a, ij_case_fill fill, double scale) {
+  uint64_t seed = seed_of(a->name) ^ mix(seed_of(c->shape->name));
   unsigned char *bytes = a->first;
   ij_dim n_bytes = a->n * (ij_dim)ij_case_size(a->type);
   if (fill == IJ_CASE_BITS)
@@ -115,7 +117,7 @@ static void contents(ij_case_arg *a, ij_case_fill fill, double scale) {
 
 void ij_case_in_as(ij_case *c, const char *name, int type, ij_dim n, ij_case_fill fill, double scale) {
   ij_case_arg *a = argument(c, name, IJ_CASE_IN, type, n);
-  if (a) contents(a, fill, scale);
+  if (a) contents(c, a, fill, scale);
 }
 
 void ij_case_in(ij_case *c, const char *name, int type, ij_dim n, double scale) {
@@ -124,7 +126,7 @@ void ij_case_in(ij_case *c, const char *name, int type, ij_dim n, double scale) 
 
 void ij_case_add(ij_case *c, const char *name, int type, ij_dim n, ij_case_fill fill, double scale) {
   ij_case_arg *a = argument(c, name, IJ_CASE_ADD, type, n);
-  if (a) contents(a, fill, scale);
+  if (a) contents(c, a, fill, scale);
 }
 
 void ij_case_out(ij_case *c, const char *name, int type, ij_dim n) {
