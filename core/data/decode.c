@@ -1,6 +1,7 @@
 /* decode.c: JPEG by libjpeg-turbo, of which only the rows and columns that are needed are computed; all else by libvips
  * (other.c). Both give rows of 4-byte pixels to the resizer. */
 #include "decode.h"
+#include "baseline.h"
 #include <setjmp.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,6 +26,7 @@ struct ij_decoder {
   bool is_jpeg;
   int height, width;
   jpeg j;
+  ij_baseline *baseline;
   ij_other *other;
   ij_resizer resizer;
   ij_room rows; /* libjpeg's output */
@@ -63,7 +65,7 @@ ij_status ij_decoder_new(int64_t max_pixels, ij_decoder **out) {
   ij_decoder *d = ij_calloc(1, sizeof *d);
   if (!d) return IJ_ENOMEM;
   d->max_pixels = max_pixels;
-  ij_status st = jpeg_make(&d->j);
+  ij_status st = (d->baseline = ij_baseline_new()) ? jpeg_make(&d->j) : IJ_ENOMEM;
   if (st != IJ_OK) ij_decoder_free(d);
   else *out = d;
   return st;
@@ -72,6 +74,7 @@ ij_status ij_decoder_new(int64_t max_pixels, ij_decoder **out) {
 void ij_decoder_free(ij_decoder *d) {
   if (!d) return;
   if (d->j.made) jpeg_destroy_decompress(&d->j.info);
+  ij_baseline_free(d->baseline);
   ij_other_close(d->other);
   ij_resizer_free(&d->resizer);
   ij_room_free(&d->rows);
@@ -136,6 +139,7 @@ static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int rig
   jpeg *j = &d->j;
   struct jpeg_decompress_struct *info = &j->info;
   if (setjmp(j->exit)) return IJ_EFORMAT; /* nothing below lives in locals that are used after a jump */
+  if (ij_baseline_rows(d->baseline, info, top, bottom, left, right, &d->resizer)) return IJ_OK;
   jpeg_start_decompress(info);
   /* Smooth upsampling of colours looks one sample to each side, two pixels; none is next to the cut. */
   JDIMENSION x = left > 2 ? (JDIMENSION)left - 2 : 0, end = (JDIMENSION)right + 2;
