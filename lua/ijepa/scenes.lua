@@ -1,9 +1,10 @@
 --- Pictures that the program draws itself, with labels: a large shape on a patterned ground among small dots. They let
 -- the quickstart and the tests train and probe without a download.
 --
--- What a label is can't be told from a few pixels or from average colours: the shape's colour, place, size, direction,
--- texture and ground are drawn independently of its class, and all classes cover the same area on average. Picture i
--- of a seed is a function of (seed, part, i) alone, so any number of them, in any order, is the same set.
+-- Shape and count can't be told from a few pixels or from average colours: the shape's colour, place, size, direction,
+-- texture and ground are drawn independently of its class, and all classes cover the same area on average. (The colour
+-- can: it is the easy label.) Picture i of a seed is a function of (seed, part, i) alone, so any number of them, in any
+-- order, is the same set.
 local F = require "ijepa._ffi"
 local canvas = require "ijepa.canvas"
 local C = F.C
