@@ -5,7 +5,7 @@
 #include "../cpu/tile.h"
 #include <math.h>
 
-enum { BLOCK = 48, AHEAD = 16 }; /* query rows of a block: a multiple of every TILE_M; rows asked for in advance */
+enum { BLOCK = 48 }; /* query rows of a block: a multiple of every TILE_M */
 
 typedef struct heads {
   ij_dtype dt;
@@ -39,19 +39,10 @@ static ij_dim part_at(const heads *h, ij_dim b, ij_dim n, int part, ij_dim a) {
   return (((b * h->N + n) * 3 + part) * h->A + a) * h->S;
 }
 
-/* Rows of a head lie far apart, which no hardware foresees: asks for row n, or what follows the last one. */
-static void prefetch(const heads *h, ij_dim b, ij_dim n, int part, ij_dim a) {
-  if (n >= h->N) n -= h->N, part++;
-  if (n >= h->N || part > 2) return;
-  const char *row = at_const(h->dt, h->qkv, part_at(h, b, n, part, a));
-  for (ij_dim i = 0; i < h->S * (h->dt == IJ_BF16 ? 2 : 4); i += 64) __builtin_prefetch(row + i);
-}
-
 /* part (0 query, 1 key, 2 value) of head a of image b -> y (rows, width), rows from N on are 0 */
 static void part_rows(const heads *h, ij_dim b, int part, ij_dim a, float scale, float *y) {
   const float *bias = h->bias ? h->bias + (part * h->A + a) * h->S : NULL;
   for (ij_dim n = 0; n < h->N; n++) {
-    prefetch(h, b, n + AHEAD, part, a);
     row_pack(h->dt, h->qkv, part_at(h, b, n, part, a), h->S, bias, scale, h->width, y + n * h->width);
   }
   memset(y + h->N * h->width, 0, (size_t)((h->rows - h->N) * h->width) * sizeof *y);
@@ -87,9 +78,7 @@ static float row_exp(ij_dim n, float top, float *x) {
 static float row_top(ij_dim n, const float *x) {
   vf top = vf_load(x);
   for (ij_dim i = VL; i < n; i += VL) top = vf_max(top, vf_load(x + i));
-  float most = top[0];
-  for (int i = 1; i < VL; i++) most = top[i] > most ? top[i] : most;
-  return most;
+  return vf_top(top);
 }
 
 /* y[at ...] (S) [dt] = x (S) * scale */

@@ -15,21 +15,14 @@ static void columns_2(ij_dim depth, const float *a, ij_dim ak, const float *b, f
 static void columns_1(ij_dim depth, const float *a, ij_dim ak, const float *b, float *c, ij_dim ci, bool add) {
   tile_body(1, depth, a, 1, ak, b, c, ci, add);
 }
-/* By packed columns: ai is 1, ak TILE_M. */
-static void panels_2(ij_dim depth, const float *a, ij_dim ak, const float *b, float *c, ij_dim ci, bool add) {
-  (void)ak;
-  tile_body(2, depth, a, 1, TILE_M, b, c, ci, add);
-}
-
 void IJ_CPU(product)(ij_dim m, ij_dim n, ij_dim depth, left x, right y, float *c, ij_dim ci, bool add) {
   bool rows = x.ak == 1;
   ij_dim stride = rows ? x.ai : x.ak;
   for (ij_dim j = 0; j < n; j += TILE_N, y.b += y.bp) {
     void (*tile)(ij_dim, const float *, ij_dim, const float *, float *, ij_dim, bool) =
-        n - j <= VL      ? (rows ? rows_1 : columns_1)
-        : rows           ? rows_2
-        : x.ak == TILE_M ? panels_2
-                         : columns_2;
+        n - j <= VL ? (rows ? rows_1 : columns_1)
+        : rows      ? rows_2
+                    : columns_2;
     for (ij_dim i = 0; i < m; i += TILE_M) tile(depth, x.a + i / TILE_M * x.at, stride, y.b, c + i * ci + j, ci, add);
   }
 }

@@ -61,7 +61,6 @@ typedef struct left {
 } left;
 static inline left left_rows(const float *a, ij_dim stride) { return (left){a, TILE_M * stride, stride, 1}; }
 static inline left left_columns(const float *a, ij_dim stride) { return (left){a, TILE_M, 1, stride}; }
-static inline left left_panels(const float *a, ij_dim depth) { return (left){a, TILE_M * depth, 1, TILE_M}; }
 /* As the right factor: panels (depth, TILE_N) of its columns, bp apart. */
 typedef struct right {
   const float *b;

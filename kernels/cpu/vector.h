@@ -67,12 +67,38 @@ static inline vf vf_fma(vf a, vf b, vf c) {
 static inline vf vf_abs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 static inline vf vf_sign(vf x, vf of) { return (vf)((vi)x | ((vi)of & INT32_MIN)); } /* x >= 0 with the sign of `of` */
 
-static inline float vf_sum(vf x) {
-  float v[VL], sum = 0;
-  vf_store(v, x);
-  for (int i = 0; i < VL; i++) sum += v[i];
-  return sum;
+/* Sum and largest of the elements. */
+#if defined(__x86_64__)
+static inline __m128 vf_fold(vf x, bool top) { /* to four elements */
+#if defined(__AVX512F__)
+  __m256 low = _mm512_castps512_ps256((__m512)x), high = _mm512_extractf32x8_ps((__m512)x, 1);
+  __m256 y = top ? _mm256_max_ps(low, high) : _mm256_add_ps(low, high);
+#elif defined(__AVX__)
+  __m256 y = (__m256)x;
+#endif
+#if defined(__AVX__)
+  __m128 a = _mm256_castps256_ps128(y), b = _mm256_extractf128_ps(y, 1);
+  return top ? _mm_max_ps(a, b) : _mm_add_ps(a, b);
+#else
+  (void)top;
+  return (__m128)x;
+#endif
 }
+static inline float vf_sum(vf x) {
+  __m128 y = vf_fold(x, false), z = _mm_add_ps(y, _mm_movehl_ps(y, y));
+  return _mm_cvtss_f32(_mm_add_ss(z, _mm_shuffle_ps(z, z, 1)));
+}
+static inline float vf_top(vf x) {
+  __m128 y = vf_fold(x, true), z = _mm_max_ps(y, _mm_movehl_ps(y, y));
+  return _mm_cvtss_f32(_mm_max_ss(z, _mm_shuffle_ps(z, z, 1)));
+}
+#else
+static inline float vf_sum(vf x) { return (x[0] + x[1]) + (x[2] + x[3]); }
+static inline float vf_top(vf x) {
+  float a = x[0] > x[1] ? x[0] : x[1], b = x[2] > x[3] ? x[2] : x[3];
+  return a > b ? a : b;
+}
+#endif
 
 /* 2^t for t <= 0 or so (wrong above 127), to 1.5 ulp; 0 below -127; NaN stays. */
 static inline vf vf_exp2(vf t) {

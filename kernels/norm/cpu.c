@@ -1,36 +1,48 @@
 /* Layer norm. A row stays in the first cache for all of its passes. */
 #include "../cpu/rows.h"
+#include "../cpu/vector.h"
 #include <math.h>
 
-/* s = x + add + add_b, add and add_b may be NULL; returns the sum of s. s may be x. */
-static float row_sum(ij_dim D, const float *x, const float *add, const float *add_b, float *s) {
-  float total = 0;
-  if (add && add_b) {
-#pragma omp simd reduction(+ : total)
-    for (ij_dim d = 0; d < D; d++) {
-      float v = x[d] + add[d] + add_b[d];
-      s[d] = v;
-      total += v;
-    }
-  } else if (add) {
-#pragma omp simd reduction(+ : total)
-    for (ij_dim d = 0; d < D; d++) {
-      float v = x[d] + add[d];
-      s[d] = v;
-      total += v;
-    }
+/* Sums run in four vectors side by side: one alone waits for each of its additions. */
+enum { WIDE = 4 * VL };
+
+/* s = x + add (+ add_b, may be NULL); s may be x */
+static void row_add(ij_dim D, const float *x, const float *add, const float *add_b, float *s) {
+  if (add_b) {
+#pragma omp simd
+    for (ij_dim d = 0; d < D; d++) s[d] = x[d] + add[d] + add_b[d];
   } else {
-#pragma omp simd reduction(+ : total)
-    for (ij_dim d = 0; d < D; d++) total += x[d];
+#pragma omp simd
+    for (ij_dim d = 0; d < D; d++) s[d] = x[d] + add[d];
   }
-  return total;
+}
+
+static float row_sum(ij_dim D, const float *s) {
+  vf sum[4] = {{0}};
+  float rest = 0;
+  ij_dim d = 0;
+  for (; d + WIDE <= D; d += WIDE)
+    for (int i = 0; i < 4; i++) sum[i] += vf_load(s + d + i * VL);
+  for (; d + VL <= D; d += VL) sum[0] += vf_load(s + d);
+  for (; d < D; d++) rest += s[d];
+  return vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }
 
 static float row_variance(ij_dim D, const float *s, float mean) {
-  float total = 0;
-#pragma omp simd reduction(+ : total)
-  for (ij_dim d = 0; d < D; d++) total += (s[d] - mean) * (s[d] - mean);
-  return total / (float)D;
+  vf sum[4] = {{0}};
+  float rest = 0;
+  ij_dim d = 0;
+  for (; d + WIDE <= D; d += WIDE)
+    for (int i = 0; i < 4; i++) {
+      vf v = vf_load(s + d + i * VL) - mean;
+      sum[i] += v * v;
+    }
+  for (; d + VL <= D; d += VL) {
+    vf v = vf_load(s + d) - mean;
+    sum[0] += v * v;
+  }
+  for (; d < D; d++) rest += (s[d] - mean) * (s[d] - mean);
+  return (vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest) / (float)D;
 }
 
 static void row_scale(ij_dim D, const float *s, float mean, float rstd, const float *w, const float *b, float *y) {
@@ -55,17 +67,13 @@ ij_status IJ_CPU(norm_fwd)(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim D, const f
 #pragma omp for schedule(static)
     for (ij_dim r = 0; r < R; r++) {
       const float *s = x + r * D;
-      float total;
       if (add) {
         float *out = sum ? sum + r * D : sums;
-        total = row_sum(D, s, row_get(dt, add, r * D, D, adds), add_b, out);
+        row_add(D, s, row_get(dt, add, r * D, D, adds), add_b, out);
         s = out;
-      } else {
-        total = row_sum(D, s, NULL, NULL, NULL);
-        if (sum && sum != x) memcpy(sum + r * D, s, (size_t)D * sizeof *s);
-      }
+      } else if (sum && sum != x) memcpy(sum + r * D, s, (size_t)D * sizeof *s);
       if (!y && !mean && !rstd) continue;
-      float m = total / (float)D, scale = 1 / sqrtf(row_variance(D, s, m) + eps);
+      float m = row_sum(D, s) / (float)D, scale = 1 / sqrtf(row_variance(D, s, m) + eps);
       if (y) {
         row_scale(D, s, m, scale, w, b, row_out(dt, y, r * D, ys));
         row_put(dt, y, r * D, D, ys);
@@ -80,17 +88,27 @@ ij_status IJ_CPU(norm_fwd)(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim D, const f
 /* Adds this row's share to dw, db and gives the sums of g = dy w and of g n, n = (s - mean) rstd. */
 static void row_grads(ij_dim D, const float *s, float mean, float rstd, const float *w, const float *dy, float *dw,
                       float *db, float *sum_g, float *sum_gn) {
-  float total = 0, total_n = 0;
-#pragma omp simd reduction(+ : total, total_n)
-  for (ij_dim d = 0; d < D; d++) {
+  vf sum[4] = {{0}}, sum_n[4] = {{0}};
+  float rest = 0, rest_n = 0;
+  ij_dim d = 0;
+  for (; d + WIDE <= D; d += WIDE)
+    for (int i = 0; i < 4; i++) {
+      ij_dim at = d + i * VL;
+      vf n = (vf_load(s + at) - mean) * rstd, y = vf_load(dy + at), g = y * vf_load(w + at);
+      vf_store(dw + at, vf_load(dw + at) + y * n);
+      vf_store(db + at, vf_load(db + at) + y);
+      sum[i] += g;
+      sum_n[i] += g * n;
+    }
+  for (; d < D; d++) {
     float n = (s[d] - mean) * rstd, g = dy[d] * w[d];
     dw[d] += dy[d] * n;
     db[d] += dy[d];
-    total += g;
-    total_n += g * n;
+    rest += g;
+    rest_n += g * n;
   }
-  *sum_g = total;
-  *sum_gn = total_n;
+  *sum_g = vf_sum((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
+  *sum_gn = vf_sum((sum_n[0] + sum_n[1]) + (sum_n[2] + sum_n[3])) + rest_n;
 }
 
 static void row_dx(ij_dim D, const float *s, float mean, float rstd, const float *w, const float *dy, float mean_g,
