@@ -9,7 +9,7 @@ local o = ijepa.config({}, {
   train = leaf("string", nil, "folder or tar of class folders"), test = leaf("string", nil, "the same classes, other pictures"),
   crop = leaf("integer", 0, "0: as trained"), resize = leaf("integer", 0, "0: crop * 8 / 7"), blocks = leaf("integer", 0, "0 or 4"),
   epochs = leaf("integer", 30, "of the classifier"), batch = leaf("integer", 256, "of the classifier"),
-  lr = leaf("numbers", { 3e-4, 1e-3, 3e-3, 1e-2 }, "all tried"), wd = leaf("numbers", { 1e-4, 1e-2, 1e-1 }, "all tried"),
+  lr = leaf("numbers", { 3e-4, 1e-3, 3e-3, 1e-2 }, "all tried"), wd = leaf("numbers", { 1e-2, 1e-1, 1 }, "all tried"),
   workers = leaf("integer", 2, "threads that read"), seed = leaf("integer", 0, "order of the rows"),
   limit = leaf("integer", 0, "at most so many training pictures; 0: all"),
 })

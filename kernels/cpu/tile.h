@@ -33,7 +33,10 @@ __attribute__((always_inline)) static inline void tile_body(int nv, ij_dim depth
                                                             const float *b, float *c, ij_dim ci, bool add) {
   vf left[TILE_M], right[TILE_M];
 #pragma GCC unroll 16
-  for (int i = 0; i < TILE_M; i++) left[i] = right[i] = (vf){0};
+  for (int i = 0; i < TILE_M; i++) {
+    left[i] = right[i] = (vf){0};
+    __builtin_prefetch(c + i * ci, 1);
+  }
   ij_dim k = 0;
   for (; k + 4 <= depth; k += 4, a += 4 * ak, b += 4 * TILE_N) {
     tile_step(nv, a, ai, b, left, right);

@@ -106,23 +106,35 @@ ij_status IJ_CPU(linear_bwd_x)(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_
 /* ---- dw (N, K) += dy (R, N) transposed times x (R, K) ----------------------------------------------------------- */
 
 /* y: panels (n / TILE_M, depth, TILE_M) of rows [r0, r0 + depth), columns [j0, j0 + n) of x (R, N) [dt]; zeros behind.
- * row: (n). */
-static void left_pack(ij_dtype dt, const void *x, ij_dim N, ij_dim r0, ij_dim depth, ij_dim j0, ij_dim n, float *row,
+ * rows: (4, n). Four rows at a time, so that what is written to a panel fills cache lines. */
+static void left_pack(ij_dtype dt, const void *x, ij_dim N, ij_dim r0, ij_dim depth, ij_dim j0, ij_dim n, float *rows,
                       float *y) {
-  for (ij_dim r = 0; r < depth; r++) {
-    const float *v = row_get(dt, x, (r0 + r) * N + j0, n, row);
-    ij_dim j = 0;
-    for (; j + TILE_M <= n; j += TILE_M) memcpy(y + j * depth + r * TILE_M, v + j, TILE_M * sizeof *v);
-    for (ij_dim i = 0; j < n && i < TILE_M; i++) y[j * depth + r * TILE_M + i] = j + i < n ? v[j + i] : 0;
+  for (ij_dim r = 0; r < depth; r += 4) {
+    const float *v[4];
+    int count = (int)least(4, depth - r);
+    for (int i = 0; i < count; i++) v[i] = row_get(dt, x, (r0 + r + i) * N + j0, n, rows + i * n);
+    for (ij_dim j = 0; j < n; j += TILE_M)
+      for (int i = 0; i < count; i++) {
+        float *to = y + j * depth + (r + i) * TILE_M;
+        if (j + TILE_M <= n) memcpy(to, v[i] + j, TILE_M * sizeof *to);
+        else
+          for (ij_dim c = 0; c < TILE_M; c++) to[c] = j + c < n ? v[i][j + c] : 0;
+      }
   }
 }
 
-static void right_pack(ij_dtype dt, const void *x, ij_dim K, ij_dim r0, ij_dim depth, ij_dim j0, ij_dim n, float *row,
+/* y: panels (k / TILE_N, depth, TILE_N) likewise */
+static void right_pack(ij_dtype dt, const void *x, ij_dim K, ij_dim r0, ij_dim depth, ij_dim j0, ij_dim k, float *row,
                        float *y) {
   for (ij_dim r = 0; r < depth; r++) {
-    const float *v = row_get(dt, x, (r0 + r) * K + j0, n, row);
-    for (ij_dim j = 0; j < n; j += TILE_N)
-      IJ_CPU(panel_rows)(least(TILE_N, n - j), 1, v + j, 0, y + j * depth + r * TILE_N);
+    const float *v = row_get(dt, x, (r0 + r) * K + j0, k, row);
+    ij_dim j = 0;
+    for (; j + TILE_N <= k; j += TILE_N) {
+      float *to = y + j * depth + r * TILE_N;
+      vf_store(to, vf_load(v + j));
+      vf_store(to + VL, vf_load(v + j + VL));
+    }
+    for (ij_dim c = 0; j < k && c < TILE_N; c++) y[j * depth + r * TILE_N + c] = j + c < k ? v[j + c] : 0;
   }
 }
 
@@ -149,16 +161,16 @@ static grid grid_of(ij_dim N, ij_dim K, int threads) {
 }
 
 /* One block of dw, rows from n0, columns from k0 on. left, right: packed slices of dy and x; c (g.n, g.k): for a block
- * that is not whole tiles; row: one row of a slice. */
+ * that is not whole tiles; rows: four rows of a slice. */
 static void block_multiply(const grid *g, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, ij_dim n0, ij_dim k0,
                            const void *dy, const void *x, float *dw, float *packed_dy, float *packed_x, float *c,
-                           float *row) {
+                           float *rows) {
   ij_dim n = least(g->n, N - n0), k = least(g->k, K - k0);
   bool in_place = n % TILE_M == 0 && k % VL == 0;
   for (ij_dim r0 = 0; r0 < R; r0 += ROWS_DEEP) {
     ij_dim depth = least(ROWS_DEEP, R - r0);
-    left_pack(dt, dy, N, r0, depth, n0, n, row, packed_dy);
-    right_pack(dt, x, K, r0, depth, k0, k, row, packed_x);
+    left_pack(dt, dy, N, r0, depth, n0, n, rows, packed_dy);
+    right_pack(dt, x, K, r0, depth, k0, k, rows, packed_x);
     right r = {packed_x, depth * TILE_N};
     if (in_place) IJ_CPU(product)(n, k, depth, left_panels(packed_dy, depth), r, dw + n0 * K + k0, K, true);
     else IJ_CPU(product)(n, k, depth, left_panels(packed_dy, depth), r, c, g->k, r0 > 0);
@@ -172,16 +184,16 @@ static ij_status gradient(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K
   int threads = R * N * K < SMALL ? 1 : omp_get_max_threads();
   grid g = grid_of(N, K, threads);
   ij_dim widest = g.n > g.k ? g.n : g.k;
-  ij_dim need = round_up(ROWS_DEEP * (g.n + g.k) + g.n * g.k + widest, 16);
+  ij_dim need = round_up(ROWS_DEEP * (g.n + g.k) + g.n * g.k + 4 * widest, 16);
   float *scratch = ij_queue_scratch(q, 0, (size_t)(threads * need) * sizeof *scratch);
   if (!scratch) return IJ_ENOMEM;
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     float *packed_dy = scratch + omp_get_thread_num() * need, *packed_x = packed_dy + ROWS_DEEP * g.n;
-    float *c = packed_x + ROWS_DEEP * g.k, *row = c + g.n * g.k;
+    float *c = packed_x + ROWS_DEEP * g.k, *rows = c + g.n * g.k;
 #pragma omp for schedule(dynamic)
     for (ij_dim t = 0; t < g.tn * g.tk; t++)
-      block_multiply(&g, dt, R, N, K, t / g.tk * g.n, t % g.tk * g.k, dy, x, dw, packed_dy, packed_x, c, row);
+      block_multiply(&g, dt, R, N, K, t / g.tk * g.n, t % g.tk * g.k, dy, x, dw, packed_dy, packed_x, c, rows);
   }
   return IJ_OK;
 }

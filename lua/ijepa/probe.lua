@@ -91,7 +91,7 @@ end
 ---@return { top1: number, lr: number, wd: number, heads: table[] }
 function probe.classifier(train, test, o)
   o = o or {}
-  local lrs, wds = o.lr or { 3e-4, 1e-3, 3e-3, 1e-2 }, o.wd or { 1e-4, 1e-2, 1e-1 }
+  local lrs, wds = o.lr or { 3e-4, 1e-3, 3e-3, 1e-2 }, o.wd or { 1e-2, 1e-1, 1 }
   local epochs, batch, n, W = o.epochs or 30, o.batch or 256, #train.classes, train.x:size(2)
   local R = train.x:size(1)
   local held = math.max(1, math.floor(R / 10))
