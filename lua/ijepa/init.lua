@@ -8,7 +8,7 @@ local ijepa = {
 }
 
 -- Names that are fields of a module: ijepa.NAME is require("ijepa.MODULE").NAME.
-local from = {}
+local from = { smooth_l1 = "tensor", cross_entropy = "tensor", concat = "tensor", no_grad = "device" }
 
 --- Ends the program with this exit code, as an error that unwinds to the program's start (130: interrupted, saved).
 ---@param code integer?
@@ -26,6 +26,15 @@ function ijepa.interrupted()
     C.ij_interrupt_install()
   end
   return C.ij_interrupted() ~= 0
+end
+
+--- Bytes of C memory: held now, most held since the last call with `true`, and the process's largest resident set.
+---@param reset boolean? start counting the most anew
+---@return number live, number peak, number resident
+function ijepa.memory(reset)
+  local live, peak, resident = tonumber(C.ij_mem_live()), tonumber(C.ij_mem_peak()), tonumber(C.ij_rss_peak())
+  if reset then C.ij_mem_peak_reset() end
+  return live, peak, resident
 end
 
 --- Prints what is known about a name or a function; without an argument, what there is.
