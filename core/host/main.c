@@ -3,6 +3,7 @@
 #include <lauxlib.h>
 #include <lualib.h>
 #include <stdio.h>
+#include <unistd.h>
 #include <stdlib.h>
 
 /* IJEPA_LUA=DIR: while developing, our modules are read from DIR's files, which win over those in the program. */
@@ -43,7 +44,16 @@ static int start(lua_State *L) {
   return 1;
 }
 
+/* Threads that wait for others should sleep soon: with OpenMP's usual spinning, two busy programs on two processors (or
+ * our own loader beside the computation) slow each other down thirtyfold. The setting must stand in the environment
+ * before the library is loaded, so a program that finds none starts itself once more. */
+static void wait_politely(char **argv) {
+  if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || setenv("GOMP_SPINCOUNT", "1000", 1) != 0) return;
+  execv("/proc/self/exe", argv); /* where this fails the program just goes on */
+}
+
 int main(int argc, char **argv) {
+  wait_politely(argv);
   lua_State *L = luaL_newstate();
   if (!L) {
     fputs("ijepa: out of memory\n", stderr);

@@ -3,7 +3,9 @@
 #include "../cpu/rows.h"
 #include <math.h>
 
-typedef struct factors { float decay, step, gscale, beta1c, beta2c, correct2, eps, momc; } factors;
+typedef struct factors {
+  float decay, step, gscale, beta1c, beta2c, correct2, eps, momc;
+} factors;
 
 static void update(ij_dim n, const factors *f, float *restrict p, float *restrict g, float *restrict m,
                    float *restrict v) {
@@ -27,9 +29,14 @@ ij_status IJ_CPU(adamw)(ij_queue *q, ij_dim n, ij_dim t, double lr, double wd, d
                         double gscale, double mom, float *p, float *g, float *m, float *v, float *avg) {
   (void)q;
   enum { CHUNK = 1024 };
-  factors f = {.decay = (float)(lr * wd), .step = (float)(lr / (1 - pow(beta1, (double)t))), .gscale = (float)gscale,
-               .beta1c = (float)(1 - beta1), .beta2c = (float)(1 - beta2),
-               .correct2 = (float)(1 / (1 - pow(beta2, (double)t))), .eps = (float)eps, .momc = (float)(1 - mom)};
+  factors f = {.decay = (float)(lr * wd),
+               .step = (float)(lr / (1 - pow(beta1, (double)t))),
+               .gscale = (float)gscale,
+               .beta1c = (float)(1 - beta1),
+               .beta2c = (float)(1 - beta2),
+               .correct2 = (float)(1 / (1 - pow(beta2, (double)t))),
+               .eps = (float)eps,
+               .momc = (float)(1 - mom)};
 #pragma omp parallel for schedule(static) if (n >= SMALL)
   for (ij_dim i = 0; i < n; i += CHUNK) {
     ij_dim count = n - i < CHUNK ? n - i : CHUNK;

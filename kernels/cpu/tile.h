@@ -14,25 +14,37 @@ enum { TILE_N = 2 * VL };
 
 static inline ij_dim round_up(ij_dim n, ij_dim to) { return (n + to - 1) / to * to; }
 
-/* C (TILE_M, nv * VL) = or += A (TILE_M, depth) times B (depth, nv * VL): element (i, k) of A is a[i * ai + k * ak], row
- * k of B b + k * bk, row i of C c + i * ci. nv is 1 or 2. Inlined into callers that know nv and one of ai, ak. */
+/* Step k of a tile: left and right are its columns in registers, A's element i lies at a + i * ai, B's row at b. */
+__attribute__((always_inline)) static inline void tile_step(int nv, const float *a, ij_dim ai, const float *b, vf *left,
+                                                            vf *right) {
+  vf b0 = vf_load(b), b1 = nv == 2 ? vf_load(b + VL) : b0;
+#pragma GCC unroll 16
+  for (int i = 0; i < TILE_M; i++) {
+    vf x = vf_all(a[i * ai]);
+    left[i] = vf_fma(x, b0, left[i]);
+    if (nv == 2) right[i] = vf_fma(x, b1, right[i]);
+  }
+}
+
+/* C (TILE_M, nv * VL) = or += A (TILE_M, depth) times B (depth, nv * VL): element (i, k) of A is a[i * ai + k * ak],
+ * row k of B b + k * TILE_N, row i of C c + i * ci. nv is 1 or 2. Inlined into callers that know nv and one of ai, ak.
+ */
 __attribute__((always_inline)) static inline void tile_body(int nv, ij_dim depth, const float *a, ij_dim ai, ij_dim ak,
-                                                            const float *b, ij_dim bk, float *c, ij_dim ci, bool add) {
+                                                            const float *b, float *c, ij_dim ci, bool add) {
   vf left[TILE_M], right[TILE_M];
 #pragma GCC unroll 16
-  for (int i = 0; i < TILE_M; i++) left[i] = right[i] = (vf){0};
-  for (ij_dim k = 0; k < depth; k++) {
-    vf b0 = vf_load(b), b1 = b0;
-    if (nv == 2) b1 = vf_load(b + VL);
-#pragma GCC unroll 16
-    for (int i = 0; i < TILE_M; i++) {
-      float x = a[i * ai];
-      left[i] += x * b0;
-      if (nv == 2) right[i] += x * b1;
-    }
-    a += ak;
-    b += bk;
+  for (int i = 0; i < TILE_M; i++) {
+    left[i] = right[i] = (vf){0};
+    __builtin_prefetch(c + i * ci, 1);
   }
+  ij_dim k = 0;
+  for (; k + 4 <= depth; k += 4, a += 4 * ak, b += 4 * TILE_N) {
+    tile_step(nv, a, ai, b, left, right);
+    tile_step(nv, a + ak, ai, b + TILE_N, left, right);
+    tile_step(nv, a + 2 * ak, ai, b + 2 * TILE_N, left, right);
+    tile_step(nv, a + 3 * ak, ai, b + 3 * TILE_N, left, right);
+  }
+  for (; k < depth; k++, a += ak, b += TILE_N) tile_step(nv, a, ai, b, left, right);
 #pragma GCC unroll 16
   for (int i = 0; i < TILE_M; i++) {
     float *row = c + i * ci;
@@ -41,18 +53,27 @@ __attribute__((always_inline)) static inline void tile_body(int nv, ij_dim depth
   }
 }
 
-/* A matrix as the left factor: element (i, k) at a[i * ai + k * ak], ai or ak is 1. */
+/* A matrix as the left factor, tiles of TILE_M rows at apart: element (i, k) of a tile at a[i * ai + k * ak], ai or ak
+ * is 1. */
 typedef struct left {
   const float *a;
-  ij_dim ai, ak;
+  ij_dim at, ai, ak;
 } left;
-/* As the right factor: TILE_N columns a panel, panels bp apart, row k of a panel at k * bk. */
+static inline left left_rows(const float *a, ij_dim stride) { return (left){a, TILE_M * stride, stride, 1}; }
+static inline left left_columns(const float *a, ij_dim stride) { return (left){a, TILE_M, 1, stride}; }
+static inline left left_panels(const float *a, ij_dim depth) { return (left){a, TILE_M * depth, 1, TILE_M}; }
+/* As the right factor: panels (depth, TILE_N) of its columns, bp apart. */
 typedef struct right {
   const float *b;
-  ij_dim bp, bk;
+  ij_dim bp;
 } right;
 
 /* C (m, n) = or += A (m, depth) B (depth, n), rows of C ci apart. Rows are worked up to the next multiple of TILE_M,
  * columns of VL: A, B and C must have room for them (their content does not matter). */
 void IJ_CPU(product)(ij_dim m, ij_dim n, ij_dim depth, left x, right y, float *c, ij_dim ci, bool add);
+
+/* One panel of a right factor: y (depth, TILE_N) from x, whose element (k, j) is x[k * xk + j] or, transposed, x[j * xj
+ * + k]. Columns from n <= TILE_N on are 0. */
+void IJ_CPU(panel_rows)(ij_dim n, ij_dim depth, const float *x, ij_dim xk, float *y);
+void IJ_CPU(panel_transposed)(ij_dim n, ij_dim depth, const float *x, ij_dim xj, float *y);
 #endif

@@ -29,7 +29,15 @@ static inline vf vf_load_some(const float *p, ij_dim n) {
 }
 static inline void vf_store_some(float *p, vf v, ij_dim n) { memcpy(p, &v, (size_t)n * sizeof *p); }
 
-static inline vf vf_all(float x) { return x - (vf){0}; }
+static inline vf vf_all(float x) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_set1_ps(x);
+#elif defined(__AVX__)
+  return (vf)_mm256_set1_ps(x);
+#else
+  return (vf){x, x, x, x};
+#endif
+}
 
 /* The larger; b where one is NaN. */
 static inline vf vf_max(vf a, vf b) {
@@ -45,6 +53,17 @@ static inline vf vf_max(vf a, vf b) {
 #endif
 }
 
+/* a * b + c as one operation, which no compiler regroups. */
+static inline vf vf_fma(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
 static inline vf vf_abs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 static inline vf vf_sign(vf x, vf of) { return (vf)((vi)x | ((vi)of & INT32_MIN)); } /* x >= 0 with the sign of `of` */
 
@@ -57,7 +76,7 @@ static inline float vf_sum(vf x) {
 
 /* 2^t for t <= 0 or so (wrong above 127), to 1.5 ulp; 0 below -127; NaN stays. */
 static inline vf vf_exp2(vf t) {
-  t = vf_max(vf_all(-127.0f), t); /* n = -127 gives the bits of 0 */
+  t = vf_max(vf_all(-127.0f), t);               /* n = -127 gives the bits of 0 */
   vi n = __builtin_convertvector(t - 0.5f, vi); /* nearest, for negative t */
   vf f = t - __builtin_convertvector(n, vf);    /* [-.5, .5] */
   vf p = 1.3264715e-3f * f + 9.6715135e-3f;
@@ -67,4 +86,6 @@ static inline vf vf_exp2(vf t) {
   p = p * f + 1.0f;
   return p * (vf)((n + 127) << 23);
 }
+/* e^x for x <= 0 or so. The caller's subtraction comes before the change of base: large logits keep their digits. */
+static inline vf vf_exp(vf x) { return vf_exp2(x * 1.44269504f); }
 #endif

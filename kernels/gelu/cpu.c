@@ -5,7 +5,9 @@
 
 enum { CHUNK = 512 }; /* columns worked on at once: all rows of a chunk stay in the first cache */
 
-typedef struct normal { vf phi, density; } normal;
+typedef struct normal {
+  vf phi, density;
+} normal;
 
 static inline normal normal_at(vf u) {
   vf e = vf_exp2(u * u * -0.72134752f), t = 1.0f / (1.0f + 0.33f * vf_abs(u));

@@ -1,33 +1,53 @@
-/* Linear layers: which product library gets the work, and bias sums. bf16 on a machine without bf16 products is
- * converted to f32, some rows at a time. */
+/* Linear layers. f32 products go through the library's sgemm; rows are handed to the threads in blocks as these get
+ * free, so that a core which others use too (the loader's workers) does not hold up the rest. bf16 goes to the library
+ * as it is where the machine multiplies it; elsewhere it is converted to f32, a block at a time. */
 #include "../cpu/rows.h"
 #include "onednn.h"
 
-enum { ROWS = 1024 }; /* of the conversion to f32; scratch slots 2 and 3 hold them */
+enum { ROWS = 1024 }; /* most rows of a block */
 
-static void convert_rows(ij_dim n, const uint16_t *x, float *y) {
+static ij_dim least(ij_dim a, ij_dim b) { return a < b ? a : b; }
+
+static void from_bf16(ij_dim n, const uint16_t *x, float *y) {
 #pragma omp parallel for schedule(static) if (n >= SMALL)
-  for (ij_dim i = 0; i < n; i += 4096) f32_from_bf16(n - i < 4096 ? n - i : 4096, x + i, y + i);
+  for (ij_dim i = 0; i < n; i += 4096) f32_from_bf16(least(4096, n - i), x + i, y + i);
 }
 
-static void round_rows(ij_dim n, const float *x, uint16_t *y) {
-#pragma omp parallel for schedule(static) if (n >= SMALL)
-  for (ij_dim i = 0; i < n; i += 4096) bf16_from_f32(n - i < 4096 ? n - i : 4096, x + i, y + i);
-}
-
-/* y (R, n) bf16 = x (R, k) bf16 times w, (n, k) transposed when wt, else (k, n) */
-static ij_status product_bf16(ij_queue *q, bool wt, ij_dim R, ij_dim n, ij_dim k, const uint16_t *x, const float *w,
-                              uint16_t *y) {
-  for (ij_dim r = 0; r < R; r += ROWS) {
-    ij_dim rows = R - r < ROWS ? R - r : ROWS;
-    float *xf = ij_queue_scratch(q, 2, (size_t)(rows * k) * sizeof *xf);
-    float *yf = ij_queue_scratch(q, 3, (size_t)(rows * n) * sizeof *yf);
-    if (!xf || !yf) return IJ_ENOMEM;
-    convert_rows(rows * k, x + r * k, xf);
-    IJ_TRY(ij_onednn_sgemm(false, wt, rows, n, k, xf, w, 0, yf));
-    round_rows(rows * n, yf, y + r * n);
-  }
+/* y (rows, n) [dt] = x (rows, k) [dt] times w, which is (n, k) where transposed, else (k, n); copy (rows, k + n) */
+static ij_status block_multiply(bool transposed, ij_dtype dt, ij_dim rows, ij_dim n, ij_dim k, const void *x,
+                                const float *w, void *y, float *copy) {
+  float *out = row_out(dt, y, 0, copy + rows * k);
+  IJ_TRY(ij_onednn_sgemm(false, transposed, rows, n, k, row_get(dt, x, 0, rows * k, copy), w, 0, out));
+  row_put(dt, y, 0, rows * n, out);
   return IJ_OK;
+}
+
+static ij_status multiply(ij_queue *q, bool transposed, ij_dtype dt, ij_dim R, ij_dim n, ij_dim k, const void *x,
+                          const float *w, void *y) {
+  if (R == 0) return IJ_OK;
+  int threads = R * n * k < 64 * SMALL ? 1 : omp_get_max_threads();
+  /* three blocks a thread: the library packs w for each, which costs some 30 rows' worth */
+  ij_dim rows = least(ROWS, (R + 3 * threads - 1) / (3 * threads));
+  if (threads == 1 || rows < 128) rows = least(ROWS, R); /* the library's own threads then */
+  ij_dim blocks = (R + rows - 1) / rows;
+  bool ours = threads > 1 && blocks >= 3 * threads;
+  float *copies = NULL; /* (threads, rows, k + n) */
+  if (dt == IJ_BF16) {
+    copies = ij_queue_scratch(q, 0, (size_t)(threads * rows * (k + n)) * sizeof *copies);
+    if (!copies) return IJ_ENOMEM;
+  }
+  int failed = IJ_OK;
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (ours)
+  for (ij_dim b = 0; b < blocks; b++) {
+    float *copy = copies ? copies + omp_get_thread_num() * rows * (k + n) : NULL;
+    ij_status st = block_multiply(transposed, dt, least(rows, R - b * rows), n, k, at_const(dt, x, b * rows * k), w,
+                                  at_mut(dt, y, b * rows * n), copy);
+    if (st != IJ_OK) {
+#pragma omp atomic write
+      failed = st;
+    }
+  }
+  return failed == IJ_OK ? IJ_OK : ij_fail(IJ_ENOMEM, "out of memory in a matrix product");
 }
 
 ij_status IJ_CPU(linear_fwd)(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, const void *x, const float *w,
@@ -36,8 +56,7 @@ ij_status IJ_CPU(linear_fwd)(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_di
     ij_status st = ij_onednn_linear_fwd(q, dt, R, N, K, x, w, version, y);
     if (st != IJ_EUNSUPPORTED) return st;
   }
-  if (dt == IJ_BF16) return product_bf16(q, true, R, N, K, x, w, y);
-  return ij_onednn_sgemm(false, true, R, N, K, x, w, 0, y);
+  return multiply(q, true, dt, R, N, K, x, w, y);
 }
 
 ij_status IJ_CPU(linear_bwd_x)(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, const void *dy, const float *w,
@@ -46,19 +65,18 @@ ij_status IJ_CPU(linear_bwd_x)(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_
     ij_status st = ij_onednn_linear_bwd_x(q, dt, R, N, K, dy, w, version, dx);
     if (st != IJ_EUNSUPPORTED) return st;
   }
-  if (dt == IJ_BF16) return product_bf16(q, false, R, K, N, dy, w, dx);
-  return ij_onednn_sgemm(false, false, R, K, N, dy, w, 0, dx);
+  return multiply(q, false, dt, R, K, N, dy, w, dx);
 }
 
-static ij_status grad_bf16(ij_queue *q, ij_dim R, ij_dim N, ij_dim K, const uint16_t *dy, const uint16_t *x,
-                           float *dw) {
+static ij_status gradient_bf16(ij_queue *q, ij_dim R, ij_dim N, ij_dim K, const uint16_t *dy, const uint16_t *x,
+                               float *dw) {
   for (ij_dim r = 0; r < R; r += ROWS) {
-    ij_dim rows = R - r < ROWS ? R - r : ROWS;
+    ij_dim rows = least(ROWS, R - r);
     float *dyf = ij_queue_scratch(q, 2, (size_t)(rows * N) * sizeof *dyf);
     float *xf = ij_queue_scratch(q, 3, (size_t)(rows * K) * sizeof *xf);
     if (!dyf || !xf) return IJ_ENOMEM;
-    convert_rows(rows * N, dy + r * N, dyf);
-    convert_rows(rows * K, x + r * K, xf);
+    from_bf16(rows * N, dy + r * N, dyf);
+    from_bf16(rows * K, x + r * K, xf);
     IJ_TRY(ij_onednn_sgemm(true, false, N, K, rows, dyf, xf, 1, dw));
   }
   return IJ_OK;
@@ -73,7 +91,7 @@ ij_status IJ_CPU(linear_bwd_w)(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_
     ij_status st = ij_onednn_linear_bwd_w(q, dt, R, N, K, dy, x, dw);
     if (st != IJ_EUNSUPPORTED) return st;
   }
-  if (dt == IJ_BF16) return grad_bf16(q, R, N, K, dy, x, dw);
+  if (dt == IJ_BF16) return gradient_bf16(q, R, N, K, dy, x, dw);
   return ij_onednn_sgemm(true, false, N, K, R, dy, x, 1, dw);
 }
 

@@ -197,15 +197,17 @@ static dnnl_status_t block_build(product *p, int size) {
   dnnl_status_t st = md_strided(&src, src_dims, t, src_strides);
   if (st == dnnl_success) st = md_strided(&dst, dst_dims, p->kind == BWD_W ? dnnl_f32 : t, plain);
   if (st == dnnl_success)
-    st = p->kind == BWD_W ? md_strided(&w, weights_dims, t, plain)
+    st = p->kind == BWD_W  ? md_strided(&w, weights_dims, t, plain)
          : p->packed_known ? md_copy(&w, md_of(&p->packed))
                            : md_any(&w, weights_dims, t);
   if (st == dnnl_success && p->kind == BWD_W) {
     st = dnnl_primitive_attr_create(&attr);
     if (st == dnnl_success) st = dnnl_post_ops_create(&post);
-    if (st == dnnl_success) st = dnnl_post_ops_append_sum(post, 1
+    if (st == dnnl_success)
+      st = dnnl_post_ops_append_sum(post, 1
 #if DNNL_VERSION_MAJOR >= 3
-                                                          , 0, dnnl_data_type_undef
+                                    ,
+                                    0, dnnl_data_type_undef
 #endif
       );
     if (st == dnnl_success) st = dnnl_primitive_attr_set_post_ops(attr, post);
@@ -217,8 +219,8 @@ static dnnl_status_t block_build(product *p, int size) {
   }
   if (st == dnnl_success) st = dnnl_memory_create(&b->src, md_of(&src), lib.engine, DNNL_MEMORY_NONE);
   if (st == dnnl_success)
-    st = dnnl_memory_create(&b->weights, p->kind == BWD_W ? md_of(&w) : md_of(&p->packed), lib.engine,
-                            DNNL_MEMORY_NONE);
+    st =
+        dnnl_memory_create(&b->weights, p->kind == BWD_W ? md_of(&w) : md_of(&p->packed), lib.engine, DNNL_MEMORY_NONE);
   if (st == dnnl_success) st = dnnl_memory_create(&b->dst, md_of(&dst), lib.engine, DNNL_MEMORY_NONE);
   if (st == dnnl_success) st = dnnl_primitive_create(&b->run, pd);
   if (st != dnnl_success) block_release(b);
@@ -369,8 +371,8 @@ ij_status ij_onednn_linear_fwd(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_
   return st;
 }
 
-ij_status ij_onednn_linear_bwd_x(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, const void *dy,
-                                 const float *w, uint64_t version, void *dx) {
+ij_status ij_onednn_linear_bwd_x(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, const void *dy, const float *w,
+                                 uint64_t version, void *dx) {
   if (R == 0) return IJ_OK;
   pthread_mutex_lock(&lib.lock);
   ij_status st = rows_run(q, BWD_X, dt, R, N, K, dy, w, version, dx);

@@ -15,8 +15,8 @@ int ij_onednn_takes(ij_dtype dt);
  * varies. IJ_EUNSUPPORTED: the library has no such product; convert to f32 and multiply there. */
 ij_status ij_onednn_linear_fwd(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, const void *x, const float *w,
                                uint64_t version, void *y);
-ij_status ij_onednn_linear_bwd_x(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, const void *dy,
-                                 const float *w, uint64_t version, void *dx);
+ij_status ij_onednn_linear_bwd_x(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, const void *dy, const float *w,
+                                 uint64_t version, void *dx);
 ij_status ij_onednn_linear_bwd_w(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, const void *dy, const void *x,
                                  float *dw);
 void ij_onednn_release(void); /* frees every kept product and converted weight; they come back when needed */

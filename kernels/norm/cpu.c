@@ -97,8 +97,7 @@ static void row_dx(ij_dim D, const float *s, float mean, float rstd, const float
                    float mean_gn, const float *res, float *dx) {
   if (res) {
 #pragma omp simd
-    for (ij_dim d = 0; d < D; d++)
-      dx[d] = res[d] + rstd * (dy[d] * w[d] - mean_g - (s[d] - mean) * rstd * mean_gn);
+    for (ij_dim d = 0; d < D; d++) dx[d] = res[d] + rstd * (dy[d] * w[d] - mean_g - (s[d] - mean) * rstd * mean_gn);
   } else {
 #pragma omp simd
     for (ij_dim d = 0; d < D; d++) dx[d] = rstd * (dy[d] * w[d] - mean_g - (s[d] - mean) * rstd * mean_gn);

@@ -22,9 +22,7 @@ static void patch_get(const pictures *v, ij_dim b, ij_dim patch, float *y) {
       if (v->u8)
         bytes_row(v->P, (const uint8_t *)v->images + ((b * v->H + top + i) * v->W + left) * 3 + c, v->scale6[2 * c],
                   v->scale6[2 * c + 1], y);
-      else
-        memcpy(y, (const float *)v->images + ((b * 3 + c) * v->H + top + i) * v->W + left,
-               (size_t)v->P * sizeof *y);
+      else memcpy(y, (const float *)v->images + ((b * 3 + c) * v->H + top + i) * v->W + left, (size_t)v->P * sizeof *y);
     }
 }
 

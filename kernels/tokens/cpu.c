@@ -93,8 +93,7 @@ ij_status IJ_CPU(gather_fwd)(ij_queue *q, ij_dim M, ij_dim B, ij_dim T, ij_dim N
                              const int32_t *index, float *y) {
   (void)q;
 #pragma omp parallel for schedule(static) if (M * B * T * D >= SMALL)
-  for (ij_dim r = 0; r < M * B * T; r++)
-    memcpy(y + r * D, x + (r / T % B * N + index[r]) * D, (size_t)D * sizeof *y);
+  for (ij_dim r = 0; r < M * B * T; r++) memcpy(y + r * D, x + (r / T % B * N + index[r]) * D, (size_t)D * sizeof *y);
   return IJ_OK;
 }
 

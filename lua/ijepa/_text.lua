@@ -3,7 +3,8 @@ local text = {}
 
 -- Edits (insert, delete, replace, swap neighbours) between a and b.
 local function distance(a, b)
-  local before, row, last = {}, {}, {}
+  local before, last
+  local row = {}
   for j = 0, #b do row[j] = j end
   for i = 1, #a do
     before, last, row = last, row, { [0] = i }

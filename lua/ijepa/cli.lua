@@ -98,11 +98,12 @@ local function run(chunk, name)
 end
 
 local function set_args(argv, first)
-  arg = { [0] = argv[first - 1] }   -- luacheck: globals arg
+  local list = { [0] = argv[first - 1] }
   for i = first, #argv do
-    arg[#arg + 1] = argv[i]
+    list[#list + 1] = argv[i]
     ijepa.args[#ijepa.args + 1] = argv[i]
   end
+  _G.arg = list   -- luacheck: ignore
 end
 
 local function compile_error(message)

@@ -16,6 +16,9 @@ local mask = {}
 local Policy = {}
 Policy.__index = Policy
 
+-- What holds the memory of an ij_masks lives as long as it.
+local owner = setmetatable({}, { __mode = "k" })
+
 local KIND = { multiblock = C.IJ_MASK_MULTIBLOCK, random = C.IJ_MASK_RANDOM, block = C.IJ_MASK_BLOCK }
 
 --- What the published sampler does differently, by name; quirks = "reference" turns all of them on.
@@ -98,20 +101,25 @@ local function long(name, v)
 end
 
 --- A new policy. `o.grid` is required; the rest has the published values as defaults, without the published quirks.
----@param o { policy: string?, grid: integer[], context: table?, target: table?, min_keep: integer?, overlap: boolean?,
----quirks: string|table|nil, group: integer?, seed: integer? }  context: { n = 1, scale = { .85, 1 } };
+---@param o { policy: string|function|nil, grid: integer[], context: table?, target: table?, min_keep: integer?,
+---overlap: boolean?, quirks: string|table|nil, group: integer?, seed: integer? }
+---context: { n = 1, scale = { .85, 1 } };
 ---target: { n = 4, scale = { .15, .2 }, aspect = { .75, 1.5 } } (policy "block": n = 1, scale = { .6, .6 })
 ---@return ijepa.mask_policy
 function mask.new(o)
   need(type(o) == "table", "mask.new: expected a table of settings, such as { grid = { 16, 16 } }")
   known_keys("mask", o, "policy", "grid", "context", "target", "min_keep", "overlap", "quirks", "group", "seed")
+  if type(o.policy) == "function" then
+    return mask.policy(o.policy, { grid = o.grid, group = o.group, seed = o.seed })
+  end
   local name = o.policy == nil and "multiblock" or o.policy
   need(KIND[name], "mask: unknown policy '%s'%s", tostring(name), text.hint(tostring(name), text.keys(KIND)))
   need(type(o.grid) == "table" and #o.grid == 2, "mask: 'grid' is %s, expected rows and columns, such as {16, 16}",
     type(o.grid) == "table" and "a table of " .. #o.grid or tostring(o.grid))
   local context = section("context", o.context, "n", "scale")
   local target = section("target", o.target, "n", "scale", "aspect")
-  need(o.overlap == nil or type(o.overlap) == "boolean", "mask: 'overlap' is %s, expected true or false", tostring(o.overlap))
+  need(o.overlap == nil or type(o.overlap) == "boolean", "mask: 'overlap' is %s, expected true or false",
+    tostring(o.overlap))
 
   local block = name == "block"
   local c = F.new "ij_mask_config"
@@ -135,11 +143,11 @@ function mask.new(o)
 end
 
 local function check_self(self)
-  need(getmetatable(self) == Policy, "sample: call it with a colon, as in masks:sample(32)")
+  need(type(self) == "table" and self.sample_raw, "sample: call it with a colon, as in masks:sample(32)")
 end
 
---- Masks of pictures [first, first + count) as the library's struct (see ijepa.h): its memory is the policy's, valid until
---- the policy's next call.
+--- Masks of pictures [first, first + count) as the library's struct (see ijepa.h): its memory is the policy's, valid
+--- until the policy's next call.
 ---@param count integer
 ---@param first integer?  number of the first picture, from 0; default: on from the last call
 ---@return ffi.cdata* masks an ij_masks
@@ -149,12 +157,14 @@ function Policy:sample_raw(count, first)
   first = long("mask: 'first'", first == nil and self.next or first)
   local m = F.new "ij_masks"
   F.check(C.ij_mask_sample(self.h, first, count, m))
+  owner[m] = self
   self.next = first + count
   return m
 end
 
---- Masks of pictures [first, first + count): the context (C, B, K) and the targets (M, B, T), i32, and a table that says
---- k, t, fallbacks (pictures with a context that a target had to stay in) and the block sizes target and context, {h, w}.
+--- Masks of pictures [first, first + count): the context (C, B, K) and the targets (M, B, T), i32, and a table that
+--- says k, t, fallbacks (pictures with a context that a target had to stay in) and the block sizes target and context,
+--- {h, w}.
 ---@param count integer
 ---@param first integer?  number of the first picture, from 0; default: on from the last call
 ---@return ijepa.tensor context
@@ -166,7 +176,8 @@ function Policy:sample(count, first)
   local m = self:sample_raw(count, first)
   return tensor.from_pointer(m.context, { m.contexts, m.count, m.k }, "i32"),
     tensor.from_pointer(m.target, { m.targets, m.count, m.t }, "i32"),
-    { k = m.k, t = m.t, fallbacks = m.fallbacks, target = { m.target_h, m.target_w }, context = { m.context_h, m.context_w } }
+    { k = m.k, t = m.t, fallbacks = m.fallbacks, target = { m.target_h, m.target_w },
+      context = { m.context_h, m.context_w } }
 end
 
 function Policy:__tostring()
@@ -174,13 +185,29 @@ function Policy:__tostring()
     self.grid[2], self.contexts, self.targets, self.group)
 end
 
+--- A policy written in Lua: f(rng, grid, picture) returns a context (or a list of them) and a list of targets, regions
+--- made by grid:block(top, left, h, w), grid:random_block(rng, h, w), grid:random(rng, n), grid:all() and + - * of
+--- regions. rng:uniform(lo, hi), rng:below(n), rng:normal(); rng.group gives the same numbers to all pictures of a
+--- group. f must depend on its arguments alone. All pictures of a group are cut to one length, as everywhere.
+---@param f function
+---@param o { grid: integer[], group: integer?, seed: integer? }|integer[]  settings, or the grid alone
+---@return ijepa.mask_policy
+function mask.policy(f, o) return require("ijepa.mask_policy").policy(Policy, f, o) end
+
+--- A grid to make regions on.
+---@param rows integer
+---@param columns integer
+function mask.grid(rows, columns) return require("ijepa.mask_policy").grid(rows, columns) end
+
 -- ---- looking at them ----------------------------------------------------------------------------------------------
 
 local function want_policy(policy, where)
-  need(type(policy) == "table" and policy.sample_raw and policy.grid, "%s: expected a policy, as mask.new gives it", where)
+  need(type(policy) == "table" and policy.sample_raw and policy.grid, "%s: expected a policy, as mask.new gives it",
+    where)
 end
 
--- What each patch of picture b is: 0 nothing, 1.. a target, -1 context. A patch of several masks shows the first target.
+-- What each patch of picture b is: 0 nothing, 1.. a target, -1 context. A patch of several masks shows its first
+-- target.
 local function roles(m, b, patches)
   local role = {}
   for i = 0, patches - 1 do role[i] = 0 end
@@ -201,7 +228,7 @@ end
 
 local PALETTE = { 0x0072b2, 0xd55e00, 0x009e73, 0xcc79a7, 0xe69f00, 0x56b4e9, 0x7a5195 }
 local function rgb(role)
-  local colour = role == nil and 0 or role == 0 and 0x303030 or role < 0 and 0xd8d8d8 or PALETTE[(role - 1) % #PALETTE + 1]
+  local colour = role == 0 and 0x303030 or role < 0 and 0xd8d8d8 or PALETTE[(role - 1) % #PALETTE + 1]
   return ("%d;%d;%d"):format(bit.rshift(colour, 16), bit.band(bit.rshift(colour, 8), 255), bit.band(colour, 255))
 end
 
@@ -318,14 +345,15 @@ function Stats:__tostring()
   out[#out + 1] = ("pictures with a target left in the context: %d of %d"):format(self.fallbacks, self.images)
   local left, most_left = shade(self.coverage.context, h, w)
   local right, most_right = shade(self.coverage.target, h, w)
-  out[#out + 1] = ("how often a patch is in a context (9: %.3f), in a target mask (9: %.3f):"):format(most_left, most_right)
+  out[#out + 1] = ("how often a patch is in a context (9: %.3f), in a target mask (9: %.3f):"):format(most_left,
+    most_right)
   for y = 1, h do out[#out + 1] = left[y] .. "   " .. right[y] end
   return table.concat(out, "\n")
 end
 
---- What a policy draws, over `batches` groups of pictures: k and t (length -> how many groups), their means, least and
---- most, target_blocks and context_blocks ("7x6" -> groups), coverage.context and coverage.target (share of the masks that
---- hold patch i - 1, row-major), fallbacks, batches, images. Prints as a summary.
+--- What a policy draws, over `batches` groups of pictures: k and t (length -> how many groups), k_mean, k_min, k_max,
+--- t_mean, t_min, t_max, target_blocks and context_blocks ("7x6" -> groups), coverage.context and coverage.target
+--- (share of the masks that hold patch i - 1, row-major), fallbacks, batches, images. Prints as a summary.
 ---@param policy ijepa.mask_policy
 ---@param batches integer?  100
 ---@return table
@@ -333,8 +361,8 @@ function mask.stats(policy, batches)
   want_policy(policy, "mask.stats")
   batches = integer("batches", batches, 100, 1)
   local patches, group = policy.grid[1] * policy.grid[2], policy.group
-  local s = setmetatable({ batches = batches, images = batches * group, group = group, grid = policy.grid, k = {}, t = {},
-    target_blocks = {}, context_blocks = {}, fallbacks = 0, coverage = { context = {}, target = {} } }, Stats)
+  local s = setmetatable({ batches = batches, images = batches * group, group = group, grid = policy.grid, k = {},
+    t = {}, target_blocks = {}, context_blocks = {}, fallbacks = 0, coverage = { context = {}, target = {} } }, Stats)
   local context, target = F.new("int64_t[?]", patches), F.new("int64_t[?]", patches)
   local before, contexts, targets = policy.next, 0, 0
   for b = 0, batches - 1 do

@@ -13,7 +13,7 @@ local state = require "ijepa.state"
 local Run = require "ijepa.run"
 local C = F.C
 
-local REHEARSAL = 8   -- steps that a run of so many minutes is measured by
+local CLOCK = 1e6   -- a run of so many minutes has schedules of this length, whose step is the share of time gone
 
 -- An error for the user: one line, no place in our own sources.
 local function stop(fmt, ...) error(fmt:format(...), 0) end
@@ -62,18 +62,16 @@ local function qkv_norms(context)
   return g.first and g
 end
 
--- Steps of the run and of the warm-up.
-local function length_of(cfg, ipe, seconds)
+-- Length of the schedules, of the warm-up, and the number of steps (of which a run by the clock knows nothing).
+local function length_of(cfg, ipe)
   local o = cfg.optim
   if o.minutes > 0 then
-    local total = math.max(1, math.floor(.95 * 60 * o.minutes / seconds))
-    local warmup = o.warmup <= 1 and o.warmup or .1
-    return total, math.floor(warmup * total), total
+    if o.warmup > 1 then stop("optim.warmup is %g, but with optim.minutes it is a share of the time, 0 to 1", o.warmup) end
+    return CLOCK, math.floor(o.warmup * CLOCK), o.steps > 0 and o.steps or math.huge
   end
   local total, warmup = schedule.steps { epochs = o.epochs, warmup = o.warmup, ipe = ipe, ipe_scale = o.ipe_scale }
   local last = math.floor(o.epochs * ipe)
-  if o.steps > 0 then last = math.min(last, o.steps) end
-  return total, warmup, last
+  return total, warmup, o.steps > 0 and math.min(last, o.steps) or last
 end
 
 --- Trains an encoder on pictures without labels. Returns the context encoder, the predictor, the target encoder (the one
@@ -110,44 +108,32 @@ local function pretrain(cfg)
   end
 
   -- where an earlier run of this folder stopped
-  local at, total, warmup, last = 0, nil, nil, nil
+  local at, gone = 0, 0   -- steps done, seconds used
   must(F.try(C.ij_mkdirs(cfg.out)))
   local from = cfg.resume and checkpoint.latest(cfg.out, cfg.tag)
   if from then
-    local meta = must(state.load(from, whole, cfg))
-    at, total, warmup, last = meta.step, meta.total, meta.warmup, meta.last
+    local meta = must(state.load(from, whole))
+    at, gone = meta.step, meta.seconds
   end
-  if o.minutes > 0 and not last then
-    local seconds = {}
-    seek(0)
-    for i = 1, REHEARSAL do
-      local begin = C.ij_time()
-      local b = must(images:next())
-      device.step(function() batch_step(i - 1, tensor.from_pointer(b.pixels, { b.count, images.height, images.width, 3 }, "u8")) end)
-      opt:zero()
-      seconds[i] = C.ij_time() - begin
-    end
-    table.sort(seconds)
-    total, warmup, last = length_of(cfg, ipe, seconds[math.ceil(REHEARSAL / 2)])
-  elseif not (from and o.minutes > 0) then
-    total, warmup, last = length_of(cfg, ipe)
-  end
+  local total, warmup, last = length_of(cfg, ipe)
   local reference = cfg.quirks == "reference"
   local lr = schedule.lr { start = o.start_lr, ref = o.lr, final = o.final_lr, warmup = warmup, total = total, reference = reference }
   local wd = schedule.wd { ref = o.wd[1], final = o.wd[2], total = total, reference = reference }
   local momentum = schedule.ema { from = o.ema[1], to = o.ema[2], total = total, reference = reference }
 
-  local run = must(Run.open(cfg.out, { resume = from and at or nil, tag = cfg.tag, config = cfg, total = last, ipe = ipe, every = cfg.log.every }))
-  run:say("%s%s, %d + %d parameters, %s; %d pictures, %d steps of %d%s%s", from and ("goes on from %s: "):format(from) or "",
-    cfg.model.arch, context:size(), predictor:size(), device.name() .. " " .. F.string(C.ij_cpu_isa()), images:count(),
-    last, d.batch * o.accumulate, cfg.model.dtype == "bf16" and C.ij_device_bf16(device.get()) == 0
-    and "; products in f32: this processor has no fast bf16" or "", "")
+  local run = must(Run.open(cfg.out, { resume = from and at or nil, tag = cfg.tag, config = cfg, ipe = ipe,
+    total = last < math.huge and last or nil }))
+  run:say("%s%s, %d + %d parameters, %s %s; %d pictures, %s of %d a step%s", from and ("goes on from %s: "):format(from) or "",
+    cfg.model.width and "vit" or cfg.model.arch, context:size(), predictor:size(), device.name(), F.string(C.ij_cpu_isa()),
+    images:count(), o.minutes > 0 and ("%g minutes"):format(o.minutes) or ("%d steps"):format(last), d.batch * o.accumulate,
+    cfg.model.dtype == "bf16" and C.ij_device_bf16(device.get()) == 0
+      and "; products in f32: this processor has no fast bf16" or "")
 
   local function save(step)
     local _, finite = tensor.norm(state.trained(whole))
     if not finite then return nil, ("step %d: a parameter is not finite: nothing saved, '%s' keeps the last good state"):format(step,
       checkpoint.path(cfg.out, nil, cfg.tag)) end
-    local meta = { step = step, epoch = math.floor(step / ipe), total = total, warmup = warmup, last = last }
+    local meta = { step = step, epoch = math.floor(step / ipe), seconds = gone }
     local ok, message = state.save(checkpoint.path(cfg.out, nil, cfg.tag), whole, cfg, meta)
     local epoch = step / ipe
     if ok and epoch % 1 == 0 and epoch > 0 and epoch % cfg.log.save_epochs == 0 then
@@ -156,9 +142,11 @@ local function pretrain(cfg)
     return ok, message
   end
 
-  local losses, begin, saved = {}, C.ij_time(), at
+  local losses, saved, step = {}, at, at
+  local over = o.minutes > 0 and function() return gone >= 60 * o.minutes end or function() return false end
   seek(at)
-  for step = at + 1, last do
+  while step < last and not over() do
+    step = step + 1
     local sum, k, t, started = 0, 0, 0, C.ij_time()
     for micro = 1, o.accumulate do
       local b = must(images:next())
@@ -181,14 +169,16 @@ local function pretrain(cfg)
       scale = scale * math.min(1, o.clip / (norm * scale + 1e-6))
     end
     if step % cfg.log.every == 0 or step == 1 then grads = qkv_norms(context) end
-    opt:step { lr = lr(step), wd = wd(step), momentum = momentum(step), scale = scale }
+    local s = o.minutes > 0 and math.max(1, math.floor(CLOCK * gone / (60 * o.minutes))) or step   -- of the schedules
+    opt:step { lr = lr(s), wd = wd(s), momentum = momentum(s), scale = scale }
     losses[#losses + 1] = sum
-    run:log(step, { loss = sum, k = k, t = t, ms = 1000 * (C.ij_time() - started), lr = lr(step), wd = wd(step),
-      images = d.batch * o.accumulate, total = last, grads = grads, epoch = math.floor((step - 1) / ipe) + 1, itr = (step - 1) % ipe })
-    local late = o.minutes > 0 and C.ij_time() - begin > 60 * o.minutes
+    gone = gone + C.ij_time() - started
+    run:log(step, { loss = sum, k = k, t = t, ms = 1000 * (C.ij_time() - started), lr = lr(s), wd = wd(s),
+      images = d.batch * o.accumulate, grads = grads, epoch = math.floor((step - 1) / ipe) + 1, itr = (step - 1) % ipe,
+      total = o.minutes > 0 and math.ceil(step * 60 * o.minutes / gone) or last })
     local interrupted = ijepa.interrupted()
     local epoch_end = step % ipe == 0 and (o.minutes == 0 or step - saved > 1000)
-    if step == last or late or interrupted or epoch_end or (cfg.log.save_steps > 0 and step % cfg.log.save_steps == 0) then
+    if step == last or over() or interrupted or epoch_end or (cfg.log.save_steps > 0 and step % cfg.log.save_steps == 0) then
       local ok, message = save(step)
       if not ok then
         run:close()
@@ -200,10 +190,6 @@ local function pretrain(cfg)
       run:say("interrupted: step %d is saved in '%s'; the same command goes on from there", step, cfg.out)
       run:close()
       ijepa.exit(130)
-    end
-    if late then
-      run:say("%g minutes are over after %d of %d steps", o.minutes, step, last)
-      break
     end
   end
   run:close()

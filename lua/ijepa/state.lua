@@ -66,17 +66,17 @@ local function fill(file, list)
 end
 
 --- Fills a run from a checkpoint: every tensor by name and shape, nothing more, nothing less. Returns its numbers.
----@return { step: integer, total: integer, warmup: integer, last: integer }? meta, string? message
+---@return { step: integer, seconds: number }? meta, string? message
 function state.load(path, whole)
   local file, message = checkpoint.load(path)
   if not file then return nil, message end
   local ok
   ok, message = fill(file, everything(whole))
-  local meta = { step = file:meta "step", total = file:meta "total", warmup = file:meta "warmup", last = file:meta "last" }
+  local meta = { step = file:meta "step", seconds = file:meta "seconds" }
   local updates = file:meta "updates"
   file:close()
   if not ok then return nil, message .. "; give another out=FOLDER, or resume=false to start anew" end
-  for _, k in ipairs { "step", "total", "warmup", "last" } do
+  for _, k in ipairs { "step", "seconds" } do
     if type(meta[k]) ~= "number" then return nil, ("checkpoint '%s' is not of a run: it says no '%s'"):format(path, k) end
   end
   whole.opt:steps(updates or meta.step)

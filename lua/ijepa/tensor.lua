@@ -313,6 +313,11 @@ function tensor.batch_norm(x, mean, var, training, momentum, eps)
   return call(C.ij_batch_norm, want(x, "x", "batch_norm"), want(mean, "mean", "batch_norm"), want(var, "var", "batch_norm"),
     momentum or .1, eps or 1e-5, training and 1 or 0)
 end
+--- Bytes u8 (B, H, W, 3) -> f32 (B, 3, H, W): (p / 255 - mean) / std, per channel.
+function tensor.normalise(pixels, mean, std)
+  return call(C.ij_normalise, want(pixels, "pixels", "normalise"), F.new("double[3]", mean or { .485, .456, .406 }),
+    F.new("double[3]", std or { .229, .224, .225 }))
+end
 --- The norm of all gradients together, and whether they are finite.
 ---@param list ijepa.tensor[]
 ---@return number norm, boolean finite

@@ -1,0 +1,18 @@
+-- I-JEPA, ViT-g/16 on ImageNet-22k, 44 epochs, 128 x 16 pictures a step: the published settings, quirks included.
+--   ijepa recipes/in22k_vitg16.lua data.root=/data/imagenet22k/train     any value can be set like this; on a laptop, to look at it:
+--   ijepa recipes/in22k_vitg16.lua data.root=FOLDER model.arch=vit_tiny data.batch=8 optim.steps=20
+local ijepa = require "ijepa"
+local cfg = ijepa.config {
+  out = "runs/in22k_vitg16", seed = 0, quirks = "reference",
+  data = { root = "imagenet22k/train", batch = 16, workers = 10, crop = 224, scale = { 0.3, 1.0 } },
+  model = { arch = "vit_giant", patch = 16, pred_depth = 16, pred_dim = 384, dtype = "bf16" },
+  mask = {
+    policy = "multiblock", context = { n = 1, scale = { 0.85, 1.0 } },
+    target = { n = 4, scale = { 0.15, 0.2 }, aspect = { 0.75, 1.5 } }, min_keep = 10, group = 16,
+  },
+  optim = {
+    epochs = 44, warmup = 3, start_lr = 2e-4, lr = 1e-3, final_lr = 1e-6, wd = { 0.04, 0.4 },
+    ema = { 0.996, 1.0 }, ipe_scale = 1,
+  },
+}
+return ijepa.pretrain(cfg)

@@ -1,0 +1,64 @@
+/* pictures.h: what the tests of core/data share: a scratch folder, and pictures in it. */
+#ifndef PICTURES_H
+#define PICTURES_H
+#include "data/data.h"
+#include <check.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static char scratch[64];
+
+static inline void scratch_make(void) {
+  strcpy(scratch, "/tmp/ijepa-test-XXXXXX");
+  ck_assert_ptr_nonnull(mkdtemp(scratch));
+}
+static inline void run_in_scratch(const char *command) {
+  char *line = ij_format("cd %s && { %s; } >/dev/null 2>&1", scratch, command);
+  ck_assert_int_eq(system(line), 0);
+  ij_free(line);
+}
+static inline void scratch_remove(void) {
+  char *line = ij_format("rm -rf %s", scratch);
+  if (system(line) != 0) ck_abort();
+  ij_free(line);
+}
+/* The path of a file in the scratch folder; ij_free it. */
+static inline char *in_scratch(const char *name) { return ij_format("%s/%s", scratch, name); }
+
+/* Any picture: smooth, with some texture, another one for each seed. */
+static inline uint8_t *draw(int height, int width, int seed) {
+  uint8_t *p = ij_alloc((size_t)height * (size_t)width * 3), *to = p;
+  for (int y = 0; y < height; y++)
+    for (int x = 0; x < width; x++)
+      for (int c = 0; c < 3; c++)
+        *to++ = (uint8_t)(x * (2 + seed % 5) + y * (3 + c) + c * 40 + seed * 17 + (x * y) % 11);
+  return p;
+}
+static inline void put_picture(const char *name, int height, int width, int seed) {
+  char *path = in_scratch(name), *folder = ij_strdup(path);
+  *strrchr(folder, '/') = 0;
+  uint8_t *p = draw(height, width, seed);
+  ck_assert_int_eq(ij_mkdirs(folder), IJ_OK);
+  ck_assert_msg(ij_picture_save(path, p, height, width) == IJ_OK, "%s", ij_errmsg());
+  ij_free(p);
+  ij_free(path);
+  ij_free(folder);
+}
+static inline void put_bytes(const char *name, const void *bytes, size_t n) {
+  char *path = in_scratch(name);
+  ck_assert_int_eq(ij_file_replace(path, bytes, n), IJ_OK);
+  ij_free(path);
+}
+#define put_text(name, text) put_bytes(name, text, strlen(text))
+
+static inline int run_suite(Suite *s) {
+  SRunner *r = srunner_create(s);
+  srunner_run_all(r, CK_NORMAL);
+  int failed = srunner_ntests_failed(r);
+  srunner_free(r);
+  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+#endif

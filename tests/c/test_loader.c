@@ -1,0 +1,355 @@
+/* core/data/loader.c, augment.c: batches. */
+#include "pictures.h"
+
+enum { SIDE = 16, PICTURES = 23 };
+static uint64_t hash(uint64_t h, const void *p, size_t n) {
+  for (size_t i = 0; i < n; i++) h = (h ^ ((const uint8_t *)p)[i]) * 1099511628211u;
+  return h;
+}
+static uint64_t batch_hash(const ij_batch *b) {
+  uint64_t h = hash(14695981039346656037u, b->pixels, (size_t)b->count * SIDE * SIDE * 3);
+  h = hash(h, b->labels, (size_t)b->count * 4);
+  h = hash(h, b->samples, (size_t)b->count * 4);
+  return hash(h, &b->epoch, 16);
+}
+
+static char root[80];
+static void make_set(void) {
+  scratch_make();
+  for (int i = 0; i < PICTURES; i++) {
+    char name[40];
+    snprintf(name, sizeof name, "d/%c/%02d.jpg", 'a' + i % 3, i);
+    put_picture(name, 30 + i, 50 - i, i);
+  }
+  snprintf(root, sizeof root, "%s/d", scratch);
+}
+static ij_data_config config(void) {
+  return (ij_data_config){.root = root,
+                          .height = SIDE,
+                          .width = SIDE,
+                          .train = 1,
+                          .shuffle = 1,
+                          .batch = 5,
+                          .scale = {.3, 1},
+                          .ratio = {.75, 4. / 3},
+                          .workers = 2,
+                          .prefetch = 3,
+                          .seed = 9,
+                          .world = 1,
+                          .max_bad = -1};
+}
+static ij_data *open_data(const ij_data_config *c) {
+  ij_data *d;
+  ck_assert_msg(ij_data_open(c, &d) == IJ_OK, "%s", ij_errmsg());
+  return d;
+}
+static void next(ij_data *d, ij_batch *b) { ck_assert_msg(ij_data_next(d, b) == IJ_OK, "%s", ij_errmsg()); }
+
+START_TEST(the_same_for_any_number_of_workers)
+{
+  enum { BATCHES = 17 };
+  uint64_t want[BATCHES];
+  for (int w = 0; w < 5; w++) {
+    ij_data_config c = config();
+    c.workers = w == 4 ? 9 : w;
+    c.prefetch = 1 + w;
+    c.flip = .5, c.jitter = .5, c.jitter_p = .8, c.grey_p = .2, c.blur_p = .5;
+    ij_data *d = open_data(&c);
+    ck_assert_int_eq(ij_data_steps(d), 5);
+    for (int i = 0; i < BATCHES; i++) {
+      ij_batch b;
+      next(d, &b);
+      ck_assert_int_eq(b.epoch, i / 5);
+      ck_assert_int_eq(b.step, i % 5);
+      ck_assert_int_eq(b.count, i % 5 == 4 ? 3 : 5);
+      if (w == 0) want[i] = batch_hash(&b);
+      else ck_assert_uint_eq(want[i], batch_hash(&b));
+    }
+    for (int i = 0; i < 12; i++) { /* any place, in any order */
+      int at = (i * 7) % BATCHES;
+      ij_batch b;
+      ck_assert_int_eq(ij_data_seek(d, at / 5, at % 5), IJ_OK);
+      for (int k = 0; k < i % 4 && at < BATCHES; k++, at++) {
+        next(d, &b);
+        ck_assert_uint_eq(want[at], batch_hash(&b));
+      }
+    }
+    ij_data_close(d);
+  }
+  ck_assert_uint_eq(ij_mem_live(), 0);
+}
+END_TEST
+
+START_TEST(an_epoch_holds_each_picture_once)
+{
+  ij_data_config c = config();
+  ij_data *d = open_data(&c);
+  int order[2][PICTURES], moved = 0;
+  ck_assert_int_eq(ij_data_count(d), PICTURES);
+  ck_assert_int_eq(ij_data_classes(d), 3);
+  ck_assert_str_eq(ij_data_class(d, 1), "b");
+  ck_assert_ptr_null(ij_data_class(d, 3));
+  ck_assert_str_eq(ij_data_name(d, 0), "a/00.jpg");
+  ck_assert_ptr_null(ij_data_name(d, PICTURES));
+  ck_assert_ptr_null(ij_data_name(d, -1));
+  for (int e = 0; e < 2; e++) {
+    int seen[PICTURES] = {0}, at = 0;
+    for (int s = 0; s < 5; s++) {
+      ij_batch b;
+      next(d, &b);
+      for (int i = 0; i < b.count; i++) {
+        seen[b.samples[i]]++;
+        order[e][at++] = (int)b.samples[i];
+        ck_assert_int_eq(b.labels[i], ij_data_name(d, b.samples[i])[0] - 'a');
+      }
+    }
+    for (int i = 0; i < PICTURES; i++) ck_assert_int_eq(seen[i], 1);
+  }
+  for (int i = 0; i < PICTURES; i++) moved += order[0][i] != order[1][i];
+  ck_assert_int_gt(moved, PICTURES / 2);
+  ij_data_close(d);
+}
+END_TEST
+
+START_TEST(evaluation_ends_and_starts_over)
+{
+  for (int w = 0; w < 3; w += 2) {
+    ij_data_config c = config();
+    c.train = c.shuffle = 0;
+    c.workers = w;
+    ij_data *d = open_data(&c);
+    uint64_t first = 0;
+    for (int e = 0; e < 3; e++) {
+      ij_batch b;
+      uint32_t at = 0;
+      for (int s = 0; s < 5; s++) {
+        next(d, &b);
+        ck_assert_int_eq(b.epoch, e);
+        if (s == 0) {
+          uint64_t h = hash(1, b.pixels, (size_t)b.count * SIDE * SIDE * 3);
+          if (e == 0) first = h;
+          ck_assert_uint_eq(h, first);
+        }
+        for (int i = 0; i < b.count; i++) ck_assert_uint_eq(b.samples[i], at++);
+      }
+      ck_assert_uint_eq(at, PICTURES);
+      ck_assert_int_eq(ij_data_next(d, &b), IJ_EEND);
+    }
+    ij_data_close(d);
+  }
+}
+END_TEST
+
+START_TEST(processes_share_an_epoch)
+{
+  for (int train = 0; train < 2; train++) {
+    int seen[PICTURES] = {0}, all = 0;
+    for (int rank = 0; rank < 4; rank++) {
+      ij_data_config c = config();
+      c.train = train;
+      c.rank = rank;
+      c.world = 4;
+      ij_data *d = open_data(&c);
+      ck_assert_int_eq(ij_data_steps(d), train || rank < 3 ? 2 : 1);
+      for (int s = 0; s < ij_data_steps(d); s++) {
+        ij_batch b;
+        next(d, &b);
+        for (int i = 0; i < b.count; i++) seen[b.samples[i]]++, all++;
+      }
+      ij_data_close(d);
+    }
+    ck_assert_int_eq(all, train ? 24 : PICTURES); /* in training the last process is filled up */
+    for (int i = 0; i < PICTURES; i++) ck_assert_int_ge(seen[i], 1);
+  }
+}
+END_TEST
+
+START_TEST(the_last_batch_may_be_dropped)
+{
+  ij_data_config c = config();
+  c.drop_last = 1;
+  ij_data *d = open_data(&c);
+  ck_assert_int_eq(ij_data_steps(d), 4);
+  ij_batch b;
+  for (int i = 0; i < 6; i++) {
+    next(d, &b);
+    ck_assert_int_eq(b.count, 5);
+    ck_assert_int_eq(b.epoch, i / 4);
+  }
+  ij_data_close(d);
+  c.batch = 24;
+  ck_assert_int_eq(ij_data_open(&c, &d), IJ_EINVAL);
+  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "lower data.batch"));
+}
+END_TEST
+
+START_TEST(broken_pictures_are_replaced_counted_and_named)
+{
+  uint64_t want[15];
+  put_text("d/a/00.jpg", "no picture");
+  put_text("d/b/01.jpg", "");
+  for (int w = 0; w < 4; w++) {
+    ij_data_config c = config();
+    c.workers = w;
+    c.max_bad = .1;
+    ij_data *d = open_data(&c);
+    int told = 0;
+    for (int i = 0; i < 15; i++) {
+      ij_batch b;
+      next(d, &b);
+      for (int k = 0; k < b.count; k++)
+        ck_assert(b.samples[k] != 0 && strcmp(ij_data_name(d, b.samples[k]), "b/01.jpg") != 0);
+      if (w == 0) want[i] = batch_hash(&b);
+      else ck_assert_uint_eq(want[i], batch_hash(&b));
+      if (i < 4) continue;
+      for (const char *text; (text = ij_data_bad_next(d)); told++)
+        ck_assert_msg(!strncmp(text, "a/00.jpg: ", 10) || !strcmp(text, "b/01.jpg: empty file"), "%s", text);
+      ck_assert_int_eq(ij_data_bad(d), 2);
+      ck_assert_int_eq(told, 2); /* once each, not again in later epochs */
+    }
+    ij_data_close(d);
+  }
+}
+END_TEST
+
+START_TEST(too_many_broken_pictures_end_the_run)
+{
+  ij_data_config c = config();
+  ij_batch b;
+  put_text("d/a/00.jpg", "no picture");
+  ij_data *d = open_data(&c);
+  for (int i = 0; i < 10; i++) next(d, &b); /* one alone is no verdict, though it is 4 % */
+  ij_data_close(d);
+  put_text("d/b/01.jpg", "");
+  d = open_data(&c);
+  ij_status st = IJ_OK;
+  for (int i = 0; i < 5 && st == IJ_OK; i++) st = ij_data_next(d, &b);
+  ck_assert_int_eq(st, IJ_EFORMAT);
+  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "2 of 23 pictures are broken, more than the share data.max_bad = 0.01"));
+  ck_assert_int_eq(ij_data_next(d, &b), IJ_EFORMAT);
+  ij_data_close(d);
+  c.max_bad = 0;
+  run_in_scratch("for i in d/*/*; do : > $i; done");
+  d = open_data(&c);
+  ck_assert_int_eq(ij_data_next(d, &b), IJ_EFORMAT);
+  ij_data_close(d);
+  c.max_bad = 1;
+  c.workers = 0;
+  d = open_data(&c);
+  ck_assert_int_eq(ij_data_next(d, &b), IJ_EFORMAT);
+  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "32 pictures one after the other could not be read"));
+  ij_data_close(d);
+}
+END_TEST
+
+START_TEST(closing_at_any_time)
+{
+  for (int i = 0; i < 40; i++) {
+    ij_data_config c = config();
+    c.workers = 1 + i % 4;
+    ij_data *d = open_data(&c);
+    ij_batch b;
+    for (int k = 0; k < i % 7; k++) next(d, &b);
+    if (i % 3 == 0) ck_assert_int_eq(ij_data_seek(d, i, i % 5), IJ_OK);
+    ij_data_close(d);
+  }
+  ij_data_close(NULL);
+  ck_assert_uint_eq(ij_mem_live(), 0);
+}
+END_TEST
+
+START_TEST(wrong_settings_are_refused)
+{
+  ij_data *d;
+  ij_data_config c;
+#define REFUSED(field, value)                                                                                          \
+  c = config();                                                                                                        \
+  c.field = value;                                                                                                     \
+  ck_assert_int_eq(ij_data_open(&c, &d), IJ_EINVAL)
+  REFUSED(height, 0);
+  REFUSED(width, 1 << 20);
+  REFUSED(batch, 0);
+  REFUSED(workers, -1);
+  REFUSED(scale[0], -.1);
+  REFUSED(scale[1], 1.5);
+  REFUSED(ratio[0], 2);
+  REFUSED(flip, 1.5);
+  REFUSED(blur_p, 0. / 0.);
+  REFUSED(jitter, 3);
+  REFUSED(rank, 1);
+  REFUSED(root, NULL);
+  REFUSED(resize, 1 << 20);
+  c = config();
+  d = open_data(&c);
+  ck_assert_int_eq(ij_data_seek(d, 0, 5), IJ_EINVAL);
+  ck_assert_int_eq(ij_data_seek(d, -1, 0), IJ_EINVAL);
+  ij_data_close(d);
+}
+END_TEST
+
+START_TEST(running_out_of_memory_is_survived)
+{
+  for (int w = 0; w < 2; w++)
+    for (int i = 1, st = IJ_ENOMEM; st != IJ_OK; i++) {
+      ij_data_config c = config();
+      c.workers = w;
+      c.blur_p = 1;
+      ij_data *d = NULL;
+      ij_batch b;
+      ij_mem_fail_at(i);
+      st = ij_data_open(&c, &d);
+      if (st == IJ_OK) st = ij_data_next(d, &b);
+      ij_mem_fail_at(0);
+      ck_assert_msg(st == IJ_OK || st == IJ_ENOMEM, "%d: %s", st, ij_errmsg());
+      if (st == IJ_OK && i < 30) st = IJ_ENOMEM; /* a lost note or the like: go on */
+      ij_data_close(d);
+      ck_assert_uint_eq(ij_mem_live(), 0);
+    }
+}
+END_TEST
+
+START_TEST(distortions_do_what_they_say)
+{
+  uint8_t p[SIDE * SIDE * 3], *from = draw(SIDE, SIDE, 3);
+  ij_room room = {0};
+  ij_rng r;
+  memcpy(p, from, sizeof p);
+  ij_rng_init(&r, 1, IJ_RNG_AUGMENT, 0, 0);
+  ck_assert_int_eq(ij_augment(&r, &(ij_colours){.flip = 1}, SIDE, SIDE, p, &room), IJ_OK);
+  for (int i = 0; i < SIDE * SIDE; i++)
+    ck_assert_mem_eq(p + 3 * i, from + 3 * (i / SIDE * SIDE + SIDE - 1 - i % SIDE), 3);
+  ij_augment(&r, &(ij_colours){.grey_p = 1}, SIDE, SIDE, p, &room);
+  for (int i = 0; i < SIDE * SIDE; i++) ck_assert(p[3 * i] == p[3 * i + 1] && p[3 * i] == p[3 * i + 2]);
+  memset(p, 90, sizeof p);
+  ij_augment(&r, &(ij_colours){.blur_p = 1}, SIDE, SIDE, p, &room);
+  for (size_t i = 0; i < sizeof p; i++) ck_assert_int_eq(p[i], 90);
+  memcpy(p, from, sizeof p);
+  ij_augment(&r, &(ij_colours){.jitter = 1, .jitter_p = 1}, SIDE, SIDE, p, &room);
+  ck_assert_mem_ne(p, from, sizeof p);
+  memcpy(p, from, sizeof p);
+  ij_augment(&r, &(ij_colours){.jitter = 1}, SIDE, SIDE, p, &room);
+  ck_assert_mem_eq(p, from, sizeof p);
+  ij_room_free(&room);
+  ij_free(from);
+}
+END_TEST
+
+int main(void) {
+  Suite *s = suite_create("loader");
+  TCase *t = tcase_create("loader");
+  tcase_add_checked_fixture(t, make_set, scratch_remove);
+  tcase_set_timeout(t, 120);
+  tcase_add_test(t, the_same_for_any_number_of_workers);
+  tcase_add_test(t, an_epoch_holds_each_picture_once);
+  tcase_add_test(t, evaluation_ends_and_starts_over);
+  tcase_add_test(t, processes_share_an_epoch);
+  tcase_add_test(t, the_last_batch_may_be_dropped);
+  tcase_add_test(t, broken_pictures_are_replaced_counted_and_named);
+  tcase_add_test(t, too_many_broken_pictures_end_the_run);
+  tcase_add_test(t, closing_at_any_time);
+  tcase_add_test(t, wrong_settings_are_refused);
+  tcase_add_test(t, running_out_of_memory_is_survived);
+  tcase_add_test(t, distortions_do_what_they_say);
+  suite_add_tcase(s, t);
+  return run_suite(s);
+}

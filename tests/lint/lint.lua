@@ -1,0 +1,179 @@
+-- luajit tests/lint/lint.lua [LIBRARY]: rules of this project that no compiler checks. Run in the project's root; LIBRARY
+-- is the built libijepa.so. Prints each breach as FILE: what; exit 1 when there was one.
+local problems = 0
+local function problem(file, fmt, ...)
+  problems = problems + 1
+  print(file .. ": " .. fmt:format(...))
+end
+
+local function slurp(path)
+  local file = io.open(path, "rb")
+  if not file then return nil end
+  local text = file:read "*a"
+  file:close()
+  return text
+end
+
+local function lines_of(command)
+  local list, pipe = {}, assert(io.popen(command))
+  for line in pipe:lines() do list[#list + 1] = line end
+  pipe:close()
+  return list
+end
+
+-- What belongs to the project: git's list, or everything but builds and runs where there is no git.
+local files = lines_of "git ls-files --cached --others --exclude-standard 2>/dev/null"
+if #files == 0 then
+  files = lines_of [[find . -type f -not -path './.git/*' -not -path './build*' -not -path './runs/*' | sed 's|^\./||']]
+end
+local text = {}
+for _, path in ipairs(files) do
+  local content = slurp(path)
+  if content and not content:find "%z" then text[path] = content end
+end
+
+local function matching(pattern)
+  local list = {}
+  for _, path in ipairs(files) do
+    if text[path] and path:find(pattern) then list[#list + 1] = path end
+  end
+  return list
+end
+
+-- Sources stay readable: at most 800 lines; no tabs or blanks at line ends; no paths or addresses of one machine.
+for _, path in ipairs(files) do
+  local content = text[path]
+  if content then
+    local is_source = path:find "%.[ch]$" or path:find "%.lua$" or path:find "%.cu$" or path:find "%.cmake$" or path == "ijepa"
+    if is_source and select(2, content:gsub("\n", "")) > 800 then problem(path, "more than 800 lines") end
+    if is_source and content:find "[ \t]+\n" then problem(path, "blanks at the end of a line") end
+    if is_source and content:find "\t" then problem(path, "tabs") end
+    for _, place in ipairs { "/wo" .. "rk/", "/ho" .. "me/%w", "/ro" .. "ot/" } do
+      local found = content:match("[\"'%s(=]" .. place .. "[%w_./-]*")
+      if found then problem(path, "a path of one machine:%s", found) end
+    end
+  end
+end
+
+-- Only _ffi.lua talks to the FFI.
+for _, path in ipairs(matching "%.lua$") do
+  if path ~= "lua/ijepa/_ffi.lua" and not path:find "^tests/lint/" and text[path]:find "require%s*%(?%s*[\"']ffi[\"']" then
+    problem(path, "requires ffi: use ijepa._ffi")
+  end
+end
+
+-- Layers: Lua's headers in core/host alone, oneDNN's in kernels/, libvips' in one file; core and kernels print nothing.
+for _, path in ipairs(matching "^[ck][oe][re].*%.[ch]$") do
+  local content = text[path]
+  if content:find "#include <lua" and not path:find "^core/host/" then problem(path, "Lua outside core/host") end
+  if content:find "#include [<\"]dnnl" and not path:find "^kernels/" then problem(path, "oneDNN outside kernels/") end
+  if content:find "#include <vips" and path ~= "core/data/other.c" then problem(path, "libvips outside core/data/other.c") end
+  if not path:find "^core/host/" and path ~= "core/base/status.c" and content:find "[^%w_]printf%s*%(" then
+    problem(path, "prints; return a status with a message")
+  end
+  if not path:find "^core/host/" and (content:find "[^%w_]exit%s*%(" or content:find "[^%w_]abort%s*%(") and
+    path ~= "core/base/status.c" then
+    problem(path, "ends the program; return a status with a message")
+  end
+end
+
+-- Every op of kernels/ops.h has a reference and a case.
+local function joined(pattern)
+  local parts = {}
+  for _, path in ipairs(matching(pattern)) do parts[#parts + 1] = text[path] end
+  return table.concat(parts, "\n")
+end
+local refs, cases = joined "^kernels/.*ref%.c$", joined "^kernels/.*case%.c$"
+for op in text["kernels/ops.h"]:gmatch "\n%s*IJ_OP%(([%w_]+)," do
+  if not refs:find("ij_ref_" .. op .. "%f[^%w_]") then problem("kernels/ops.h", "op '%s' has no ij_ref_%s in a ref.c", op, op) end
+  if not cases:find("%f[%w_]" .. op .. "%f[^%w_]") then problem("kernels/ops.h", "op '%s' is in no case.c", op) end
+end
+
+-- Every function of ijepa.h is defined, and bound in lua/, described in docs/ or used by a C test or the host (so that
+-- none is forgotten); declared without a preprocessor line inside.
+local header = text["core/ijepa.h"]
+local sources, lua, docs = joined "^[ck].*%.c$", joined "^lua/.*%.lua$",
+  joined "%.md$" .. joined "^core/host/.*%.c$" .. joined "^tests/.*%.c$"
+local cdef = header:match "/%* cdef begin %*/(.*)/%* cdef end %*/"
+if not cdef then problem("core/ijepa.h", "no cdef markers") cdef = header end
+if cdef:find "\n%s*#" then problem("core/ijepa.h", "a preprocessor line between the cdef markers") end
+for name in cdef:gsub("/%*.-%*/", ""):gmatch "[%s*](ij_[%w_]+)%(" do
+  local whole = "%f[%w_]" .. name .. "%f[^%w_]"
+  if not sources:find(whole) then problem("core/ijepa.h", "%s is defined nowhere", name) end
+  if not lua:find(whole) and not docs:find(whole) then problem("core/ijepa.h", "%s is neither bound in lua/ nor in docs/ or a test", name) end
+end
+
+-- What the shared library exports is ours.
+if arg[1] then
+  for _, line in ipairs(lines_of(("nm -D --defined-only '%s' 2>/dev/null"):format(arg[1]))) do
+    local name = line:match "%S+$"
+    if not name:find "^ij_" and not name:find "^_" then problem(arg[1], "exports '%s'", name) end
+  end
+end
+
+-- Modules and tests: every Lua module has a first comment; every package is named once.
+for _, path in ipairs(matching "^lua/ijepa/.*%.lua$") do
+  if not text[path]:find "^%-%-" then problem(path, "does not start with a comment that says what it is") end
+end
+local seen = {}
+for line in text["packages.txt"]:gmatch "[^\n]+" do
+  local package, mark = line:match "^([%w.+-]+)%s*(%a*)$"
+  if not line:find "^#" then
+    if not package or (mark ~= "" and mark ~= "test" and mark ~= "ci") then problem("packages.txt", "'%s' is not understood", line) end
+    if package and seen[package] then problem("packages.txt", "'%s' stands there twice", package) end
+    seen[package or line] = true
+  end
+end
+
+-- Documents: commands and links in them lead somewhere.
+local known = {}
+for _, word in ipairs { "help", "check", "conform", "test", "-e", "-", "-v", "--help" } do known[word] = true end
+local has = {}
+for _, path in ipairs(files) do
+  has[path] = true
+  local folder = path
+  while folder:find "/" do
+    folder = folder:match "^(.*)/"
+    has[folder] = true
+  end
+end
+local function check_command(path, line)
+  local word = line:match "^%$?%s*%.?/?ijepa%s+(%S+)" or line:match "^%$?%s*build/ijepa%s+(%S+)"
+  if word and not known[word] and not word:find "^[<A-Z]" and not word:find "^#" then
+    if word:find "%.lua$" then
+      if not has[word] and not word:find "^my_" then problem(path, "'%s' is not there: %s", word, line) end
+    else
+      problem(path, "the program has no '%s': %s", word, line)
+    end
+  end
+  local script = line:match "^%$?%s*bash%s+(%S+)" or line:match "^%$?%s*sh%s+(%S+)"
+  if script and not has[script] then problem(path, "'%s' is not there: %s", script, line) end
+end
+for _, path in ipairs(matching "%.md$") do
+  local content, folder = text[path], path:match "^(.*/)" or ""
+  for block in ("\n" .. content):gmatch "\n```[^\n]*\n(.-)\n```" do
+    for line in (block .. "\n"):gmatch "([^\n]*)\n" do check_command(path, (line:gsub("^%s+", ""))) end
+  end
+  for line in content:gmatch "\n    ([^\n]*)" do check_command(path, (line:gsub("^%s+", ""))) end
+  for code in content:gmatch "`([^`\n]+)`" do check_command(path, code) end
+  for target in content:gmatch "%]%(([^)%s]+)%)" do
+    if not target:find "^%a+:" and not target:find "^#" then
+      local place = (folder .. target:gsub("#.*", "")):gsub("^%./", ""):gsub("/$", "")
+      while place:find "[^/]+/%.%./" do place = place:gsub("[^/]+/%.%./", "", 1) end
+      if not has[place] then problem(path, "the link '%s' leads nowhere", target) end
+    end
+  end
+end
+
+-- Settings in documents exist.
+local settings = loadfile "lua/ijepa/settings.lua" and text["lua/ijepa/settings.lua"] or ""
+for _, path in ipairs(matching "%.md$") do
+  for section, key in text[path]:gmatch "%f[%w](%a+)%.([%a_]+)=[%w/\"{]" do
+    if settings:find(section .. "%s*=%s*{") and not settings:find("%f[%w_]" .. key .. "%f[^%w_]") then
+      problem(path, "no setting '%s.%s'", section, key)
+    end
+  end
+end
+
+print(problems == 0 and ("lint: %d files, nothing to say"):format(#files) or ("lint: %d problems"):format(problems))
+os.exit(problems == 0 and 0 or 1)

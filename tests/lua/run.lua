@@ -1,0 +1,20 @@
+-- ijepa tests/lua/run.lua [FILE ...]: runs these files of tests, or every tests/lua/test_*.lua. Exit 77: all skipped.
+local lu = require "luaunit"
+local F = require "ijepa._ffi"
+
+local here = arg[0]:match "^(.*)/" or "."
+local files = { ... }
+if #files == 0 then
+  local names = F.new "char *[1]"
+  F.check(F.C.ij_dir_list(here, names))
+  for name in F.string(names[0]):gmatch "test_[^\n]*%.lua" do files[#files + 1] = here .. "/" .. name end
+  F.C.ij_bytes_free(names[0])
+end
+package.path = here .. "/?.lua;" .. package.path
+for _, file in ipairs(files) do assert(loadfile(file))(file) end   -- an argument: the file only defines its tests
+
+local runner = lu.LuaUnit.new()
+local code = runner:runSuite("--output", "text")   -- arguments: else it reads the command line
+local result = runner.result
+if code == 0 and result.runCount == 0 and result.skippedCount > 0 then code = 77 end
+os.exit(code)

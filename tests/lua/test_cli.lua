@@ -1,0 +1,184 @@
+-- The command line: what goes to stdout and stderr, and the exit codes.
+local lu = require "luaunit"
+
+local tests = {}
+TestCli = tests -- luacheck: ignore
+
+local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+
+local function slurp(path)
+  local file = assert(io.open(path, "rb"))
+  local text = file:read "*a"
+  file:close()
+  os.remove(path)
+  return text
+end
+
+local function write(path, text)
+  local file = assert(io.open(path, "wb"))
+  file:write(text)
+  file:close()
+end
+
+local function quote(word) return "'" .. word:gsub("'", "'\\''") .. "'" end
+
+-- Runs the program with these words; returns exit code, stdout, stderr. `o`: input, env.
+local function run(words, o)
+  o = o or {}
+  local out, err, code, input = os.tmpname(), os.tmpname(), os.tmpname(), os.tmpname()
+  write(input, o.input or "")
+  local parts = { "unset IJEPA_TRACE;", o.env or "", quote(program) }
+  for _, word in ipairs(words) do parts[#parts + 1] = quote(word) end
+  os.execute(("%s <%s >%s 2>%s; echo $? >%s"):format(table.concat(parts, " "), input, out, err, code))
+  os.remove(input)
+  return tonumber(slurp(code)), slurp(out), slurp(err)
+end
+
+local folder
+function tests.setUp()
+  folder = os.tmpname()
+  os.remove(folder)
+  os.execute("mkdir " .. folder)
+end
+function tests.tearDown() os.execute("rm -r " .. folder) end
+
+local function script(text, name)
+  local path = folder .. "/" .. (name or "script.lua")
+  write(path, text)
+  return path
+end
+
+function tests.test_version_and_help()
+  local code, out, err = run { "-v" }
+  lu.assertEquals({ code, err }, { 0, "" })
+  lu.assertStrMatches(out, "ijepa %d+%.%d+%.%d+\n")
+  code, out, err = run { "--help" }
+  lu.assertEquals({ code, err }, { 0, "" })
+  lu.assertStrContains(out, "usage: ijepa FILE [key=value ...]")
+end
+
+function tests.test_usage_errors_give_2()
+  for _, case in ipairs {
+    { { "-x" }, "ijepa: unknown option '-x'\n" },
+    { { "-e" }, "ijepa: -e: the code to run is missing\n" },
+    { { "nofile.lua" }, "ijepa: cannot open 'nofile.lua': No such file or directory\n" },
+    { { "chekc" }, "(did you mean 'check'?)" },
+    { { "/tmp" }, "ijepa: cannot open '/tmp': it is a folder\n" },
+    { { "conform" }, "ijepa: conform: which file" },
+  } do
+    local code, out, err = run(case[1])
+    lu.assertEquals({ code, out }, { 2, "" })
+    lu.assertStrContains(err, case[2])
+    lu.assertStrContains(err, "try: ijepa --help")
+  end
+end
+
+function tests.test_code_from_the_command_line_and_stdin()
+  lu.assertEquals({ run { "-e", "print(arg[1], ...)", "a b" } }, { 0, "a b\ta b\n", "" })
+  lu.assertEquals({ run({ "-", "x" }, { input = "#!/usr/bin/env ijepa\nprint(...)" }) }, { 0, "x\n", "" })
+  lu.assertEquals({ run { "-e", "x = = 1" } }, { 1, "", "(command line):1: unexpected symbol near '='\n" })
+end
+
+function tests.test_a_script_finds_its_neighbours_and_arguments()
+  script("return { seven = 7 }", "neighbour.lua")
+  local path = script 'print(require "neighbour".seven, arg[0], ...)'
+  lu.assertEquals({ run { path, "k=v" } }, { 0, "7\t" .. path .. "\tk=v\n", "" })
+end
+
+function tests.test_an_error_starts_with_file_and_line()
+  local path = script 'local function f()\n  error "boom"\nend\nf()\nprint(1)'
+  local code, out, err = run { path }
+  lu.assertEquals({ code, out }, { 1, "" })
+  lu.assertEquals(err:match "^[^\n]*", path .. ":2: boom")
+  lu.assertStrContains(err, path .. ":4: in the main chunk")
+  lu.assertNotStrContains(err, "lua/ijepa")
+end
+
+function tests.test_misuse_is_blamed_on_the_users_line()
+  local path = script 'local ijepa = require "ijepa"\nlocal x = 1\nijepa.tensor.zeros(3)\nprint(x)'
+  local code, _, err = run { path }
+  lu.assertEquals(code, 1)
+  lu.assertStrMatches(err:match "^[^\n]*", path:gsub("%p", "%%%0") .. ":3: .*")
+  lu.assertNotStrContains(err, "lua/ijepa")
+  _, _, err = run({ path }, { env = "IJEPA_TRACE=1" })
+  lu.assertStrContains(err, "lua/ijepa/tensor.lua")
+end
+
+function tests.test_an_error_deep_inside_still_names_the_users_line()
+  local path = script 'local text = require "ijepa._text"\nlocal x = text.nearest(nil, { "a" })\nprint(x)'
+  local code, _, err = run { path }
+  lu.assertEquals(code, 1)
+  lu.assertStrMatches(err, path:gsub("%p", "%%%0") .. ":2: attempt to .* %(at .*_text%.lua:%d+%)\n")
+end
+
+function tests.test_odd_error_objects()
+  lu.assertEquals({ run { "-e", "error {}" } }, { 1, "", "(command line): error object is a table value\n" })
+  lu.assertEquals({ run { "-e", "error()" } }, { 1, "", "(command line): error object is a nil value\n" })
+  lu.assertEquals({ run { "-e", "error(setmetatable({}, {__tostring = function() return 'told' end}))" } },
+    { 1, "", "(command line): told\n" })
+  local code, _, err = run { "-e", "local function f() return 1 + f() end f()" }
+  lu.assertEquals(code, 1)
+  lu.assertStrContains(err, "stack overflow")
+end
+
+function tests.test_what_the_outside_world_refused_is_an_error()
+  local path = script 'return nil, "folder \'x\' is not there", 4'
+  lu.assertEquals({ run { path } }, { 1, "", path .. ": folder 'x' is not there\n" })
+end
+
+function tests.test_exit_codes()
+  lu.assertEquals({ run { "-e", 'require "ijepa".exit(130)' } }, { 130, "", "" })
+  lu.assertEquals({ run { "-e", 'require "ijepa".exit()' } }, { 0, "", "" })
+  lu.assertEquals({ run { "-e", "os.exit(5)" } }, { 5, "", "" })
+end
+
+function tests.test_interrupted_script_saves_and_ends_with_130()
+  local path = script [[
+    local ijepa = require "ijepa"
+    assert(ijepa.interrupted() == false)
+    local pid = io.open("/proc/self/stat"):read "*n"
+    os.execute(("(sleep .2; kill -INT %d) &"):format(pid))   -- system() itself ignores the signal
+    while not ijepa.interrupted() do end
+    print "saved"
+    ijepa.exit(130)
+  ]]
+  lu.assertEquals({ run { path } }, { 130, "saved\n", "" })
+end
+
+function tests.test_a_session_from_a_pipe()
+  local code, out, err = run({}, { input = "1 + 1\nx = 5\nx;\n'a'\nfor i = 1, 2 do\n  print(i)\nend\nerror 'boom'\nx\n" })
+  lu.assertEquals({ code, out, err }, { 1, "2\na\n1\n2\n5\n", "session:1: boom\n" })
+  lu.assertEquals({ run({}, { input = "ijepa.version == nil, {1, {a = 2}}\n" }) }, { 0, "false\t{ 1, { a = 2 } }\n", "" })
+  lu.assertEquals({ run({}, { input = "ijepa.exit(3)\n1\n" }) }, { 3, "", "" })
+end
+
+function tests.test_help()
+  local code, out, err = run { "help", "config.dump" }
+  lu.assertEquals({ code, err }, { 0, "" })
+  lu.assertStrContains(out, "config.dump(t)")
+  code, out, err = run { "help", "cofnig" }
+  lu.assertEquals({ code, out }, { 1, "" })
+  lu.assertStrContains(err, "did you mean 'config'?")
+  lu.assertStrContains(select(2, run { "help" }), "config ")
+  lu.assertStrContains(select(2, run { "help", "config" }), "resolve(given, schema, args)")
+  local path = script "-- Adds one.\nfunction plus(x)\n  return x + 1\nend\nrequire 'ijepa'.help(plus)"
+  lu.assertStrContains(select(2, run { path }), "Adds one.")
+end
+
+function tests.test_check_names_every_point()
+  local code, out, err = run { "check" }
+  lu.assertEquals(err, "")
+  lu.assertEquals(code, 0)
+  for _, point in ipairs { "program", "processor", "threads", "memory", "matrix products", "training", "pictures" } do
+    lu.assertStrContains(out, " " .. point .. " ")
+  end
+  lu.assertNotStrContains(out, "fail")
+end
+
+function tests.test_full_disk_is_an_error()
+  local path = script "for i = 1, 1e5 do print(i) end"
+  local code = os.execute(("%s %s >/dev/full 2>/dev/null"):format(quote(program), quote(path)))
+  lu.assertNotEquals(code, 0)
+end
+
+if not ... then os.exit(lu.LuaUnit.run()) end

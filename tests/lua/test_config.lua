@@ -1,0 +1,118 @@
+-- ijepa.config: defaults, types, the command line, messages, dump.
+local lu = require "luaunit"
+local config = require "ijepa.config"
+
+local tests = {}
+TestConfig = tests -- luacheck: ignore
+
+local schema = {
+  out = { type = "string", default = "runs/x" },
+  data = {
+    batch = { type = "integer", default = 8, check = function(v) return v > 0, "must be above 0" end },
+    root = { type = "string|strings" },
+    scale = { type = "numbers", default = { .3, 1 } },
+    crop = { type = "integer|numbers", default = 224 },
+  },
+  mask = { policy = { type = "string|function", default = "multiblock" } },
+  optim = { lr = { type = "number", default = 1e-3 }, on = { type = "boolean", default = false } },
+}
+
+local function set(...) return config({}, schema, { ... }) end
+
+-- The message of config(given, schema, words), without "FILE:" where it stands in this file.
+local function refused(given, words, s)
+  if s == nil then s = schema end
+  local ok, message = pcall(function() local t = config(given, s, words or {}) return t end)
+  lu.assertFalse(ok)
+  return (message:gsub("^[^\n]*test_config%.lua:", "HERE:"))
+end
+
+function tests.test_defaults_are_filled_in_and_not_shared()
+  local a, b = set(), set()
+  lu.assertEquals(a, { out = "runs/x", data = { batch = 8, scale = { .3, 1 }, crop = 224 },
+    mask = { policy = "multiblock" }, optim = { lr = 1e-3, on = false } })
+  a.data.scale[1] = 5
+  lu.assertEquals(b.data.scale[1], .3)
+end
+
+function tests.test_the_recipe_wins_over_defaults_and_words_over_the_recipe()
+  local given = { data = { batch = 4, root = "a" } }
+  local t = config(given, schema, { "data.batch=1e1", "optim.lr=1e-4", "optim.on=true", "out=5" })
+  lu.assertEquals({ t.data.batch, t.data.root, t.optim.lr, t.optim.on, t.out }, { 10, "a", 1e-4, true, "5" })
+  lu.assertEquals(given, { data = { batch = 4, root = "a" } })
+end
+
+function tests.test_words_of_every_type()
+  lu.assertEquals(set("data.scale=0.1,2").data.scale, { .1, 2 })
+  lu.assertEquals(set("data.scale={ .5 , 1 }").data.scale, { .5, 1 })
+  lu.assertEquals(set("data.crop=96").data.crop, 96)
+  lu.assertEquals(set("data.crop=96,128").data.crop, { 96, 128 })
+  lu.assertEquals(set("data.root=a,b").data.root, "a,b")
+  lu.assertEquals(set("data.root={a,'b c'}").data.root, { "a", "b c" })
+  lu.assertEquals(set("data.root=").data.root, "")
+  lu.assertEquals(set("data.root=a=b").data.root, "a=b")
+  lu.assertEquals(set("optim.lr=-2").optim.lr, -2)
+end
+
+function tests.test_words_that_do_not_fit()
+  lu.assertEquals(refused({}, { "data.batch=1.5" }), "command line: 'data.batch' is '1.5', expected an integer")
+  lu.assertEquals(refused({}, { "data.batch=0" }), "command line: 'data.batch' is 0: must be above 0")
+  lu.assertEquals(refused({}, { "optim.lr=nan" }), "command line: 'optim.lr' is 'nan', expected a number")
+  lu.assertEquals(refused({}, { "optim.lr=inf" }), "command line: 'optim.lr' is 'inf', expected a number")
+  lu.assertEquals(refused({}, { "optim.on=yes" }), "command line: 'optim.on' is 'yes', expected a boolean")
+  lu.assertEquals(refused({}, { "data.scale=1,a" }), "command line: 'data.scale' is '1,a', expected a list of numbers")
+  lu.assertEquals(refused({}, { "data=1" }),
+    "command line: 'data' is a table: set one of its keys, like data.batch=...")
+  lu.assertEquals(refused({}, { "word" }), "command line: 'word' is not key=value")
+end
+
+function tests.test_unknown_keys_name_the_nearest()
+  lu.assertEquals(refused({}, { "data.bacth=1" }), "command line: unknown key 'data.bacth' (did you mean 'data.batch'?)")
+  lu.assertEquals(refused({}, { "batch=1" }), "command line: unknown key 'batch' (did you mean 'data.batch'?)")
+  lu.assertEquals(refused({}, { "data.batch.x=1" }),
+    "command line: unknown key 'data.batch.x' (did you mean 'data.batch'?)")
+  lu.assertEquals(refused({}, { "zzzzzzz=1" }), "command line: unknown key 'zzzzzzz'")
+end
+
+function tests.test_the_recipes_mistakes_name_its_line()
+  local line = debug.getinfo(1, "l").currentline
+  local ok, message = pcall(function()
+    local t = config({
+      data = {
+        bacth = 3,
+      },
+    }, schema, {})
+    return t
+  end)
+  lu.assertFalse(ok)
+  lu.assertStrMatches(message, (".*test_config%%.lua:%d: unknown key 'data%%.bacth' .*"):format(line + 4))
+  lu.assertStrMatches(refused { data = { batch = "4" } }, "HERE:%d+: 'data%.batch' is '4', expected an integer")
+  lu.assertStrMatches(refused { data = 4 }, "HERE:%d+: 'data' is 4, expected a table")
+  lu.assertStrMatches(refused { optim = { lr = 0 / 0 } }, "HERE:%d+: 'optim%.lr' is .*nan, expected a number")
+  lu.assertStrMatches(refused { data = { "x" } }, "HERE:%d+: 'data' holds a value without a key")
+  lu.assertStrMatches(refused(7), "HERE:%d+: config: expected a table, not 7")
+end
+
+function tests.test_without_a_schema_the_recipe_gives_keys_and_types()
+  local t = config({ a = 1, b = { c = "x", d = { 1, 2 } }, e = false }, false, { "a=2", "b.c=7", "b.d=3", "e=true" })
+  lu.assertEquals(t, { a = 2, b = { c = "7", d = { 3 } }, e = true })
+  lu.assertEquals(refused({ alpha = 1 }, { "alpa=2" }, false), "command line: unknown key 'alpa' (did you mean 'alpha'?)")
+  lu.assertEquals(refused({ alpha = 1 }, { "alpha=x" }, false), "command line: 'alpha' is 'x', expected a number")
+end
+
+function tests.test_dump_is_lua_that_gives_the_same_table()
+  local t = { z = 1e-3, a = { b = "q\n\"\0", ["odd key"] = true, list = { 1, "x", .1 }, ["end"] = 2 }, [3] = 1 / 3, e = {} }
+  local text = config.dump(t)
+  lu.assertEquals(assert(loadstring(text))(), t)
+  lu.assertEquals(config.dump { b = 1, a = { 2, 3 } }, "return {\n  a = { 2, 3 },\n  b = 1,\n}\n")
+  lu.assertStrContains(config.dump { f = function() end }, "f = nil --[[ function at ")
+  lu.assertEquals(loadstring(config.dump { f = function() end })(), {})
+end
+
+function tests.test_a_function_is_a_policy()
+  local f = function() end
+  lu.assertIs(config({ mask = { policy = f } }, schema, {}).mask.policy, f)
+  lu.assertEquals(set("mask.policy=block").mask.policy, "block")
+end
+
+if not ... then os.exit(lu.LuaUnit.run()) end
