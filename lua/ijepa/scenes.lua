@@ -2,9 +2,9 @@
 -- the quickstart and the tests train and probe without a download.
 --
 -- Shape and count can't be told from a few pixels or from average colours: the shape's colour, place, size, direction,
--- texture and ground are drawn independently of its class, and all classes cover the same area on average. (The colour
--- can: it is the easy label.) Picture i of a seed is a function of (seed, part, i) alone, so any number of them, in any
--- order, is the same set.
+-- texture and ground are drawn independently of its class, and all classes cover the same area on average. The shape's
+-- colour is the easier label, but not a plain one: the ground, which covers more, is just as bright. Picture i of a
+-- seed is a function of (seed, part, i) alone, so any number of them, in any order, is the same set.
 local F = require "ijepa._ffi"
 local canvas = require "ijepa.canvas"
 local C = F.C
@@ -167,16 +167,17 @@ function scenes.draw(c, seed, part, index)
   local hue = hues[C.ij_rng_below(rng, #hues) + 1]
   local count = C.ij_rng_below(rng, most_dots + 1)
 
-  -- the ground: dull; the shape: bright
-  local br, bg, bb = hsv(uniform(0, 360), uniform(0.05, 0.45), uniform(0.25, 0.75))
-  ground(c, br, bg, bb, uniform(0.2, 0.9), uniform(0, 2 * pi), uniform(0, 0.12), uniform(-0.8, 0.8) / unit,
+  -- the ground is as bright as the shape: which colour is the shape's is a matter of what lies on what
+  local br, bg, bb = hsv(uniform(0, 360), uniform(0.6, 1), uniform(0.6, 1))
+  ground(c, br, bg, bb, uniform(0.1, 0.5), uniform(0, 2 * pi), uniform(0, 0.04), uniform(-0.8, 0.8) / unit,
     uniform(-0.8, 0.8) / unit, uniform(0, 2 * pi))
-  local r, g, b = hsv(hue[2] + uniform(-8, 8), uniform(0.75, 1), uniform(0.8, 1))
+  local r, g, b = hsv(hue[2] + uniform(-8, 8), uniform(0.6, 1), uniform(0.6, 1))
 
-  local equal = uniform(16, 24) * unit * 1.2 -- radius of a shape of area 1; in area the classes are alike
+  local equal = uniform(24, 31) * unit -- radius of a shape of area 1; in area the classes are alike
   local radius = equal / sqrt(shape.area)
   local reach = radius * shape.rim + 1
-  local cx, cy, angle = uniform(reach, size - reach), uniform(reach, size - reach), uniform(0, 2 * pi)
+  local edge = 0.4 * reach -- the picture's edge may cut some of it off
+  local cx, cy, angle = uniform(edge, size - edge), uniform(edge, size - edge), uniform(0, 2 * pi)
   lay(c, shape.distance, cx, cy, radius, angle, reach, r, g, b, uniform(-0.2, 0.2), uniform(0.3, 0.7),
     uniform(0, 1) < 0.3 and uniform(0.1, 0.2) or 0, uniform(4, 9))
 
@@ -190,7 +191,7 @@ function scenes.draw(c, seed, part, index)
     end
     lay(c, disc, x, y, dot, 0, dot + 1, dr, dg, db, 0, 0.5, 0, 0)
   end
-  grain(c, rng, uniform(4, 14))
+  grain(c, rng, uniform(2, 8))
   return { shape = shape.name, colour = hue[1], count = tostring(count), x = cx / size, y = cy / size,
     radius = radius / size, angle = angle }
 end
