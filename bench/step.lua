@@ -48,7 +48,16 @@ for step = 1, o.warmup + o.steps do
 end
 table.sort(seconds)
 local median = seconds[math.floor(#seconds / 2) + 1]
-print(('{"engine": "ijepa", "arch": "%s", "patch": %d, "crop": %d, "batch": %d, "pred": [%d, %d], "dtype": "%s", "matmul": "%s", "isa": "%s", "threads": %d, "images_per_s": %.2f, "ms_per_step": %.1f, "ms_fastest": %.1f, "mean_context": %.1f, "mean_target": %.1f, "peak_rss_mib": %d, "loss_first": %.5f, "loss_last": %.5f}')
-  :format(o.arch, o.patch, o.crop, o.batch, o.pred_depth, o.pred_dim, dtype, F.string(C.ij_cpu_matmul()), F.string(C.ij_cpu_isa()),
-    C.ij_threads_get(), o.batch / median, 1000 * median, 1000 * seconds[1], k_sum / (o.warmup + o.steps),
-    t_sum / (o.warmup + o.steps), tonumber(C.ij_rss_peak()) / 2 ^ 20, first, last))
+local fields = {
+  { "engine", '"ijepa"' }, { "arch", ('"%s"'):format(o.arch) }, { "patch", o.patch }, { "crop", o.crop }, { "batch", o.batch },
+  { "pred", ("[%d, %d]"):format(o.pred_depth, o.pred_dim) }, { "dtype", ('"%s"'):format(dtype) },
+  { "matmul", ('"%s"'):format(F.string(C.ij_cpu_matmul())) }, { "isa", ('"%s"'):format(F.string(C.ij_cpu_isa())) },
+  { "threads", C.ij_threads_get() }, { "images_per_s", ("%.2f"):format(o.batch / median) },
+  { "ms_per_step", ("%.1f"):format(1000 * median) }, { "ms_fastest", ("%.1f"):format(1000 * seconds[1]) },
+  { "mean_context", ("%.1f"):format(k_sum / (o.warmup + o.steps)) }, { "mean_target", ("%.1f"):format(t_sum / (o.warmup + o.steps)) },
+  { "peak_rss_mib", ("%.0f"):format(tonumber(C.ij_rss_peak()) / 2 ^ 20) }, { "loss_first", ("%.5f"):format(first) },
+  { "loss_last", ("%.5f"):format(last) },
+}
+local parts = {}
+for i, f in ipairs(fields) do parts[i] = ('"%s": %s'):format(f[1], f[2]) end
+print("{" .. table.concat(parts, ", ") .. "}")

@@ -18,4 +18,4 @@ local cfg = ijepa.config({
   optim = { minutes = 30, warmup = 0.1, start_lr = 1e-4, lr = 1e-3, final_lr = 1e-6, wd = { 0.05, 0.05 }, ema = { 0.99, 1.0 } },
 }, nil, rest)
 local run = ijepa.pretrain(cfg)
-return compare(run, { train = paths.train, test = paths.test, resize = 32, blocks = 4 })
+return compare(run, { train = paths.train, test = paths.test, resize = 32 })

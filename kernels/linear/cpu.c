@@ -16,7 +16,7 @@ static void from_bf16(ij_dim n, const uint16_t *x, float *y) {
 /* y (rows, n) [dt] = x (rows, k) [dt] times w, which is (n, k) where transposed, else (k, n); copy (rows, k + n) */
 static ij_status block_multiply(bool transposed, ij_dtype dt, ij_dim rows, ij_dim n, ij_dim k, const void *x,
                                 const float *w, void *y, float *copy) {
-  float *out = row_out(dt, y, 0, copy + rows * k);
+  float *out = row_out(dt, y, 0, copy ? copy + rows * k : NULL);
   IJ_TRY(ij_onednn_sgemm(false, transposed, rows, n, k, row_get(dt, x, 0, rows * k, copy), w, 0, out));
   row_put(dt, y, 0, rows * n, out);
   return IJ_OK;

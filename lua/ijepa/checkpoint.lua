@@ -75,12 +75,12 @@ function methods:close() self._file:close() end
 
 local function shape_text(shape) return "(" .. table.concat(shape, ", ") .. ")" end
 
--- "3 are missing (a, b, c)": the first five of a list.
+-- "4 missing (a, b, c, ...)": the first three of a list.
 local function some(list, what)
   if #list == 0 then return nil end
   local shown = {}
-  for i = 1, math.min(5, #list) do shown[i] = list[i] end
-  return ("%d %s (%s%s)"):format(#list, what, table.concat(shown, ", "), #list > 5 and ", ..." or "")
+  for i = 1, math.min(3, #list) do shown[i] = list[i] end
+  return ("%d %s (%s%s)"):format(#list, what, table.concat(shown, ", "), #list > 3 and ", ..." or "")
 end
 
 --- Does the file hold exactly the tensors that are expected?

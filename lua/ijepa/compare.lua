@@ -1,11 +1,9 @@
 -- Did a run learn something? The linear probe of its target encoder beside the same encoder before training and beside
 -- raw pixels, as a table and as a picture of the masks and the losses.
-local F = require "ijepa._ffi"
 local jepa = require "ijepa.jepa"
 local probe = require "ijepa.probe"
 local data = require "ijepa.data"
 local draw = require "ijepa.draw"
-local C = F.C
 
 local function say(fmt, ...) io.stderr:write(fmt:format(...), "\n") end
 
@@ -34,9 +32,9 @@ local function logged(run)
   return list
 end
 
---- Probes a run and writes OUT/summary.png. o: train, test (paths), resize, blocks, limit, and what probe.linear takes.
+--- Probes a run and writes OUT/summary.png. o: train, test (paths), resize, limit, and what probe.linear takes.
 ---@param run table what ijepa.pretrain returned
----@return table results by name: trained, untrained, pixels, each as probe.linear gives it
+---@return table results by name: trained, untrained, pixels; of each [0], the last layer, and [4], as probe.linear gives it
 return function(run, o)
   local cfg = run.config
   local settings = setmetatable({ crop = cfg.data.crop, batch = o.batch or 256, feature_batch = 128,
@@ -46,24 +44,30 @@ return function(run, o)
     { "trained", "target encoder, trained", run.target }, { "untrained", "the same, before training", untrained },
     { "pixels", "raw pixels", probe.pixels },
   }
-  local results = {}
+  local results, lines = {}, {}
+  print(("%-28s %14s %14s"):format("linear probe, top-1", "last layer", "last 4 blocks"))
   for _, c in ipairs(contenders) do
-    say("probing: %s", c[2])
-    local started = C.ij_time()
-    local r, message = probe.linear(c[3], settings)
-    if not r then error(message, 0) end
-    r.seconds, results[c[1]] = C.ij_time() - started, r
+    local r = {}
+    for _, blocks in ipairs { 0, 4 } do
+      if blocks == 0 or c[1] ~= "pixels" then
+        say("probing: %s%s", c[2], blocks > 0 and (", last %d blocks"):format(blocks) or "")
+        settings.blocks = math.min(blocks, cfg.model.depth or blocks)
+        local result, message = probe.linear(c[3], settings)
+        if not result then error(message, 0) end
+        r[blocks] = result
+      end
+    end
+    results[c[1]] = r
+    local four = r[4] and ("%.1f %%"):format(r[4].top1) or ""
+    print(("%-28s %14s %14s"):format(c[2], ("%.1f %%"):format(r[0].top1), four))
+    lines[#lines + 1] = ("%s: %.1f %%  %s"):format(c[2], r[0].top1, four)
   end
-  print(("\n%-28s %10s %10s"):format("linear probe", "features", "top-1"))
-  local lines = {}
-  for _, c in ipairs(contenders) do
-    local r = results[c[1]]
-    print(("%-28s %10d %8.1f %%"):format(c[2], r.width, r.top1))
-    lines[#lines + 1] = ("%s: %.1f %%"):format(c[2], r.top1)
+  for _, blocks in ipairs { 0, 4 } do
+    local best = math.max(results.untrained[blocks].top1, results.pixels[0].top1)
+    local gain = results.trained[blocks].top1 - best
+    print(("%s: training %s %.1f points %s the better of the two others"):format(blocks == 0 and "last layer" or "last 4 blocks",
+      gain > 0 and "gained" or "lost", math.abs(gain), gain > 0 and "over" or "under"))
   end
-  local margin = results.trained.top1 - math.max(results.untrained.top1, results.pixels.top1)
-  print(margin > 0 and ("training gained %.1f points over the better of the two others"):format(margin)
-    or ("training gained nothing: %.1f points under the better of the two others"):format(-margin))
 
   local images = assert(data.open { train = true, root = cfg.data.root, crop = cfg.data.crop, batch = 4, workers = 0,
     scale = cfg.data.scale, seed = cfg.seed })

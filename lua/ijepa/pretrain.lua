@@ -50,11 +50,11 @@ end
 
 -- Norms of the encoder's qkv gradients: first, last, smallest and largest.
 local function qkv_norms(context)
-  local g, n = {}, 0
+  local g = {}
   for i = 0, context.depth - 1 do
     local grad = context.by_name[("blocks.%d.attn.qkv.weight"):format(i)].tensor:grad()
     if grad then
-      n = tensor.norm { grad }
+      local n = tensor.norm { grad }
       g.first, g.last = g.first or n, n
       g.min, g.max = math.min(g.min or n, n), math.max(g.max or n, n)
     end

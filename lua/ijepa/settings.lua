@@ -77,7 +77,8 @@ return {
   optim = {
     epochs = { type = "number", default = 300, doc = "passes over the data", check = at_least(0) },
     steps = { type = "integer", default = 0, doc = "stop after this many steps; 0: after the epochs", check = at_least(0) },
-    minutes = { type = "number", default = 0, doc = "length of the run in time: schedules follow the clock (not repeatable bit for bit); 0: epochs count", check = at_least(0) },
+    minutes = { type = "number", default = 0, check = at_least(0),
+      doc = "length of the run in time: schedules follow the clock (not repeatable bit for bit); 0: epochs count" },
     warmup = { type = "number", default = 40, doc = "epochs (or, with minutes, the share) of growing learning rate", check = at_least(0) },
     start_lr = { type = "number", default = 2e-4, doc = "learning rate at the start", check = at_least(0) },
     lr = { type = "number", default = 1e-3, doc = "after the warm-up", check = at_least(0) },

@@ -1,6 +1,5 @@
 -- Bad input, each as a user meets it: one clear line on stderr, an exit code that is not 0, earlier checkpoints whole.
 local lu = require "luaunit"
-local ijepa = require "ijepa"
 local F = require "ijepa._ffi"
 local C = F.C
 

@@ -92,8 +92,8 @@ function tests.test_whole_run_and_probe_on_guarded_memory()   -- unreadable but 
   lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
   lu.assertEquals((spawn { out = "cpu", ["optim.steps"] = 3 }), 0)
   lu.assertTrue(tensors_of(latest "guard") == tensors_of(latest "cpu"))
-  local pipe = io.popen(("IJEPA_DEVICE=guard %s recipes/probe_linear.lua run=%s/guard train=%s test=%s resize=32 epochs=2 lr=1e-3 wd=0.1 blocks=2 2>&1")
-    :format(program, folder, pictures.train, pictures.test))
+  local pipe = io.popen(("IJEPA_DEVICE=guard %s recipes/probe_linear.lua run=%s/guard train=%s test=%s %s 2>&1"):format(program,
+    folder, pictures.train, pictures.test, "resize=32 epochs=2 lr=1e-3 wd=0.1 blocks=2"))
   text = pipe:read "*a"
   pipe:close()
   lu.assertStrMatches(text:match "top%-1 [%d.]+ %% %(lr", "top%-1 [%d.]+ %% %(lr")
