@@ -250,12 +250,13 @@ typedef struct ij_data_config {
   int train;                      /* 1: random crop and what follows; 0: the short side to `resize`, centre crop */
   int resize;                     /* 0: height * 8 / 7, rounded (256 for 224) */
   int shuffle;                    /* by (seed, epoch) */
-  double scale[2], ratio[2];      /* of the random crop: share of the area, aspect */
+  double scale[2], ratio[2];      /* of the random crop: share of the area, aspect; 0s: .3, 1 and 3/4, 4/3 */
   double flip, jitter, jitter_p, grey_p, blur_p; /* probabilities; jitter is the strength s, 0 off */
   int batch, drop_last, workers, prefetch;       /* prefetch: batches ready ahead, 0: 4 */
   uint64_t seed;
-  int rank, world;                /* this process takes every world-th sample */
-  double max_bad;                 /* share of broken pictures past which next fails; negative: .01 */
+  int rank, world;                /* this process takes every world-th sample; in training all make as many steps */
+  double max_bad;                 /* share of broken pictures past which next fails; negative: .01. A single one never
+                                     ends a run unless this is 0. Others, drawn by (seed, epoch, sample), take their place */
   int64_t max_pixels;             /* of one source picture; 0: 2^28 */
 } ij_data_config;
 typedef struct ij_batch {         /* memory of the loader, valid until its next call */

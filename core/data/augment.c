@@ -55,27 +55,27 @@ void ij_crop_centre(int height, int width, int resize, int out_h, int out_w, ij_
 }
 
 /* ---- colours, on 8 bits as PIL does them ---- */
-static uint8_t blend(double from, double to, double share) {
-  double v = from + share * (to - from);
+static uint8_t blend(float from, float to, double share) {
+  float v = from + (float)share * (to - from);
   return (uint8_t)(v <= 0 ? 0 : v >= 255 ? 255 : v);
 }
 static uint8_t luma(const uint8_t *p) {
   return (uint8_t)((p[0] * 19595u + p[1] * 38470u + p[2] * 7471u + 0x8000u) >> 16);
 }
 
-static void through_table(uint8_t *p, size_t n, double from, double share) {
+static void through_table(uint8_t *p, size_t n, float from, double share) {
   uint8_t table[256];
-  for (int v = 0; v < 256; v++) table[v] = blend(from, v, share);
+  for (int v = 0; v < 256; v++) table[v] = blend(from, (float)v, share);
   for (size_t i = 0; i < 3 * n; i++) p[i] = table[p[i]];
 }
 static void contrast(uint8_t *p, size_t n, double f) {
   uint64_t sum = 0;
   for (size_t i = 0; i < n; i++) sum += luma(p + 3 * i);
-  through_table(p, n, floor((double)sum / (double)n + 0.5), f);
+  through_table(p, n, (float)floor((double)sum / (double)n + 0.5), f);
 }
 static void saturation(uint8_t *p, size_t n, double f) {
   for (; n; n--, p += 3) {
-    double grey = luma(p);
+    float grey = luma(p);
     for (int c = 0; c < 3; c++) p[c] = blend(grey, p[c], f);
   }
 }
