@@ -1,6 +1,5 @@
 #include "tensor.h"
 #include <string.h>
-#include <sys/mman.h>
 
 /* Blocks of a chunk follow each other without gaps; each begins with this header, of one cache line. */
 typedef struct block {
@@ -43,8 +42,6 @@ static chunk *grow(ij_arena *a, size_t bytes) {
     ij_free(c);
     return NULL;
   }
-  uintptr_t page = ((uintptr_t)c->memory + 4095) & ~(uintptr_t)4095;
-  madvise((void *)page, bytes - 4096, MADV_HUGEPAGE); /* a hint: failure is fine */
   c->bytes = bytes;
   *(block *)(void *)c->memory = (block){.bytes = bytes, .last = true};
   c->next = a->chunks;

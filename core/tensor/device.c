@@ -1,4 +1,5 @@
 #include "tensor.h"
+#include "../../kernels/linear/onednn.h"
 #include <string.h>
 #include <sys/mman.h>
 
@@ -69,6 +70,7 @@ static void device_drop(ij_device *dev) {
   ij_tape_clear(dev);
   ij_free(dev->tape);
   ij_queue_release(&dev->queue);
+  ij_onednn_release();
   ij_arena_free(dev->arena);
   ij_free(dev);
 }
