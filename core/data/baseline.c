@@ -105,7 +105,7 @@ INLINE int value_of(uint64_t buffer, uint32_t e) {
   uint64_t x = buffer << (e >> 24);
   int size = (int)(e >> 16 & 15);
   int raw = (int)(x >> 1 >> (63 - size));
-  return raw - (((1 << size) - 1) & ~(int)((int64_t)x >> 63));
+  return raw - (((1 << size) - 1) & ((int)(x >> 63) - 1));
 }
 
 /* Reads one block. With keep, coefficients go to block (64, zeroed) times their quantum; returns the last one's number.
