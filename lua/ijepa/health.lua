@@ -110,7 +110,7 @@ add("matrix products", function()
     return "fail", ("%s; off by %.2g in f32, %.2g in bf16"):format(found, worst, most),
       "the products are wrong: try IJEPA_MATMUL=f32, and report this"
   elseif not kind:find "bf16" then
-    return "warn", found, "no bf16 instructions (AVX-512 BF16 or AMX) here: model.dtype=bf16 saves memory, not time"
+    return "warn", found, "no bf16 instructions (AVX-512 BF16 or AMX) here: model.dtype=bf16 is computed in f32"
   end
   return "ok", found
 end)
