@@ -40,22 +40,25 @@ return function(run, o)
   local settings = setmetatable({ crop = cfg.data.crop, batch = o.batch or 256, feature_batch = 128,
     workers = math.max(1, cfg.data.workers) }, { __index = o })
   local untrained = jepa.models(cfg)
+  local last = math.min(4, run.encoder.depth)
   local contenders = {
-    { "trained", "target encoder, trained", run.target }, { "untrained", "the same, before training", untrained },
+    { "trained", "target encoder, trained", probe.pooled_both(run.target, last), last },
+    { "untrained", "the same, before training", probe.pooled_both(untrained, last), last },
     { "pixels", "raw pixels", probe.pixels },
   }
   local results, lines = {}, {}
   print(("%-28s %14s %14s"):format("linear probe, top-1", "last layer", "last 4 blocks"))
   for _, c in ipairs(contenders) do
-    local r = {}
-    for _, blocks in ipairs { 0, 4 } do
-      if blocks == 0 or c[1] ~= "pixels" then
-        say("probing: %s%s", c[2], blocks > 0 and (", last %d blocks"):format(blocks) or "")
-        settings.blocks = math.min(blocks, cfg.model.depth or blocks)
-        local result, message = probe.linear(c[3], settings)
-        if not result then error(message, 0) end
-        r[blocks] = result
-      end
+    local r, blocks = {}, c[4]
+    say("probing: %s", c[2])
+    local train, test = probe.pair(c[3], settings)
+    if not train then error(test, 0) end
+    if not blocks then
+      r[0] = probe.classifier(train, test, settings)
+    else
+      local D = run.encoder.width
+      r[0] = probe.classifier(probe.columns(train, 1, D), probe.columns(test, 1, D), settings)
+      r[4] = probe.classifier(probe.columns(train, D + 1, blocks * D), probe.columns(test, D + 1, blocks * D), settings)
     end
     results[c[1]] = r
     local four = r[4] and ("%.1f %%"):format(r[4].top1) or ""

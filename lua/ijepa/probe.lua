@@ -28,6 +28,23 @@ function probe.pooled(encoder, blocks)
   end
 end
 
+--- Last layer and last n blocks in one pass: features (B, (1 + n) * D), the last layer's first D columns first.
+function probe.pooled_both(encoder, blocks)
+  local w, b = encoder.by_name["norm.weight"].tensor, encoder.by_name["norm.bias"].tensor
+  return function(x)
+    local outputs, list = encoder:blocks(x, blocks), {}
+    list[1] = outputs[blocks]:layer_norm(w, b, 1e-6):mean(2)
+    for _, o in ipairs(outputs) do list[#list + 1] = o:layer_norm():mean(2) end
+    return tensor.concat(list)
+  end
+end
+
+--- Some columns (from 1) of features, as features.
+---@return ijepa.features
+function probe.columns(features, from, count)
+  return { x = features.x:narrow(2, from, count):clone(true), y = features.y, classes = features.classes }
+end
+
 --- Pixels themselves as features (B, H * W * 3), 0 to 1: what a probe must beat.
 function probe.pixels(x)
   return tensor.normalise(x, { 0, 0, 0 }, { 1, 1, 1 }):reshape(x:size(1), x:size(2) * x:size(3) * 3)
@@ -107,11 +124,11 @@ function probe.classifier(train, test, o)
 
   local mean, var = tensor.zeros({ W }, "f32", true), tensor.zeros({ W }, "f32", true)
   device.step(function() device.no_grad(function() tensor.batch_norm(train.x, mean, var, true, 1, 1e-6) end) end)
+  local train_x = standardise(train.x, mean, var)   -- a second copy of the features, for the classifier's time alone
   local function pick(from, count)   -- rows of the shuffled order
     local index = F.new("int32_t[?]", count)
     for i = 0, count - 1 do index[i] = order[from + i] end
-    local x = train.x:reshape(1, R, W):gather(tensor.from_pointer(index, { 1, 1, count }, "i32")):reshape(count, W)
-    return standardise(x, mean, var)
+    return train_x:reshape(1, R, W):gather(tensor.from_pointer(index, { 1, 1, count }, "i32")):reshape(count, W)
   end
 
   local w, b = tensor.zeros({ G * n, W }, "f32", true):requires_grad_(), tensor.zeros({ G * n }, "f32", true):requires_grad_()
@@ -168,16 +185,14 @@ function probe.classifier(train, test, o)
   return { top1 = best.top1, lr = best.lr, wd = best.wd, held = best.held, heads = heads, width = W }
 end
 
---- The linear probe of an encoder: features of two folders (or tars) of class folders, then the sweep.
---- o: train, test (paths), crop, resize, blocks (0: last layer; 4: last four), batch, workers, limit, and as classifier.
----@return { top1: number, lr: number, wd: number, heads: table[] }? result, string? message
-function probe.linear(encoder, o)
-  local f = type(encoder) == "function" and encoder or probe.pooled(encoder, o.blocks)
-  local function load(root)
+--- Features of two folders (or tars) with the same classes. o: train, test, crop, resize, feature_batch, workers, limit.
+---@return ijepa.features? train, ijepa.features|string test_or_message
+function probe.pair(f, o)
+  local function load(root, limit)
     return probe.features(f, { root = root, crop = o.crop, resize = o.resize, batch = o.feature_batch, workers = o.workers,
-      limit = o.limit, seed = o.seed })
+      limit = limit, seed = o.seed })
   end
-  local train, message = load(o.train)
+  local train, message = load(o.train, o.limit)
   if not train then return nil, message end
   local test
   test, message = load(o.test)
@@ -185,6 +200,16 @@ function probe.linear(encoder, o)
   if table.concat(train.classes, "\n") ~= table.concat(test.classes, "\n") then
     return nil, ("'%s' and '%s' hold other classes: %d and %d"):format(o.train, o.test, #train.classes, #test.classes)
   end
+  return train, test
+end
+
+--- The linear probe of an encoder: features of two folders (or tars) of class folders, then the sweep.
+--- o: as probe.pair; blocks (0: last layer; 4: last four); and as classifier.
+---@return { top1: number, lr: number, wd: number, heads: table[] }? result, string? message
+function probe.linear(encoder, o)
+  local f = type(encoder) == "function" and encoder or probe.pooled(encoder, o.blocks)
+  local train, test = probe.pair(f, o)
+  if not train then return nil, test end
   return probe.classifier(train, test, o)
 end
 

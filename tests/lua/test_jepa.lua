@@ -1,0 +1,92 @@
+-- Models: published sizes, every head width, grids of other shapes, context as a subset.
+local lu = require "luaunit"
+local ijepa = require "ijepa"
+local tensor, jepa, device = ijepa.tensor, ijepa.jepa, ijepa.device
+
+local tests = {}
+TestJepa = tests -- luacheck: ignore
+
+function tests.test_published_sizes()   -- positions included, /16 at 224
+  for arch, n in pairs { vit_tiny = 5524032, vit_small = 21664896, vit_base = 85797120 } do
+    lu.assertEquals(jepa.encoder({ arch = arch, patch = 16, crop = 224 }):size(), n)
+  end
+  -- the larger ones by the same arithmetic, without their memory: D, depth, F, patch, positions
+  local function count(D, depth, mlp, P, N)
+    local f = math.floor(D * mlp)
+    return N * D + 3 * P * P * D + D + depth * (4 * D * D + 2 * D * f + f + 9 * D) + 2 * D
+  end
+  local a = jepa.archs
+  lu.assertEquals(count(192, 12, 4, 16, 196), 5524032)
+  lu.assertEquals(count(a.vit_large[1], a.vit_large[2], a.vit_large[4], 16, 196), 303299584)
+  lu.assertEquals(count(a.vit_huge[1], a.vit_huge[2], a.vit_huge[4], 14, 256), 630762240)
+  lu.assertEquals(count(a.vit_huge[1], a.vit_huge[2], a.vit_huge[4], 16, 784), 631668480)
+  lu.assertEquals(count(a.vit_giant[1], a.vit_giant[2], a.vit_giant[4], 16, 196), 1011368576)
+end
+
+local function picture(h, w, b)
+  local t = tensor.zeros({ b or 1, h, w, 3 }, "u8")
+  return t
+end
+
+function tests.test_head_widths_train()
+  for _, s in ipairs { 24, 32, 64, 80, 88, 128 } do
+    device.step(function()
+      local e = jepa.encoder { width = 2 * s, depth = 1, heads = 2, patch = 8, crop = 32 }
+      local p = jepa.predictor(e, { width = 32, depth = 1, heads = 2 })
+      local ctx = tensor.new({ { { 0, 3, 5 } } }, "i32")
+      local tgt = tensor.new({ { { 8, 9 } }, { { 1, 2 } } }, "i32")
+      local z = p(e(picture(32, 32), ctx), ctx, tgt)
+      lu.assertEquals(z:shape(), { 2, 2, 2 * s })
+      z:mean():backward()
+      local norm, finite = tensor.norm { e.by_name["blocks.0.attn.qkv.weight"].tensor:grad() }
+      lu.assertTrue(finite and norm > 0)
+    end)
+  end
+end
+
+function tests.test_other_sizes_and_shapes_than_trained()
+  local e = jepa.encoder { width = 32, depth = 2, heads = 2, patch = 8, crop = 32 }
+  lu.assertEquals(e(picture(48, 16, 2)):shape(), { 2, 12, 32 })
+  local wide = jepa.encoder { width = 32, depth = 2, heads = 2, patch = 8, crop = { 48, 16 } }
+  wide:requires_grad_(false)
+  for i, p in ipairs(wide:params()) do   -- same weights; positions of that grid are its own
+    if p.trained then p.tensor:copy_(e:params()[i].tensor) end
+  end
+  local a, b = e(picture(48, 16)):read(), wide(picture(48, 16)):read()
+  for i = 0, 12 * 32 - 1 do lu.assertAlmostEquals(a[i], b[i], 1e-6) end
+end
+
+function tests.test_the_whole_picture_as_context_is_the_whole_picture()
+  local e = jepa.encoder { width = 32, depth = 2, heads = 2, patch = 8, crop = 32, init_gain = 1 }
+  local all = {}
+  for i = 1, 16 do all[i] = i - 1 end
+  local a, n = e(picture(32, 32)):read()
+  local b = e(picture(32, 32), tensor.new({ { all } }, "i32")):read()
+  for i = 0, n - 1 do lu.assertAlmostEquals(a[i], b[i], 1e-6) end
+end
+
+function tests.test_bytes_and_floats_are_the_same_picture()
+  local e = jepa.encoder { width = 32, depth = 1, heads = 2, patch = 8, crop = 16 }
+  local px = picture(16, 16)
+  local a, n = e(px):read()
+  local b = e(tensor.normalise(px)):read()
+  for i = 0, n - 1 do lu.assertAlmostEquals(a[i], b[i], 1e-5) end
+end
+
+function tests.test_bf16_is_near_f32()   -- 8 bits of mantissa through two blocks, outputs of size 1
+  local o = { width = 64, depth = 2, heads = 2, patch = 8, crop = 32, init_gain = 1, patch_gain = 1 }
+  local a, n = jepa.encoder(o)(picture(32, 32)):read()
+  o.dtype = "bf16"
+  local b = jepa.encoder(o)(picture(32, 32)):read()
+  for i = 0, n - 1 do lu.assertAlmostEquals(a[i], b[i], .1) end
+end
+
+function tests.test_misuse()
+  local e = jepa.encoder { width = 32, depth = 1, heads = 2, patch = 8, crop = 32 }
+  lu.assertErrorMsgContains("not whole patches of 8", e, picture(30, 32))
+  lu.assertErrorMsgContains("outside 0..15", e, picture(32, 32), tensor.new({ { { 16 } } }, "i32"))
+  lu.assertErrorMsgContains("unknown arch 'vit_huger'", jepa.encoder, { arch = "vit_huger" })
+  lu.assertErrorMsgContains("does not divide", jepa.encoder, { width = 32, depth = 1, heads = 3, patch = 8, crop = 32 })
+end
+
+if not ... then os.exit(lu.LuaUnit.run()) end

@@ -1,0 +1,169 @@
+-- Tensors in Lua: values and gradients of the ops against recorded ones (tests/golden/ops.safetensors, made from PyTorch in
+-- double precision) and against differences, views, and what misuse says.
+local lu = require "luaunit"
+local ijepa = require "ijepa"
+local F = require "ijepa._ffi"
+local json = require "cjson.safe"
+local tensor, device, optim = ijepa.tensor, ijepa.device, ijepa.optim
+local C = F.C
+
+local tests = {}
+TestTensor = tests -- luacheck: ignore
+
+local golden = assert(ijepa.checkpoint.load "tests/golden/ops.safetensors")
+local function load(name)
+  local shape = golden:info(name).shape
+  return tensor.from_pointer((golden:data(name)), #shape > 0 and shape or { 1 })
+end
+local function close(t, name, tolerance)
+  local want, n = load(name):read()
+  local got = t:read()
+  local worst, top = 0, 0
+  for i = 0, n - 1 do worst, top = math.max(worst, math.abs(got[i] - want[i])), math.max(top, math.abs(want[i])) end
+  lu.assertTrue(worst <= tolerance * math.max(top, 1), ("%s: off by %g"):format(name, worst))
+end
+-- y = f(inputs), compared, then its gradients for the recorded dy: float32 rounding of sums of a few dozen terms, 2e-6
+local function recorded(op, names, f)
+  local inputs = {}
+  for i, name in ipairs(names) do inputs[i] = load(op .. "." .. name):requires_grad_() end
+  local y = f(unpack(inputs))
+  close(y, op .. ".y", 2e-6)
+  local loss = (y * load(op .. ".dy")):sum()
+  loss:backward()
+  for i, name in ipairs(names) do close(inputs[i]:grad(), op .. ".d" .. name, 2e-6) end
+end
+
+function tests.test_recorded_layer_norm()
+  recorded("layernorm", { "x", "weight", "bias" }, function(x, w, b) return x:layer_norm(w, b, 1e-6) end)
+  recorded("layernorm_plain", { "x" }, function(x) return x:layer_norm(nil, nil, 1e-5) end)
+end
+function tests.test_recorded_gelu() recorded("gelu", { "x" }, function(x) return x:gelu() end) end
+function tests.test_recorded_linear() recorded("linear", { "x", "weight", "bias" }, function(x, w, b) return x:linear(w, b) end) end
+function tests.test_recorded_attention() recorded("attention", { "qkv" }, function(x) return x:attention(3) end) end
+function tests.test_recorded_smooth_l1()
+  recorded("smooth_l1", { "x", "target" }, function(x, y) return tensor.smooth_l1(x, y) end)
+end
+function tests.test_recorded_adamw()
+  local settings = json.decode(golden:meta "adamw")
+  local p = load("adamw.p0"):clone(true)
+  local opt = optim.adamw {}
+  opt:add(p, true)
+  p:requires_grad_()
+  for i, plan in ipairs(settings.plan) do
+    (p * load("adamw.g" .. i)):sum():backward()    -- its gradient is g
+    opt:step(plan)
+    close(p, "adamw.p" .. i, 2e-7)
+  end
+  local m, v = opt:state(1)
+  close(m, "adamw.m3", 1e-6)
+  close(v, "adamw.v3", 1e-6)
+end
+
+function tests.test_generator_is_pytorchs()
+  local file = assert(io.open "tests/golden/rng.json")
+  local all = json.decode(file:read "*a")
+  file:close()
+  local g = F.new "ij_mt"
+  for _, s in ipairs(all) do
+    C.ij_mt_init(g, s.seed)
+    for _, v in ipairs(s.floats) do lu.assertEquals(tonumber(C.ij_mt_uniform(g)), v) end
+    for _, r in ipairs(s.randint) do
+      C.ij_mt_init(g, s.seed)
+      for _, v in ipairs(r.values) do lu.assertEquals(tonumber(C.ij_mt_randint(g, r.low, r.high)), v) end
+    end
+  end
+end
+
+-- d f / d x along a random direction against a difference of f: 1e-2 of its size, as float32 loses half its digits there
+local function check_gradient(f, shape)
+  local n, rng = 1, F.new "ij_rng"
+  C.ij_rng_init(rng, 5, 1000, 0, n)
+  for _, s in ipairs(shape) do n = n * s end
+  local x0, v, buf = {}, {}, F.new("float[?]", n)
+  for i = 1, n do x0[i], v[i] = C.ij_rng_normal(rng), C.ij_rng_normal(rng) end
+  local function at(h)
+    for i = 1, n do buf[i - 1] = x0[i] + h * v[i] end
+    return tensor.from_pointer(buf, shape)
+  end
+  local x = at(0):requires_grad_()
+  f(x):backward()
+  local g, slope = x:grad():read(), 0
+  for i = 1, n do slope = slope + g[i - 1] * v[i] end
+  local h = 1e-2
+  local difference = (f(at(h)):item() - f(at(-h)):item()) / (2 * h)
+  lu.assertTrue(math.abs(slope - difference) <= 1e-2 * math.max(math.abs(slope), .1), ("%g against %g"):format(slope, difference))
+end
+function tests.test_gradients_of_the_rest()
+  local other = tensor.new { { 1, -2, .5 }, { .3, 2, -1 } }
+  local row, one = tensor.new { 2, -1, .7 }, tensor.new { 3 }
+  for _, y in ipairs { other, row, one } do
+    for _, op in ipairs { "__add", "__sub", "__mul", "__div" } do
+      local f = getmetatable(y)[op]
+      check_gradient(function(x) return (f(x, y) * f(x, y)):mean() end, { 2, 3 })
+    end
+  end
+  check_gradient(function(x) return (x:mean(1) * x:mean(1)):sum() end, { 3, 4 })
+  check_gradient(function(x) return (x:mean(2) * x:mean(2)):sum() end, { 3, 4, 2 })
+  check_gradient(function(x) return (tensor.concat { x, x * 2 }:gelu()):sum() end, { 3, 4 })
+  check_gradient(function(x) return tensor.cross_entropy(x, tensor.new({ 2, 0, -1 }, "i32"), .1) end, { 3, 4 })
+  check_gradient(function(x) return (x:narrow(2, 2, 2):contiguous():gelu()):sum() end, { 3, 4 })
+  check_gradient(function(x) return (x:transpose(1, 2):contiguous():reshape(6, 2) * 3):gelu():sum() end, { 3, 4 })
+  check_gradient(function(x) return x:select(1, 2):gelu():sum() end, { 3, 4 })
+  check_gradient(function(x)
+    return (x:reshape(1, 3, 4):gather(tensor.new({ { { 2, 0, 2 } } }, "i32")):gelu()):sum()
+  end, { 3, 4 })
+  check_gradient(function(x)
+    local y = tensor.batch_norm(x, tensor.zeros { 4 }, tensor.zeros { 4 }, true)
+    return (y * y * y):sum()
+  end, { 5, 4 })
+end
+
+function tests.test_values_and_views()
+  local t = tensor.new { { 1, 2, 3 }, { 4, 5, 6 } }
+  lu.assertEquals((t * 2 + 1):totable(), { { 3, 5, 7 }, { 9, 11, 13 } })
+  lu.assertEquals((1 - t):select(1, 1):totable(), { 0, -1, -2 })
+  lu.assertEquals(t[2]:totable(), { 4, 5, 6 })
+  lu.assertEquals(t:transpose(1, 2):contiguous():totable(), { { 1, 4 }, { 2, 5 }, { 3, 6 } })
+  lu.assertEquals(t:argmax():totable(), { 2, 2 })
+  lu.assertEquals(t:to "bf16":to "f32":totable(), t:totable())
+  local v = t:narrow(2, 2, 1)
+  v:copy_(tensor.new { { 9 }, { 8 } })
+  lu.assertEquals(t:totable(), { { 1, 9, 3 }, { 4, 8, 6 } })
+end
+
+function tests.test_misuse_is_said_at_the_callers_line()
+  local t = tensor.new { { 1, 2 }, { 3, 4 } }
+  local function says(text, f, ...)
+    local ok, message = pcall(f, ...)
+    lu.assertFalse(ok)
+    lu.assertStrContains(message, text)
+    lu.assertStrContains(message, "test_tensor.lua")
+  end
+  says("'w' is (1, 3), expected (any, 2)", function() return t:linear(tensor.new { { 1, 2, 3 } }) end)
+  says("'index' is f32, expected i32", function() return t:reshape(1, 2, 2):gather(t:reshape(1, 2, 2)) end)
+  says("patch number 7", function() return t:reshape(1, 2, 2):gather(tensor.new({ { { 7 } } }, "i32")) end)
+  says("do not fit", function() return t + tensor.new { 1, 2, 3 } end)
+  says("no dimension 3", function() return t:size(3) end)
+  says("the loss has 4 elements", function() t:backward() end)
+  says("reshape: (2, 2) does not fit (3)", function() return t:reshape(3) end)
+  says("unknown dtype 'f64'", function() return tensor.empty({ 2 }, "f64") end)
+end
+
+function tests.test_a_step_ends_its_tensors()
+  local kept
+  device.step(function() kept = tensor.new { 1, 2 } + 1 end)
+  local ok, message = pcall(function() return kept + 1 end)
+  lu.assertFalse(ok)
+  lu.assertStrContains(message, "clone() it to keep it")
+  lu.assertStrContains(tostring(kept), "its step is over")
+  device.step(function() kept = (tensor.new { 1, 2 } + 1):clone(true) end)
+  lu.assertEquals(kept:totable(), { 2, 3 })
+end
+
+function tests.test_no_gradient_where_none_is_wanted()
+  local x = tensor.new({ 1, 2 }):requires_grad_()
+  local y = device.no_grad(function() return (x * 2):sum() end)
+  lu.assertFalse(y:requires_grad())
+end
+
+if not ... then os.exit(lu.LuaUnit.run()) end
