@@ -48,6 +48,23 @@ for step = 1, o.warmup + o.steps do
 end
 table.sort(seconds)
 local median = seconds[math.floor(#seconds / 2) + 1]
+
+-- Share of the machine's rate on one large product, measured here and now. A block costs 24 D^2 + 4 n D operations a token
+-- of a sequence of n (mlp ratio 4); a backward twice its forward; in the predictor's last block only targets go on.
+local n_rate, rate = 2048, 0
+device.no_grad(function()
+  local a, b = tensor.zeros { n_rate, n_rate }, tensor.zeros { n_rate, n_rate }
+  for _ = 1, 5 do
+    local begin = C.ij_time()
+    a:linear(b)
+    rate = math.max(rate, 2 * n_rate ^ 3 / (C.ij_time() - begin))
+  end
+end)
+local K, T, N, D, E = k_sum / (o.warmup + o.steps), t_sum / (o.warmup + o.steps), grid * grid, context.width, o.pred_dim
+local function blocks(tokens, width, depth) return depth * tokens * (24 * width ^ 2 + 4 * tokens * width) end
+local embed = 2 * 3 * o.patch ^ 2 * D
+local predictor_flop = 4 * (blocks(K + T, E, o.pred_depth) - K * 18 * E ^ 2 + 2 * T * E * D) + 2 * K * E * D
+local flop = blocks(N, D, context.depth) + N * embed + 3 * (blocks(K, D, context.depth) + K * embed) + 3 * predictor_flop
 local fields = {
   { "engine", '"ijepa"' }, { "arch", ('"%s"'):format(o.arch) }, { "patch", o.patch }, { "crop", o.crop }, { "batch", o.batch },
   { "pred", ("[%d, %d]"):format(o.pred_depth, o.pred_dim) }, { "dtype", ('"%s"'):format(dtype) },
@@ -56,6 +73,8 @@ local fields = {
   { "ms_per_step", ("%.1f"):format(1000 * median) }, { "ms_fastest", ("%.1f"):format(1000 * seconds[1]) },
   { "mean_context", ("%.1f"):format(k_sum / (o.warmup + o.steps)) }, { "mean_target", ("%.1f"):format(t_sum / (o.warmup + o.steps)) },
   { "peak_rss_mib", ("%.0f"):format(tonumber(C.ij_rss_peak()) / 2 ^ 20) }, { "loss_first", ("%.5f"):format(first) },
+  { "gflop_per_image", ("%.2f"):format(flop / 1e9) }, { "gflop_s", ("%.1f"):format(flop * o.batch / median / 1e9) },
+  { "product_gflop_s", ("%.1f"):format(rate / 1e9) }, { "share", ("%.2f"):format(flop * o.batch / median / rate) },
   { "loss_last", ("%.5f"):format(last) },
 }
 local parts = {}
