@@ -202,6 +202,12 @@ ij_status ij_optim_add(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *averag
 ij_status ij_optim_add_part(ij_optim *o, ij_tensor *p, int64_t first, int64_t count, double lr_scale, double wd_scale);
 /* One update of all tensors with their gradients times grad_scale, which are set to 0. Decay is decoupled: p -= lr wd p. */
 ij_status ij_optim_step(ij_optim *o, double lr, double wd, double momentum, double grad_scale);
+/* Before the only backward of an update: from now to ij_optim_step, which must get the same numbers, each tensor is
+ * updated as soon as the models have its whole gradient, whose memory is then free. The result is the same bit for bit.
+ * For tensors that nothing but models use; without clipping or anything else that wants all gradients first. */
+ij_status ij_optim_eager(ij_optim *o, double lr, double wd, double momentum, double grad_scale);
+void ij_optim_watch(ij_optim *o, int i, int on);             /* whether updates keep the norm of gradient i */
+double ij_optim_grad_norm(const ij_optim *o, int i);         /* of the last watched update, before grad_scale */
 int ij_optim_count(const ij_optim *o);
 ij_tensor *ij_optim_state(ij_optim *o, int i, int which);    /* borrowed: 0 first moment, 1 second; shape of tensor (or length of part) i */
 int64_t ij_optim_steps(const ij_optim *o);
@@ -274,6 +280,9 @@ int64_t ij_data_steps(const ij_data *d);            /* batches of an epoch for t
 int ij_data_classes(const ij_data *d);              /* 0 for a plain folder */
 const char *ij_data_class(const ij_data *d, int i);
 const char *ij_data_name(const ij_data *d, int64_t sample);
+int ij_data_label(const ij_data *d, int64_t sample);         /* number of its class folder; -1 without one */
+/* Picture `sample` as an epoch crops and colours it -> pixels (H, W, 3) of the caller; apart from what next gives. */
+ij_status ij_data_picture(const ij_data *d, int64_t sample, int64_t epoch, uint8_t *pixels);
 int64_t ij_data_bad(const ij_data *d);              /* broken pictures met so far */
 const char *ij_data_bad_next(ij_data *d);           /* "name: reason" of one not yet reported, or NULL */
 ij_status ij_data_seek(ij_data *d, int64_t epoch, int64_t step);

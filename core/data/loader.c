@@ -118,6 +118,24 @@ static ij_status load(const ij_data *d, worker *w, uint32_t sample, uint32_t key
   return ij_augment(&r, &d->colours, c->height, c->width, out, &w->blur);
 }
 
+int ij_data_label(const ij_data *d, int64_t sample) {
+  return sample < 0 || sample >= ij_data_count(d) ? -1 : ij_list_label(d->list, (uint32_t)sample);
+}
+
+ij_status ij_data_picture(const ij_data *d, int64_t sample, int64_t epoch, uint8_t *pixels) {
+  int64_t n = ij_data_count(d);
+  if (sample < 0 || sample >= n || epoch < 0 || epoch > UINT32_MAX)
+    return ij_fail(IJ_EINVAL, "data: picture %lld of %lld, epoch %lld", (long long)sample, (long long)n,
+                   (long long)epoch);
+  worker own = {0}; /* the threads' are in use */
+  ij_status st = ij_decoder_new(d->c.max_pixels, &own.decoder);
+  if (st == IJ_OK) st = load(d, &own, (uint32_t)sample, (uint32_t)sample, (uint32_t)epoch, pixels);
+  ij_decoder_free(own.decoder);
+  ij_room_free(&own.file);
+  ij_room_free(&own.blur);
+  return st;
+}
+
 static ij_status note_bad(ij_data *d, slot *s, int item, int attempt, uint32_t sample) {
   ij_status st = IJ_OK;
   char *text = ij_format("%s: %s", ij_list_name(d->list, sample), ij_errmsg());

@@ -152,6 +152,8 @@ static ij_status encoder_backward(ij_node *n) { /* in: images, context */
   if (st == IJ_OK)
     st = dev->ops.linear_bwd_w(&dev->queue, dt, g->C * g->B * g->K, e->c.width, 3 * (int64_t)e->c.patch * e->c.patch,
                                ij_data_of(dx_dt), ij_data_of(p), dw, db);
+  if (st == IJ_OK && e->stack.recorded == 1) st = ij_grad_whole(e->embed_w);
+  if (st == IJ_OK && e->stack.recorded == 1) st = ij_grad_whole(e->embed_b);
   if (dx_dt != dx) ij_tensor_free(dx_dt);
   ij_tensor_free(dx);
   ij_tensor_free(p);

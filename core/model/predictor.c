@@ -111,8 +111,10 @@ static ij_status predictor_backward(ij_node *n) { /* in: x, context, target */
     ij_tensor *dx;
     IJ_TRY_TO(out, st, ij_as_dtype(dx_dt, IJ_F32, &dx));
     if (dx == dx_dt) ij_drop(&dx_dt);
-    st = ij_grad_add(x, dx);
+    IJ_TRY_TO(out, st, ij_grad_add(x, dx));
   }
+  ij_tensor *own[] = {p->proj_w, p->proj_b, p->embed_w, p->embed_b, p->token};
+  for (int i = 0; i < 5 && st == IJ_OK && p->stack.recorded == 1; i++) st = ij_grad_whole(own[i]);
 out:
   ij_tensor_free(dy);
   ij_tensor_free(dz);

@@ -21,6 +21,7 @@ typedef struct saved_block {
   ij_tensor *pre;                /* (r, F) [dt]: fc1 without its bias */
 } saved_block;
 struct ij_stack_saved {
+  ij_stack *stack;
   int64_t Q, N, first;
   ij_dtype y_dt;
   saved_block *blocks;
@@ -35,6 +36,7 @@ static void drop_block(saved_block *b) {
 void ij_stack_saved_free(void *p) {
   ij_stack_saved *s = p;
   if (!s) return;
+  s->stack->recorded--;
   for (int i = 0; s->blocks && i < s->depth; i++) drop_block(&s->blocks[i]);
   ij_drop(&s->last);
   ij_drop(&s->mean);
@@ -235,7 +237,10 @@ ij_status ij_stack_fwd(ij_stack *s, int64_t Q, int64_t N, int64_t first, ij_tens
   if (y) *y = NULL;
   if (saved) {
     *saved = NULL;
-    if (!(v = ij_calloc(1, sizeof *v)) || !(v->blocks = ij_calloc((size_t)s->depth, sizeof *v->blocks))) goto memory;
+    if (!(v = ij_calloc(1, sizeof *v))) goto memory;
+    v->stack = s;
+    s->recorded++;
+    if (!(v->blocks = ij_calloc((size_t)s->depth, sizeof *v->blocks))) goto memory;
     v->depth = s->depth;
     v->Q = Q;
     v->N = N;
@@ -386,6 +391,13 @@ out:
   return e;
 }
 
+static ij_status block_whole(const ij_block *b) {
+  ij_tensor *all[] = {b->norm1_w, b->norm1_b, b->qkv_w, b->qkv_b, b->proj_w, b->proj_b,
+                      b->norm2_w, b->norm2_b, b->fc1_w, b->fc1_b, b->fc2_w,  b->fc2_b};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) IJ_TRY(ij_grad_whole(all[i]));
+  return IJ_OK;
+}
+
 ij_status ij_stack_bwd(ij_stack *s, ij_stack_saved *v, ij_tensor *dy, ij_tensor **dx, ij_tensor **dx_dt) {
   ij_device *dev = s->dev;
   int64_t r = v->Q * (v->N - v->first);
@@ -410,8 +422,11 @@ ij_status ij_stack_bwd(ij_stack *s, ij_stack_saved *v, ij_tensor *dy, ij_tensor 
       ij_drop(&st.add);
     }
     if (e == IJ_OK) e = block_bwd(s, &s->blocks[i], v->Q, v->N, cut_at, b, dx, dx_dt);
+    if (e == IJ_OK && s->recorded == 1) e = block_whole(&s->blocks[i]);
     drop_block(b);
   }
+  if (e == IJ_OK && s->recorded == 1) e = ij_grad_whole(s->norm_w);
+  if (e == IJ_OK && s->recorded == 1) e = ij_grad_whole(s->norm_b);
 out:
   if (e != IJ_OK) {
     if (*dx_dt != *dx) ij_drop(dx_dt);

@@ -68,10 +68,17 @@ ij_status ij_grad_add(ij_tensor *t, ij_tensor *g) {
 float *ij_grad_of(ij_tensor *t) {
   if (!t->grad) {
     ij_device *dev = t->storage->dev;
-    t->grad = ij_make(dev, IJ_F32, t->ndim, t->shape, t->storage->step == 0);
+    t->grad = ij_make(dev, IJ_F32, t->ndim, t->shape, t->storage->step == 0 && !t->sink);
     if (!t->grad || dev->ops.fill(&dev->queue, ij_tensor_count(t), 0, ij_f32_of(t->grad)) != IJ_OK) return NULL;
   }
   return ij_f32_of(t->grad);
+}
+
+ij_status ij_grad_whole(ij_tensor *t) {
+  if (!t->sink || !t->grad) return IJ_OK;
+  ij_status st = t->sink->take(t->sink, t);
+  ij_drop(&t->grad);
+  return st;
 }
 
 ij_status ij_backward(ij_tensor *loss) {

@@ -23,6 +23,11 @@ struct ij_storage {
   uint64_t version; /* differs whenever the content does */
 };
 
+/* Takes a leaf's gradient as soon as it is whole; its memory is given back after that. */
+typedef struct ij_sink {
+  ij_status (*take)(struct ij_sink *s, ij_tensor *t);
+} ij_sink;
+
 struct ij_tensor {
   ij_storage *storage;
   int64_t offset; /* in elements */
@@ -31,6 +36,7 @@ struct ij_tensor {
   ij_dtype dtype;
   bool requires_grad;
   ij_tensor *grad; /* f32, contiguous, same shape; owned */
+  ij_sink *sink;   /* borrowed; NULL: the gradient stays until someone uses it */
 };
 
 /* One recorded op: backward() turns output->grad into gradients of the inputs. Owns references to all it names. */
@@ -108,5 +114,7 @@ ij_status ij_record(ij_tensor *out, ij_tensor *const *in, int n, ij_status (*bac
 ij_status ij_grad_add(ij_tensor *t, ij_tensor *g);
 /* t's gradient to add to: made as zeros at first. For parameters that kernels accumulate into; NULL: out of memory. */
 float *ij_grad_of(ij_tensor *t);
+/* This backward adds nothing more to t's gradient: t's sink, if it has one, takes it. */
+ij_status ij_grad_whole(ij_tensor *t);
 void ij_tape_clear(ij_device *dev);
 #endif

@@ -10,6 +10,7 @@ end
 local F = {
   C = C, new = ffi.new, string = ffi.string, cast = ffi.cast, copy = ffi.copy, fill = ffi.fill, gc = ffi.gc,
   sizeof = ffi.sizeof, typeof = ffi.typeof, istype = ffi.istype, metatype = ffi.metatype, os = ffi.os, arch = ffi.arch,
+  cdef = ffi.cdef, load = ffi.load,   -- for another library: declare in the module that uses it alone
 }
 
 -- Where our own modules lie, as their chunk names say it: "@lua/ijepa/" in the program, another folder otherwise.

@@ -50,6 +50,16 @@ function Data:name(i)
   local s = C.ij_data_name(self.h, i)
   return s ~= nil and F.string(s) or nil
 end
+--- The class of picture i, from 0, or -1 without one.
+function Data:label(i) return C.ij_data_label(self.h, i) end
+--- Picture i (from 0) as an epoch (0) crops and colours it, apart from the sequence of batches.
+---@return ijepa.tensor? x u8 (1, H, W, 3), string? message
+function Data:picture(i, epoch)
+  local pixels = F.new("uint8_t[?]", self.height * self.width * 3)
+  local ok, message = F.try(C.ij_data_picture(self.h, i, epoch or 0, pixels))
+  if not ok then return nil, message end
+  return tensor.from_pointer(pixels, { 1, self.height, self.width, 3 }, "u8")
+end
 --- Goes on with this batch: epoch and step within it, from 0.
 function Data:seek(epoch, step) F.check(C.ij_data_seek(self.h, epoch, step)) end
 --- Messages about broken pictures since the last call.

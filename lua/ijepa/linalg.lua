@@ -1,12 +1,11 @@
 --- Small dense linear algebra in double precision, by LAPACK: what probes, principal components and ranks need.
 -- Matrices are tensors of a few thousand rows at most; they are read out of the device, so this is nothing for a step.
-local ffi = require "ffi"
 local F = require "ijepa._ffi"
 local tensor = require "ijepa.tensor"
 
 local linalg = {}
 
-ffi.cdef [[
+F.cdef [[
 void dsyevd_(const char *job, const char *half, const int *n, double *a, const int *lda, double *w, double *work,
              const int *lwork, int *iwork, const int *liwork, int *info, size_t job_length, size_t half_length);
 void dposv_(const char *half, const int *n, const int *columns, double *a, const int *lda, double *b, const int *ldb,
@@ -16,7 +15,7 @@ void dposv_(const char *half, const int *n, const int *columns, double *a, const
 local lapack   -- loaded at the first call: most scripts need none of it
 local function library()
   if not lapack then
-    local ok, found = pcall(ffi.load, "liblapack.so.3")
+    local ok, found = pcall(F.load, "liblapack.so.3")
     if not ok then F.raise "linalg: the library liblapack.so.3 is missing: install the package liblapack3" end
     lapack = found
   end

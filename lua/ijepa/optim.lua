@@ -47,6 +47,16 @@ end
 ---@param o { lr: number, wd: number?, momentum: number?, scale: number? }
 function Optim:step(o) F.check(C.ij_optim_step(self.h, o.lr, o.wd or 0, o.momentum or 1, o.scale or 1)) end
 
+--- Before the only backward of an update, which step() with the same numbers must end: each tensor is updated as soon as
+--- its gradient is whole, which then needs no memory. The same result bit for bit. For tensors that only models use.
+---@param o { lr: number, wd: number?, momentum: number?, scale: number? }
+function Optim:eager(o) F.check(C.ij_optim_eager(self.h, o.lr, o.wd or 0, o.momentum or 1, o.scale or 1)) end
+
+--- Whether updates keep the norm of entry i's gradient (from 1), for grad_norm.
+function Optim:watch(i, on) C.ij_optim_watch(self.h, i - 1, on and 1 or 0) end
+--- The norm of entry i's gradient (from 1) at its last watched update, before `scale`.
+function Optim:grad_norm(i) return C.ij_optim_grad_norm(self.h, i - 1) end
+
 --- Forgets the gradients.
 function Optim:zero()
   for _, g in ipairs(self:grads()) do g:fill_(0) end

@@ -10,6 +10,7 @@ local mask = require "ijepa.mask"
 local schedule = require "ijepa.schedule"
 local checkpoint = require "ijepa.checkpoint"
 local state = require "ijepa.state"
+local diagnose = require "ijepa.diagnose"
 local Run = require "ijepa.run"
 local C = F.C
 
@@ -41,25 +42,11 @@ function jepa.policy(cfg, grid)
     overlap = m.overlap, group = m.group, seed = cfg.seed, quirks = cfg.quirks ~= "" and cfg.quirks or nil }
 end
 
--- Masks of pictures [first, first + count) of the run: context i32 (C, B, K), target i32 (M, B, T).
-local function draw_masks(policy, count, first)
-  local m = policy:sample_raw(count, first)
+-- Masks of pictures [first, first + count) of the run, for update `step` (from 0): context i32 (C, B, K), target i32 (M, B, T).
+local function draw_masks(policy, count, first, step)
+  local m = policy:sample_raw(count, first, step)
   return tensor.from_pointer(m.context, { m.contexts, m.count, m.k }, "i32"),
     tensor.from_pointer(m.target, { m.targets, m.count, m.t }, "i32")
-end
-
--- Norms of the encoder's qkv gradients: first, last, smallest and largest.
-local function qkv_norms(context)
-  local g = {}
-  for i = 0, context.depth - 1 do
-    local grad = context.by_name[("blocks.%d.attn.qkv.weight"):format(i)].tensor:grad()
-    if grad then
-      local n = tensor.norm { grad }
-      g.first, g.last = g.first or n, n
-      g.min, g.max = math.min(g.min or n, n), math.max(g.max or n, n)
-    end
-  end
-  return g.first and g
 end
 
 -- Length of the schedules, of the warm-up, and the number of steps (of which a run by the clock knows nothing).
@@ -74,12 +61,22 @@ local function length_of(cfg, ipe)
   return total, warmup, o.steps > 0 and math.min(last, o.steps) or last
 end
 
---- Trains an encoder on pictures without labels. Returns the context encoder, the predictor, the target encoder (the one
---- to use), the losses of the steps done here, and the run's folder. Goes on from the newest checkpoint in cfg.out.
----@param cfg table as ijepa.config gives it
----@return { encoder: ijepa.encoder, predictor: ijepa.predictor, target: ijepa.encoder, losses: number[], out: string }
-local function pretrain(cfg)
-  if cfg.threads > 0 then C.ij_threads_set(cfg.threads) end
+--- A run in progress, as hooks see it.
+---@class ijepa.trainer
+---@field config table the settings
+---@field step integer whole steps done
+---@field encoder ijepa.encoder that is trained
+---@field predictor ijepa.predictor
+---@field target ijepa.encoder the moving average
+---@field opt ijepa.optim
+---@field policy ijepa.mask_policy
+---@field scale { lr: number, wd: number } factors on the schedules; a hook may set them (they are saved with the state)
+---@field losses number[] of the steps done in this process
+---@field run table the log: run:say(text)
+local Trainer = {}
+Trainer.__index = Trainer
+
+local function open_images(cfg)
   local d, o = cfg.data, cfg.optim
   local images = must(data.open { train = true, root = d.root, subset = d.subset, crop = d.crop, batch = d.batch,
     scale = d.scale, ratio = d.ratio, flip = d.flip, jitter = d.jitter, jitter_p = d.jitter_p, grey = d.grey, blur = d.blur,
@@ -88,114 +85,270 @@ local function pretrain(cfg)
     stop("data.root '%s' has %d pictures: too few for %d batches of %d (data.batch, optim.accumulate)", d.root,
       images:count(), o.accumulate, d.batch)
   end
-  local ipe = math.floor(images:epoch_steps() / o.accumulate)   -- updates of an epoch
-  local context, predictor, target = jepa.models(cfg)
-  local policy = jepa.policy(cfg, context.grid)
-  local opt = optim.adamw { models = { context, predictor }, average = { [context] = target }, betas = o.betas, eps = o.eps }
-  local whole = { encoder = context, predictor = predictor, target_encoder = target, opt = opt }
+  return images
+end
 
-  -- one (micro-)batch, forwards and backwards; its number counts all batches of the run from 0
-  local function batch_step(number, x)
-    local ctx, tgt = draw_masks(policy, x:size(1), number * d.batch)
-    local h = device.no_grad(function() return target(x):layer_norm():gather(tgt) end)  -- (M * B, T, D)
-    local z = predictor(context(x, ctx), ctx, tgt)                                      -- (M * C * B, T, D)
-    local loss = tensor.smooth_l1(z, h, 1, tgt:size(1))
-    loss:backward()
-    return loss:item(), ctx:size(3), tgt:size(3)
+local function new_trainer(cfg, hooks)
+  local o = cfg.optim
+  local t = setmetatable({ config = cfg, hooks = hooks, step = 0, saved = 0, seconds = 0, losses = {},
+    scale = { lr = 1, wd = 1 } }, Trainer)
+  t.images = open_images(cfg)
+  t.ipe = math.floor(t.images:epoch_steps() / o.accumulate)   -- updates of an epoch
+  t.encoder, t.predictor, t.target = jepa.models(cfg)
+  t.policy = jepa.policy(cfg, t.encoder.grid)
+  t.opt = optim.adamw { models = { t.encoder, t.predictor }, average = { [t.encoder] = t.target }, betas = o.betas,
+    eps = o.eps }
+  t.whole = { encoder = t.encoder, predictor = t.predictor, target_encoder = t.target, opt = t.opt }
+  t.qkv = {}   -- entries of the optimizer whose gradients the log shows
+  for i, e in ipairs(t.opt.entries) do
+    if e.param.model == t.encoder and e.param.name:find "attn%.qkv%.weight$" then t.qkv[#t.qkv + 1] = i end
   end
-  local function seek(step)   -- to the first batch of update `step`, from 0
-    images:seek(math.floor(step / ipe), step % ipe * o.accumulate)
-  end
+  local total, warmup, last = length_of(cfg, t.ipe)
+  local reference = cfg.quirks == "reference"
+  t.last = last
+  t.lr = schedule.lr { start = o.start_lr, ref = o.lr, final = o.final_lr, warmup = warmup, total = total, reference = reference }
+  t.wd = schedule.wd { ref = o.wd[1], final = o.wd[2], total = total, reference = reference }
+  t.momentum = schedule.ema { from = o.ema[1], to = o.ema[2], total = total, reference = reference }
+  return t
+end
 
-  -- where an earlier run of this folder stopped
-  local at, gone = 0, 0   -- steps done, seconds used
+-- Takes over the state that a checkpoint holds, and goes on from there.
+function Trainer:load(path)
+  local meta = must(state.load(path, self.whole))
+  self.step, self.saved, self.seconds = meta.step, meta.step, meta.seconds
+  self.scale = { lr = meta.lr_scale or 1, wd = meta.wd_scale or 1 }
+  self.images:seek(math.floor(self.step / self.ipe), self.step % self.ipe * self.config.optim.accumulate)
+end
+
+--- Whether the run's time or steps are used up, or a hook has ended it.
+function Trainer:over()
+  local minutes = self.config.optim.minutes
+  return self.ended ~= nil or self.step >= self.last or minutes > 0 and self.seconds >= 60 * minutes
+end
+
+--- For hooks: the run ends after this step, saved, and says why.
+---@param why string
+function Trainer:stop(why) self.ended = tostring(why) end
+
+--- For hooks: after this step the run goes back to a checkpoint (the newest one of the run) and on from there. Set
+--- `scale` or change settings with it, or the same will happen again.
+---@param path string?
+function Trainer:rollback(path)
+  self.back = path or checkpoint.latest(self.config.out, self.config.tag)
+  if not self.back then F.raise "rollback: this run has saved no checkpoint yet (log.save_steps)" end
+end
+
+--- Saves the state of the last whole step.
+---@return boolean? ok, string? message
+function Trainer:save()
+  local cfg, step = self.config, self.step
+  local latest = checkpoint.path(cfg.out, nil, cfg.tag)
+  local _, finite = tensor.norm(state.trained(self.whole))
+  if not finite then
+    return nil, ("step %d: a parameter is not finite: nothing saved, '%s' keeps the last good state"):format(step, latest)
+  end
+  local epoch = step / self.ipe
+  local meta = { step = step, epoch = math.floor(epoch), seconds = self.seconds, lr_scale = self.scale.lr, wd_scale = self.scale.wd }
+  local ok, message = state.save(latest, self.whole, cfg, meta)
+  if ok and epoch % 1 == 0 and epoch > 0 and epoch % cfg.log.save_epochs == 0 then
+    ok, message = state.save(checkpoint.path(cfg.out, epoch, cfg.tag), self.whole, cfg, meta)
+  end
+  if ok then self.saved = step end
+  return ok, message
+end
+
+--- Predictions and what they should be, for pictures and masks as policies give them.
+---@param x ijepa.tensor u8 (B, H, W, 3)
+---@param ctx ijepa.tensor i32 (C, B, K)
+---@param tgt ijepa.tensor i32 (M, B, T)
+---@return ijepa.tensor z (M * C * B, T, D) predicted, ijepa.tensor h (M * B, T, D) features of the target encoder, normalised
+function Trainer:predict(x, ctx, tgt)
+  local h
+  if self.config.model.stop_gradient then
+    h = device.no_grad(function() return self.target(x):layer_norm():gather(tgt) end)
+  else   -- for experiments: the same encoder on both sides, trained through both
+    h = self.encoder(x):layer_norm():gather(tgt)
+  end
+  return self.predictor(self.encoder(x, ctx), ctx, tgt), h
+end
+
+-- One (micro-)batch, forwards and backwards; its number counts all batches of the run from 0. Calls before_backward when
+-- the loss is a number.
+function Trainer:batch(number, x, before_backward)
+  local ctx, tgt = draw_masks(self.policy, x:size(1), number * self.config.data.batch, self.step)
+  local z, h = self:predict(x, ctx, tgt)
+  local loss = tensor.smooth_l1(z, h, 1, tgt:size(1))
+  local value = loss:item()
+  if value ~= value or math.abs(value) == math.huge then
+    stop("step %d: the loss is %s: stopped before the update; the state after step %d is in '%s'; try a lower optim.lr or optim.clip=1",
+      self.step + 1, tostring(value), self.step, self.config.out)
+  end
+  before_backward()
+  loss:backward()
+  return value, ctx:size(3), tgt:size(3)
+end
+
+-- Norms of the encoder's qkv gradients at this update: first, last, smallest and largest.
+function Trainer:qkv_norms()
+  local g = {}
+  for _, i in ipairs(self.qkv) do
+    local n = self.opt:grad_norm(i)
+    g.first, g.last = g.first or n, n
+    g.min, g.max = math.min(g.min or n, n), math.max(g.max or n, n)
+  end
+  return g.first and g
+end
+
+-- What the gradients are multiplied by: the mean over micro-batches, and the limit of their norm.
+function Trainer:clipped(scale)
+  local norm, finite = tensor.norm(self.opt:grads())
+  if not finite then stop("step %d: a gradient is not finite: stopped before the update; see '%s'", self.step + 1, self.config.out) end
+  return scale * math.min(1, self.config.optim.clip / (norm * scale + 1e-6))
+end
+
+-- One update: all its batches, the optimizer. Returns what the log shows.
+function Trainer:update()
+  local o, step = self.config.optim, self.step + 1
+  local s = o.minutes > 0 and math.max(1, math.floor(CLOCK * self.seconds / (60 * o.minutes))) or step   -- of the schedules
+  local numbers = { lr = self.lr(s) * self.scale.lr, wd = self.wd(s) * self.scale.wd, momentum = self.momentum(s),
+    scale = 1 / o.accumulate }
+  local logged = step % self.config.log.every == 0 or step == 1
+  for _, i in ipairs(self.qkv) do self.opt:watch(i, logged) end
+  local eager = o.accumulate == 1 and o.clip == 0   -- no need to have all gradients at once
+  local sum, k, t = 0, 0, 0
+  for micro = 1, o.accumulate do
+    local b = must(self.images:next())
+    local loss, bk, bt = device.step(function()
+      local x = tensor.from_pointer(b.pixels, { b.count, self.images.height, self.images.width, 3 }, "u8")
+      local loss, bk, bt = self:batch((step - 1) * o.accumulate + micro - 1, x, function()
+        if eager then
+          self.torn = true   -- from here to the end of the update there is no whole state
+          self.opt:eager(numbers)
+        end
+      end)
+      if eager then self.opt:step(numbers) end
+      return loss, bk, bt
+    end)
+    sum, k, t = sum + loss / o.accumulate, k + bk / o.accumulate, t + bt / o.accumulate
+  end
+  if not eager then
+    if o.clip > 0 then numbers.scale = self:clipped(numbers.scale) end
+    self.torn = true
+    self.opt:step(numbers)
+  end
+  self.torn, self.step = false, step
+  return { loss = sum, k = k, t = t, lr = numbers.lr, wd = numbers.wd, grads = logged and self:qkv_norms() or nil,
+    images = self.config.data.batch * o.accumulate, epoch = math.floor((step - 1) / self.ipe) + 1, itr = (step - 1) % self.ipe }
+end
+
+-- Saves and says that it did; an error where that fails.
+function Trainer:must_save()
+  local ok, message = self:save()
+  if not ok then
+    self.run:close()
+    error(message, 0)
+  end
+end
+
+-- After a step: what hooks want, and saving where it is due.
+function Trainer:after(values)
+  local o, cfg, step = self.config.optim, self.config, self.step
+  if self.diagnosis then self.diagnosis:after_step(self) end
+  if self.hooks.step then self.hooks.step(self, values) end
+  if self.back then
+    local path = self.back
+    self.back = nil
+    self.run:say("step %d: back to %s", step, path)
+    self:load(path)
+    self.run:close()
+    self:open_log(true)
+    if self.diagnosis then self.diagnosis:reopen(self.step) end
+    return
+  end
+  local interrupted = ijepa.interrupted()
+  local epoch_end = step % self.ipe == 0 and (o.minutes == 0 or step - self.saved > 1000)
+  if self:over() or interrupted or epoch_end or (cfg.log.save_steps > 0 and step % cfg.log.save_steps == 0) then
+    self:must_save()
+  end
+  if interrupted then self:interrupted() end
+end
+
+function Trainer:interrupted()
+  self.run:say("interrupted: step %d is saved in '%s'; the same command goes on from there", self.step, self.config.out)
+  self.run:close()
+  ijepa.exit(130)
+end
+
+-- One step and all that follows it.
+function Trainer:advance()
+  local started = C.ij_time()
+  local values = self:update()
+  for _, complaint in ipairs(self.images:complaints()) do self.run:say("skipped %s", complaint) end
+  self.losses[#self.losses + 1] = values.loss
+  self.seconds = self.seconds + C.ij_time() - started
+  values.ms = 1000 * (C.ij_time() - started)
+  local minutes = self.config.optim.minutes
+  values.total = minutes > 0 and math.ceil(self.step * 60 * minutes / self.seconds) or self.last
+  self.run:log(self.step, values)
+  self:after(values)
+end
+
+-- A step failed: what is whole is saved before anyone hears of it, so that no broken policy, hook or picture costs a run.
+function Trainer:failed(e)
+  local left = type(e) == "table" and e.exit
+  if not self.torn and self.step > self.saved and not (left and self.run._closed) then
+    local ok, message = self:save()
+    self.run:say(ok and "step %d is saved in '%s'" or "step %d could not be saved in '%s': %s", self.step, self.config.out, message)
+  end
+  if left == 130 and not self.run._closed then self:interrupted() end
+  self.run:close()
+  error(e, 0)
+end
+
+-- Opens the log: a new one, or the rows up to the step where the run goes on.
+function Trainer:open_log(resume)
+  local cfg = self.config
+  self.run = must(Run.open(cfg.out, { resume = resume and self.step or nil, tag = cfg.tag, config = cfg, ipe = self.ipe,
+    total = self.last < math.huge and self.last or nil }))
+end
+
+-- The state of an earlier run of this folder, the log, and what it says first.
+function Trainer:open()
+  local cfg, o, d = self.config, self.config.optim, self.config.data
   must(F.try(C.ij_mkdirs(cfg.out)))
   local from = cfg.resume and checkpoint.latest(cfg.out, cfg.tag)
-  if from then
-    local meta = must(state.load(from, whole))
-    at, gone = meta.step, meta.seconds
-  end
-  local total, warmup, last = length_of(cfg, ipe)
-  local reference = cfg.quirks == "reference"
-  local lr = schedule.lr { start = o.start_lr, ref = o.lr, final = o.final_lr, warmup = warmup, total = total, reference = reference }
-  local wd = schedule.wd { ref = o.wd[1], final = o.wd[2], total = total, reference = reference }
-  local momentum = schedule.ema { from = o.ema[1], to = o.ema[2], total = total, reference = reference }
-
-  local run = must(Run.open(cfg.out, { resume = from and at or nil, tag = cfg.tag, config = cfg, ipe = ipe,
-    total = last < math.huge and last or nil }))
-  run:say("%s%s, %d + %d parameters, %s %s; %d pictures, %s of %d a step%s", from and ("goes on from %s: "):format(from) or "",
-    cfg.model.width and "vit" or cfg.model.arch, context:size(), predictor:size(), device.name(), F.string(C.ij_cpu_isa()),
-    images:count(), o.minutes > 0 and ("%g minutes"):format(o.minutes) or ("%d steps"):format(last), d.batch * o.accumulate,
+  if from then self:load(from) else self.images:seek(0, 0) end
+  self:open_log(from ~= nil and from ~= false)
+  self.run:say("%s%s, %d + %d parameters, %s %s; %d pictures, %s of %d a step%s", from and ("goes on from %s: "):format(from) or "",
+    cfg.model.width and "vit" or cfg.model.arch, self.encoder:size(), self.predictor:size(), device.name(),
+    F.string(C.ij_cpu_isa()), self.images:count(),
+    o.minutes > 0 and ("%g minutes"):format(o.minutes) or ("%d steps"):format(self.last), d.batch * o.accumulate,
     cfg.model.dtype == "bf16" and C.ij_device_bf16(device.get()) == 0
       and "; products in f32: this processor has no fast bf16" or "")
+end
 
-  local function save(step)
-    local _, finite = tensor.norm(state.trained(whole))
-    if not finite then return nil, ("step %d: a parameter is not finite: nothing saved, '%s' keeps the last good state"):format(step,
-      checkpoint.path(cfg.out, nil, cfg.tag)) end
-    local meta = { step = step, epoch = math.floor(step / ipe), seconds = gone }
-    local ok, message = state.save(checkpoint.path(cfg.out, nil, cfg.tag), whole, cfg, meta)
-    local epoch = step / ipe
-    if ok and epoch % 1 == 0 and epoch > 0 and epoch % cfg.log.save_epochs == 0 then
-      ok, message = state.save(checkpoint.path(cfg.out, epoch, cfg.tag), whole, cfg, meta)
-    end
-    return ok, message
+--- Trains an encoder on pictures without labels. Returns the context encoder, the predictor, the target encoder (the one
+--- to use), the losses of the steps done here, and the run's folder. Goes on from the newest checkpoint in cfg.out.
+---@param cfg table as ijepa.config gives it
+---@param hooks { step: fun(t: ijepa.trainer, values: table)?, diagnosis: fun(t: ijepa.trainer, d: ijepa.diagnosis)? }?
+--- called after every step (values: what the log shows of it) and after every diagnosis; they may read all of t, set
+--- t.scale, and call t:stop(why), t:rollback(path) and t:save()
+---@return { encoder: ijepa.encoder, predictor: ijepa.predictor, target: ijepa.encoder, losses: number[], out: string }
+local function pretrain(cfg, hooks)
+  if cfg.threads > 0 then C.ij_threads_set(cfg.threads) end
+  local t = new_trainer(cfg, hooks or {})
+  t:open()
+  if cfg.diagnose.every > 0 then t.diagnosis = must(diagnose.new(t)) end
+  local function loop()
+    while not t:over() do t:advance() end
   end
-
-  local losses, saved, step = {}, at, at
-  local over = o.minutes > 0 and function() return gone >= 60 * o.minutes end or function() return false end
-  seek(at)
-  while step < last and not over() do
-    step = step + 1
-    local sum, k, t, started = 0, 0, 0, C.ij_time()
-    for micro = 1, o.accumulate do
-      local b = must(images:next())
-      local loss, bk, bt = device.step(function()
-        return batch_step((step - 1) * o.accumulate + micro - 1,
-          tensor.from_pointer(b.pixels, { b.count, images.height, images.width, 3 }, "u8"))
-      end)
-      sum, k, t = sum + loss / o.accumulate, k + bk / o.accumulate, t + bt / o.accumulate
-    end
-    for _, complaint in ipairs(images:complaints()) do run:say("skipped %s", complaint) end
-    if sum ~= sum or math.abs(sum) == math.huge then
-      run:close()
-      stop("step %d: the loss is %s: stopped before the update; the state after step %d is in '%s'; try a lower optim.lr or optim.clip=1",
-        step, tostring(sum), saved, cfg.out)
-    end
-    local scale, grads = 1 / o.accumulate, nil
-    if o.clip > 0 then
-      local norm, finite = tensor.norm(opt:grads())
-      if not finite then stop("step %d: a gradient is not finite: stopped before the update; see '%s'", step, cfg.out) end
-      scale = scale * math.min(1, o.clip / (norm * scale + 1e-6))
-    end
-    if step % cfg.log.every == 0 or step == 1 then grads = qkv_norms(context) end
-    local s = o.minutes > 0 and math.max(1, math.floor(CLOCK * gone / (60 * o.minutes))) or step   -- of the schedules
-    opt:step { lr = lr(s), wd = wd(s), momentum = momentum(s), scale = scale }
-    losses[#losses + 1] = sum
-    gone = gone + C.ij_time() - started
-    run:log(step, { loss = sum, k = k, t = t, ms = 1000 * (C.ij_time() - started), lr = lr(s), wd = wd(s),
-      images = d.batch * o.accumulate, grads = grads, epoch = math.floor((step - 1) / ipe) + 1, itr = (step - 1) % ipe,
-      total = o.minutes > 0 and math.ceil(step * 60 * o.minutes / gone) or last })
-    local interrupted = ijepa.interrupted()
-    local epoch_end = step % ipe == 0 and (o.minutes == 0 or step - saved > 1000)
-    if step == last or over() or interrupted or epoch_end or (cfg.log.save_steps > 0 and step % cfg.log.save_steps == 0) then
-      local ok, message = save(step)
-      if not ok then
-        run:close()
-        error(message, 0)
-      end
-      saved = step
-    end
-    if interrupted then
-      run:say("interrupted: step %d is saved in '%s'; the same command goes on from there", step, cfg.out)
-      run:close()
-      ijepa.exit(130)
-    end
-  end
-  run:close()
-  images:close()
-  return { encoder = context, predictor = predictor, target = target, losses = losses, out = cfg.out, config = cfg,
-    policy = policy }
+  local ok, e = pcall(loop)
+  if not ok then t:failed(e) end
+  if t.ended then t.run:say("stopped at step %d: %s", t.step, t.ended) end
+  t.run:close()
+  t.images:close()
+  return { encoder = t.encoder, predictor = t.predictor, target = t.target, losses = t.losses, out = cfg.out, config = cfg,
+    policy = t.policy, stopped = t.ended, diagnoses = t.diagnosis and t.diagnosis.list or {} }
 end
 
 return pretrain

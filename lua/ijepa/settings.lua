@@ -6,6 +6,7 @@ local function range(lo, hi)
   end
 end
 local function at_least(n) return function(v) return v >= n, ("expected %g or more"):format(n) end end
+local function within(lo, hi) return function(v) return v >= lo and v <= hi, ("expected %g to %g"):format(lo, hi) end end
 local function share(v) return v >= 0 and v <= 1, "expected a share between 0 and 1" end
 local function one_of(...)
   local list = { ... }
@@ -57,6 +58,8 @@ return {
     recompute = { type = "boolean", default = false, doc = "activation checkpointing: less memory, a third more time" },
     init_gain = { type = "number", default = 0, doc = "std of initial values = gain / sqrt(inputs); 0: .02 as published", check = at_least(0) },
     patch_gain = { type = "number", default = 0, doc = "the same for the patch embedding", check = at_least(0) },
+    stop_gradient = { type = "boolean", default = true,
+      doc = "false: targets are the trained encoder's own, with gradients (an experiment that collapses)" },
     depth_scaled_init = { type = "boolean", default = false, doc = "divide each block's proj and fc2 by sqrt(2 layer)" },
   },
   mask = {
@@ -90,6 +93,14 @@ return {
     clip = { type = "number", default = 0, doc = "largest norm of all gradients together; 0: no limit", check = at_least(0) },
     betas = { type = "numbers", default = { .9, .999 }, doc = "AdamW's" },
     eps = { type = "number", default = 1e-8, doc = "AdamW's" },
+  },
+  diagnose = {
+    every = { type = "integer", default = 1000, doc = "steps between looks for collapse at the target encoder; 0: none", check = at_least(0) },
+    pictures = { type = "integer", default = 64, doc = "that are looked at, the same every time", check = at_least(2) },
+    views = { type = "integer", default = 4, doc = "crops of each of them, 1 to 64", check = within(1, 64) },
+    stop = { type = "boolean", default = false, doc = "end the run when it looks like collapse" },
+    probe = { type = "string", default = "", doc = "\"knn\": also the top-1 of a kNN probe on labelled pictures", check = one_of("", "knn") },
+    probe_pictures = { type = "integer", default = 500, doc = "of that probe", check = at_least(10) },
   },
   log = {
     every = { type = "integer", default = 10, doc = "steps between console lines", check = at_least(1) },

@@ -66,13 +66,14 @@ local function fill(file, list)
 end
 
 --- Fills a run from a checkpoint: every tensor by name and shape, nothing more, nothing less. Returns its numbers.
----@return { step: integer, seconds: number }? meta, string? message
+---@return { step: integer, seconds: number, lr_scale: number?, wd_scale: number? }? meta, string? message
 function state.load(path, whole)
   local file, message = checkpoint.load(path)
   if not file then return nil, message end
   local ok
   ok, message = fill(file, everything(whole))
-  local meta = { step = file:meta "step", seconds = file:meta "seconds" }
+  local meta = { step = file:meta "step", seconds = file:meta "seconds", lr_scale = file:meta "lr_scale",
+    wd_scale = file:meta "wd_scale" }
   local updates = file:meta "updates"
   file:close()
   if not ok then return nil, message .. "; give another out=FOLDER, or resume=false to start anew" end

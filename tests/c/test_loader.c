@@ -92,6 +92,8 @@ START_TEST(an_epoch_holds_each_picture_once)
   ck_assert_str_eq(ij_data_name(d, 0), "a/00.jpg");
   ck_assert_ptr_null(ij_data_name(d, PICTURES));
   ck_assert_ptr_null(ij_data_name(d, -1));
+  ck_assert_int_eq(ij_data_label(d, PICTURES), -1);
+  ck_assert_int_eq(ij_data_picture(d, PICTURES, 0, NULL), IJ_EINVAL);
   for (int e = 0; e < 2; e++) {
     int seen[PICTURES] = {0}, at = 0;
     for (int s = 0; s < 5; s++) {
@@ -101,6 +103,10 @@ START_TEST(an_epoch_holds_each_picture_once)
         seen[b.samples[i]]++;
         order[e][at++] = (int)b.samples[i];
         ck_assert_int_eq(b.labels[i], ij_data_name(d, b.samples[i])[0] - 'a');
+        ck_assert_int_eq(b.labels[i], ij_data_label(d, b.samples[i]));
+        uint8_t one[SIDE * SIDE * 3]; /* by its number, beside the sequence */
+        ck_assert_int_eq(ij_data_picture(d, b.samples[i], e, one), IJ_OK);
+        ck_assert_mem_eq(one, b.pixels + (size_t)i * sizeof one, sizeof one);
       }
     }
     for (int i = 0; i < PICTURES; i++) ck_assert_int_eq(seen[i], 1);

@@ -1,6 +1,7 @@
 -- Models: published sizes, every head width, grids of other shapes, context as a subset.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
+local F = require "ijepa._ffi"
 local tensor, jepa, device = ijepa.tensor, ijepa.jepa, ijepa.device
 
 local tests = {}
@@ -42,6 +43,57 @@ function tests.test_head_widths_train()
       lu.assertTrue(finite and norm > 0)
     end)
   end
+end
+
+-- Values of all trained tensors after 3 updates of a small pair; the encoder is used twice a step.
+local function trained(eager, recompute)
+  local e = jepa.encoder { width = 16, depth = 2, heads = 2, patch = 8, crop = 32, recompute = recompute }
+  local p, target = jepa.predictor(e, { width = 8, depth = 2, heads = 2 }), e:target()
+  local opt = ijepa.optim.adamw { models = { e, p }, average = { [e] = target } }
+  local ctx, tgt = tensor.new({ { { 0, 3, 5 } } }, "i32"), tensor.new({ { { 8, 9 } }, { { 1, 2 } } }, "i32")
+  local norms, held = {}, 0
+  for step = 1, 3 do
+    local numbers = { lr = 1e-2 * step, wd = .1, momentum = .9, scale = .5 }
+    device.step(function()
+      local values = {}
+      for i = 1, 32 * 32 * 3 do values[i] = (i * 37 * step) % 256 end
+      local x = tensor.new(values, "u8"):reshape(1, 32, 32, 3)
+      local h = e(x):layer_norm():gather(tgt)
+      local loss = tensor.smooth_l1(p(e(x, ctx), ctx, tgt), h)
+      opt:watch(1, true)
+      if eager then opt:eager(numbers) end
+      loss:backward()
+      held = #opt:grads()
+      norms[step] = not eager and tensor.norm { opt.entries[1].tensor:grad() }
+      opt:step(numbers)
+      norms[step] = norms[step] or opt:grad_norm(1)
+    end)
+  end
+  local bytes = {}
+  for _, model in ipairs { e, p, target } do
+    for _, t in ipairs(model:params()) do bytes[#bytes + 1] = F.string(t.tensor:read(), t.tensor:bytes()) end
+  end
+  return table.concat(bytes), norms, held
+end
+
+function tests.test_updating_on_the_way_back_is_the_same_to_the_bit()
+  for _, recompute in ipairs { false, true } do
+    local plain, norms, all = trained(false, recompute)
+    local eager, eager_norms, held = trained(true, recompute)
+    lu.assertTrue(plain == eager)
+    lu.assertEquals(eager_norms, norms)
+    lu.assertTrue(all > 40)
+    lu.assertEquals(held, 0)   -- every gradient was taken and its memory is free
+  end
+end
+
+function tests.test_an_update_that_began_otherwise_is_refused()
+  local opt = ijepa.optim.adamw { params = { tensor.new({ 1, 2 }):requires_grad_() } }
+  opt:eager { lr = 1 }
+  lu.assertErrorMsgContains("not those that", function() opt:step { lr = 2 } end)
+  opt:step { lr = 1 }   -- a tensor that no model used: plain, with a gradient of zeros
+  lu.assertNil(opt:grads()[1])
+  lu.assertEquals(opt:steps(), 1)
 end
 
 function tests.test_other_sizes_and_shapes_than_trained()
