@@ -111,7 +111,7 @@ local function print_results(results, how)
   local parts = {}
   for i = 1, results.n do
     local value = results[i]
-    if how.colours and show.is_picture(value) then
+    if how.terminal and show.is_picture(value) then
       value:show()
     else
       parts[#parts + 1] = type(value) == "string" and results.n == 1 and show.paint(how.colours, "string", value)
@@ -131,16 +131,34 @@ local function print_assigned(source, how)
   end
 end
 
-local function print_help(name)
-  local value = name ~= "" and name:find "^[%a_][%w_.:]*$" and complete.value(name, env) or nil
-  if type(value) == "function" or (type(value) == "table" and package.loaded["ijepa." .. name]) then
-    local d = require "ijepa._docs"
-    if not d.names[name] and type(value) == "function" then return ijepa.help(value) ~= nil end
-  elseif value ~= nil and not require "ijepa._docs".modules[name] then
-    print(("%s is a %s: %s"):format(name, type(value), show.text(value):match "[^\n]*"))
-    return true
+local typed = {}   -- the entries of this session: chunk name -> text
+
+-- The lines of a function that was typed, or nil.
+local function typed_lines(f)
+  local at = debug.getinfo(f, "S")
+  local source, lines, number = typed[at.source], {}, 0
+  for line in ((source or "") .. "\n"):gmatch "([^\n]*)\n" do
+    number = number + 1
+    if number >= at.linedefined and number <= at.lastlinedefined then lines[#lines + 1] = line end
   end
-  return ijepa.help(name ~= "" and name or nil) ~= nil
+  return source and table.concat(lines, "\n")
+end
+
+-- What is documented under this name, else what the value of this name is.
+local function print_help(name)
+  local ok, docs = pcall(require, "ijepa._docs")
+  local value = complete.value(name, env)
+  if value == nil or (ok and (docs.names[name] or docs.modules[name])) then
+    return ijepa.help(name ~= "" and name or nil) ~= nil
+  end
+  local lines = type(value) == "function" and typed_lines(value)
+  if lines then print(lines) end
+  if lines or type(value) == "function" or package.loaded.ijepa == value then return lines ~= nil or ijepa.help(value) ~= nil end
+  for module in pairs(ok and docs.modules or {}) do
+    if package.loaded["ijepa." .. module] == value then return ijepa.help(value) ~= nil end
+  end
+  print(("%s is a %s: %s"):format(name, type(value), show.text(value)))
+  return true
 end
 
 -- An unknown name is often a mistyped one.
@@ -160,9 +178,8 @@ end
 local function run(source, name, line, host)
   local asked = question(source)
   if asked then return print_help(asked) end
-  local chunk, message = compile(source, name, line)
-  local list = not chunk and split(source)
-  if list then   -- a paste of several
+  local list = split(source)
+  if list and #list > 1 then   -- a paste of several
     for _, one in ipairs(list) do
       local fine, code = run(one.source, name, line + one.line - 1, host)
       if not fine then return fine, code end
@@ -170,12 +187,14 @@ local function run(source, name, line, host)
     return true
   end
   local red = show.has_colours(2)
+  local chunk, message = compile(source, name, line)
   if not chunk then
     io.stderr:write(show.paint(red, "error", message), "\n")
     return false
   end
   setfenv(chunk.run, env)
-  local how = { width = host and host.columns() or 80, colours = host and show.has_colours(1) }
+  local how = { width = host and host.columns() or 80, colours = host and show.has_colours(1),
+    terminal = host and F.C.ij_isatty(1) ~= 0 }
   local hidden, started = source:find ";%s*$", F.C.ij_time()
   if host then   -- compiled loops do not look for Ctrl-C: what is typed here runs interpreted
     jit.off(chunk.run, true)
@@ -290,6 +309,7 @@ function repl.main()
       io.stdout:write "\n"
     elseif source:find "%S" then
       host.remember(source, history)
+      typed[("=[%d]"):format(number)] = source
       local _, leave = run(source, ("[%d]"):format(number), 1, host)
       if leave then return leave end
       number = number + 1

@@ -38,6 +38,7 @@ end
 
 --- Types text as it is, then the keys named (as tmux names them: Enter, Tab, C-c, Up ...).
 function Terminal:type(text, ...)
+  text = text:gsub(";$", "\\;")   -- a last semicolon would end the command of tmux
   if text ~= "" then self:tmux("send-keys -l -- " .. quote(text)) end
   for _, key in ipairs { ... } do self:tmux("send-keys " .. key) end
 end
