@@ -3,6 +3,11 @@
 #define IJ_HOST_H
 #include <lua.h>
 
-/* The module "ijepa._host": line editing and Ctrl-C for the REPL. Leaves its table on the stack. */
+/* The module "ijepa._host": line editing (line.c) and Ctrl-C (interrupt.c) for the REPL. Leaves its table on the stack.
+ */
 int ij_host_open(lua_State *L);
+
+/* Its functions catch_interrupt and polled, which interrupt.c explains. */
+int ij_host_catch_interrupt(lua_State *L);
+int ij_host_polled(lua_State *L);
 #endif

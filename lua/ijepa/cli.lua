@@ -47,7 +47,7 @@ local function handler(e)
     message = meta and meta.__tostring and tostring(e) or ("error object is a %s value"):format(type(e))
   end
   local frames, level = {}, 2
-  while true do
+  while level < 60 do   -- a stack that has overflown holds thousands, and has no room for more work
     local at = debug.getinfo(level, "Sln")
     if not at then break end
     if at.currentline > 0 then
@@ -77,7 +77,11 @@ end
 --- Calls f(...) and returns true and its results, or false and { text = what to show } or { exit = code }.
 function cli.protected(f, ...)
   local args, n = { ... }, select("#", ...)
-  return xpcall(function() return f(unpack(args, 1, n)) end, handler)
+  local function answer(ok, result, ...)
+    if not ok and type(result) ~= "table" then result = { text = "stack overflow" } end   -- no room for the handler itself
+    return ok, result, ...
+  end
+  return answer(xpcall(function() return f(unpack(args, 1, n)) end, handler))
 end
 
 -- Runs a loaded chunk as the program's script and returns the exit code.

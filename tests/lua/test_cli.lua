@@ -147,7 +147,7 @@ end
 
 function tests.test_a_session_from_a_pipe()
   local code, out, err = run({}, { input = "1 + 1\nx = 5\nx;\n'a'\nfor i = 1, 2 do\n  print(i)\nend\nerror 'boom'\nx\n" })
-  lu.assertEquals({ code, out, err }, { 1, "2\na\n1\n2\n5\n", "session:1: boom\n" })
+  lu.assertEquals({ code, out, err }, { 1, "2\na\n1\n2\n5\n", "stdin:8: boom\n" })
   lu.assertEquals({ run({}, { input = "ijepa.version == nil, {1, {a = 2}}\n" }) }, { 0, "false\t{ 1, { a = 2 } }\n", "" })
   lu.assertEquals({ run({}, { input = "ijepa.exit(3)\n1\n" }) }, { 3, "", "" })
 end
