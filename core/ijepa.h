@@ -46,6 +46,11 @@ int ij_interrupted(void);               /* 1 once Ctrl-C (or ij_interrupt_set) c
 void ij_interrupt_set(int on);
 int ij_isatty(int fd);
 int ij_terminal_width(void);            /* columns of the terminal at stderr; 80 where there is none */
+/* Of the terminal at fd: columns, rows, and its width and height in pixels (0 where it does not say). 0: no terminal. */
+int ij_terminal_size(int fd, int size[4]);
+/* Writes a question to the terminal and collects what it answers until a byte `last` comes or `seconds` are over, with
+ * echo off. answer gets at most n - 1 bytes and a 0; returns their number, 0 where there is no terminal or no answer. */
+int ij_terminal_ask(const char *question, char last, double seconds, char *answer, int n);
 
 /* Files: what Lua's io lacks. Paths are bytes. */
 ij_status ij_mkdirs(const char *path);                       /* like mkdir -p */
@@ -179,6 +184,8 @@ const ij_vit_config *ij_encoder_config(const ij_encoder *e);
 ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *context, ij_tensor **out);
 /* The outputs of the last `last` blocks, before the final norm -> out[last], each (B, N, D), f32; no gradient. */
 ij_status ij_encoder_blocks(ij_encoder *e, ij_tensor *images, int last, ij_tensor **out);
+/* Attention probabilities of a block, 0 the first: (B, A, N, N) f32, a row a query, which sums to 1; no gradient. */
+ij_status ij_encoder_attention(ij_encoder *e, ij_tensor *images, int block, ij_tensor **out);
 ij_status ij_encoder_copy(ij_encoder *dst, ij_encoder *src); /* all values, same configuration */
 
 typedef struct ij_predictor_config { ij_vit_config vit; int encoder_width; } ij_predictor_config; /* vit.width is E */

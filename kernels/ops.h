@@ -60,6 +60,9 @@ typedef int64_t ij_dim;
   IJ_OP(attention_fwd, (ij_queue * q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, ij_dim first_q,             \
                         const void *qkv, const float *bias, void *out, float *lse),                                    \
         (q, dt, B, N, A, S, first_q, qkv, bias, out, lse))                                                             \
+  /* The softmax of attention_fwd itself, to look at: p (B, A, N, N) f32, a row a query; each row sums to 1 */            \
+  IJ_OP(attention_weights, (ij_queue * q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, const void *qkv,        \
+                            const float *bias, float *p), (q, dt, B, N, A, S, qkv, bias, p))                           \
   /* dqkv (B, N, 3, A, S) [dt], wholly written (dq of queries before first_q is 0); dbias (3, A, S) += its sum, when   \
    * not NULL, but for the keys' part: a shift of all keys changes no softmax, so its gradient is 0, and the rounding  \
    * noise of the sum would be blown up by Adam. dqkv may be qkv. dout, out rows before first_q are not read. */       \

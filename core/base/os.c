@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -36,12 +35,6 @@ void ij_interrupt_install(void) { /* SA_RESETHAND: a second Ctrl-C ends the proc
 }
 int ij_interrupted(void) { return interrupted; }
 void ij_interrupt_set(int on) { interrupted = on; }
-
-int ij_isatty(int fd) { return isatty(fd); }
-int ij_terminal_width(void) {
-  struct winsize w;
-  return ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : 80;
-}
 
 int ij_path_kind(const char *path) {
   struct stat s;

@@ -206,3 +206,17 @@ ij_status ij_encoder_blocks(ij_encoder *e, ij_tensor *images, int last, ij_tenso
   ij_grad_enable(e->dev, was);
   return st;
 }
+
+ij_status ij_encoder_attention(ij_encoder *e, ij_tensor *images, int block, ij_tensor **out) {
+  *out = NULL;
+  if (block < 0 || block >= e->c.depth) return ij_fail(IJ_EINVAL, "encoder: no block %d of %d", block + 1, e->c.depth);
+  geometry g;
+  IJ_TRY(measure(e, images, NULL, &g));
+  ij_tensor *x = NULL;
+  ij_status st = embed(e, &g, images, NULL, &x);
+  if (st != IJ_OK) {
+    ij_tensor_free(x);
+    return st;
+  }
+  return ij_stack_attention(&e->stack, g.B, g.K, block, x, out);
+}

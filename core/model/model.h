@@ -55,6 +55,8 @@ typedef struct ij_stack_saved ij_stack_saved;
  * last `n_taps` blocks (Q, N, D) f32, when n_taps > 0 (then first is 0, and y may be NULL). */
 ij_status ij_stack_fwd(ij_stack *s, int64_t Q, int64_t N, int64_t first, ij_tensor *x, ij_dtype y_dt, ij_tensor **y,
                        ij_stack_saved **saved, int n_taps, ij_tensor **taps);
+/* Attention probabilities of block `block` for x (Q, N, D) f32, taken over -> p (Q, A, N, N) f32; no gradient. */
+ij_status ij_stack_attention(ij_stack *s, int64_t Q, int64_t N, int block, ij_tensor *x, ij_tensor **p);
 /* dy (Q * n, D) [y_dt] -> dx (Q, N, D) f32, and its copy in s->dt (the same tensor when that is f32). The gradients of
  * a block's parameters are given to their sinks when this is the last backward to come. */
 ij_status ij_stack_bwd(ij_stack *s, ij_stack_saved *saved, ij_tensor *dy, ij_tensor **dx, ij_tensor **dx_dt);

@@ -283,6 +283,35 @@ out:
   return e;
 }
 
+ij_status ij_stack_attention(ij_stack *s, int64_t Q, int64_t N, int block, ij_tensor *x, ij_tensor **p) {
+  ij_device *dev = s->dev;
+  const ij_block *w = &s->blocks[block];
+  stream st = {.x = x};
+  ij_tensor *h = NULL, *qkv = NULL, *sum = NULL;
+  ij_status e = IJ_OK;
+  *p = NULL;
+  for (int i = 0; i < block; i++) {
+    saved_block none = {0};
+    e = block_fwd(s, &s->blocks[i], Q, N, 0, &st, false, &none);
+    drop_block(&none);
+    if (e != IJ_OK) goto out;
+  }
+  IJ_TRY_TO(out, e, add_norm(s, &st, Q * N, w->norm1_w, w->norm1_b, s->dt, false, &sum, &h, NULL, NULL));
+  IJ_TRY_TO(out, e, linear(s, Q * N, h, w->qkv_w, &qkv));
+  e = IJ_ENOMEM;
+  if ((*p = ij_make(dev, IJ_F32, 4, (int64_t[]){Q, s->A, N, N}, false)))
+    e = dev->ops.attention_weights(&dev->queue, s->dt, Q, N, s->A, s->S, ij_data_of(qkv), ij_f32_of(w->qkv_b),
+                                   ij_f32_of(*p));
+out:
+  if (e != IJ_OK) ij_drop(p);
+  ij_drop(&st.x);
+  ij_drop(&st.add);
+  ij_drop(&sum);
+  ij_drop(&h);
+  ij_drop(&qkv);
+  return e;
+}
+
 /* ---- backward */
 /* dw += dy^T x, db += sum dy, for parameters that require it. x, dy: rows [dt]. */
 static ij_status linear_w(ij_stack *s, int64_t R, ij_tensor *dy, ij_tensor *x, ij_tensor *w, ij_tensor *b) {

@@ -55,6 +55,20 @@ static ij_status call_bwd(const ij_op_table *t, ij_queue *q, const ij_case *c) {
                           c->p[5], c->p[6]);
 }
 
+static void weights(ij_case *c) {
+  const ij_dim *d = c->dim;
+  tolerate(c, 1e-5);
+  ij_case_in(c, "qkv", c->dt, d[B] * d[N] * 3 * d[A] * d[S], c->flags & LARGE ? 6 : 1);
+  if (c->flags & NO_BIAS) ij_case_null(c);
+  else ij_case_in(c, "bias", IJ_F32, 3 * d[A] * d[S], 0.5);
+  ij_case_out(c, "p", IJ_F32, d[B] * d[A] * d[N] * d[N]);
+  c->flops = 2 * pairs(d) * (double)d[S];
+}
+static ij_status call_weights(const ij_op_table *t, ij_queue *q, const ij_case *c) {
+  const ij_dim *d = c->dim;
+  return t->attention_weights(q, c->dt, d[B], d[N], d[A], d[S], c->p[0], c->p[1], c->p[2]);
+}
+
 static const ij_case_shape shapes[] = {
     {"odd", {2, 7, 3, 5, 0}, 0, IJ_CASE_GRAD},
     {"odd last", {2, 11, 2, 7, 6}, 0, IJ_CASE_GRAD},
@@ -91,8 +105,19 @@ static const ij_case_shape shapes_fwd[] = {
     {0},
 };
 
+static const ij_case_shape shapes_weights[] = {
+    {"odd", {2, 7, 3, 5, 0}, 0, 0},
+    {"odd no bias", {1, 35, 1, 17, 0}, NO_BIAS, 0},
+    {"odd large", {1, 23, 2, 9, 0}, LARGE, 0},
+    {"one", {1, 1, 1, 1, 0}, 0, 0},
+    {"no images", {0, 5, 2, 4, 0}, 0, 0},
+    {"vits", {1, 197, 6, 64, 0}, 0, IJ_CASE_BENCH},
+    {0},
+};
+
 const ij_case_op ij_cases_attention[] = {
     {"attention_fwd", fwd, call_fwd, shapes_fwd, true, NULL},
+    {"attention_weights", weights, call_weights, shapes_weights, true, NULL},
     {"attention_bwd", bwd, call_bwd, shapes, true, &ij_cases_attention[0]},
     {0},
 };

@@ -24,6 +24,19 @@ static double dot(const float *x, const float *y, ij_dim n) {
   return sum;
 }
 
+/* p (N): softmax of the scaled products of query (S) with all keys (N, S); returns the log of the sum of exponentials
+ */
+static double softmax(const float *query, const float *keys, ij_dim N, ij_dim S, double *p) {
+  double top = -INFINITY, total = 0, scale = 1 / sqrt((double)S);
+  for (ij_dim j = 0; j < N; j++) {
+    p[j] = scale * dot(query, keys + j * S, S);
+    if (p[j] > top) top = p[j];
+  }
+  for (ij_dim j = 0; j < N; j++) total += p[j] = exp(p[j] - top);
+  for (ij_dim j = 0; j < N; j++) p[j] /= total;
+  return top + log(total);
+}
+
 ij_status ij_ref_attention_fwd(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, ij_dim first_q,
                                const void *qkv, const float *bias, void *out, float *lse) {
   heads h = {dt, N, A, S, qkv, bias};
@@ -31,24 +44,36 @@ ij_status ij_ref_attention_fwd(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_
   double *p = ij_ref_sums(q, 1, N), *sum = ij_ref_sums(q, 2, S);
   if (!part || !p || !sum) return IJ_ENOMEM;
   float *qs = part, *ks = part + N * S, *vs = part + 2 * N * S; /* each (N, S) */
-  double scale = 1 / sqrt((double)S);
   for (ij_dim b = 0; b < B; b++)
     for (ij_dim a = 0; a < A; a++) {
       load_part(&h, b, 0, a, qs);
       load_part(&h, b, 1, a, ks);
       load_part(&h, b, 2, a, vs);
       for (ij_dim i = first_q; i < N; i++) {
-        double top = -INFINITY, total = 0;
-        for (ij_dim j = 0; j < N; j++) {
-          p[j] = scale * dot(qs + i * S, ks + j * S, S);
-          if (p[j] > top) top = p[j];
-        }
-        for (ij_dim j = 0; j < N; j++) total += p[j] = exp(p[j] - top);
+        double log_sum = softmax(qs + i * S, ks, N, S, p);
         for (ij_dim s = 0; s < S; s++) sum[s] = 0;
         for (ij_dim j = 0; j < N; j++)
-          for (ij_dim s = 0; s < S; s++) sum[s] += p[j] / total * vs[j * S + s];
+          for (ij_dim s = 0; s < S; s++) sum[s] += p[j] * vs[j * S + s];
         for (ij_dim s = 0; s < S; s++) ij_ref_set(dt, out, ((b * N + i) * A + a) * S + s, sum[s]);
-        if (lse) lse[(b * A + a) * N + i] = (float)(top + log(total));
+        if (lse) lse[(b * A + a) * N + i] = (float)log_sum;
+      }
+    }
+  return IJ_OK;
+}
+
+ij_status ij_ref_attention_weights(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, const void *qkv,
+                                   const float *bias, float *p) {
+  heads h = {dt, N, A, S, qkv, bias};
+  float *qs = ij_queue_scratch(q, 0, (size_t)(2 * N * S + 1) * sizeof *qs), *ks = qs + N * S; /* each (N, S) */
+  double *row = ij_ref_sums(q, 1, N);
+  if (!qs || !row) return IJ_ENOMEM;
+  for (ij_dim b = 0; b < B; b++)
+    for (ij_dim a = 0; a < A; a++) {
+      load_part(&h, b, 0, a, qs);
+      load_part(&h, b, 1, a, ks);
+      for (ij_dim i = 0; i < N; i++) {
+        softmax(qs + i * S, ks, N, S, row);
+        for (ij_dim j = 0; j < N; j++) p[((b * A + a) * N + i) * N + j] = (float)row[j];
       }
     }
   return IJ_OK;

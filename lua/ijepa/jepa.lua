@@ -104,6 +104,13 @@ function Encoder:blocks(images, n)
   for i = 1, n do list[i] = tensor.wrap(out[i - 1]) end
   return list
 end
+--- Attention probabilities of a block (1 the first, -1 the last): (B, A, N, N), a row a query, which sums to 1.
+---@return ijepa.tensor
+function Encoder:attention(images, block)
+  block = block or -1
+  return tensor.call(C.ij_encoder_attention, self.h, tensor.want(images, "images", "encoder"),
+    block < 0 and self.depth + block or block - 1)
+end
 --- Takes over all values of another encoder of the same configuration.
 function Encoder:copy_(src)
   F.check(C.ij_encoder_copy(self.h, src.h))
