@@ -13,6 +13,16 @@ local F = {
   cdef = ffi.cdef, load = ffi.load,   -- for another library: declare in the module that uses it alone
 }
 
+--- Another library with the functions that we need of it, or nil where it is missing: load it when it is first needed.
+---@param file string such as "libsixel.so.1"
+---@param declarations string in C
+function F.library(file, declarations)
+  local ok, library = pcall(ffi.load, file)
+  if not ok then return nil end
+  ffi.cdef(declarations)
+  return library
+end
+
 -- Where our own modules lie, as their chunk names say it: "@lua/ijepa/" in the program, another folder otherwise.
 local home = debug.getinfo(1, "S").source:gsub("_ffi%.lua$", "")
 

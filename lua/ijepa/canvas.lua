@@ -20,6 +20,9 @@ local function need(ok, ...)
   if not ok then F.raise(string.format(...)) end
 end
 
+--- Whether a value is a canvas.
+function canvas.is(value) return getmetatable(value) == canvas end
+
 local function numbers(name, ...)
   for i = 1, select("#", ...) do
     local v = select(i, ...)
@@ -78,6 +81,14 @@ end
 function canvas:save(path)
   need(type(path) == "string", "canvas:save: path is a %s, expected a string", type(path))
   return F.try(F.C.ij_picture_save(path, self.pixels, self.height, self.width))
+end
+
+--- Shows the canvas in the terminal, or writes it with file = "NAME.png": see ijepa.show.
+---@param o? table
+function canvas:show(o) return require "ijepa.show"(self, o) end
+
+function canvas:__tostring()
+  return ("canvas of %d x %d pixels: :show() shows it, :show { file = \"NAME.png\" } writes it"):format(self.width, self.height)
 end
 
 local function split(colour)
