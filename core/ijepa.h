@@ -302,6 +302,9 @@ ij_status ij_picture_save(const char *path, const uint8_t *pixels, int height, i
 /* The box (top, left, h, w) of pixels resized to (out_h, out_w), bilinear with antialias, exactly as PIL does it. */
 ij_status ij_picture_crop(const uint8_t *pixels, int height, int width, int top, int left, int h, int w, int out_h,
                           int out_w, uint8_t *out);
+/* As the loader prepares a picture when it does not train: the short side resized, (out_h, out_w) cut from the middle. */
+ij_status ij_picture_centre(const uint8_t *pixels, int height, int width, int short_side, int out_h, int out_w,
+                            uint8_t *out);
 
 /* ---- files of tensors (core/save) ------------------------------------------------------------------------------- */
 typedef struct ij_tensors ij_tensors;               /* a safetensors file, memory-mapped */

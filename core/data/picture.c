@@ -59,19 +59,14 @@ done:
   return st;
 }
 
-ij_status ij_picture_crop(const uint8_t *pixels, int height, int width, int top, int left, int h, int w, int out_h,
-                          int out_w, uint8_t *out) {
-  if (top < 0 || left < 0 || h < 1 || w < 1 || h > height - top || w > width - left)
-    return ij_fail(IJ_EINVAL, "box of %d x %d at (%d, %d) is not inside the picture of %d x %d", h, w, top, left,
-                   height, width);
-  if (out_h < 1 || out_w < 1) return ij_fail(IJ_EINVAL, "output of %d x %d pixels", out_h, out_w);
+/* What a window keeps of pixels (height, width), at its size. */
+static ij_status resize(const uint8_t *pixels, int width, const ij_window *win, uint8_t *out) {
   ij_resizer r = {0};
-  ij_window win = {top, left, h, w, out_h, out_w, 0, 0, out_h, out_w};
-  ij_status st = ij_resizer_begin(&r, &win);
+  ij_status st = ij_resizer_begin(&r, win);
   if (st == IJ_OK) {
     uint8_t *row = r.row.p;
-    for (int y = top + r.down.lo; y < top + r.down.hi; y++) {
-      const uint8_t *from = pixels + 3 * ((size_t)y * (size_t)width + (size_t)(left + r.across.lo));
+    for (int y = win->top + r.down.lo; y < win->top + r.down.hi; y++) {
+      const uint8_t *from = pixels + 3 * ((size_t)y * (size_t)width + (size_t)(win->left + r.across.lo));
       for (int x = 0; x < r.across.hi - r.across.lo; x++) memcpy(row + 4 * x, from + 3 * x, 3);
       ij_resizer_row(&r, row);
     }
@@ -79,4 +74,25 @@ ij_status ij_picture_crop(const uint8_t *pixels, int height, int width, int top,
   }
   ij_resizer_free(&r);
   return st;
+}
+
+ij_status ij_picture_crop(const uint8_t *pixels, int height, int width, int top, int left, int h, int w, int out_h,
+                          int out_w, uint8_t *out) {
+  if (top < 0 || left < 0 || h < 1 || w < 1 || h > height - top || w > width - left)
+    return ij_fail(IJ_EINVAL, "box of %d x %d at (%d, %d) is not inside the picture of %d x %d", h, w, top, left,
+                   height, width);
+  if (out_h < 1 || out_w < 1) return ij_fail(IJ_EINVAL, "output of %d x %d pixels", out_h, out_w);
+  ij_window win = {top, left, h, w, out_h, out_w, 0, 0, out_h, out_w};
+  return resize(pixels, width, &win, out);
+}
+
+ij_status ij_picture_centre(const uint8_t *pixels, int height, int width, int short_side, int out_h, int out_w,
+                            uint8_t *out) {
+  if (height < 1 || width < 1 || short_side < 1 || short_side > 1 << 16 || out_h < 1 || out_w < 1 || out_h > 1 << 14 ||
+      out_w > 1 << 14)
+    return ij_fail(IJ_EINVAL, "%d x %d pixels, short side to %d, cut to %d x %d: a size is out of range", height, width,
+                   short_side, out_h, out_w);
+  ij_window win;
+  ij_crop_centre(height, width, short_side, out_h, out_w, &win);
+  return resize(pixels, width, &win, out);
 }

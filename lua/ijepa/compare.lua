@@ -4,33 +4,9 @@ local jepa = require "ijepa.jepa"
 local probe = require "ijepa.probe"
 local data = require "ijepa.data"
 local draw = require "ijepa.draw"
+local Run = require "ijepa.run"
 
 local function say(fmt, ...) io.stderr:write(fmt:format(...), "\n") end
-
--- Means of `width` neighbours, so that a curve of thousands of steps can be read.
-local function smooth(values, points)
-  local width = math.max(1, math.floor(#values / points))
-  local x, y = {}, {}
-  for from = 1, #values - width + 1, width do
-    local sum = 0
-    for i = from, from + width - 1 do sum = sum + values[i] end
-    x[#x + 1], y[#y + 1] = from + width / 2, sum / width
-  end
-  return x, y
-end
-
--- The losses of the whole run, from its log: a resumed run has more than this process saw.
-local function logged(run)
-  local list = {}
-  local file = io.open(("%s/%s_r0.csv"):format(run.out, run.config.tag))
-  if not file then return run.losses end
-  for line in file:lines() do
-    local loss = line:match "^%d+,%d+,([^,]+),"
-    if loss then list[#list + 1] = tonumber(loss) end
-  end
-  file:close()
-  return list
-end
 
 --- Probes a run and writes OUT/summary.png. o: train, test (paths), resize, limit, and what probe.linear takes.
 ---@param run table what ijepa.pretrain returned
@@ -75,7 +51,8 @@ return function(run, o)
   local images = assert(data.open { train = true, root = cfg.data.root, crop = cfg.data.crop, batch = 4, workers = 0,
     scale = cfg.data.scale, seed = cfg.seed })
   local b = assert(images:next())
-  local x, y = smooth(logged(run), 400)
+  local log = Run.read_log(run.out, cfg.tag)   -- a resumed run has more than this process saw
+  local x, y = draw.smooth(log and log.loss or run.losses, 400)
   local file = run.out .. "/summary.png"
   local ok, message = draw.summary(file, { title = "ijepa: " .. run.out, lines = lines,
     masks = { run.policy:sample_raw(4, 0), { grid = run.encoder.grid, pixels = b.pixels, height = images.height,

@@ -276,6 +276,21 @@ local function range(all, key, from, to)
   return lo, hi
 end
 
+--- Means of neighbours, so that a curve of thousands of steps can be read: about `points` of them.
+---@param values number[]
+---@param points integer
+---@return number[] x, number[] y
+function draw.smooth(values, points)
+  local width = max(1, floor(#values / points))
+  local x, y = {}, {}
+  for from = 1, #values - width + 1, width do
+    local sum = 0
+    for i = from, from + width - 1 do sum = sum + values[i] end
+    x[#x + 1], y[#y + 1] = from + floor(width / 2), sum / width
+  end
+  return x, y
+end
+
 --- A line chart.
 ---@param file? string
 ---@param series table[] each { name =, y = {...}, x = {...}? (1, 2, ...), colour =? }; a value that is no finite number

@@ -8,7 +8,8 @@ local ijepa = {
 }
 
 -- Names that are fields of a module: ijepa.NAME is require("ijepa.MODULE").NAME.
-local from = { smooth_l1 = "tensor", cross_entropy = "tensor", concat = "tensor", no_grad = "device" }
+local from = { smooth_l1 = "tensor", cross_entropy = "tensor", concat = "tensor", no_grad = "device",
+  model = "state", imagine = "imagine", bank = "imagine" }
 
 --- Ends the program with this exit code, as an error that unwinds to the program's start (130: interrupted, saved).
 ---@param code integer?

@@ -109,6 +109,26 @@ local function rows_until(log, last, ipe)
   return log:sub(1, at - 1)
 end
 
+--- The log of a run's folder, column by column.
+---@param out string
+---@param tag string? "jepa"
+---@return { epoch: number[], itr: number[], loss: number[], k: number[], t: number[], ms: number[] }? log, string? message
+function run.read_log(out, tag)
+  local path = ("%s/%s_r0.csv"):format(out, tag or "jepa")
+  local file, why = io.open(path, "rb")
+  if not file then return nil, ("log '%s' could not be read: %s"):format(path, why) end
+  local names, log = { "epoch", "itr", "loss", "k", "t", "ms" }, {}
+  for _, name in ipairs(names) do log[name] = {} end
+  for line in file:lines() do
+    local row = { line:match "^(%d+),(%d+),([^,]+),([^,]+),([^,]+),(%-?%d+)$" }
+    for i, name in ipairs(names) do
+      if row[1] then table.insert(log[name], tonumber(row[i]) or 0 / 0) end
+    end
+  end
+  file:close()
+  return log
+end
+
 -- Opens the log for appending: with the rows up to step `resume`, or empty; an older log is kept as *.old.csv then.
 local function open_log(path, resume, ipe)
   local kept

@@ -51,10 +51,11 @@ function state.save(path, whole, cfg, meta)
   return checkpoint.save(path, items, m)
 end
 
-local function fill(file, list)
+-- Fills the tensors of a list from a file; prefix: of the file's names, that begin so (all of them without it).
+local function fill(file, list, prefix)
   local expected = {}
   for i, e in ipairs(list) do expected[i] = { name = e.name, shape = e.tensor:shape(), dtype = "f32" } end
-  local ok, message = checkpoint.match(expected, file)
+  local ok, message = checkpoint.match(expected, file, prefix)
   if not ok then return nil, message end
   for _, e in ipairs(list) do
     local pointer, bytes = file:data(e.name)
@@ -63,6 +64,13 @@ local function fill(file, list)
     if not ok then return nil, message end
   end
   return true
+end
+
+-- Fills a model from the tensors "PART.NAME".
+local function fill_part(file, part, model)
+  local list = {}
+  for i, p in ipairs(model:params()) do list[i] = { name = part .. "." .. p.name, tensor = p.tensor } end
+  return fill(file, list, part .. ".")
 end
 
 --- Fills a run from a checkpoint: every tensor by name and shape, nothing more, nothing less. Returns its numbers.
@@ -107,21 +115,44 @@ function state.encoder(path, which)
       patch = m.patch, crop = cfg.data.crop, init_gain = m.init_gain, patch_gain = m.patch_gain, seed = cfg.seed }
   end)
   if not ok then return nil, ("checkpoint '%s': %s"):format(path, tostring(encoder)) end
-  local list, expected = {}, {}
-  for i, p in ipairs(encoder:params()) do
-    list[i] = { name = which .. "." .. p.name, tensor = p.tensor }
-    expected[i] = { name = list[i].name, shape = p.tensor:shape(), dtype = "f32" }
-  end
-  ok, message = checkpoint.match(expected, file, which .. ".")
-  if not ok then return nil, message end
-  for _, e in ipairs(list) do
-    local pointer, bytes = file:data(e.name)
-    F.check(C.ij_tensor_write(e.tensor.h, pointer, bytes))
-  end
+  ok, message = fill_part(file, which, encoder)
   file:close()
+  if not ok then return nil, message end
   encoder:requires_grad_(false)
   encoder.source, encoder.settings = path .. " (" .. which .. ")", cfg
   return encoder
+end
+
+--- A run's models, its settings and its mask policy, to look at.
+---@param path string a run's folder, or one of its checkpoints
+---@return { encoder: ijepa.encoder, predictor: ijepa.predictor, target: ijepa.encoder, config: table, policy: ijepa.mask_policy,
+---out: string }? model, string? message
+function state.model(path)
+  local folder = path
+  if C.ij_path_kind(path) ~= 2 then folder = path:match "^(.*)/[^/]*$" or "." end
+  local cfg, message = require "ijepa.run".config(folder)
+  if not cfg then return nil, message end
+  if folder == path then
+    path = checkpoint.latest(folder, cfg.tag)
+    if not path then return nil, ("folder '%s' holds no checkpoint"):format(folder) end
+  end
+  local file
+  file, message = checkpoint.load(path)
+  if not file then return nil, message end
+  require "ijepa.pretrain"   -- brings jepa.models and jepa.policy
+  local ok, m = pcall(function()
+    local encoder, predictor, target = jepa.models(cfg)
+    return { encoder = encoder, predictor = predictor, target = target, config = cfg, out = folder,
+      policy = jepa.policy(cfg, encoder.grid) }
+  end)
+  if not ok then return nil, ("run '%s': %s"):format(folder, tostring(m)) end
+  local parts = { encoder = m.encoder, predictor = m.predictor, target_encoder = m.target }
+  for _, part in ipairs(PARTS) do
+    ok, message = fill_part(file, part, parts[part]:requires_grad_(false))
+    if not ok then return nil, message end
+  end
+  file:close()
+  return m
 end
 
 return state
