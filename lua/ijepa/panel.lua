@@ -65,7 +65,7 @@ end
 
 --- Draws canvases in rows, each below its title; returns one canvas.
 ---@param parts { [1]: ijepa.canvas, title: string?, below: ijepa.canvas? }[]
----@param o { columns: integer?, title: string?, gap: integer? }?
+---@param o { columns: integer?, title: string?, note: string?, gap: integer? }? title, note: large and small, above
 ---@return ijepa.canvas
 function panel.rows(parts, o)
   o = o or {}
@@ -79,9 +79,10 @@ function panel.rows(parts, o)
     titles[row] = max(titles[row] or 0, part.title and 14 or 0)
     lower[row] = max(lower[row] or 0, part.below and part.below.height + 4 or 0)
   end
-  local width, height = gap, gap + (o.title and 24 or 0)
+  local width, height = gap, gap + (o.title and 24 or 0) + (o.note and 16 or 0)
   for _, w in ipairs(widths) do width = width + w + gap end
   if o.title then width = max(width, canvas.text_size(o.title, 2) + 2 * gap) end
+  if o.note then width = max(width, canvas.text_size(o.note) + 2 * gap) end
   local tops = {}
   for row, h in ipairs(heights) do
     tops[row] = height
@@ -89,6 +90,7 @@ function panel.rows(parts, o)
   end
   local c, x = canvas.new(width, height, white), gap
   if o.title then c:text(gap, gap, o.title, ink, 2) end
+  if o.note then c:text(gap, gap + (o.title and 24 or 0), o.note, soft) end
   for i, part in ipairs(parts) do
     local col, row = (i - 1) % columns + 1, floor((i - 1) / columns) + 1
     if col == 1 then x = gap end

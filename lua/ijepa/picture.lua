@@ -203,9 +203,8 @@ function picture.pca(encoder, pictures, o)
     end
     parts[B + b] = { c }
   end
-  parts[1].title = ("red, green, blue: %.0f, %.0f, %.0f %% of the variance"):format(100 * basis.share[1], 100 * basis.share[2],
-    100 * basis.share[3])
-  local c = panel.rows(parts, { columns = B })
+  local c = panel.rows(parts, { columns = B, note = ("red, green, blue: %.0f, %.0f, %.0f %% of the variance"):format(
+    100 * basis.share[1], 100 * basis.share[2], 100 * basis.share[3]) })
   if o.file then return c:save(o.file) end
   return c, basis
 end

@@ -1,0 +1,222 @@
+--- What does the predictor predict? `ijepa.imagine(model, picture)`: for each target patch the distance between predicted
+-- and actual features, and the real patch of other pictures whose features are nearest to the prediction.
+-- Energy is smooth L1 between the prediction and the layer-normed features of the target encoder, as in training; relative
+-- energy is energy over that of always predicting the mean feature: 1 is no better than knowing nothing of the picture.
+local F = require "ijepa._ffi"
+local tensor = require "ijepa.tensor"
+local device = require "ijepa.device"
+local picture = require "ijepa.picture"
+local panel = require "ijepa.panel"
+
+local imagine = {}
+
+local function need(ok, ...)
+  if not ok then F.raise(string.format(...)) end
+end
+
+-- ---- the bank ----------------------------------------------------------------------------------------------------
+
+---@class ijepa.bank
+---@field x ijepa.tensor f32 (R, D): layer-normed features of the target encoder, a row a patch
+---@field mean ijepa.tensor f32 (D)
+---@field pixels ffi.cdata* u8 (R, P, P, 3)
+---@field rows integer R
+---@field patches integer patches of a picture: row r is patch r % patches of picture r / patches, both from 0
+local Bank = {}
+Bank.__index = Bank
+
+--- Features of the patches of many pictures, with their pixels: where `imagine` looks for what a prediction resembles.
+---@param model table as ijepa.model or ijepa.pretrain gives it
+---@param data any pictures as for ijepa.picture, or a folder or tar; default: what the model was trained on
+---@param o { pictures: integer?, resize: integer? }? pictures: at most so many; default: as many as hold 16384 patches
+---@return ijepa.bank
+function imagine.bank(model, data, o)
+  o = o or {}
+  local encoder = model.target
+  local N = encoder.grid[1] * encoder.grid[2]
+  local x = picture.batch(data or model.config.data.root, encoder, { count = o.pictures or math.max(1, math.floor(16384 / N)),
+    resize = o.resize })
+  local h = picture.features(encoder, x)
+  local D = h:size(3)
+  N = h:size(2)
+  local rows = x:size(1) * N
+  local flat = h:reshape(rows, D)
+  local values, half = flat:read(), F.new("float[?]", rows)
+  for r = 0, rows - 1 do
+    local sum = 0
+    for d = r * D, (r + 1) * D - 1 do sum = sum + values[d] * values[d] end
+    half[r] = -sum / 2
+  end
+  return setmetatable({ x = flat, mean = flat:mean(1):clone(true), minus_half = tensor.from_pointer(half, { rows }, "f32", true),
+    pixels = panel.cut(x, encoder.patch), patch = encoder.patch, rows = rows, patches = N, width = D }, Bank)
+end
+
+function Bank:__tostring()
+  return ("bank of %d patches of %d pictures, %d numbers each"):format(self.rows, self.rows / self.patches, self.width)
+end
+
+--- The rows (from 0) of the bank that are nearest to each feature, the nearest first.
+---@param features ijepa.tensor f32 (T, D)
+---@param k integer? 1
+---@return integer[][]
+function Bank:nearest(features, k)
+  need(features:dim() == 2 and features:size(2) == self.width, "bank: features of %d numbers, expected a matrix with %d",
+    features:size(-1), self.width)
+  k = math.min(k or 1, self.rows)
+  local T, R, list = features:size(1), self.rows, {}
+  local score = device.no_grad(function() return features:linear(self.x, self.minus_half) end):read()   -- -distance^2 / 2 + const
+  for t = 0, T - 1 do
+    local best, value = {}, {}
+    for r = 0, R - 1 do
+      local s = score[t * R + r]
+      if #best < k or s > value[k] then
+        local at = math.min(#best + 1, k)
+        while at > 1 and s > value[at - 1] do
+          best[at], value[at] = best[at - 1], value[at - 1]
+          at = at - 1
+        end
+        best[at], value[at] = r, s
+      end
+    end
+    list[t + 1] = best
+  end
+  return list
+end
+
+-- ---- masks -------------------------------------------------------------------------------------------------------
+
+-- Patches (from 0) as i32 (n, 1, K): a tensor, a region of a mask grid, a list of patches, or a list of such.
+local function index_of(v, patches, what)
+  if tensor.is(v) then
+    need(v:dim() == 3 and v:size(2) == 1, "imagine: the %s tensor must be i32 (masks, 1, patches)", what)
+    return v
+  end
+  need(type(v) == "table", "imagine: the %s is a %s, expected patches", what, type(v))
+  if v.set or type(v[1]) == "number" then v = { v } end
+  local rows = {}
+  for i, mask in ipairs(v) do
+    local row = mask
+    if type(mask) == "table" and mask.set then
+      row = {}
+      for p = 0, mask.grid.n - 1 do
+        if mask.set[p] == 1 then row[#row + 1] = p end
+      end
+    end
+    need(type(row) == "table" and #row > 0 and (i == 1 or #row == #rows[1][1]),
+      "imagine: %s %d: expected a list of patches as long as the first", what, i)
+    for _, p in ipairs(row) do
+      need(type(p) == "number" and p % 1 == 0 and p >= 0 and p < patches, "imagine: %s %d: %s is no patch of 0 to %d", what, i,
+        tostring(p), patches - 1)
+    end
+    rows[i] = { row }
+  end
+  need(#rows > 0, "imagine: there is no %s", what)
+  return tensor.new(rows, "i32")
+end
+
+local function set_of(index)
+  local set, list, n = {}, index:read()
+  for i = 0, n - 1 do set[list[i]] = true end
+  return set
+end
+
+-- ---- imagine -----------------------------------------------------------------------------------------------------
+
+-- Prediction and target of each target patch: lists by patch number (from 0) of rows in z and h.
+local function predict(model, x, context, target, grid)
+  return device.no_grad(function()
+    local h = model.target(x):layer_norm()                                            -- (1, N, D)
+    local z = model.predictor(model.encoder(x, context), context, target, grid)       -- (M * C, T, D)
+    local N, D = h:size(2), h:size(3)
+    local index, T, C = target:read(), target:size(3), context:size(1)
+    local sum, count, values = F.new("float[?]", N * D), {}, z:read()
+    for m = 0, target:size(1) - 1 do
+      for c = 0, C - 1 do
+        for t = 0, T - 1 do
+          local at, from = index[m * T + t], ((m * C + c) * T + t) * D
+          count[at] = (count[at] or 0) + 1
+          for d = 0, D - 1 do sum[at * D + d] = sum[at * D + d] + values[from + d] end
+        end
+      end
+    end
+    for at, n in pairs(count) do
+      for d = 0, D - 1 do sum[at * D + d] = sum[at * D + d] / n end
+    end
+    return sum, count, h
+  end)
+end
+
+-- Rows of values (N, D) as a tensor (n, D).
+local function rows_of(values, patches, D)
+  local out = F.new("float[?]", #patches * D)
+  for i, p in ipairs(patches) do F.copy(out + (i - 1) * D, values + p * D, D * 4) end
+  return tensor.from_pointer(out, { #patches, D }, "f32")
+end
+
+--- Shows what a model predicts for one picture: the picture, its context, in the places of the targets the nearest real
+--- patches to the predictions and to the actual features, energy, and energy against predicting the mean. A patch that
+--- several targets hold counts with the mean of its predictions.
+---@param model table as ijepa.model or ijepa.pretrain gives it
+---@param one any one picture, see ijepa.picture
+---@param context any? patches that are seen: a region of a mask grid, a list of numbers from 0, or i32 (C, 1, K); default: as
+--- the model's own mask policy draws it
+---@param target any? the same, or a list of such: patches to predict
+---@param o { bank: ijepa.bank?, first: integer?, k: integer?, side: integer?, file: string? }? bank: default: made once a model;
+--- first: number of the drawn mask, from 0; k: neighbours in the result
+---@return ijepa.canvas|boolean done, table|string about by patch number (from 0): energy, relative, base, nearest
+--- (bank rows); means: energy_mean, relative_mean
+function imagine.imagine(model, one, context, target, o)
+  need(type(model) == "table" and model.predictor and model.target, "imagine: the first argument is no model: see ijepa.model")
+  o = o or {}
+  local x = picture.batch(one, model.target):narrow(1, 1, 1):contiguous()
+  local P = model.target.patch
+  local grid = { x:size(2) / P, x:size(3) / P }
+  local N = grid[1] * grid[2]
+  need((context == nil) == (target == nil), "imagine: give both a context and targets, or neither")
+  if context == nil then context, target = model.policy:sample(1, o.first or 0) end
+  context, target = index_of(context, N, "context"), index_of(target, N, "target")
+  if not o.bank and not model.bank then model.bank = imagine.bank(model) end
+  local bank = o.bank or model.bank
+
+  local z, count, features = predict(model, x, context, target, grid)
+  local D, h, mean, patches = features:size(3), features:read(), bank.mean:read(), {}
+  for p = 0, N - 1 do
+    if count[p] then patches[#patches + 1] = p end
+  end
+  local about = { energy = {}, base = {}, relative = {}, nearest = {}, patches = patches }
+  local energies, relatives, total, base, most = {}, {}, 0, 0, 0
+  for _, p in ipairs(patches) do
+    local e, b = picture.distance(z, p, h, p, D), picture.distance(mean, 0, h, p, D)
+    about.energy[p], about.base[p], about.relative[p] = e, b, e / math.max(b, 1e-12)
+    energies[p + 1], relatives[p + 1] = e, about.relative[p]
+    total, base, most = total + e, base + b, math.max(most, e)
+  end
+  about.energy_mean, about.relative_mean = total / #patches, total / math.max(base, 1e-12)
+
+  local cell = panel.cell(grid, o.side)
+  local seen = set_of(context)
+  local original = panel.picture(x, 1, grid, cell)
+  local only = panel.dim(panel.picture(x, 1, grid, cell), grid, cell, function(p) return seen[p] end)
+  local size = P * P * 3
+  local function painted(values)   -- the context, and the nearest patches of the bank in the targets' places
+    local c = panel.dim(panel.picture(x, 1, grid, cell), grid, cell, function(p) return seen[p] end)
+    local near = bank:nearest(rows_of(values, patches, D), o.k)
+    for i, p in ipairs(patches) do panel.paste(c, bank.pixels + near[i][1] * size, P, p, grid, cell) end
+    return c, near
+  end
+  local by_prediction, near = painted(z)
+  for i, p in ipairs(patches) do about.nearest[p] = near[i] end
+  local width = grid[2] * cell
+  local c = panel.rows({
+    { original, title = "picture" }, { only, title = "context" },
+    { panel.heat(energies, grid, cell, { low = 0, high = most }), title = ("energy, mean %.4f"):format(about.energy_mean),
+      below = panel.bar(width, 0, most, "%.3f") },
+    { by_prediction, title = "nearest to predictions" }, { painted(h), title = "nearest to the truth" },
+    { panel.heat(relatives, grid, cell, { low = 0, high = 1 }), title = ("of the mean's: %.2f"):format(about.relative_mean),
+      below = panel.bar(width, 0, 1, "%.0f") },
+  }, { columns = 3 })
+  if o.file then return c:save(o.file) end
+  return c, about
+end
+
+return imagine
