@@ -114,48 +114,48 @@ local function index_of(v, patches, what)
   return tensor.new(rows, "i32")
 end
 
-local function set_of(index)
-  local set, list, n = {}, index:read()
-  for i = 0, n - 1 do set[list[i]] = true end
-  return set
-end
-
 -- ---- imagine -----------------------------------------------------------------------------------------------------
 
--- Prediction and target of each target patch: lists by patch number (from 0) of rows in z and h.
-local function predict(model, x, context, target, grid)
+--- Predictions and target features of one picture's target patches; a patch that several targets (or contexts) predict has
+--- the mean of its predictions.
+---@param model table
+---@param x ijepa.tensor u8 (1, H, W, 3)
+---@param context any see imagine
+---@param target any
+---@return integer[] patches from 0, rising
+---@return ijepa.tensor z f32 (n, D), predictions
+---@return ijepa.tensor h f32 (n, D), layer-normed features of the target encoder
+function imagine.predict(model, x, context, target)
+  local P = model.target.patch
+  local grid = { x:size(2) / P, x:size(3) / P }
+  local N = grid[1] * grid[2]
+  context, target = index_of(context, N, "context"), index_of(target, N, "target")
   return device.no_grad(function()
     local h = model.target(x):layer_norm()                                            -- (1, N, D)
-    local z = model.predictor(model.encoder(x, context), context, target, grid)       -- (M * C, T, D)
-    local N, D = h:size(2), h:size(3)
-    local index, T, C = target:read(), target:size(3), context:size(1)
-    local sum, count, values = F.new("float[?]", N * D), {}, z:read()
-    for m = 0, target:size(1) - 1 do
-      for c = 0, C - 1 do
-        for t = 0, T - 1 do
-          local at, from = index[m * T + t], ((m * C + c) * T + t) * D
-          count[at] = (count[at] or 0) + 1
-          for d = 0, D - 1 do sum[at * D + d] = sum[at * D + d] + values[from + d] end
-        end
+    local predicted = model.predictor(model.encoder(x, context), context, target, grid) -- (M * C, T, D)
+    local D, index, T, C = h:size(3), target:read(), target:size(3), context:size(1)
+    local sum, count, from = F.new("float[?]", N * D), {}, predicted:read()
+    for i = 0, predicted:size(1) * T - 1 do
+      local at = index[math.floor(i / (C * T)) * T + i % T]
+      count[at] = (count[at] or 0) + 1
+      for d = 0, D - 1 do sum[at * D + d] = sum[at * D + d] + from[i * D + d] end
+    end
+    local patches = {}
+    for at = 0, N - 1 do
+      if count[at] then
+        local n = #patches
+        for d = 0, D - 1 do sum[n * D + d] = sum[at * D + d] / count[at] end   -- n <= at: nothing is lost
+        patches[n + 1] = at
       end
     end
-    for at, n in pairs(count) do
-      for d = 0, D - 1 do sum[at * D + d] = sum[at * D + d] / n end
-    end
-    return sum, count, h
+    local rows = h:gather(tensor.new({ { patches } }, "i32")):reshape(#patches, D)
+    return patches, tensor.from_pointer(sum, { #patches, D }, "f32"), rows
   end)
-end
-
--- Rows of values (N, D) as a tensor (n, D).
-local function rows_of(values, patches, D)
-  local out = F.new("float[?]", #patches * D)
-  for i, p in ipairs(patches) do F.copy(out + (i - 1) * D, values + p * D, D * 4) end
-  return tensor.from_pointer(out, { #patches, D }, "f32")
 end
 
 --- Shows what a model predicts for one picture: the picture, its context, in the places of the targets the nearest real
 --- patches to the predictions and to the actual features, energy, and energy against predicting the mean. A patch that
---- several targets hold counts with the mean of its predictions.
+--- several targets hold counts with the mean of its predictions. Returns the canvas and the numbers, or writes a file.
 ---@param model table as ijepa.model or ijepa.pretrain gives it
 ---@param one any one picture, see ijepa.picture
 ---@param context any? patches that are seen: a region of a mask grid, a list of numbers from 0, or i32 (C, 1, K); default: as
@@ -178,15 +178,12 @@ function imagine.imagine(model, one, context, target, o)
   if not o.bank and not model.bank then model.bank = imagine.bank(model) end
   local bank = o.bank or model.bank
 
-  local z, count, features = predict(model, x, context, target, grid)
-  local D, h, mean, patches = features:size(3), features:read(), bank.mean:read(), {}
-  for p = 0, N - 1 do
-    if count[p] then patches[#patches + 1] = p end
-  end
+  local patches, z, h = imagine.predict(model, x, context, target)
+  local D, predicted, actual, mean = z:size(2), z:read(), h:read(), bank.mean:read()
   local about = { energy = {}, base = {}, relative = {}, nearest = {}, patches = patches }
   local energies, relatives, total, base, most = {}, {}, 0, 0, 0
-  for _, p in ipairs(patches) do
-    local e, b = picture.distance(z, p, h, p, D), picture.distance(mean, 0, h, p, D)
+  for i, p in ipairs(patches) do
+    local e, b = picture.distance(predicted, i - 1, actual, i - 1, D), picture.distance(mean, 0, actual, i - 1, D)
     about.energy[p], about.base[p], about.relative[p] = e, b, e / math.max(b, 1e-12)
     energies[p + 1], relatives[p + 1] = e, about.relative[p]
     total, base, most = total + e, base + b, math.max(most, e)
@@ -194,13 +191,10 @@ function imagine.imagine(model, one, context, target, o)
   about.energy_mean, about.relative_mean = total / #patches, total / math.max(base, 1e-12)
 
   local cell = panel.cell(grid, o.side)
-  local seen = set_of(context)
-  local original = panel.picture(x, 1, grid, cell)
-  local only = panel.dim(panel.picture(x, 1, grid, cell), grid, cell, function(p) return seen[p] end)
   local size = P * P * 3
-  local function painted(values)   -- the context, and the nearest patches of the bank in the targets' places
-    local c = panel.dim(panel.picture(x, 1, grid, cell), grid, cell, function(p) return seen[p] end)
-    local near = bank:nearest(rows_of(values, patches, D), o.k)
+  local function painted(features)   -- the context, and the nearest patches of the bank in the targets' places
+    local c = panel.context(x, context, grid, cell)
+    local near = bank:nearest(features, o.k)
     for i, p in ipairs(patches) do panel.paste(c, bank.pixels + near[i][1] * size, P, p, grid, cell) end
     return c, near
   end
@@ -208,7 +202,7 @@ function imagine.imagine(model, one, context, target, o)
   for i, p in ipairs(patches) do about.nearest[p] = near[i] end
   local width = grid[2] * cell
   local c = panel.rows({
-    { original, title = "picture" }, { only, title = "context" },
+    { panel.picture(x, 1, grid, cell), title = "picture" }, { panel.context(x, context, grid, cell), title = "context" },
     { panel.heat(energies, grid, cell, { low = 0, high = most }), title = ("energy, mean %.4f"):format(about.energy_mean),
       below = panel.bar(width, 0, most, "%.3f") },
     { by_prediction, title = "nearest to predictions" }, { painted(h), title = "nearest to the truth" },

@@ -135,10 +135,18 @@ function panel.paste(c, pixels, patch, at, grid, cell)
   return c:blit(source, at % grid[2] * cell, floor(at / grid[2]) * cell)
 end
 
---- Covers the patches for which keep(patch number) is false.
-function panel.dim(c, grid, cell, keep, colour)
+--- The patches of a picture that its contexts hold; the others are covered.
+---@param pixels ijepa.tensor u8 (1, H, W, 3)
+---@param context ijepa.tensor i32 (C, 1, K)
+---@param grid integer[]
+---@param cell integer
+---@return ijepa.canvas
+function panel.context(pixels, context, grid, cell)
+  local seen, list, n = {}, context:read()
+  for i = 0, n - 1 do seen[list[i]] = true end
+  local c = panel.picture(pixels, 1, grid, cell)
   for i = 0, grid[1] * grid[2] - 1 do
-    if not keep(i) then c:rect(i % grid[2] * cell, floor(i / grid[2]) * cell, cell, cell, colour or 0xececec) end
+    if not seen[i] then c:rect(i % grid[2] * cell, floor(i / grid[2]) * cell, cell, cell, 0xececec) end
   end
   return c
 end

@@ -41,7 +41,8 @@ function picture.load(path, o)
   return centred(c, o or {})
 end
 
---- Pictures as a tensor for an encoder: see the top of this module; a folder or a tar gives its first `count` (16).
+--- Pictures as a tensor for an encoder: see the top of this module; a folder or a tar gives `count` (16),
+--- drawn from all of it, the same in each call.
 ---@param pictures string|string[]|ijepa.canvas|ijepa.tensor
 ---@param encoder ijepa.encoder
 ---@param o { resize: integer?, count: integer? }?
@@ -52,7 +53,8 @@ function picture.batch(pictures, encoder, o)
   local crop = { encoder.grid[1] * encoder.patch, encoder.grid[2] * encoder.patch }
   local many = type(pictures) == "string" and (C.ij_path_kind(pictures) == 2 or pictures:find "%.tar$")
   if many then
-    local images = data.open { root = pictures, crop = crop, resize = o.resize, batch = o.count or 16, workers = 0 }
+    local images = data.open { root = pictures, crop = crop, resize = o.resize, batch = o.count or 16, workers = 0,
+      shuffle = true }
     local x, message = nil, ("'%s' could not be read"):format(pictures)
     if images then x, message = images:read() end
     if not x then F.raise(tostring(message)) end
@@ -321,7 +323,7 @@ end
 
 --- The loss of each patch position, a mean over pictures and masks of the model's policy.
 ---@param model table as ijepa.model or ijepa.pretrain gives it
----@param pictures any default: the first 64 pictures that it was trained on
+---@param pictures any default: 64 of those that it was trained on
 ---@param o { rounds: integer?, first: integer?, side: integer?, file: string? }? rounds: masks drawn for each picture, 8;
 --- first: number of the first mask, from 0
 ---@return ijepa.canvas|boolean? done, number[] losses by patch, row-major from 1; nil where it was never a target

@@ -1,0 +1,60 @@
+-- What does the predictor predict, in pixels? Trains a small decoder on the features of a run's frozen target encoder, then
+-- paints what the predictor says of the targets of pictures that the decoder has not seen.
+--   ijepa recipes/decoder.lua                      after recipes/quickstart.lua
+--   ijepa recipes/decoder.lua run=runs/mine data=FOLDER_OR_TAR file=painted.png
+local ijepa = require "ijepa"
+local picture, panel, decoder, predict = ijepa.picture, ijepa.panel, ijepa.decoder, require "ijepa.imagine".predict
+local function leaf(kind, default, doc) return { type = kind, default = default, doc = doc } end
+local o = ijepa.config({}, {
+  run = leaf("string", "runs/quickstart", "a run's folder, or a checkpoint"),
+  data = leaf("string", nil, "pictures; default: what the run was trained on"),
+  pictures = leaf("integer", 1024, "of the decoder's training"), held = leaf("integer", 64, "to measure on"),
+  rows = leaf("integer", 5, "pictures to show"), steps = leaf("integer", 1500, "of the decoder's training"),
+  hidden = leaf("integer", 256, "width of the decoder"), seed = leaf("integer", 0, "initial values and order"),
+  file = leaf("string", nil, "default: decoder.png in the run's folder"),
+})
+local model = assert(ijepa.model(o.run))
+local grid, P = model.target.grid, model.target.patch
+local N, size = grid[1] * grid[2], P * P * 3
+local x = picture.batch(o.data or model.config.data.root, model.target, { count = o.pictures + o.held })
+local held = math.min(o.held, math.floor(x:size(1) / 2))
+local train = x:narrow(1, held + 1, x:size(1) - held):contiguous()
+io.stderr:write(("training a decoder on %d patches of %d pictures\n"):format(train:size(1) * N, train:size(1)))
+local d = decoder.new(model.target, o)
+local seen = panel.cut(train, P)
+d:train(picture.features(model.target, train), seen, o)
+local mean = { 0, 0, 0 }   -- colour of the training pictures: what painting without knowing anything would be
+for i = 0, train:numel() - 1 do mean[i % 3 + 1] = mean[i % 3 + 1] + seen[i] * 3 / train:numel() end
+
+local names = { "mean colour", "decoded truth", "decoded predictions" }
+local squares, count, parts, cell = { 0, 0, 0 }, 0, {}, panel.cell(grid, 160)
+for b = 1, held do
+  local one = x:narrow(1, b, 1):contiguous()
+  local pixels = panel.cut(one, P)
+  local context, target = model.policy:sample(1, b - 1)
+  local patches, z, h = predict(model, one, context, target)
+  local painted = { [2] = d:paint(h, patches), [3] = d:paint(z, patches) }
+  for i, p in ipairs(patches) do
+    for j = 0, size - 1 do
+      local value = pixels[p * size + j]
+      squares[1] = squares[1] + (mean[j % 3 + 1] - value) ^ 2
+      for k = 2, 3 do squares[k] = squares[k] + (painted[k][(i - 1) * size + j] - value) ^ 2 end
+    end
+  end
+  count = count + #patches * size
+  if b <= o.rows then
+    local function add(c, title) parts[#parts + 1] = { c, title = b == 1 and title or nil } end
+    add(panel.picture(one, 1, grid, cell), "picture")
+    add(panel.context(one, context, grid, cell), "context")
+    for k = 2, 3 do
+      local c = panel.context(one, context, grid, cell)
+      for i, p in ipairs(patches) do panel.paste(c, painted[k] + (i - 1) * size, P, p, grid, cell) end
+      add(c, names[k])
+    end
+  end
+end
+print(("pixel error in the targets of %d pictures not trained on (root mean square, of 255):"):format(held))
+for k, name in ipairs(names) do print(("  %-22s %5.1f"):format(name, math.sqrt(squares[k] / count))) end
+local file = o.file or model.out .. "/decoder.png"
+assert(panel.rows(parts, { columns = 4 }):save(file))
+print("picture: " .. file)
