@@ -1,0 +1,338 @@
+-- Pictures of features: what they show is compared with plain computations, and with models whose answers are known.
+local lu = require "luaunit"
+local ijepa = require "ijepa"
+local F = require "ijepa._ffi"
+local tensor, jepa, canvas, picture, panel = ijepa.tensor, ijepa.jepa, ijepa.canvas, ijepa.picture, ijepa.panel
+
+local tests = {}
+TestPicture = tests -- luacheck: ignore
+
+-- B pictures of 16 x 24 pixels, no two patches alike.
+local function pictures(B, seed)
+  local n = B * 16 * 24 * 3
+  local p, rng = F.new("uint8_t[?]", n), F.new "ij_rng"
+  F.C.ij_rng_init(rng, seed or 1, F.C.IJ_RNG_USER, 0, 0)
+  for i = 0, n - 1 do p[i] = F.C.ij_rng_below(rng, 256) end
+  return tensor.from_pointer(p, { B, 16, 24, 3 }, "u8", true)
+end
+
+local function encoder()
+  return jepa.encoder { width = 32, depth = 2, heads = 2, patch = 8, crop = { 16, 24 }, init_gain = 1, patch_gain = 1 }
+    :requires_grad_(false)
+end
+
+local function worst(a, b)
+  local x, y, most = a:read(), b:read(), 0
+  lu.assertEquals(a:shape(), b:shape())
+  for i = 0, a:numel() - 1 do most = math.max(most, math.abs(x[i] - y[i])) end
+  return most
+end
+
+local function same(a, b)
+  lu.assertEquals({ a.width, a.height }, { b.width, b.height })
+  return F.string(a.pixels, a.width * a.height * 3) == F.string(b.pixels, b.width * b.height * 3)
+end
+
+-- ---- attention
+
+function tests.test_attention_is_the_softmax()
+  local e, x = encoder(), pictures(2)
+  for block = 1, 2 do
+    local p = e:attention(x, block)
+    lu.assertEquals(p:shape(), { 2, 2, 6, 6 })
+    local v = p:read()
+    for row = 0, 2 * 2 * 6 - 1 do
+      local sum = 0
+      for j = 0, 5 do sum = sum + v[row * 6 + j] end
+      lu.assertAlmostEquals(sum, 1, 1e-6)
+    end
+  end
+  -- block 2 by hand, from the output of block 1
+  local function param(name) return e.by_name["blocks.1." .. name].tensor end
+  local h = e:blocks(x, 2)[1]:layer_norm(param "norm1.weight", param "norm1.bias", 1e-6)
+  local qkv = h:linear(param "attn.qkv.weight", param "attn.qkv.bias"):totable()   -- [b][n][3 * 2 * 16]
+  local p = e:attention(x, -1):totable()
+  for b = 1, 2 do
+    for a = 0, 1 do
+      for i = 1, 6 do
+        local logits, total = {}, 0
+        for j = 1, 6 do
+          local dot = 0
+          for s = 1, 16 do dot = dot + qkv[b][i][a * 16 + s] * qkv[b][j][32 + a * 16 + s] end
+          logits[j] = math.exp(dot / 4)
+          total = total + logits[j]
+        end
+        for j = 1, 6 do lu.assertAlmostEquals(p[b][a + 1][i][j], logits[j] / total, 1e-5) end
+      end
+    end
+  end
+  lu.assertErrorMsgContains("no block 3 of 2", e.attention, e, x, 3)
+  lu.assertErrorMsgContains("no block 0 of 2", e.attention, e, x, -3)
+  lu.assertErrorMsgContains("not whole patches", e.attention, e, tensor.zeros({ 1, 15, 24, 3 }, "u8"))
+end
+
+-- ---- pictures in
+
+function tests.test_load_is_what_the_loader_gives()
+  local folder = os.tmpname()
+  os.remove(folder)
+  assert(F.try(F.C.ij_mkdirs(folder)))
+  for i, size in ipairs { { 50, 70 }, { 90, 40 }, { 20, 20 } } do
+    local c = canvas.new(size[1], size[2])
+    for at = 0, size[1] * size[2] * 3 - 1 do c.pixels[at] = (at * at * 31 + at) % 253 end
+    assert(c:save(("%s/%d.png"):format(folder, i)))
+  end
+  for _, o in ipairs { { crop = 32 }, { crop = { 24, 40 }, resize = 48 } } do
+    local images = assert(ijepa.data.open { root = folder, crop = o.crop, resize = o.resize, batch = 3 })
+    local all = images:read()
+    for i = 1, 3 do
+      lu.assertEquals(worst(all:narrow(1, i, 1), assert(picture.load(("%s/%d.png"):format(folder, i), o))), 0)
+    end
+    images:close()
+  end
+  local e = encoder()
+  local one, other = folder .. "/1.png", folder .. "/3.png"
+  lu.assertEquals(picture.batch({ one, other, one }, e):shape(), { 3, 16, 24, 3 })
+  lu.assertEquals(picture.batch(folder, e, { count = 2 }):shape(), { 2, 16, 24, 3 })
+  local x, message = picture.load(folder .. "/4.png")
+  lu.assertNil(x)
+  lu.assertStrContains(message, "4.png")
+  lu.assertErrorMsgContains("4.png", picture.batch, folder .. "/4.png", e)
+  lu.assertErrorMsgContains("number 1 is a number", picture.batch, { 5 }, e)
+  os.execute("rm -rf " .. folder)
+end
+
+-- ---- principal components
+
+local function reversed(x)
+  local y = tensor.empty(x:shape(), x:dtype(), true)
+  for i = 1, x:size(1) do y:narrow(1, i, 1):copy_(x:narrow(1, x:size(1) + 1 - i, 1)) end
+  return y
+end
+
+function tests.test_pca_is_stable()
+  local e, x = encoder(), pictures(12)
+  local basis = picture.basis(e, x)
+  local again = picture.basis(e, reversed(x))
+  -- sums of 72 terms in another order; neighbouring eigenvalues of noise lie some percent apart
+  lu.assertTrue(worst(basis.vectors, again.vectors) < 1e-3)
+  local v = basis.vectors:totable()
+  for k = 1, 3 do
+    local cubes, norm = 0, 0
+    for _, n in ipairs(v[k]) do cubes, norm = cubes + n ^ 3, norm + n ^ 2 end
+    lu.assertTrue(cubes > 0)
+    lu.assertAlmostEquals(norm, 1, 1e-5)
+  end
+  lu.assertTrue(basis.share[1] >= basis.share[2] and basis.share[2] >= basis.share[3] and basis.share[3] > 0)
+  local a, used = picture.pca(e, x, { basis = basis })
+  lu.assertTrue(used == basis)
+  lu.assertTrue(same(a, (picture.pca(e, x))))
+  -- with a basis a picture's colours do not depend on its company
+  local alone = picture.pca(e, x:narrow(1, 2, 1):contiguous(), { basis = basis, side = 30 })
+  local both = picture.pca(e, x:narrow(1, 1, 2):contiguous(), { basis = basis, side = 30 })
+  local cell = panel.cell({ 2, 3 }, 30)
+  local colours = {}
+  for i = 0, 5 do
+    local px, py = i % 3 * cell + cell / 2, math.floor(i / 3) * cell + cell / 2 + alone.height - 12 - 2 * cell
+    colours[i] = alone:get(12 + px, py)
+    lu.assertEquals(both:get(12 + 3 * cell + 12 + px, py), colours[i])
+  end
+  lu.assertNotEquals(colours[0], colours[5])
+end
+
+-- ---- similarity, attention, masks, loss as pictures
+
+function tests.test_similarity()
+  local e, x = encoder(), pictures(2)
+  local c, cosines = picture.similarity(e, x, { patch = { 1, 2 } })
+  lu.assertTrue(canvas.is(c))
+  lu.assertAlmostEquals(cosines[1][6], 1, 1e-5)
+  for b = 1, 2 do
+    for i = 1, 6 do lu.assertTrue(cosines[b][i] <= 1 + 1e-5 and cosines[b][i] >= -1 - 1e-5) end
+  end
+  lu.assertErrorMsgContains("in a grid of 2 x 3", picture.similarity, e, x, { patch = { 2, 0 } })
+  lu.assertTrue(canvas.is(picture.attention(e, x, { patch = { 0, 1 }, block = 1 })))
+  lu.assertTrue(canvas.is((picture.attention(e, x))))
+end
+
+-- A model whose predictor knows the answer (or always says `answer`, f32 (D)).
+local function oracle(x, answer)
+  local e = encoder()
+  local policy = ijepa.mask.policy(function(rng, g)
+    local target = g:random_block(rng, 1, 2)
+    return g:all() - target, { target, target }
+  end, { grid = { 2, 3 }, group = 4 })
+  return { encoder = e, target = e, policy = policy, predictor = function(_, context, target)
+    local h = e(x):layer_norm():gather(target)
+    if answer then h = h * 0 + answer end
+    if context:size(1) == 1 then return h end
+    local M, B, T, C_ = target:size(1), target:size(2), target:size(3), context:size(1)
+    local out = tensor.empty { M * C_ * B, T, h:size(3) }   -- each context gives the same
+    for m = 0, M - 1 do
+      for c = 0, C_ - 1 do out:narrow(1, (m * C_ + c) * B + 1, B):copy_(h:narrow(1, m * B + 1, B)) end
+    end
+    return out
+  end }
+end
+
+function tests.test_loss_by_position()
+  local x = pictures(4)
+  local c, values = picture.loss(oracle(x), x, { rounds = 6 })
+  lu.assertTrue(canvas.is(c))
+  for i = 1, 6 do lu.assertEquals(values[i] or 0, 0) end
+  -- against the loss of training
+  local m = oracle(x, tensor.zeros({ 32 }))
+  _, values = picture.loss(m, x, { rounds = 1 })
+  local context, target = m.policy:sample(4, 0)
+  local h = m.target(x):layer_norm():gather(target)
+  local losses = picture.patch_losses(m.predictor(nil, context, target), h, 4)
+  local mean = 0
+  for _, v in ipairs(losses) do mean = mean + v / #losses end
+  lu.assertAlmostEquals(mean, tensor.smooth_l1(h * 0, h):item(), 1e-5)
+  local index, sum, n = target:read(), 0, 0
+  for i = 0, #losses - 1 do
+    if index[i] == 1 then sum, n = sum + losses[i + 1], n + 1 end
+  end
+  lu.assertTrue(n > 0)
+  lu.assertAlmostEquals(values[2], sum / n, 1e-6)
+end
+
+function tests.test_loss_of_several_contexts()
+  local h = tensor.new { { { 0, 0 } }, { { 1, 1 } }, { { 2, 2 } }, { { 3, 3 } } }           -- M 2, B 2, T 1
+  local z = tensor.new { { { 1, 1 } }, { { 1, 1 } }, { { 3, 3 } }, { { 1, 1 } },            -- m 0: contexts 0, 1
+    { { 2, 2 } }, { { 3, 3 } }, { { 2, 2 } }, { { 5, 5 } } }
+  lu.assertEquals(picture.patch_losses(z, h, 2), { (.5 + 2.5) / 2, 0, 0, (0 + 1.5) / 2 })
+end
+
+function tests.test_masks_over_a_picture()
+  local policy = ijepa.mask.new { grid = { 8, 12 }, min_keep = 2 }
+  lu.assertTrue(canvas.is(picture.masks(policy, { draws = 2 })))
+  local c = canvas.new(100, 80, 0x33cc55)
+  local over = picture.masks({ policy = policy }, { draws = 2, picture = c, side = 96 })
+  local found = false
+  for i = 0, over.width * over.height * 3 - 1, 3 do
+    found = found or (over.pixels[i] == 0x33 and over.pixels[i + 1] == 0xcc and over.pixels[i + 2] == 0x55)
+  end
+  lu.assertTrue(found)
+  lu.assertErrorMsgContains("expected a mask policy or a model", picture.masks, {})
+end
+
+-- ---- the bank, and what is imagined
+
+function tests.test_bank_finds_itself()
+  local m, x = oracle(nil), pictures(3)
+  local bank = ijepa.bank(m, x)
+  lu.assertEquals({ bank.rows, bank.patches }, { 18, 6 })
+  for i, near in ipairs(bank:nearest(bank.x, 4)) do
+    lu.assertEquals(near[1], i - 1)
+    lu.assertEquals(#near, 4)
+    local h, last = bank.x:read(), -1
+    for _, r in ipairs(near) do   -- farther and farther, and none that is left out is nearer
+      local d = 0
+      for k = 0, 31 do d = d + (h[(i - 1) * 32 + k] - h[r * 32 + k]) ^ 2 end
+      lu.assertTrue(d >= last - 1e-3)
+      last = d
+    end
+  end
+  -- its pixels are the patches': row 7 is patch 1 of picture 1, at pixels (8, 0)
+  local p = x:read()
+  for row = 0, 7 do
+    for i = 0, 23 do lu.assertEquals(bank.pixels[(7 * 8 + row) * 24 + i], p[((16 + row) * 24 + 8) * 3 + i]) end
+  end
+  lu.assertErrorMsgContains("features of 3 numbers", bank.nearest, bank, tensor.zeros { 1, 3 })
+end
+
+function tests.test_imagine_of_a_perfect_predictor()
+  local x = pictures(1)
+  local m = oracle(x)
+  local bank = ijepa.bank(m, x)
+  local c, about = ijepa.imagine(m, x, nil, nil, { bank = bank })
+  lu.assertTrue(canvas.is(c))
+  lu.assertEquals({ about.energy_mean, about.relative_mean, #about.patches }, { 0, 0, 2 })
+  for _, p in ipairs(about.patches) do lu.assertEquals(about.nearest[p], { p }) end   -- the bank holds this picture
+  -- masks as lists, regions and tensors are the same; two contexts too
+  local g = ijepa.mask.grid(2, 3)
+  local list = ijepa.imagine(m, x, { 0, 1, 3, 4 }, { 2, 5 }, { bank = bank })
+  lu.assertTrue(same(list, (ijepa.imagine(m, x, g:block(0, 0, 2, 2), g:block(0, 2, 2, 1), { bank = bank }))))
+  lu.assertTrue(same(list, (ijepa.imagine(m, x, tensor.new({ { { 0, 1, 3, 4 } } }, "i32"), { { 2 }, { 5 } }, { bank = bank }))))
+  local _, two = ijepa.imagine(m, x, { { 0, 1 }, { 3, 4 } }, { { 2, 5 }, { 5, 1 } }, { bank = bank })
+  lu.assertEquals({ two.energy_mean, two.patches }, { 0, { 1, 2, 5 } })
+end
+
+function tests.test_imagine_of_the_mean()
+  local x = pictures(1)
+  local m = oracle(x)
+  local bank = ijepa.bank(m, pictures(3, 2))
+  local _, about = ijepa.imagine(oracle(x, bank.mean), x, nil, nil, { bank = bank })
+  lu.assertAlmostEquals(about.relative_mean, 1, 1e-5)
+  lu.assertTrue(about.energy_mean > .1)
+end
+
+function tests.test_imagine_misuse()
+  local x = pictures(1)
+  local m = oracle(x)
+  m.bank = ijepa.bank(m, x)
+  for want, call in pairs {
+    ["is no model"] = function() ijepa.imagine({}, x) end,
+    ["neither"] = function() ijepa.imagine(m, x, { 1 }) end,
+    ["6 is no patch of 0 to 5"] = function() ijepa.imagine(m, x, { 1 }, { 6 }) end,
+    ["as long as the first"] = function() ijepa.imagine(m, x, { 1 }, { { 1, 2 }, { 3 } }) end,
+    ["the context is a number"] = function() ijepa.imagine(m, x, 5, { 1 }) end,
+    ["there is no target"] = function() ijepa.imagine(m, x, { 1 }, {}) end,
+  } do
+    lu.assertErrorMsgContains(want, call)
+    lu.assertErrorMsgContains("test_picture.lua:", call)
+  end
+end
+
+-- ---- the decoder
+
+function tests.test_decoder_learns_what_features_tell()
+  local e, x = encoder(), pictures(8)
+  local p = x:read()   -- patches of one grey each, told by their features
+  for b = 0, 7 do
+    for y = 0, 15 do
+      for i = 0, 71 do p[(b * 16 + y) * 72 + i] = (b * 83 + math.floor(y / 8) * 131 + math.floor(i / 24) * 57) % 256 end
+    end
+  end
+  x = tensor.from_pointer(p, x:shape(), "u8", true)
+  local h, wanted = picture.features(e, x), panel.cut(x, 8)
+  local d = ijepa.decoder.new(e, { hidden = 64 })
+  local patches = {}
+  for i = 1, 48 do patches[i] = (i - 1) % 6 end
+  local function off()
+    local painted, sum = d:paint(h:reshape(48, 32), patches), 0
+    for i = 0, 48 * 192 - 1 do sum = sum + math.abs(painted[i] - wanted[i]) / (48 * 192) end
+    return sum
+  end
+  local before = off()
+  d:train(h, wanted, { steps = 300, batch = 32, lr = 3e-3 })
+  lu.assertTrue(before > 40)
+  lu.assertTrue(off() < 15)
+end
+
+-- ---- a run
+
+function tests.test_model_of_a_run()
+  local folder = os.tmpname()
+  os.remove(folder)
+  local made = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 16, test = 4, size = 32 })
+  local run = ijepa.pretrain(ijepa.config({}, nil, { "out=" .. folder .. "/run", "data.root=" .. made.train, "data.batch=8",
+    "data.crop=32", "data.workers=0", "model.width=16", "model.depth=1", "model.heads=2", "model.patch=8", "model.pred_depth=1",
+    "model.pred_dim=8", "mask.min_keep=0", "optim.epochs=1", "optim.warmup=0" }))
+  local m = assert(ijepa.model(folder .. "/run"))
+  for _, part in ipairs { "encoder", "predictor", "target" } do
+    for i, p in ipairs(run[part]:params()) do lu.assertEquals(worst(p.tensor, m[part]:params()[i].tensor), 0) end
+  end
+  lu.assertEquals(worst((m.policy:sample(4, 0)), (run.policy:sample(4, 0))), 0)
+  lu.assertTrue(canvas.is((ijepa.imagine(m, made.test and picture.batch(made.test, m.target, { count = 1 })))))
+  lu.assertTrue(canvas.is(picture.curves(m)))
+  lu.assertTrue(canvas.is((picture.loss(m, nil, { rounds = 1 }))))
+  lu.assertNotNil(ijepa.model(folder .. "/run/jepa-latest.safetensors"))
+  local none, message = ijepa.model(folder)
+  lu.assertNil(none)
+  lu.assertStrContains(message, "config.lua")
+  os.execute("rm -rf " .. folder)
+end
+
+if not ... then os.exit(lu.LuaUnit.run()) end

@@ -1,0 +1,149 @@
+-- Pictures as escape sequences: what is written for a canvas of 2 x 2 pixels, and which way is chosen.
+local lu = require "luaunit"
+local ijepa = require "ijepa"
+local canvas, show = ijepa.canvas, ijepa.show
+
+local tests = {}
+TestShow = tests -- luacheck: ignore
+
+-- red green / blue white
+local function four()
+  return canvas.new(2, 2):set(0, 0, 0xff0000):set(1, 0, 0x00ff00):set(0, 1, 0x0000ff)
+end
+local UP = "\226\150\128"   -- the upper half block
+
+function tests.test_golden()
+  lu.assertEquals(show.encode(four(), "kitty"), "\27_Ga=T,f=24,q=2,s=2,v=2,m=0;/wAAAP8AAAD/////\27\\\n")
+  lu.assertEquals(show.encode(four(), "half"),
+    "\27[38;2;255;0;0;48;2;0;0;255m" .. UP .. "\27[38;2;0;255;0;48;2;255;255;255m" .. UP .. "\27[0m\n")
+  lu.assertEquals(show.encode(four(), "half256"),
+    "\27[38;5;196;48;5;21m" .. UP .. "\27[38;5;46;48;5;231m" .. UP .. "\27[0m\n")
+  lu.assertEquals(show.encode(four(), "ascii"), ":#\n")
+  lu.assertEquals(show.encode(four(), "none"), "")
+end
+
+function tests.test_a_last_odd_row_and_repeated_colours()
+  lu.assertEquals(show.encode(canvas.new(2, 1, 0x808080), "half"), "\27[38;2;128;128;128m" .. UP .. UP .. "\27[0m\n")
+  lu.assertEquals(show.encode(canvas.new(1, 1, 0x808080), "half256"), "\27[38;5;244m" .. UP .. "\27[0m\n")
+end
+
+local digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+local function decoded(s)
+  local out, bits, n = {}, 0, 0
+  for c in s:gmatch "[^=]" do
+    bits, n = bits * 64 + digits:find(c, 1, true) - 1, n + 6
+    if n >= 8 then
+      n = n - 8
+      out[#out + 1] = string.char(math.floor(bits / 2 ^ n))
+      bits = bits % 2 ^ n
+    end
+  end
+  return table.concat(out)
+end
+
+function tests.test_kitty_comes_in_parts()
+  for _, width in ipairs { 61, 62, 63 } do
+    local c, bytes = canvas.new(width, 61), {}
+    for i = 0, width * 61 * 3 - 1 do
+      c.pixels[i] = i * 7919 % 251
+      bytes[i + 1] = string.char(c.pixels[i])
+    end
+    local data, parts, ended = {}, 0, false
+    for head, part in show.encode(c, "kitty"):gmatch "\27_G([^;]*);([^\27]*)\27\\" do
+      lu.assertFalse(ended)
+      lu.assertTrue(#part <= 4096)
+      parts, ended = parts + 1, head:find("m=0", 1, true) ~= nil
+      lu.assertEquals(#part % 4, 0)
+      data[parts] = part
+    end
+    lu.assertTrue(ended and parts == math.ceil(math.ceil(width * 61 * 3 / 3) * 4 / 4096))
+    lu.assertEquals(decoded(table.concat(data)), table.concat(bytes))
+  end
+end
+
+function tests.test_sixel()
+  lu.skipIf(not show.has_sixel(), "SKIPPED: libsixel.so.1 is not installed (package libsixel1)")
+  local c = canvas.new(12, 6, 0xff0000):rect(6, 0, 6, 6, 0x0000ff)
+  local s = show.encode(c, "sixel")
+  lu.assertStrMatches(s, "\27Pq\"1;1;12;6#.*\27\\\n")
+  lu.assertStrContains(s, "!6~")   -- six whole columns of six pixels
+  lu.assertStrContains(s, "#1;2;")
+  lu.assertEquals(c:get(0, 0), 0xff0000)   -- dithering leaves the canvas alone
+  -- one colour, whose number the library rounds its way; two columns of two pixels
+  lu.assertStrMatches(show.encode(canvas.new(2, 2, 0xffffff), "sixel"), '\27Pq"1;1;2;2#0;2;%d+;%d+;%d+%-?#0BB\27\\\n')
+end
+
+function tests.test_choice()
+  local function env(t) return function(name) return t[name] end end
+  lu.assertEquals({ show.kind(env { IJEPA_GRAPHICS = "sixel", NO_COLOR = "1" }) }, { "sixel", true })
+  lu.assertErrorMsgContains("unknown kind of graphics 'kity' (did you mean 'kitty'?)", show.kind, env { IJEPA_GRAPHICS = "kity" })
+  show.with "ascii"
+  lu.assertEquals({ show.kind(env { IJEPA_GRAPHICS = "sixel" }) }, { "ascii", true })
+  show.with(nil)
+  lu.assertErrorMsgContains("show.with: unknown kind of graphics 'gif'", show.with, "gif")
+end
+
+function tests.test_answers_of_terminals()
+  lu.assertEquals(show.understood "\27_Gi=31;OK\27\\\27[?62;c", "kitty")
+  lu.assertEquals(show.understood "\27[?62;4;6;22c", "sixel")
+  lu.assertEquals(show.understood "\27[?63;1;2;4c", "sixel")
+  lu.assertNil(show.understood "\27[?64;14;24c")
+  lu.assertNil(show.understood "\27_Gi=31;EBADF:no\27\\\27[?1;2c")
+  lu.assertNil(show.understood "")
+end
+
+function tests.test_show()
+  local parts = {}
+  local function write(s) parts[#parts + 1] = s end
+  four():show { with = "none", write = write }
+  lu.assertStrContains(parts[1], "picture of 2 x 2 pixels")
+  lu.assertStrContains(parts[1], "file = ")
+  canvas.new(100, 40):show { with = "half", columns = 10, write = write }   -- 10 x 4
+  lu.assertEquals(select(2, parts[2]:gsub(UP, "")), 20)
+  lu.assertEquals(select(2, parts[2]:gsub("\n", "")), 2)
+  local path = os.tmpname()
+  os.remove(path)
+  lu.assertTrue(four():show { file = path .. ".png" })
+  lu.assertEquals(assert(canvas.load(path .. ".png")):get(0, 1), 0x0000ff)
+  os.remove(path .. ".png")
+  local ok, message = four():show { file = "/nowhere/x.png" }
+  lu.assertNil(ok)
+  lu.assertStrContains(message, "/nowhere/x.png")
+  lu.assertErrorMsgContains("expected a canvas, not a string", show, "x")
+  lu.assertStrContains(tostring(four()), "canvas of 2 x 2 pixels")
+end
+
+-- In a real terminal (a pseudo-terminal that answers nothing) and without one.
+local program = os.getenv "IJEPA_PROGRAM"
+local function output(command)
+  local pipe = assert(io.popen(command))
+  local text = pipe:read "*a"
+  pipe:close()
+  return text
+end
+local code = 'require "ijepa".canvas.new(2, 2, 0x336699):show()'
+
+function tests.test_in_a_terminal()
+  lu.skipIf(not program, "SKIPPED: IJEPA_PROGRAM does not say where the program is")
+  lu.skipIf(output "command -v script" == "", "SKIPPED: no program 'script' for a terminal")
+  local function run(environment)
+    return output(("env -u NO_COLOR -u COLORTERM -u IJEPA_GRAPHICS TERM=xterm %s script -qec %q /dev/null </dev/null 2>&1"):format(
+      environment, program .. " -e '" .. code .. "'"))
+  end
+  lu.assertStrContains(run "COLORTERM=truecolor", "\27[38;2;51;102;153;48;2;51;102;153m" .. UP)
+  lu.assertStrContains(run "", "\27[38;5;")
+  lu.assertStrContains(run "IJEPA_GRAPHICS=kitty", "\27_Ga=T")
+  for _, plain in ipairs { run "NO_COLOR=1", run "TERM=dumb" } do
+    lu.assertStrContains(plain, "--")   -- two letters of that lightness
+    lu.assertNotStrContains(plain, "\27[")
+  end
+end
+
+function tests.test_without_a_terminal()
+  lu.skipIf(not program, "SKIPPED: IJEPA_PROGRAM does not say where the program is")
+  local bare = output(("env -u IJEPA_GRAPHICS %s -e '%s'"):format(program, code))
+  lu.assertStrContains(bare, "no terminal that shows it")
+  lu.assertStrContains(output(("IJEPA_GRAPHICS=half %s -e '%s'"):format(program, code)), "\27[38;2;51;102;153;")
+end
+
+if not ... then os.exit(lu.LuaUnit.run()) end
