@@ -41,14 +41,8 @@ function imagine.bank(model, data, o)
   N = h:size(2)
   local rows = x:size(1) * N
   local flat = h:reshape(rows, D)
-  local values, half = flat:read(), F.new("float[?]", rows)
-  for r = 0, rows - 1 do
-    local sum = 0
-    for d = r * D, (r + 1) * D - 1 do sum = sum + values[d] * values[d] end
-    half[r] = -sum / 2
-  end
-  return setmetatable({ x = flat, mean = flat:mean(1):clone(true), minus_half = tensor.from_pointer(half, { rows }, "f32", true),
-    pixels = panel.cut(x, encoder.patch), patch = encoder.patch, rows = rows, patches = N, width = D }, Bank)
+  return setmetatable({ x = flat, mean = flat:mean(1):clone(true), pixels = panel.cut(x, encoder.patch),
+    patch = encoder.patch, rows = rows, patches = N, width = D }, Bank)
 end
 
 function Bank:__tostring()
@@ -64,7 +58,8 @@ function Bank:nearest(features, k)
     features:size(-1), self.width)
   k = math.min(k or 1, self.rows)
   local T, R, list = features:size(1), self.rows, {}
-  local score = device.no_grad(function() return features:linear(self.x, self.minus_half) end):read()   -- -distance^2 / 2 + const
+  -- layer-normed rows are all of one length: the nearest has the largest product
+  local score = device.no_grad(function() return features:linear(self.x) end):read()   -- (T, R)
   for t = 0, T - 1 do
     local best, value = {}, {}
     for r = 0, R - 1 do
@@ -153,6 +148,10 @@ function imagine.predict(model, x, context, target)
   end)
 end
 
+local About = { __tostring = function(a)
+  return ("%d patches: energy %.4f, %.2f of that of predicting the mean"):format(#a.patches, a.energy_mean, a.relative_mean)
+end }
+
 --- Shows what a model predicts for one picture: the picture, its context, in the places of the targets the nearest real
 --- patches to the predictions and to the actual features, energy, and energy against predicting the mean. A patch that
 --- several targets hold counts with the mean of its predictions. Returns the canvas and the numbers, or writes a file.
@@ -180,7 +179,7 @@ function imagine.imagine(model, one, context, target, o)
 
   local patches, z, h = imagine.predict(model, x, context, target)
   local D, predicted, actual, mean = z:size(2), z:read(), h:read(), bank.mean:read()
-  local about = { energy = {}, base = {}, relative = {}, nearest = {}, patches = patches }
+  local about = setmetatable({ energy = {}, base = {}, relative = {}, nearest = {}, patches = patches }, About)
   local energies, relatives, total, base, most = {}, {}, 0, 0, 0
   for i, p in ipairs(patches) do
     local e, b = picture.distance(predicted, i - 1, actual, i - 1, D), picture.distance(mean, 0, actual, i - 1, D)

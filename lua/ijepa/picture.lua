@@ -146,6 +146,10 @@ end
 
 -- ---- principal components ----------------------------------------------------------------------------------------
 
+local Basis = { __tostring = function(b)
+  return ("principal components: %.0f, %.0f, %.0f %% of the variance"):format(100 * b.share[1], 100 * b.share[2], 100 * b.share[3])
+end }
+
 ---@class ijepa.basis
 ---@field mean ijepa.tensor f32 (D)
 ---@field vectors ijepa.tensor f32 (3, D): unit directions, the one of most variance first
@@ -173,7 +177,8 @@ function picture.basis(encoder, pictures)
     deviation[i + 1] = math.sqrt(math.max(values[i + 1], 1e-12))
     share[i + 1] = total > 0 and values[i + 1] / total or 0
   end
-  return { mean = mean:clone(true), vectors = tensor.from_pointer(v, { 3, D }, "f32", true), deviation = deviation, share = share }
+  return setmetatable({ mean = mean:clone(true), vectors = tensor.from_pointer(v, { 3, D }, "f32", true), deviation = deviation,
+    share = share }, Basis)
 end
 
 --- Features as colours: red, green and blue are the first three principal components, from -2.5 standard deviations
@@ -205,8 +210,7 @@ function picture.pca(encoder, pictures, o)
     end
     parts[B + b] = { c }
   end
-  local c = panel.rows(parts, { columns = B, note = ("red, green, blue: %.0f, %.0f, %.0f %% of the variance"):format(
-    100 * basis.share[1], 100 * basis.share[2], 100 * basis.share[3]) })
+  local c = panel.rows(parts, { columns = B, note = "red, green, blue: " .. tostring(basis):match "%d.*" })
   if o.file then return c:save(o.file) end
   return c, basis
 end

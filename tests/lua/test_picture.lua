@@ -16,9 +16,19 @@ local function pictures(B, seed)
   return tensor.from_pointer(p, { B, 16, 24, 3 }, "u8", true)
 end
 
+-- Biases and norms are not at their initial 0 and 1, so that a forgotten one is seen.
 local function encoder()
-  return jepa.encoder { width = 32, depth = 2, heads = 2, patch = 8, crop = { 16, 24 }, init_gain = 1, patch_gain = 1 }
-    :requires_grad_(false)
+  local e = jepa.encoder { width = 32, depth = 2, heads = 2, patch = 8, crop = { 16, 24 }, init_gain = 1, patch_gain = 1 }
+  local rng = F.new "ij_rng"
+  F.C.ij_rng_init(rng, 7, F.C.IJ_RNG_USER, 1, 0)
+  for _, p in ipairs(e:requires_grad_(false):params()) do
+    if p.tensor:dim() == 1 then
+      local v, n = p.tensor:read()
+      for i = 0, n - 1 do v[i] = v[i] + F.C.ij_rng_normal(rng) / 2 end
+      p.tensor:copy_(tensor.from_pointer(v, { n }))
+    end
+  end
+  return e
 end
 
 local function worst(a, b)
@@ -69,6 +79,23 @@ function tests.test_attention_is_the_softmax()
   lu.assertErrorMsgContains("no block 3 of 2", e.attention, e, x, 3)
   lu.assertErrorMsgContains("no block 0 of 2", e.attention, e, x, -3)
   lu.assertErrorMsgContains("not whole patches", e.attention, e, tensor.zeros({ 1, 15, 24, 3 }, "u8"))
+end
+
+function tests.test_attention_without_memory()
+  local e, x, failed = encoder(), pictures(1), 0
+  collectgarbage()
+  local live = ijepa.memory()
+  for n = 1, 1000 do
+    F.C.ij_mem_fail_at(n)
+    local ok = pcall(e.attention, e, x, 2)
+    F.C.ij_mem_fail_at(0)
+    if ok then break end
+    failed = n
+  end
+  lu.assertTrue(failed > 3 and failed < 999)
+  collectgarbage()
+  collectgarbage()
+  lu.assertTrue(ijepa.memory() - live < 2 ^ 16)   -- no tensor of it is left; the device may keep some scratch
 end
 
 -- ---- pictures in
@@ -297,9 +324,9 @@ function tests.test_decoder_learns_what_features_tell()
   end
   x = tensor.from_pointer(p, x:shape(), "u8", true)
   local h, wanted = picture.features(e, x), panel.cut(x, 8)
-  local d = ijepa.decoder.new(e, { hidden = 64 })
   local patches = {}
   for i = 1, 48 do patches[i] = (i - 1) % 6 end
+  local d = ijepa.decoder.new(e, { hidden = 64 })
   local function off()
     local painted, sum = d:paint(h:reshape(48, 32), patches), 0
     for i = 0, 48 * 192 - 1 do sum = sum + math.abs(painted[i] - wanted[i]) / (48 * 192) end
@@ -308,6 +335,11 @@ function tests.test_decoder_learns_what_features_tell()
   local before = off()
   d:train(h, wanted, { steps = 300, batch = 32, lr = 3e-3 })
   lu.assertTrue(before > 40)
+  lu.assertTrue(off() < 15)
+  -- without features, positions are all it has: six greys, the same in each picture
+  for i = 0, 8 * 6 * 192 - 1 do wanted[i] = math.floor(i / 192) % 6 * 40 end
+  h, d = h * 0, ijepa.decoder.new(e, { hidden = 64 })
+  d:train(h, wanted, { steps = 300, batch = 32, lr = 3e-3 })
   lu.assertTrue(off() < 15)
 end
 

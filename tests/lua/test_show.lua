@@ -54,6 +54,7 @@ function tests.test_kitty_comes_in_parts()
       lu.assertTrue(#part <= 4096)
       parts, ended = parts + 1, head:find("m=0", 1, true) ~= nil
       lu.assertEquals(#part % 4, 0)
+      lu.assertEquals(head:find("a=T", 1, true) ~= nil, parts == 1)
       data[parts] = part
     end
     lu.assertTrue(ended and parts == math.ceil(math.ceil(width * 61 * 3 / 3) * 4 / 4096))
