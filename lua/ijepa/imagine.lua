@@ -32,6 +32,8 @@ Bank.__index = Bank
 ---@return ijepa.bank
 function imagine.bank(model, data, o)
   o = o or {}
+  need(type(model) == "table" and model.predictor and (data or model.config),
+    "bank: the first argument is no model: see ijepa.model")
   local encoder = model.target
   local N = encoder.grid[1] * encoder.grid[2]
   local x = picture.batch(data or model.config.data.root, encoder, { count = o.pictures or math.max(1, math.floor(16384 / N)),

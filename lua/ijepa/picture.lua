@@ -1,6 +1,7 @@
 --- Pictures of what a model sees: masks, principal components of features, attention, similarity, loss by position.
 -- A picture is a file's name, a list of names, a canvas, or a tensor u8 (B, H, W, 3) of the encoder's size; names are
 -- loaded as the loader does it for evaluation. Features are the encoder's outputs after a layer norm: what is predicted.
+-- `encoder` may be a model (ijepa.model): its target encoder.
 -- Each function returns a canvas (`:show()` shows it), or writes it with file = "NAME.png": then true, or nil, message, code.
 local F = require "ijepa._ffi"
 local tensor = require "ijepa.tensor"
@@ -20,6 +21,13 @@ local function need(ok, ...)
 end
 local function pair(v) if type(v) == "table" then return v[1], v[2] end return v, v end
 local function finish(c, file) return file and c:save(file) or (not file and c) end
+
+-- An encoder, or a model's target encoder.
+local function encoder_of(v, name)
+  local e = type(v) == "table" and (v.predictor and v.target or v)
+  need(type(e) == "table" and e.grid and e.patch, "%s: the first argument is a %s, expected an encoder or a model", name, type(v))
+  return e
+end
 
 -- ---- pictures in -------------------------------------------------------------------------------------------------
 
@@ -137,7 +145,8 @@ end
 function picture.curves(run, o)
   o = o or {}
   local out = type(run) == "table" and run.out or run
-  local log, message = Run.read_log(out)
+  need(type(out) == "string", "picture.curves: expected a run's folder, or a model")
+  local log, message = Run.read_log(out, type(run) == "table" and run.config and run.config.tag or nil)
   if not log then F.raise(message) end
   local x, y = draw.smooth(log.loss, 200)
   return draw.curves(o.file, { { name = "loss", x = x, y = y } }, { title = o.title or out, x = "step", y = "smooth L1",
@@ -162,6 +171,7 @@ end }
 ---@param pictures any
 ---@return ijepa.basis
 function picture.basis(encoder, pictures)
+  encoder = encoder_of(encoder, "picture.basis")
   local h = picture.features(encoder, picture.batch(pictures, encoder, { count = 64 }))
   local D = h:size(3)
   need(D >= 3, "picture.basis: features have %d numbers, three are needed", D)
@@ -188,6 +198,7 @@ end
 ---@param o { basis: ijepa.basis?, side: integer?, file: string? }? basis: default: of these pictures
 ---@return ijepa.canvas|boolean? done, ijepa.basis|string basis_or_message
 function picture.pca(encoder, pictures, o)
+  encoder = encoder_of(encoder, "picture.pca")
   o = o or {}
   local x = picture.batch(pictures, encoder)
   local basis = o.basis or picture.basis(encoder, x)
@@ -224,6 +235,7 @@ end
 ---@param o { block: integer?, patch: integer[]?, side: integer?, file: string? }? block: 1 the first, -1 the last (the
 --- default); patch: { row, column } from 0
 function picture.attention(encoder, one, o)
+  encoder = encoder_of(encoder, "picture.attention")
   o = o or {}
   local x = picture.batch(one, encoder):narrow(1, 1, 1):contiguous()
   local grid = grid_of(x, encoder)
@@ -258,6 +270,7 @@ end
 ---@param pictures any
 ---@param o { patch: integer[]?, side: integer?, file: string? }? patch: { row, column } from 0; default: the middle
 function picture.similarity(encoder, pictures, o)
+  encoder = encoder_of(encoder, "picture.similarity")
   o = o or {}
   local x = picture.batch(pictures, encoder)
   local grid = grid_of(x, encoder)
@@ -333,6 +346,8 @@ end
 ---@return ijepa.canvas|boolean? done, number[] losses by patch, row-major from 1; nil where it was never a target
 function picture.loss(model, pictures, o)
   o = o or {}
+  need(type(model) == "table" and model.predictor and model.policy and (pictures or model.config),
+    "picture.loss: the first argument is no model with a mask policy: see ijepa.model")
   local x = picture.batch(pictures or model.config.data.root, model.target, { count = 64 })
   local grid = grid_of(x, model.target)
   local B, N, sum, count = x:size(1), grid[1] * grid[2], {}, {}

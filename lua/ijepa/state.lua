@@ -128,8 +128,10 @@ end
 ---@return { encoder: ijepa.encoder, predictor: ijepa.predictor, target: ijepa.encoder, config: table, policy: ijepa.mask_policy,
 ---out: string }? model, string? message
 function state.model(path)
-  local folder = path
-  if C.ij_path_kind(path) ~= 2 then folder = path:match "^(.*)/[^/]*$" or "." end
+  if type(path) ~= "string" then F.raise(("model: expected a run's folder or a checkpoint, not a %s"):format(type(path))) end
+  local folder, kind = path, C.ij_path_kind(path)
+  if kind == 0 then return nil, ("run '%s' is not there"):format(path) end
+  if kind ~= 2 then folder = path:match "^(.*)/[^/]*$" or "." end
   local cfg, message = require "ijepa.run".config(folder)
   if not cfg then return nil, message end
   if folder == path then

@@ -357,10 +357,23 @@ function tests.test_model_of_a_run()
     for i, p in ipairs(run[part]:params()) do lu.assertEquals(worst(p.tensor, m[part]:params()[i].tensor), 0) end
   end
   lu.assertEquals(worst((m.policy:sample(4, 0)), (run.policy:sample(4, 0))), 0)
-  lu.assertTrue(canvas.is((ijepa.imagine(m, made.test and picture.batch(made.test, m.target, { count = 1 })))))
+  lu.assertTrue(canvas.is((ijepa.imagine(m, picture.batch(made.test, m.target, { count = 1 })))))
   lu.assertTrue(canvas.is(picture.curves(m)))
   lu.assertTrue(canvas.is((picture.loss(m, nil, { rounds = 1 }))))
   lu.assertNotNil(ijepa.model(folder .. "/run/jepa-latest.safetensors"))
+  lu.assertTrue(canvas.is((picture.pca(m, picture.batch(made.train, m.target)))))   -- a model's target encoder
+  for want, call in pairs {
+    ["expected an encoder or a model"] = function() picture.pca({}, "x.png") end,
+    ["no model with a mask policy"] = function() picture.loss(m.target) end,
+    ["bank: the first argument is no model"] = function() ijepa.bank(m.target) end,
+    ["not a nil"] = function() ijepa.model() end,
+    ["the list is empty"] = function() picture.batch(nil, m.target) end,
+    ["jepa_r0.csv' could not be read"] = function() picture.curves "nowhere" end,
+  } do
+    lu.assertErrorMsgContains(want, call)
+    lu.assertErrorMsgContains("test_picture.lua:", call)
+  end
+  lu.assertEquals({ ijepa.model "nowhere" }, { nil, "run 'nowhere' is not there" })
   local none, message = ijepa.model(folder)
   lu.assertNil(none)
   lu.assertStrContains(message, "config.lua")
