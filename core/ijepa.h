@@ -58,7 +58,7 @@ void ij_bytes_free(void *p);
  * depend on threads or order. */
 typedef struct ij_rng { uint32_t key[2], ctr[4], out[4]; int have; } ij_rng;
 typedef enum ij_purpose { IJ_RNG_INIT = 1, IJ_RNG_ORDER, IJ_RNG_CROP, IJ_RNG_MASK_SIZE, IJ_RNG_MASK_POS, IJ_RNG_MASK_CUT,
-  IJ_RNG_AUGMENT, IJ_RNG_PROBE, IJ_RNG_SCENE, IJ_RNG_USER = 1000 } ij_purpose;
+  IJ_RNG_AUGMENT, IJ_RNG_PROBE, IJ_RNG_SCENE, IJ_RNG_DROP, IJ_RNG_USER = 1000 } ij_purpose;
 void ij_rng_init(ij_rng *r, uint64_t seed, uint32_t purpose, uint32_t epoch, uint32_t sample);
 uint32_t ij_rng_u32(ij_rng *r);
 double ij_rng_uniform(ij_rng *r);                            /* [0, 1), 53 bits */
@@ -129,6 +129,10 @@ ij_status ij_batch_norm(ij_tensor *x, ij_tensor *mean, ij_tensor *var, double mo
                         ij_tensor **out);
 /* qkv (B, N, 3 * A * S) packed [3][A][S] -> (B, N, A * S) */
 ij_status ij_attention(ij_tensor *qkv, int heads, ij_tensor **out);
+ij_status ij_softmax(ij_tensor *x, ij_tensor **out);         /* over the last dimension */
+/* a (M, K) times b (K, N) -> (M, N), or P of each: (P, M, K), (P, K, N) -> (P, M, N). ta, tb: that factor is stored
+ * transposed, (K, M) or (N, K) */
+ij_status ij_matmul(ij_tensor *a, ij_tensor *b, int ta, int tb, ij_tensor **out);
 /* x (B, N, D), index i32 (M, B, T), 0 <= patch < N -> (M * B, T, D) */
 ij_status ij_gather(ij_tensor *x, ij_tensor *index, ij_tensor **out);
 /* op: '+', '-', '*', '/'. y: same shape as x, or one element, or the last dimension's (D) */
@@ -141,6 +145,8 @@ ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, int64_t outer, i
 /* logits (R, n), label i32 (R) -> (1): mean over rows with label >= 0; smoothing in [0, 1) */
 ij_status ij_cross_entropy(ij_tensor *logits, ij_tensor *label, double smoothing, ij_tensor **out);
 ij_status ij_argmax(ij_tensor *x, ij_tensor **out);          /* over the last dimension -> i32; no gradient */
+/* the k largest along the last dimension, falling, of equals the first: (..., k) f32 and places i32; no gradient */
+ij_status ij_topk(ij_tensor *x, int64_t k, ij_tensor **values, ij_tensor **index);
 ij_status ij_fill(ij_tensor *t, double value);
 ij_status ij_add_scaled(ij_tensor *y, ij_tensor *x, double scale); /* y += scale * x, in place, no gradient */
 /* pixels u8 (B, H, W, 3) -> f32 (B, 3, H, W): (p / 255 - mean[c]) / std[c] */
@@ -179,6 +185,10 @@ const ij_vit_config *ij_encoder_config(const ij_encoder *e);
 ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *context, ij_tensor **out);
 /* The outputs of the last `last` blocks, before the final norm -> out[last], each (B, N, D), f32; no gradient. */
 ij_status ij_encoder_blocks(ij_encoder *e, ij_tensor *images, int last, ij_tensor **out);
+/* Stochastic depth in forwards that are recorded for gradients (no others): block i of depth loses each of its two
+ * branches, for each sequence alone, with probability rate * i / (depth - 1), and what stays is divided by the chance to
+ * stay. A function of (seed, step, block, branch, sequence). rate 0 turns it off, which is how an encoder starts. */
+ij_status ij_encoder_drop_path(ij_encoder *e, double rate, uint64_t seed, uint32_t step);
 ij_status ij_encoder_copy(ij_encoder *dst, ij_encoder *src); /* all values, same configuration */
 
 typedef struct ij_predictor_config { ij_vit_config vit; int encoder_width; } ij_predictor_config; /* vit.width is E */
