@@ -53,6 +53,7 @@ ij_status ij_file_replace(const char *path, const void *bytes, size_t n); /* wri
 int ij_path_kind(const char *path);                          /* 0 nothing there, 1 file, 2 folder, 3 other */
 ij_status ij_dir_list(const char *path, char **names);       /* sorted names, each ended by '\n'; ij_bytes_free it */
 void ij_bytes_free(void *p);
+uint64_t ij_hash(uint64_t seed, const void *bytes, size_t n); /* to tell contents apart; chain by seed */
 
 /* Counter-based random numbers (Philox 4x32-10): a function of (seed, purpose, epoch, sample, draw), so results do not
  * depend on threads or order. */
@@ -293,6 +294,9 @@ const char *ij_data_name(const ij_data *d, int64_t sample);
 int ij_data_label(const ij_data *d, int64_t sample);         /* number of its class folder; -1 without one */
 /* Picture `sample` as an epoch crops and colours it -> pixels (H, W, 3) of the caller; apart from what next gives. */
 ij_status ij_data_picture(const ij_data *d, int64_t sample, int64_t epoch, uint8_t *pixels);
+/* Of what the data set holds: names, sizes and times of change of its files, or of its tars and what lies where in them;
+ * not of where it lies. Another one as soon as a picture is added, taken away or written again. */
+uint64_t ij_data_stamp(const ij_data *d);
 int64_t ij_data_bad(const ij_data *d);              /* broken pictures met so far */
 const char *ij_data_bad_next(ij_data *d);           /* "name: reason" of one not yet reported, or NULL */
 ij_status ij_data_seek(ij_data *d, int64_t epoch, int64_t step);
