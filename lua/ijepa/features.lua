@@ -15,6 +15,7 @@ local features = {}
 ---@class ijepa.features
 ---@field x ijepa.tensor f32 (R, W), or (R, N, D) for tokens: a row a picture, kept
 ---@field y ijepa.tensor i32 (R): class numbers from 0, kept
+---@field sample ijepa.tensor i32 (R): the picture's number in the data set's list, kept
 ---@field classes string[]
 ---@field root string where they come from, for messages
 
@@ -70,18 +71,21 @@ end)
 --- Some columns (from 1) of features, as features.
 ---@return ijepa.features
 function features.columns(f, from, count)
-  return { x = f.x:narrow(2, from, count):clone(true), y = f.y, classes = f.classes, root = f.root }
+  return { x = f.x:narrow(2, from, count):clone(true), y = f.y, sample = f.sample, classes = f.classes, root = f.root }
 end
 
 --- Some rows (from 0, a list or i32) of features, as features.
 ---@return ijepa.features
 function features.rows(f, index)
   if not tensor.is(index) then index = tensor.new(index, "i32") end
-  local n, from, labels = index:numel(), f.y:read(), F.new("int32_t[?]", math.max(index:numel(), 1))
-  local at = index:read()
-  for i = 0, n - 1 do labels[i] = from[at[i]] end
-  return { x = f.x:rows(index):clone(true), y = tensor.from_pointer(labels, { n }, "i32", true), classes = f.classes,
-    root = f.root }
+  local n, at = index:numel(), index:read()
+  local function pick(t)
+    local from, to = t:read(), F.new("int32_t[?]", math.max(n, 1))
+    for i = 0, n - 1 do to[i] = from[at[i]] end
+    return tensor.from_pointer(to, { n }, "i32", true)
+  end
+  local x = f.x:rows(index):clone(true)   -- checks the index
+  return { x = x, y = pick(f.y), sample = f.sample and pick(f.sample), classes = f.classes, root = f.root }
 end
 
 -- ---- the cache
@@ -105,6 +109,7 @@ local function chain(h, t) -- h grows by the bytes of t, some rows at a time
   return h
 end
 local function text_of(h) return bit.tohex(h, 16) end
+local function check_of(f) return text_of(chain(chain(chain(0, f.x), f.y), f.sample)) end
 
 -- What an encoder is, as text: its form and a hash of its values.
 local function encoder_stamp(encoder)
@@ -119,15 +124,17 @@ end
 local function load(path, key, classes)
   local file, message = tensors.open(path)
   if not file then return nil, message end
-  local x, y = file:info "x", file:info "y"
-  if not x or not y or x.dtype ~= "f32" or y.dtype ~= "i32" or #y.shape ~= 1 or #x.shape < 2 or x.shape[1] ~= y.shape[1] then
+  local x, y, sample = file:info "x", file:info "y", file:info "sample"
+  local function numbers(t) return t and t.dtype == "i32" and #t.shape == 1 and t.shape[1] == x.shape[1] end
+  if not x or x.dtype ~= "f32" or #x.shape < 2 or not numbers(y) or not numbers(sample) then
     message = "it holds other tensors than features"
   elseif file:meta "key" ~= key then
     message = "it belongs to something else"
   else
     local found = { x = tensor.from_pointer((file:data "x"), x.shape, "f32", true),
-      y = tensor.from_pointer((file:data "y"), y.shape, "i32", true), classes = classes }
-    if file:meta "check" == text_of(chain(chain(0, found.x), found.y)) then
+      y = tensor.from_pointer((file:data "y"), y.shape, "i32", true),
+      sample = tensor.from_pointer((file:data "sample"), sample.shape, "i32", true), classes = classes }
+    if file:meta "check" == check_of(found) then
       file:close()
       return found
     end
@@ -140,8 +147,8 @@ end
 local function store(path, key, f)
   local ok, message = F.try(C.ij_mkdirs((path:gsub("/[^/]*$", ""))))
   if ok then
-    ok, message = tensors.save(path, { { name = "x", tensor = f.x.h }, { name = "y", tensor = f.y.h } },
-      { key = key, check = text_of(chain(chain(0, f.x), f.y)) })
+    ok, message = tensors.save(path, { { name = "x", tensor = f.x.h }, { name = "y", tensor = f.y.h },
+      { name = "sample", tensor = f.sample.h } }, { key = key, check = check_of(f) })
   end
   if not ok then say("features are not cached: %s", message) end
   return ok
@@ -149,7 +156,7 @@ end
 
 -- ---- extraction
 local function compute(f, images, n, root)
-  local labels, rows, at = F.new("int32_t[?]", n), nil, 0
+  local labels, samples, rows, at = F.new("int32_t[?]", n), F.new("int32_t[?]", n), nil, 0
   while at < n do
     local b, message = images:next()
     if not b then
@@ -166,11 +173,12 @@ local function compute(f, images, n, root)
       end
       rows:narrow(1, at + 1, take):copy_(y:narrow(1, 1, take))
     end) end)
-    for i = 0, take - 1 do labels[at + i] = b.labels[i] end
+    for i = 0, take - 1 do labels[at + i], samples[at + i] = b.labels[i], b.samples[i] end
     at = at + take
   end
   if at == 0 then return nil, ("'%s' gave no pictures"):format(root) end
-  return { x = rows:narrow(1, 1, at), y = tensor.from_pointer(labels, { at }, "i32", true) }
+  return { x = rows:narrow(1, 1, at), y = tensor.from_pointer(labels, { at }, "i32", true),
+    sample = tensor.from_pointer(samples, { at }, "i32", true) }
 end
 
 local function check(f)
@@ -279,21 +287,33 @@ function features.pair(f, o)
   return train, test
 end
 
---- Rows of each class, drawn by seed: `per_class` of each, or `share` of each (at least one).
+--- How many rows of f are held out to choose with: a tenth, or none where a class has fewer than ten rows on average.
+function features.held(f)
+  local R = f.y:numel()
+  return R >= 10 * #f.classes and math.floor(R / 10) or 0
+end
+
+--- Row numbers 0..n-1 in an order drawn by seed, int32_t[n].
+function features.shuffled(n, seed)
+  local rng, order = F.new "ij_rng", F.new("int32_t[?]", math.max(n, 1))
+  for i = 0, n - 1 do order[i] = i end
+  C.ij_rng_init(rng, seed or 0, C.IJ_RNG_PROBE, 0, 0)
+  C.ij_rng_shuffle(rng, F.cast("uint32_t *", order), n)
+  return order
+end
+
+--- Rows of each class, drawn by seed: `number` of each, or `share` of each (at least one).
 ---@param f ijepa.features
----@param o { per_class: integer?, share: number?, seed: integer? }
+---@param o { number: integer?, share: number?, seed: integer? }
 ---@return integer[]? rows numbers from 0, ascending by class, string? message
 function features.few(f, o)
-  local rng, R, labels = F.new "ij_rng", f.y:numel(), f.y:read()
-  local order, of = F.new("uint32_t[?]", R), {}
-  for i = 0, R - 1 do order[i] = i end
-  C.ij_rng_init(rng, o.seed or 0, C.IJ_RNG_PROBE, 1, 0)
-  C.ij_rng_shuffle(rng, order, R)
+  local R, labels, of = f.y:numel(), f.y:read(), {}
+  local order = features.shuffled(R, o.seed)
   for i = 1, #f.classes do of[i] = {} end
   for i = 0, R - 1 do table.insert(of[labels[order[i]] + 1], order[i]) end
   local list = {}
   for i, rows in ipairs(of) do
-    local want = o.per_class or math.max(1, math.floor(o.share * #rows + .5))
+    local want = o.number or math.max(1, math.floor(o.share * #rows + .5))
     if #rows < want then return nil, ("class '%s' has %d pictures in '%s', not %d"):format(f.classes[i], #rows, f.root or "train", want) end
     for k = 1, want do list[#list + 1] = rows[k] end
   end
