@@ -144,14 +144,14 @@ local function load(path, key, classes)
   return nil, message
 end
 
-local function store(path, key, f)
+local function store(path, key, f, tell)
   local ok, message = F.try(C.ij_mkdirs((path:gsub("/[^/]*$", ""))))
   if ok then
     ok, message = tensors.save(path, { { name = "x", tensor = f.x.h }, { name = "y", tensor = f.y.h },
       { name = "sample", tensor = f.sample.h } }, { key = key, check = check_of(f) })
   end
-  if not ok then say("features are not cached: %s", message) end
-  return ok
+  if not ok then tell("features are not cached: %s", message)
+  else tell("features of '%s': %s, cached in %s, %.1f MiB", f.root, table.concat(f.x:shape(), " x "), path, f.x:bytes() / 2 ^ 20) end
 end
 
 -- ---- extraction
@@ -198,7 +198,8 @@ end
 --- The features of all pictures of a folder or tar of class folders, in order; from the cache where it has them.
 ---@param f ijepa.extractor|fun(x: ijepa.tensor): ijepa.tensor a plain function's features are not cached
 ---@param o table root, subset, crop, resize, batch (128), workers, max_bad as data.open; limit: at most so many
---- pictures, drawn by seed; cache: false (off) or a folder (features.folder)
+--- pictures, drawn by seed; cache: false (off) or a folder (features.folder);
+--- say: function(text) instead of stderr
 ---@return ijepa.features? features, string? message
 function features.of(f, o)
   local images, message = data.open { root = o.root, subset = o.subset, crop = o.crop, resize = o.resize, batch = o.batch or 128,
@@ -209,6 +210,7 @@ function features.of(f, o)
     images:close()
     return nil, ("'%s' has no classes: a probe needs folders of classes, two or more"):format(o.root)
   end
+  local tell = o.say and function(...) o.say(string.format(...)) end or say
   local n, path, key, found = math.min(images:count(), o.limit or math.huge), nil, nil, nil
   if o.cache ~= false and getmetatable(f) == Extractor then
     key = table.concat({ "1", f.name, f.encoder and encoder_stamp(f.encoder) or "none", images:stamp(), images.height, images.width,
@@ -216,22 +218,24 @@ function features.of(f, o)
     path = ("%s/%s.safetensors"):format(features.folder(o.cache or nil), text_of(C.ij_hash(0, key, #key)))
     if C.ij_path_kind(path) == 1 then
       found, message = load(path, key, classes)
-      if found then say("features of '%s': from the cache, %s", o.root, path)
-      else say("features of '%s': cache file '%s' is not used: %s; computed again", o.root, path, message) end
+      if found then tell("features of '%s': from the cache, %s", o.root, path)
+      else tell("features of '%s': cache file '%s' is not used: %s; computed again", o.root, path, message) end
     end
   end
   if not found then
     found, message = compute(f, images, n, o.root)
     local bad = tonumber(C.ij_data_bad(images.h))
-    if found and bad > 0 then say("features of '%s': %d broken pictures were left out", o.root, bad) end
-    if found and path and store(path, key, found) then
-      say("features of '%s': %s, cached in %s, %.1f MiB", o.root, table.concat(found.x:shape(), " x "), path, found.x:bytes() / 2 ^ 20)
+    if bad > 0 then tell("features of '%s': %d broken pictures were left out", o.root, bad) end
+    if found then
+      found.classes, found.root = classes, o.root
+      found, message = check(found)
     end
+    if found and path then store(path, key, found, tell) end
   end
   images:close()
   if not found then return nil, message end
-  found.classes, found.root = classes, o.root
-  return check(found)
+  found.root = o.root
+  return found
 end
 
 -- Why test can't be scored by what train teaches, or nil.
@@ -269,12 +273,12 @@ function features.counts(f)
 end
 
 --- Features of two folders (or tars) with the same classes. o: train, test, crop, resize, workers, feature_batch, limit
---- (of train), seed, cache.
+--- (of train), seed, cache, say.
 ---@return ijepa.features? train, ijepa.features|string test_or_message
 function features.pair(f, o)
   local function read(root, limit)
     return features.of(f, { root = root, crop = o.crop, resize = o.resize, batch = o.feature_batch, workers = o.workers, limit = limit,
-      seed = o.seed, cache = o.cache })
+      seed = o.seed, cache = o.cache, say = o.say })
   end
   local train, message = read(o.train, o.limit)
   if not train then return nil, message end
