@@ -81,9 +81,6 @@ local function open_both(encoder, o)
   if table.concat(classes, "\n") ~= table.concat(others, "\n") then
     return nil, ("'%s' and '%s' hold other classes: %d and %d"):format(o.train, o.test, #classes, #others)
   end
-  if train:epoch_steps() < 1 then
-    return nil, ("'%s' has %d training pictures: too few for a batch of %d"):format(o.train, train:count(), o.batch)
-  end
   return train, test, classes
 end
 

@@ -174,7 +174,7 @@ function probe.sweep(make, train, test, o)
     end
     for g = 1, G do heads[g][what] = 100 * hits[g] / count end
   end
-  local chosen = math.ceil(G / 2)
+  local chosen = (math.ceil(#lrs / 2) - 1) * #wds + math.ceil(#wds / 2)
   if held > 0 then
     score_all(rows, held, function(i) return labels[order[i]] end, "held")
     chosen = 1

@@ -99,7 +99,8 @@ end
 function tests.test_off()
   read(nil, { cache = false })
   lu.assertTrue(select(2, read(nil, { cache = false })))
-  assert(features.of(function(x) return encoder(x):mean(2) end, { root = pictures.train, crop = 16, cache = folder .. "/cache" }))
+  local function plain(x) return encoder(x):mean(2) end
+  assert(features.of(plain, { root = pictures.train, crop = 16, cache = folder .. "/cache" }))
   lu.assertEquals(cached(), {})   -- nobody knows what a plain function computes
 end
 
@@ -141,7 +142,8 @@ end
 
 function tests.test_folder()
   lu.assertEquals(features.folder "here", "here")
-  local pipe = io.popen(("XDG_CACHE_HOME=/x/y %s -e 'print((require[[ijepa.features]]).folder())'"):format(os.getenv "IJEPA_PROGRAM" or "build/ijepa"))
+  local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+  local pipe = io.popen(("XDG_CACHE_HOME=/x/y %s -e 'print(require[[ijepa.features]].folder())'"):format(program))
   lu.assertEquals(pipe:read "*l", "/x/y/ijepa")
   pipe:close()
 end
