@@ -34,10 +34,11 @@ local function make()   -- once for all tests of this file
 end
 function tests.test_zz_remove() os.execute("rm -rf " .. folder) end   -- the last by name
 
-local function recipe(path, words, cache)
+local environment = ""
+local function recipe(path, words)
   make()
-  return shell(("XDG_CACHE_HOME=%s/cache %s %s run=%s/run train=%s test=%s resize=16 workers=0 %s %s"):format(folder, program, path, folder,
-    made.train, made.test, cache or "", words or ""))
+  return shell(("XDG_CACHE_HOME=%s/cache %s %s %s run=%s/run train=%s test=%s resize=16 workers=0 %s"):format(folder, environment, program,
+    path, folder, made.train, made.test, words))
 end
 local function works(path, words, ...)
   local code, text = recipe(path, words)
@@ -67,6 +68,16 @@ function tests.test_lowshot()
   works("recipes/probe_lowshot.lua", "share=.1 draws=1 epochs=2", "frozen, 17 labels")   -- a tenth of each of 8 classes, rounded
 end
 function tests.test_finetune() works("recipes/finetune.lua", "epochs=2 batch=16 mixup=.8 cutmix=1", "epoch 2 of 2") end
+
+function tests.test_guarded_memory()   -- unreadable but while an op or a copy runs
+  environment = "IJEPA_DEVICE=guard"
+  works("recipes/probe_linear.lua", "epochs=1 blocks=1 norm=batch cache=false")
+  works("recipes/probe_attentive.lua", "epochs=1 batch=32 cache=false lr=1e-3 wd=.01")
+  works("recipes/probe_knn.lua", "cache=false")
+  works("recipes/probe_ridge.lua", "blocks=2")
+  works("recipes/finetune.lua", "epochs=1 batch=32 mixup=.8 cutmix=1")
+  environment = ""
+end
 
 function tests.test_recipes_are_short()
   for _, name in ipairs { "probe_linear", "probe_attentive", "probe_knn", "probe_ridge", "probe_lowshot", "finetune" } do
