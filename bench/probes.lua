@@ -1,10 +1,11 @@
 -- What probes cost, on generated features: ijepa bench/probes.lua [train=50000] [test=5000] [width=192] [classes=10]
--- [rounds=3] [what=linear,knn,ridge]. Prints the median of the rounds, in seconds.
+-- [epochs=30] [rounds=3] [what=linear,knn,ridge]. Prints the median of the rounds, in seconds.
 local ijepa = require "ijepa"
 local F = require "ijepa._ffi"
 local C = F.C
 local function integer(default) return { type = "integer", default = default } end
-local o = ijepa.config({}, { train = integer(50000), test = integer(5000), width = integer(192), classes = integer(10), rounds = integer(3),
+local o = ijepa.config({}, { train = integer(50000), test = integer(5000), width = integer(192), classes = integer(10),
+  rounds = integer(3), epochs = integer(30),
   what = { type = "strings", default = { "linear", "knn", "ridge" } } })
 
 -- Normal noise around a centre of each class.
@@ -27,7 +28,8 @@ local train, test = generate(o.train, 1), generate(o.test, 2)
 print(("%d rows of %d features, %d classes, %d test rows; %s, %d threads"):format(o.train, o.width, o.classes, o.test,
   F.string(C.ij_cpu_isa()), C.ij_threads_get()))
 local probes = {
-  linear = { "linear probe, default sweep", ijepa.probe.classifier },
+  linear = { ("linear probe, 12 pairs, %d epochs"):format(o.epochs),
+    function(a, b) return ijepa.probe.classifier(a, b, { epochs = o.epochs }) end },
   knn = { "kNN, k = 20", ijepa.probe.knn },
   ridge = { "ridge, 6 lambdas", ijepa.probe.ridge },
 }
@@ -39,5 +41,5 @@ for _, name in ipairs(o.what) do
     times[i] = C.ij_time() - start
   end
   table.sort(times)
-  print(("%-30s %7.2f s   top-1 %.2f %%"):format(probe[1], times[math.ceil(#times / 2)], r.top1))
+  print(("%-34s %7.2f s   top-1 %.2f %%"):format(probe[1], times[math.ceil(#times / 2)], r.top1))
 end
