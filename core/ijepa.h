@@ -58,12 +58,13 @@ ij_status ij_file_replace(const char *path, const void *bytes, size_t n); /* wri
 int ij_path_kind(const char *path);                          /* 0 nothing there, 1 file, 2 folder, 3 other */
 ij_status ij_dir_list(const char *path, char **names);       /* sorted names, each ended by '\n'; ij_bytes_free it */
 void ij_bytes_free(void *p);
+uint64_t ij_hash(uint64_t seed, const void *bytes, size_t n); /* to tell contents apart; chain by seed */
 
 /* Counter-based random numbers (Philox 4x32-10): a function of (seed, purpose, epoch, sample, draw), so results do not
  * depend on threads or order. */
 typedef struct ij_rng { uint32_t key[2], ctr[4], out[4]; int have; } ij_rng;
 typedef enum ij_purpose { IJ_RNG_INIT = 1, IJ_RNG_ORDER, IJ_RNG_CROP, IJ_RNG_MASK_SIZE, IJ_RNG_MASK_POS, IJ_RNG_MASK_CUT,
-  IJ_RNG_AUGMENT, IJ_RNG_PROBE, IJ_RNG_SCENE, IJ_RNG_USER = 1000 } ij_purpose;
+  IJ_RNG_AUGMENT, IJ_RNG_PROBE, IJ_RNG_SCENE, IJ_RNG_DROP, IJ_RNG_USER = 1000 } ij_purpose;
 void ij_rng_init(ij_rng *r, uint64_t seed, uint32_t purpose, uint32_t epoch, uint32_t sample);
 uint32_t ij_rng_u32(ij_rng *r);
 double ij_rng_uniform(ij_rng *r);                            /* [0, 1), 53 bits */
@@ -134,6 +135,10 @@ ij_status ij_batch_norm(ij_tensor *x, ij_tensor *mean, ij_tensor *var, double mo
                         ij_tensor **out);
 /* qkv (B, N, 3 * A * S) packed [3][A][S] -> (B, N, A * S) */
 ij_status ij_attention(ij_tensor *qkv, int heads, ij_tensor **out);
+ij_status ij_softmax(ij_tensor *x, ij_tensor **out);         /* over the last dimension */
+/* a (M, K) times b (K, N) -> (M, N), or P of each: (P, M, K), (P, K, N) -> (P, M, N). ta, tb: that factor is stored
+ * transposed, (K, M) or (N, K) */
+ij_status ij_matmul(ij_tensor *a, ij_tensor *b, int ta, int tb, ij_tensor **out);
 /* x (B, N, D), index i32 (M, B, T), 0 <= patch < N -> (M * B, T, D) */
 ij_status ij_gather(ij_tensor *x, ij_tensor *index, ij_tensor **out);
 /* op: '+', '-', '*', '/'. y: same shape as x, or one element, or the last dimension's (D) */
@@ -146,6 +151,8 @@ ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, int64_t outer, i
 /* logits (R, n), label i32 (R) -> (1): mean over rows with label >= 0; smoothing in [0, 1) */
 ij_status ij_cross_entropy(ij_tensor *logits, ij_tensor *label, double smoothing, ij_tensor **out);
 ij_status ij_argmax(ij_tensor *x, ij_tensor **out);          /* over the last dimension -> i32; no gradient */
+/* the k largest along the last dimension, falling, of equals the first: (..., k) f32 and places i32; no gradient */
+ij_status ij_topk(ij_tensor *x, int64_t k, ij_tensor **values, ij_tensor **index);
 ij_status ij_fill(ij_tensor *t, double value);
 ij_status ij_add_scaled(ij_tensor *y, ij_tensor *x, double scale); /* y += scale * x, in place, no gradient */
 /* pixels u8 (B, H, W, 3) -> f32 (B, 3, H, W): (p / 255 - mean[c]) / std[c] */
@@ -186,6 +193,10 @@ ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *contex
 ij_status ij_encoder_blocks(ij_encoder *e, ij_tensor *images, int last, ij_tensor **out);
 /* Attention probabilities of a block, 0 the first: (B, A, N, N) f32, a row a query, which sums to 1; no gradient. */
 ij_status ij_encoder_attention(ij_encoder *e, ij_tensor *images, int block, ij_tensor **out);
+/* Stochastic depth in forwards that are recorded for gradients (no others): block i of depth loses each of its two
+ * branches, for each sequence alone, with probability rate * i / (depth - 1), and what stays is divided by the chance to
+ * stay. A function of (seed, step, block, branch, sequence). rate 0 turns it off, which is how an encoder starts. */
+ij_status ij_encoder_drop_path(ij_encoder *e, double rate, uint64_t seed, uint32_t step);
 ij_status ij_encoder_copy(ij_encoder *dst, ij_encoder *src); /* all values, same configuration */
 
 typedef struct ij_predictor_config { ij_vit_config vit; int encoder_width; } ij_predictor_config; /* vit.width is E */
@@ -290,6 +301,9 @@ const char *ij_data_name(const ij_data *d, int64_t sample);
 int ij_data_label(const ij_data *d, int64_t sample);         /* number of its class folder; -1 without one */
 /* Picture `sample` as an epoch crops and colours it -> pixels (H, W, 3) of the caller; apart from what next gives. */
 ij_status ij_data_picture(const ij_data *d, int64_t sample, int64_t epoch, uint8_t *pixels);
+/* Of what the data set holds: names, sizes and times of change of its files, or of its tars and what lies where in them;
+ * not of where it lies. Another one as soon as a picture is added, taken away or written again. */
+uint64_t ij_data_stamp(const ij_data *d);
 int64_t ij_data_bad(const ij_data *d);              /* broken pictures met so far */
 const char *ij_data_bad_next(ij_data *d);           /* "name: reason" of one not yet reported, or NULL */
 ij_status ij_data_seek(ij_data *d, int64_t epoch, int64_t step);

@@ -104,7 +104,9 @@ void ij_case_unit(ij_case *c, double unit);
   IJ_CASE_LIST(adamw)                                                                                                  \
   IJ_CASE_LIST(elementwise)                                                                                            \
   IJ_CASE_LIST(reduce)                                                                                                 \
-  IJ_CASE_LIST(batch_norm)
+  IJ_CASE_LIST(batch_norm)                                                                                             \
+  IJ_CASE_LIST(softmax)                                                                                                \
+  IJ_CASE_LIST(matmul)
 #define IJ_CASE_LIST(folder) extern const ij_case_op ij_cases_##folder[];
 IJ_CASES(IJ_CASE_LIST)
 #undef IJ_CASE_LIST

@@ -113,6 +113,17 @@ typedef int64_t ij_dim;
                             float *loss), (q, R, n, s, x, label, loss))                                                \
   IJ_OP(cross_entropy_bwd, (ij_queue * q, ij_dim R, ij_dim n, float s, const float *x, const int32_t *label,           \
                             const float *scale, float *dx), (q, R, n, s, x, label, scale, dx))                         \
+  /* y (R, n) = softmax of each row of x, dx = its gradient from y and dy; n >= 1. y may be x, dx may be dy. */           \
+  IJ_OP(softmax_fwd, (ij_queue * q, ij_dim R, ij_dim n, const float *x, float *y), (q, R, n, x, y))                    \
+  IJ_OP(softmax_bwd, (ij_queue * q, ij_dim R, ij_dim n, const float *y, const float *dy, float *dx),                   \
+        (q, R, n, y, dy, dx))                                                                                          \
+  /* P products c (M, N) = A B, where A (M, K) is a (M, K), or, with ta, a (K, M) transposed, and B (K, N) is b (K, N),\
+   * or, with tb, b (N, K) transposed */                                                                               \
+  IJ_OP(matmul, (ij_queue * q, ij_dim P, ij_dim M, ij_dim N, ij_dim K, int ta, int tb, const float *a, const float *b, \
+                 float *c), (q, P, M, N, K, ta, tb, a, b, c))                                                          \
+  /* y (Q, n, D) [dt] = s[q] * (x (Q, n, D) [dt] + b (D)); b NULL: none; y may be x */                                 \
+  IJ_OP(scale_rows, (ij_queue * q, ij_dtype dt, ij_dim Q, ij_dim n, ij_dim D, const void *x, const float *b,           \
+                     const float *s, void *y), (q, dt, Q, n, D, x, b, s, y))                                           \
   /* AdamW over n elements, t the step from 1, with g * gscale as gradient: p -= lr wd p; m, v updated; p -= lr *      \
    * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps); g = 0; avg = mom avg + (1 - mom) p when not NULL. One pass. */ \
   IJ_OP(adamw, (ij_queue * q, ij_dim n, ij_dim t, double lr, double wd, double beta1, double beta2, double eps,        \
@@ -136,6 +147,10 @@ typedef int64_t ij_dim;
         (q, P, n, Q, scale, dy, dx))                                                                                   \
   /* y (R) i32 = index of the row's largest x (R, n), the first of equals */                                           \
   IJ_OP(argmax, (ij_queue * q, ij_dim R, ij_dim n, const float *x, int32_t *y), (q, R, n, x, y))                       \
+  /* The k largest of each row of x (R, n), falling, of equals the first, NaN as -infinity: their places index (R, k)  \
+   * i32 and values v (R, k); 1 <= k <= n */                                                                           \
+  IJ_OP(topk, (ij_queue * q, ij_dim R, ij_dim n, ij_dim k, const float *x, float *v, int32_t *index),                  \
+        (q, R, n, k, x, v, index))                                                                                     \
   /* Training: m, s (D) = batch mean and biased variance of x (R, D); else as given. y = (x - m) / sqrt(s + eps) */    \
   IJ_OP(batch_norm_fwd, (ij_queue * q, ij_dim R, ij_dim D, int training, float eps, const float *x, float *m,          \
                          float *s, float *y), (q, R, D, training, eps, x, m, s, y))                                    \

@@ -63,6 +63,7 @@ ij_status ij_list_open(const char *root, const char *subset, ij_note_fn *note, v
 void ij_list_free(ij_list *l);
 uint32_t ij_list_count(const ij_list *l);
 const char *ij_list_name(const ij_list *l, uint32_t i);
+uint64_t ij_list_stamp(const ij_list *l);        /* see ij_data_stamp */
 int ij_list_label(const ij_list *l, uint32_t i); /* -1 without one */
 int ij_list_classes(const ij_list *l);
 const char *ij_list_class(const ij_list *l, int i);

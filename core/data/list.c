@@ -389,6 +389,32 @@ int ij_list_label(const ij_list *l, uint32_t i) {
   return -1;
 }
 
+/* ---- stamp ---- */
+static uint64_t stamp_file(uint64_t h, const char *path) {
+  struct stat s;
+  int64_t seen[3] = {-1, 0, 0}; /* not there: a link to nowhere, say */
+  if (path && stat(path, &s) == 0) {
+    seen[0] = (int64_t)s.st_size;
+    seen[1] = (int64_t)s.st_mtim.tv_sec;
+    seen[2] = (int64_t)s.st_mtim.tv_nsec;
+  }
+  return ij_hash(h, seen, sizeof seen);
+}
+
+uint64_t ij_list_stamp(const ij_list *l) {
+  uint64_t h = ij_hash(l->n, l->tar ? "tar" : "dir", 3);
+  for (size_t i = 0; l->tar && i < l->shard.n; i++) h = stamp_file(h, l->shard.s[i]);
+  for (size_t i = 0; i < l->n; i++) {
+    const char *r = record(l, l->index[i]), *name = ij_list_name(l, (uint32_t)i);
+    h = ij_hash(h, r, (size_t)(name - r) + strlen(name)); /* in a tar with the place */
+    if (l->tar) continue;
+    char *path = ij_format("%s/%s", l->root, name);
+    h = stamp_file(h, path);
+    ij_free(path);
+  }
+  return h;
+}
+
 /* ---- opening, reading ---- */
 static int by_record(const void *a, const void *b, void *arg) {
   const ij_list *l = arg;

@@ -73,6 +73,7 @@ const char *ij_data_class(const ij_data *d, int i) {
 const char *ij_data_name(const ij_data *d, int64_t sample) {
   return sample < 0 || sample >= ij_data_count(d) ? NULL : ij_list_name(d->list, (uint32_t)sample);
 }
+uint64_t ij_data_stamp(const ij_data *d) { return ij_list_stamp(d->list); }
 int64_t ij_data_bad(const ij_data *d) { return d->bad_total; }
 
 /* ---- texts for the log ---- */

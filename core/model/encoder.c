@@ -67,6 +67,12 @@ ij_status ij_encoder_copy(ij_encoder *dst, ij_encoder *src) {
   return IJ_OK;
 }
 
+ij_status ij_encoder_drop_path(ij_encoder *e, double rate, uint64_t seed, uint32_t step) {
+  if (!(rate >= 0 && rate < 1)) return ij_fail(IJ_EINVAL, "drop_path: rate is %g, expected 0 up to 1", rate);
+  e->stack.drop = (ij_drop_path){rate, seed, step};
+  return IJ_OK;
+}
+
 /* ---- forward */
 typedef struct geometry { /* of one call */
   int64_t C, B, K, H, W, gh, gw;

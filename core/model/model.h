@@ -32,6 +32,11 @@ typedef struct ij_block {
   ij_tensor *norm2_w, *norm2_b;             /* (D) */
   ij_tensor *fc1_w, *fc1_b, *fc2_w, *fc2_b; /* (F, D), (F), (D, F), (D) */
 } ij_block;
+typedef struct ij_drop_path { /* stochastic depth of recorded forwards; rate 0: off */
+  double rate;
+  uint64_t seed;
+  uint32_t step;
+} ij_drop_path;
 typedef struct ij_stack {
   ij_device *dev;
   ij_block *blocks;
@@ -41,6 +46,7 @@ typedef struct ij_stack {
   ij_dtype dt;
   bool recompute;
   int recorded; /* forwards whose backward is still to come: gradients are whole after the last one */
+  ij_drop_path drop;
 } ij_stack;
 ij_status ij_stack_declare(ij_params *ps, const ij_vit_config *c, const char *prefix); /* prefix "blocks" */
 ij_status ij_stack_init(ij_stack *s, ij_device *dev, ij_params *ps, const ij_vit_config *c, const char *prefix,

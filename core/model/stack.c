@@ -19,6 +19,7 @@ typedef struct saved_block {
   ij_tensor *qkv, *att, *lse;    /* (R, 3D), (R, D) [dt], (Q, A, N) */
   ij_tensor *s2, *mean2, *rstd2; /* (r, D) f32: input of norm2; (r) */
   ij_tensor *pre;                /* (r, F) [dt]: fc1 without its bias */
+  ij_tensor *keep1, *keep2;      /* (Q) f32, with drop path: each branch's factor, 0 or 1 / the chance to stay */
 } saved_block;
 struct ij_stack_saved {
   ij_stack *stack;
@@ -30,7 +31,8 @@ struct ij_stack_saved {
 };
 
 static void drop_block(saved_block *b) {
-  ij_tensor **all[] = {&b->s1, &b->mean1, &b->rstd1, &b->qkv, &b->att, &b->lse, &b->s2, &b->mean2, &b->rstd2, &b->pre};
+  ij_tensor **all[] = {&b->s1, &b->mean1, &b->rstd1, &b->qkv, &b->att,   &b->lse,
+                       &b->s2, &b->mean2, &b->rstd2, &b->pre, &b->keep1, &b->keep2};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) ij_drop(all[i]);
 }
 void ij_stack_saved_free(void *p) {
@@ -112,8 +114,9 @@ void ij_stack_release(ij_stack *s) {
 typedef struct stream {
   ij_tensor *x;     /* (R, D) f32 */
   ij_tensor *add;   /* (R, D) [dt], or NULL */
-  ij_tensor *add_b; /* (D), borrowed, with add */
+  ij_tensor *add_b; /* (D), borrowed, with add; NULL: add has it already */
 } stream;
+static const float *bias_of(const stream *st) { return st->add_b ? ij_f32_of(st->add_b) : NULL; }
 
 static ij_status linear(ij_stack *s, int64_t R, ij_tensor *x, ij_tensor *w, ij_tensor **y) {
   int64_t N = w->shape[0], K = w->shape[1];
@@ -140,7 +143,7 @@ static ij_status add_norm(ij_stack *s, stream *st, int64_t R, ij_tensor *w, ij_t
   bool split = st->add && y_dt != s->dt; /* one type a call */
   e = IJ_OK;
   if (st->add)
-    e = dev->ops.norm_fwd(q, s->dt, R, s->D, ij_f32_of(st->x), ij_data_of(st->add), ij_f32_of(st->add_b), ij_f32_of(w),
+    e = dev->ops.norm_fwd(q, s->dt, R, s->D, ij_f32_of(st->x), ij_data_of(st->add), bias_of(st), ij_f32_of(w),
                           ij_f32_of(b), EPS, t, split ? NULL : ij_data_of(*y), m, d);
   if (e == IJ_OK && (!st->add || split))
     e = dev->ops.norm_fwd(q, y_dt, R, s->D, t, NULL, NULL, ij_f32_of(w), ij_f32_of(b), EPS, NULL, ij_data_of(*y), m, d);
@@ -157,8 +160,8 @@ static ij_status settle(ij_stack *s, stream *st, int64_t R) {
   ij_device *dev = s->dev;
   ij_tensor *sum = sum_target(s, st, R);
   if (!sum) return IJ_ENOMEM;
-  ij_status e = dev->ops.norm_fwd(&dev->queue, s->dt, R, s->D, ij_f32_of(st->x), ij_data_of(st->add),
-                                  ij_f32_of(st->add_b), NULL, NULL, EPS, ij_f32_of(sum), NULL, NULL, NULL);
+  ij_status e = dev->ops.norm_fwd(&dev->queue, s->dt, R, s->D, ij_f32_of(st->x), ij_data_of(st->add), bias_of(st), NULL,
+                                  NULL, EPS, ij_f32_of(sum), NULL, NULL, NULL);
   ij_drop(&st->add);
   ij_drop(&st->x);
   st->x = sum;
@@ -173,6 +176,42 @@ static ij_status cut(ij_stack *s, int64_t Q, int64_t N, int64_t first, ij_tensor
   size_t size = ij_dtype_size(t->dtype);
   return dev->ops.copy(&dev->queue, 3, shape, (ij_dim)size, (char *)ij_data_of(t) + size * (size_t)(first * D), from,
                        ij_data_of(*out), to);
+}
+
+/* ---- drop path */
+static ij_status draw_keep(ij_stack *s, int64_t Q, int block, int branch, ij_tensor **keep) {
+  double stay = 1 - s->drop.rate * block / (s->depth > 1 ? s->depth - 1 : 1);
+  float *v = ij_alloc((size_t)Q * sizeof *v);
+  ij_rng r;
+  if (!v || !(*keep = ij_make1(s->dev, IJ_F32, Q))) {
+    ij_free(v);
+    return IJ_ENOMEM;
+  }
+  ij_rng_init(&r, s->drop.seed, IJ_RNG_DROP, s->drop.step, (uint32_t)(2 * block + branch));
+  for (int64_t i = 0; i < Q; i++) v[i] = ij_rng_uniform(&r) < stay ? (float)(1 / stay) : 0;
+  ij_status e = ij_tensor_write(*keep, v, (size_t)Q * sizeof *v);
+  ij_free(v);
+  return e;
+}
+
+/* The stream's pending branch of n rows a sequence, with its bias, times keep (Q). */
+static ij_status drop_branch(ij_stack *s, ij_tensor *keep, int64_t Q, int64_t n, stream *st) {
+  if (!keep) return IJ_OK;
+  void *o = ij_data_of(st->add);
+  const float *b = ij_f32_of(st->add_b);
+  st->add_b = NULL;
+  return s->dev->ops.scale_rows(&s->dev->queue, s->dt, Q, n, s->D, o, b, ij_f32_of(keep), o);
+}
+
+/* The gradient of a branch's output, one more reference: dx_dt itself or, with keep, a scaled copy. */
+static ij_status branch_grad(ij_stack *s, ij_tensor *keep, int64_t Q, int64_t n, ij_tensor *dx_dt, ij_tensor **g) {
+  if (!keep) {
+    *g = ij_hold(dx_dt);
+    return IJ_OK;
+  }
+  if (!(*g = ij_make2(s->dev, s->dt, Q * n, s->D))) return IJ_ENOMEM;
+  return s->dev->ops.scale_rows(&s->dev->queue, s->dt, Q, n, s->D, ij_data_of(dx_dt), NULL, ij_f32_of(keep),
+                                ij_data_of(*g));
 }
 
 /* One block. st: in and out. keep: b receives what the backward needs; else it is empty afterwards. */
@@ -207,6 +246,7 @@ static ij_status block_fwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N,
   st->add = o;
   st->add_b = w->proj_b;
   o = NULL;
+  IJ_TRY_TO(out, e, drop_branch(s, b->keep1, Q, N - first, st));
   IJ_TRY_TO(out, e, add_norm(s, st, r, w->norm2_w, w->norm2_b, s->dt, keep, &b->s2, &h, &b->mean2, &b->rstd2));
   IJ_TRY_TO(out, e, linear(s, r, h, w->fc1_w, &b->pre));
   ij_drop(&h);
@@ -216,6 +256,7 @@ static ij_status block_fwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N,
   IJ_TRY_TO(out, e, linear(s, r, act, w->fc2_w, &o));
   *st = (stream){.x = ij_hold(b->s2), .add = o, .add_b = w->fc2_b};
   o = NULL;
+  IJ_TRY_TO(out, e, drop_branch(s, b->keep2, Q, N - first, st));
   if (!keep) ij_drop(&b->s2);
   if (!keep) ij_drop(&b->pre);
   goto out;
@@ -249,9 +290,15 @@ ij_status ij_stack_fwd(ij_stack *s, int64_t Q, int64_t N, int64_t first, ij_tens
   }
   for (int i = 0; i < s->depth; i++) {
     saved_block none = {0}, *b = v && !s->recompute ? &v->blocks[i] : &none;
+    if (v && s->drop.rate > 0 && i > 0) {
+      IJ_TRY_TO(out, e, draw_keep(s, Q, i, 0, &v->blocks[i].keep1));
+      IJ_TRY_TO(out, e, draw_keep(s, Q, i, 1, &v->blocks[i].keep2));
+    }
     if (v && s->recompute) { /* keeps its input alone */
       IJ_TRY_TO(out, e, settle(s, &st, R));
       v->blocks[i].s1 = ij_hold(st.x);
+      none.keep1 = ij_hold(v->blocks[i].keep1);
+      none.keep2 = ij_hold(v->blocks[i].keep2);
     }
     e = block_fwd(s, &s->blocks[i], Q, N, i == s->depth - 1 ? first : 0, &st, b != &none, b);
     drop_block(&none);
@@ -345,16 +392,18 @@ static ij_status block_bwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N,
   ij_device *dev = s->dev;
   ij_queue *q = &dev->queue;
   int64_t R = Q * N, r = Q * (N - first), D = s->D;
-  ij_tensor *d = NULL, *dh = NULL, *h = NULL;
+  ij_tensor *d = NULL, *dh = NULL, *h = NULL, *g = NULL; /* g: gradient of a branch's output */
   ij_status e;
   /* mlp */
   float *db1 = ij_grad_of(w->fc1_b);
   if (!db1) return IJ_ENOMEM;
-  IJ_TRY_TO(out, e, linear_x(s, r, *dx_dt, w->fc2_w, &d));
+  IJ_TRY_TO(out, e, branch_grad(s, b->keep2, Q, N - first, *dx_dt, &g));
+  IJ_TRY_TO(out, e, linear_x(s, r, g, w->fc2_w, &d));
   IJ_TRY_TO(out, e,
             dev->ops.gelu_bwd(q, s->dt, r, s->F, ij_data_of(b->pre), ij_f32_of(w->fc1_b), ij_data_of(d), ij_data_of(d),
                               ij_data_of(b->pre), db1));
-  IJ_TRY_TO(out, e, linear_w(s, r, *dx_dt, b->pre, w->fc2_w, w->fc2_b));
+  IJ_TRY_TO(out, e, linear_w(s, r, g, b->pre, w->fc2_w, w->fc2_b));
+  ij_drop(&g);
   ij_drop(&b->pre);
   IJ_TRY_TO(out, e, norm_again(s, r, b->s2, w->norm2_w, w->norm2_b, &h));
   IJ_TRY_TO(out, e, linear_w(s, r, d, h, w->fc1_w, NULL));
@@ -365,10 +414,11 @@ static ij_status block_bwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N,
   ij_drop(&dh);
   ij_drop(&b->s2);
   /* attention */
-  IJ_TRY_TO(out, e, linear_x(s, r, *dx_dt, w->proj_w, &d)); /* gradient of the attention's output, (r, D) */
+  IJ_TRY_TO(out, e, branch_grad(s, b->keep1, Q, N - first, *dx_dt, &g));
+  IJ_TRY_TO(out, e, linear_x(s, r, g, w->proj_w, &d)); /* gradient of the attention's output, (r, D) */
   if (first) {
     IJ_TRY_TO(out, e, cut(s, Q, N, first, b->att, &h));
-    IJ_TRY_TO(out, e, linear_w(s, r, *dx_dt, h, w->proj_w, w->proj_b));
+    IJ_TRY_TO(out, e, linear_w(s, r, g, h, w->proj_w, w->proj_b));
     ij_drop(&h);
     /* back to whole sequences: rows before first get no gradient from the residual stream */
     ij_tensor *wide = ij_make2(dev, s->dt, R, D), *dx_wide = ij_make2(dev, IJ_F32, R, D);
@@ -395,8 +445,9 @@ static ij_status block_bwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N,
     }
     if (e != IJ_OK) goto out;
   } else {
-    IJ_TRY_TO(out, e, linear_w(s, R, *dx_dt, b->att, w->proj_w, w->proj_b));
+    IJ_TRY_TO(out, e, linear_w(s, R, g, b->att, w->proj_w, w->proj_b));
   }
+  ij_drop(&g);
   float *dbqkv = ij_grad_of(w->qkv_b);
   if (!dbqkv) goto memory;
   IJ_TRY_TO(out, e,
@@ -414,6 +465,7 @@ static ij_status block_bwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N,
 memory:
   e = IJ_ENOMEM;
 out:
+  ij_drop(&g);
   ij_drop(&d);
   ij_drop(&dh);
   ij_drop(&h);

@@ -223,6 +223,66 @@ ij_status ij_attention(ij_tensor *qkv, int heads, ij_tensor **out) {
   return st;
 }
 
+static ij_status softmax_backward(ij_node *n) {
+  ij_tensor *x = n->in[0], *g;
+  ij_device *dev = device_of(x);
+  IJ_TRY(grad_like(x, &g));
+  return grad_done(dev->ops.softmax_bwd(&dev->queue, rows_of(x), last_size(x), ij_f32_of(n->out),
+                                        ij_f32_of(n->out->grad), ij_f32_of(g)),
+                   x, g);
+}
+ij_status ij_softmax(ij_tensor *x, ij_tensor **out) {
+  *out = NULL;
+  IJ_TRY(ij_want("softmax", "x", x, IJ_F32));
+  if (!x->ndim || !last_size(x)) return ij_fail(IJ_ESHAPE, "softmax: of nothing");
+  ij_device *dev = device_of(x);
+  ij_tensor *y = ij_make_like(x);
+  ij_status st = IJ_ENOMEM;
+  if (y) st = dev->ops.softmax_fwd(&dev->queue, rows_of(x), last_size(x), ij_f32_of(x), ij_f32_of(y));
+  ij_node *node;
+  return finish(st, y, &x, 1, softmax_backward, &node, out);
+}
+
+/* ---- products of two tensors */
+/* t's gradient, if it wants one, grows by the P products of x (M, K) and y (K, N), each perhaps transposed. */
+static ij_status product_grad(ij_tensor *t, int64_t P, int64_t M, int64_t N, int64_t K, bool tx, bool ty, ij_tensor *x,
+                              ij_tensor *y) {
+  if (!t->requires_grad) return IJ_OK;
+  ij_tensor *g;
+  ij_device *dev = device_of(t);
+  IJ_TRY(grad_like(t, &g));
+  return grad_done(dev->ops.matmul(&dev->queue, P, M, N, K, tx, ty, ij_f32_of(x), ij_f32_of(y), ij_f32_of(g)), t, g);
+}
+static ij_status matmul_backward(ij_node *n) { /* in: a, b; i: P, M, N, K, ta, tb */
+  ij_tensor *a = n->in[0], *b = n->in[1], *dc = n->out->grad;
+  int64_t P = n->i[0], M = n->i[1], N = n->i[2], K = n->i[3];
+  bool ta = n->i[4], tb = n->i[5];
+  IJ_TRY(ta ? product_grad(a, P, K, M, N, tb, true, b, dc) : product_grad(a, P, M, K, N, false, !tb, dc, b));
+  return tb ? product_grad(b, P, N, K, M, true, ta, dc, a) : product_grad(b, P, K, N, M, !ta, false, a, dc);
+}
+ij_status ij_matmul(ij_tensor *a, ij_tensor *b, int ta, int tb, ij_tensor **out) {
+  *out = NULL;
+  IJ_TRY(ij_want("matmul", "a", a, IJ_F32));
+  IJ_TRY(ij_want("matmul", "b", b, IJ_F32));
+  int nd = a->ndim;
+  char left[160], right[160];
+  bool fits = (nd == 2 || nd == 3) && b->ndim == nd && (nd == 2 || a->shape[0] == b->shape[0]) &&
+              a->shape[nd - (ta ? 2 : 1)] == b->shape[nd - (tb ? 1 : 2)];
+  if (!fits)
+    return ij_fail(IJ_ESHAPE, "matmul: %s%s and %s%s do not fit: (M, K) and (K, N), or as many of each",
+                   ij_shape_text(a, left), ta ? " transposed" : "", ij_shape_text(b, right), tb ? " transposed" : "");
+  int64_t P = nd == 3 ? a->shape[0] : 1, M = a->shape[nd - (ta ? 1 : 2)], N = b->shape[nd - (tb ? 2 : 1)],
+          K = a->shape[nd - (ta ? 2 : 1)];
+  ij_device *dev = device_of(a);
+  ij_tensor *c = nd == 3 ? ij_make3(dev, IJ_F32, P, M, N) : ij_make2(dev, IJ_F32, M, N);
+  ij_status st = IJ_ENOMEM;
+  if (c) st = dev->ops.matmul(&dev->queue, P, M, N, K, ta != 0, tb != 0, ij_f32_of(a), ij_f32_of(b), ij_f32_of(c));
+  ij_node *node;
+  st = finish(st, c, (ij_tensor *[]){a, b}, 2, matmul_backward, &node, out);
+  if (node) memcpy(node->i, (int64_t[]){P, M, N, K, ta != 0, tb != 0}, sizeof node->i);
+  return st;
+}
+
 /* ---- picking and joining */
 static ij_status gather_backward(ij_node *n) {
   ij_tensor *x = n->in[0], *index = n->in[1], *g;
@@ -437,6 +497,27 @@ ij_status ij_argmax(ij_tensor *x, ij_tensor **out) {
   ij_status st = y ? dev->ops.argmax(&dev->queue, rows_of(x), last_size(x), ij_f32_of(x), ij_data_of(y)) : IJ_ENOMEM;
   ij_node *node;
   return finish(st, y, &x, 1, NULL, &node, out);
+}
+
+ij_status ij_topk(ij_tensor *x, int64_t k, ij_tensor **values, ij_tensor **index) {
+  *values = *index = NULL;
+  IJ_TRY(ij_want("topk", "x", x, IJ_F32));
+  if (!x->ndim || k < 1 || k > last_size(x))
+    return ij_fail(IJ_ESHAPE, "topk: the %lld largest of %lld", (long long)k, (long long)(x->ndim ? last_size(x) : 0));
+  ij_device *dev = device_of(x);
+  int64_t shape[IJ_MAX_DIMS];
+  memcpy(shape, x->shape, sizeof shape);
+  shape[x->ndim - 1] = k;
+  ij_tensor *v = ij_make(dev, IJ_F32, x->ndim, shape, false), *at = ij_make(dev, IJ_I32, x->ndim, shape, false);
+  ij_status st = IJ_ENOMEM;
+  if (v && at) st = dev->ops.topk(&dev->queue, rows_of(x), last_size(x), k, ij_f32_of(x), ij_f32_of(v), ij_data_of(at));
+  if (st != IJ_OK) {
+    ij_drop(&v);
+    ij_drop(&at);
+  }
+  *values = v;
+  *index = at;
+  return st;
 }
 
 /* ---- losses */

@@ -23,6 +23,12 @@ void IJ_CPU(table)(ij_op_table *t) {
   t->gather_bwd = IJ_CPU(gather_bwd);
   t->smooth_l1_fwd = IJ_CPU(smooth_l1_fwd);
   t->smooth_l1_bwd = IJ_CPU(smooth_l1_bwd);
+  t->cross_entropy_fwd = IJ_CPU(cross_entropy_fwd);
+  t->cross_entropy_bwd = IJ_CPU(cross_entropy_bwd);
+  t->softmax_fwd = IJ_CPU(softmax_fwd);
+  t->softmax_bwd = IJ_CPU(softmax_bwd);
+  t->matmul = IJ_CPU(matmul);
+  t->scale_rows = IJ_CPU(scale_rows);
   t->adamw = IJ_CPU(adamw);
   t->binary = IJ_CPU(binary);
   t->affine = IJ_CPU(affine);
@@ -31,6 +37,10 @@ void IJ_CPU(table)(ij_op_table *t) {
   t->relu_bwd = IJ_CPU(relu_bwd);
   t->sum_fwd = IJ_CPU(sum_fwd);
   t->sum_bwd = IJ_CPU(sum_bwd);
+  t->argmax = IJ_CPU(argmax);
+  t->topk = IJ_CPU(topk);
+  t->batch_norm_fwd = IJ_CPU(batch_norm_fwd);
+  t->batch_norm_bwd = IJ_CPU(batch_norm_bwd);
   t->sum_squares = IJ_CPU(sum_squares);
   t->convert = IJ_CPU(convert);
   t->copy = IJ_CPU(copy);

@@ -181,6 +181,25 @@ static const ij_case_shape copy_shapes[] = {
     {0},
 };
 
+enum { NO_B = 1 };
+static void scale_rows(ij_case *c) { /* dims Q, n, D */
+  const ij_dim *d = c->dim;
+  ij_case_tol(c, 1e-6, 1e-2, "a sum and a product, rounded to the type");
+  ij_case_in(c, "x", c->dt, d[0] * d[1] * d[2], 1);
+  if (c->flags & NO_B) ij_case_null(c);
+  else ij_case_in(c, "b", IJ_F32, d[2], 1);
+  ij_case_in(c, "s", IJ_F32, d[0], 1);
+  ij_case_out(c, "y", c->dt, d[0] * d[1] * d[2]);
+  ij_case_form(c, "y=x");
+}
+static ij_status call_scale_rows(const ij_op_table *t, ij_queue *q, const ij_case *c) {
+  return t->scale_rows(q, c->dt, c->dim[0], c->dim[1], c->dim[2], c->p[0], c->p[1], c->p[2], c->p[3]);
+}
+static const ij_case_shape scale_rows_shapes[] = {
+    {"odd", {3, 5, 19}, 0, 0},      {"odd no b", {7, 2, 13}, NO_B, 0},          {"no rows", {0, 2, 8}, 0, 0},
+    {"vits", {16, 196, 384}, 0, 0}, {"vits", {64, 196, 384}, 0, IJ_CASE_BENCH}, {0},
+};
+
 const ij_case_op ij_cases_elementwise[] = {
     {"binary", binary, call_binary, binary_shapes, false, NULL},
     {"affine", affine, call_affine, plain, false, NULL},
@@ -189,6 +208,7 @@ const ij_case_op ij_cases_elementwise[] = {
     {"relu_bwd", relu_bwd, call_relu_bwd, plain, false, &ij_cases_elementwise[3]},
     {"fill", fill, call_fill, plain, false, NULL},
     {"convert", convert, call_convert, convert_shapes, false, NULL},
+    {"scale_rows", scale_rows, call_scale_rows, scale_rows_shapes, true, NULL},
     {"copy", copy, call_copy, copy_shapes, false, NULL},
     {0},
 };

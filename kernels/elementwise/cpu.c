@@ -126,3 +126,32 @@ ij_status IJ_CPU(copy)(ij_queue *q, int nd, const ij_dim *shape, ij_dim size, co
   }
   return IJ_OK;
 }
+
+/* y (D) = s * (x (D) + b (D)), b NULL: none */
+static void scale_row(ij_dim D, const float *x, const float *b, float s, float *y) {
+  if (b) {
+#pragma omp simd
+    for (ij_dim d = 0; d < D; d++) y[d] = s * (x[d] + b[d]);
+  } else {
+#pragma omp simd
+    for (ij_dim d = 0; d < D; d++) y[d] = s * x[d];
+  }
+}
+
+ij_status IJ_CPU(scale_rows)(ij_queue *q, ij_dtype dt, ij_dim Q, ij_dim n, ij_dim D, const void *x, const float *b,
+                             const float *s, void *y) {
+  int threads = Q * n * D < SMALL ? 1 : omp_get_max_threads();
+  float *rows = dt == IJ_BF16 ? ij_queue_scratch(q, 0, (size_t)(threads * D + 1) * sizeof *rows) : NULL; /* one each */
+  if (dt == IJ_BF16 && !rows) return IJ_ENOMEM;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (int t = 0; t < threads; t++) {
+    ij_dim from, to;
+    share(Q * n, t, threads, &from, &to);
+    float *row = rows ? rows + t * D : NULL;
+    for (ij_dim r = from; r < to; r++) {
+      scale_row(D, row_get(dt, x, r * D, D, row), b, s[r / n], row_out(dt, y, r * D, row));
+      row_put(dt, y, r * D, D, row);
+    }
+  }
+  return IJ_OK;
+}

@@ -82,3 +82,11 @@ ij_status ij_ref_copy(ij_queue *q, int nd, const ij_dim *shape, ij_dim size, con
   }
   return IJ_OK;
 }
+
+ij_status ij_ref_scale_rows(ij_queue *q, ij_dtype dt, ij_dim Q, ij_dim n, ij_dim D, const void *x, const float *b,
+                            const float *s, void *y) {
+  (void)q;
+  for (ij_dim i = 0; i < Q * n * D; i++)
+    ij_ref_set(dt, y, i, s[i / (n * D)] * ((double)ij_ref_get(dt, x, i) + (b ? b[i % D] : 0)));
+  return IJ_OK;
+}

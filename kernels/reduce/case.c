@@ -51,6 +51,29 @@ static const ij_case_shape argmax_shapes[] = {
     {0},
 };
 
+static void topk(ij_case *c) { /* dims R, n, k, different numbers (0: all differ) */
+  const ij_dim *d = c->dim;
+  ij_case_tol(c, 0, 0, "values and places as they are");
+  ij_case_in_as(c, "x", IJ_F32, d[0] * d[1], d[3] ? d[3] < 0 ? IJ_CASE_HOLES : IJ_CASE_LABEL : IJ_CASE_NORMAL,
+                d[3] > 0 ? (double)d[3] : 1);
+  ij_case_out(c, "v", IJ_F32, d[0] * d[2]);
+  ij_case_out(c, "index", IJ_I32, d[0] * d[2]);
+}
+static ij_status call_topk(const ij_op_table *t, ij_queue *q, const ij_case *c) {
+  return t->topk(q, c->dim[0], c->dim[1], c->dim[2], c->p[0], c->p[1], c->p[2]);
+}
+static const ij_case_shape topk_shapes[] = {
+    {"odd", {7, 331, 5}, 0, 0},
+    {"equals", {5, 200, 9, 4}, 0, 0},
+    {"holes", {3, 150, 20, -1}, 0, 0},
+    {"all", {3, 11, 11}, 0, 0},
+    {"one", {2, 1, 1}, 0, 0},
+    {"no rows", {0, 5, 3}, 0, 0},
+    {"neighbours", {8, 5000, 20}, 0, 0},
+    {"neighbours", {256, 50000, 20}, 0, IJ_CASE_BENCH},
+    {0},
+};
+
 enum { HOLES = 1 };
 static void sum_squares(ij_case *c) {
   ij_case_tol(c, 1e-6, 1e-6, "summed in double, or in f32 over short pieces");
@@ -74,6 +97,7 @@ const ij_case_op ij_cases_reduce[] = {
     {"sum_fwd", sum_fwd, call_sum_fwd, sum_shapes, false, NULL},
     {"sum_bwd", sum_bwd, call_sum_bwd, sum_shapes, false, &ij_cases_reduce[0]},
     {"argmax", argmax, call_argmax, argmax_shapes, false, NULL},
+    {"topk", topk, call_topk, topk_shapes, false, NULL},
     {"sum_squares", sum_squares, call_sum_squares, sum_squares_shapes, false, NULL},
     {0},
 };

@@ -1,5 +1,6 @@
-/* Sums along an axis and the check of gradients. */
+/* Sums along an axis, the largest ones of a row, and the check of gradients. */
 #include "../cpu/rows.h"
+#include "../cpu/softmax.h"
 
 ij_status IJ_CPU(sum_fwd)(ij_queue *q, ij_dim P, ij_dim n, ij_dim Q, float scale, const float *x, float *y) {
   (void)q;
@@ -40,6 +41,56 @@ ij_status IJ_CPU(sum_bwd)(ij_queue *q, ij_dim P, ij_dim n, ij_dim Q, float scale
 #pragma omp simd
       for (ij_dim j = 0; j < Q; j++) row[j] = scale * g[j];
     }
+  return IJ_OK;
+}
+
+ij_status IJ_CPU(argmax)(ij_queue *q, ij_dim R, ij_dim n, const float *x, int32_t *y) {
+  (void)q;
+#pragma omp parallel for schedule(static) if (R * n >= SMALL)
+  for (ij_dim r = 0; r < R; r++) {
+    const float *row = x + r * n;
+    float top = row_top(n, row);
+    ij_dim i = 0;
+    if (row[0] == row[0]) /* a NaN in the first place stays the best, as nothing is larger */
+      while (row[i] != top) i++;
+    y[r] = (int32_t)i;
+  }
+  return IJ_OK;
+}
+
+static float rank_of(float x) { return x == x ? x : -INFINITY; }
+
+/* Puts x[i] into its place among the `held` <= k best; the last falls out when they are k. */
+static void topk_insert(ij_dim held, ij_dim k, const float *x, ij_dim i, float *v, int32_t *index) {
+  ij_dim at = held < k ? held : k - 1;
+  for (; at > 0 && rank_of(x[i]) > rank_of(v[at - 1]); at--) {
+    v[at] = v[at - 1];
+    index[at] = index[at - 1];
+  }
+  v[at] = x[i];
+  index[at] = (int32_t)i;
+}
+
+/* Most runs of a long row hold nothing larger than the k-th so far: one comparison in vectors tells. */
+ij_status IJ_CPU(topk)(ij_queue *q, ij_dim R, ij_dim n, ij_dim k, const float *x, float *v, int32_t *index) {
+  (void)q;
+  enum { SHORT = 64 };
+#pragma omp parallel for schedule(static) if (R * n >= SMALL)
+  for (ij_dim r = 0; r < R; r++) {
+    const float *row = x + r * n;
+    float *best = v + r * k;
+    int32_t *at = index + r * k;
+    for (ij_dim i = 0; i < k; i++) topk_insert(i, k, row, i, best, at);
+    for (ij_dim i = k; i < n; i += SHORT) {
+      ij_dim count = n - i < SHORT ? n - i : SHORT;
+      float least = rank_of(best[k - 1]);
+      int larger = 0;
+#pragma omp simd reduction(| : larger)
+      for (ij_dim j = 0; j < count; j++) larger |= row[i + j] > least;
+      for (ij_dim j = i; larger && j < i + count; j++)
+        if (row[j] > rank_of(best[k - 1])) topk_insert(k, k, row, j, best, at);
+    }
+  }
   return IJ_OK;
 }
 

@@ -1,4 +1,4 @@
-/* Sums along an axis, the largest of a row, and the check of gradients. */
+/* Sums along an axis, the largest ones of a row, and the check of gradients. */
 #include "../ref.h"
 #include <math.h>
 
@@ -28,6 +28,25 @@ ij_status ij_ref_argmax(ij_queue *q, ij_dim R, ij_dim n, const float *x, int32_t
     for (ij_dim i = 1; i < n; i++)
       if (x[r * n + i] > x[r * n + best]) best = i;
     y[r] = (int32_t)best;
+  }
+  return IJ_OK;
+}
+
+static float rank_of(float x) { return isnan(x) ? -INFINITY : x; }
+
+ij_status ij_ref_topk(ij_queue *q, ij_dim R, ij_dim n, ij_dim k, const float *x, float *v, int32_t *index) {
+  unsigned char *taken = ij_queue_scratch(q, 0, (size_t)(n ? n : 1));
+  if (!taken) return IJ_ENOMEM;
+  for (ij_dim r = 0; r < R; r++) {
+    for (ij_dim i = 0; i < n; i++) taken[i] = 0;
+    for (ij_dim j = 0; j < k; j++) {
+      ij_dim best = -1;
+      for (ij_dim i = 0; i < n; i++)
+        if (!taken[i] && (best < 0 || rank_of(x[r * n + i]) > rank_of(x[r * n + best]))) best = i;
+      taken[best] = 1;
+      v[r * k + j] = x[r * n + best];
+      index[r * k + j] = (int32_t)best;
+    }
   }
   return IJ_OK;
 }

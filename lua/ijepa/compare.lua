@@ -2,13 +2,14 @@
 -- raw pixels, as a table and as a picture of the masks and the losses.
 local jepa = require "ijepa.jepa"
 local probe = require "ijepa.probe"
+local features = require "ijepa.features"
 local data = require "ijepa.data"
 local draw = require "ijepa.draw"
 local Run = require "ijepa.run"
 
 local function say(fmt, ...) io.stderr:write(fmt:format(...), "\n") end
 
---- Probes a run and writes OUT/summary.png. o: train, test (paths), resize, limit, and what probe.linear takes.
+--- Probes a run and writes OUT/summary.png. o: train, test (paths), resize, limit, and what probe.sweep takes.
 ---@param run table what ijepa.pretrain returned
 ---@return table results by name: trained, untrained, pixels; of each [0], the last layer, and [4], as probe.linear gives it
 return function(run, o)
@@ -18,23 +19,23 @@ return function(run, o)
   local untrained = jepa.models(cfg)
   local last = math.min(4, run.encoder.depth)
   local contenders = {
-    { "trained", "target encoder, trained", probe.pooled_both(run.target, last), last },
-    { "untrained", "the same, before training", probe.pooled_both(untrained, last), last },
-    { "pixels", "raw pixels", probe.pixels },
+    { "trained", "target encoder, trained", features.pooled_both(run.target, last), last },
+    { "untrained", "the same, before training", features.pooled_both(untrained, last), last },
+    { "pixels", "raw pixels", features.pixels },
   }
   local results, lines = {}, {}
   print(("%-28s %14s %14s"):format("linear probe, top-1", "last layer", "last 4 blocks"))
   for _, c in ipairs(contenders) do
     local r, blocks = {}, c[4]
     say("probing: %s", c[2])
-    local train, test = probe.pair(c[3], settings)
+    local train, test = features.pair(c[3], settings)
     if not train then error(test, 0) end
     if not blocks then
       r[0] = probe.classifier(train, test, settings)
     else
       local D = run.encoder.width
-      r[0] = probe.classifier(probe.columns(train, 1, D), probe.columns(test, 1, D), settings)
-      r[4] = probe.classifier(probe.columns(train, D + 1, blocks * D), probe.columns(test, D + 1, blocks * D), settings)
+      r[0] = probe.classifier(features.columns(train, 1, D), features.columns(test, 1, D), settings)
+      r[4] = probe.classifier(features.columns(train, D + 1, blocks * D), features.columns(test, D + 1, blocks * D), settings)
     end
     results[c[1]] = r
     local four = r[4] and ("%.1f %%"):format(r[4].top1) or ""

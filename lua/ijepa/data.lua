@@ -1,6 +1,7 @@
 -- Pictures: batches of a folder or of tar files as tensors.
 local F = require "ijepa._ffi"
 local tensor = require "ijepa.tensor"
+local bit = require "bit"
 local C = F.C
 
 local data = {}
@@ -60,6 +61,9 @@ function Data:picture(i, epoch)
   if not ok then return nil, message end
   return tensor.from_pointer(pixels, { 1, self.height, self.width, 3 }, "u8")
 end
+--- A number (as 16 hexadecimal digits) of what the data set holds: names, sizes and times of change of its files.
+---@return string
+function Data:stamp() return bit.tohex(C.ij_data_stamp(self.h), 16) end
 --- Goes on with this batch: epoch and step within it, from 0.
 function Data:seek(epoch, step) F.check(C.ij_data_seek(self.h, epoch, step)) end
 --- Messages about broken pictures since the last call.

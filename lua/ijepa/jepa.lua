@@ -116,6 +116,12 @@ function Encoder:copy_(src)
   F.check(C.ij_encoder_copy(self.h, src.h))
   return self
 end
+--- Stochastic depth in forwards that are recorded for gradients: block i loses each of its branches, for each picture
+--- alone, with probability rate * i / (depth - 1). A function of (seed, step, block, branch, picture); rate 0: off.
+---@param rate number
+---@param seed integer?
+---@param step integer?
+function Encoder:drop_path(rate, seed, step) F.check(C.ij_encoder_drop_path(self.h, rate, seed or 0, step or 0)) end
 --- A new encoder like this one, with the same values, that is not trained: a target.
 function Encoder:target() return jepa.encoder(self.options):copy_(self):requires_grad_(false) end
 

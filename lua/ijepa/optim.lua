@@ -1,6 +1,7 @@
--- AdamW over models, in the published groups: encoder decayed, predictor decayed, encoder not, predictor not.
+-- AdamW over models, in the published groups: encoder decayed, predictor decayed, encoder not, predictor not; and SGD.
 local F = require "ijepa._ffi"
 local tensor = require "ijepa.tensor"
+local device = require "ijepa.device"
 local C = F.C
 
 local optim = {}
@@ -83,6 +84,36 @@ end
 function Optim:steps(n)
   if n then C.ij_optim_set_steps(self.h, n) end
   return tonumber(C.ij_optim_steps(self.h))
+end
+
+-- ---- SGD, for the published probe
+---@class ijepa.sgd
+local Sgd = {}
+Sgd.__index = Sgd
+
+--- Stochastic gradient descent with momentum: m = momentum m + g + wd p; p -= lr m. Used as AdamW's parts are.
+---@param o { momentum: number? } .9
+---@return ijepa.sgd
+function optim.sgd(o) return setmetatable({ momentum = o.momentum or .9, parts = {} }, Sgd) end
+
+--- count elements of t from first (from 1), with the step's lr and wd multiplied.
+function Sgd:add_part(t, first, count, lr_scale, wd_scale)
+  local value = device.no_grad(function() return t:reshape(-1):narrow(1, first, count) end)
+  self.parts[#self.parts + 1] = { p = t, first = first, count = count, lr = lr_scale, wd = wd_scale, value = value,
+    m = tensor.zeros({ count }, "f32", true) }
+end
+
+--- One update; gradients are used up.
+---@param o { lr: number, wd: number?, scale: number? }
+function Sgd:step(o)
+  device.no_grad(function()
+    for _, e in ipairs(self.parts) do
+      local g = e.p:grad():reshape(-1):narrow(1, e.first, e.count)
+      e.m:add_(e.m, self.momentum - 1):add_(g, o.scale or 1):add_(e.value, (o.wd or 0) * e.wd)
+      e.value:add_(e.m, -o.lr * e.lr)
+      g:fill_(0)
+    end
+  end)
 end
 
 return optim

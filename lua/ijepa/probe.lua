@@ -1,216 +1,222 @@
--- Probes: what a frozen encoder's features are worth. Features are average-pooled patches of the last layer, or of the
--- last blocks joined; a linear classifier is trained on them for every learning rate and weight decay of a sweep at once.
+--- Probes: what a frozen encoder's features are worth. Heads are trained on cached features for every learning rate and
+-- weight decay of a sweep at once, side by side in the same tensors; the pair is chosen on training rows held out.
+-- docs/probes.md walks through writing another probe on these functions.
 local F = require "ijepa._ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.device"
-local data = require "ijepa.data"
 local schedule = require "ijepa.schedule"
 local optim = require "ijepa.optim"
+local features = require "ijepa.features"
+local score = require "ijepa.score"
 local C = F.C
 
 local probe = {}
 
----@class ijepa.features
----@field x ijepa.tensor f32 (R, W): a row a picture, kept
----@field y ijepa.tensor i32 (R): class numbers, kept
----@field classes string[]
+--- The published protocol's sweep: SGD with momentum, the rate divided by ten every third of 28 epochs. (The default is
+--- AdamW along half a cosine: it needs no tuning of rates to the features' size and settles in as many epochs.)
+probe.published = { optimizer = "sgd", lr = { .01, .05, .001 }, wd = { 5e-4, 0 }, epochs = 28 }
 
---- A function from pixels u8 (B, H, W, 3) to features f32 (B, W). blocks: 0 for the last layer after its norm, n for the
---- last n blocks, each normalised and pooled, side by side.
----@param encoder ijepa.encoder
----@param blocks integer?
-function probe.pooled(encoder, blocks)
-  if (blocks or 0) == 0 then return function(x) return encoder(x):mean(2) end end
-  return function(x)
-    local list = {}
-    for i, b in ipairs(encoder:blocks(x, blocks)) do list[i] = b:layer_norm():mean(2) end
-    return tensor.concat(list)
+-- ---- heads
+---@class ijepa.head
+---@field params ijepa.tensor[] each (G, ...): G heads of the sweep side by side; those of 3 and more dimensions decay
+---@field forward fun(x: ijepa.tensor): ijepa.tensor features (B, ...) -> logits (B, G, n)
+
+-- A kept parameter of normal numbers with this standard deviation, 0 for zeros; every head starts with the same ones.
+local function parameter(rng, shape, std)
+  local t = tensor.zeros(shape, "f32", true)
+  if std > 0 then
+    local G, n = shape[1], t:numel() / shape[1]
+    local values = F.new("float[?]", t:numel())
+    for i = 0, n - 1 do values[i] = std * C.ij_rng_normal(rng) end
+    for g = 1, G - 1 do F.copy(values + g * n, values, n * 4) end
+    t = tensor.from_pointer(values, shape, "f32", true)
+  end
+  return t:requires_grad_()
+end
+probe.parameter = parameter
+
+--- G linear classifiers: features (B, W) -> logits (B, G, n).
+---@return ijepa.head
+function probe.linear_head(G, shape, n, rng)
+  local W = shape[1]
+  local w, b = parameter(rng, { G, n, W }, 0), parameter(rng, { G, n }, 0)
+  return { params = { w, b }, forward = function(x)
+    return x:linear(w:reshape(G * n, W), b:reshape(G * n)):reshape(x:size(1), G, n)
+  end }
+end
+
+--- G attentive heads: one query with A heads looks at the patches (B, N, D) by cross attention, then norm and a linear
+--- classifier. With a single query its product with the keys' matrix is one vector for each of the A heads, so that is
+--- what is learned: the same functions for a fraction of the work. The norm's scale and shift are the classifier's.
+---@param heads integer A; D divides by it
+---@return fun(G: integer, shape: integer[], n: integer, rng: ffi.cdata*): ijepa.head
+function probe.attentive_head(heads)
+  return function(G, shape, n, rng)
+    local N, D, A = shape[1], shape[2], heads
+    if not D then F.raise "probe.attentive: the features are pooled: use features.tokens" end
+    if D % A ~= 0 then F.raise(("probe.attentive: width %d does not divide by %d heads"):format(D, A)) end
+    local S = D / A
+    local query, value = parameter(rng, { G, A, D }, D ^ -.5), parameter(rng, { G, A, D, S }, D ^ -.5)
+    local w, b = parameter(rng, { G, n, D }, 0), parameter(rng, { G, n }, 0)
+    return { params = { query, value, w, b }, forward = function(x)
+      local B = x:size(1)
+      local seen = x:linear(query:reshape(G * A, D)):transpose(2, 3):contiguous():softmax()         -- (B, G A, N)
+      local pooled = seen:matmul(x:reshape(B, N, D)):transpose(1, 2):contiguous()                   -- (G A, B, D)
+      local values = pooled:matmul(value:reshape(G * A, D, S)):reshape(G, A, B, S)
+      local y = values:transpose(2, 3):contiguous():reshape(G, B, D):layer_norm()
+      local logits = y:matmul(w, false, true):transpose(1, 2):contiguous():reshape(B, G * n)        -- of (G, B, n)
+      return (logits + b:reshape(G * n)):reshape(B, G, n)
+    end }
   end
 end
 
---- Last layer and last n blocks in one pass: features (B, (1 + n) * D), the last layer's first D columns first.
-function probe.pooled_both(encoder, blocks)
-  local w, b = encoder.by_name["norm.weight"].tensor, encoder.by_name["norm.bias"].tensor
-  return function(x)
-    local outputs, list = encoder:blocks(x, blocks), {}
-    list[1] = outputs[blocks]:layer_norm(w, b, 1e-6):mean(2)
-    for _, o in ipairs(outputs) do list[#list + 1] = o:layer_norm():mean(2) end
-    return tensor.concat(list)
+-- ---- normalisation before the head
+-- A function of features (B, ..., D) and whether this is training. "data": each column by its mean and variance over the
+-- training set; "batch": batch norm, its running statistics in tests; "none".
+local function normaliser(kind, x, order)
+  if kind == "none" then return function(v) return v end end
+  if kind ~= "data" and kind ~= "batch" then F.raise(("probe: norm is '%s', expected data, batch or none"):format(tostring(kind))) end
+  local D = x:size(-1)
+  local mean, var = tensor.zeros({ D }, "f32", true), tensor.zeros({ D }, "f32", true)
+  local function norm(v, training, momentum)
+    return tensor.batch_norm(v:reshape(v:numel() / D, D), mean, var, training, momentum, 1e-6):reshape(v:shape())
   end
-end
-
---- Some columns (from 1) of features, as features.
----@return ijepa.features
-function probe.columns(features, from, count)
-  return { x = features.x:narrow(2, from, count):clone(true), y = features.y, classes = features.classes }
-end
-
---- Pixels themselves as features (B, H * W * 3), 0 to 1: what a probe must beat.
-function probe.pixels(x)
-  return tensor.normalise(x, { 0, 0, 0 }, { 1, 1, 1 }):reshape(x:size(1), x:size(2) * x:size(3) * 3)
-end
-
---- The features of all pictures of a folder or tar, in order. f: function of pixels; o as data.open, plus limit.
----@return ijepa.features? features, string? message
-function probe.features(f, o)
-  local images, message = data.open { root = o.root, subset = o.subset, crop = o.crop, resize = o.resize, batch = o.batch or 128,
-    workers = o.workers, shuffle = o.limit ~= nil, seed = o.seed, max_bad = o.max_bad }
-  if not images then return nil, message end
-  local n = math.min(images:count(), o.limit or math.huge)
-  local classes = images:classes()
-  if #classes < 2 then return nil, ("'%s' has no classes: a probe needs folders of classes"):format(o.root) end
-  local labels, rows, at = F.new("int32_t[?]", n), nil, 0
-  while at < n do
-    local b
-    b, message = images:next()
-    if not b then
-      if message then return nil, message end
-      break
-    end
-    local take = math.min(b.count, n - at)
-    local t = device.step(function()
-      return device.no_grad(function()
-        local y = f(tensor.from_pointer(b.pixels, { b.count, images.height, images.width, 3 }, "u8"))
-        rows = rows or tensor.empty({ n, y:size(2) }, "f32", true)
-        rows:narrow(1, at + 1, take):copy_(y:narrow(1, 1, take))
-        return take
-      end)
-    end)
-    for i = 0, t - 1 do labels[at + i] = b.labels[i] end
-    at = at + t
+  if kind == "batch" then
+    var:fill_(1)
+    return function(v, training) return norm(v, training, .1) end
   end
-  images:close()
-  if at == 0 then return nil, ("'%s' gave no pictures"):format(o.root) end
-  return { x = rows:narrow(1, 1, at), y = tensor.from_pointer(labels, { at }, "i32", true), classes = classes }
+  local most = math.max(2, math.floor(2 ^ 28 / (x:bytes() / x:size(1))))   -- 256 MiB of rows say enough
+  device.step(function() device.no_grad(function()
+    norm(x:size(1) <= most and x or x:rows(tensor.from_pointer(order, { most }, "i32")), true, 1)
+  end) end)
+  return function(v) return norm(v, false, 0) end
 end
 
--- Columns of x (R, W) with mean 0 and variance 1 as those of `like`: batch norm without its affine part.
-local function standardise(x, mean, var) return tensor.batch_norm(x, mean, var, false, 0, 1e-6) end
-
--- Share of rows whose class is right, for each of G heads side by side: logits (R, G * n).
-local function right(logits, labels, from, groups, classes)
-  local best = logits:reshape(logits:size(1) * groups, classes):argmax():read()
-  local hits = {}
-  for g = 1, groups do hits[g] = 0 end
-  for r = 0, logits:size(1) - 1 do
-    for g = 1, groups do
-      if best[r * groups + g - 1] == labels[from + r] then hits[g] = hits[g] + 1 end
-    end
+-- ---- the sweep
+local function optimizer(name)
+  if name == "adamw" then return optim.adamw {}, function(total) return schedule.cosine { from = 1, to = 0, total = total } end end
+  if name == "sgd" then
+    return optim.sgd {}, function(total) return function(step) return .1 ^ math.floor(3 * (step - 1) / total) end end
   end
-  return hits
+  F.raise(("probe: optimizer is '%s', expected adamw or sgd"):format(tostring(name)))
 end
 
---- Trains a linear classifier on features for every pair of lr and wd at once and returns the top-1 of the pair that is
---- best on a tenth of the training rows held out, in percent, with all pairs.
+--- Trains G = #lr * #wd heads at once and scores all on the test features. Chosen is the pair that is best on a tenth of
+--- the training rows held out (fewer than ten rows a class: none are, and the pair in the middle is taken).
+---@param make fun(G: integer, shape: integer[], n: integer, rng: ffi.cdata*): ijepa.head
 ---@param train ijepa.features
 ---@param test ijepa.features
----@param o { lr: number[]?, wd: number[]?, epochs: integer?, batch: integer?, seed: integer? }?
----@return { top1: number, lr: number, wd: number, heads: table[] }
-function probe.classifier(train, test, o)
+---@param o table? lr, wd: numbers[]; epochs (30), batch (256), optimizer ("adamw" or "sgd"), norm ("data", "batch",
+--- "none"), smoothing (0), seed, per_class
+---@return table result of score, with lr, wd, held (its share right on the rows held out, %), heads (all), width
+function probe.sweep(make, train, test, o)
   o = o or {}
+  local ok, message = features.fit(train, test)
+  if not ok then F.raise("probe: " .. message) end
   local lrs, wds = o.lr or { 3e-4, 1e-3, 3e-3, 1e-2 }, o.wd or { 1e-2, 1e-1, 1 }
-  local epochs, batch, n, W = o.epochs or 30, o.batch or 256, #train.classes, train.x:size(2)
-  local R = train.x:size(1)
-  local held = math.max(1, math.floor(R / 10))
-  local G = #lrs * #wds
-  if R - held < 2 then F.raise("probe: too few training pictures") end
-  batch = math.min(batch, R - held)
+  local R, G, n, epochs = train.x:size(1), #lrs * #wds, #train.classes, o.epochs or 30
+  local held = features.held(train)
+  local left = R - held
+  if left < 2 then F.raise(("probe: %d training pictures are too few"):format(R)) end
+  local batch = math.min(o.batch or 256, left)
 
-  local order, rng = F.new("uint32_t[?]", R), F.new "ij_rng"
-  for i = 0, R - 1 do order[i] = i end
-  C.ij_rng_init(rng, o.seed or 0, C.IJ_RNG_PROBE, 0, 0)
-  C.ij_rng_shuffle(rng, order, R)   -- the first `held` are for choosing
-  local labels, test_labels = train.y:read(), test.y:read()
+  local order, rng = features.shuffled(R, o.seed), F.new "ij_rng"   -- the first `held` are for choosing
+  local function draws(epoch) C.ij_rng_init(rng, o.seed or 0, C.IJ_RNG_PROBE, epoch, 0) end
+  local labels, norm = train.y:read(), normaliser(o.norm or "data", train.x, order)
+  local function rows(from, count) return train.x:rows(tensor.from_pointer(order + from, { count }, "i32")) end
 
-  local mean, var = tensor.zeros({ W }, "f32", true), tensor.zeros({ W }, "f32", true)
-  device.step(function() device.no_grad(function() tensor.batch_norm(train.x, mean, var, true, 1, 1e-6) end) end)
-  local train_x = standardise(train.x, mean, var)   -- a second copy of the features, for the classifier's time alone
-  local function pick(from, count)   -- rows of the shuffled order
-    local index = F.new("int32_t[?]", count)
-    for i = 0, count - 1 do index[i] = order[from + i] end
-    return train_x:reshape(1, R, W):gather(tensor.from_pointer(index, { 1, 1, count }, "i32")):reshape(count, W)
-  end
-
-  local w, b = tensor.zeros({ G * n, W }, "f32", true):requires_grad_(), tensor.zeros({ G * n }, "f32", true):requires_grad_()
-  local opt, heads = optim.adamw {}, {}
+  local shape = train.x:shape()
+  table.remove(shape, 1)
+  draws(2 ^ 31)   -- a stream that no epoch has
+  local head, heads = make(G, shape, n, rng), {}
+  local opt, curve = optimizer(o.optimizer or "adamw")
   for _, lr in ipairs(lrs) do
     for _, wd in ipairs(wds) do
-      local g = #heads
-      heads[g + 1] = { lr = lr, wd = wd }
-      opt:add_part(w, g * n * W + 1, n * W, lr, wd)
-      opt:add_part(b, g * n + 1, n, lr, 0)
+      for _, p in ipairs(head.params) do
+        local count = p:numel() / G
+        opt:add_part(p, #heads * count + 1, count, lr, p:dim() > 2 and wd or 0)
+      end
+      heads[#heads + 1] = { lr = lr, wd = wd }
     end
   end
-  local steps = math.floor((R - held) / batch)
-  local decay = schedule.cosine { from = 1, to = 0, total = epochs * steps }
-  local row_labels = F.new("int32_t[?]", batch * G)
-  local sub, at = F.new("uint32_t[?]", R - held), 0
+  local steps = math.floor(left / batch)
+  local rate, at, repeated = curve(epochs * steps), 0, F.new("int32_t[?]", batch * G)
   for epoch = 1, epochs do
-    F.copy(sub, order + held, (R - held) * 4)
-    C.ij_rng_init(rng, o.seed or 0, C.IJ_RNG_PROBE, epoch, 0)
-    C.ij_rng_shuffle(rng, sub, R - held)
-    F.copy(order + held, sub, (R - held) * 4)
-    for s = 0, steps - 1 do
+    draws(epoch)
+    C.ij_rng_shuffle(rng, F.cast("uint32_t *", order + held), left)
+    for from = held, held + (steps - 1) * batch, batch do
       at = at + 1
       device.step(function()
         for i = 0, batch - 1 do
-          for g = 0, G - 1 do row_labels[i * G + g] = labels[order[held + s * batch + i]] end
+          for g = 0, G - 1 do repeated[i * G + g] = labels[order[from + i]] end
         end
-        local logits = pick(held + s * batch, batch):linear(w, b):reshape(batch * G, n)
-        tensor.cross_entropy(logits, tensor.from_pointer(row_labels, { batch * G }, "i32")):backward()
-        opt:step { lr = decay(at), wd = 1, scale = G }   -- the mean is over G heads
+        local logits = head.forward(norm(rows(from, batch), true)):reshape(batch * G, n)
+        tensor.cross_entropy(logits, tensor.from_pointer(repeated, { batch * G }, "i32"), o.smoothing):backward()
+        opt:step { lr = rate(at), wd = 1, scale = G }   -- the mean is over G heads
       end)
     end
   end
 
-  local function score(rows, count, y, what)
+  -- shares right of every head, in percent: of x(from, count), whose labels are label(i)
+  local function score_all(x, count, label, what)
     local hits = {}
     for g = 1, G do hits[g] = 0 end
-    for from = 0, count - 1, 1024 do
-      local m = math.min(1024, count - from)
+    for from = 0, count - 1, batch do
+      local m = math.min(batch, count - from)
       device.step(function() device.no_grad(function()
-        for g, h in ipairs(right(rows(from, m):linear(w, b), y, from, G, n)) do hits[g] = hits[g] + h end
+        local best = head.forward(norm(x(from, m), false)):argmax():read()   -- (m, G)
+        for r = 0, m - 1 do
+          for g = 1, G do
+            if best[r * G + g - 1] == label(from + r) then hits[g] = hits[g] + 1 end
+          end
+        end
       end) end)
     end
     for g = 1, G do heads[g][what] = 100 * hits[g] / count end
   end
-  local held_labels = F.new("int32_t[?]", held)
-  for i = 0, held - 1 do held_labels[i] = labels[order[i]] end
-  score(pick, held, held_labels, "held")
-  score(function(from, m) return standardise(test.x:narrow(1, from + 1, m), mean, var) end, test.x:size(1), test_labels, "top1")
-  local best = heads[1]
-  for _, h in ipairs(heads) do
-    if h.held > best.held then best = h end
+  local chosen = (math.ceil(#lrs / 2) - 1) * #wds + math.ceil(#wds / 2)
+  if held > 0 then
+    score_all(rows, held, function(i) return labels[order[i]] end, "held")
+    chosen = 1
+    for g = 2, G do
+      if heads[g].held > heads[chosen].held then chosen = g end
+    end
   end
-  return { top1 = best.top1, lr = best.lr, wd = best.wd, held = best.held, heads = heads, width = W }
+  local test_labels = test.y:read()
+  local function test_rows(from, m) return test.x:narrow(1, from + 1, m) end
+  score_all(test_rows, test.x:size(1), function(i) return test_labels[i] end, "top1")
+  local result = score.of(function(from, m)
+    return head.forward(norm(test_rows(from, m), false)):narrow(2, chosen, 1):contiguous():reshape(m, n)
+  end, test, { per_class = o.per_class, step = batch })
+  local best = heads[chosen]
+  result.lr, result.wd, result.held, result.heads, result.width = best.lr, best.wd, best.held, heads, train.x:numel() / R
+  return result
 end
 
---- Features of two folders (or tars) with the same classes. o: train, test, crop, resize, feature_batch, workers, limit.
----@return ijepa.features? train, ijepa.features|string test_or_message
-function probe.pair(f, o)
-  local function load(root, limit)
-    return probe.features(f, { root = root, crop = o.crop, resize = o.resize, batch = o.feature_batch, workers = o.workers,
-      limit = limit, seed = o.seed })
-  end
-  local train, message = load(o.train, o.limit)
-  if not train then return nil, message end
-  local test
-  test, message = load(o.test)
-  if not test then return nil, message end
-  if table.concat(train.classes, "\n") ~= table.concat(test.classes, "\n") then
-    return nil, ("'%s' and '%s' hold other classes: %d and %d"):format(o.train, o.test, #train.classes, #test.classes)
-  end
-  return train, test
+--- The linear probe of features: probe.sweep with linear heads.
+function probe.classifier(train, test, o) return probe.sweep(probe.linear_head, train, test, o) end
+
+--- The attentive probe of features.tokens. o: heads (8, or as many as divide the width), and as probe.sweep.
+function probe.attentive(train, test, o)
+  o = setmetatable({ norm = o and o.norm or "none", batch = o and o.batch or 64, epochs = o and o.epochs or 10 }, { __index = o })
+  local heads = o.heads or 8
+  while train.x:size(-1) % heads ~= 0 do heads = heads - 1 end
+  return probe.sweep(probe.attentive_head(heads), train, test, o)
 end
 
 --- The linear probe of an encoder: features of two folders (or tars) of class folders, then the sweep.
---- o: as probe.pair; blocks (0: last layer; 4: last four); and as classifier.
----@return { top1: number, lr: number, wd: number, heads: table[] }? result, string? message
+---@param encoder ijepa.encoder|fun(x: ijepa.tensor): ijepa.tensor
+---@param o table as features.pair; blocks (0: last layer; 4: last four); and as probe.sweep
+---@return table? result, string? message
 function probe.linear(encoder, o)
-  local f = type(encoder) == "function" and encoder or probe.pooled(encoder, o.blocks)
-  local train, test = probe.pair(f, o)
+  local f = type(encoder) == "table" and encoder.by_name and features.pooled(encoder, o.blocks) or encoder
+  local train, test = features.pair(f, o)
   if not train then return nil, test end
   return probe.classifier(train, test, o)
 end
 
-return probe
+return setmetatable(probe, { __index = function(t, name)   -- probe.knn is the module probe_knn
+  if name ~= "knn" and name ~= "ridge" and name ~= "lowshot" then return nil end
+  t[name] = require("ijepa.probe_" .. name)
+  return t[name]
+end })

@@ -256,6 +256,30 @@ function T:mean(dim) return call(C.ij_mean, self.h, dim and dim_of(self, dim, "m
 function T:sum(dim) return self:mean(dim) * (dim and self:size(dim) or self:numel()) end
 --- The index (from 0) of the largest along the last dimension, i32.
 function T:argmax() return call(C.ij_argmax, self.h) end
+--- The k largest along the last dimension, falling: values (..., k) f32 and their places i32, from 0. No gradient.
+---@param k integer
+---@return ijepa.tensor values, ijepa.tensor index
+function T:topk(k)
+  local values, index = box(), box()
+  F.check(C.ij_topk(self.h, k, values, index))
+  return wrap(values[0]), wrap(index[0])
+end
+--- Softmax over the last dimension.
+function T:softmax() return call(C.ij_softmax, self.h) end
+--- (M, K) times (K, N) -> (M, N), or P of each: (P, M, K) and (P, K, N) -> (P, M, N).
+---@param b ijepa.tensor
+---@param ta boolean? this one is stored transposed: (K, M)
+---@param tb boolean? b is stored transposed: (N, K)
+function T:matmul(b, ta, tb) return call(C.ij_matmul, self.h, want(b, "b", "matmul"), ta and 1 or 0, tb and 1 or 0) end
+--- Entries of the first dimension, in any order, also again: x (R, ...) at index (T) -> (T, ...).
+---@param index ijepa.tensor|integer[] i32, or a list, from 0
+function T:rows(index)
+  if not is_tensor(index) then index = tensor.new(index, "i32") end
+  local shape, n, R = self:shape(), index:numel(), self:size(1)
+  local y = self:reshape(1, R, self:numel() / math.max(R, 1)):gather(index:reshape(1, 1, n))
+  shape[1] = n
+  return y:reshape(shape)
+end
 --- y += scale * x in place
 function T:add_(x, scale)
   F.check(C.ij_add_scaled(self.h, want(x, "x", "add_"), scale or 1))

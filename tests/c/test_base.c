@@ -86,11 +86,27 @@ START_TEST(files)
 }
 END_TEST
 
+START_TEST(hash_sees_every_byte)
+{
+  unsigned char b[37] = {0};
+  uint64_t h = ij_hash(0, b, sizeof b);
+  ck_assert_uint_eq(h, ij_hash(0, b, sizeof b));
+  ck_assert_uint_ne(h, ij_hash(1, b, sizeof b));
+  ck_assert_uint_ne(h, ij_hash(0, b, sizeof b - 1));
+  for (size_t i = 0; i < 8 * sizeof b; i++) {
+    b[i / 8] ^= (unsigned char)(1 << i % 8);
+    ck_assert_uint_ne(h, ij_hash(0, b, sizeof b));
+    b[i / 8] ^= (unsigned char)(1 << i % 8);
+  }
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("base");
   TCase *t = tcase_create("base");
   tcase_add_test(t, messages_nest);
   tcase_add_test(t, memory_is_counted_and_can_fail);
+  tcase_add_test(t, hash_sees_every_byte);
   tcase_add_test(t, philox_known_answer);
   tcase_add_test(t, rng_is_a_function_of_its_keys);
   tcase_add_test(t, mt_known_answers);

@@ -43,6 +43,30 @@ START_TEST(class_folders_are_sorted_and_numbered)
 }
 END_TEST
 
+static uint64_t stamp(const char *name) {
+  ij_list *l;
+  ck_assert_int_eq(list(name, NULL, &l), IJ_OK);
+  uint64_t h = ij_list_stamp(l);
+  ij_list_free(l);
+  return h;
+}
+START_TEST(stamps_follow_the_content_not_the_place)
+{
+  run_in_scratch("mkdir -p s/a s/b; echo 1 >s/a/1.jpg; echo 2 >s/b/2.jpg; tar cf s.tar -C s a b; cp -rp s moved");
+  uint64_t first = stamp("s"), tar = stamp("s.tar");
+  ck_assert_uint_eq(stamp("moved"), first);
+  ck_assert_uint_ne(tar, first);
+  run_in_scratch("touch -d '2001-01-01' s/a/1.jpg");
+  uint64_t touched = stamp("s");
+  ck_assert_uint_ne(touched, first);
+  run_in_scratch("echo 22 >s/b/2.jpg; touch -r moved/b/2.jpg s/b/2.jpg; touch -d '2001-01-01' s.tar");
+  ck_assert_uint_ne(stamp("s"), touched); /* the size alone */
+  ck_assert_uint_ne(stamp("s.tar"), tar);
+  run_in_scratch("mv moved/a moved/c");
+  ck_assert_uint_ne(stamp("moved"), first);
+}
+END_TEST
+
 START_TEST(links_are_followed_but_not_in_circles)
 {
   ij_list *l;
@@ -278,6 +302,7 @@ int main(void) {
   tcase_add_checked_fixture(t, scratch_make, scratch_remove);
   tcase_set_timeout(t, 60);
   tcase_add_test(t, class_folders_are_sorted_and_numbered);
+  tcase_add_test(t, stamps_follow_the_content_not_the_place);
   tcase_add_test(t, links_are_followed_but_not_in_circles);
   tcase_add_test(t, subsets_name_files_or_paths);
   tcase_add_test(t, what_is_not_there_is_said);

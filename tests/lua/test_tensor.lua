@@ -59,6 +59,21 @@ function tests.test_recorded_adamw()
   close(v, "adamw.v3", 1e-6)
 end
 
+function tests.test_matmul_topk_softmax_rows()
+  local a, b = tensor.new { { 1, 2 }, { 3, 4 } }, tensor.new { { 5, 6 }, { 7, 8 } }
+  lu.assertEquals(a:matmul(b):totable(), { { 19, 22 }, { 43, 50 } })
+  lu.assertEquals(a:matmul(b, true):totable(), { { 26, 30 }, { 38, 44 } })
+  lu.assertEquals(a:matmul(b, false, true):totable(), { { 17, 23 }, { 39, 53 } })
+  lu.assertErrorMsgContains("matmul: (2, 2) and (3) do not fit", a.matmul, a, tensor.zeros { 3 })
+  local v, at = tensor.new { { 1, 5, 5, 2 }, { 9, 0 / 0, 7, 8 } }:topk(3)
+  lu.assertEquals(v:totable(), { { 5, 5, 2 }, { 9, 8, 7 } })
+  lu.assertEquals(at:totable(), { { 1, 2, 3 }, { 0, 3, 2 } })
+  lu.assertErrorMsgContains("the 5 largest of 2", a.topk, a, 5)
+  lu.assertEquals(tensor.new { { 0, 0 }, { -1e30, 0 } }:softmax():totable(), { { .5, .5 }, { 0, 1 } })
+  lu.assertEquals(a:rows { 1, 0, 1 }:totable(), { { 3, 4 }, { 1, 2 }, { 3, 4 } })
+  lu.assertErrorMsgContains("outside 0..1", a.rows, a, { 2 })
+end
+
 function tests.test_generator_is_pytorchs()
   local file = assert(io.open "tests/golden/rng.json")
   local all = json.decode(file:read "*a")
@@ -112,6 +127,18 @@ function tests.test_gradients_of_the_rest()
   check_gradient(function(x)
     return (x:reshape(1, 3, 4):gather(tensor.new({ { { 2, 0, 2 } } }, "i32")):gelu()):sum()
   end, { 3, 4 })
+  check_gradient(function(x) return (x:softmax() * tensor.new { 1, -2, 3, .5 }):sum() end, { 3, 4 })
+  check_gradient(function(x) return (x:rows { 2, 0, 2 }:gelu()):sum() end, { 3, 4 })
+  for form = 0, 3 do   -- each factor, as it is or stored transposed, alone and many at a time
+    local ta, tb = form % 2 == 1, form >= 2
+    local a, b = tensor.new { { 1, -2, .5 }, { .3, 2, -1 } }, tensor.new { { 1, -1 }, { 2, .5 }, { -.7, 1 } }
+    if ta then a = a:transpose(1, 2):contiguous() end
+    if tb then b = b:transpose(1, 2):contiguous() end
+    check_gradient(function(x) return x:matmul(b, ta, tb):gelu():sum() end, a:shape())
+    check_gradient(function(x) return a:matmul(x, ta, tb):gelu():sum() end, b:shape())
+    local many = tensor.new { 1, -2, .5, .3, 2, -1, 1, 1, .2, -.4, 2, 3 }:reshape(2, ta and 3 or 2, ta and 2 or 3)
+    check_gradient(function(x) return many:matmul(x, ta, tb):gelu():sum() end, tb and { 2, 2, 3 } or { 2, 3, 2 })
+  end
   check_gradient(function(x)
     local y = tensor.batch_norm(x, tensor.zeros { 4 }, tensor.zeros { 4 }, true)
     return (y * y * y):sum()

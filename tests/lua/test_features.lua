@@ -1,0 +1,179 @@
+-- Features of drawn pictures: what they are, and their cache: hit, miss by weights and by pictures, damage, off.
+local lu = require "luaunit"
+local ijepa = require "ijepa"
+local F = require "ijepa._ffi"
+local features, tensor, jepa = ijepa.features, ijepa.tensor, ijepa.jepa
+local C = F.C
+
+local tests = {}
+TestFeatures = tests -- luacheck: ignore
+
+local folder, pictures, encoder
+local function new_encoder(seed)
+  return jepa.encoder({ width = 8, depth = 3, heads = 2, patch = 8, crop = 16, seed = seed, init_gain = 1 }):requires_grad_(false)
+end
+function tests.setUp()
+  folder = os.tmpname()
+  os.remove(folder)
+  assert(F.try(C.ij_mkdirs(folder)))
+  pictures = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 24, test = 16, size = 16, label = "colour", form = "folder" })
+  encoder = new_encoder(1)
+end
+function tests.tearDown() os.execute("rm -rf " .. folder) end
+
+local function cached()
+  local names = F.new "char *[1]"
+  if C.ij_path_kind(folder .. "/cache") ~= 2 then return {} end
+  F.check(C.ij_dir_list(folder .. "/cache", names))
+  local list = {}
+  for name in F.string(names[0]):gmatch "[^\n]+" do list[#list + 1] = folder .. "/cache/" .. name end
+  C.ij_bytes_free(names[0])
+  return list
+end
+-- Features, and whether they were computed, as the extractor's own count says.
+local computed, said
+local function counted(e, blocks)
+  local f = features.pooled(e, blocks)
+  return features.extractor(f.name, e, function(x)
+    computed = computed + 1
+    return f(x)
+  end)
+end
+local function read(e, over)
+  local o = { root = pictures.train, crop = 16, resize = 16, workers = 0, cache = folder .. "/cache", say = function(text) said = text end }
+  for k, v in pairs(over or {}) do o[k] = v end
+  computed = 0
+  local f = assert(features.of(counted(e or encoder, o.blocks), o))
+  return f, computed > 0
+end
+local function same(a, b) lu.assertEquals(a:totable(), b:totable()) end
+
+function tests.test_pooled_features_are_what_the_encoder_gives()
+  local f = read(nil, { cache = false })
+  local images = assert(ijepa.data.open { root = pictures.train, crop = 16, resize = 16, batch = 24, workers = 0 })
+  local x, labels = images:read()
+  lu.assertEquals(labels:totable(), f.y:totable())
+  same(ijepa.no_grad(function() return encoder(x):mean(2) end), f.x)
+  local both = assert(features.of(features.pooled_both(encoder, 2), { root = pictures.train, crop = 16, resize = 16, workers = 0, cache = false }))
+  lu.assertEquals(both.x:shape(), { 24, 24 })
+  local last, want = features.columns(both, 1, 8).x:read(), f.x:read()
+  for i = 0, 24 * 8 - 1 do lu.assertAlmostEquals(last[i], want[i], 1e-5) end
+  local tokens = assert(features.of(features.tokens(encoder), { root = pictures.train, crop = 16, resize = 16, cache = false }))
+  lu.assertEquals(tokens.x:shape(), { 24, 4, 8 })
+  local part = features.rows(f, { 3, 0 })
+  lu.assertEquals(part.y:totable(), { f.y:totable()[4], f.y:totable()[1] })
+  lu.assertEquals(part.sample:totable(), { 3, 0 })
+  images:close()
+end
+
+function tests.test_hit_and_miss()
+  local first, fresh = read()
+  lu.assertTrue(fresh)
+  lu.assertStrContains(said, "24 x 8, cached in " .. cached()[1])
+  lu.assertEquals(#cached(), 1)
+  local second
+  second, fresh = read()
+  lu.assertFalse(fresh)
+  same(first.x, second.x)
+  same(first.y, second.y)
+  same(first.sample, second.sample)
+  lu.assertEquals(second.classes, first.classes)
+  lu.assertFalse(select(2, read(new_encoder(1))))          -- the same weights in another object
+  lu.assertTrue(select(2, read(new_encoder(2))))           -- others
+  local w = encoder.by_name["blocks.1.mlp.fc1.bias"].tensor
+  w:narrow(1, 3, 1):fill_(.25)                             -- one number
+  lu.assertTrue(select(2, read()))
+  lu.assertTrue(select(2, read(nil, { blocks = 2 })))
+  lu.assertTrue(select(2, read(nil, { resize = 20 })))
+  lu.assertTrue(select(2, read(nil, { limit = 10 })))
+  lu.assertTrue(select(2, read(nil, { limit = 10, seed = 1 })))
+  lu.assertFalse(select(2, read(nil, { limit = 10, seed = 1 })))
+  lu.assertEquals(#cached(), 7)
+  os.execute(("mv %s/scenes %s/moved"):format(folder, folder))
+  local moved = pictures.train:gsub("/scenes/", "/moved/")
+  lu.assertFalse(select(2, read(nil, { root = moved })))   -- the same pictures elsewhere
+  os.execute(("find %s -name '*.png' | head -1 | xargs touch -d 2001-01-01"):format(moved))
+  lu.assertTrue(select(2, read(nil, { root = moved })))
+end
+
+function tests.test_off()
+  read(nil, { cache = false })
+  lu.assertTrue(select(2, read(nil, { cache = false })))
+  local function plain(x) return encoder(x):mean(2) end
+  assert(features.of(plain, { root = pictures.train, crop = 16, cache = folder .. "/cache" }))
+  lu.assertEquals(cached(), {})   -- nobody knows what a plain function computes
+end
+
+local function damage(path, at, text)
+  local file = assert(io.open(path, "r+b"))
+  file:seek(at < 0 and "end" or "set", at)
+  file:write(text)
+  file:close()
+end
+function tests.test_damaged_files_are_computed_again()
+  local good = read()
+  local path = cached()[1]
+  local function again()
+    local complaint
+    local f, fresh = read(nil, { say = function(text) complaint = complaint or text end })
+    lu.assertTrue(fresh)
+    lu.assertStrContains(complaint, "is not used: ")
+    lu.assertStrContains(complaint, "; computed again")
+    same(f.x, good.x)
+    lu.assertFalse(select(2, read()))
+  end
+  damage(path, -40, "\1")              -- a value
+  again()
+  damage(path, 0, "\255\255\255\255")  -- the header
+  again()
+  local file = assert(io.open(path, "wb"))   -- empty
+  file:close()
+  again()
+  assert(ijepa.tensors.save(path, { { name = "x", dtype = "f32", shape = { 1 }, data = F.new "float[1]" } }))
+  again()
+end
+
+function tests.test_a_cache_that_cannot_be_written_is_no_error()
+  local file = assert(io.open(folder .. "/file", "w"))
+  file:close()
+  lu.assertTrue(select(2, read(nil, { cache = folder .. "/file/cache" })))
+  lu.assertStrContains(said, "features are not cached: ")
+end
+
+function tests.test_folder()
+  lu.assertEquals(features.folder "here", "here")
+  local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+  local pipe = io.popen(("XDG_CACHE_HOME=/x/y %s -e 'print(require[[ijepa.features]].folder())'"):format(program))
+  lu.assertEquals(pipe:read "*l", "/x/y/ijepa")
+  pipe:close()
+end
+
+function tests.test_bad_input_is_one_line()
+  local function refused(text, o, f)
+    local got, message = features.of(f or features.pooled(encoder), o)
+    lu.assertNil(got)
+    lu.assertStrContains(message, text)
+    lu.assertNotStrContains(message, "\n")
+  end
+  refused("has no classes", { root = pictures.train .. "/" .. read().classes[1], crop = 16, cache = false })
+  encoder.by_name["norm.bias"].tensor:fill_(0 / 0)
+  refused("the features hold NaN or infinity", { root = pictures.train, crop = 16, cache = folder .. "/cache" })
+  lu.assertEquals(#cached(), 1)   -- the good ones alone
+  os.execute(("cp $(find %s -name '*.png' | head -1) %s/loose.png"):format(pictures.train, pictures.train))
+  refused("a picture lies in no class folder", { root = pictures.train, crop = 16, cache = false }, features.pixels)
+  os.execute(("rm -rf %s/%s"):format(pictures.test, read(new_encoder(1), { root = pictures.test, cache = false }).classes[1]))
+  os.remove(pictures.train .. "/loose.png")
+  local a, message = features.pair(features.pixels, { train = pictures.test, test = pictures.train, crop = 16, cache = false })
+  lu.assertNil(a)
+  lu.assertStrContains(message, "has the class")
+end
+
+function tests.test_tensor_is_used()   -- pixels: 0 to 1, a row a picture
+  local f = assert(features.of(features.pixels, { root = pictures.train, crop = 16, resize = 16, cache = false }))
+  lu.assertEquals(f.x:shape(), { 24, 768 })
+  local v, n = f.x:read()
+  for i = 0, n - 1 do lu.assertTrue(v[i] >= 0 and v[i] <= 1) end
+  lu.assertTrue(tensor.is(f.x))
+end
+
+if not ... then os.exit(lu.LuaUnit.run()) end
