@@ -4,6 +4,7 @@ local F = require "ijepa._ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.device"
 local linalg = require "ijepa.linalg"
+local probe = require "ijepa.probe"
 local C = F.C
 
 local diagnose = {}
@@ -30,7 +31,7 @@ diagnose.thresholds = {
 ---@field loss number of the predictor on these pictures
 ---@field mean_loss number of predicting the mean feature
 ---@field distance number |encoder - target| / |encoder|, of all parameters
----@field probe number? top-1 in percent, leave-one-out kNN on pooled features, where settings ask for it
+---@field probe number? top-1 in percent of a kNN or ridge probe of pooled features, where settings ask for it
 ---@field level string "ok", "watch" or "collapse"
 ---@field text string the verdict in words
 ---@field ms number time that this look took
@@ -265,28 +266,36 @@ local function features(encoder, pixels, n, height, width, views)
   return pooled, patches
 end
 
--- Top-1 of leave-one-out kNN (20 neighbours, cosine, votes exp(similarity / .07)) in percent.
-local function knn(x, labels)
-  local n, hits = x:size(1), 0
-  local near = device.no_grad(function()
-    local u = x:layer_norm() * (1 / math.sqrt(x:size(2)))
-    return u:linear(u):read()
-  end)
-  for i = 0, n - 1 do
-    local order = {}
-    for j = 0, n - 1 do
-      if j ~= i then order[#order + 1] = j end
-    end
-    table.sort(order, function(a, b) return near[i * n + a] > near[i * n + b] end)
-    local votes, best = {}, nil
-    for k = 1, math.min(20, #order) do
-      local label = labels[order[k] + 1]
-      votes[label] = (votes[label] or 0) + math.exp(near[i * n + order[k]] / .07)
-      if not best or votes[label] > votes[best] then best = label end
-    end
-    if best == labels[i + 1] then hits = hits + 1 end
+-- Every second labelled picture teaches, the others test: features of both. Classes that have only one are left out.
+local function halves(x, labels, root)
+  local of, classes, sides = {}, {}, { { index = {}, y = {} }, { index = {}, y = {} } }
+  for i, label in ipairs(labels) do
+    of[label] = of[label] or {}
+    table.insert(of[label], i - 1)
   end
-  return 100 * hits / n
+  for _, rows in pairs(of) do
+    if #rows > 1 then
+      classes[#classes + 1] = tostring(#classes)
+      for j, row in ipairs(rows) do
+        local side = sides[1 + (j - 1) % 2]
+        table.insert(side.index, row)
+        table.insert(side.y, #classes - 1)
+      end
+    end
+  end
+  if #classes < 2 then return nil end
+  for _, side in ipairs(sides) do
+    side.x, side.y = x:rows(side.index):clone(true), tensor.from_pointer(F.new("int32_t[?]", #side.y, side.y), { #side.y }, "i32", true)
+    side.classes, side.root = classes, root
+  end
+  return sides[1], sides[2]
+end
+
+-- Top-1 in percent of a probe of the labelled pictures, or nil where too few classes have two of them.
+local function probed(kind, x, labels, root)
+  local train, test = device.no_grad(halves, x, labels, root)
+  if not train then return nil end
+  return probe[kind](train, test, { k = math.min(20, train.x:size(1)) }).top1
 end
 
 -- Loss of the predictor on the first view of every picture, and that of the mean feature.
@@ -335,14 +344,15 @@ function Diagnosis:look(t)
   d.loss, d.mean_loss = self:losses(t)
   d.distance = distance(t.encoder, t.target)
   if self.probe then
-    d.probe = knn(features(t.target, self.probe.pixels, self.probe.count, self.height, self.width), self.probe.labels)
+    d.probe = probed(t.config.diagnose.probe, features(t.target, self.probe.pixels, self.probe.count, self.height, self.width),
+      self.probe.labels, t.config.data.root)
   end
   self.list[#self.list + 1] = d
   d.level, d.text = diagnose.verdict(self.list)
   d.ms = 1000 * (C.ij_time() - started)
   self:write(d)
   t.run:say("step %d: %s%s%s", t.step, d.level == "ok" and "" or d.level:upper() .. ": ", d.text,
-    d.probe and ("; kNN %.1f %%"):format(d.probe) or "")
+    d.probe and ("; %s probe %.1f %%"):format(t.config.diagnose.probe, d.probe) or "")
   return d
 end
 

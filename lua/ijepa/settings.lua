@@ -99,8 +99,9 @@ return {
     pictures = { type = "integer", default = 64, doc = "that are looked at, the same every time", check = at_least(2) },
     views = { type = "integer", default = 4, doc = "crops of each of them, 1 to 64", check = within(1, 64) },
     stop = { type = "boolean", default = false, doc = "end the run when it looks like collapse" },
-    probe = { type = "string", default = "", doc = "\"knn\": also the top-1 of a kNN probe on labelled pictures", check = one_of("", "knn") },
-    probe_pictures = { type = "integer", default = 500, doc = "of that probe", check = at_least(10) },
+    probe = { type = "string", default = "",
+      doc = "\"knn\" or \"ridge\": also that probe, on labelled pictures", check = one_of("", "knn", "ridge") },
+    probe_pictures = { type = "integer", default = 500, doc = "of that probe, half of them to learn from", check = at_least(10) },
   },
   log = {
     every = { type = "integer", default = 10, doc = "steps between console lines", check = at_least(1) },

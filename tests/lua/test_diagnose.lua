@@ -135,10 +135,13 @@ function tests.test_a_resumed_run_goes_on_with_its_list()
   lu.assertEquals(steps, { 0, 4, 8, 12, 16, 20 })
 end
 
-function tests.test_knn_on_the_way()
-  local run = train { ["optim.steps"] = 4, ["diagnose.every"] = 4, ["diagnose.probe"] = "knn", ["diagnose.probe_pictures"] = 30 }
-  local top1 = run.diagnoses[2].probe
-  lu.assertTrue(top1 >= 0 and top1 <= 100)
+function tests.test_a_probe_on_the_way()   -- of the colour of scenes, which even raw pixels tell better than chance
+  for _, kind in ipairs { "knn", "ridge" } do
+    local run = train { ["optim.steps"] = 4, ["diagnose.every"] = 4, ["diagnose.probe"] = kind, ["diagnose.probe_pictures"] = 64,
+      out = folder .. "/" .. kind }
+    local top1 = run.diagnoses[2].probe
+    lu.assertTrue(top1 > 0 and top1 <= 100)
+  end
 end
 
 -- ---- hooks
