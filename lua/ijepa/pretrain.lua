@@ -39,7 +39,8 @@ end
 function jepa.policy(cfg, grid)
   local m = cfg.mask
   return mask.new { policy = m.policy, grid = grid, context = m.context, target = m.target, min_keep = m.min_keep,
-    overlap = m.overlap, group = m.group, seed = cfg.seed, quirks = cfg.quirks ~= "" and cfg.quirks or nil }
+    overlap = m.overlap, group = m.group, seed = cfg.seed, quirks = cfg.quirks ~= "" and cfg.quirks or nil,
+    options = m.options, batch = cfg.data.batch * cfg.optim.accumulate }
 end
 
 -- Masks of pictures [first, first + count) of the run, for update `step` (from 0): context i32 (C, B, K), target i32 (M, B, T).
