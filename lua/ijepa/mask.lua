@@ -167,6 +167,17 @@ function mask.new(o)
     contexts = c.contexts, targets = c.targets, group = c.group, min_keep = c.min_keep, settings = o, next = 0 }, Policy)
 end
 
+--- The settings of a mask.new call that a recipe's configuration stands for, on a grid {rows, columns}.
+---@param cfg table as ijepa.config gives it
+---@param grid integer[]
+---@return table
+function mask.settings_of(cfg, grid)
+  local m = cfg.mask
+  local steps = cfg.data and cfg.data.batch and cfg.data.batch * (cfg.optim and cfg.optim.accumulate or 1)
+  return { policy = m.policy, grid = grid, context = m.context, target = m.target, min_keep = m.min_keep, overlap = m.overlap,
+    group = m.group, seed = cfg.seed, quirks = cfg.quirks ~= "" and cfg.quirks or nil, options = m.options, batch = steps }
+end
+
 local function check_self(self)
   need(type(self) == "table" and self.sample_raw, "sample: call it with a colon, as in masks:sample(32)")
 end
