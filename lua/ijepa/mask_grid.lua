@@ -420,35 +420,43 @@ function Grid:weighted(rng, map, n)
   return smallest(self, key, n)
 end
 
+-- Sums of all weights above and left of each corner, (h + 1, w + 1); made once for a map.
+local function sums_of(map)
+  if map.sums then return map.sums end
+  local g, v = map.grid, map.v
+  local W = g.w + 1
+  local s = doubles((g.h + 1) * W)
+  for y = 1, g.h do
+    local row = 0
+    for x = 1, g.w do
+      row = row + v[(y - 1) * g.w + x - 1]
+      s[y * W + x] = s[(y - 1) * W + x] + row
+    end
+  end
+  map.sums = s
+  return s
+end
+
 --- A block of h x w patches (at most the grid's), drawn with a chance in proportion to the sum of the weights in it.
 ---@return ijepa.mask_region
 function Grid:weighted_block(rng, map, h, w)
   need(getmetatable(rng) == Rng and is_whole(h, 1, 2 ^ 20) and is_whole(w, 1, 2 ^ 20),
     "grid:weighted_block(rng, map, h, w): expected the random source, a map and two whole numbers from 1")
-  local v, W = self:map(map).v, self.w + 1
   h, w = min(h, self.h), min(w, self.w)
-  local s = self.sums   -- (h + 1, w + 1): sums of all patches above and left
-  for y = 1, self.h do
-    local row = 0
-    for x = 1, self.w do
-      row = row + v[(y - 1) * self.w + x - 1]
-      s[y * W + x] = s[(y - 1) * W + x] + row
+  local s, W, upto = sums_of(self:map(map)), self.w + 1, self.keys
+  local rows, cols, total = self.h - h + 1, self.w - w + 1, 0
+  for y = 0, rows - 1 do
+    for x = 0, cols - 1 do
+      total = total + max(s[(y + h) * W + x + w] - s[y * W + x + w] - s[(y + h) * W + x] + s[y * W + x], 0)
+      upto[y * cols + x] = total
     end
   end
-  local function weight(y, x) return s[(y + h) * W + x + w] - s[y * W + x + w] - s[(y + h) * W + x] + s[y * W + x] end
-  local total = 0
-  for y = 0, self.h - h do
-    for x = 0, self.w - w do total = total + max(weight(y, x), 0) end
+  local u, lo, hi = rng:uniform() * total, 0, rows * cols - 1
+  while lo < hi do   -- the first place up to which there is more than u
+    local mid = floor((lo + hi) / 2)
+    if upto[mid] > u then hi = mid else lo = mid + 1 end
   end
-  local left = rng:uniform() * total
-  for y = 0, self.h - h do
-    for x = 0, self.w - w do
-      local share = max(weight(y, x), 0)
-      if left < share then return self:block(y, x, h, w) end
-      left = left - share
-    end
-  end
-  return self:random_block(rng, h, w)   -- rounding used up the last share
+  return self:block(floor(lo / cols), lo % cols, h, w)
 end
 
 local function new_grid(h, w)
@@ -456,7 +464,7 @@ local function new_grid(h, w)
     "mask.grid(rows, columns): %s x %s is no grid of 1 to 4096 a side", tostring(h), tostring(w))
   local n = h * w
   return setmetatable({ h = h, w = w, n = n, [1] = h, [2] = w, words = math.ceil(n / 32), keys = doubles(n),
-    scratch = doubles(n), sums = doubles((h + 1) * (w + 1)) }, Grid)
+    scratch = doubles(n) }, Grid)
 end
 
 -- The patches of a bit set, ascending, into row; row has room for one more than there are. Returns how many.

@@ -225,10 +225,11 @@ function checks.coverage(add, about)
   local top, bottom, q = 0, 0, max(1, floor(h / 4))
   for y = 1, q do top, bottom = top + kept[y] / q, bottom + kept[h + 1 - y] / q end
   if h >= 4 and max(top, bottom) > 1.5 * min(top, bottom) then
+    local cut = about.settings and quirk(about.settings, "raster_cut")
     add("warn", ("the context sees the %s more than the %s: %s of the patches of its rows against %s"):format(
       top > bottom and "top" or "bottom", top > bottom and "bottom" or "top", percent(max(top, bottom)), percent(min(top, bottom))),
-      about.settings and quirk(about.settings, "raster_cut") and "raster_cut: the cut to the group's shortest keeps the first patches, row by row"
-      or "quarter of the rows at each end, sampled", about.settings and quirk(about.settings, "raster_cut") and "turn off the quirk raster_cut" or nil)
+      cut and "raster_cut: the cut to the group's shortest keeps the first patches, row by row"
+      or "quarter of the rows at each end, sampled", cut and "turn off the quirk raster_cut" or nil)
   end
 end
 

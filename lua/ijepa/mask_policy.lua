@@ -104,16 +104,22 @@ local function explain(e)
   return { message = message }
 end
 
+-- With no stack left `explain` cannot run either, and there is only Lua's own message.
+local function explained(ok, a, b, c)
+  if not ok and type(a) ~= "table" then a = { message = tostring(a) .. " (a stack overflow: a function that calls itself without end?)" } end
+  return ok, a, b, c
+end
+
 -- f(...) with Ctrl-C watched: true and what it returns, or false and what `explain` made of its error.
 local function guarded(f, ...)
-  if debug.gethook() then return xpcall(f, explain, ...) end   -- a debugger's, or the prompt's after Ctrl-C
+  if debug.gethook() then return explained(xpcall(f, explain, ...)) end   -- a debugger's, or the prompt's after Ctrl-C
   local outer = began
   began = C.ij_time()
   debug.sethook(poll, "", 1000)
   local ok, a, b, c = xpcall(f, explain, ...)
   debug.sethook()
   began = outer
-  return ok, a, b, c
+  return explained(ok, a, b, c)
 end
 
 -- Raises what `guarded` gave, in one line; `about` says what ran.

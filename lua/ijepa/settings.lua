@@ -19,7 +19,8 @@ local function one_of(...)
 end
 local function policy_name(v)
   if v:find "%.lua$" or v:find "/" then return true end   -- whether it is there: mask.new
-  return one_of("multiblock", "random", "block")(v)
+  local ok, why = one_of("multiblock", "random", "block")(v)
+  return ok, why and why .. ", or a Lua file such as recipes/masks/halves.lua"
 end
 local function side(v)
   if type(v) == "number" then return v >= 1, "expected a side in pixels" end
