@@ -398,7 +398,7 @@ end
 --- The findings of mask_lint.lua: what is wrong or unusual about a policy, or about settings as mask.new or a recipe has
 --- them (then grid comes from data.crop and model.patch).
 ---@param what ijepa.mask_policy|table
----@param o { groups: integer? }?  how many groups are drawn (20)
+---@param o { groups: integer?, step: integer? }?  how many groups are drawn (20); as of which step of the training
 ---@return ijepa.mask_findings
 function mask.lint(what, o) return require "ijepa.mask_lint" (what, o) end
 

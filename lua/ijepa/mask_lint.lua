@@ -95,22 +95,22 @@ local function regrouped(p, group)
 end
 
 -- Mean context patches of a picture, by pictures masked together.
-local function context_by_group(p)
+local function context_by_group(p, step)
   local out = {}
   for _, group in ipairs(GROUPS) do
-    local q, sum, n = regrouped(p, group), 0, max(4, floor(256 / group))
-    for i = 0, n - 1 do sum = sum + q:sample_raw(group, i * group, nil, false).k end
+    local q, sum, n = regrouped(p, group), 0, max(32, floor(512 / group))
+    for i = 0, n - 1 do sum = sum + q:sample_raw(group, i * group, step, false).k end
     out[group] = sum / n
   end
   return out
 end
 
 -- Shares over some groups: of a picture's target patches that lie in another target too, and that the context shows.
-local function overlaps(p, groups)
+local function overlaps(p, groups, step)
   local n, sum, again, seen = p.grid[1] * p.grid[2], 0, 0, 0
   local times = F.new("int32_t[?]", n)
   for number = 0, groups - 1 do
-    local m = p:sample_raw(p.group, number * p.group, nil, false)
+    local m = p:sample_raw(p.group, number * p.group, step, false)
     for b = 0, m.count - 1 do
       F.fill(times, n * 4)
       for j = 0, m.targets - 1 do
@@ -330,13 +330,13 @@ end
 local LEVEL = { error = 1, warn = 2, note = 3 }
 
 ---@param what ijepa.mask_policy|table  a policy, settings as mask.new takes them, or a recipe's whole configuration
----@param o { groups: integer? }?
+---@param o { groups: integer?, step: integer? }?
 ---@return ijepa.mask_findings
 local function lint(what, o)
   if type(what) ~= "table" then F.raise(("mask.lint: expected a policy or settings, not a %s"):format(type(what))) end
   local mask = require "ijepa.mask"
   local given = settings_of(what)
-  local groups = o and o.groups or 20
+  local groups, step = o and o.groups or 20, o and o.step
   local findings, made = setmetatable({ errors = 0, warnings = 0 }, Findings), 0
   local function add(level, text, why, advice)
     made = made + 1
@@ -365,8 +365,8 @@ local function lint(what, o)
   if p then
     local ok, e = pcall(function()
       local before = p.next
-      about.n, about.stats, about.by_group = p.grid[1] * p.grid[2], mask.stats(p, groups), context_by_group(p)
-      about.again, about.seen = overlaps(p, min(groups, 4))
+      about.n, about.stats, about.by_group = p.grid[1] * p.grid[2], mask.stats(p, groups, step), context_by_group(p, step)
+      about.again, about.seen = overlaps(p, min(groups, 4), step)
       p.next = before
     end)
     if not ok then

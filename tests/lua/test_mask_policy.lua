@@ -405,7 +405,7 @@ function tests.test_the_document()
   for at, code, after in text:gmatch "()\n```lua\n(.-)\n```\n()" do
     count = count + 1
     local path = write(("doc%d.lua"):format(count), code .. "\n")
-    local exit, said = run(("IJEPA_NO_COLOR=1 %s %s"):format(program, path))
+    local exit, said = run(("NO_COLOR=1 %s %s"):format(program, path))
     lu.assertEquals(exit, 0, ("snippet %d at %d: %s"):format(count, at, said))
     local shown = text:match("^\n*```\n(.-)\n```\n", after)
     if shown then lu.assertEquals((said:gsub("%s*exit 0%s*$", "")), shown) end
