@@ -100,38 +100,63 @@ local function long(name, v)
   return v
 end
 
+-- The settings that multiblock, random and block share with policies in files, with the published values filled in.
+local function sections(o, block)
+  local context = section("context", o.context, "n", "scale")
+  local target = section("target", o.target, "n", "scale", "aspect")
+  need(o.overlap == nil or type(o.overlap) == "boolean", "mask: 'overlap' is %s, expected true or false",
+    tostring(o.overlap))
+  return {
+    context = { n = integer("context.n", context.n, 1, 1), scale = range("context.scale", context.scale, { .85, 1 }) },
+    target = { n = integer("target.n", target.n, block and 1 or 4, 1), aspect = range("target.aspect", target.aspect, { .75, 1.5 }),
+      scale = range("target.scale", target.scale, block and { .6, .6 } or { .15, .2 }) },
+    min_keep = integer("min_keep", o.min_keep, 10, 0), overlap = o.overlap or false,
+  }
+end
+
+--- Whether a name is that of a policy's file rather than of a built-in policy.
+---@param name string
+---@return boolean
+function mask.is_file(name) return name:find "%.lua$" ~= nil or name:find "/" ~= nil end
+
 --- A new policy. `o.grid` is required; the rest has the published values as defaults, without the published quirks.
+--- `o.policy` is "multiblock", "random", "block", the path of a file as in recipes/masks/, or a function as mask.policy
+--- takes it. For the last two: options (what the function gets as options.NAME), batch (pictures of a step, for policies
+--- that follow the step; default: the group) and saliency (numbers per patch, or a function: see mask.policy); context,
+--- target, min_keep and overlap reach them as options.mask.
 ---@param o { policy: string|function|nil, grid: integer[], context: table?, target: table?, min_keep: integer?,
----overlap: boolean?, quirks: string|table|nil, group: integer?, seed: integer? }
+---overlap: boolean?, quirks: string|table|nil, group: integer?, seed: integer?, options: table|string|nil, batch: integer?,
+---saliency: table|function|nil }
 ---context: { n = 1, scale = { .85, 1 } };
 ---target: { n = 4, scale = { .15, .2 }, aspect = { .75, 1.5 } } (policy "block": n = 1, scale = { .6, .6 })
 ---@return ijepa.mask_policy
 function mask.new(o)
   need(type(o) == "table", "mask.new: expected a table of settings, such as { grid = { 16, 16 } }")
-  known_keys("mask", o, "policy", "grid", "context", "target", "min_keep", "overlap", "quirks", "group", "seed")
-  if type(o.policy) == "function" then
-    return mask.policy(o.policy, { grid = o.grid, group = o.group, seed = o.seed })
-  end
+  known_keys("mask", o, "policy", "grid", "context", "target", "min_keep", "overlap", "quirks", "group", "seed", "options", "batch",
+    "saliency")
   local name = o.policy == nil and "multiblock" or o.policy
+  if type(name) == "function" or type(name) == "string" and not KIND[name] and mask.is_file(name) then
+    local policies, with = require "ijepa.mask_policy", { grid = o.grid, group = o.group, seed = o.seed, batch = o.batch,
+      saliency = o.saliency, options = o.options, mask = sections(o, false) }
+    if type(name) == "string" then return policies.from_file(Policy, name, with) end
+    local options = { mask = with.mask }
+    for key, value in pairs(policies.options_of(o.options)) do options[key] = value end
+    with.mask, with.options = nil, options
+    return policies.policy(Policy, name, with)
+  end
   need(KIND[name], "mask: unknown policy '%s'%s", tostring(name), text.hint(tostring(name), text.keys(KIND)))
   need(type(o.grid) == "table" and #o.grid == 2, "mask: 'grid' is %s, expected rows and columns, such as {16, 16}",
     type(o.grid) == "table" and "a table of " .. #o.grid or tostring(o.grid))
-  local context = section("context", o.context, "n", "scale")
-  local target = section("target", o.target, "n", "scale", "aspect")
-  need(o.overlap == nil or type(o.overlap) == "boolean", "mask: 'overlap' is %s, expected true or false",
-    tostring(o.overlap))
+  need(o.options == nil or o.options == "" or type(o.options) == "table" and next(o.options) == nil,
+    "mask: 'options' is for policies in files; '%s' has none", name)
+  need(o.saliency == nil, "mask: 'saliency' is for policies in Lua; '%s' does not look at it", name)
 
-  local block = name == "block"
-  local c = F.new "ij_mask_config"
+  local m, c = sections(o, name == "block"), F.new "ij_mask_config"
   c.kind = KIND[name]
   c.grid_h, c.grid_w = integer("grid height", o.grid[1], nil, 1), integer("grid width", o.grid[2], nil, 1)
-  c.contexts = integer("context.n", context.n, 1, 1)
-  c.targets = integer("target.n", target.n, block and 1 or 4, 1)
-  c.context_scale = range("context.scale", context.scale, { .85, 1 })
-  c.target_scale = range("target.scale", target.scale, block and { .6, .6 } or { .15, .2 })
-  c.target_aspect = range("target.aspect", target.aspect, { .75, 1.5 })
-  c.min_keep = integer("min_keep", o.min_keep, 10, 0)
-  c.allow_overlap = o.overlap and 1 or 0
+  c.contexts, c.targets = m.context.n, m.target.n
+  c.context_scale, c.target_scale, c.target_aspect = m.context.scale, m.target.scale, m.target.aspect
+  c.min_keep, c.allow_overlap = m.min_keep, m.overlap and 1 or 0
   c.quirks = quirk_bits(o.quirks)
   c.group = integer("group", o.group, 128, 1)
   c.seed = long("mask: 'seed'", o.seed == nil and 0 or o.seed)
@@ -139,7 +164,18 @@ function mask.new(o)
   local out = F.new "ij_mask_policy *[1]"
   F.check(C.ij_mask_new(c, out))
   return setmetatable({ h = F.gc(out[0], C.ij_mask_free), name = name, grid = { c.grid_h, c.grid_w },
-    contexts = c.contexts, targets = c.targets, group = c.group, min_keep = c.min_keep, next = 0 }, Policy)
+    contexts = c.contexts, targets = c.targets, group = c.group, min_keep = c.min_keep, settings = o, next = 0 }, Policy)
+end
+
+--- The settings of a mask.new call that a recipe's configuration stands for, on a grid {rows, columns}.
+---@param cfg table as ijepa.config gives it
+---@param grid integer[]
+---@return table
+function mask.settings_of(cfg, grid)
+  local m = cfg.mask
+  local steps = cfg.data and cfg.data.batch and cfg.data.batch * (cfg.optim and cfg.optim.accumulate or 1)
+  return { policy = m.policy, grid = grid, context = m.context, target = m.target, min_keep = m.min_keep, overlap = m.overlap,
+    group = m.group, seed = cfg.seed, quirks = cfg.quirks ~= "" and cfg.quirks or nil, options = m.options, batch = steps }
 end
 
 local function check_self(self)
@@ -150,8 +186,10 @@ end
 --- until the policy's next call.
 ---@param count integer
 ---@param first integer?  number of the first picture, from 0; default: on from the last call
+---@param step integer?  updates done before, for policies that follow it; default: as many as the pictures before make
+---@param batch { images: ijepa.tensor }|false|nil  what a policy that looks at the pictures is given; false: all look alike
 ---@return ffi.cdata* masks an ij_masks
-function Policy:sample_raw(count, first)
+function Policy:sample_raw(count, first, step, batch) -- luacheck: no unused
   check_self(self)
   count = integer("count", count, nil, 1)
   first = long("mask: 'first'", first == nil and self.next or first)
@@ -170,10 +208,10 @@ end
 ---@return ijepa.tensor context
 ---@return ijepa.tensor target
 ---@return table about
-function Policy:sample(count, first)
+function Policy:sample(count, first, step, batch)
   check_self(self)
   local tensor = require "ijepa.tensor"
-  local m = self:sample_raw(count, first)
+  local m = self:sample_raw(count, first, step, batch)
   return tensor.from_pointer(m.context, { m.contexts, m.count, m.k }, "i32"),
     tensor.from_pointer(m.target, { m.targets, m.count, m.t }, "i32"),
     { k = m.k, t = m.t, fallbacks = m.fallbacks, target = { m.target_h, m.target_w },
@@ -185,19 +223,24 @@ function Policy:__tostring()
     self.grid[2], self.contexts, self.targets, self.group)
 end
 
---- A policy written in Lua: f(rng, grid, picture) returns a context (or a list of them) and a list of targets, regions
---- made by grid:block(top, left, h, w), grid:random_block(rng, h, w), grid:random(rng, n), grid:all() and + - * of
---- regions. rng:uniform(lo, hi), rng:below(n), rng:normal(); rng.group gives the same numbers to all pictures of a
---- group. f must depend on its arguments alone. All pictures of a group are cut to one length, as everywhere.
+--- A policy written in Lua. f(rng, grid, at, options) returns a context (or a list of them), a list of targets and, if
+--- it likes, true where it had to give something up (counted as a fallback). docs/masks.md walks through one.
+--- rng: uniform(lo, hi), below(n), normal() of this picture; rng.group: the same for all pictures of a group.
+--- grid: makes regions (ijepa.mask_grid). at: picture (number from 0), group, step (updates done before), saliency (map).
+--- f must depend on these alone, so that a run can be resumed; it runs interpreted, so that Ctrl-C stops it.
+--- o.saliency: a number per patch, or a function(batch, grid, options) that gives (B, N) numbers of 0 or more for the
+--- pictures that sample_raw was given; a group is one batch then.
 ---@param f function
----@param o { grid: integer[], group: integer?, seed: integer? }|integer[]  settings, or the grid alone
+---@param o { grid: integer[], group: integer?, seed: integer?, batch: integer?, options: table?, saliency: table|function|nil }|integer[]
+---settings, or the grid alone; batch: pictures of a step (default: the group)
 ---@return ijepa.mask_policy
 function mask.policy(f, o) return require("ijepa.mask_policy").policy(Policy, f, o) end
 
 --- A grid to make regions on.
 ---@param rows integer
 ---@param columns integer
-function mask.grid(rows, columns) return require("ijepa.mask_policy").grid(rows, columns) end
+---@return ijepa.mask_grid
+function mask.grid(rows, columns) return require("ijepa.mask_grid").new(rows, columns) end
 
 -- ---- looking at them ----------------------------------------------------------------------------------------------
 
@@ -255,18 +298,19 @@ end
 --- The masks of one picture, or of several side by side, as text: # context, 1 2 3 ... targets, . neither; with `color`
 --- in half blocks of 24-bit colours.
 ---@param policy ijepa.mask_policy
----@param o { first: integer?, image: integer?, images: integer?, color: boolean? }?  first: number of a picture (0);
----image: which one from there (1); images: how many side by side (1)
+---@param o { first: integer?, image: integer?, images: integer?, step: integer?, color: boolean? }?  first: number of a
+---picture (0); image: which one from there (1); images: how many side by side (1); step: of the training, for policies
+---that follow it
 ---@return string
 function mask.text(policy, o)
   want_policy(policy, "mask.text")
   o = o or {}
-  known_keys("mask.draw", o, "first", "image", "images", "color")
+  known_keys("mask.draw", o, "first", "image", "images", "step", "color")
   local first = long("mask.draw: 'first'", o.first == nil and 0 or o.first) + (integer("image", o.image, 1, 1) - 1)
   local images = integer("images", o.images, 1, 1)
   local h, w = policy.grid[1], policy.grid[2]
   local before = policy.next
-  local m = policy:sample_raw(images, first)
+  local m = policy:sample_raw(images, first, o.step, false)
   policy.next = before
   local all, out = {}, {}
   for b = 0, images - 1 do all[b + 1] = picture_lines(roles(m, b, h * w), h, w, o.color) end
@@ -351,13 +395,21 @@ function Stats:__tostring()
   return table.concat(out, "\n")
 end
 
+--- The findings of mask_lint.lua: what is wrong or unusual about a policy, or about settings as mask.new or a recipe has
+--- them (then grid comes from data.crop and model.patch).
+---@param what ijepa.mask_policy|table
+---@param o { groups: integer?, step: integer? }?  how many groups are drawn (20); as of which step of the training
+---@return ijepa.mask_findings
+function mask.lint(what, o) return require "ijepa.mask_lint" (what, o) end
+
 --- What a policy draws, over `batches` groups of pictures: k and t (length -> how many groups), k_mean, k_min, k_max,
 --- t_mean, t_min, t_max, target_blocks and context_blocks ("7x6" -> groups), coverage.context and coverage.target
 --- (share of the masks that hold patch i - 1, row-major), fallbacks, batches, images. Prints as a summary.
 ---@param policy ijepa.mask_policy
 ---@param batches integer?  100
+---@param step integer?  of the training, for policies that follow it; default: of each picture
 ---@return table
-function mask.stats(policy, batches)
+function mask.stats(policy, batches, step)
   want_policy(policy, "mask.stats")
   batches = integer("batches", batches, 100, 1)
   local patches, group = policy.grid[1] * policy.grid[2], policy.group
@@ -366,7 +418,7 @@ function mask.stats(policy, batches)
   local context, target = F.new("int64_t[?]", patches), F.new("int64_t[?]", patches)
   local before, contexts, targets = policy.next, 0, 0
   for b = 0, batches - 1 do
-    local m = policy:sample_raw(group, b * group)
+    local m = policy:sample_raw(group, b * group, step, false)
     count_up(s.k, m.k)
     count_up(s.t, m.t)
     if m.target_h > 0 then

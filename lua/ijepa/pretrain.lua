@@ -36,11 +36,7 @@ function jepa.models(cfg)
 end
 
 --- The mask policy of a configuration, for a grid {h, w}.
-function jepa.policy(cfg, grid)
-  local m = cfg.mask
-  return mask.new { policy = m.policy, grid = grid, context = m.context, target = m.target, min_keep = m.min_keep,
-    overlap = m.overlap, group = m.group, seed = cfg.seed, quirks = cfg.quirks ~= "" and cfg.quirks or nil }
-end
+function jepa.policy(cfg, grid) return mask.new(mask.settings_of(cfg, grid)) end
 
 -- Masks of pictures [first, first + count) of the run, for update `step` (from 0): context i32 (C, B, K), target i32 (M, B, T).
 local function draw_masks(policy, count, first, step)

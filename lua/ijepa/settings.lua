@@ -17,6 +17,11 @@ local function one_of(...)
     return false, "expected one of " .. table.concat(list, ", ")
   end
 end
+local function policy_name(v)
+  if v:find "%.lua$" or v:find "/" then return true end   -- whether it is there: mask.new
+  local ok, why = one_of("multiblock", "random", "block")(v)
+  return ok, why and why .. ", or a Lua file such as recipes/masks/halves.lua"
+end
 local function side(v)
   if type(v) == "number" then return v >= 1, "expected a side in pixels" end
   return #v == 2 and v[1] >= 1 and v[2] >= 1, "expected a side, or height and width"
@@ -63,7 +68,9 @@ return {
     depth_scaled_init = { type = "boolean", default = false, doc = "divide each block's proj and fc2 by sqrt(2 layer)" },
   },
   mask = {
-    policy = { type = "string", default = "multiblock", doc = "multiblock, random, block", check = one_of("multiblock", "random", "block") },
+    policy = { type = "string", default = "multiblock", doc = "multiblock, random, block, or a Lua file such as recipes/masks/halves.lua",
+      check = policy_name },
+    options = { type = "table|string", doc = "of a policy's file: a table, or share=0.5,over=1000 (see the file)" },
     context = {
       n = { type = "integer", default = 1, doc = "context masks of a picture", check = at_least(1) },
       scale = { type = "numbers", default = { .85, 1 }, doc = "share of the grid", check = range(0, 1) },
