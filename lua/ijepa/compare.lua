@@ -15,6 +15,7 @@ local function say(fmt, ...) io.stderr:write(fmt:format(...), "\n") end
 return function(run, o)
   local cfg = run.config
   local settings = setmetatable({ crop = cfg.data.crop, batch = o.batch or 256, feature_batch = 128,
+    cache = o.cache or false,
     workers = math.max(1, cfg.data.workers) }, { __index = o })
   local untrained = jepa.models(cfg)
   local last = math.min(4, run.encoder.depth)

@@ -62,10 +62,10 @@ function features.tokens(encoder)
   return features.extractor("tokens", encoder, function(x) return encoder(x) end)
 end
 
---- Pixels themselves (B, H * W * 3), 0 to 1: what a probe must beat.
-features.pixels = features.extractor("pixels", nil, function(x)
+--- Pixels themselves (B, H * W * 3), 0 to 1: what a probe must beat. Not cached: they are read as fast as a cache is.
+function features.pixels(x)
   return tensor.normalise(x, { 0, 0, 0 }, { 1, 1, 1 }):reshape(x:size(1), x:size(2) * x:size(3) * 3)
-end)
+end
 
 -- ---- parts of features
 --- Some columns (from 1) of features, as features.
