@@ -57,7 +57,7 @@ return function(run, o)
   local x, y = draw.smooth(log and log.loss or run.losses, 400)
   local file = run.out .. "/summary.png"
   local ok, message = draw.summary(file, { title = "ijepa: " .. run.out, lines = lines,
-    masks = { run.policy:sample_raw(4, 0), { grid = run.encoder.grid, pixels = b.pixels, height = images.height,
+    masks = { run.policy:sample_raw(4, 0, nil, false), { grid = run.encoder.grid, pixels = b.pixels, height = images.height,
       width = images.width, pictures = 4 } },
     curves = { { { { name = "loss", x = x, y = y } }, { title = "loss", x = "step", y = "smooth L1" } } } })
   images:close()

@@ -82,6 +82,8 @@ end
 
 -- ---- masks -------------------------------------------------------------------------------------------------------
 
+local function is_region(v) return type(v) == "table" and type(v.patches) == "function" end
+
 -- Patches (from 0) as i32 (n, 1, K): a tensor, a region of a mask grid, a list of patches, or a list of such.
 local function index_of(v, patches, what)
   if tensor.is(v) then
@@ -89,16 +91,10 @@ local function index_of(v, patches, what)
     return v
   end
   need(type(v) == "table", "imagine: the %s is a %s, expected patches", what, type(v))
-  if v.set or type(v[1]) == "number" then v = { v } end
+  if is_region(v) or type(v[1]) == "number" then v = { v } end
   local rows = {}
   for i, mask in ipairs(v) do
-    local row = mask
-    if type(mask) == "table" and mask.set then
-      row = {}
-      for p = 0, mask.grid.n - 1 do
-        if mask.set[p] == 1 then row[#row + 1] = p end
-      end
-    end
+    local row = is_region(mask) and mask:patches() or mask
     need(type(row) == "table" and #row > 0 and (i == 1 or #row == #rows[1][1]),
       "imagine: %s %d: expected a list of patches as long as the first", what, i)
     for _, p in ipairs(row) do
@@ -174,7 +170,7 @@ function imagine.imagine(model, one, context, target, o)
   local grid = { x:size(2) / P, x:size(3) / P }
   local N = grid[1] * grid[2]
   need((context == nil) == (target == nil), "imagine: give both a context and targets, or neither")
-  if context == nil then context, target = model.policy:sample(1, o.first or 0) end
+  if context == nil then context, target = model.policy:sample(1, o.first or 0, nil, false) end
   context, target = index_of(context, N, "context"), index_of(target, N, "target")
   if not o.bank and not model.bank then model.bank = imagine.bank(model) end
   local bank = o.bank or model.bank

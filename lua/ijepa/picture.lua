@@ -136,7 +136,7 @@ function picture.masks(policy, o)
     settings.pixels, settings.height, settings.width = F.new("uint8_t[?]", n * size), h, w
     for i = 0, n - 1 do F.copy(settings.pixels + i * size, from + i % B * size, size) end
   end
-  return draw.masks(o.file, policy:sample_raw(n, o.first or 0), settings)
+  return draw.masks(o.file, policy:sample_raw(n, o.first or 0, nil, false), settings)
 end
 
 --- The losses of a run by step, smoothed over 1/200 of it.
@@ -354,7 +354,7 @@ function picture.loss(model, pictures, o)
   local features = picture.features(model.target, x)
   for round = 0, (o.rounds or 8) - 1 do
     device.step(function() device.no_grad(function()
-      local context, target = model.policy:sample(B, (o.first or 0) + round * B)
+      local context, target = model.policy:sample(B, (o.first or 0) + round * B, nil, false)
       local losses = picture.patch_losses(model.predictor(model.encoder(x, context), context, target, grid),
         features:gather(target), B)
       local index = target:read()

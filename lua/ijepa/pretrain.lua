@@ -39,8 +39,9 @@ end
 function jepa.policy(cfg, grid) return mask.new(mask.settings_of(cfg, grid)) end
 
 -- Masks of pictures [first, first + count) of the run, for update `step` (from 0): context i32 (C, B, K), target i32 (M, B, T).
-local function draw_masks(policy, count, first, step)
-  local m = policy:sample_raw(count, first, step)
+-- batch: what a policy that looks at the pictures is given, or false.
+local function draw_masks(policy, count, first, step, batch)
+  local m = policy:sample_raw(count, first, step, batch)
   return tensor.from_pointer(m.context, { m.contexts, m.count, m.k }, "i32"),
     tensor.from_pointer(m.target, { m.targets, m.count, m.t }, "i32")
 end
@@ -171,7 +172,8 @@ end
 -- One (micro-)batch, forwards and backwards; its number counts all batches of the run from 0. Calls before_backward when
 -- the loss is a number.
 function Trainer:batch(number, x, before_backward)
-  local ctx, tgt = draw_masks(self.policy, x:size(1), number * self.config.data.batch, self.step)
+  local ctx, tgt = draw_masks(self.policy, x:size(1), number * self.config.data.batch, self.step,
+    { images = x, target = self.target })
   local z, h = self:predict(x, ctx, tgt)
   local loss = tensor.smooth_l1(z, h, 1, tgt:size(1))
   local value = loss:item()
@@ -292,6 +294,7 @@ end
 -- A step failed: what is whole is saved before anyone hears of it, so that no broken policy, hook or picture costs a run.
 function Trainer:failed(e)
   local left = type(e) == "table" and e.exit
+  if left and e.interrupted then self.run:say("%s", tostring(e)) end   -- in a mask policy: where
   if not self.torn and self.step > self.saved and not (left and self.run._closed) then
     local ok, message = self:save()
     self.run:say(ok and "step %d is saved in '%s'" or "step %d could not be saved in '%s': %s", self.step, self.config.out, message)
@@ -335,6 +338,7 @@ local function pretrain(cfg, hooks)
   local t = new_trainer(cfg, hooks or {})
   t:open()
   if cfg.diagnose.every > 0 then t.diagnosis = must(diagnose.new(t)) end
+  ijepa.interrupted()   -- from here on Ctrl-C ends a step before it ends the run
   local function loop()
     while not t:over() do t:advance() end
   end

@@ -187,6 +187,26 @@ function tests.test_a_failing_hook_or_policy_loses_no_step()
   lu.assertEquals(rest.losses[5], whole.losses[12])
 end
 
+function tests.test_a_policy_that_breaks_loses_no_step()
+  local path = folder .. "/breaks.lua"
+  for how, message in pairs { ['error "mine"'] = "breaks.lua:2: mask policy, picture 144, step 9: mine", ["return 5"] = "breaks.lua:1: " } do
+    local file = assert(io.open(path, "w"))
+    file:write(("return function(rng, grid, at)\n  if at.step == 9 then %s end\n%s\nend\n"):format(how,
+      "  local t = grid:random_block(rng, 2, 3)\n  return grid:all() - t, { t }"))
+    file:close()
+    os.execute("rm -rf " .. folder .. "/run")
+    local ok, why = pcall(train, { ["mask.policy"] = path, ["optim.steps"] = 12, ["diagnose.every"] = 0 })
+    lu.assertFalse(ok)
+    lu.assertStrContains(why, message)
+    lu.assertEquals(ijepa.checkpoint.load(folder .. "/run/jepa-latest.safetensors"):meta "step", 9)
+  end
+end
+
+function tests.test_a_policy_may_look_at_the_pictures()
+  local run = train { ["mask.policy"] = "recipes/masks/attention.lua", ["optim.steps"] = 3, ["diagnose.every"] = 2 }
+  lu.assertEquals(#run.losses, 3)
+end
+
 function tests.test_misuse_is_named()
   lu.assertErrorMsgContains("no checkpoint yet", train, {}, { step = function(t) t:rollback() end })
   lu.assertErrorMsgContains("diagnose.probe", train, { ["diagnose.probe"] = "knnn" })
