@@ -4,6 +4,7 @@
 
 struct ij_encoder {
   ij_vit_config c;
+  int refs; /* its owner and each recorded forward whose backward is still to come */
   ij_device *dev;
   ij_params params;
   ij_stack stack;
@@ -18,7 +19,7 @@ ij_params *ij_encoder_params(ij_encoder *e) { return &e->params; }
 const ij_vit_config *ij_encoder_config(const ij_encoder *e) { return &e->c; }
 
 void ij_encoder_free(ij_encoder *e) {
-  if (!e) return;
+  if (!e || --e->refs > 0) return;
   ij_stack_release(&e->stack);
   ij_params_release(&e->params);
   ij_drop(&e->pos.other);
@@ -31,6 +32,7 @@ ij_status ij_encoder_new(ij_device *dev, const ij_vit_config *c, ij_encoder **ou
   IJ_TRY(ij_vit_config_check(c, "encoder"));
   ij_encoder *e = ij_calloc(1, sizeof *e);
   if (!e) return IJ_ENOMEM;
+  e->refs = 1;
   e->c = *c;
   e->dev = dev;
   int64_t D = c->width, P = c->patch, N = (int64_t)c->grid_h * c->grid_w;
@@ -139,9 +141,11 @@ typedef struct saved {
   geometry g;
   ij_stack_saved *stack;
 } saved;
-static void saved_free(void *p) {
-  ij_stack_saved_free(((saved *)p)->stack);
-  ij_free(p);
+static void saved_free(void *ctx) {
+  saved *s = ctx;
+  ij_stack_saved_free(s->stack);
+  ij_encoder_free(s->e);
+  ij_free(s);
 }
 
 static ij_status encoder_backward(ij_node *n) { /* in: images, context */
@@ -177,12 +181,12 @@ ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *contex
   IJ_TRY_TO(out, st, embed(e, &g, images, context, &x));
   st = IJ_ENOMEM;
   if (record && !(s = ij_calloc(1, sizeof *s))) goto out;
+  if (s) s->e = e, e->refs++;
   ij_tensor *taken = x; /* the stack takes it over */
   x = NULL;
   IJ_TRY_TO(out, st, ij_stack_fwd(&e->stack, g.C * g.B, g.K, 0, taken, IJ_F32, &y, s ? &s->stack : NULL, 0, NULL));
   IJ_TRY_TO(out, st, ij_tensor_reshape(y, 3, (int64_t[]){g.C * g.B, g.K, e->c.width}, &y3));
   if (s) {
-    s->e = e;
     s->g = g;
     st = ij_record(y3, (ij_tensor *[]){images, context}, 2, encoder_backward, s, saved_free, NULL);
     s = NULL;

@@ -4,6 +4,7 @@
 
 struct ij_predictor {
   ij_predictor_config c;
+  int refs; /* its owner and each recorded forward whose backward is still to come */
   ij_device *dev;
   ij_params params;
   ij_stack stack;
@@ -16,7 +17,7 @@ struct ij_predictor {
 ij_params *ij_predictor_params(ij_predictor *p) { return &p->params; }
 
 void ij_predictor_free(ij_predictor *p) {
-  if (!p) return;
+  if (!p || --p->refs > 0) return;
   ij_stack_release(&p->stack);
   ij_params_release(&p->params);
   ij_drop(&p->pos.other);
@@ -30,6 +31,7 @@ ij_status ij_predictor_new(ij_device *dev, const ij_predictor_config *c, ij_pred
   if (c->encoder_width < 1) return ij_fail(IJ_EINVAL, "predictor: encoder width %d", c->encoder_width);
   ij_predictor *p = ij_calloc(1, sizeof *p);
   if (!p) return IJ_ENOMEM;
+  p->refs = 1;
   p->c = *c;
   p->dev = dev;
   int64_t E = v->width, D = c->encoder_width, N = (int64_t)v->grid_h * v->grid_w;
@@ -71,6 +73,7 @@ static void saved_free(void *ctx) {
   ij_tensor_free(s->x_dt);
   ij_tensor_free(s->z);
   ij_stack_saved_free(s->stack);
+  ij_predictor_free(s->p);
   ij_free(s);
 }
 
@@ -155,6 +158,7 @@ ij_status ij_predictor_forward(ij_predictor *p, ij_tensor *x, ij_tensor *context
   IJ_TRY_TO(out, st, ij_as_dtype(x, dt, &x_dt));
   st = IJ_ENOMEM;
   if (record && !(s = ij_calloc(1, sizeof *s))) goto out;
+  if (s) s->p = p, p->refs++;
   if (!(emb = ij_make2(dev, dt, Rc, E)) || !(tokens = ij_make3(dev, IJ_F32, M * C * B, K + T, E))) goto out;
   IJ_TRY_TO(out, st,
             dev->ops.linear_fwd(q, dt, Rc, E, D, ij_data_of(x_dt), ij_f32_of(p->embed_w), p->embed_w->storage->version,

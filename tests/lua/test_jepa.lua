@@ -141,4 +141,21 @@ function tests.test_misuse()
   lu.assertErrorMsgContains("does not divide", jepa.encoder, { width = 32, depth = 1, heads = 3, patch = 8, crop = 32 })
 end
 
+function tests.test_a_recorded_forward_keeps_its_models()   -- the tape may be all that is left of them
+  local x = ijepa.tensor.zeros({ 2, 3, 8, 8 }):fill_(.5)
+  local context, target = ijepa.tensor.new({ { { 0, 1 }, { 2, 3 } } }, "i32"), ijepa.tensor.new({ { { 2 }, { 1 } } }, "i32")
+  local function forward()
+    local e = ijepa.jepa.encoder({ width = 16, depth = 2, heads = 2, patch = 4, crop = 8, seed = 1 }):requires_grad_(true)
+    local p = ijepa.jepa.predictor(e, { width = 8, depth = 1 }):requires_grad_(true)
+    return p(e(x, context), context, target):mean(), e.by_name["patch_embed.proj.weight"].tensor
+  end
+  local left = forward()   -- never asked for its gradient
+  local loss, weight = forward()
+  collectgarbage()
+  collectgarbage()
+  loss:backward()
+  lu.assertTrue(ijepa.tensor.norm { weight:grad() } > 0)
+  lu.assertEquals(left:numel(), 1)
+end
+
 if not ... then os.exit(lu.LuaUnit.run()) end
