@@ -41,9 +41,11 @@ void ij_threads_set(int n);             /* threads of the compute kernels; n < 1
 int ij_threads_get(void);
 const char *ij_cpu_isa(void);           /* "avx512", "avx2", "base": the variant of our own loops in use */
 const char *ij_cpu_matmul(void);        /* "bf16-amx", "bf16-avx512", "f32": what matrix products run in */
-void ij_interrupt_install(void);        /* from now on the first Ctrl-C only sets the flag; the second kills */
-int ij_interrupted(void);               /* 1 once Ctrl-C (or ij_interrupt_set) came; a loop polls it */
+void ij_interrupt_install(void);        /* from now on the first SIGINT, SIGTERM or SIGHUP only sets the flag; the
+                                           second of its kind kills. SIGUSR1 asks to save */
+int ij_interrupted(void);               /* the number of such a signal (SIGINT after ij_interrupt_set) or 0; polled */
 void ij_interrupt_set(int on);
+int ij_save_asked(void);                /* 1 once after each SIGUSR1 */
 int ij_isatty(int fd);
 int ij_terminal_width(void);            /* columns of the terminal at stderr; 80 where there is none */
 /* Of the terminal at fd: columns, rows, and its width and height in pixels (0 where it does not say). 0: no terminal. */
@@ -58,6 +60,12 @@ ij_status ij_file_replace(const char *path, const void *bytes, size_t n); /* wri
 int ij_path_kind(const char *path);                          /* 0 nothing there, 1 file, 2 folder, 3 other */
 ij_status ij_dir_list(const char *path, char **names);       /* sorted names, each ended by '\n'; ij_bytes_free it */
 void ij_bytes_free(void *p);
+/* A lock that no other process has, on a file that is made for it and stays; a dead process leaves none behind. */
+typedef struct ij_lock ij_lock;
+ij_status ij_lock_take(const char *path, ij_lock **out);     /* IJ_EINVAL and who has it, where someone has */
+void ij_lock_drop(ij_lock *lock);
+/* Another name for a file, which replaces what had it; both last alone. Copies nothing. */
+ij_status ij_file_link(const char *path, const char *name);
 uint64_t ij_hash(uint64_t seed, const void *bytes, size_t n); /* to tell contents apart; chain by seed */
 
 /* Counter-based random numbers (Philox 4x32-10): a function of (seed, purpose, epoch, sample, draw), so results do not
@@ -346,6 +354,12 @@ ij_status ij_tensors_add(ij_tensors_writer *w, const char *name, ij_dtype t, int
 ij_status ij_tensors_add_tensor(ij_tensors_writer *w, const char *name, ij_tensor *t);
 ij_status ij_tensors_commit(ij_tensors_writer *w);  /* temporary file, fsync, rename, fsync of the folder; frees w */
 void ij_tensors_discard(ij_tensors_writer *w);      /* frees w, leaves no file */
+/* Copies the tensors and writes them in a thread; data that is borrowed must live until the end. Where there is no memory
+ * for the copies, writes at once: then *job is NULL. Frees w. */
+typedef struct ij_tensors_job ij_tensors_job;
+ij_status ij_tensors_commit_later(ij_tensors_writer *w, ij_tensors_job **job);
+int ij_tensors_job_done(const ij_tensors_job *job);          /* 1: ij_tensors_job_end will not wait */
+ij_status ij_tensors_job_end(ij_tensors_job *job);           /* waits; what the commit gave; frees job (NULL is fine) */
 
 /* cdef end */
 #ifdef __cplusplus

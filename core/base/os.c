@@ -23,18 +23,28 @@ int ij_cpu_count(void) {
   return (int)sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-/* The flag of Ctrl-C belongs to the process, as the signal does. */
-static volatile sig_atomic_t interrupted;
-static void on_interrupt(int sig) {
+/* The flags of signals belong to the process, as signals do. */
+static volatile sig_atomic_t interrupted, save_asked;
+static void on_interrupt(int sig) { interrupted = sig; }
+static void on_save(int sig) {
   (void)sig;
-  interrupted = 1;
+  save_asked = 1;
 }
 void ij_interrupt_install(void) { /* SA_RESETHAND: a second Ctrl-C ends the process the hard way */
+  static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
   struct sigaction a = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
-  sigaction(SIGINT, &a, NULL);
+  struct sigaction save = {.sa_handler = on_save, .sa_flags = SA_RESTART}, before;
+  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) /* what nohup ignores stays so */
+    if (sigaction(signals[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(signals[i], &a, NULL);
+  sigaction(SIGUSR1, &save, NULL);
 }
 int ij_interrupted(void) { return interrupted; }
-void ij_interrupt_set(int on) { interrupted = on; }
+void ij_interrupt_set(int on) { interrupted = on ? SIGINT : 0; }
+int ij_save_asked(void) {
+  int asked = save_asked;
+  if (asked) save_asked = 0;
+  return asked;
+}
 
 int ij_path_kind(const char *path) {
   struct stat s;

@@ -5,6 +5,9 @@
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -348,6 +351,7 @@ typedef struct item {
   int64_t *shape;    /* (ndim) */
   const void *data;  /* borrowed; NULL where there is */
   ij_tensor *tensor; /* one reference held */
+  void *copy;        /* of a tensor's bytes, owned; data points to it */
   int64_t bytes;
 } item;
 
@@ -377,7 +381,8 @@ void ij_tensors_discard(ij_tensors_writer *w) {
   for (int i = 0; i < w->count; i++) {
     ij_free(w->items[i].name);
     ij_free(w->items[i].shape);
-    if (w->items[i].tensor) ij_tensor_free(w->items[i].tensor);
+    ij_free(w->items[i].copy);
+    ij_tensor_free(w->items[i].tensor);
   }
   ij_free(w->items);
   cJSON_Delete(w->meta);
@@ -561,5 +566,80 @@ out:
   ij_free(header);
   ij_free(items);
   ij_tensors_discard(w);
+  return st;
+}
+
+/* ---- writing in a thread */
+struct ij_tensors_job {
+  pthread_t thread;
+  ij_tensors_writer *w;
+  atomic_bool done;
+  ij_status status;
+  char *message; /* of the thread's failure */
+};
+
+/* Every tensor's bytes now, whatever happens to it later. */
+static ij_status copy_tensors(ij_tensors_writer *w) {
+  for (int i = 0; i < w->count; i++) {
+    item *t = &w->items[i];
+    if (!t->tensor) continue;
+    if (!(t->copy = ij_alloc((size_t)t->bytes + 1))) return IJ_ENOMEM;
+    if (ij_tensor_read(t->tensor, t->copy, (size_t)t->bytes) != IJ_OK)
+      return ij_fail_in(IJ_EINVAL, "file '%s', tensor '%s'", w->path, t->name);
+  }
+  for (int i = 0; i < w->count; i++) {
+    item *t = &w->items[i];
+    if (!t->tensor) continue;
+    t->data = t->copy;
+    ij_tensor_free(t->tensor);
+    t->tensor = NULL;
+  }
+  return IJ_OK;
+}
+
+static void *write_later(void *arg) {
+  ij_tensors_job *job = arg;
+  job->status = ij_tensors_commit(job->w);
+  if (job->status != IJ_OK) job->message = ij_strdup(ij_errmsg());
+  atomic_store(&job->done, true);
+  return NULL;
+}
+
+ij_status ij_tensors_commit_later(ij_tensors_writer *w, ij_tensors_job **out) {
+  *out = NULL;
+  ij_tensors_job *job = ij_calloc(1, sizeof *job);
+  ij_status st = job ? copy_tensors(w) : IJ_ENOMEM;
+  if (st == IJ_OK) {
+    sigset_t all, before;
+    sigfillset(&all); /* signals are for the thread that called us */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    job->w = w;
+    if (pthread_create(&job->thread, NULL, write_later, job) == 0) *out = job;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (*out) return IJ_OK;
+    st = IJ_ENOMEM;
+  }
+  ij_free(job);
+  if (st == IJ_ENOMEM) {
+    for (int i = 0; i < w->count; i++) { /* what was copied is room that is needed */
+      if (!w->items[i].tensor) continue;
+      ij_free(w->items[i].copy);
+      w->items[i].copy = NULL;
+    }
+    return ij_tensors_commit(w);
+  }
+  ij_tensors_discard(w);
+  return st;
+}
+
+int ij_tensors_job_done(const ij_tensors_job *job) { return !job || atomic_load(&job->done); }
+
+ij_status ij_tensors_job_end(ij_tensors_job *job) {
+  if (!job) return IJ_OK;
+  pthread_join(job->thread, NULL);
+  ij_status st = job->status;
+  if (st != IJ_OK) ij_fail(st, "%s", job->message ? job->message : "a file could not be written");
+  ij_free(job->message);
+  ij_free(job);
   return st;
 }

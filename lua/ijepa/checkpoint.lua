@@ -12,8 +12,9 @@ local number_keys = "ijepa.numbers"
 ---@param path string
 ---@param items table[] as tensors.save takes them: { name =, tensor = } or {name=, dtype=, shape=, data=, bytes=}
 ---@param meta? table<string, string|number> numbers come back as numbers, to the last bit
----@return boolean? ok, string? message, integer? code
-function checkpoint.save(path, items, meta)
+---@param later boolean? as tensors.save: a job instead of true
+---@return boolean|ijepa.save_job|nil ok, string? message, integer? code
+function checkpoint.save(path, items, meta, later)
   local strings, numbers = {}, {}
   for key, value in pairs(meta or {}) do
     if type(key) ~= "string" or key:find "\n" or key == number_keys then
@@ -29,7 +30,7 @@ function checkpoint.save(path, items, meta)
   end
   table.sort(numbers)
   strings[number_keys] = #numbers > 0 and table.concat(numbers, "\n") or nil
-  return tensors.save(path, items, strings)
+  return tensors.save(path, items, strings, later)
 end
 
 ---@class ijepa.checkpoint

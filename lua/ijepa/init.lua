@@ -18,15 +18,17 @@ function ijepa.exit(code)
 end
 
 local catching
---- True once Ctrl-C came. From the first call on, Ctrl-C no longer ends the program at once: the caller promises to look
---- here often, to save, and to leave with ijepa.exit(130). A second Ctrl-C ends it in any case.
----@return boolean
+--- True once Ctrl-C, SIGTERM or SIGHUP came, and the exit code for it. From the first call on, such a signal no longer ends
+--- the program at once: the caller promises to look here often, to save, and to leave with ijepa.exit(code). A second one
+--- ends it in any case.
+---@return boolean interrupted, integer code 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
 function ijepa.interrupted()
   if not catching then
     catching = true
     C.ij_interrupt_install()
   end
-  return C.ij_interrupted() ~= 0
+  local signal = C.ij_interrupted()
+  return signal ~= 0, 128 + signal
 end
 
 --- Bytes of C memory: held now, most held since the last call with `true`, and the process's largest resident set.

@@ -131,13 +131,27 @@ function Trainer:stop(why) self.ended = tostring(why) end
 --- `scale` or change settings with it, or the same will happen again.
 ---@param path string?
 function Trainer:rollback(path)
+  must(self:finish_save())
   self.back = path or checkpoint.latest(self.config.out, self.config.tag)
   if not self.back then F.raise "rollback: this run has saved no checkpoint yet (log.save_steps)" end
 end
 
---- Saves the state of the last whole step.
+local finished = { finish = function() return true end, done = function() return true end }   -- in place of a job
+
+-- Waits for the save that a thread still writes; then the epoch's checkpoint is a second name of that file.
+function Trainer:finish_save()
+  local job, name = self.saving, self.saving_name
+  self.saving, self.saving_name = nil, nil
+  if not job then return true end
+  local ok, message = job:finish()
+  if ok and name then ok, message = F.try(C.ij_file_link(checkpoint.path(self.config.out, nil, self.config.tag), name)) end
+  return ok, message
+end
+
+--- Saves the state of the last whole step. later: copies it and lets a thread write, until the next save or the run's end.
+---@param later boolean?
 ---@return boolean? ok, string? message
-function Trainer:save()
+function Trainer:save(later)
   local cfg, step = self.config, self.step
   local latest = checkpoint.path(cfg.out, nil, cfg.tag)
   local _, finite = tensor.norm(state.trained(self.whole))
@@ -146,12 +160,16 @@ function Trainer:save()
   end
   local epoch = step / self.ipe
   local meta = { step = step, epoch = math.floor(epoch), seconds = self.seconds, lr_scale = self.scale.lr, wd_scale = self.scale.wd }
-  local ok, message = state.save(latest, self.whole, cfg, meta)
-  if ok and epoch % 1 == 0 and epoch > 0 and epoch % cfg.log.save_epochs == 0 then
-    ok, message = state.save(checkpoint.path(cfg.out, epoch, cfg.tag), self.whole, cfg, meta)
+  local ok, message = self:finish_save()
+  if not ok then return nil, message end
+  ok, message = state.save(latest, self.whole, cfg, meta, cfg.log.save_background)
+  if not ok then return nil, message end
+  self.saving, self.saved = ok ~= true and ok or finished, step
+  if epoch % 1 == 0 and epoch > 0 and epoch % cfg.log.save_epochs == 0 then
+    self.saving_name = checkpoint.path(cfg.out, epoch, cfg.tag)
   end
-  if ok then self.saved = step end
-  return ok, message
+  if later then return true end
+  return self:finish_save()
 end
 
 --- Predictions and what they should be, for pictures and masks as policies give them.
@@ -178,8 +196,7 @@ function Trainer:batch(number, x, before_backward)
   local loss = tensor.smooth_l1(z, h, 1, tgt:size(1))
   local value = loss:item()
   if value ~= value or math.abs(value) == math.huge then
-    stop("step %d: the loss is %s: stopped before the update; the state after step %d is in '%s'; try a lower optim.lr or optim.clip=1",
-      self.step + 1, tostring(value), self.step, self.config.out)
+    stop("step %d: the loss is %s: stopped before the update; try a lower optim.lr or optim.clip=1", self.step + 1, tostring(value))
   end
   before_backward()
   loss:backward()
@@ -191,6 +208,9 @@ function Trainer:qkv_norms()
   local g = {}
   for _, i in ipairs(self.qkv) do
     local n = self.opt:grad_norm(i)
+    if n ~= n or n == math.huge then
+      stop("step %d: a gradient is not finite: stopped; try a lower optim.lr or optim.clip=1", self.step)
+    end
     g.first, g.last = g.first or n, n
     g.min, g.max = math.min(g.min or n, n), math.max(g.max or n, n)
   end
@@ -200,7 +220,7 @@ end
 -- What the gradients are multiplied by: the mean over micro-batches, and the limit of their norm.
 function Trainer:clipped(scale)
   local norm, finite = tensor.norm(self.opt:grads())
-  if not finite then stop("step %d: a gradient is not finite: stopped before the update; see '%s'", self.step + 1, self.config.out) end
+  if not finite then stop("step %d: a gradient is not finite: stopped before the update; try a lower optim.lr", self.step + 1) end
   return scale * math.min(1, self.config.optim.clip / (norm * scale + 1e-6))
 end
 
@@ -239,9 +259,9 @@ function Trainer:update()
     images = self.config.data.batch * o.accumulate, epoch = math.floor((step - 1) / self.ipe) + 1, itr = (step - 1) % self.ipe }
 end
 
--- Saves and says that it did; an error where that fails.
-function Trainer:must_save()
-  local ok, message = self:save()
+-- Saves; an error where that fails.
+function Trainer:must_save(later)
+  local ok, message = self:save(later)
   if not ok then
     self.run:close()
     error(message, 0)
@@ -263,18 +283,22 @@ function Trainer:after(values)
     if self.diagnosis then self.diagnosis:reopen(self.step) end
     return
   end
-  local interrupted = ijepa.interrupted()
+  local interrupted, code = ijepa.interrupted()
   local epoch_end = step % self.ipe == 0 and (o.minutes == 0 or step - self.saved > 1000)
-  if self:over() or interrupted or epoch_end or (cfg.log.save_steps > 0 and step % cfg.log.save_steps == 0) then
-    self:must_save()
+  local last, asked = interrupted or self:over(), C.ij_save_asked() ~= 0
+  if last or asked or epoch_end or (cfg.log.save_steps > 0 and step % cfg.log.save_steps == 0) then
+    self:must_save(not last)
+    if asked then self.run:say("step %d: saved in '%s', as SIGUSR1 asked", step, cfg.out) end
+  elseif self.saving and self.saving:done() then
+    must(self:finish_save())   -- a full disk is heard of now, not at the next save
   end
-  if interrupted then self:interrupted() end
+  if interrupted then self:interrupted(code) end
 end
 
-function Trainer:interrupted()
+function Trainer:interrupted(code)
   self.run:say("interrupted: step %d is saved in '%s'; the same command goes on from there", self.step, self.config.out)
   self.run:close()
-  ijepa.exit(130)
+  ijepa.exit(code or 130)
 end
 
 -- One step and all that follows it.
@@ -291,6 +315,15 @@ function Trainer:advance()
   self:after(values)
 end
 
+-- Ends what the run holds: threads, the log, the lock.
+function Trainer:close()
+  if self.saving then self:finish_save() end
+  self.run:close()
+  self.images:close()
+  if self.lock then C.ij_lock_drop(F.gc(self.lock, nil)) end
+  self.lock = nil
+end
+
 -- A step failed: what is whole is saved before anyone hears of it, so that no broken policy, hook or picture costs a run.
 function Trainer:failed(e)
   local left = type(e) == "table" and e.exit
@@ -299,8 +332,10 @@ function Trainer:failed(e)
     local ok, message = self:save()
     self.run:say(ok and "step %d is saved in '%s'" or "step %d could not be saved in '%s': %s", self.step, self.config.out, message)
   end
-  if left == 130 and not self.run._closed then self:interrupted() end
-  self.run:close()
+  if left and not self.run._closed then
+    self.run:say("interrupted: step %d is saved in '%s'; the same command goes on from there", self.saved, self.config.out)
+  end
+  self:close()
   error(e, 0)
 end
 
@@ -315,6 +350,10 @@ end
 function Trainer:open()
   local cfg, o, d = self.config, self.config.optim, self.config.data
   must(F.try(C.ij_mkdirs(cfg.out)))
+  local lock = F.new "ij_lock *[1]"
+  local free, holder = F.try(C.ij_lock_take(("%s/%s.lock"):format(cfg.out, cfg.tag), lock))
+  if not free then stop("another run works in '%s': %s; give this one another out=FOLDER", cfg.out, holder) end
+  self.lock = F.gc(lock[0], C.ij_lock_drop)
   local from = cfg.resume and checkpoint.latest(cfg.out, cfg.tag)
   if from then self:load(from) else self.images:seek(0, 0) end
   self:open_log(from ~= nil and from ~= false)
@@ -337,16 +376,14 @@ local function pretrain(cfg, hooks)
   if cfg.threads > 0 then C.ij_threads_set(cfg.threads) end
   local t = new_trainer(cfg, hooks or {})
   t:open()
-  if cfg.diagnose.every > 0 then t.diagnosis = must(diagnose.new(t)) end
-  ijepa.interrupted()   -- from here on Ctrl-C ends a step before it ends the run
-  local function loop()
+  local ok, e = pcall(function()
+    if cfg.diagnose.every > 0 then t.diagnosis = must(diagnose.new(t)) end
+    ijepa.interrupted()   -- from here on Ctrl-C ends a step before it ends the run
     while not t:over() do t:advance() end
-  end
-  local ok, e = pcall(loop)
+  end)
   if not ok then t:failed(e) end
   if t.ended then t.run:say("stopped at step %d: %s", t.step, t.ended) end
-  t.run:close()
-  t.images:close()
+  t:close()
   return { encoder = t.encoder, predictor = t.predictor, target = t.target, losses = t.losses, out = cfg.out, config = cfg,
     policy = t.policy, stopped = t.ended, diagnoses = t.diagnosis and t.diagnosis.list or {} }
 end

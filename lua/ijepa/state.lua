@@ -40,15 +40,15 @@ function state.trained(whole)
   return list
 end
 
---- Saves a run: whole = { encoder, predictor, target_encoder, opt }.
----@return boolean? ok, string? message, integer? code
-function state.save(path, whole, cfg, meta)
+--- Saves a run: whole = { encoder, predictor, target_encoder, opt }. later: a thread writes; returns its job.
+---@return boolean|ijepa.save_job|nil ok, string? message, integer? code
+function state.save(path, whole, cfg, meta, later)
   local items = {}
   for i, e in ipairs(everything(whole)) do items[i] = { name = e.name, tensor = e.tensor.h } end
   local m = { settings = json.encode { model = cfg.model, data = { crop = cfg.data.crop }, seed = cfg.seed }, updates = whole.opt:steps(),
     ijepa = F.string(C.ij_version()) }
   for k, v in pairs(meta) do m[k] = v end
-  return checkpoint.save(path, items, m)
+  return checkpoint.save(path, items, m, later)
 end
 
 -- Fills the tensors of a list from a file; prefix: of the file's names, that begin so (all of them without it).

@@ -130,14 +130,29 @@ local function add(writer, item)
   return F.try(C.ij_tensors_add(writer, item.name, numbers[item.dtype], n, shape, item.data))
 end
 
+---@class ijepa.save_job a file that is being written by a thread
+local Job = {}
+Job.__index = Job
+--- Whether it is over, so that finish() will not wait.
+function Job:done() return self.h == nil or C.ij_tensors_job_done(self.h) ~= 0 end
+--- Waits for its end: what saving at once would have returned.
+---@return boolean? ok, string? message, integer? code
+function Job:finish()
+  local h = self.h
+  self.h = nil
+  if h == nil then return true end
+  return F.try(C.ij_tensors_job_end(F.gc(h, nil)))
+end
+
 --- Writes a safetensors file; an older one of that name is replaced at once or, when this fails, not at all.
 --- An item is either { name =, tensor = <ij_tensor *> } or { name =, dtype = "f32", shape = {...}, data = <pointer>,
 --- bytes = n }; memory is read while this runs. Raises when an item is malformed.
 ---@param path string
 ---@param items table[]
 ---@param meta? table<string, string>
+---@param later boolean? copies the tensors and lets a thread write; returns an ijepa.save_job instead of true
 ---@return boolean? ok, string? message, integer? code
-function tensors.save(path, items, meta)
+function tensors.save(path, items, meta, later)
   plain(path, "tensors.save: path")
   for i, item in ipairs(items) do
     local message = fault(i, item)
@@ -158,7 +173,11 @@ function tensors.save(path, items, meta)
     ok, message, code = add(writer, item)
     if not ok then return nil, message, code end
   end
-  return F.try(C.ij_tensors_commit(F.gc(writer, nil)))
+  if not later then return F.try(C.ij_tensors_commit(F.gc(writer, nil))) end
+  local job = F.new "ij_tensors_job *[1]"
+  ok, message, code = F.try(C.ij_tensors_commit_later(F.gc(writer, nil), job))
+  if not ok then return nil, message, code end
+  return setmetatable({ h = job[0] ~= nil and F.gc(job[0], C.ij_tensors_job_end) or nil }, Job)
 end
 
 return tensors

@@ -1,9 +1,11 @@
--- ijepa tests/lua/run.lua [FILE ...]: runs these files of tests, or every tests/lua/test_*.lua. Exit 77: all skipped.
+-- ijepa tests/lua/run.lua [-p NAME] [FILE ...]: runs these files of tests, or every tests/lua/test_*.lua; with -p only tests
+-- whose name holds NAME. Exit 77: all skipped.
 local lu = require "luaunit"
 local F = require "ijepa._ffi"
 
 local here = arg[0]:match "^(.*)/" or "."
-local files = { ... }
+local files, only = { ... }, nil
+if files[1] == "-p" then only, files = files[2], { unpack(files, 3) } end
 if #files == 0 then
   local names = F.new "char *[1]"
   F.check(F.C.ij_dir_list(here, names))
@@ -14,7 +16,7 @@ package.path = here .. "/?.lua;" .. package.path
 for _, file in ipairs(files) do assert(loadfile(file))(file) end   -- an argument: the file only defines its tests
 
 local runner = lu.LuaUnit.new()
-local code = runner:runSuite("--output", "text")   -- arguments: else it reads the command line
+local code = runner:runSuite(unpack(only and { "--output", "text", "-p", only } or { "--output", "text" }))   -- arguments: else it reads the command line
 local result = runner.result
 if code == 0 and result.runCount == 0 and result.skippedCount > 0 then code = 77 end
 os.exit(code)
