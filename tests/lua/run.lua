@@ -16,7 +16,8 @@ package.path = here .. "/?.lua;" .. package.path
 for _, file in ipairs(files) do assert(loadfile(file))(file) end   -- an argument: the file only defines its tests
 
 local runner = lu.LuaUnit.new()
-local code = runner:runSuite(unpack(only and { "--output", "text", "-p", only } or { "--output", "text" }))   -- arguments: else it reads the command line
+local options = { "--output", "text", only and "-p", only }
+local code = runner:runSuite(unpack(options))   -- arguments: else it reads the command line
 local result = runner.result
 if code == 0 and result.runCount == 0 and result.skippedCount > 0 then code = 77 end
 os.exit(code)

@@ -184,8 +184,8 @@ end
 -- Starts a long run, waits until it has made some steps, sends a signal, and waits for the end.
 local function signalled(signal, rest)
   local log = folder .. "/log"
-  return shell(("%s >%s 2>&1 & p=$!; i=0; while [ $i -lt 300 ] && ! grep -q 'step 20' %s; do sleep .05; i=$((i + 1)); done; kill -%s $p; %s wait $p; c=$?; cat %s; (exit $c)")
-    :format(command { ["optim.epochs"] = 20000, ["log.save_steps"] = 0, ["diagnose.every"] = 0 }, log, log, signal, rest or "", log))
+  local wait = "i=0; while [ $i -lt 300 ] && ! grep -q 'step 20' %s; do sleep .05; i=$((i + 1)); done"
+  return shell(("%s >%s 2>&1 & p=$!; " .. wait .. "; kill -%s $p; %s wait $p; c=$?; cat %s; (exit $c)"):format(command { ["optim.epochs"] = 20000, ["log.save_steps"] = 0, ["diagnose.every"] = 0 }, log, log, signal, rest or "", log))
 end
 
 function tests.test_signals_save_and_leave()
