@@ -139,7 +139,7 @@ local function lead(r)
     facts[4] = { "median step", page.number(times[math.ceil(n / 2)]) .. " ms" }
     attempt(function() facts[5] = { "pictures seen", page.number(n * r.cfg.data.batch * r.cfg.optim.accumulate) } end)
   end
-  if r.model then facts[#facts + 1] = { "encoder", page.number(r.model.target:size()) .. " parameters" } end
+  if r.model then facts[#facts + 1] = { "encoder parameters", page.number(r.model.target:size()) } end
   if #facts > 0 then parts[2] = page.facts(facts) end
   return table.concat(parts)
 end
@@ -178,17 +178,22 @@ local function curves(r)
   for _, v in ipairs(r.log.loss) do
     if v ~= v or math.abs(v) == math.huge then broken = broken + 1 end
   end
-  if broken > 0 then parts[1] = page.p(("At %s of %s steps the loss is not finite: the lines have gaps there."):format(page.number(broken), page.number(n))) end
-  local fine, smooth = svg.buckets(r.log.loss, 240), svg.buckets(r.log.loss, 40)
-  local each = n <= 240
+  if broken > 0 then
+    parts[1] = page.p(("At %s of %s steps the loss is not finite: they are left out."):format(page.number(broken), page.number(n)))
+  end
   parts[#parts + 1] = '<div class="figures">'
-  parts[#parts + 1] = chart("loss", ("smooth L1; line: mean of %d steps; behind it: %s"):format(math.max(1, math.ceil(n / 40)),
-    each and "each step" or "lowest to highest"), { { x = smooth.x, y = smooth.mean,
-    behind = each and { x = fine.x, y = fine.mean } or { x = fine.x, low = fine.low, high = fine.high } } }, {})
-  local k, t, ms = svg.buckets(r.log.k, 120), svg.buckets(r.log.t, 120), svg.buckets(r.log.ms, 120)
+  -- a line of means; behind it each step, or where there are too many the range of neighbours
+  local function smoothed(title, unit, values, count)
+    local mean, fine = svg.buckets(values, count), svg.buckets(values, 240)
+    local behind = n > 240 and { x = fine.x, low = fine.low, high = fine.high } or { x = fine.x, y = fine.mean }
+    parts[#parts + 1] = chart(title, ("%s; line: mean of %d steps, pale: %s"):format(unit, math.ceil(n / count),
+      n > 240 and "the range" or "each step"), { { x = mean.x, y = mean.mean, behind = behind } }, {})
+  end
+  smoothed("loss", "smooth L1", r.log.loss, 40)
+  local k, t = svg.buckets(r.log.k, 60), svg.buckets(r.log.t, 60)
   parts[#parts + 1] = chart("patches", "of a picture", { { name = "context", x = k.x, y = k.mean },
     { name = "one target", x = t.x, y = t.mean } }, {})
-  parts[#parts + 1] = chart("time of a step", "milliseconds", { { x = ms.x, y = ms.mean, behind = n > 120 and { x = ms.x, low = ms.low, high = ms.high } or nil } }, {})
+  smoothed("time of a step", "milliseconds", r.log.ms, 40)
   parts[#parts + 1] = r.cfg and (attempt(schedule_charts, r) or "") or ""
   parts[#parts + 1] = "</div>\n"
   return table.concat(parts)
@@ -234,17 +239,17 @@ local function masks(r)
   local c, message = attempt(picture.masks, r.policy, { picture = r.pictures, draws = 3, side = 128 })
   parts[2] = c and page.picture("masks of this run's policy", r.pictures and "picture, context that the encoder sees, targets that are predicted" or
     "on a plain board: " .. tostring(r.pictures_message), c)
-  parts[3] = "</div>\n"
-  if not c then parts = { page.p("The masks can't be drawn: " .. tostring(message) .. ".") } end
+  if not c then parts[2] = page.p("The masks can't be drawn: " .. tostring(message) .. ".") end
   local findings = attempt(mask.lint, r.cfg)
   if findings and #findings > 0 then
-    parts[#parts + 1] = "<h3>Unusual about it</h3>\n<ul>"
+    parts[#parts + 1] = "<div><h3>What the linter says of it</h3>\n<ul>"
     for _, f in ipairs(findings) do
       parts[#parts + 1] = ('<li class="%s"><span class="level">%s</span> %s%s%s</li>'):format(f.level, f.level, page.escape(f.what),
         f.why and '<br><span class="soft">' .. page.escape(f.why) .. "</span>" or "", f.advice and "<br>" .. page.escape(f.advice) or "")
     end
-    parts[#parts + 1] = "</ul>\n"
+    parts[#parts + 1] = "</ul></div>\n"
   end
+  parts[#parts + 1] = "</div>\n"
   return table.concat(parts)
 end
 

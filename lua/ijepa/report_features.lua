@@ -59,8 +59,8 @@ function sections.predictions(r)
   return '<div class="pictures">' .. figure("predicted against actual", function(about)
     return tostring(about) .. "; in the targets' places stand the patches of other pictures whose features are nearest"
   end, function()
-    local bank = imagine.bank(m, all:narrow(1, 2, all:size(1) - 1):contiguous())   -- not of the picture itself
-    return imagine.imagine(m, all:narrow(1, 1, 1):contiguous(), nil, nil, { bank = bank, side = 136 })
+    local bank = imagine.bank(m, all:narrow(1, 3, all:size(1) - 2):contiguous())   -- not of the picture itself
+    return imagine.imagine(m, all:narrow(1, 2, 1):contiguous(), nil, nil, { bank = bank, side = 136 })
   end) .. figure("loss by position", "smooth L1, a mean over pictures and masks; grey: never a target", function()
     return picture.loss(m, all, { rounds = 4, side = 256 })
   end) .. "</div>\n"

@@ -64,7 +64,7 @@ dl.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));
 .facts dt{color:var(--soft);font-size:.85rem}
 .facts dd{margin:0;font-size:1.2rem;font-variant-numeric:tabular-nums}
 .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1rem}
-.pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem;align-items:start}
+.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:1rem 1.5rem;align-items:start}
 figure{margin:0;background:var(--card);border-radius:6px;padding:.75rem;min-width:0}
 figcaption{font-size:.9rem;margin-bottom:.5rem}
 figcaption b{display:block;color:var(--ink)}
@@ -86,10 +86,12 @@ table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:t
 th,td{text-align:left;padding:.4rem .75rem;border-bottom:1px solid var(--faint);vertical-align:top}
 td.number,th.number{text-align:right;white-space:nowrap}
 td.name{white-space:nowrap}
-td.wide{min-width:14rem}
+td.wide{min-width:10rem}
+mark{color:inherit;background:color-mix(in srgb,var(--s1) 20%,transparent);border-radius:3px;padding:0 .25rem}
 th{font-weight:600}
 tr:last-child td{border-bottom:0}
 summary{cursor:pointer;padding:.6rem 0}
+.pictures h3{margin-top:0}
 ul{padding-left:1.2rem;max-width:50rem}
 li{margin:.4rem 0}
 footer{padding:2.5rem 1rem 2rem;font-size:.85rem;color:var(--soft)}

@@ -42,11 +42,12 @@ end
 
 -- Ends and ticks of an axis that holds lo to hi; from_zero: where 0 is near.
 local function axis(lo, hi, count, from_zero)
-  if from_zero and lo >= 0 and lo < .4 * hi then lo = 0 end
   if hi - lo <= max(abs(hi), abs(lo)) * 1e-9 then   -- a level line gets some room
-    local room = max(abs(hi) * .1, 1e-9)
-    lo, hi = lo - room, hi + room
-  elseif from_zero then
+    local room = lo == 0 and 1 or abs(lo)
+    lo, hi = min(lo, max(0, lo - room)), hi + room
+  end
+  if from_zero and lo >= 0 and lo < .4 * hi then lo = 0 end
+  if from_zero then
     local room = .05 * (hi - lo)
     lo, hi = lo == 0 and 0 or lo - room, hi + room
   end
