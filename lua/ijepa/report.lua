@@ -214,12 +214,12 @@ local function verdicts(r)
   end
   local d = list[#list]
   local parts = { '<div class="figures">',
-    chart("effective rank", d.most and ("of %d possible"):format(d.most) or nil, { line("rankme", "RankMe"), line("lidar", "LiDAR") }, {}),
-    chart("spread", "of unit features of pictures: 0 alike, 1 unlike", { line("spread") }, {}),
-    chart("position", "share of the patch features' variance that the place explains", { line("position") }, {}),
+    chart("effective rank", d.most and ("of %d possible"):format(d.most) or nil, { line("rankme", "RankMe"), line("lidar", "LiDAR") }, { zero = true }),
+    chart("spread", "of unit features of pictures: 0 alike, 1 unlike", { line("spread") }, { zero = true }),
+    chart("position", "share of the patch features' variance that the place explains", { line("position") }, { zero = true }),
     chart("predictor", "smooth L1 on the same pictures", { line("loss", "predictor"), line("mean_loss", "the mean feature") }, {}),
-    chart("distance", "of encoder and moving average, relative", { line("distance") }, {}),
-    d.probe and chart("online probe", "top-1, %", { line("probe") }, {}) or "", "</div>\n<h3>In words</h3>\n" }
+    chart("distance", "of encoder and moving average, relative", { line("distance") }, { zero = true }),
+    d.probe and chart("online probe", "top-1, %", { line("probe") }, { zero = true }) or "", "</div>\n<h3>In words</h3>\n" }
   local rows, shown = {}, 60
   for i = #list, math.max(1, #list - shown + 1), -1 do
     local v = list[i]

@@ -7,7 +7,7 @@ local F = require "ijepa._ffi"
 local C = F.C
 
 local sections = {}
-local WORK = 2e11   -- products of one figure: seconds on a laptop
+local WORK = 5e10   -- products of one pass over the pictures: about a second on a laptop
 
 -- Why there is nothing to show, or nil.
 local function lacking(r)
@@ -62,7 +62,7 @@ function sections.predictions(r)
     local bank = imagine.bank(m, all:narrow(1, 3, all:size(1) - 2):contiguous())   -- not of the picture itself
     return imagine.imagine(m, all:narrow(1, 2, 1):contiguous(), nil, nil, { bank = bank, side = 136 })
   end) .. figure("loss by position", "smooth L1, a mean over pictures and masks; grey: never a target", function()
-    return picture.loss(m, all, { rounds = 4, side = 256 })
+    return picture.loss(m, all, { rounds = all:size(1) < 32 and 2 or 4, side = 256 })
   end) .. "</div>\n"
 end
 

@@ -40,14 +40,14 @@ local function range(lists)
   if lo <= hi then return lo, hi end
 end
 
--- Ends and ticks of an axis that holds lo to hi; from_zero: where 0 is near.
-local function axis(lo, hi, count, from_zero)
+-- Ends and ticks of an axis that holds lo to hi; padded: with room at the ends, and from 0 where that is near.
+local function axis(lo, hi, count, padded)
   if hi - lo <= max(abs(hi), abs(lo)) * 1e-9 then   -- a level line gets some room
     local room = lo == 0 and 1 or abs(lo)
     lo, hi = min(lo, max(0, lo - room)), hi + room
   end
-  if from_zero and lo >= 0 and lo < .4 * hi then lo = 0 end
-  if from_zero then
+  if padded and lo >= 0 and lo < .4 * hi then lo = 0 end
+  if padded then
     local room = .05 * (hi - lo)
     lo, hi = lo == 0 and 0 or lo - room, hi + room
   end
@@ -93,8 +93,9 @@ local function text(x, y, class, words) return ('<text x="%s" y="%s" class="%s">
 --- A line chart; nil where no series has a finite number.
 ---@param series { name: string?, x: number[], y: number[], behind: { x: number[], y: number[]?, low: number[]?, high: number[]? }? }[]
 --- at most four; behind, pale: a thin line, or the band between low and high
----@param o { label: string, x: string, from_zero: boolean?, marks: { x: number, name: string }[]? } label: what it shows, for
---- screen readers; x: name and unit of that axis; marks: upright lines
+---@param o { label: string, x: string, zero: boolean?, marks: { x: number, name: string }[]? } label: what it shows, for
+--- screen readers; x: name and unit of that axis; zero: the other
+--- axis begins there; marks: upright lines
 ---@return string? svg
 function svg.chart(series, o)
   local xs, ys = {}, {}
@@ -108,7 +109,7 @@ function svg.chart(series, o)
   local y_low, y_high = range(ys)
   if not x_low or not y_low then return nil end
   local x0, x1, x_ticks, x_step = axis(x_low, x_high, 4)
-  local y0, y1, y_ticks, y_step = axis(y_low, y_high, 4, o.from_zero ~= false)
+  local y0, y1, y_ticks, y_step = axis(o.zero and min(y_low, 0) or y_low, y_high, 4, true)
   local function px(v) return LEFT + (v - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT) end
   local function py(v) return HEIGHT - BOTTOM - (v - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM) end
 

@@ -65,7 +65,8 @@ local function faults_of(html, width, dark)
   os.remove(log)
   local out = lines(("timeout 90 %s --headless --no-sandbox --disable-gpu --no-first-run --disable-extensions " ..
     "--disable-sync --disable-background-networking --disable-component-update --hide-scrollbars --host-resolver-rules='MAP * ~NOTFOUND' " ..
-    "--user-data-dir=%s/profile --log-net-log=%s --enable-logging=stderr --window-size=1400,900 %s --dump-dom file://%s/frame.html 2>%s/stderr"):format(
+    "--user-data-dir=%s/profile --log-net-log=%s --enable-logging=stderr --window-size=1400,900 %s " ..
+    "--dump-dom file://%s/frame.html 2>%s/stderr"):format(
     browser, folder, log, dark and "--force-dark-mode" or "", folder, folder))
   local text = out:match '<pre id="check">(.-)</pre>'
   local found = text and json.decode((text:gsub("&lt;", "<"):gsub("&gt;", ">"):gsub("&amp;", "&")))
