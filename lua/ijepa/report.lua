@@ -214,7 +214,8 @@ local function verdicts(r)
   end
   local d = list[#list]
   local parts = { '<div class="figures">',
-    chart("effective rank", d.most and ("of %d possible"):format(d.most) or nil, { line("rankme", "RankMe"), line("lidar", "LiDAR") }, { zero = true }),
+    chart("effective rank", d.most and ("of %d possible"):format(d.most) or nil,
+      { line("rankme", "RankMe"), line("lidar", "LiDAR") }, { zero = true }),
     chart("spread", "of unit features of pictures: 0 alike, 1 unlike", { line("spread") }, { zero = true }),
     chart("position", "share of the patch features' variance that the place explains", { line("position") }, { zero = true }),
     chart("predictor", "smooth L1 on the same pictures", { line("loss", "predictor"), line("mean_loss", "the mean feature") }, {}),
