@@ -16,6 +16,7 @@ local r = ijepa.probe.attentive(train, test, o)
 for _, h in ipairs(r.heads) do
   print(("lr %-8g wd %-8g held out %5.1f %%   test top-1 %5.1f %%"):format(h.lr, h.wd, h.held or 0, h.top1))
 end
+ijepa.probe.record(o, ("attentive, %d heads"):format(o.heads), r)
 print(("%s; lr %g, wd %g"):format(ijepa.score.text(r), r.lr, r.wd))
 if o.per_class then print(ijepa.score.classes(r)) end
 return r

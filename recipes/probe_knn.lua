@@ -10,6 +10,7 @@ local encoder = ijepa.probe_settings.encoder("probe_knn", o)
 local train, test = ijepa.features.pair(ijepa.features.pooled(encoder, o.blocks), o)
 if not train then error(test, 0) end
 local r = ijepa.probe.knn(train, test, o)
+ijepa.probe.record(o, ("kNN, k %d, %s"):format(r.k, ijepa.features.layers(o.blocks)), r)
 for _, k in ipairs(o.k) do print(("k %-4d %s"):format(k, ijepa.score.text(r.by_k[k]))) end
 if o.per_class then print(ijepa.score.classes(r)) end
 return r

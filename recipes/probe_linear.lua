@@ -22,7 +22,8 @@ for _, blocks in ipairs(o.blocks) do
   if not train then error(test, 0) end
   for _, norm in ipairs(o.norm) do
     local r = ijepa.probe.classifier(train, test, setmetatable({ norm = norm }, { __index = o }))
-    r.name = ("%s, norm %s"):format(blocks == 0 and "last layer" or ("last %d blocks"):format(blocks), norm)
+    r.name = ("%s, norm %s"):format(ijepa.features.layers(blocks), norm)
+    ijepa.probe.record(o, "linear, " .. r.name, r)
     print(("%-28s held out %5.1f %%, %s; lr %g, wd %g"):format(r.name, r.held or 0, ijepa.score.text(r), r.lr, r.wd))
     if not best or (r.held or 0) > (best.held or 0) then best = r end
   end

@@ -20,6 +20,7 @@ if not train then error(test, 0) end
 local few = o.per_class_n > 0 and { number = o.per_class_n } or { share = o.share }
 local r = ijepa.probe.lowshot(train, test, { number = few.number, share = few.share, draws = o.draws, epochs = o.epochs, seed = o.seed })
 for i, d in ipairs(r.draws) do print(("draw %d: %s; lr %g, wd %g"):format(i, ijepa.score.text(d), d.lr, d.wd)) end
+ijepa.probe.record(o, ("low-shot, %d labels, mean of %d draws"):format(r.count, #r.draws), { top1 = r.top1, deviation = r.deviation })
 print(("frozen, %d labels: top-1 %.2f %%, deviation %.2f of %d draws"):format(r.count, r.top1, r.deviation, #r.draws))
 if o.tune then
   local images = assert(ijepa.data.open { root = o.train, crop = o.crop, workers = 0 })
@@ -29,6 +30,7 @@ if o.tune then
   r.tuned = assert(ijepa.finetune.run(encoder, { train = o.train, test = o.test, names = names, crop = o.crop, resize = o.resize,
     epochs = o.epochs, lr = o.tune_lr, layer_decay = o.layer_decay, batch = math.min(o.batch, #names), workers = o.workers,
     seed = o.seed, per_class = o.per_class }))
+  ijepa.probe.record(o, ("fine-tuned on %d labels"):format(r.count), r.tuned)
   print(("fine-tuned: %s"):format(ijepa.score.text(r.tuned)))
   if o.per_class then print(ijepa.score.classes(r.tuned)) end
 end

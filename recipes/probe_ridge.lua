@@ -10,6 +10,7 @@ local train, test = ijepa.features.pair(ijepa.features.pooled(encoder, o.blocks)
 if not train then error(test, 0) end
 local r = ijepa.probe.ridge(train, test, o)
 for _, s in ipairs(r.sweep) do print(("lambda %-8g held out %5.1f %%"):format(s.lambda, s.held)) end
+ijepa.probe.record(o, ("ridge, %s"):format(ijepa.features.layers(o.blocks)), r)
 print(("%s; lambda %g"):format(ijepa.score.text(r), r.lambda))
 if o.per_class then print(ijepa.score.classes(r)) end
 return r

@@ -1,4 +1,5 @@
--- Small helpers for messages.
+-- Small helpers for text.
+local F = require "ijepa._ffi"
 local text = {}
 
 -- Edits (insert, delete, replace, swap neighbours) between a and b.
@@ -46,6 +47,27 @@ function text.keys(t)
   end
   table.sort(keys)
   return keys
+end
+
+local digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+--- Base64 of n bytes from p (u8).
+---@return string
+function text.base64(p, n)
+  local out, at = F.new("uint8_t[?]", math.floor((n + 2) / 3) * 4), 0
+  local function digit(v)
+    out[at] = digits:byte(v + 1)
+    at = at + 1
+  end
+  for i = 0, n - 1, 3 do
+    local v = p[i] * 65536 + (i + 1 < n and p[i + 1] * 256 or 0) + (i + 2 < n and p[i + 2] or 0)
+    digit(math.floor(v / 262144))
+    digit(math.floor(v / 4096) % 64)
+    digit(math.floor(v / 64) % 64)
+    digit(v % 64)
+  end
+  if n % 3 > 0 then out[at - 1] = 61 end
+  if n % 3 == 1 then out[at - 2] = 61 end
+  return F.string(out, at)
 end
 
 return text

@@ -9,6 +9,7 @@ usage: ijepa FILE [key=value ...]   run a recipe or any Lua file; key=value sets
        ijepa -e CODE [ARG ...]      run CODE
        ijepa - [ARG ...]            run what comes on standard input
        ijepa help [NAME]            what NAME is and does
+       ijepa report RUN [out=FILE]  all there is to see of a run as one HTML file, RUN/report.html
        ijepa check                  what works on this machine, each problem with its advice
        ijepa conform PATH...        compare with recorded numbers of the published implementation
        ijepa -v, ijepa --help
@@ -138,6 +139,27 @@ function commands.conform(argv)
   return result and 0 or 1
 end
 
+-- The file that `out=FILE`, `--out=FILE` or `--out FILE` names; false for words that are none of these.
+local function out_of(words)
+  if #words == 0 then return nil end
+  local file = #words == 2 and words[1] == "--out" and words[2] or #words == 1 and (words[1]:match "^out=(.+)" or words[1]:match "^%-%-out=(.+)")
+  return file or false
+end
+
+function commands.report(argv)
+  local file = out_of { unpack(argv, 3) }
+  if not argv[2] or argv[2]:find "^%-" or file == false then return fail_usage "report: expected ijepa report RUN [out=FILE]" end
+  ijepa.interrupted()   -- from here on Ctrl-C leaves no half-written file
+  local ok, path, message = cli.protected(function() return require "ijepa.report"(argv[2], { file = file }) end)
+  if not ok and path.exit then return path.exit end
+  if not ok or not path then
+    say("ijepa: ", ok and message or path.text, "\n")
+    return 1
+  end
+  print(path)
+  return 0
+end
+
 local options = {}
 options["-v"] = function()
   print("ijepa " .. ijepa.version)
@@ -167,7 +189,7 @@ local function run_file(argv)
   local path = argv[1]
   local file, message = io.open(path, "rb")
   if not file or not file:read(0) and F.C.ij_path_kind(path) == 2 then
-    local names = { "help", "check", "conform" }
+    local names = { "help", "check", "conform", "report" }
     return fail_usage(("cannot open '%s': %s%s"):format(path, file and "it is a folder" or message:gsub("^.*: ", ""),
       path:find "[./]" and "" or require "ijepa._text".hint(path, names)))
   end

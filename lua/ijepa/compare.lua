@@ -39,6 +39,10 @@ return function(run, o)
       r[4] = probe.classifier(features.columns(train, D + 1, blocks * D), features.columns(test, D + 1, blocks * D), settings)
     end
     results[c[1]] = r
+    for n, result in pairs(r) do
+      probe.record({ run = run.out, step = run.step, train = o.train, test = o.test },
+        "linear, " .. c[2] .. (blocks and ", " .. features.layers(n == 0 and 0 or blocks) or ""), result)
+    end
     local four = r[4] and ("%.1f %%"):format(r[4].top1) or ""
     print(("%-28s %14s %14s"):format(c[2], ("%.1f %%"):format(r[0].top1), four))
     lines[#lines + 1] = ("%s: %.1f %%  %s"):format(c[2], r[0].top1, four)

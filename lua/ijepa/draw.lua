@@ -173,8 +173,9 @@ end
 
 local function finite(v) return type(v) == "number" and v == v and abs(v) < math.huge end
 
--- Steps of 1, 2 or 5 times a power of ten: about `count` of them from lo to hi.
-local function nice_ticks(lo, hi, count)
+--- Steps of 1, 2 or 5 times a power of ten: about `count` of them from lo to hi.
+---@return number[] ticks, number step
+function draw.ticks(lo, hi, count)
   local raw = (hi - lo) / count
   local power = 10 ^ floor(log10(raw))
   local step = power * (raw <= power and 1 or raw <= 2 * power and 2 or raw <= 5 * power and 5 or 10)
@@ -194,7 +195,8 @@ local function log_ticks(lo, hi)
   return ticks
 end
 
-local function number_text(v, step)
+--- The text of a tick, with as many digits as the step between ticks asks for.
+function draw.tick_text(v, step)
   if abs(v) < step * 1e-6 then return "0" end
   if step >= 1e6 then return string.format("%gM", v / 1e6) end
   if step >= 1000 then return string.format("%gk", v / 1000) end
@@ -321,14 +323,14 @@ function draw.curves(file, series, o)
   -- tick texts first: they say how wide the left margin is
   local y_ticks, y_step, x_ticks, x_step
   if o.log then y_ticks = log_ticks(y_lo, y_hi) end
-  if not y_ticks or #y_ticks < 2 then y_ticks, y_step = nice_ticks(y_lo, y_hi, max(3, height / 70)) end
-  x_ticks, x_step = nice_ticks(x_lo, x_hi, max(3, width / 110))
+  if not y_ticks or #y_ticks < 2 then y_ticks, y_step = draw.ticks(y_lo, y_hi, max(3, height / 70)) end
+  x_ticks, x_step = draw.ticks(x_lo, x_hi, max(3, width / 110))
   local texts, widest = {}, 0
   for i, v in ipairs(y_ticks) do
     if o.log then
       texts[i] = string.format("%.3g", 10 ^ v):gsub("e([+-])0", "e%1")
     else
-      texts[i] = number_text(v, y_step)
+      texts[i] = draw.tick_text(v, y_step)
     end
     widest = max(widest, (canvas.text_size(texts[i], 2)))
   end
@@ -363,7 +365,7 @@ function draw.curves(file, series, o)
   end
   local free = -math.huge -- where the last x label ended
   for _, v in ipairs(x_ticks) do
-    local x, text = floor(at_x(v)), number_text(v, x_step)
+    local x, text = floor(at_x(v)), draw.tick_text(v, x_step)
     local half = canvas.text_size(text, 2) / 2
     c:rect(x, bottom, 1, 6, soft)
     local centre = min(x, width - 4 - half)

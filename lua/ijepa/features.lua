@@ -46,6 +46,9 @@ function features.pooled(encoder, blocks)
   end)
 end
 
+--- What `blocks` of features.pooled means, in words.
+function features.layers(blocks) return blocks == 0 and "last layer" or ("last %d blocks"):format(blocks) end
+
 --- Last layer and last n blocks in one pass: (B, (1 + n) * D), the last layer's first D columns first.
 function features.pooled_both(encoder, blocks)
   return features.extractor("pooled both " .. blocks, encoder, function(x)

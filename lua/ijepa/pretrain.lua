@@ -58,6 +58,24 @@ local function length_of(cfg, ipe)
   return total, warmup, o.steps > 0 and math.min(last, o.steps) or last
 end
 
+--- The schedules of a configuration whose epochs have ipe updates, as functions of the schedules' step: with
+--- optim.minutes that is the share of the time gone times `total`, else the run's step.
+---@return { lr: function, wd: function, momentum: function, total: number, last: number }
+function jepa.schedules(cfg, ipe)
+  local o, reference = cfg.optim, cfg.quirks == "reference"
+  local total, warmup, last = length_of(cfg, ipe)
+  return { total = total, last = last,
+    lr = schedule.lr { start = o.start_lr, ref = o.lr, final = o.final_lr, warmup = warmup, total = total, reference = reference },
+    wd = schedule.wd { ref = o.wd[1], final = o.wd[2], total = total, reference = reference },
+    momentum = schedule.ema { from = o.ema[1], to = o.ema[2], total = total, reference = reference } }
+end
+
+--- The schedules' step of a run's step, after so many seconds of training.
+function jepa.schedule_step(cfg, step, seconds)
+  local minutes = cfg.optim.minutes
+  return minutes > 0 and math.max(1, math.floor(CLOCK * seconds / (60 * minutes))) or step
+end
+
 --- A run in progress, as hooks see it.
 ---@class ijepa.trainer
 ---@field config table the settings
@@ -100,12 +118,8 @@ local function new_trainer(cfg, hooks)
   for i, e in ipairs(t.opt.entries) do
     if e.param.model == t.encoder and e.param.name:find "attn%.qkv%.weight$" then t.qkv[#t.qkv + 1] = i end
   end
-  local total, warmup, last = length_of(cfg, t.ipe)
-  local reference = cfg.quirks == "reference"
-  t.last = last
-  t.lr = schedule.lr { start = o.start_lr, ref = o.lr, final = o.final_lr, warmup = warmup, total = total, reference = reference }
-  t.wd = schedule.wd { ref = o.wd[1], final = o.wd[2], total = total, reference = reference }
-  t.momentum = schedule.ema { from = o.ema[1], to = o.ema[2], total = total, reference = reference }
+  local schedules = jepa.schedules(cfg, t.ipe)
+  t.last, t.lr, t.wd, t.momentum = schedules.last, schedules.lr, schedules.wd, schedules.momentum
   return t
 end
 
@@ -227,7 +241,7 @@ end
 -- One update: all its batches, the optimizer. Returns what the log shows.
 function Trainer:update()
   local o, step = self.config.optim, self.step + 1
-  local s = o.minutes > 0 and math.max(1, math.floor(CLOCK * self.seconds / (60 * o.minutes))) or step   -- of the schedules
+  local s = jepa.schedule_step(self.config, step, self.seconds)
   local numbers = { lr = self.lr(s) * self.scale.lr, wd = self.wd(s) * self.scale.wd, momentum = self.momentum(s),
     scale = 1 / o.accumulate }
   local logged = step % self.config.log.every == 0 or step == 1
@@ -385,7 +399,7 @@ local function pretrain(cfg, hooks)
   if t.ended then t.run:say("stopped at step %d: %s", t.step, t.ended) end
   t:close()
   return { encoder = t.encoder, predictor = t.predictor, target = t.target, losses = t.losses, out = cfg.out, config = cfg,
-    policy = t.policy, stopped = t.ended, diagnoses = t.diagnosis and t.diagnosis.list or {} }
+    policy = t.policy, step = t.step, stopped = t.ended, diagnoses = t.diagnosis and t.diagnosis.list or {} }
 end
 
 return pretrain

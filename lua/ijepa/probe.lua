@@ -8,6 +8,7 @@ local schedule = require "ijepa.schedule"
 local optim = require "ijepa.optim"
 local features = require "ijepa.features"
 local score = require "ijepa.score"
+local json = require "cjson.safe"
 local C = F.C
 
 local probe = {}
@@ -213,6 +214,44 @@ function probe.linear(encoder, o)
   local train, test = features.pair(f, o)
   if not train then return nil, test end
   return probe.classifier(train, test, o)
+end
+
+-- ---- what probes leave in a run's folder: a line of JSON each in RUN/probes.jsonl, which the report shows
+
+local LOG, KEPT = "probes.jsonl", { "top1", "top5", "interval", "count", "deviation", "lr", "wd", "k", "lambda" }
+
+--- Adds a result to the log of the run that was probed. Where o.run is no folder (a checkpoint), nothing is kept.
+---@param o { run: string, step: integer?, which: string?, train: string?, test: string? } a probe recipe's settings
+---@param name string what was probed and how: "kNN, k 20, last layer"
+---@param result table of score
+---@return boolean? ok, string? message where the log could not be written: it is also said on stderr
+function probe.record(o, name, result)
+  if C.ij_path_kind(o.run) ~= 2 then return true end
+  local entry = { name = name, time = os.time(), step = o.step, encoder = o.which, train = o.train, test = o.test }
+  for _, key in ipairs(KEPT) do entry[key] = result[key] end
+  local path = o.run .. "/" .. LOG
+  local file, message = io.open(path, "ab")
+  if file then
+    file:write(json.encode(entry), "\n")
+    return file:close()
+  end
+  message = ("the result could not be added to '%s': %s"):format(path, message)
+  io.stderr:write("probe: ", message, "\n")
+  return nil, message
+end
+
+--- The results that probes of a run left, oldest first; lines that are none are skipped.
+---@param run string a run's folder
+---@return { name: string, top1: number, time: number?, step: integer? }[]
+function probe.recorded(run)
+  local list, file = {}, io.open(run .. "/" .. LOG, "rb")
+  if not file then return list end
+  for line in file:lines() do
+    local entry = json.decode(line)
+    if type(entry) == "table" and type(entry.name) == "string" and type(entry.top1) == "number" then list[#list + 1] = entry end
+  end
+  file:close()
+  return list
 end
 
 return setmetatable(probe, { __index = function(t, name)   -- probe.knn is the module probe_knn

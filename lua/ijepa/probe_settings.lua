@@ -28,6 +28,7 @@ function probe_settings.encoder(recipe, o)
   local encoder, message = state.encoder(o.run, o.which)
   if not encoder then error(message, 0) end
   o.crop = o.crop > 0 and o.crop or encoder.settings.data.crop
+  o.step = encoder.step   -- of the run, for probe.record
   o.limit = o.limit > 0 and o.limit or nil
   if o.cache == "false" then o.cache = false
   elseif o.cache == "" then o.cache = nil end

@@ -155,7 +155,10 @@ local function bytes_text(n)
   return ("%.0f MiB"):format(n / 2 ^ 20)
 end
 
-local function time_text(s)
+--- Seconds as people write them.
+---@param s number
+---@return string
+function run.time_text(s)
   s = floor(s + .5)
   if s < 60 then return ("%d s"):format(s) end
   if s < 3600 then return ("%d:%02d"):format(s / 60, s % 60) end
@@ -191,7 +194,7 @@ function run:_draw(now)
   local v, parts, total = self._last, {}, self._total
   if not v then return end
   parts[1] = total and ("step %d/%d"):format(v.step, total) or ("step %d"):format(v.step)
-  if total and self._seconds then parts[#parts + 1] = time_text((total - v.step) * self._seconds) .. " left" end
+  if total and self._seconds then parts[#parts + 1] = run.time_text((total - v.step) * self._seconds) .. " left" end
   parts[#parts + 1] = "loss " .. fixed(4, v.loss)
   if v.images and self._seconds then parts[#parts + 1] = rate_text(v.images / self._seconds) .. " images/s" end
   parts[#parts + 1] = bytes_text(v.memory)

@@ -12,27 +12,8 @@ local ESC = "\27"
 
 -- ---- kitty: base64 of the pixels, 4096 characters an escape sequence ---------------------------------------------
 
-local digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-local function base64(p, n)
-  local out, at = F.new("uint8_t[?]", floor((n + 2) / 3) * 4), 0
-  local function digit(v)
-    out[at] = digits:byte(v + 1)
-    at = at + 1
-  end
-  for i = 0, n - 1, 3 do
-    local v = p[i] * 65536 + (i + 1 < n and p[i + 1] * 256 or 0) + (i + 2 < n and p[i + 2] or 0)
-    digit(floor(v / 262144))
-    digit(floor(v / 4096) % 64)
-    digit(floor(v / 64) % 64)
-    digit(v % 64)
-  end
-  if n % 3 > 0 then out[at - 1] = 61 end
-  if n % 3 == 1 then out[at - 2] = 61 end
-  return F.string(out, at)
-end
-
 local function kitty(c)
-  local data, parts = base64(c.pixels, c.width * c.height * 3), {}
+  local data, parts = text.base64(c.pixels, c.width * c.height * 3), {}
   local head = ("a=T,f=24,q=2,s=%d,v=%d,"):format(c.width, c.height)
   for from = 1, #data, 4096 do
     parts[#parts + 1] = ("%s_G%sm=%d;%s%s\\"):format(ESC, from == 1 and head or "", from + 4096 <= #data and 1 or 0,

@@ -116,6 +116,7 @@ function state.encoder(path, which)
   end)
   if not ok then return nil, ("checkpoint '%s': %s"):format(path, tostring(encoder)) end
   ok, message = fill_part(file, which, encoder)
+  encoder.step = tonumber(file:meta "step")
   file:close()
   if not ok then return nil, message end
   encoder:requires_grad_(false)

@@ -62,6 +62,15 @@ function tests.test_knn()
   works("recipes/probe_knn.lua", "k=5,1 blocks=1", "from the cache")
   lu.assertNotStrContains(works("recipes/probe_knn.lua", "k=5,1 blocks=1 cache=false"), "cache")
 end
+function tests.test_results_are_kept()
+  works("recipes/probe_knn.lua", "k=5")
+  works("recipes/probe_ridge.lua", "")
+  local list = ijepa.probe.recorded(folder .. "/run")
+  local knn, ridge = list[#list - 1], list[#list]
+  lu.assertEquals({ knn.name, knn.step, knn.k, knn.count }, { "kNN, k 5, last layer", 10, 5, 64 })
+  lu.assertEquals({ ridge.name, ridge.encoder, #ridge.interval }, { "ridge, last layer", "target_encoder", 2 })
+  lu.assertEquals(ijepa.probe.recorded "nowhere", {})
+end
 function tests.test_ridge() works("recipes/probe_ridge.lua", "", "lambda 0.01", "top-5") end
 function tests.test_lowshot()
   works("recipes/probe_lowshot.lua", "per_class_n=3 draws=2 epochs=3 tune=true batch=8", "draw 2", "frozen, 24 labels", "fine-tuned: top-1")

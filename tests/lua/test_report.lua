@@ -1,0 +1,188 @@
+-- The report of a run: what it holds, what it leaves out and says so, and that nothing from files becomes markup.
+local lu = require "luaunit"
+package.path = "tests/lua/?.lua;" .. package.path
+local make = require "report_run"
+local ijepa = require "ijepa"
+local F = require "ijepa._ffi"
+local page, svg = require "ijepa.report_page", require "ijepa.report_svg"
+
+local tests = {}
+TestReport = tests -- luacheck: ignore
+
+local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+local folder, run, whole
+local function slurp(path)
+  local file = assert(io.open(path, "rb"))
+  local content = file:read "*a"
+  file:close()
+  return content
+end
+local function write(path, content)
+  local file = assert(io.open(path, "wb"))
+  file:write(content)
+  file:close()
+end
+local function train()   -- once for all tests of this file
+  if run then return run end
+  folder = make.folder()
+  run = make.train(folder)
+  assert(ijepa.probe.record({ run = run, step = 24, which = "target_encoder", test = "<i>&" }, "kNN <script>", { top1 = 12.5,
+    interval = { 10, 15 }, count = 8 }))
+  whole = slurp(assert(ijepa.report(run)))
+  return run
+end
+function tests.test_zz_remove() os.execute("rm -rf " .. folder) end   -- the last by name
+
+-- A copy of parts of the run as a folder of its own.
+local function part(...)
+  train()
+  local copy = make.folder()
+  for _, name in ipairs { ... } do write(copy .. "/" .. name, slurp(run .. "/" .. name)) end
+  return copy
+end
+local function report(copy)
+  local html = slurp(assert(ijepa.report(copy)))
+  os.execute("rm -rf " .. copy)
+  return html
+end
+local function count(html, pattern) return select(2, html:gsub(pattern, "")) end
+
+function tests.test_sections_and_figures()
+  train()
+  for _, title in ipairs { "Curves", "Is it collapse?", "Masks", "Features", "Predictions", "Probes", "Settings", "Provenance" } do
+    lu.assertStrContains(whole, "<h2>" .. title .. "</h2>")
+  end
+  for _, title in ipairs { "loss", "patches", "time of a step", "learning rate", "weight decay", "effective rank", "spread", "position",
+    "predictor", "distance", "online probe", "masks of this run's policy", "principal components", "similarity",
+    "attention of the last block", "predicted against actual", "loss by position" } do
+    lu.assertStrContains(whole, "<figcaption><b>" .. page.escape(title) .. "</b>")
+  end
+  lu.assertNotStrContains(whole, "Left out")
+  lu.assertEquals(count(whole, "<figure>"), 17)
+  lu.assertEquals(count(whole, "<figure>"), count(whole, "</figure>"))
+  lu.assertEquals(count(whole, "<svg "), count(whole, "</svg>"))
+  lu.assertEquals(count(whole, "<img "), count(whole, '<img alt="[^"]+" width="%d+" height="%d+" src="data:image/png;base64,[%w+/=]+">'))
+  lu.assertStrContains(whole, '<div class="verdict ')
+  lu.assertStrContains(whole, "<td class=\"number\">12.5 %</td>")
+  lu.assertStrContains(whole, "<mark>16</mark>")
+  lu.assertTrue(#whole < 3e6)
+end
+
+function tests.test_nothing_outside_the_file()
+  train()
+  lu.assertEquals(count(whole:lower(), "https?:"), 0)
+  lu.assertEquals(count(whole, 'src="') - count(whole, 'src="data:'), 0)
+  lu.assertEquals(count(whole, 'href="') - count(whole, 'href="#') - count(whole, 'href="data:,"'), 0)
+  lu.assertEquals(count(whole, "@import") + count(whole, "url%("), 0)
+end
+
+function tests.test_names_are_no_markup()
+  train()
+  lu.assertEquals(page.escape "<a b=\"c\" d='e'>&\1", "&lt;a b=&quot;c&quot; d=&#39;e&#39;&gt;&amp; ")
+  lu.assertEquals(count(whole, "<script") + count(whole, "<b>&[^%w]") + count(whole, "<i>"), 0)
+  lu.assertStrContains(whole, "kNN &lt;script&gt;")
+  lu.assertStrContains(whole, "a &lt;script&gt;alert(&quot;1&quot;)")
+  local copy = make.folder()
+  write(copy .. "/config.lua", 'return { tag = "jepa", data = { root = "<script>&\\"\'" }, ["<u>"] = { ["</table>"] = "<script>" } }')
+  write(copy .. "/jepa-diagnoses.csv", 'x\n5,1,1,1,1,1,1,1,1,1,1,1,,1,"<script>","</p><script>"\n')
+  local html = report(copy)
+  lu.assertEquals(count(html, "<script") + count(html, "<u>"), 0)
+  lu.assertEquals(count(html, "<table>"), count(html, "</table>"))
+  lu.assertStrContains(html, "&lt;/p&gt;&lt;script&gt;")
+end
+
+function tests.test_without_a_checkpoint()
+  local html = report(part("config.lua", "jepa_r0.csv"))
+  lu.assertStrContains(html, "Left out: No model could be loaded: there is no checkpoint yet.")
+  lu.assertStrContains(html, "no diagnosis was made")
+  lu.assertStrContains(html, "No probe of this run has left a result")
+  lu.assertStrContains(html, "<b>masks of this run&#39;s policy</b>")
+end
+
+function tests.test_without_pictures()
+  local copy = part("config.lua", "jepa_r0.csv", "jepa-latest.safetensors")
+  write(copy .. "/config.lua", (slurp(copy .. "/config.lua"):gsub('root = "[^\n]*"', 'root = "gone"')))
+  local html = report(copy)
+  lu.assertStrContains(html, "Left out: The pictures could not be read:")
+  lu.assertStrContains(html, "on a plain board:")
+end
+
+function tests.test_only_a_log_with_gaps()
+  local copy = part "jepa_r0.csv"
+  local log = slurp(copy .. "/jepa_r0.csv"):gsub("\n1,2,[^,]+", "\n1,2,nan"):gsub("\n1,4,[^,]+", "\n1,4,inf") .. "4,9,0.1"   -- being written
+  write(copy .. "/jepa_r0.csv", log)
+  local html = report(copy)
+  lu.assertStrContains(html, "At 2 of 24 steps the loss is not finite")
+  lu.assertStrContains(html, "<b>loss</b>")
+  lu.assertStrContains(html, "The settings are missing")
+  lu.assertEquals(count(html, '[ML]%-?nan') + count(html, '[ML]%-?inf'), 0)
+  copy = make.folder()
+  write(copy .. "/jepa_r0.csv", "epoch,itr,loss,mask-A,mask-B,time (ms)\n1,0,nan,nan,nan,3\n")
+  lu.assertStrContains(report(copy), "At 1 of 1 steps")
+end
+
+function tests.test_a_run_that_goes_on()
+  local copy = part("config.lua", "jepa-latest.safetensors")
+  local lines = slurp(run .. "/jepa_r0.csv")
+  write(copy .. "/jepa_r0.csv", lines:match(("[^\n]*\n"):rep(11)))   -- ten steps of the four epochs
+  local html = report(copy)
+  lu.assertStrContains(html, "not over: 24 steps planned")
+  lu.assertStrContains(html, ">now</text>")
+end
+
+function tests.test_broken_files_are_left_out()
+  local copy = part("jepa_r0.csv")
+  write(copy .. "/config.lua", "return { data = 3, tag = {}, model = 'x', optim = false }")
+  write(copy .. "/jepa-latest.safetensors", "no checkpoint")
+  write(copy .. "/jepa-diagnoses.csv", "step,1,2\n7,,,\n\"\n")
+  write(copy .. "/probes.jsonl", "{\n[1]\n{\"name\": 3}\n" .. '{"name":"n","top1":1,"interval":"x","time":"y"}\n')
+  local html = report(copy)
+  lu.assertStrContains(html, "<td class=\"number\">1.0 %</td>")
+  lu.assertStrContains(html, "Left out: No model could be loaded")
+end
+
+function tests.test_the_command()
+  train()
+  local function shell(words)
+    local pipe = io.popen(("%s report %s 2>&1; echo exit $?"):format(program, words))
+    local out = pipe:read "*a"
+    pipe:close()
+    return out
+  end
+  local copy = part("config.lua", "jepa_r0.csv")
+  lu.assertEquals(shell(copy .. "/ --out " .. copy .. "/x.html"), copy .. "/x.html\nexit 0\n")
+  lu.assertEquals(shell(copy .. " out=" .. copy .. "/y.html"), copy .. "/y.html\nexit 0\n")
+  lu.assertStrContains(slurp(copy .. "/y.html"), "<!doctype html>")
+  lu.assertStrContains(shell(copy .. " out=" .. copy .. "/none/y.html"), "exit 1")
+  lu.assertStrContains(shell(copy .. "/nowhere"), "is no folder of a run\nexit 1")
+  lu.assertStrContains(shell(copy .. " nonsense"), "exit 2")
+  lu.assertStrContains(shell "", "exit 2")
+  os.execute("rm -rf " .. copy)
+  lu.assertStrContains(shell "tests", "holds no run")
+end
+
+function tests.test_charts()
+  lu.assertNil(svg.chart({ { x = { 1, 2 }, y = { 0 / 0, 1 / 0 } } }, { label = "", x = "" }))
+  local level = svg.chart({ { x = { 1, 2 }, y = { 0, 0 } } }, { label = "<", x = "step" })
+  lu.assertStrContains(level, 'aria-label="&lt;"')
+  lu.assertStrContains(level, ">1.0<")
+  local gap = svg.chart({ { x = { 1, 2, 3, 4 }, y = { 1, 2, false, 4 } } }, { label = "", x = "" })
+  lu.assertStrMatches(gap:match 'class="line s1" d="([^"]+)"', "M[%d. ]+L[%d. ]+M[%d. ]+h0")
+  local one = svg.chart({ { x = { 7 }, y = { 3 } } }, { label = "", x = "" })
+  lu.assertStrContains(one, "<circle")
+  lu.assertNotStrContains(one, "nan")
+end
+
+function tests.test_numbers()
+  for v, expected in pairs { [12800] = "12\194\160800", [1234567] = "1\194\160234\194\160567", [1234] = "1234", [0] = "0",
+    [.116123] = "0.116", [17.06] = "17.1", [2e-7] = "2e-07" } do
+    lu.assertEquals(page.number(v), expected)
+  end
+  lu.assertEquals(page.number(0 / 0), "not a number")
+  local bytes = "ijepa"
+  for n, expected in pairs { [3] = "aWpl", [4] = "aWplcA==", [5] = "aWplcGE=" } do
+    lu.assertEquals(require "ijepa._text".base64(F.cast("const uint8_t *", bytes), n), expected)
+  end
+end
+
+if not ... then os.exit(lu.LuaUnit.run()) end
