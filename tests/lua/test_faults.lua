@@ -1,5 +1,5 @@
 -- Faults, each made to happen: killed anywhere, a full disk, two runs in one folder, signals, a clock that jumps, pictures that
--- vanish. IJEPA_KILLS=200: how often the run of the random kills is killed (40).
+-- vanish. IJEPA_KILLS=200: how often the run of the random kills is killed (15).
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa._ffi"
@@ -82,7 +82,7 @@ local function uninterrupted()
 end
 
 function tests.test_killed_at_random_moments()
-  local want, kills, last, seen = uninterrupted(), tonumber(os.getenv "IJEPA_KILLS" or "40"), 0, {}
+  local want, kills, last, seen = uninterrupted(), tonumber(os.getenv "IJEPA_KILLS" or "15"), 0, {}
   local started = C.ij_time()
   shell(command { out = folder .. "/timed" })
   local length = C.ij_time() - started
@@ -185,7 +185,9 @@ end
 local function signalled(signal, rest)
   local log = folder .. "/log"
   local wait = "i=0; while [ $i -lt 300 ] && ! grep -q 'step 20' %s; do sleep .05; i=$((i + 1)); done"
-  return shell(("%s >%s 2>&1 & p=$!; " .. wait .. "; kill -%s $p; %s wait $p; c=$?; cat %s; (exit $c)"):format(command { ["optim.epochs"] = 20000, ["log.save_steps"] = 0, ["diagnose.every"] = 0 }, log, log, signal, rest or "", log))
+  local run = command { ["optim.epochs"] = 20000, ["log.save_steps"] = 0, ["diagnose.every"] = 0 }
+  return shell(("%s >%s 2>&1 & p=$!; " .. wait .. "; kill -%s $p; %s wait $p; c=$?; cat %s; (exit $c)"):format(run, log, log,
+    signal, rest or "", log))
 end
 
 function tests.test_signals_save_and_leave()
