@@ -265,7 +265,7 @@ local function key_text(key)
   return key:find "^[%a_][%w_]*$" and not reserved and key or ("[%q]"):format(key)
 end
 
-local function value_text(value, indent)
+local function value_text(value, indent, open)
   local kind = type(value)
   if kind == "number" then return number_text(value) end
   if kind == "boolean" then return tostring(value) end
@@ -275,9 +275,11 @@ local function value_text(value, indent)
     return ("nil --[[ function at %s:%d ]]"):format((at.source:gsub("^[@=]", "", 1):gsub("%]%]", "")), at.linedefined)
   end
   if kind ~= "table" then return ("nil --[[ %s ]]"):format(kind) end
+  if open[value] then return "nil --[[ a table in itself ]]" end
+  open[value] = true
   local parts, inner, flat = {}, indent .. "  ", true
   for _, v in ipairs(value) do
-    parts[#parts + 1] = value_text(v, inner)
+    parts[#parts + 1] = value_text(v, inner, open)
     flat = flat and type(v) ~= "table"
   end
   local listed, names = #parts, {}
@@ -288,7 +290,8 @@ local function value_text(value, indent)
     if type(a) == type(b) and type(a) ~= "boolean" then return a < b end
     return tostring(a) < tostring(b)
   end)
-  for _, k in ipairs(names) do parts[#parts + 1] = key_text(k) .. " = " .. value_text(value[k], inner) end
+  for _, k in ipairs(names) do parts[#parts + 1] = key_text(k) .. " = " .. value_text(value[k], inner, open) end
+  open[value] = nil
   if #parts == 0 then return "{}" end
   if flat and #names == 0 then return "{ " .. table.concat(parts, ", ") .. " }" end
   return "{\n" .. inner .. table.concat(parts, ",\n" .. inner) .. ",\n" .. indent .. "}"
@@ -298,7 +301,7 @@ end
 --- Functions become nil with a comment that says where they are.
 ---@param t table
 ---@return string
-function config.dump(t) return "return " .. value_text(t, "") .. "\n" end
+function config.dump(t) return "return " .. value_text(t, "", {}) .. "\n" end
 
 --- The doc of a configuration key as { key, type, default, doc }, or nil.
 ---@param key string dotted

@@ -352,6 +352,7 @@ function Diagnosis:look(t)
   d.level, d.text = diagnose.verdict(self.list)
   d.ms = 1000 * (C.ij_time() - started)
   self:write(d)
+  t.run:diagnosis(d)
   t.run:say("step %d: %s%s%s", t.step, d.level == "ok" and "" or d.level:upper() .. ": ", d.text,
     d.probe and ("; %s probe %.1f %%"):format(t.config.diagnose.probe, d.probe) or "")
   return d

@@ -269,7 +269,7 @@ function Trainer:update()
     self.opt:step(numbers)
   end
   self.torn, self.step = false, step
-  return { loss = sum, k = k, t = t, lr = numbers.lr, wd = numbers.wd, grads = logged and self:qkv_norms() or nil,
+  return { loss = sum, k = k, t = t, lr = numbers.lr, wd = numbers.wd, momentum = numbers.momentum, grads = logged and self:qkv_norms() or nil,
     images = self.config.data.batch * o.accumulate, epoch = math.floor((step - 1) / self.ipe) + 1, itr = (step - 1) % self.ipe }
 end
 
@@ -356,7 +356,7 @@ end
 -- Opens the log: a new one, or the rows up to the step where the run goes on.
 function Trainer:open_log(resume)
   local cfg = self.config
-  self.run = must(Run.open(cfg.out, { resume = resume and self.step or nil, tag = cfg.tag, config = cfg, ipe = self.ipe,
+  self.run = must(Run.open(cfg.out, { resume = resume and self.step or nil, tag = cfg.tag, config = cfg, ipe = self.ipe, logs = cfg.log,
     total = self.last < math.huge and self.last or nil }))
 end
 

@@ -1,84 +1,14 @@
---- A run's folder: its settings (config.lua), its log (TAG_rRANK.csv), and what it says on the terminal.
+--- A run's folder: its settings (config.lua), its logs (log_csv.lua and others), and what it says on the terminal.
 --- All that is said goes to stderr: a console line every 10 steps, and a progress bar where stderr is a terminal.
 local F = require "ijepa._ffi"
+local dump = require "ijepa.config".dump
 local C = F.C
 local floor, max, min = math.floor, math.max, math.min
 
 local run = {}
 run.__index = run
 
-local header = "epoch,itr,loss,mask-A,mask-B,time (ms)\n"
 local every = 10          -- steps from one console line to the next
-
--- ---- settings as text -----------------------------------------------------------------------------------------------
-
-local keywords = {}
-for word in ([[and break do else elseif end false for function goto if in local nil not or repeat return then true until
-  while]]):gmatch "%a+" do keywords[word] = true end
-
-local function number_text(v)
-  if v ~= v then return "0/0" end
-  if v == math.huge then return "1/0" end
-  if v == -math.huge then return "-1/0" end
-  if v % 1 == 0 and math.abs(v) < 2 ^ 53 then return ("%d"):format(v) end
-  for digits = 15, 17 do
-    local s = ("%." .. digits .. "g"):format(v)
-    if tonumber(s) == v then return s end
-  end
-end
-
-local function key_text(k)
-  if type(k) ~= "string" then return "[" .. tostring(k) .. "]" end
-  if k:find "^[%a_][%w_]*$" and not keywords[k] then return k end
-  return ("[%q]"):format(k):gsub("\\\n", "\\n")
-end
-
-local function by_type_then_value(a, b)
-  if type(a) ~= type(b) then return type(a) == "number" end
-  return a < b
-end
-
-local value_text
-
--- A table: its numbered values first, then its keys in order; on one line where that is short.
-local function table_text(t, indent, open)
-  if open[t] then return "nil --[[ a table in itself ]]" end
-  open[t] = true
-  local parts, keys, inner, flat = {}, {}, indent .. "  ", true
-  for i, v in ipairs(t) do
-    flat = flat and type(v) ~= "table"
-    parts[i] = value_text(v, inner, open)
-  end
-  local n = #parts
-  for k in pairs(t) do
-    local listed = type(k) == "number" and k >= 1 and k <= n and k % 1 == 0
-    if not listed and (type(k) == "string" or type(k) == "number") then keys[#keys + 1] = k end
-  end
-  table.sort(keys, by_type_then_value)
-  for _, k in ipairs(keys) do
-    flat = flat and type(t[k]) ~= "table"
-    parts[#parts + 1] = key_text(k) .. " = " .. value_text(t[k], inner, open)
-  end
-  open[t] = nil
-  if #parts == 0 then return "{}" end
-  local line = "{ " .. table.concat(parts, ", ") .. " }"
-  if indent ~= "" and flat and #line + #indent <= 100 then return line end
-  return "{\n" .. inner .. table.concat(parts, ",\n" .. inner) .. ",\n" .. indent .. "}"
-end
-
-function value_text(v, indent, open)
-  local kind = type(v)
-  if kind == "table" then return table_text(v, indent, open) end
-  if kind == "string" then return (("%q"):format(v):gsub("\\\n", "\\n")) end
-  if kind == "number" then return number_text(v) end
-  if kind == "boolean" then return tostring(v) end
-  return "nil --[[ a " .. kind .. " ]]"
-end
-
---- Settings as the text of a Lua file that returns them. Keys are sorted; what is no plain value becomes nil.
----@param config table
----@return string
-function run.config_text(config) return "return " .. value_text(config, "", {}) .. "\n" end
 
 --- The settings that a run's folder holds.
 ---@param out string the folder
@@ -93,21 +23,6 @@ function run.config(out)
 end
 
 -- ---- the log --------------------------------------------------------------------------------------------------------
-
--- The part of a log that holds steps up to `last`. A row counts as the step that its epoch and number say when ipe, the
--- steps of an epoch, is known, else rows are counted. nil where the text is no log of ours.
-local function rows_until(log, last, ipe)
-  if log:sub(1, #header) ~= header then return nil end
-  local at, row = #header + 1, 0
-  while true do
-    local from, to, epoch, itr = log:find("^(%d+),(%d+),[^,\n]+,[^,\n]+,[^,\n]+,%-?%d+\n", at)
-    if not from then break end
-    row = row + 1
-    if (ipe and (tonumber(epoch) - 1) * ipe + tonumber(itr) + 1 or row) > last then break end
-    at = to + 1
-  end
-  return log:sub(1, at - 1)
-end
 
 --- The log of a run's folder, column by column.
 ---@param out string
@@ -129,23 +44,47 @@ function run.read_log(out, tag)
   return log
 end
 
--- Opens the log for appending: with the rows up to step `resume`, or empty; an older log is kept as *.old.csv then.
-local function open_log(path, resume, ipe)
-  local kept
-  local old = io.open(path, "rb")
-  if old then
-    local log = old:read "*a"
-    old:close()
-    kept = resume and rows_until(log, resume, ipe)
-    if not kept and #log > #header then os.rename(path, (path:gsub("%.csv$", "") .. ".old.csv")) end
+---@class ijepa.log_options
+---@field tag string
+---@field rank integer
+---@field resume integer? step after which the log goes on; none: a new log
+---@field ipe integer? steps of an epoch
+
+---@class ijepa.log_row: ijepa.log_values
+---@field step integer
+---@field images_per_second number?
+
+-- The writers of logs that are asked for. Each is a module ijepa.log_NAME, asked for by the setting log.NAME=true:
+-- open(out, options) gives an object with step(row), close() and perhaps diagnosis(d); nil and a message for failures.
+local function open_writers(out, wanted, options)
+  local list = {}
+  for _, name in ipairs { "csv", "json", "tensorboard" } do
+    if name == "csv" or wanted[name] then
+      local writer, message, code = require("ijepa.log_" .. name).open(out, options)
+      if not writer then
+        for _, open in ipairs(list) do open:close() end
+        return nil, message, code
+      end
+      list[#list + 1] = writer
+    end
   end
-  kept = kept or header
-  local ok, message, code = F.try(C.ij_file_replace(path, kept, #kept))
-  if not ok then return nil, message, code end
-  local file, why = io.open(path, "ab")
-  if not file then return nil, ("file '%s' could not be written: %s"):format(path, why), tonumber(C.IJ_EIO) end
-  file:setvbuf "line"
-  return file
+  return list
+end
+
+-- Gives every writer its part; what fails is told once.
+function run:_write(part, values)
+  local ok, message = true, nil
+  for _, writer in ipairs(self._writers) do
+    local fine, why = true, nil
+    if writer[part] then fine, why = writer[part](writer, values) end
+    if not fine then ok, message = nil, why end
+  end
+  if not ok then
+    if not self._told then self:say("warning: %s", message) end
+    self._told = true
+    return nil, message, tonumber(C.IJ_EIO)
+  end
+  return true
 end
 
 -- ---- figures as text ------------------------------------------------------------------------------------------------
@@ -256,12 +195,13 @@ local function no_sum() return { steps = 0, loss = 0, k = 0, t = 0, ms = 0, imag
 ---@field ms? number time of this step, milliseconds; else the time since the last log
 ---@field lr? number
 ---@field wd? number
+---@field momentum? number of the target's moving average
 ---@field images? integer images of this step
 ---@field total? integer steps of the run
 ---@field memory? number bytes; else this process's peak
 ---@field grads? { first: number, last: number, min: number, max: number } norms of the encoder's qkv gradients
 
---- Logs a step: a row of the log, a console line every 10 steps, the progress bar.
+--- Logs a step: a row of the logs, a console line every 10 steps, the progress bar.
 ---@param step integer from 1
 ---@param values ijepa.log_values
 ---@return boolean? ok, string? message, integer? code where the log could not be written; the run may go on
@@ -278,16 +218,11 @@ function run:log(step, values)
   self._total = values.total or self._total
   self._time, self._logged, self.step = now, self._logged + 1, step
 
-  local ok, message = self._csv:write(("%d,%d,%s,%s,%s,%d\n"):format(epoch or 1, itr or step - 1, fixed(5, loss),
-    fixed(5, k), fixed(5, t), ms == ms and max(-2 ^ 31, min(2 ^ 31, ms)) or 0))
-  if not ok then
-    message = ("log '%s' could not be written: %s"):format(self.csv, message)
-    if not self._told then self:say("warning: %s", message) end
-    self._told = true
-  end
+  local v = { step = step, epoch = epoch, itr = itr, loss = loss, k = k, t = t, ms = ms, lr = values.lr, wd = values.wd,
+    momentum = values.momentum, images = values.images, grads = values.grads, memory = values.memory or tonumber(C.ij_rss_peak()),
+    images_per_second = values.images and seconds > 0 and values.images / seconds or nil }
+  local ok, message, code = self:_write("step", v)
   if not self._quiet then
-    local v = { step = step, loss = loss, epoch = epoch, images = values.images, lr = values.lr, wd = values.wd,
-      grads = values.grads, memory = values.memory or tonumber(C.ij_rss_peak()) }
     local s = self._sum
     s.steps, s.loss, s.k, s.t, s.ms = s.steps + 1, s.loss + loss, s.k + k, s.t + t, s.ms + ms
     s.images, s.seconds = s.images + (values.images or 0), s.seconds + seconds
@@ -301,9 +236,13 @@ function run:log(step, values)
     end
     if self._terminal and (not self._shown or now - self._drawn >= .1) then self:_draw(now) end
   end
-  if not ok then return nil, message, tonumber(C.IJ_EIO) end
-  return true
+  return ok, message, code
 end
+
+--- Logs a diagnosis, for the writers that take them.
+---@param d ijepa.diagnosis
+---@return boolean? ok, string? message, integer? code
+function run:diagnosis(d) return self:_write("diagnosis", d) end
 
 --- Ends the bar and closes the log.
 function run:close()
@@ -312,7 +251,9 @@ function run:close()
     self._stream:write "\n"
     self._shown = false
   end
-  if not self._closed then self._csv:close() end
+  if not self._closed then
+    for _, writer in ipairs(self._writers) do writer:close() end
+  end
   self._closed = true
 end
 
@@ -321,6 +262,7 @@ end
 ---@field tag? string "jepa"
 ---@field rank? integer 0; others say nothing but messages
 ---@field config? table the resolved settings
+---@field logs? table<string, boolean> further logs: json, tensorboard
 ---@field quiet? boolean no console lines, no bar
 ---@field total? integer steps of the run
 ---@field ipe? integer steps of an epoch
@@ -328,7 +270,7 @@ end
 ---@field terminal? boolean for tests: whether stream is a terminal
 ---@field width? integer for tests: its width
 
---- Opens a run's folder, which is made where it is missing, and its log.
+--- Opens a run's folder, which is made where it is missing, and its logs.
 ---@param out string
 ---@param options? ijepa.run_options
 ---@return table? run, string? message, integer? code
@@ -340,20 +282,19 @@ function run.open(out, options)
   local rank, tag = o.rank or 0, o.tag or "jepa"
   local ok, message, code = F.try(C.ij_mkdirs(out))
   if ok and rank == 0 and o.config then
-    local settings = "-- The settings of this run, with all defaults.\n" .. run.config_text(o.config)
+    local settings = "-- The settings of this run, with all defaults.\n" .. dump(o.config)
     ok, message, code = F.try(C.ij_file_replace(out .. "/config.lua", settings, #settings))
   end
   if not ok then return nil, message, code end
-  local csv = ("%s/%s_r%d.csv"):format(out, tag, rank)
-  local file
-  file, message, code = open_log(csv, o.resume, o.ipe)
-  if not file then return nil, message, code end
+  local writers
+  writers, message, code = open_writers(out, o.logs or {}, { tag = tag, rank = rank, resume = o.resume, ipe = o.ipe })
+  if not writers then return nil, message, code end
   local terminal = o.terminal
   if terminal == nil then terminal = not o.stream and C.ij_isatty(2) ~= 0 and os.getenv "TERM" ~= "dumb" end
   local quiet = o.quiet or rank > 0
   return setmetatable({
-    out = out, csv = csv, step = o.resume or 0,
-    _csv = file, _rank = rank, _quiet = quiet, _total = o.total, _ipe = o.ipe, _terminal = terminal and not quiet,
+    out = out, step = o.resume or 0,
+    _writers = writers, _rank = rank, _quiet = quiet, _total = o.total, _ipe = o.ipe, _terminal = terminal and not quiet,
     _stream = o.stream or io.stderr, _width = o.width, _sum = no_sum(), _logged = 0, _line = -math.huge,
     _time = C.ij_time(), _drawn = 0, _shown = false,
   }, run)

@@ -112,6 +112,8 @@ return {
   },
   log = {
     every = { type = "integer", default = 10, doc = "steps between console lines", check = at_least(1) },
+    json = { type = "boolean", default = false, doc = "also write TAG.jsonl: a JSON object a step and a diagnosis" },
+    tensorboard = { type = "boolean", default = false, doc = "also write TensorBoard event files" },
     save_steps = { type = "integer", default = 0, doc = "also save every so many steps; 0: at epochs' ends", check = at_least(0) },
     save_background = { type = "boolean", default = true, doc = "a thread writes a copy of the state, which takes its memory meanwhile" },
     save_epochs = { type = "integer", default = 50, doc = "keep a numbered checkpoint every so many epochs", check = at_least(1) },
