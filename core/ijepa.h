@@ -361,6 +361,12 @@ ij_status ij_tensors_commit_later(ij_tensors_writer *w, ij_tensors_job **job);
 int ij_tensors_job_done(const ij_tensors_job *job);          /* 1: ij_tensors_job_end will not wait */
 ij_status ij_tensors_job_end(ij_tensors_job *job);           /* waits; what the commit gave; frees job (NULL is fine) */
 
+/* Settings in YAML (n bytes) as JSON text: a tree of {"line": n} with "text" and "plain" (not quoted), "list": [...], or
+ * "map": [{"key", "key_line", ...the value...}]; ij_bytes_free it. name: of the file, for messages "name:line: what".
+ * IJ_EFORMAT for what is no YAML and for what settings don't need: tags, keys twice, several documents, more than
+ * 256 KiB, 4096 values (an alias counts as often as it is used) or 32 levels. Nothing in it is executed. */
+ij_status ij_yaml_read(const char *text, size_t n, const char *name, char **json);
+
 /* cdef end */
 #ifdef __cplusplus
 }

@@ -12,6 +12,7 @@ usage: ijepa FILE [key=value ...]   run a recipe or any Lua file; key=value sets
        ijepa report RUN [out=FILE]  all there is to see of a run as one HTML file, RUN/report.html
        ijepa check                  what works on this machine, each problem with its advice
        ijepa conform PATH...        compare with recorded numbers of the published implementation
+       ijepa import CONFIG.yaml     print the recipe for a YAML configuration of the published code
        ijepa -v, ijepa --help
 environment: IJEPA_TRACE=1 shows our own lines in tracebacks, IJEPA_LUA=DIR reads our Lua modules from DIR
 ]]
@@ -160,6 +161,17 @@ function commands.report(argv)
   return 0
 end
 
+function commands.import(argv)
+  if not argv[2] then return fail_usage "import: which YAML file?" end
+  local recipe, message = require "ijepa.import".recipe(argv[2])
+  if not recipe then
+    say(message, "\n")
+    return 1
+  end
+  io.write(recipe)
+  return 0
+end
+
 local options = {}
 options["-v"] = function()
   print("ijepa " .. ijepa.version)
@@ -189,7 +201,7 @@ local function run_file(argv)
   local path = argv[1]
   local file, message = io.open(path, "rb")
   if not file or not file:read(0) and F.C.ij_path_kind(path) == 2 then
-    local names = { "help", "check", "conform", "report" }
+    local names = { "help", "check", "conform", "import", "report" }
     return fail_usage(("cannot open '%s': %s%s"):format(path, file and "it is a folder" or message:gsub("^.*: ", ""),
       path:find "[./]" and "" or require "ijepa._text".hint(path, names)))
   end
