@@ -180,6 +180,9 @@ typedef struct ij_vit_config {
   double init_gain, patch_gain;   /* std = gain / sqrt(fan in) of the linear layers, of the patch embedding; 0: .02 */
   int depth_scaled_init;          /* 1: each block's proj and fc2 divided by sqrt(2 * layer) */
 } ij_vit_config;
+/* Sets width, depth, heads and mlp_ratio to a published size: vit_tiny, small, base, large, huge, giant. IJ_EINVAL for
+ * another name; the rest of c stays as it is. */
+ij_status ij_vit_size(const char *arch, ij_vit_config *c);
 typedef struct ij_encoder ij_encoder;
 typedef struct ij_predictor ij_predictor;
 typedef struct ij_params ij_params;                          /* a model's tensors by name */
@@ -344,6 +347,10 @@ const void *ij_tensors_data(const ij_tensors *f, int i, size_t *bytes);
 const char *ij_tensors_meta(const ij_tensors *f, const char *key);      /* NULL: not there */
 int ij_tensors_meta_count(const ij_tensors *f);
 const char *ij_tensors_meta_key(const ij_tensors *f, int i);
+/* An encoder from a checkpoint of a run (safetensors with the run's settings), ready for ij_encoder_forward and not
+ * trained. which: "target_encoder" (the one to use; NULL means it) or "encoder". IJ_EIO, IJ_EFORMAT: the file can't be
+ * read, is no checkpoint of a run, or its tensors are not exactly those of the model that its settings describe. */
+ij_status ij_encoder_load(ij_device *dev, const char *path, const char *which, ij_encoder **out);
 typedef struct ij_tensors_writer ij_tensors_writer;
 ij_status ij_tensors_create(const char *path, ij_tensors_writer **out);
 ij_status ij_tensors_set_meta(ij_tensors_writer *w, const char *key, const char *value);

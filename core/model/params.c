@@ -190,6 +190,27 @@ ij_status ij_positions_get(ij_positions *p, int grid_h, int grid_w, ij_tensor **
   return IJ_OK;
 }
 
+/* The published sizes. */
+static const struct size {
+  const char *name;
+  int width, depth, heads;
+  double mlp_ratio;
+} sizes[] = {{"vit_tiny", 192, 12, 3, 4},    {"vit_small", 384, 12, 6, 4},  {"vit_base", 768, 12, 12, 4},
+             {"vit_large", 1024, 24, 16, 4}, {"vit_huge", 1280, 32, 16, 4}, {"vit_giant", 1408, 40, 16, 48. / 11}};
+
+ij_status ij_vit_size(const char *arch, ij_vit_config *c) {
+  for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+    if (strcmp(arch, sizes[i].name)) continue;
+    c->width = sizes[i].width;
+    c->depth = sizes[i].depth;
+    c->heads = sizes[i].heads;
+    c->mlp_ratio = sizes[i].mlp_ratio;
+    return IJ_OK;
+  }
+  return ij_fail(IJ_EINVAL, "unknown arch '%s': one of vit_tiny, vit_small, vit_base, vit_large, vit_huge, vit_giant",
+                 arch);
+}
+
 int64_t ij_mlp_width(const ij_vit_config *c) { return (int64_t)(c->width * c->mlp_ratio); }
 
 ij_status ij_vit_config_check(const ij_vit_config *c, const char *what) {

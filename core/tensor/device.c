@@ -1,5 +1,6 @@
 #include "tensor.h"
 #include "../../kernels/linear/onednn.h"
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -93,6 +94,11 @@ int ij_grad_enable(ij_device *dev, int on) {
 }
 
 /* ---- storage */
+/* Versions are the process's, not a device's: a backend's cache knows a tensor's content by address and version, and
+ * the memory of one device's tensor may become another's. */
+static atomic_uint_least64_t newest_version;
+uint64_t ij_new_version(void) { return atomic_fetch_add(&newest_version, 1) + 1; }
+
 static size_t page_round(size_t n) { return (n + 4095) / 4096 * 4096; }
 
 static ij_storage *storage_new(ij_device *dev, size_t bytes, bool kept) {
@@ -117,7 +123,7 @@ static ij_storage *storage_new(ij_device *dev, size_t bytes, bool kept) {
   s->refs = 1;
   s->dev = dev;
   s->step = kept ? 0 : dev->step;
-  s->version = ++dev->clock;
+  s->version = ij_new_version();
   s->next = dev->all;
   if (dev->all) dev->all->prev = s;
   dev->all = s;

@@ -43,7 +43,7 @@ ij_device *ij_tensor_device(const ij_tensor *t) { return t->storage->dev; }
 void ij_tensor_require_grad(ij_tensor *t, int on) { t->requires_grad = on != 0; }
 int ij_tensor_requires_grad(const ij_tensor *t) { return t->requires_grad; }
 ij_tensor *ij_tensor_grad(ij_tensor *t) { return t->grad; }
-void ij_tensor_touched(ij_tensor *t) { t->storage->version = ++t->storage->dev->clock; }
+void ij_tensor_touched(ij_tensor *t) { t->storage->version = ij_new_version(); }
 
 void *ij_data_of(const ij_tensor *t) { return (char *)t->storage->ptr + (size_t)t->offset * ij_dtype_size(t->dtype); }
 

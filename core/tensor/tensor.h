@@ -58,7 +58,6 @@ struct ij_device {
   ij_storage *all;
   ij_arena *arena;
   int64_t step, steps; /* number of the open step, 0 outside; steps begun so far */
-  uint64_t clock;      /* source of versions */
   bool grad_on;
   ij_node *tape;
   int tape_len, tape_cap;
@@ -79,6 +78,7 @@ const char *ij_shape_text(const ij_tensor *t, char *buf);
 /* The device address of a live, contiguous tensor's first element. Only kernels may look behind it. */
 void *ij_data_of(const ij_tensor *t);
 static inline float *ij_f32_of(const ij_tensor *t) { return ij_data_of(t); }
+uint64_t ij_new_version(void);        /* never 0, never the same twice */
 void ij_tensor_touched(ij_tensor *t); /* its content changed: new version */
 
 /* Checks that t is alive, contiguous, of type dt; op and arg name it in the message. */

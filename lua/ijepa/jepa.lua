@@ -6,12 +6,6 @@ local C = F.C
 
 local jepa = {}
 
---- The published sizes: width, depth, heads, mlp_ratio.
-jepa.archs = {
-  vit_tiny = { 192, 12, 3, 4 }, vit_small = { 384, 12, 6, 4 }, vit_base = { 768, 12, 12, 4 },
-  vit_large = { 1024, 24, 16, 4 }, vit_huge = { 1280, 32, 16, 4 }, vit_giant = { 1408, 40, 16, 48 / 11 },
-}
-
 -- A model object: h (handle), params (list of { name, tensor, trained, decayed }).
 local function collect(self, list)
   self.list, self.by_name = {}, {}
@@ -54,16 +48,14 @@ Predictor.__index = Predictor
 local function pair(v) if type(v) == "table" then return v[1], v[2] end return v, v end
 
 local function vit_config(o, what)
-  local arch = o.arch and jepa.archs[o.arch]
-  if o.arch and not arch then
-    local names = {}
-    for k in pairs(jepa.archs) do names[#names + 1] = k end
-    table.sort(names)
-    F.raise(("%s: unknown arch '%s': one of %s"):format(what, tostring(o.arch), table.concat(names, ", ")))
-  end
   local c = F.new "ij_vit_config"
-  c.width, c.depth = o.width or arch and arch[1] or 0, o.depth or arch and arch[2] or 0
-  c.heads, c.mlp_ratio = o.heads or arch and arch[3] or 0, o.mlp_ratio or arch and arch[4] or 4
+  c.mlp_ratio = 4
+  if o.arch then
+    local ok, message = F.try(C.ij_vit_size(tostring(o.arch), c))
+    if not ok then F.raise(what .. ": " .. message) end
+  end
+  c.width, c.depth, c.heads = o.width or c.width, o.depth or c.depth, o.heads or c.heads
+  c.mlp_ratio = o.mlp_ratio or c.mlp_ratio
   c.patch, c.channels = o.patch or 16, 3
   local h, w = pair(o.crop or 224)
   c.grid_h, c.grid_w = math.floor(h / c.patch), math.floor(w / c.patch)
