@@ -39,6 +39,11 @@ install(TARGETS ijepa libijepa)
 install(FILES core/ijepa.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(DIRECTORY lua/ijepa DESTINATION ${CMAKE_INSTALL_DATADIR}/lua/5.1 FILES_MATCHING PATTERN *.lua)
 install(FILES ${LUA_MADE}/_cdef.lua ${LUA_MADE}/_docs.lua DESTINATION ${CMAKE_INSTALL_DATADIR}/lua/5.1/ijepa)
+# ijepa._library: where the library lies, seen from there, so that plain luajit finds it wherever the prefix is
+file(RELATIVE_PATH LIBRARY_PLACE /prefix/${CMAKE_INSTALL_DATADIR}/lua/5.1/ijepa /prefix/${CMAKE_INSTALL_LIBDIR}/libijepa.so.0)
+file(WRITE ${CMAKE_BINARY_DIR}/_library.lua "-- The library, from this folder.\nreturn \"${LIBRARY_PLACE}\"\n")
+install(FILES ${CMAKE_BINARY_DIR}/_library.lua DESTINATION ${CMAKE_INSTALL_DATADIR}/lua/5.1/ijepa)
 install(DIRECTORY recipes DESTINATION ${CMAKE_INSTALL_DATADIR}/ijepa FILES_MATCHING PATTERN *.lua)
+file(RELATIVE_PATH PREFIX_FROM_PC /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)   # it may be moved
 configure_file(cmake/ijepa.pc.in ijepa.pc @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/ijepa.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

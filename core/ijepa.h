@@ -5,6 +5,15 @@
  *   Who makes it frees it: every *_new / *_open has a *_free / *_close that accepts NULL.
  *   Shapes: B images, C channels, H x W pixels or grid, N patches, K context patches, M target blocks, T patches of a
  *   target, D encoder width, E predictor width, A heads, S head width, F mlp width, R rows. Patches count from 0.
+ *   Errors: a function that returns ij_status changes nothing but its out parameter (NULL then) where it fails, unless its
+ *   comment says otherwise. IJ_EINVAL and IJ_ESHAPE are the caller's mistakes, IJ_EIO and IJ_EFORMAT the outside world's;
+ *   every function that makes something may answer IJ_ENOMEM. Pointers must not be NULL where no comment allows it.
+ *   Ownership: what comes through an out parameter is the caller's to free; a returned pointer is borrowed and lives as
+ *   long as what it was asked of. Tensors are counted: each out parameter is one reference.
+ *   Threads: everything that is made on a device (tensors, models, optimizers) belongs with it to one thread at a time;
+ *   different devices, policies, loaders and files may be used in different threads at once. Functions of the process
+ *   (memory, interrupts) may be called from any thread.
+ *   Units: bytes, seconds, pixels; shares and probabilities from 0 to 1. Numbers of things count from 0.
  *   The text between the two marker comments is what LuaJIT's ffi.cdef gets: no preprocessor lines in there. */
 #ifndef IJEPA_H
 #define IJEPA_H
@@ -28,7 +37,7 @@ typedef enum ij_status {
   IJ_EINTERRUPT  /* stopped on request */
 } ij_status;
 
-const char *ij_version(void);
+const char *ij_version(void);            /* "0.1.0" */
 const char *ij_errmsg(void);            /* one line, of this thread's last failure; valid until its next one */
 size_t ij_mem_live(void);               /* bytes of C memory now held through the library */
 size_t ij_mem_peak(void);               /* highest value of ij_mem_live since the last reset */
@@ -38,7 +47,7 @@ size_t ij_rss_peak(void);               /* bytes: the process's peak resident se
 double ij_time(void);                   /* seconds on a steady clock */
 int ij_cpu_count(void);                 /* processors this process may run on */
 void ij_threads_set(int n);             /* threads of the compute kernels; n < 1: all processors */
-int ij_threads_get(void);
+int ij_threads_get(void);               /* of the calling thread, as ij_threads_set: OpenMP's count */
 const char *ij_cpu_isa(void);           /* "avx512", "avx2", "base": the variant of our own loops in use */
 const char *ij_cpu_matmul(void);        /* "bf16-amx", "bf16-avx512", "f32": what matrix products run in */
 void ij_interrupt_install(void);        /* from now on the first SIGINT, SIGTERM or SIGHUP only sets the flag; the
@@ -46,7 +55,7 @@ void ij_interrupt_install(void);        /* from now on the first SIGINT, SIGTERM
 int ij_interrupted(void);               /* the number of such a signal (SIGINT after ij_interrupt_set) or 0; polled */
 void ij_interrupt_set(int on);
 int ij_save_asked(void);                /* 1 once after each SIGUSR1 */
-int ij_isatty(int fd);
+int ij_isatty(int fd);                  /* 1 where it is a terminal */
 int ij_terminal_width(void);            /* columns of the terminal at stderr; 80 where there is none */
 /* Of the terminal at fd: columns, rows, and its width and height in pixels (0 where it does not say). 0: no terminal. */
 int ij_terminal_size(int fd, int size[4]);
@@ -55,11 +64,11 @@ int ij_terminal_size(int fd, int size[4]);
 int ij_terminal_ask(const char *question, char last, double seconds, char *answer, int n);
 
 /* Files: what Lua's io lacks. Paths are bytes. */
-ij_status ij_mkdirs(const char *path);                       /* like mkdir -p */
-ij_status ij_file_replace(const char *path, const void *bytes, size_t n); /* write to a temporary, sync, rename */
+ij_status ij_mkdirs(const char *path);                       /* like mkdir -p; IJ_EIO */
+ij_status ij_file_replace(const char *path, const void *bytes, size_t n); /* temporary, sync, rename: whole or not at all; IJ_EIO */
 int ij_path_kind(const char *path);                          /* 0 nothing there, 1 file, 2 folder, 3 other */
 ij_status ij_dir_list(const char *path, char **names);       /* sorted names, each ended by '\n'; ij_bytes_free it */
-void ij_bytes_free(void *p);
+void ij_bytes_free(void *p);                                 /* what this library gave; NULL is fine */
 /* A lock that no other process has, on a file that is made for it and stays; a dead process leaves none behind. */
 typedef struct ij_lock ij_lock;
 ij_status ij_lock_take(const char *path, ij_lock **out);     /* IJ_EINVAL and who has it, where someone has */
@@ -73,17 +82,18 @@ uint64_t ij_hash(uint64_t seed, const void *bytes, size_t n); /* to tell content
 typedef struct ij_rng { uint32_t key[2], ctr[4], out[4]; int have; } ij_rng;
 typedef enum ij_purpose { IJ_RNG_INIT = 1, IJ_RNG_ORDER, IJ_RNG_CROP, IJ_RNG_MASK_SIZE, IJ_RNG_MASK_POS, IJ_RNG_MASK_CUT,
   IJ_RNG_AUGMENT, IJ_RNG_PROBE, IJ_RNG_SCENE, IJ_RNG_DROP, IJ_RNG_USER = 1000 } ij_purpose;
+/* The generator is the caller's; purpose: ij_purpose or above IJ_RNG_USER. */
 void ij_rng_init(ij_rng *r, uint64_t seed, uint32_t purpose, uint32_t epoch, uint32_t sample);
-uint32_t ij_rng_u32(ij_rng *r);
+uint32_t ij_rng_u32(ij_rng *r);                              /* [0, 2^32) */
 double ij_rng_uniform(ij_rng *r);                            /* [0, 1), 53 bits */
 uint32_t ij_rng_below(ij_rng *r, uint32_t n);                /* [0, n), without bias; n >= 1 */
 double ij_rng_normal(ij_rng *r);                             /* mean 0, standard deviation 1 */
-void ij_rng_shuffle(ij_rng *r, uint32_t *v, size_t n);
+void ij_rng_shuffle(ij_rng *r, uint32_t *v, size_t n);       /* v[n] in place, every order as likely; n < 2^32 */
 
 /* PyTorch's CPU generator (MT19937), for the reference mode. */
 typedef struct ij_mt { uint32_t s[624]; int at; } ij_mt;
-void ij_mt_init(ij_mt *g, uint64_t seed);
-uint32_t ij_mt_u32(ij_mt *g);
+void ij_mt_init(ij_mt *g, uint64_t seed);                    /* seed mod 2^32 counts, as in PyTorch */
+uint32_t ij_mt_u32(ij_mt *g);                                /* [0, 2^32) */
 float ij_mt_uniform(ij_mt *g);                               /* 24 bits of one draw */
 int64_t ij_mt_randint(ij_mt *g, int64_t lo, int64_t hi);     /* [lo, hi) */
 
@@ -95,7 +105,7 @@ typedef struct ij_tensor ij_tensor;
 /* name: "cpu"; "ref" (plain loops, for tests); "guard" (cpu ops on memory that is unreadable outside ops, for tests). */
 ij_status ij_device_open(const char *name, ij_device **out);
 void ij_device_close(ij_device *dev);                        /* memory lives on until the last tensor is freed */
-const char *ij_device_name(const ij_device *dev);
+const char *ij_device_name(const ij_device *dev);            /* as it was opened; borrowed */
 int ij_device_bf16(const ij_device *dev);                    /* 1 where bf16 products are faster than f32 ones */
 /* A step: tensors made inside it lose their memory at its end, whoever still holds them; clone after ij_step_end to keep. */
 void ij_step_begin(ij_device *dev);
@@ -105,18 +115,18 @@ ij_status ij_tensor_new(ij_device *dev, ij_dtype t, int ndim, const int64_t *sha
 /* Like ij_tensor_new, but lives past the step that it is made in. */
 ij_status ij_tensor_new_kept(ij_device *dev, ij_dtype t, int ndim, const int64_t *shape, ij_tensor **out);
 void ij_tensor_free(ij_tensor *t);                           /* drops one reference */
-void ij_tensor_ref(ij_tensor *t);
-ij_dtype ij_tensor_dtype(const ij_tensor *t);
+void ij_tensor_ref(ij_tensor *t);                            /* one more reference */
+ij_dtype ij_tensor_dtype(const ij_tensor *t);                /* these only look at t */
 int ij_tensor_ndim(const ij_tensor *t);
 int64_t ij_tensor_size(const ij_tensor *t, int dim);         /* dim from 0 */
 int64_t ij_tensor_stride(const ij_tensor *t, int dim);       /* in elements */
-int64_t ij_tensor_count(const ij_tensor *t);
-int ij_tensor_contiguous(const ij_tensor *t);
-ij_device *ij_tensor_device(const ij_tensor *t);
+int64_t ij_tensor_count(const ij_tensor *t);                 /* of elements */
+int ij_tensor_contiguous(const ij_tensor *t);                /* 1: row-major without holes */
+ij_device *ij_tensor_device(const ij_tensor *t);             /* borrowed */
 /* The only ways for bytes in and out: n must be the tensor's size in bytes; the tensor must be contiguous. */
 ij_status ij_tensor_write(ij_tensor *t, const void *host, size_t n);
 ij_status ij_tensor_read(const ij_tensor *t, void *host, size_t n);
-/* Views share memory with t. dim from 0. */
+/* Views share memory with t and keep it alive. dim from 0. IJ_ESHAPE where they reach outside of it. */
 ij_status ij_tensor_narrow(ij_tensor *t, int dim, int64_t start, int64_t len, ij_tensor **out);
 ij_status ij_tensor_select(ij_tensor *t, int dim, int64_t index, ij_tensor **out);      /* drops the dimension */
 ij_status ij_tensor_reshape(ij_tensor *t, int ndim, const int64_t *shape, ij_tensor **out); /* t contiguous; one -1 */
@@ -126,16 +136,18 @@ ij_status ij_tensor_clone(const ij_tensor *t, ij_dtype as, int kept, ij_tensor *
 
 /* Autograd: ops on tensors that require a gradient are recorded on their device's tape. */
 void ij_tensor_require_grad(ij_tensor *t, int on);
-int ij_tensor_requires_grad(const ij_tensor *t);
+int ij_tensor_requires_grad(const ij_tensor *t);             /* 1: ops on it are recorded */
 ij_tensor *ij_tensor_grad(ij_tensor *t);                     /* borrowed; NULL before a backward */
 ij_status ij_backward(ij_tensor *loss);                      /* loss has one element; clears the tape */
 int ij_grad_enable(ij_device *dev, int on);                  /* returns what it was */
 
 /* ---- ops on tensors, recorded for autograd (core/tensor) -------------------------------------------------------- */
+/* All of them: IJ_ESHAPE for shapes and types other than named (IJ_F32 where none is), IJ_EINVAL for numbers out of range;
+ * tensors of one device. out: a new tensor, of the running step if there is one. */
 /* x (..., K), w (N, K), b (N) or NULL -> (..., N) */
 ij_status ij_linear(ij_tensor *x, ij_tensor *w, ij_tensor *b, ij_tensor **out);
 ij_status ij_gelu(ij_tensor *x, ij_tensor **out);            /* x * Phi(x), the exact form */
-ij_status ij_relu(ij_tensor *x, ij_tensor **out);
+ij_status ij_relu(ij_tensor *x, ij_tensor **out);            /* max(x, 0) */
 /* over the last dimension; w, b (D) or both NULL */
 ij_status ij_layer_norm(ij_tensor *x, ij_tensor *w, ij_tensor *b, double eps, ij_tensor **out);
 /* over rows of x (R, D): batch statistics when training (they update mean and var (D)), else those kept */
@@ -186,16 +198,17 @@ ij_status ij_vit_size(const char *arch, ij_vit_config *c);
 typedef struct ij_encoder ij_encoder;
 typedef struct ij_predictor ij_predictor;
 typedef struct ij_params ij_params;                          /* a model's tensors by name */
-int ij_params_count(const ij_params *p);
+int ij_params_count(const ij_params *p);                     /* i below counts from 0; NULL, 0 for one that is not there */
 const char *ij_params_name(const ij_params *p, int i);       /* as in the published checkpoints, without "module." */
 ij_tensor *ij_params_tensor(ij_params *p, int i);            /* borrowed */
 int ij_params_trained(const ij_params *p, int i);            /* 0: positions */
 int ij_params_decayed(const ij_params *p, int i);            /* 0: biases and 1-D tensors */
 
+/* With fresh initial values; IJ_EINVAL for sizes that fit no model. Free it before its device is closed. */
 ij_status ij_encoder_new(ij_device *dev, const ij_vit_config *c, ij_encoder **out);
 void ij_encoder_free(ij_encoder *e);
 ij_params *ij_encoder_params(ij_encoder *e);                 /* borrowed */
-const ij_vit_config *ij_encoder_config(const ij_encoder *e);
+const ij_vit_config *ij_encoder_config(const ij_encoder *e); /* borrowed */
 /* images: f32 (B, 3, H, W) normalised, or u8 (B, H, W, 3) as the loader gives them (normalised here with ImageNet's
  * mean and std). context: i32 (C, B, K), or NULL for all patches -> (C * B, K, D) or (B, N, D), f32. H and W may be
  * any multiples of the patch: positions of another grid are computed. */
@@ -211,9 +224,10 @@ ij_status ij_encoder_drop_path(ij_encoder *e, double rate, uint64_t seed, uint32
 ij_status ij_encoder_copy(ij_encoder *dst, ij_encoder *src); /* all values, same configuration */
 
 typedef struct ij_predictor_config { ij_vit_config vit; int encoder_width; } ij_predictor_config; /* vit.width is E */
+/* IJ_EINVAL for sizes that fit no model. */
 ij_status ij_predictor_new(ij_device *dev, const ij_predictor_config *c, ij_predictor **out);
 void ij_predictor_free(ij_predictor *p);
-ij_params *ij_predictor_params(ij_predictor *p);
+ij_params *ij_predictor_params(ij_predictor *p);             /* borrowed */
 /* x (C * B, K, D) from the encoder; context i32 (C, B, K), target i32 (M, B, T) -> (M * C * B, T, D), order
  * [target][context][image]. grid 0, 0: the configured one. */
 ij_status ij_predictor_forward(ij_predictor *p, ij_tensor *x, ij_tensor *context, ij_tensor *target, int grid_h,
@@ -223,7 +237,7 @@ ij_status ij_predictor_forward(ij_predictor *p, ij_tensor *x, ij_tensor *context
 typedef struct ij_optim ij_optim;
 typedef struct ij_optim_config { double beta1, beta2, eps; } ij_optim_config; /* AdamW; 0s mean .9, .999, 1e-8 */
 ij_status ij_adamw_new(const ij_optim_config *c, ij_optim **out);
-void ij_optim_free(ij_optim *o);
+void ij_optim_free(ij_optim *o);                             /* drops its references to the tensors */
 /* average: NULL, or the tensor that follows p: a = m * a + (1 - m) * p, in the same pass over memory as the update */
 ij_status ij_optim_add(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *average);
 /* Only elements [first, first + count) of p (row-major), with the step's lr and wd multiplied: side-by-side sweeps,
@@ -237,10 +251,10 @@ ij_status ij_optim_step(ij_optim *o, double lr, double wd, double momentum, doub
 ij_status ij_optim_eager(ij_optim *o, double lr, double wd, double momentum, double grad_scale);
 void ij_optim_watch(ij_optim *o, int i, int on);             /* whether updates keep the norm of gradient i */
 double ij_optim_grad_norm(const ij_optim *o, int i);         /* of the last watched update, before grad_scale */
-int ij_optim_count(const ij_optim *o);
+int ij_optim_count(const ij_optim *o);                       /* of ij_optim_add and ij_optim_add_part */
 ij_tensor *ij_optim_state(ij_optim *o, int i, int which);    /* borrowed: 0 first moment, 1 second; shape of tensor (or length of part) i */
-int64_t ij_optim_steps(const ij_optim *o);
-void ij_optim_set_steps(ij_optim *o, int64_t n);
+int64_t ij_optim_steps(const ij_optim *o);                   /* updates so far: AdamW's bias correction counts them */
+void ij_optim_set_steps(ij_optim *o, int64_t n);             /* of a resumed run */
 
 /* ---- masks (core/mask) ------------------------------------------------------------------------------------------ */
 enum { IJ_SHARED_DRAW = 1, IJ_EXCLUSIVE_POSITION = 2, IJ_BLOCK_BELOW_GRID = 4, IJ_RASTER_CUT = 8,
@@ -302,13 +316,15 @@ typedef struct ij_batch {         /* memory of the loader, valid until its next 
   const uint32_t *samples;        /* (B): number of the picture in the sorted list */
 } ij_batch;
 typedef struct ij_data ij_data;
+/* Lists the pictures and starts the workers. IJ_EIO: root can't be read; IJ_EFORMAT: nothing to read in it; IJ_EINVAL.
+ * c and its strings are copied. */
 ij_status ij_data_open(const ij_data_config *c, ij_data **out);
-void ij_data_close(ij_data *d);
+void ij_data_close(ij_data *d);                     /* waits for the workers */
 int64_t ij_data_count(const ij_data *d);            /* pictures of all processes */
 int64_t ij_data_steps(const ij_data *d);            /* batches of an epoch for this process */
 int ij_data_classes(const ij_data *d);              /* 0 for a plain folder */
-const char *ij_data_class(const ij_data *d, int i);
-const char *ij_data_name(const ij_data *d, int64_t sample);
+const char *ij_data_class(const ij_data *d, int i); /* its folder's name; NULL: no such class */
+const char *ij_data_name(const ij_data *d, int64_t sample);  /* NULL: no such picture */
 int ij_data_label(const ij_data *d, int64_t sample);         /* number of its class folder; -1 without one */
 /* Picture `sample` as an epoch crops and colours it -> pixels (H, W, 3) of the caller; apart from what next gives. */
 ij_status ij_data_picture(const ij_data *d, int64_t sample, int64_t epoch, uint8_t *pixels);
@@ -317,11 +333,12 @@ ij_status ij_data_picture(const ij_data *d, int64_t sample, int64_t epoch, uint8
 uint64_t ij_data_stamp(const ij_data *d);
 int64_t ij_data_bad(const ij_data *d);              /* broken pictures met so far */
 const char *ij_data_bad_next(ij_data *d);           /* "name: reason" of one not yet reported, or NULL */
+/* The next batch will be `step` of `epoch`, both from 0: the same as if all before it had been read. IJ_EINVAL. */
 ij_status ij_data_seek(ij_data *d, int64_t epoch, int64_t step);
 /* Next batch; at an epoch's end goes on with the next epoch when shuffle is on, else IJ_EEND once (then starts over). */
 ij_status ij_data_next(ij_data *d, ij_batch *out);
 
-/* One picture as RGB bytes (H, W, 3); ij_bytes_free it. */
+/* One picture as RGB bytes (H, W, 3); ij_bytes_free it. IJ_EIO: no such file; IJ_EFORMAT: no picture, or a broken one. */
 ij_status ij_picture_load(const char *path, uint8_t **pixels, int *height, int *width);
 ij_status ij_picture_save(const char *path, const uint8_t *pixels, int height, int width); /* by the name's ending */
 /* The box (top, left, h, w) of pixels resized to (out_h, out_w), bilinear with antialias, exactly as PIL does it. */
@@ -333,26 +350,28 @@ ij_status ij_picture_centre(const uint8_t *pixels, int height, int width, int sh
 
 /* ---- files of tensors (core/save) ------------------------------------------------------------------------------- */
 typedef struct ij_tensors ij_tensors;               /* a safetensors file, memory-mapped */
+/* IJ_EIO, or IJ_EFORMAT where the file is not whole and right in every part. */
 ij_status ij_tensors_open(const char *path, ij_tensors **out);
 void ij_tensors_close(ij_tensors *f);
 int ij_tensors_count(const ij_tensors *f);
-const char *ij_tensors_name(const ij_tensors *f, int i);
+const char *ij_tensors_name(const ij_tensors *f, int i);     /* i from 0, by place in the file; NULL: not there */
 int ij_tensors_find(const ij_tensors *f, const char *name);  /* -1: not there */
 ij_dtype ij_tensors_dtype(const ij_tensors *f, int i);       /* (ij_dtype)-1: one that ij_dtype has not, as F16 */
 const char *ij_tensors_type(const ij_tensors *f, int i);     /* as the file has it: "F32", "F16" */
-int ij_tensors_ndim(const ij_tensors *f, int i);
+int ij_tensors_ndim(const ij_tensors *f, int i);             /* -1: not there, as below */
 int64_t ij_tensors_size(const ij_tensors *f, int i, int dim);
 /* Valid until close; perhaps not aligned. NULL and a message for a type that ij_dtype has not. */
 const void *ij_tensors_data(const ij_tensors *f, int i, size_t *bytes);
 const char *ij_tensors_meta(const ij_tensors *f, const char *key);      /* NULL: not there */
 int ij_tensors_meta_count(const ij_tensors *f);
-const char *ij_tensors_meta_key(const ij_tensors *f, int i);
+const char *ij_tensors_meta_key(const ij_tensors *f, int i); /* sorted; NULL: not there */
 /* An encoder from a checkpoint of a run (safetensors with the run's settings), ready for ij_encoder_forward and not
  * trained. which: "target_encoder" (the one to use; NULL means it) or "encoder". IJ_EIO, IJ_EFORMAT: the file can't be
  * read, is no checkpoint of a run, or its tensors are not exactly those of the model that its settings describe. */
 ij_status ij_encoder_load(ij_device *dev, const char *path, const char *which, ij_encoder **out);
 typedef struct ij_tensors_writer ij_tensors_writer;
-ij_status ij_tensors_create(const char *path, ij_tensors_writer **out);
+ij_status ij_tensors_create(const char *path, ij_tensors_writer **out);  /* nothing is written before commit */
+/* Both texts are copied; a key given again gets the new value. */
 ij_status ij_tensors_set_meta(ij_tensors_writer *w, const char *key, const char *value);
 /* data is borrowed until commit or discard */
 ij_status ij_tensors_add(ij_tensors_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,

@@ -4,7 +4,9 @@ ffi.cdef(require "ijepa._cdef")
 
 local C = ffi.C
 if not pcall(function() return C.ij_version end) then   -- plain luajit: the program itself holds these symbols
-  C = ffi.load(os.getenv "IJEPA_LIB" or "ijepa")
+  local installed, place = pcall(require, "ijepa._library")   -- from these modules' folder to the library
+  local here = debug.getinfo(1, "S").source:match "^@(.*)_ffi%.lua$"
+  C = ffi.load(os.getenv "IJEPA_LIB" or installed and here and here .. place or "ijepa")
 end
 
 local F = {

@@ -127,11 +127,7 @@ end
 
 -- Documents: commands and links in them lead somewhere.
 local known = {}
-<<<<<<< HEAD
-for _, word in ipairs { "help", "check", "conform", "report", "test", "-e", "-", "-v", "--help" } do known[word] = true end
-=======
-for _, word in ipairs { "help", "check", "conform", "import", "test", "-e", "-", "-v", "--help" } do known[word] = true end
->>>>>>> d8a50c9 (ijepa import: recipes from the YAML configurations of the published code; a fuzzer for the reader (needs libyaml-dev))
+for _, word in ipairs { "help", "check", "conform", "import", "report", "test", "-e", "-", "-v", "--help" } do known[word] = true end
 local has = {}
 for _, path in ipairs(files) do
   has[path] = true

@@ -16,12 +16,17 @@ function tests.test_published_sizes()   -- positions included, /16 at 224
     local f = math.floor(D * mlp)
     return N * D + 3 * P * P * D + D + depth * (4 * D * D + 2 * D * f + f + 9 * D) + 2 * D
   end
-  local a = jepa.archs
+  local function published(arch, P, N)
+    local c = F.new "ij_vit_config"
+    F.check(F.C.ij_vit_size(arch, c))
+    return count(c.width, c.depth, c.mlp_ratio, P, N)
+  end
   lu.assertEquals(count(192, 12, 4, 16, 196), 5524032)
-  lu.assertEquals(count(a.vit_large[1], a.vit_large[2], a.vit_large[4], 16, 196), 303299584)
-  lu.assertEquals(count(a.vit_huge[1], a.vit_huge[2], a.vit_huge[4], 14, 256), 630762240)
-  lu.assertEquals(count(a.vit_huge[1], a.vit_huge[2], a.vit_huge[4], 16, 784), 631668480)
-  lu.assertEquals(count(a.vit_giant[1], a.vit_giant[2], a.vit_giant[4], 16, 196), 1011368576)
+  lu.assertEquals(published("vit_large", 16, 196), 303299584)
+  lu.assertEquals(published("vit_huge", 14, 256), 630762240)
+  lu.assertEquals(published("vit_huge", 16, 784), 631668480)
+  lu.assertEquals(published("vit_giant", 16, 196), 1011368576)
+  lu.assertErrorMsgContains("encoder: unknown arch 'vit_hug': one of vit_tiny", function() jepa.encoder { arch = "vit_hug" } end)
 end
 
 local function picture(h, w, b)
