@@ -205,6 +205,8 @@ end
 --- {h, w}.
 ---@param count integer
 ---@param first integer?  number of the first picture, from 0; default: on from the last call
+---@param step integer? update of the run, from 0, for policies that change with it
+---@param batch table|false|nil what a policy that looks at the pictures is given: { images =, target = }
 ---@return ijepa.tensor context
 ---@return ijepa.tensor target
 ---@return table about

@@ -115,4 +115,35 @@ function tests.test_a_function_is_a_policy()
   lu.assertEquals(set("mask.policy=block").mask.policy, "block")
 end
 
+-- Whatever the words: settings that hold, or one line that says what is wrong.
+function tests.test_random_words()
+  local F = require "ijepa._ffi"
+  local r, all, taken = F.new "ij_rng[1]", config.keys(), 0
+  F.C.ij_rng_init(r, 3, F.C.IJ_RNG_USER, 0, 0)
+  local function one(list) return list[1 + F.C.ij_rng_below(r, #list)] end
+  local values = { "", "1", "0", "-1", "1e999", "0x10", "nan", "{", "}", "{1,2", "{1,2}", "1,2", ",", "true", "false", "%s", "[[", "a=b",
+    "1e-6", "{{}}", "\0", "\255\254", "'x'", "vit_tiny", ("9"):rep(400), ("{"):rep(400), ("1,"):rep(400) }
+  local function garbled(word)
+    local at = F.C.ij_rng_below(r, #word + 1)
+    return word:sub(1, at) .. string.char(F.C.ij_rng_below(r, 256)) .. word:sub(at + 1)
+  end
+  for _ = 1, 3000 do
+    local words = {}
+    for i = 1, 1 + F.C.ij_rng_below(r, 2) do
+      words[i] = one(all) .. "=" .. one(values)
+      if F.C.ij_rng_below(r, 4) == 0 then words[i] = garbled(words[i]) end
+    end
+    local ok, result = pcall(config.resolve, {}, nil, words)
+    if ok then
+      taken = taken + 1
+      lu.assertEquals(assert(loadstring(config.dump(result)))(), result)
+    else
+      lu.assertEquals(type(result), "string")
+      lu.assertStrContains(result, "command line: ")
+      lu.assertNil(result:gsub("'[^']*\n[^']*'", ""):find "\n", result)
+    end
+  end
+  lu.assertTrue(taken > 100 and taken < 2900, taken)
+end
+
 if not ... then os.exit(lu.LuaUnit.run()) end
