@@ -125,6 +125,7 @@ local function print_assigned(source, how)
   for _, name in ipairs(assigned(source)) do
     local value = env[name]
     local line = show.text(value, { width = 1e4 }):match "[^\n]*"
+    if line == "{" then line = "{ " .. table.concat(text.keys(value), ", ", 1, math.min(8, #text.keys(value))) .. ", ... }" end
     local room = how.width - #name - 3
     if #line > room then line = line:sub(1, math.max(room - 4, 8)) .. " ..." end
     print(show.paint(how.colours, "dim", name .. " = " .. line))
