@@ -329,18 +329,25 @@ ij_status ij_picture_centre(const uint8_t *pixels, int height, int width, int sh
                             uint8_t *out);
 
 /* ---- files of tensors (core/save) ------------------------------------------------------------------------------- */
-typedef struct ij_tensors ij_tensors;               /* a safetensors file, memory-mapped */
+/* A file of tensors, memory-mapped: safetensors, or a PyTorch checkpoint (.pth.tar, .pt, .bin: zip and pickle), told
+ * apart by content. Of the latter, names are the keys of nested dicts joined by dots ("encoder.module.norm.weight",
+ * "opt.state.3.exp_avg"), and its numbers and texts are metadata ("epoch"). Nothing in a file is run. */
+typedef struct ij_tensors ij_tensors;
 ij_status ij_tensors_open(const char *path, ij_tensors **out);
 void ij_tensors_close(ij_tensors *f);
 int ij_tensors_count(const ij_tensors *f);
 const char *ij_tensors_name(const ij_tensors *f, int i);
 int ij_tensors_find(const ij_tensors *f, const char *name);  /* -1: not there */
 ij_dtype ij_tensors_dtype(const ij_tensors *f, int i);       /* (ij_dtype)-1: one that ij_dtype has not, as F16 */
-const char *ij_tensors_type(const ij_tensors *f, int i);     /* as the file has it: "F32", "F16" */
+const char *ij_tensors_type(const ij_tensors *f, int i);     /* as safetensors says it: "F32", "F16" */
 int ij_tensors_ndim(const ij_tensors *f, int i);
 int64_t ij_tensors_size(const ij_tensors *f, int i, int dim);
-/* Valid until close; perhaps not aligned. NULL and a message for a type that ij_dtype has not. */
-const void *ij_tensors_data(const ij_tensors *f, int i, size_t *bytes);
+/* Row-major, valid until close; perhaps not aligned. NULL and a message for a type that ij_dtype has not. */
+const void *ij_tensors_data(ij_tensors *f, int i, size_t *bytes);
+/* All elements as f32, row-major -> out, of n elements: F64, F32, F16, BF16, all integers, BOOL. */
+ij_status ij_tensors_read(ij_tensors *f, int i, float *out, size_t n);
+/* The same into t, f32, contiguous and of the same number of elements. What was read leaves the process's memory. */
+ij_status ij_tensors_load(ij_tensors *f, int i, ij_tensor *t);
 const char *ij_tensors_meta(const ij_tensors *f, const char *key);      /* NULL: not there */
 int ij_tensors_meta_count(const ij_tensors *f);
 const char *ij_tensors_meta_key(const ij_tensors *f, int i);
@@ -360,6 +367,9 @@ typedef struct ij_tensors_job ij_tensors_job;
 ij_status ij_tensors_commit_later(ij_tensors_writer *w, ij_tensors_job **job);
 int ij_tensors_job_done(const ij_tensors_job *job);          /* 1: ij_tensors_job_end will not wait */
 ij_status ij_tensors_job_end(ij_tensors_job *job);           /* waits; what the commit gave; frees job (NULL is fine) */
+/* The same as a PyTorch checkpoint: a zip of the tensors, data/0, data/1, ... in the order of adding, and of the caller's
+ * pickle, which names these storages. Metadata is not written. */
+ij_status ij_tensors_commit_pth(ij_tensors_writer *w, const void *pickle, size_t n);
 
 /* cdef end */
 #ifdef __cplusplus
