@@ -42,13 +42,23 @@ local function updates_of(file, number)
   return file:read(name, value, 1) and tonumber(value[0]) or nil
 end
 
+--- Updates that the optimizer of a published checkpoint has made, or nil.
+---@param file ijepa.checkpoint
+---@return integer?
+function published.updates(file)
+  for _, name in ipairs(file:names()) do
+    local number = name:match "^opt%.state%.(%d+)%.exp_avg$"
+    if number then return updates_of(file, tonumber(number)) end
+  end
+end
+
 -- AdamW's moments; every one by number and shape.
 local function fill_moments(file, whole)
   local entry_of, missing, known = {}, {}, {}
   for i, e in ipairs(whole.opt.entries) do
     entry_of[(e.param.model == whole.encoder and "encoder." or "predictor.") .. e.param.name] = i
   end
-  local updates
+  local updates = published.updates(file)
   for _, group in ipairs(published.groups { { "encoder", shapes_of(whole.encoder) }, { "predictor", shapes_of(whole.predictor) } }) do
     for _, p in ipairs(group) do
       local entry = p.trained and entry_of[p.key]
@@ -65,7 +75,6 @@ local function fill_moments(file, whole)
           if not ok then return nil, message end
         end
       end
-      updates = updates or entry and updates_of(file, p.number)
     end
   end
   for _, name in ipairs(file:names()) do
