@@ -251,25 +251,40 @@ static ij_status global_from_stack(machine *m) {
   return push_global(m, v[module].s, v[module].n, v[name].s, v[name].n);
 }
 
+/* _codecs.encode(text, "latin1"): bytes, in UTF-8 in the pickle; up to 8 of them. */
+static ij_status push_raw(machine *m, const ij_pvalue *text) {
+  uint64_t raw = 0;
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < text->n; i++, n++) {
+    unsigned char c = (unsigned char)text->s[i];
+    if (c >= 0x80 && i + 1 < text->n) c = (unsigned char)(c << 6 | ((unsigned char)text->s[++i] & 63));
+    if (n == 8) return bad(m, "has a number of numpy's of more than 8 bytes");
+    raw |= (uint64_t)c << (8 * n);
+  }
+  return push_new(m, (ij_pvalue){.kind = IJ_P_RAW, .i = (int64_t)raw, .count = n});
+}
+
 /* numpy's scalar(dtype, bytes), little-endian. */
 static ij_status push_scalar(machine *m, int64_t dtype, int64_t bytes) {
-  if (!is(m, dtype, IJ_P_STRING) || !is(m, bytes, IJ_P_STRING)) return bad(m, "has a malformed number of numpy's");
-  ij_pvalue t = m->p->values[dtype], b = m->p->values[bytes];
+  unsigned char raw[8] = {0};
+  uint32_t n = 0;
+  if (is(m, bytes, IJ_P_RAW)) memcpy(raw, &m->p->values[bytes].i, n = m->p->values[bytes].count);
+  else if (is(m, bytes, IJ_P_STRING) && m->p->values[bytes].n <= 8)
+    memcpy(raw, m->p->values[bytes].s, n = m->p->values[bytes].n);
+  if (!is(m, dtype, IJ_P_STRING) || !n) return bad(m, "has a malformed number of numpy's");
+  ij_pvalue t = m->p->values[dtype];
   float f;
   double d;
-  int64_t i = 0;
-  if (same("f4", t.s, t.n) && b.n == sizeof f) {
-    memcpy(&f, b.s, sizeof f);
-    return push_new(m, (ij_pvalue){.kind = IJ_P_FLOAT, .f = f});
-  }
-  if (same("f8", t.s, t.n) && b.n == sizeof d) {
-    memcpy(&d, b.s, sizeof d);
-    return push_new(m, (ij_pvalue){.kind = IJ_P_FLOAT, .f = d});
-  }
-  if (t.n == 2 && t.s[0] == 'i' && b.n == (uint32_t)(t.s[1] - '0') && (b.n == 4 || b.n == 8)) {
-    memcpy(&i, b.s, b.n);
-    return push_int(m, b.n == 4 ? (int32_t)i : i);
-  }
+  int32_t i;
+  int64_t l;
+  memcpy(&f, raw, sizeof f);
+  memcpy(&d, raw, sizeof d);
+  memcpy(&i, raw, sizeof i);
+  memcpy(&l, raw, sizeof l);
+  if (same("f4", t.s, t.n) && n == 4) return push_new(m, (ij_pvalue){.kind = IJ_P_FLOAT, .f = f});
+  if (same("f8", t.s, t.n) && n == 8) return push_new(m, (ij_pvalue){.kind = IJ_P_FLOAT, .f = d});
+  if (same("i4", t.s, t.n) && n == 4) return push_int(m, i);
+  if (same("i8", t.s, t.n) && n == 8) return push_int(m, l);
   return bad(m, "has a number of numpy's in a type that is not read here");
 }
 
@@ -306,9 +321,11 @@ static ij_status call(machine *m) {
     return push(m, (uint32_t)first);
   case A_DEVICE:
   case A_DTYPE:
-  case A_ENCODED:
     if (!is(m, first, IJ_P_STRING)) break;
     return push(m, (uint32_t)first);
+  case A_ENCODED:
+    if (!is(m, first, IJ_P_STRING)) break;
+    return push_raw(m, &(ij_pvalue){.s = m->p->values[first].s, .n = m->p->values[first].n});
   case A_SCALAR:
     return push_scalar(m, first, item(m->p, args, 1));
   case A_WORD:

@@ -264,7 +264,7 @@ static ij_status visit(walk *w, uint32_t value, int depth) {
   if (++w->visits > MAX_VISITS || w->text > MAX_TEXT)
     return bad(w->f, "it has too many values (one inside of itself?)");
   if (v->kind == IJ_P_TENSOR) return add_tensor(w, value);
-  if (v->kind == IJ_P_STORAGE || v->kind == IJ_P_NONE || v->kind == IJ_P_GLOBAL) return IJ_OK;
+  if (v->kind == IJ_P_STORAGE || v->kind == IJ_P_NONE || v->kind == IJ_P_GLOBAL || v->kind == IJ_P_RAW) return IJ_OK;
   if (v->kind < IJ_P_TUPLE) return text_of(v, buffer, &s, &n) ? add_meta(w, s, n) : IJ_OK;
   bool dict = v->kind == IJ_P_DICT;
   uint32_t cell = v->first;
@@ -317,6 +317,7 @@ ij_status ij_pth_read(ij_tensors *f) {
   IJ_TRY(ij_zip_open(f->path, f->map, f->size, &f->pth->zip));
   IJ_TRY(find_pickle(f, &m, &folder));
   if (m->deflated) IJ_TRY(unpack(f, m, &f->pth->data_pkl));
+  else IJ_TRY(ij_zip_check(f->path, m, m->bytes)); /* storages are not: that would take longer than reading them */
   IJ_TRY(ij_pickle_load(f->path, m->deflated ? f->pth->data_pkl : m->bytes, m->size, &f->pth->pickle));
   return flatten(f, m, folder);
 }

@@ -69,6 +69,8 @@ typedef struct ij_zip {
 ij_status ij_zip_open(const char *path, const unsigned char *map, size_t size, ij_zip *out);
 void ij_zip_close(ij_zip *z);
 const ij_member *ij_zip_find(const ij_zip *z, const char *name, size_t n);
+/* Whether these are the member's contents, by its checksum. */
+ij_status ij_zip_check(const char *path, const ij_member *m, const void *contents);
 ij_status ij_zip_unpack(const char *path, const ij_member *m, void *out); /* out: m->size bytes */
 
 /* ---- pickle: values in two arrays. A container's items are a chain of cells; a dict's are key, value, key, value. */
@@ -81,6 +83,7 @@ typedef enum ij_pkind {
   IJ_P_TUPLE,
   IJ_P_LIST,
   IJ_P_DICT,
+  IJ_P_RAW,     /* up to 8 bytes of a number of numpy's: i holds them, count says how many */
   IJ_P_GLOBAL,  /* i: number in the list of allowed names */
   IJ_P_STORAGE, /* items: type's name, key, number of elements */
   IJ_P_TENSOR   /* items: storage, offset, sizes, strides */

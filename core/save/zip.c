@@ -143,8 +143,9 @@ const ij_member *ij_zip_find(const ij_zip *z, const char *name, size_t n) {
   return NULL;
 }
 
-static uint32_t crc_of(const unsigned char *bytes, uint64_t n) {
-  return (uint32_t)crc32_z(crc32_z(0, NULL, 0), bytes, n);
+ij_status ij_zip_check(const char *path, const ij_member *m, const void *contents) {
+  if ((uint32_t)crc32_z(crc32_z(0, NULL, 0), contents, m->size) == m->crc) return IJ_OK;
+  return bad(path, "the checksum of a member of its zip archive is wrong");
 }
 
 ij_status ij_zip_unpack(const char *path, const ij_member *m, void *out) {
@@ -163,6 +164,5 @@ ij_status ij_zip_unpack(const char *path, const ij_member *m, void *out) {
     inflateEnd(&z);
     if (!whole) return bad(path, "a member of its zip archive does not unpack");
   }
-  if (crc_of(out, m->size) != m->crc) return bad(path, "the checksum of a member of its zip archive is wrong");
-  return IJ_OK;
+  return ij_zip_check(path, m, out);
 }
