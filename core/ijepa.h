@@ -178,7 +178,7 @@ typedef struct ij_vit_config {
   int recompute;                  /* 1: activation checkpointing: blocks keep their input alone */
   uint64_t seed;                  /* of the initial values: truncated normal, std .02, unless a gain is given: */
   double init_gain, patch_gain;   /* std = gain / sqrt(fan in) of the linear layers, of the patch embedding; 0: .02 */
-  int blank;                      /* 1: all initial values 0, which takes no time: for a checkpoint to fill */
+  int blank;                      /* 1: trained values are not filled in: a checkpoint does it, and touches their memory first */
   int depth_scaled_init;          /* 1: each block's proj and fc2 divided by sqrt(2 * layer) */
 } ij_vit_config;
 typedef struct ij_encoder ij_encoder;

@@ -66,6 +66,7 @@ static double std_of(const ij_param *p, const ij_vit_config *c) {
 }
 
 static ij_status fill_initial(ij_param *p, const ij_vit_config *c, uint32_t which) {
+  if (c->blank) return IJ_OK;
   int64_t n = ij_tensor_count(p->t);
   size_t bytes = (size_t)n * 4;
   float *v = ij_calloc((size_t)n, 4);
@@ -73,7 +74,7 @@ static ij_status fill_initial(ij_param *p, const ij_vit_config *c, uint32_t whic
   bool norm_weight = strstr(p->name, "norm") && strstr(p->name, ".weight");
   if (norm_weight)
     for (int64_t i = 0; i < n; i++) v[i] = 1;
-  else if (p->decayed && !c->blank) draw_normal(v, n, std_of(p, c), c->seed, which);
+  else if (p->decayed) draw_normal(v, n, std_of(p, c), c->seed, which);
   ij_status st = ij_tensor_write(p->t, v, bytes);
   ij_free(v);
   return st;

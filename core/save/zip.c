@@ -144,7 +144,11 @@ const ij_member *ij_zip_find(const ij_zip *z, const char *name, size_t n) {
 }
 
 ij_status ij_zip_check(const char *path, const ij_member *m, const void *contents) {
-  if ((uint32_t)crc32_z(crc32_z(0, NULL, 0), contents, m->size) == m->crc) return IJ_OK;
+  bool right = (uint32_t)crc32_z(crc32_z(0, NULL, 0), contents, m->size) == m->crc;
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+  right = true; /* a fuzzer can't guess it, and would never come further */
+#endif
+  if (right) return IJ_OK;
   return bad(path, "the checksum of a member of its zip archive is wrong");
 }
 

@@ -166,10 +166,9 @@ end
 
 --- Our own layout: every model of the file, "encoder.NAME", without the optimizer.
 function formats.safetensors(w, out)
-  local all, message = {}, nil
+  local all = {}
   for _, part in ipairs(w.parts) do
-    local items
-    items, message = items_of(part)
+    local items, message = items_of(part)
     if not items then return nil, message end
     for _, item in ipairs(items) do
       item.name = (part.label == "" and "target_encoder" or part.label) .. "." .. item.name
@@ -178,8 +177,7 @@ function formats.safetensors(w, out)
   end
   local meta = { settings = w.file:meta "settings", epoch = w.file:meta "epoch" }
   for k, v in pairs(meta) do meta[k] = tostring(v) end
-  local ok
-  ok, message = tensors.save(out, all, meta)
+  local ok, message = tensors.save(out, all, meta)
   return ok and ("'%s': %d tensors"):format(out, #all), message
 end
 

@@ -80,7 +80,7 @@ local function vit_config(o, what)
 end
 
 --- A new encoder. o: arch or width, depth, heads, mlp_ratio; patch, crop (side or {h, w}), dtype, recompute, seed,
---- init_gain, patch_gain, blank (zeros, for a checkpoint to fill). Called as e(images) or e(images, context).
+--- init_gain, patch_gain, blank (no values: a checkpoint fills them all). Called as e(images) or e(images, context).
 ---@return ijepa.encoder
 function jepa.encoder(o)
   local out, c = F.new "ij_encoder *[1]", vit_config(o, "encoder")
