@@ -204,7 +204,7 @@ static bool text_of(const ij_pvalue *v, char buffer[32], const char **s, size_t 
 static const char *keep_text(walk *w, const char *s, size_t n) {
   char *to = w->counting ? NULL : w->f->pth->text + w->text;
   if (to) {
-    memcpy(to, s, n);
+    if (n) memcpy(to, s, n); /* the name of what is in no dict is empty */
     to[n] = 0;
   }
   w->text += n + 1;
@@ -249,7 +249,7 @@ static ij_status enter(walk *w, const char *key, size_t n) {
     w->room = 2 * want;
   }
   if (w->length) w->prefix[w->length++] = '.';
-  memcpy(w->prefix + w->length, key, n);
+  if (n) memcpy(w->prefix + w->length, key, n);
   w->length += n;
   return IJ_OK;
 }

@@ -203,9 +203,9 @@ end
 function tensors.save(path, items, meta, later)
   local writer, message, code = prepare(path, items, meta)
   if not writer then return nil, message, code end
-  local ok
   if not later then return F.try(C.ij_tensors_commit(F.gc(writer, nil))) end
   local job = F.new "ij_tensors_job *[1]"
+  local ok
   ok, message, code = F.try(C.ij_tensors_commit_later(F.gc(writer, nil), job))
   if not ok then return nil, message, code end
   return setmetatable({ h = job[0] ~= nil and F.gc(job[0], C.ij_tensors_job_end) or nil }, Job)

@@ -67,6 +67,12 @@ function tests.test_strides_are_followed()
   lu.assertNil((file:read("x", q, 5)))
 end
 
+function tests.test_a_tensor_in_no_dict_has_no_name()   -- found by the fuzzer
+  local file = assert(open(A.pth("\128\2" .. A.tensor("K\0", { "K\6" }, { "K\1" }) .. ".")))
+  lu.assertEquals(file:names(), { "" })
+  lu.assertTrue(read_all(A.pth "\128\2K\1."))
+end
+
 function tests.test_calls_are_refused_by_name()
   refused(A.pth "\128\2cos\nsystem\n(X\4\0\0\0true", "'os.system'")
   refused(A.pth("\128\2cos\nsystem\n" .. A.text "touch /tmp/owned" .. "\133R."), "'os.system'")
