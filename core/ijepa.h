@@ -190,6 +190,7 @@ typedef struct ij_vit_config {
   int recompute;                  /* 1: activation checkpointing: blocks keep their input alone */
   uint64_t seed;                  /* of the initial values: truncated normal, std .02, unless a gain is given: */
   double init_gain, patch_gain;   /* std = gain / sqrt(fan in) of the linear layers, of the patch embedding; 0: .02 */
+  int blank;                      /* 1: trained values are not filled in: a checkpoint does it, and touches their memory first */
   int depth_scaled_init;          /* 1: each block's proj and fc2 divided by sqrt(2 * layer) */
 } ij_vit_config;
 /* Sets width, depth, heads and mlp_ratio to a published size: vit_tiny, small, base, large, huge, giant. IJ_EINVAL for
@@ -349,7 +350,10 @@ ij_status ij_picture_centre(const uint8_t *pixels, int height, int width, int sh
                             uint8_t *out);
 
 /* ---- files of tensors (core/save) ------------------------------------------------------------------------------- */
-typedef struct ij_tensors ij_tensors;               /* a safetensors file, memory-mapped */
+/* A file of tensors, memory-mapped: safetensors, or a PyTorch checkpoint (.pth.tar, .pt, .bin: zip and pickle), told
+ * apart by content. Of the latter, names are the keys of nested dicts joined by dots ("encoder.module.norm.weight",
+ * "opt.state.3.exp_avg"), and its numbers and texts are metadata ("epoch"). Nothing in a file is run. */
+typedef struct ij_tensors ij_tensors;
 /* IJ_EIO, or IJ_EFORMAT where the file is not whole and right in every part. */
 ij_status ij_tensors_open(const char *path, ij_tensors **out);
 void ij_tensors_close(ij_tensors *f);
@@ -357,11 +361,15 @@ int ij_tensors_count(const ij_tensors *f);
 const char *ij_tensors_name(const ij_tensors *f, int i);     /* i from 0, by place in the file; NULL: not there */
 int ij_tensors_find(const ij_tensors *f, const char *name);  /* -1: not there */
 ij_dtype ij_tensors_dtype(const ij_tensors *f, int i);       /* (ij_dtype)-1: one that ij_dtype has not, as F16 */
-const char *ij_tensors_type(const ij_tensors *f, int i);     /* as the file has it: "F32", "F16" */
+const char *ij_tensors_type(const ij_tensors *f, int i);     /* as safetensors says it: "F32", "F16" */
 int ij_tensors_ndim(const ij_tensors *f, int i);             /* -1: not there, as below */
 int64_t ij_tensors_size(const ij_tensors *f, int i, int dim);
-/* Valid until close; perhaps not aligned. NULL and a message for a type that ij_dtype has not. */
-const void *ij_tensors_data(const ij_tensors *f, int i, size_t *bytes);
+/* Row-major, valid until close; perhaps not aligned. NULL and a message for a type that ij_dtype has not. */
+const void *ij_tensors_data(ij_tensors *f, int i, size_t *bytes);
+/* All elements as f32, row-major -> out, of n elements: F64, F32, F16, BF16, all integers, BOOL. */
+ij_status ij_tensors_read(ij_tensors *f, int i, float *out, size_t n);
+/* The same into t, f32, contiguous and of the same number of elements. What was read leaves the process's memory. */
+ij_status ij_tensors_load(ij_tensors *f, int i, ij_tensor *t);
 const char *ij_tensors_meta(const ij_tensors *f, const char *key);      /* NULL: not there */
 int ij_tensors_meta_count(const ij_tensors *f);
 const char *ij_tensors_meta_key(const ij_tensors *f, int i); /* sorted; NULL: not there */
@@ -386,6 +394,9 @@ typedef struct ij_tensors_job ij_tensors_job;
 ij_status ij_tensors_commit_later(ij_tensors_writer *w, ij_tensors_job **job);
 int ij_tensors_job_done(const ij_tensors_job *job);          /* 1: ij_tensors_job_end will not wait */
 ij_status ij_tensors_job_end(ij_tensors_job *job);           /* waits; what the commit gave; frees job (NULL is fine) */
+/* The same as a PyTorch checkpoint: a zip of the tensors, data/0, data/1, ... in the order of adding, and of the caller's
+ * pickle, which names these storages. Metadata is not written. */
+ij_status ij_tensors_commit_pth(ij_tensors_writer *w, const void *pickle, size_t n);
 
 /* Settings in YAML (n bytes) as JSON text: a tree of {"line": n} with "text" and "plain" (not quoted), "list": [...], or
  * "map": [{"key", "key_line", ...the value...}]; ij_bytes_free it. name: of the file, for messages "name:line: what".

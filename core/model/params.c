@@ -66,6 +66,7 @@ static double std_of(const ij_param *p, const ij_vit_config *c) {
 }
 
 static ij_status fill_initial(ij_param *p, const ij_vit_config *c, uint32_t which) {
+  if (c->blank) return IJ_OK;
   int64_t n = ij_tensor_count(p->t);
   size_t bytes = (size_t)n * 4;
   float *v = ij_calloc((size_t)n, 4);

@@ -51,7 +51,7 @@ static bool same_shape(const ij_tensors *f, int i, const ij_tensor *t) {
 }
 
 /* Every tensor "which.NAME" of the file into the model's NAME; nothing missing, nothing left. */
-static ij_status fill(const char *path, const ij_tensors *f, const char *which, ij_params *ps) {
+static ij_status fill(const char *path, ij_tensors *f, const char *which, ij_params *ps) {
   char name[256];
   int found = 0, count = ij_params_count(ps);
   size_t prefix = strlen(which);
@@ -63,10 +63,7 @@ static ij_status fill(const char *path, const ij_tensors *f, const char *which, 
     if (!same_shape(f, at, t))
       return ij_fail(IJ_EFORMAT, "checkpoint '%s': the tensor '%s' has not the shape that its settings say", path,
                      name);
-    size_t bytes;
-    const void *data = ij_tensors_data(f, at, &bytes);
-    if (!data) return IJ_EFORMAT;
-    IJ_TRY(ij_tensor_write(t, data, bytes));
+    IJ_TRY(ij_tensors_load(f, at, t));
     ij_tensor_require_grad(t, 0);
   }
   for (int i = 0; i < ij_tensors_count(f); i++) {

@@ -38,7 +38,7 @@ end
 local methods = {}
 methods.__index = methods
 
---- Opens a checkpoint, or any safetensors file. A file that is not whole is refused.
+--- Opens a checkpoint, or any file that tensors.open reads. One that is not whole is refused.
 ---@param path string
 ---@return ijepa.checkpoint? file, string? message, integer? code
 function checkpoint.load(path)
@@ -61,6 +61,12 @@ function methods:info(name) return self._file:info(name) end
 --- A tensor's bytes, valid while the checkpoint is open: pointer, number of bytes; nil, message where there are none.
 ---@param name string
 function methods:data(name) return self._file:data(name) end
+
+--- All elements of a tensor as f32 into memory of the caller (see tensors.open's read).
+function methods:read(name, out, count) return self._file:read(name, out, count) end
+
+--- All elements of a tensor into an ijepa.tensor (f32, contiguous).
+function methods:load(name, t) return self._file:load(name, t) end
 
 --- What was saved under key: a string or a number, as it was; nil where there is nothing.
 ---@param key string

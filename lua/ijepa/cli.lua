@@ -13,6 +13,8 @@ usage: ijepa FILE [key=value ...]   run a recipe or any Lua file; key=value sets
        ijepa check                  what works on this machine, each problem with its advice
        ijepa conform PATH...        compare with recorded numbers of the published implementation
        ijepa import CONFIG.yaml     print the recipe for a YAML configuration of the published code
+       ijepa export RUN_OR_CHECKPOINT --format pth|hf|timm|safetensors --out PATH
+                                    the weights for other programs
        ijepa -v, ijepa --help
 environment: IJEPA_TRACE=1 shows our own lines in tracebacks, IJEPA_LUA=DIR reads our Lua modules from DIR
 ]]
@@ -172,6 +174,16 @@ function commands.import(argv)
   return 0
 end
 
+function commands.export(argv)
+  local ok, code, wrong = cli.protected(function() return require "ijepa.export".main { unpack(argv, 2) } end)
+  if not ok then
+    if code.exit then return code.exit end
+    say(code.text, "\n")
+    return 1
+  end
+  return wrong and fail_usage("export: " .. wrong) or code
+end
+
 local options = {}
 options["-v"] = function()
   print("ijepa " .. ijepa.version)
@@ -201,7 +213,7 @@ local function run_file(argv)
   local path = argv[1]
   local file, message = io.open(path, "rb")
   if not file or not file:read(0) and F.C.ij_path_kind(path) == 2 then
-    local names = { "help", "check", "conform", "import", "report" }
+    local names = { "help", "check", "conform", "import", "report", "export" }
     return fail_usage(("cannot open '%s': %s%s"):format(path, file and "it is a folder" or message:gsub("^.*: ", ""),
       path:find "[./]" and "" or require "ijepa._text".hint(path, names)))
   end

@@ -10,6 +10,7 @@ local function kind_of(path)
     return "folder"
   end
   if path:match "%.safetensors$" then return "step" end
+  if path:match "%-ep%d+%.pth%.tar$" then return "pth" end
   if path:match "masks[^/]*%.json$" then return "masks" end
   if path:match "crops%.json$" then return "crops" end
   return nil
@@ -36,7 +37,8 @@ function conform.check(path)
   local kind = kind_of(path)
   if C.ij_path_kind(path) == 0 then return nil, ("'%s' is not there"):format(path) end
   if not kind or kind == "folder" then
-    return nil, ("'%s' is of no known form: training steps (*.safetensors), masks*.json, a folder with crops.json"):format(path)
+    return nil, ("'%s' is of no known form: training steps (*.safetensors), their checkpoints (*-epN.pth.tar), masks*.json, "
+      .. "a folder with crops.json"):format(path)
   end
   return require("ijepa.conform_" .. kind)(path)
 end

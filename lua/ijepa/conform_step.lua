@@ -87,7 +87,7 @@ local function difference(t, p, shape)
   return worst, math.sqrt(norm), math.sqrt(off), top
 end
 
-local function run(file, add)
+local function run(file, add, after)
   local n = function(key) return file:number(key) end
   local options = { width = n "embed_dim", depth = n "depth", heads = n "num_heads", mlp_ratio = n "mlp_ratio",
     patch = n "patch_size", crop = n "crop_size", dtype = "f32" }
@@ -197,19 +197,21 @@ local function run(file, add)
       end
     end
   end
+  if after then after { encoder = context, predictor = predictor, target_encoder = target, opt = opt } end
 end
 
 --- Compares a recorded file with the engine.
 ---@param path string
+---@param after fun(models: { encoder: table, predictor: table, target_encoder: table, opt: table })? gets the models
 ---@return { name: string, error: number, tolerance: number, ok: boolean }[]? items, string? message
-return function(path)
+return function(path, after)
   local file, message = open(path)
   if not file then return nil, message end
   local items = {}
   local function add(name, err, tolerance)
     items[#items + 1] = { name = name, error = err, tolerance = tolerance, ok = err <= tolerance }
   end
-  local ok, e = pcall(run, file, add)
+  local ok, e = pcall(run, file, add, after)
   if ok then return items end
   return nil, type(e) == "table" and e.conform or tostring(e)
 end

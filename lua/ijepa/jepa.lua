@@ -67,12 +67,12 @@ local function vit_config(o, what)
   c.dtype = o.dtype == "bf16" and 1 or 0
   c.recompute, c.seed = o.recompute and 1 or 0, o.seed or 0
   c.init_gain, c.patch_gain = o.init_gain or 0, o.patch_gain or 0
-  c.depth_scaled_init = o.depth_scaled_init and 1 or 0
+  c.depth_scaled_init, c.blank = o.depth_scaled_init and 1 or 0, o.blank and 1 or 0
   return c
 end
 
 --- A new encoder. o: arch or width, depth, heads, mlp_ratio; patch, crop (side or {h, w}), dtype, recompute, seed,
---- init_gain, patch_gain. Called as e(images) or e(images, context).
+--- init_gain, patch_gain, blank (no values: a checkpoint fills them all). Called as e(images) or e(images, context).
 ---@return ijepa.encoder
 function jepa.encoder(o)
   local out, c = F.new "ij_encoder *[1]", vit_config(o, "encoder")

@@ -10,6 +10,7 @@ local mask = require "ijepa.mask"
 local schedule = require "ijepa.schedule"
 local checkpoint = require "ijepa.checkpoint"
 local state = require "ijepa.state"
+local weights = require "ijepa.weights"
 local diagnose = require "ijepa.diagnose"
 local Run = require "ijepa.run"
 local C = F.C
@@ -126,7 +127,8 @@ end
 -- Takes over the state that a checkpoint holds, and goes on from there.
 function Trainer:load(path)
   local meta = must(state.load(path, self.whole))
-  self.step, self.saved, self.seconds = meta.step, meta.step, meta.seconds
+  local step = meta.step or meta.epoch * self.ipe
+  self.step, self.saved, self.seconds = step, step, meta.seconds
   self.scale = { lr = meta.lr_scale or 1, wd = meta.wd_scale or 1 }
   self.images:seek(math.floor(self.step / self.ipe), self.step % self.ipe * self.config.optim.accumulate)
 end
@@ -368,9 +370,15 @@ function Trainer:open()
   local free, holder = F.try(C.ij_lock_take(("%s/%s.lock"):format(cfg.out, cfg.tag), lock))
   if not free then stop("another run works in '%s': %s; give this one another out=FOLDER", cfg.out, holder) end
   self.lock = F.gc(lock[0], C.ij_lock_drop)
-  local from = cfg.resume and checkpoint.latest(cfg.out, cfg.tag)
-  if from then self:load(from) else self.images:seek(0, 0) end
+  local from = cfg.resume and (checkpoint.latest(cfg.out, cfg.tag) or type(cfg.resume) == "string" and cfg.resume)
+  local init
+  if from then self:load(from)
+  else
+    if cfg.init ~= "" then init = must(must(weights.open(cfg.init)):fill(self.whole)) end
+    self.images:seek(0, 0)
+  end
   self:open_log(from ~= nil and from ~= false)
+  if init then self.run:say("starts from %s: %s", cfg.init, init) end
   self.run:say("%s%s, %d + %d parameters, %s %s; %d pictures, %s of %d a step%s", from and ("goes on from %s: "):format(from) or "",
     cfg.model.width and "vit" or cfg.model.arch, self.encoder:size(), self.predictor:size(), device.name(),
     F.string(C.ij_cpu_isa()), self.images:count(),

@@ -1,9 +1,9 @@
 --- The settings that all probe recipes share: ijepa.config({}, probe_settings { own settings }).
-local state = require "ijepa.state"
+local load = require "ijepa.load"
 
 local shared = {
-  run = { type = "string", default = "runs/pretrain", doc = "a run's folder, or a checkpoint" },
-  which = { type = "string", default = "target_encoder", doc = "or encoder" },
+  run = { type = "string", default = "runs/pretrain", doc = "a run's folder, or a checkpoint of any layout" },
+  which = { type = "string", doc = "which encoder of the checkpoint; the target encoder, if there is one" },
   train = { type = "string", doc = "folder or tar of class folders" },
   test = { type = "string", doc = "the same classes, other pictures" },
   crop = { type = "integer", default = 0, doc = "side in pixels; 0: as trained" },
@@ -25,7 +25,7 @@ function probe_settings.encoder(recipe, o)
   if not o.train or not o.test then
     error(recipe .. ": set train=FOLDER and test=FOLDER, folders (or tars) of class folders", 0)
   end
-  local encoder, message = state.encoder(o.run, o.which)
+  local encoder, message = load(o.run, { which = o.which })
   if not encoder then error(message, 0) end
   o.crop = o.crop > 0 and o.crop or encoder.settings.data.crop
   o.step = encoder.step   -- of the run, for probe.record

@@ -31,7 +31,9 @@ return {
   out = { type = "string", default = "runs/jepa", doc = "folder of the run: log, settings, checkpoints" },
   tag = { type = "string", default = "jepa", doc = "first part of the log's and checkpoints' names" },
   seed = { type = "integer", default = 0, doc = "of initial values, order, crops and masks", check = at_least(0) },
-  resume = { type = "boolean", default = true, doc = "go on from the newest checkpoint in `out`, if there is one" },
+  resume = { type = "boolean|string", default = true,
+    doc = "go on from the newest checkpoint in `out`, if there is one; a path: where there is none, from that one (also a published .pth.tar)" },
+  init = { type = "string", default = "", doc = "start from the weights of this checkpoint: encoder, predictor, target; of any layout" },
   quirks = { type = "string|table", default = "", doc = "\"reference\": every quirk of the published code, or a list of switches" },
   threads = { type = "integer", default = 0, doc = "of the computation; 0: all processors", check = at_least(0) },
   data = {

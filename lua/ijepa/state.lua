@@ -1,8 +1,9 @@
--- A run's whole state as a checkpoint, and encoders back from one. Names: encoder.*, predictor.*, target_encoder.*,
+-- A run's whole state as a checkpoint, and back (ijepa.load gives an encoder alone). Names: encoder.*, predictor.*, target_encoder.*,
 -- opt.m.*, opt.v.* (moments of the parameter of that name); metadata: step, epoch, schedule lengths, settings as JSON.
 local F = require "ijepa._ffi"
 local checkpoint = require "ijepa.checkpoint"
 local jepa = require "ijepa.jepa"
+local published = require "ijepa.published"
 local json = require "cjson.safe"
 local C = F.C
 
@@ -73,11 +74,19 @@ local function fill_part(file, part, model)
   return fill(file, list, part .. ".")
 end
 
---- Fills a run from a checkpoint: every tensor by name and shape, nothing more, nothing less. Returns its numbers.
----@return { step: integer, seconds: number, lr_scale: number?, wd_scale: number? }? meta, string? message
+--- Fills a run from a checkpoint: every tensor by name and shape, nothing more, nothing less. Returns its numbers; a
+--- published checkpoint counts epochs, not steps.
+---@return { step: integer?, epoch: integer?, seconds: number, lr_scale: number?, wd_scale: number? }? meta, string? message
 function state.load(path, whole)
   local file, message = checkpoint.load(path)
   if not file then return nil, message end
+  if published.is(file) then
+    file:close()
+    local meta
+    meta, message = published.load(path, whole)
+    if meta then meta.seconds = 0 end
+    return meta, message
+  end
   local ok
   ok, message = fill(file, everything(whole))
   local meta = { step = file:meta "step", seconds = file:meta "seconds", lr_scale = file:meta "lr_scale",
@@ -90,38 +99,6 @@ function state.load(path, whole)
   end
   whole.opt:steps(updates or meta.step)
   return meta
-end
-
---- An encoder from a checkpoint of a run: its target encoder, or the one that `which` names ("encoder").
----@param path string a checkpoint, or a run's folder
----@param which string?
----@return ijepa.encoder? encoder, string? message
-function state.encoder(path, which)
-  which = which or "target_encoder"
-  if C.ij_path_kind(path) == 2 then
-    local newest = checkpoint.latest(path)
-    if not newest then return nil, ("folder '%s' holds no checkpoint"):format(path) end
-    path = newest
-  end
-  local file, message = checkpoint.load(path)
-  if not file then return nil, message end
-  local cfg = json.decode(file:meta "settings" or "")
-  if type(cfg) ~= "table" or type(cfg.model) ~= "table" or type(cfg.data) ~= "table" then
-    return nil, ("checkpoint '%s' does not say what model it holds"):format(path)
-  end
-  local ok, encoder = pcall(function()
-    local m = cfg.model
-    return jepa.encoder { arch = m.arch, width = m.width, depth = m.depth, heads = m.heads, mlp_ratio = m.mlp_ratio,
-      patch = m.patch, crop = cfg.data.crop, init_gain = m.init_gain, patch_gain = m.patch_gain, seed = cfg.seed }
-  end)
-  if not ok then return nil, ("checkpoint '%s': %s"):format(path, tostring(encoder)) end
-  ok, message = fill_part(file, which, encoder)
-  encoder.step = tonumber(file:meta "step")
-  file:close()
-  if not ok then return nil, message end
-  encoder:requires_grad_(false)
-  encoder.source, encoder.settings = path .. " (" .. which .. ")", cfg
-  return encoder
 end
 
 --- A run's models, its settings and its mask policy, to look at.

@@ -1,4 +1,4 @@
---- Files of tensors (safetensors): looking at one, writing one. The bytes themselves stay C memory.
+--- Files of tensors: looking at one (safetensors, or a PyTorch checkpoint), writing one. The bytes stay C memory.
 local F = require "ijepa._ffi"
 local C = F.C
 
@@ -26,7 +26,9 @@ local function find(self, name)
   if i >= 0 then return i end
 end
 
---- Opens a safetensors file. It is mapped, not read, so this takes no time and no memory to speak of.
+--- Opens a safetensors file or a PyTorch checkpoint (.pth.tar), told apart by content; of the latter, names are the keys
+--- of nested dicts joined by dots, and numbers and texts are metadata. Nothing in a file is run. It is mapped, not read, so
+--- this takes no time and no memory to speak of.
 ---@param path string
 ---@return ijepa.tensors_file? file, string? message, integer? code
 function tensors.open(path)
@@ -72,6 +74,27 @@ function file:data(name)
   local p = C.ij_tensors_data(self._handle, i, bytes)
   if p == nil then return nil, F.string(C.ij_errmsg()), C.IJ_EUNSUPPORTED end
   return p, tonumber(bytes[0])
+end
+
+--- All elements of a tensor, as f32 and row-major, into memory of the caller.
+---@param name string
+---@param out ffi.cdata* float *
+---@param count integer elements that fit there: all of the tensor's
+---@return boolean? ok, string? message, integer? code
+function file:read(name, out, count)
+  local i = find(self, name)
+  if not i then return nil, ("file '%s' has no tensor '%s'"):format(self.path, name), C.IJ_EFORMAT end
+  return F.try(C.ij_tensors_read(self._handle, i, out, count))
+end
+
+--- The same into a tensor (f32, contiguous, of as many elements): no more memory than the tensor's.
+---@param name string
+---@param t ijepa.tensor
+---@return boolean? ok, string? message, integer? code
+function file:load(name, t)
+  local i = find(self, name)
+  if not i then return nil, ("file '%s' has no tensor '%s'"):format(self.path, name), C.IJ_EFORMAT end
+  return F.try(C.ij_tensors_load(self._handle, i, t.h))
 end
 
 --- The metadata's string under key, or nil.
@@ -144,15 +167,8 @@ function Job:finish()
   return F.try(C.ij_tensors_job_end(F.gc(h, nil)))
 end
 
---- Writes a safetensors file; an older one of that name is replaced at once or, when this fails, not at all.
---- An item is either { name =, tensor = <ij_tensor *> } or { name =, dtype = "f32", shape = {...}, data = <pointer>,
---- bytes = n }; memory is read while this runs. Raises when an item is malformed.
----@param path string
----@param items table[]
----@param meta? table<string, string>
----@param later boolean? copies the tensors and lets a thread write; returns an ijepa.save_job instead of true
----@return boolean? ok, string? message, integer? code
-function tensors.save(path, items, meta, later)
+-- A writer with these items and metadata.
+local function prepare(path, items, meta)
   plain(path, "tensors.save: path")
   for i, item in ipairs(items) do
     local message = fault(i, item)
@@ -173,11 +189,37 @@ function tensors.save(path, items, meta, later)
     ok, message, code = add(writer, item)
     if not ok then return nil, message, code end
   end
+  return writer
+end
+
+--- Writes a safetensors file; an older one of that name is replaced at once or, when this fails, not at all.
+--- An item is either { name =, tensor = <ij_tensor *> } or { name =, dtype = "f32", shape = {...}, data = <pointer>,
+--- bytes = n }; memory is read while this runs. Raises when an item is malformed.
+---@param path string
+---@param items table[]
+---@param meta? table<string, string>
+---@param later boolean? copies the tensors and lets a thread write; returns an ijepa.save_job instead of true
+---@return boolean? ok, string? message, integer? code
+function tensors.save(path, items, meta, later)
+  local writer, message, code = prepare(path, items, meta)
+  if not writer then return nil, message, code end
   if not later then return F.try(C.ij_tensors_commit(F.gc(writer, nil))) end
   local job = F.new "ij_tensors_job *[1]"
+  local ok
   ok, message, code = F.try(C.ij_tensors_commit_later(F.gc(writer, nil), job))
   if not ok then return nil, message, code end
   return setmetatable({ h = job[0] ~= nil and F.gc(job[0], C.ij_tensors_job_end) or nil }, Job)
+end
+
+--- Writes a PyTorch checkpoint: the items as storages "0", "1", ... and this pickle, which names them (pickle.tensor).
+---@param path string
+---@param items table[] as for tensors.save
+---@param pickle string
+---@return boolean? ok, string? message, integer? code
+function tensors.save_pth(path, items, pickle)
+  local writer, message, code = prepare(path, items)
+  if not writer then return nil, message, code end
+  return F.try(C.ij_tensors_commit_pth(F.gc(writer, nil), pickle, #pickle))
 end
 
 return tensors

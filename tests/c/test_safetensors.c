@@ -52,7 +52,7 @@ static char *get(size_t *n) {
 }
 
 /* Reads all that a file claims to hold. */
-static unsigned walk(const ij_tensors *f) {
+static unsigned walk(ij_tensors *f) {
   unsigned sum = 0;
   for (int i = 0; i < ij_tensors_count(f); i++) {
     size_t n;

@@ -52,10 +52,34 @@ end
 
 function tests.test_recorded_by_the_published_implementation()
   lu.skipIf(C.ij_path_kind(shared) ~= 2, "no folder " .. shared)
-  for _, name in ipairs { "step_a.safetensors", "step_b.safetensors", "masks_64_8.json", "masks_vith14_224.json",
-    "masks_vith16_448.json", "crops" } do
+  for _, name in ipairs { "step_a.safetensors", "step_b.safetensors", "step_a-ep3.pth.tar", "step_b-ep3.pth.tar",
+    "masks_64_8.json", "masks_vith14_224.json", "masks_vith16_448.json", "crops" } do
     lu.assertTrue(all_ok(shared .. "/" .. name), name)
   end
+end
+
+-- A number of a checkpoint changed, of a model or of AdamW, is found.
+function tests.test_one_number_of_a_checkpoint_changed_fails()
+  lu.skipIf(C.ij_path_kind(shared) ~= 2, "no folder " .. shared)
+  local folder = os.tmpname()
+  os.remove(folder)
+  F.check(C.ij_mkdirs(folder))
+  os.execute(("cp '%s/step_a.safetensors' '%s'"):format(shared, folder))
+  local whole = io.open(shared .. "/step_a-ep3.pth.tar", "rb"):read "*a"
+  local f = assert(ijepa.checkpoint.load(shared .. "/step_a-ep3.pth.tar"))
+  local path = folder .. "/step_a-ep3.pth.tar"
+  for _, name in ipairs { "target_encoder.module.norm.weight", "encoder.module.blocks.0.attn.qkv.weight", "opt.state.3.exp_avg",
+    "opt.state.72.exp_avg_sq" } do
+    local p, n = f:data(name)
+    local at = assert(whole:find(F.string(p, math.min(n, 64)), 1, true))
+    local value = F.new("float[1]", F.cast("const float *", p)[0] * 1.1 + 1e-4)
+    local out = assert(io.open(path, "wb"))
+    out:write(whole:sub(1, at - 1), F.string(value, 4), whole:sub(at + 4))
+    out:close()
+    lu.assertFalse((all_ok(path)), name)
+  end
+  f:close()
+  os.execute("rm -rf " .. folder)
 end
 
 function tests.test_what_is_no_record_is_said_so()

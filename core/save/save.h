@@ -1,0 +1,146 @@
+/* Inside of the files of tensors: what the readers of safetensors and of PyTorch's checkpoints fill, zip archives, and
+ * the restricted pickle machine. Nothing in a file is trusted: sizes are checked before they are used. */
+#ifndef IJ_SAVE_H
+#define IJ_SAVE_H
+#include "../base/base.h"
+#include <cjson/cJSON.h>
+
+/* An element type: its name in a file, and dtype -1 where ij_dtype has none (then only ij_tensors_read converts it). */
+typedef struct ij_type {
+  const char *name;
+  int dtype, bytes;
+  void (*to_f32)(const unsigned char *p, size_t n, float *out); /* n elements, perhaps not aligned */
+} ij_type;
+const ij_type *ij_type_by_name(const char *name);
+const ij_type *ij_type_by_dtype(int dtype);
+/* shape[ndim] times size -> *bytes; false when a size or the product is impossible. */
+bool ij_bytes_of(int ndim, const int64_t *shape, int size, int64_t *bytes);
+
+typedef struct ij_pth ij_pth;
+typedef struct ij_entry {
+  const char *name, *type;
+  const ij_type *known; /* NULL: a type that is not in our table */
+  int ndim;
+  const int64_t *shape;      /* (ndim) */
+  const unsigned char *data; /* all elements, row-major, in the map; NULL: ij_pth_view says where they are */
+  int64_t bytes;
+  int view;  /* number in the checkpoint's list of views */
+  void *own; /* a copy in order, made for ij_tensors_data */
+} ij_entry;
+
+typedef struct ij_meta {
+  const char *key, *value;
+} ij_meta;
+
+struct ij_tensors {
+  char *path;
+  unsigned char *map; /* the whole file */
+  size_t size;
+  int count, meta_count;
+  ij_entry *entries; /* (count), in the order of the file */
+  int *by_name;      /* (count), numbers of entries sorted by name */
+  ij_meta *meta;     /* (meta_count), sorted by key */
+  int64_t *dims;     /* all shapes */
+  size_t room;       /* bytes that copies of contents may still take: a small file can't claim all memory */
+  cJSON *header;     /* safetensors: owns the names */
+  ij_pth *pth;       /* PyTorch: owns names and storages */
+};
+
+ij_status ij_safetensors_read(ij_tensors *f); /* fills f from its map */
+ij_status ij_pth_read(ij_tensors *f);
+bool ij_pth_begins(const ij_tensors *f); /* whether its first bytes are those of a PyTorch checkpoint, old or new */
+void ij_pth_free(ij_pth *p);
+/* The first element of a view and its strides in elements (NULL: row-major without gaps); unpacks it when it must. */
+ij_status ij_pth_view(ij_tensors *f, const ij_entry *e, const unsigned char **first, const int64_t **stride);
+
+/* ---- zip: stored and deflated members, ZIP64 */
+typedef struct ij_member {
+  const char *name; /* n bytes in the map */
+  size_t n;
+  const unsigned char *bytes; /* packed bytes in the map */
+  uint64_t packed, size;
+  uint32_t crc;
+  bool deflated;
+} ij_member;
+typedef struct ij_zip {
+  ij_member *members; /* (count), sorted by name */
+  int count;
+} ij_zip;
+ij_status ij_zip_open(const char *path, const unsigned char *map, size_t size, ij_zip *out);
+void ij_zip_close(ij_zip *z);
+const ij_member *ij_zip_find(const ij_zip *z, const char *name, size_t n);
+/* Whether these are the member's contents, by its checksum. */
+ij_status ij_zip_check(const char *path, const ij_member *m, const void *contents);
+ij_status ij_zip_unpack(const char *path, const ij_member *m, void *out); /* out: m->size bytes */
+
+/* ---- pickle: values in two arrays. A container's items are a chain of cells; a dict's are key, value, key, value. */
+typedef enum ij_pkind {
+  IJ_P_NONE,
+  IJ_P_BOOL,
+  IJ_P_INT,
+  IJ_P_FLOAT,
+  IJ_P_STRING, /* also bytes */
+  IJ_P_TUPLE,
+  IJ_P_LIST,
+  IJ_P_DICT,
+  IJ_P_RAW,     /* up to 8 bytes of a number of numpy's: i holds them, count says how many */
+  IJ_P_GLOBAL,  /* i: number in the list of allowed names */
+  IJ_P_STORAGE, /* items: type's name, key, number of elements */
+  IJ_P_TENSOR   /* items: storage, offset, sizes, strides */
+} ij_pkind;
+typedef struct ij_pvalue {
+  ij_pkind kind;
+  uint32_t first, last, count; /* items: first and last cell, number of items */
+  union {
+    int64_t i;
+    double f;
+    struct {
+      const char *s;
+      uint32_t n;
+    };
+  };
+} ij_pvalue;
+typedef struct ij_pcell {
+  uint32_t value, next;
+} ij_pcell;
+typedef struct ij_pickle {
+  ij_pvalue *values;
+  ij_pcell *cells;
+  uint32_t count, cap, cell_count, cell_cap, root;
+} ij_pickle;
+/* Runs a pickle of n bytes, which must outlive the result. Whatever is not on the allow-list is refused by its name. */
+ij_status ij_pickle_load(const char *path, const unsigned char *bytes, size_t n, ij_pickle *out);
+void ij_pickle_free(ij_pickle *p);
+
+/* ---- writing */
+typedef struct ij_item {
+  char *name;
+  const ij_type *type;
+  int ndim;
+  int64_t *shape;    /* (ndim) */
+  const void *data;  /* borrowed; NULL where there is */
+  ij_tensor *tensor; /* one reference held */
+  void *copy;        /* of a tensor's bytes, owned; data points to it */
+  int64_t bytes;
+} ij_item;
+struct ij_tensors_writer {
+  char *path;
+  cJSON *meta;
+  int count, room;
+  ij_item *items;
+};
+/* A file that is being written; at: bytes so far; buffer: room for the largest item that is a tensor. */
+typedef struct ij_sink {
+  const char *path;
+  int fd;
+  uint64_t at;
+  void *buffer;
+} ij_sink;
+ij_status ij_sink_put(ij_sink *s, const void *bytes, size_t n);
+/* An item's bytes, valid until the next call. */
+ij_status ij_sink_item(ij_sink *s, const ij_item *t, const void **bytes);
+/* Writes w's file by fill(sink, context): temporary file, fsync, rename, fsync of the folder. total: about how long it
+ * will be. The temporary is gone when it fails. */
+ij_status ij_replace_by(const ij_tensors_writer *w, size_t total, ij_status (*fill)(ij_sink *, const void *),
+                        const void *context);
+#endif

@@ -1,0 +1,25 @@
+-- ijepa tests/fuzz/corpus.lua: writes the small files that the fuzzer of files of tensors begins with.
+package.path = "tests/lua/?.lua;" .. package.path
+local A = require "archive"
+local tensors = require "ijepa.tensors"
+local F = require "ijepa._ffi"
+local folder = "tests/fuzz/corpus/tensors/"
+
+local function put(name, bytes)
+  local f = assert(io.open(folder .. name, "wb"))
+  f:write(bytes)
+  f:close()
+end
+F.check(F.C.ij_mkdirs(folder))
+put("honest.pth", A.honest())
+put("deflated.pth", A.honest { deflated = true })
+put("zip64.pth", A.honest { zip64 = true })
+put("strided.pth", A.pth(A.dict(A.tensor("K\0", { "K\3", "K\2" }, { "K\1", "K\3" }))))
+put("system.pth", A.pth "\128\2cos\nsystem\n(X\4\0\0\0trueuR.")
+put("stack_global.pth", A.pth "\128\4\140\11collections\140\11OrderedDict\147\148)R\148.")
+put("parameter.pth", A.pth(A.dict("ctorch._utils\n_rebuild_parameter\n(" .. A.tensor("K\0", { "K\6" }, { "K\1" }) .. "\136Nt.R")))
+put("numpy.pth", A.pth(A.dict("cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(X\2\0\0\0f8\137\136tRU\8\0\0\0\0\0\0\240?tR")))
+local numbers = F.new("double[6]", { 1, 2, 3, 4, 5, 6 })
+local items = {}
+for i, t in ipairs { "f32", "bf16", "i32", "i64", "u8" } do items[i] = { name = t, dtype = t, shape = { 2, 3 }, data = numbers } end
+assert(tensors.save(folder .. "all.safetensors", items, { step = "3" }))
