@@ -55,7 +55,7 @@ static bool get_whole(const cJSON *item, int64_t *value) {
 static const cJSON *get_once(const cJSON *object, const char *key) {
   const cJSON *found = NULL, *item;
   cJSON_ArrayForEach(item, object) {
-    if (strcmp(item->string, key)) continue;
+    if (!item->string || strcmp(item->string, key)) continue; /* an array's items have no key */
     if (found) return NULL;
     found = item;
   }

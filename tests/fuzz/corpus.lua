@@ -23,3 +23,4 @@ local numbers = F.new("double[6]", { 1, 2, 3, 4, 5, 6 })
 local items = {}
 for i, t in ipairs { "f32", "bf16", "i32", "i64", "u8" } do items[i] = { name = t, dtype = t, shape = { 2, 3 }, data = numbers } end
 assert(tensors.save(folder .. "all.safetensors", items, { step = "3" }))
+put("list.safetensors", A.le(10, 8) .. '{"a":[1]} ')

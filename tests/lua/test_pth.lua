@@ -73,6 +73,10 @@ function tests.test_a_tensor_in_no_dict_has_no_name()   -- found by the fuzzer
   lu.assertTrue(read_all(A.pth "\128\2K\1."))
 end
 
+function tests.test_a_list_in_place_of_an_entry()   -- of a safetensors header; found by the fuzzer
+  refused(A.le(10, 8) .. '{"a":[1]} ', "entry 'a' of its header is malformed")
+end
+
 function tests.test_calls_are_refused_by_name()
   refused(A.pth "\128\2cos\nsystem\n(X\4\0\0\0true", "'os.system'")
   refused(A.pth("\128\2cos\nsystem\n" .. A.text "touch /tmp/owned" .. "\133R."), "'os.system'")
