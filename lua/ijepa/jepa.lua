@@ -6,6 +6,18 @@ local C = F.C
 
 local jepa = {}
 
+--- The names of the published sizes.
+jepa.names = { "vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge", "vit_giant" }
+
+--- A published size, or nil where the name is none.
+---@param name string
+---@return { width: integer, depth: integer, heads: integer, mlp_ratio: number }?
+function jepa.size(name)
+  local c = F.new "ij_vit_config"
+  if C.ij_vit_size(tostring(name), c) ~= 0 then return nil end
+  return { width = c.width, depth = c.depth, heads = c.heads, mlp_ratio = c.mlp_ratio }
+end
+
 -- A model object: h (handle), params (list of { name, tensor, trained, decayed }).
 local function collect(self, list)
   self.list, self.by_name = {}, {}

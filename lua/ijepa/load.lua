@@ -9,7 +9,7 @@ local weights = require "ijepa.weights"
 --- them all; with partial = true what fits is filled and the rest listed in encoder.left.
 ---@param path string
 ---@param o { which: string?, partial: boolean?, heads: integer?, grid: integer[]?, dtype: string?, quiet: boolean? }?
----@return ijepa.encoder? encoder with source (path and part), settings; not trained, string? message
+---@return ijepa.encoder? encoder with source (path and part), part, settings; not trained, string? message
 return function(path, o)
   o = o or {}
   if type(path) ~= "string" then F.raise(("load: path is a %s, expected a string"):format(type(path))) end
@@ -29,6 +29,7 @@ return function(path, o)
   file:close()
   if not left then return nil, message end
   encoder:requires_grad_(false)
+  encoder.part = part.label
   encoder.left = o.partial and left or nil
   encoder.source = file.path .. (part.label ~= "" and " (" .. part.label .. ")" or "")
   encoder.settings = file.settings or { model = options, data = { crop = options.crop[1] == options.crop[2] and options.crop[1] or options.crop } }

@@ -28,7 +28,7 @@ function probe_settings.encoder(recipe, o)
   local encoder, message = load(o.run, { which = o.which })
   if not encoder then error(message, 0) end
   o.crop = o.crop > 0 and o.crop or encoder.settings.data.crop
-  o.step = encoder.step   -- of the run, for probe.record
+  o.step, o.which = encoder.step, o.which or encoder.part   -- for probe.record
   o.limit = o.limit > 0 and o.limit or nil
   if o.cache == "false" then o.cache = false
   elseif o.cache == "" then o.cache = nil end

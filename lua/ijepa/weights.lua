@@ -158,6 +158,9 @@ end
 
 --- Tensors of a file whose rows follow each other, as one item of this name.
 ---@param file ijepa.checkpoint
+---@param name string of the item
+---@param sources string[] of the file
+---@param shape integer[] of the item
 ---@return table? item, string? message
 function weights.item(file, name, sources, shape)
   local n = 1
@@ -213,8 +216,8 @@ end
 local function settings_of(file, path)
   local settings = json.decode(file:meta "settings" or "")
   if type(settings) == "table" and type(settings.model) == "table" and type(settings.data) == "table" then
-    local arch = jepa.archs[settings.model.arch]
-    return settings, settings.model.heads or arch and arch[3]
+    local arch = settings.model.arch and jepa.size(settings.model.arch)
+    return settings, settings.model.heads or arch and arch.heads
   end
   local beside = io.open((path:match "^(.*/)" or "") .. "config.json")
   if not beside then return nil end
@@ -269,7 +272,10 @@ function Weights:options(part, o)
   local size, message = part:size()
   if not size then return nil, message end
   local heads, grid = o and o.heads or self.heads, o and o.grid
-  for _, arch in pairs(jepa.archs) do heads = heads or arch[1] == size.width and arch[3] end
+  for _, name in ipairs(jepa.names) do
+    local published = jepa.size(name)
+    heads = heads or published.width == size.width and published.heads
+  end
   if not heads then
     return nil, ("'%s' does not say how many heads a width of %d has: give heads=N"):format(self.path, size.width)
   end

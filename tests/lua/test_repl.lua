@@ -220,6 +220,7 @@ function tests.test_ctrl_c_in_a_long_c_call_stops_when_it_returns()
   t:wait "\nrunning"
   t:type("", "C-c")
   t:wait "interrupted"
+  t:wait "[3]>"
   t:enter "a:size(1)"
   t:wait "\n1500\n"
 end
