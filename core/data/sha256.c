@@ -26,14 +26,14 @@ static void block(uint32_t h[8], const uint8_t *p) {
     w[i] = w[i - 16] + (turn(a, 7) ^ turn(a, 18) ^ a >> 3) + w[i - 7] + (turn(b, 17) ^ turn(b, 19) ^ b >> 10);
   }
   memcpy(v, h, sizeof v);
-  for (int i = 0; i < 64; i++) {
-    uint32_t a = v[0], e = v[4];
-    uint32_t t = v[7] + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & v[5]) ^ (~e & v[6])) + K[i] + w[i];
-    uint32_t u = (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
-    memmove(v + 1, v, 7 * sizeof *v);
-    v[0] = t + u;
-    v[4] += t;
-  }
+  for (int i = 0; i < 64; i += 8)
+    for (int k = 0; k < 8; k++) { /* unrolled: a to h turn round in v instead of being moved */
+      uint32_t a = v[(8 - k) & 7], b = v[(9 - k) & 7], c = v[(10 - k) & 7], e = v[(12 - k) & 7], f = v[(13 - k) & 7],
+               g = v[(14 - k) & 7], *d = &v[(11 - k) & 7], *last = &v[(15 - k) & 7];
+      uint32_t t = *last + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & f) ^ (~e & g)) + K[i + k] + w[i + k];
+      *d += t;
+      *last = t + (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+    }
   for (int i = 0; i < 8; i++) h[i] += v[i];
 }
 
