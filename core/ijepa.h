@@ -296,6 +296,10 @@ ij_status ij_mask_sample(ij_mask_policy *p, uint64_t first, int count, ij_masks 
 typedef struct ij_data_config {
   const char *root;               /* a folder, a .tar, or a text file that lists tar shards, one a line */
   const char *subset;             /* file of picture names, one a line, or NULL */
+  int sources;                    /* 0: root alone; else so many are mixed, and root is not used */
+  const char *const *roots;       /* (sources), each as root */
+  const double *weights;          /* (sources): their shares of an epoch, at any scale; NULL: each picture once */
+  const char *cache;              /* folder for indexes of large tars, or NULL: none are kept */
   int height, width;              /* of the output */
   int train;                      /* 1: random crop and what follows; 0: the short side to `resize`, centre crop */
   int resize;                     /* 0: height * 8 / 7, rounded (256 for 224) */
@@ -308,6 +312,8 @@ typedef struct ij_data_config {
   double max_bad;                 /* share of broken pictures past which next fails; negative: .01. A single one never
                                      ends a run unless this is 0. Others, drawn by (seed, epoch, sample), take their place */
   int64_t max_pixels;             /* of one source picture; 0: 2^28 */
+  int64_t max_bytes;              /* of its file; 0: 2^28 */
+  int untrusted_loaders;          /* 1: also what libvips calls unsafe (SVG, PDF, ...); from then on in all the process */
 } ij_data_config;
 typedef struct ij_batch {         /* memory of the loader, valid until its next call */
   int count;
@@ -325,7 +331,9 @@ int64_t ij_data_count(const ij_data *d);            /* pictures of all processes
 int64_t ij_data_steps(const ij_data *d);            /* batches of an epoch for this process */
 int ij_data_classes(const ij_data *d);              /* 0 for a plain folder */
 const char *ij_data_class(const ij_data *d, int i); /* its folder's name; NULL: no such class */
-const char *ij_data_name(const ij_data *d, int64_t sample);  /* NULL: no such picture */
+int ij_data_sources(const ij_data *d);
+int ij_data_source(const ij_data *d, int64_t sample);        /* number of its source; -1: no such picture */
+const char *ij_data_name(const ij_data *d, int64_t sample);  /* in its source; NULL: no such picture */
 int ij_data_label(const ij_data *d, int64_t sample);         /* number of its class folder; -1 without one */
 /* Picture `sample` as an epoch crops and colours it -> pixels (H, W, 3) of the caller; apart from what next gives. */
 ij_status ij_data_picture(const ij_data *d, int64_t sample, int64_t epoch, uint8_t *pixels);
@@ -336,6 +344,20 @@ int64_t ij_data_bad(const ij_data *d);              /* broken pictures met so fa
 const char *ij_data_bad_next(ij_data *d);           /* "name: reason" of one not yet reported, or NULL */
 /* The next batch will be `step` of `epoch`, both from 0: the same as if all before it had been read. IJ_EINVAL. */
 ij_status ij_data_seek(ij_data *d, int64_t epoch, int64_t step);
+/* Long work by threads of its own: each wait gives back after `seconds`, or earlier when it is over. */
+typedef struct ij_progress { int64_t files, files_done, bytes, bytes_done; int over; } ij_progress;
+/* Copies the files of all sources to their real paths under folder, but those that are there with the same size and time
+ * of change; then reads them from there. Call it until p->over; bytes: of what is missing. */
+ij_status ij_data_copy(ij_data *d, const char *folder, double seconds, ij_progress *p);
+/* SHA-256 of the files of a source (pictures of a folder, or tars), and what differs from the manifest in the file
+ * `expected` (NULL: none), in the form that sha256sum writes and reads. d must live longer. */
+typedef struct ij_manifest ij_manifest;
+ij_status ij_manifest_open(ij_data *d, int source, const char *expected, ij_manifest **out);
+void ij_manifest_close(ij_manifest *m);
+ij_status ij_manifest_wait(ij_manifest *m, double seconds, ij_progress *p);
+const char *ij_manifest_line(ij_manifest *m, int64_t i);     /* "DIGEST  NAME", or NULL; valid until the next call */
+int64_t ij_manifest_problems(const ij_manifest *m);          /* files that differ, are unknown or missing; once over */
+const char *ij_manifest_problem(const ij_manifest *m, int64_t i); /* of the first 1000: "NAME: ...", or NULL */
 /* Next batch; at an epoch's end goes on with the next epoch when shuffle is on, else IJ_EEND once (then starts over). */
 ij_status ij_data_next(ij_data *d, ij_batch *out);
 

@@ -15,6 +15,7 @@
 typedef struct jpeg {
   struct jpeg_decompress_struct info; /* libjpeg's */
   struct jpeg_error_mgr error;
+  struct jpeg_progress_mgr progress;
   jmp_buf exit;
   bool made;
 } jpeg;
@@ -50,6 +51,15 @@ static void on_message(j_common_ptr info, int level) {
   longjmp(j->exit, 1);
 }
 
+/* A few bytes make a scan that goes over all pixels: a small file of thousands would hold a thread for hours. */
+enum { SCANS_MOST = 200 };
+static void on_progress(j_common_ptr info) {
+  jpeg *j = info->client_data;
+  if (j->info.input_scan_number <= SCANS_MOST) return;
+  ij_fail(IJ_EFORMAT, "JPEG of more than %d scans", SCANS_MOST);
+  longjmp(j->exit, 1);
+}
+
 static ij_status jpeg_make(jpeg *j) {
   j->info.err = jpeg_std_error(&j->error);
   j->error.error_exit = on_error;
@@ -57,6 +67,8 @@ static ij_status jpeg_make(jpeg *j) {
   j->info.client_data = j;
   if (setjmp(j->exit)) return IJ_ENOMEM;
   jpeg_create_decompress(&j->info);
+  j->progress.progress_monitor = on_progress;
+  j->info.progress = &j->progress;
   j->made = true;
   return IJ_OK;
 }

@@ -1,5 +1,4 @@
-/* list.c: which pictures a data set holds. Names live in blocks of characters and are known by 32-bit offsets, sorted
- * by their bytes; fourteen million of them take some 35 bytes each. */
+/* list.c: which pictures a data set holds, sorted by the bytes of their names, and in which files they lie. */
 #include "data.h"
 #include <ctype.h>
 #include <dirent.h>
@@ -12,24 +11,24 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { BLOCK_BITS = 20, BLOCK = 1 << BLOCK_BITS, DEPTH_MOST = 64, FDS_KEPT = 256, SHARD_BITS = 24 };
+enum { DEPTH_MOST = 64, FDS_KEPT = 256, SHARD_BITS = 24 };
 
 typedef struct strings { /* owned strings, or lines of one text */
   char **s;
   size_t n, cap;
 } strings;
 
-/* A record is the name; in a tar, 12 bytes before it: u64 shard << 40 | offset, u32 size. */
 struct ij_list {
   char *root;
   bool tar;
-  char **block;
-  size_t blocks, cap_blocks, used; /* used: of the last block */
-  uint32_t *index;
-  size_t n, cap;
-  strings shard, class;
-  int *fd;    /* of the first FDS_KEPT shards */
-  int others; /* files that aren't pictures */
+  ij_names names;       /* in a tar with u64 shard << 40 | offset, u32 size */
+  strings shard, class; /* shard: where to read them */
+  strings moved;        /* the shards' paths before ij_list_move */
+  char *base;           /* the folder that pictures are read from: root, or where they were copied to */
+  const char *cache;    /* while it is opened */
+  bool part;            /* a subset */
+  int *fd;              /* of the first FDS_KEPT shards */
+  int others;           /* files that aren't pictures */
   char *subset_text;
   strings subset; /* sorted */
   uint8_t *met;   /* for each line of the subset */
@@ -67,6 +66,11 @@ static ij_status strings_add_owned(strings *v, char *s) {
   if (st != IJ_OK) ij_free(s);
   return st;
 }
+static void strings_free(strings *v) {
+  for (size_t i = 0; i < v->n; i++) ij_free(v->s[i]);
+  ij_free(v->s);
+  *v = (strings){0};
+}
 static int by_bytes(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
 static void note(ij_list *l, char *text) { /* takes the text */
@@ -74,16 +78,13 @@ static void note(ij_list *l, char *text) { /* takes the text */
   ij_free(text);
 }
 
-static char *record(const ij_list *l, uint32_t offset) {
-  return l->block[offset >> BLOCK_BITS] + (offset & (BLOCK - 1));
-}
-const char *ij_list_name(const ij_list *l, uint32_t i) { return record(l, l->index[i]) + (l->tar ? META : 0); }
-uint32_t ij_list_count(const ij_list *l) { return (uint32_t)l->n; }
+const char *ij_list_name(const ij_list *l, uint32_t i) { return ij_names_at(&l->names, i); }
+uint32_t ij_list_count(const ij_list *l) { return (uint32_t)l->names.n; }
 int ij_list_classes(const ij_list *l) { return (int)l->class.n; }
 const char *ij_list_class(const ij_list *l, int i) { return l->class.s[i]; }
 
 /* ---- subset ---- */
-static ij_status read_text(const char *path, const char *what, char **text) {
+ij_status ij_text_read(const char *path, const char *what, char **text) {
   ij_status st = IJ_OK;
   struct stat s;
   size_t got = 0;
@@ -113,7 +114,7 @@ static ij_status split_lines(char *text, strings *out) {
 }
 
 static ij_status subset_load(ij_list *l, const char *path) {
-  IJ_TRY(read_text(path, "subset", &l->subset_text));
+  IJ_TRY(ij_text_read(path, "subset", &l->subset_text));
   IJ_TRY(split_lines(l->subset_text, &l->subset));
   if (l->subset.n == 0) return ij_fail(IJ_EFORMAT, "subset '%s' has no names in it", path);
   qsort(l->subset.s, l->subset.n, sizeof *l->subset.s, by_bytes);
@@ -149,34 +150,7 @@ static ij_status add_name(ij_list *l, const char *name, const void *meta) {
     return IJ_OK;
   }
   if (l->subset.n && !subset_has(l, name)) return IJ_OK;
-  size_t len = strlen(name) + 1, head = meta ? META : 0;
-  if (l->blocks == 0 || l->used + head + len > BLOCK) {
-    if (l->blocks == (size_t)1 << (32 - BLOCK_BITS) || len > BLOCK / 2)
-      return ij_fail(IJ_EUNSUPPORTED, "too many pictures: their names pass 4 GiB");
-    if (l->blocks == l->cap_blocks) {
-      size_t cap = l->cap_blocks ? 2 * l->cap_blocks : 16;
-      char **more = ij_realloc(l->block, cap * sizeof *more);
-      if (!more) return IJ_ENOMEM;
-      l->block = more;
-      l->cap_blocks = cap;
-    }
-    if (!(l->block[l->blocks] = ij_alloc(BLOCK))) return IJ_ENOMEM;
-    l->blocks++;
-    l->used = 0;
-  }
-  if (l->n == l->cap) {
-    size_t cap = l->cap ? l->cap + l->cap / 2 : 1024;
-    uint32_t *more = ij_realloc(l->index, cap * sizeof *more);
-    if (!more) return IJ_ENOMEM;
-    l->index = more;
-    l->cap = cap;
-  }
-  char *to = l->block[l->blocks - 1] + l->used;
-  if (meta) memcpy(to, meta, META);
-  memcpy(to + head, name, len);
-  l->index[l->n++] = (uint32_t)((l->blocks - 1) << BLOCK_BITS | l->used);
-  l->used += head + len;
-  return IJ_OK;
+  return ij_names_add(&l->names, name, meta);
 }
 
 /* ---- folders ---- */
@@ -272,7 +246,7 @@ static ij_status add_shard(ij_list *l, char *path) { /* takes the path */
   else if (kind == 2)
     st = ij_fail(IJ_EUNSUPPORTED, "tar '%s' is compressed: decompress it, since pictures are read in place", path);
   else if (kind == 0) st = ij_fail(IJ_EFORMAT, "'%s' is not a tar", path);
-  else st = ij_tar_scan(fd, path, on_member, l, l->note, l->arg);
+  else st = ij_tar_members(fd, path, l->cache, on_member, l, l->note, l->arg);
   if (st == IJ_OK && l->shard.n <= FDS_KEPT) l->fd[l->shard.n - 1] = fd;
   else close(fd);
   return st;
@@ -280,6 +254,7 @@ static ij_status add_shard(ij_list *l, char *path) { /* takes the path */
 
 static ij_status shards_begin(ij_list *l) {
   l->tar = true;
+  l->names.meta = META;
   if (!(l->fd = ij_alloc(FDS_KEPT * sizeof *l->fd))) return IJ_ENOMEM;
   for (int i = 0; i < FDS_KEPT; i++) l->fd[i] = -1;
   return IJ_OK;
@@ -303,7 +278,7 @@ static ij_status list_file(ij_list *l) {
   strings line = {0};
   const char *slash = strrchr(l->root, '/');
   int folder = slash ? (int)(slash - l->root) + 1 : 0;
-  IJ_TRY_TO(out, st, read_text(l->root, "list of tars", &text));
+  IJ_TRY_TO(out, st, ij_text_read(l->root, "list of tars", &text));
   IJ_TRY_TO(out, st, split_lines(text, &line));
   for (size_t i = 0; i < line.n; i++) {
     const char *s = line.s[i];
@@ -351,7 +326,7 @@ static const char *class_of(const ij_list *l, const char *name, size_t *len) {
 static ij_status find_classes(ij_list *l) {
   const char *last = NULL;
   size_t last_len = 0, len;
-  for (size_t i = 0; i < l->n; i++) {
+  for (size_t i = 0; i < l->names.n; i++) {
     const char *c = class_of(l, ij_list_name(l, (uint32_t)i), &len);
     if (!c || (last && len == last_len && !memcmp(c, last, len))) continue;
     last = c;
@@ -402,36 +377,31 @@ static uint64_t stamp_file(uint64_t h, const char *path) {
 }
 
 uint64_t ij_list_stamp(const ij_list *l) {
-  uint64_t h = ij_hash(l->n, l->tar ? "tar" : "dir", 3);
+  uint64_t h = ij_hash(l->names.n, l->tar ? "tar" : "dir", 3);
   for (size_t i = 0; l->tar && i < l->shard.n; i++) h = stamp_file(h, l->shard.s[i]);
-  for (size_t i = 0; i < l->n; i++) {
-    const char *r = record(l, l->index[i]), *name = ij_list_name(l, (uint32_t)i);
+  for (size_t i = 0; i < l->names.n; i++) {
+    const char *r = ij_names_meta(&l->names, (uint32_t)i), *name = ij_list_name(l, (uint32_t)i);
     h = ij_hash(h, r, (size_t)(name - r) + strlen(name)); /* in a tar with the place */
     if (l->tar) continue;
-    char *path = ij_format("%s/%s", l->root, name);
+    char *path = ij_format("%s/%s", l->base, name);
     h = stamp_file(h, path);
     ij_free(path);
   }
   return h;
 }
 
-/* ---- opening, reading ---- */
-static int by_record(const void *a, const void *b, void *arg) {
-  const ij_list *l = arg;
-  uint32_t i = *(const uint32_t *)a, j = *(const uint32_t *)b;
-  size_t head = l->tar ? META : 0;
-  int order = strcmp(record(l, i) + head, record(l, j) + head);
-  return order ? order : i < j ? -1 : i > j; /* the same name in two tars: in the order of the tars */
-}
-
-ij_status ij_list_open(const char *root, const char *subset, ij_note_fn *note_fn, void *arg, ij_list **out) {
+/* ---- opening ---- */
+ij_status ij_list_open(const char *root, const char *subset, const char *cache, ij_note_fn *note_fn, void *arg,
+                       ij_list **out) {
   if (!root || !*root) return ij_fail(IJ_EINVAL, "data.root is not set");
   ij_list *l = ij_calloc(1, sizeof *l);
   if (!l) return IJ_ENOMEM;
   ij_status st;
   l->note = note_fn;
   l->arg = arg;
-  if (!(l->root = ij_strdup(root))) {
+  l->cache = cache;
+  l->part = subset && *subset;
+  if (!(l->root = ij_strdup(root)) || !(l->base = ij_strdup(root))) {
     st = IJ_ENOMEM;
     goto failed;
   }
@@ -443,15 +413,15 @@ ij_status ij_list_open(const char *root, const char *subset, ij_note_fn *note_fn
   }
   if (kind == 2) IJ_TRY_TO(failed, st, list_folder(l));
   else IJ_TRY_TO(failed, st, list_file(l));
-  if (kind == 2 && l->n == 0 && !l->subset.n) IJ_TRY_TO(failed, st, list_folder_of_tars(l));
-  if (l->n == 0) {
+  if (kind == 2 && l->names.n == 0 && !l->subset.n) IJ_TRY_TO(failed, st, list_folder_of_tars(l));
+  if (l->names.n == 0) {
     st = l->subset.n
              ? ij_fail(IJ_EFORMAT, "data '%s' has none of the pictures of subset '%s'", root, subset)
              : ij_fail(IJ_EFORMAT, "data '%s' has no pictures (%d other files; .jpg, .png, .webp and the like count)",
                        root, l->others);
     goto failed;
   }
-  qsort_r(l->index, l->n, sizeof *l->index, by_record, l);
+  IJ_TRY_TO(failed, st, ij_names_sort(&l->names));
   IJ_TRY_TO(failed, st, find_classes(l));
   if (l->subset.n) subset_report(l, subset);
   ij_free(l->subset.s);
@@ -460,6 +430,7 @@ ij_status ij_list_open(const char *root, const char *subset, ij_note_fn *note_fn
   l->subset = (strings){0};
   l->subset_text = NULL;
   l->met = NULL;
+  l->cache = NULL;
   *out = l;
   return IJ_OK;
 failed:
@@ -467,25 +438,80 @@ failed:
   return st;
 }
 
+static void fds_close(ij_list *l) {
+  for (int i = 0; l->fd && i < FDS_KEPT; i++) {
+    if (l->fd[i] >= 0) close(l->fd[i]);
+    l->fd[i] = -1;
+  }
+}
+
 void ij_list_free(ij_list *l) {
   if (!l) return;
-  for (size_t i = 0; i < l->blocks; i++) ij_free(l->block[i]);
-  for (size_t i = 0; i < l->shard.n; i++) ij_free(l->shard.s[i]);
-  for (size_t i = 0; i < l->class.n; i++) ij_free(l->class.s[i]);
-  for (int i = 0; l->fd && i < FDS_KEPT; i++)
-    if (l->fd[i] >= 0) close(l->fd[i]);
+  ij_names_free(&l->names);
+  strings_free(&l->shard);
+  strings_free(&l->moved);
+  strings_free(&l->class);
+  fds_close(l);
   ij_free(l->fd);
-  ij_free(l->shard.s);
-  ij_free(l->class.s);
-  ij_free(l->block);
-  ij_free(l->index);
   ij_free(l->subset.s);
   ij_free(l->subset_text);
   ij_free(l->met);
+  ij_free(l->base);
   ij_free(l->root);
   ij_free(l);
 }
 
+/* ---- the files that hold it all ---- */
+const char *ij_list_root(const ij_list *l) { return l->root; }
+bool ij_list_is_part(const ij_list *l) { return l->part; }
+bool ij_list_is_tar(const ij_list *l) { return l->tar; }
+size_t ij_list_files(const ij_list *l) { return l->tar ? l->shard.n : l->names.n; }
+char *ij_list_file(const ij_list *l, size_t i) {
+  return l->tar ? ij_strdup(l->shard.s[i]) : ij_format("%s/%s", l->base, ij_list_name(l, (uint32_t)i));
+}
+char *ij_list_file_name(const ij_list *l, size_t i) {
+  if (!l->tar) return ij_strdup(ij_list_name(l, (uint32_t)i));
+  const char *path = l->moved.n ? l->moved.s[i] : l->shard.s[i], *slash = strrchr(l->root, '/');
+  size_t folder = ij_path_kind(l->root) == 2 ? strlen(l->root) : slash ? (size_t)(slash - l->root) : 0;
+  while (folder && l->root[folder - 1] == '/') folder--;
+  return ij_strdup(folder && !strncmp(path, l->root, folder) && path[folder] == '/' ? path + folder + 1 : path);
+}
+
+ij_status ij_list_home(const ij_list *l, size_t i, const char *folder, char **path) {
+  char real[PATH_MAX];
+  const char *file = l->tar ? l->shard.s[i] : l->base;
+  if (!realpath(file, real)) return ij_fail(IJ_EIO, "'%s' could not be found: %s", file, strerror(errno));
+  *path = l->tar ? ij_format("%s%s", folder, real) : ij_format("%s%s/%s", folder, real, ij_list_name(l, (uint32_t)i));
+  return *path ? IJ_OK : IJ_ENOMEM;
+}
+
+ij_status ij_list_move(ij_list *l, const char *folder) {
+  strings to = {0};
+  char real[PATH_MAX], *path;
+  ij_status st;
+  if (!l->tar) {
+    if (!realpath(l->base, real)) return ij_fail(IJ_EIO, "'%s' could not be found: %s", l->base, strerror(errno));
+    if (!(path = ij_format("%s%s", folder, real))) return IJ_ENOMEM;
+    ij_free(l->base);
+    l->base = path;
+    return IJ_OK;
+  }
+  for (size_t i = 0; i < l->shard.n; i++) {
+    IJ_TRY_TO(failed, st, ij_list_home(l, i, folder, &path));
+    IJ_TRY_TO(failed, st, strings_add_owned(&to, path));
+  }
+  fds_close(l);
+  for (size_t i = 0; i < to.n && i < FDS_KEPT; i++) l->fd[i] = open(to.s[i], O_RDONLY | O_CLOEXEC);
+  strings_free(&l->moved);
+  l->moved = l->shard;
+  l->shard = to;
+  return IJ_OK;
+failed:
+  strings_free(&to);
+  return st;
+}
+
+/* ---- reading ---- */
 ij_status ij_list_read(const ij_list *l, uint32_t i, size_t max, ij_room *room, size_t *n) {
   char path[2 * PATH_MAX];
   struct stat s;
@@ -493,7 +519,7 @@ ij_status ij_list_read(const ij_list *l, uint32_t i, size_t max, ij_room *room, 
   uint64_t offset = 0, size;
   int fd, kept = -1;
   if (l->tar) {
-    const char *p = record(l, l->index[i]);
+    const char *p = ij_names_meta(&l->names, i);
     uint64_t where;
     uint32_t bytes;
     memcpy(&where, p, 8);
@@ -504,9 +530,9 @@ ij_status ij_list_read(const ij_list *l, uint32_t i, size_t max, ij_room *room, 
     kept = shard < FDS_KEPT ? l->fd[shard] : -1;
     fd = kept >= 0 ? kept : open(l->shard.s[shard], O_RDONLY | O_CLOEXEC);
   } else {
-    size_t root = strlen(l->root), name = strlen(ij_list_name(l, i));
+    size_t root = strlen(l->base), name = strlen(ij_list_name(l, i));
     if (root + name + 2 > sizeof path) return ij_fail(IJ_EIO, "the path is too long");
-    memcpy(path, l->root, root);
+    memcpy(path, l->base, root);
     path[root] = '/';
     memcpy(path + root + 1, ij_list_name(l, i), name + 1);
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not hold us up */
@@ -517,7 +543,8 @@ ij_status ij_list_read(const ij_list *l, uint32_t i, size_t max, ij_room *room, 
     if (fstat(fd, &s) != 0 || !S_ISREG(s.st_mode)) st = ij_fail(IJ_EFORMAT, "not a file");
     else size = (uint64_t)s.st_size;
   }
-  if (st == IJ_OK && size > max) st = ij_fail(IJ_EFORMAT, "file of %llu bytes is too big", (unsigned long long)size);
+  if (st == IJ_OK && size > max)
+    st = ij_fail(IJ_EFORMAT, "file of %llu bytes is too big: data.max_bytes = %zu", (unsigned long long)size, max);
   if (st == IJ_OK && (st = ij_room_get(room, (size_t)size + 64)) == IJ_OK &&
       (st = ij_read_at(fd, room->p, (size_t)size, offset, n)) == IJ_OK && *n < size)
     st = ij_fail(IJ_EFORMAT, "cut off: %zu of %llu bytes are there", *n, (unsigned long long)size);

@@ -20,6 +20,7 @@ typedef struct slot { /* one batch */
   uint8_t *pixels;            /* (B, H, W, 3) */
   int32_t *labels;            /* (B) */
   uint32_t *wanted, *samples; /* (B): by the order; what stands there in the end */
+  uint32_t *turns;            /* (B): how many times it came before, see sources.c */
   bad *bads;
   int bad_count, bad_cap;
   ij_status status;
@@ -33,12 +34,11 @@ typedef struct worker {
 
 struct ij_data {
   ij_data_config c;
-  ij_list *list;
+  ij_sources *sources;
+  ij_copy *copy;
   ij_colours colours;
   bool coloured;
   int64_t local, steps; /* pictures and batches of an epoch for this process */
-  uint32_t *order;      /* of order_epoch, with shuffle */
-  int64_t order_epoch;
 
   pthread_mutex_t lock;
   pthread_cond_t work, done;
@@ -64,16 +64,28 @@ struct ij_data {
   char *text; /* the one last reported */
 };
 
-int64_t ij_data_count(const ij_data *d) { return ij_list_count(d->list); }
+ij_sources *ij_data_lists(ij_data *d) { return d->sources; }
+int64_t ij_data_count(const ij_data *d) { return ij_sources_count(d->sources); }
 int64_t ij_data_steps(const ij_data *d) { return d->steps; }
-int ij_data_classes(const ij_data *d) { return ij_list_classes(d->list); }
+int ij_data_classes(const ij_data *d) { return ij_sources_classes(d->sources); }
 const char *ij_data_class(const ij_data *d, int i) {
-  return i < 0 || i >= ij_list_classes(d->list) ? NULL : ij_list_class(d->list, i);
+  return i < 0 || i >= ij_data_classes(d) ? NULL : ij_sources_class(d->sources, i);
+}
+int ij_data_sources(const ij_data *d) { return ij_sources_number(d->sources); }
+int ij_data_source(const ij_data *d, int64_t sample) {
+  uint32_t within;
+  return sample < 0 || sample >= ij_data_count(d) ? -1 : ij_sources_of(d->sources, (uint32_t)sample, &within);
+}
+static const ij_list *list_of(const ij_data *d, uint32_t sample, uint32_t *within) {
+  return ij_sources_list(d->sources, ij_sources_of(d->sources, sample, within));
 }
 const char *ij_data_name(const ij_data *d, int64_t sample) {
-  return sample < 0 || sample >= ij_data_count(d) ? NULL : ij_list_name(d->list, (uint32_t)sample);
+  uint32_t within;
+  if (sample < 0 || sample >= ij_data_count(d)) return NULL;
+  const ij_list *l = list_of(d, (uint32_t)sample, &within);
+  return ij_list_name(l, within);
 }
-uint64_t ij_data_stamp(const ij_data *d) { return ij_list_stamp(d->list); }
+uint64_t ij_data_stamp(const ij_data *d) { return ij_sources_stamp(d->sources); }
 int64_t ij_data_bad(const ij_data *d) { return d->bad_total; }
 
 /* ---- texts for the log ---- */
@@ -100,27 +112,29 @@ const char *ij_data_bad_next(ij_data *d) {
 }
 
 /* ---- one picture ---- */
-static ij_status load(const ij_data *d, worker *w, uint32_t sample, uint32_t key, uint32_t epoch, uint8_t *out) {
+static ij_status load(const ij_data *d, worker *w, uint32_t sample, uint32_t key, uint32_t turn, uint8_t *out) {
   const ij_data_config *c = &d->c;
-  size_t n, most = (size_t)c->max_pixels * 8 + (1 << 20);
+  size_t n;
+  uint32_t within;
   int height, width, box[4];
   ij_window win;
   ij_rng r;
-  IJ_TRY(ij_list_read(d->list, sample, most, &w->file, &n));
+  const ij_list *list = list_of(d, sample, &within);
+  IJ_TRY(ij_list_read(list, within, (size_t)c->max_bytes, &w->file, &n));
   IJ_TRY(ij_decoder_open(w->decoder, w->file.p, n, &height, &width));
   if (c->train) {
-    ij_rng_init(&r, c->seed, IJ_RNG_CROP, epoch, key);
+    ij_rng_init(&r, c->seed, IJ_RNG_CROP, turn, key);
     ij_crop_draw(&r, height, width, c->scale, c->ratio, box);
     win = (ij_window){box[0], box[1], box[2], box[3], c->height, c->width, 0, 0, c->height, c->width};
   } else ij_crop_centre(height, width, c->resize, c->height, c->width, &win);
   IJ_TRY(ij_decoder_read(w->decoder, &win, out));
   if (!d->coloured) return IJ_OK;
-  ij_rng_init(&r, c->seed, IJ_RNG_AUGMENT, epoch, key);
+  ij_rng_init(&r, c->seed, IJ_RNG_AUGMENT, turn, key);
   return ij_augment(&r, &d->colours, c->height, c->width, out, &w->blur);
 }
 
 int ij_data_label(const ij_data *d, int64_t sample) {
-  return sample < 0 || sample >= ij_data_count(d) ? -1 : ij_list_label(d->list, (uint32_t)sample);
+  return sample < 0 || sample >= ij_data_count(d) ? -1 : ij_sources_label(d->sources, (uint32_t)sample);
 }
 
 ij_status ij_data_picture(const ij_data *d, int64_t sample, int64_t epoch, uint8_t *pixels) {
@@ -139,7 +153,11 @@ ij_status ij_data_picture(const ij_data *d, int64_t sample, int64_t epoch, uint8
 
 static ij_status note_bad(ij_data *d, slot *s, int item, int attempt, uint32_t sample) {
   ij_status st = IJ_OK;
-  char *text = ij_format("%s: %s", ij_list_name(d->list, sample), ij_errmsg());
+  uint32_t within;
+  const ij_list *l = list_of(d, sample, &within);
+  bool one = ij_sources_number(d->sources) == 1;
+  char *text =
+      ij_format("%s%s%s: %s", one ? "" : ij_list_root(l), one ? "" : ": ", ij_list_name(l, within), ij_errmsg());
   pthread_mutex_lock(&d->lock);
   if (text && s->bad_count == s->bad_cap) {
     int cap = s->bad_cap ? 2 * s->bad_cap : 8;
@@ -161,37 +179,28 @@ static ij_status note_bad(ij_data *d, slot *s, int item, int attempt, uint32_t s
 enum { ATTEMPTS = 32 };
 static ij_status fill_item(ij_data *d, worker *w, slot *s, int i) {
   const ij_data_config *c = &d->c;
-  uint32_t wanted = s->wanted[i], sample = wanted, epoch = (uint32_t)s->epoch;
-  ij_rng instead; /* a broken picture's place is taken by others, drawn here */
-  ij_rng_init(&instead, c->seed, IJ_RNG_ORDER, epoch, wanted + 1);
+  uint32_t wanted = s->wanted[i], sample = wanted, turn = s->turns[i], within;
+  const ij_list *l = list_of(d, wanted, &within);
+  uint32_t first = wanted - within;
+  ij_rng instead; /* a broken picture's place is taken by others of its source, drawn here */
+  ij_rng_init(&instead, c->seed, IJ_RNG_ORDER, turn, wanted + 1);
   for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
     size_t bytes = (size_t)c->height * (size_t)c->width * 3;
-    ij_status st = load(d, w, sample, wanted, epoch, s->pixels + (size_t)i * bytes);
+    ij_status st = load(d, w, sample, wanted, turn, s->pixels + (size_t)i * bytes);
     if (st == IJ_OK) {
       s->samples[i] = sample;
-      s->labels[i] = ij_list_label(d->list, sample);
+      s->labels[i] = ij_sources_label(d->sources, sample);
       return IJ_OK;
     }
     if (st == IJ_ENOMEM || st == IJ_EINTERRUPT) return st;
     IJ_TRY(note_bad(d, s, i, attempt, sample));
-    sample = ij_rng_below(&instead, ij_list_count(d->list));
+    sample = first + ij_rng_below(&instead, ij_list_count(l));
   }
   return ij_fail(IJ_EFORMAT, "data '%s': %d pictures one after the other could not be read, the last is %s: %s",
-                 c->root, ATTEMPTS, ij_list_name(d->list, sample), ij_errmsg());
+                 ij_sources_title(d->sources), ATTEMPTS, ij_data_name(d, sample), ij_errmsg());
 }
 
 /* ---- batches ---- */
-static ij_status order_make(ij_data *d, int64_t epoch) {
-  size_t n = ij_list_count(d->list);
-  if (!d->c.shuffle || d->order_epoch == epoch) return IJ_OK;
-  for (size_t i = 0; i < n; i++) d->order[i] = (uint32_t)i;
-  ij_rng r;
-  ij_rng_init(&r, d->c.seed, IJ_RNG_ORDER, (uint32_t)epoch, 0);
-  ij_rng_shuffle(&r, d->order, n);
-  d->order_epoch = epoch;
-  return IJ_OK;
-}
-
 static slot *slot_of(ij_data *d, int64_t number) { return &d->ring[number % d->slots]; }
 
 /* Begins the next batch; under the lock. */
@@ -202,12 +211,11 @@ static slot *batch_open(ij_data *d) {
   s->epoch = d->open_epoch;
   s->step = d->open_step;
   s->status = IJ_OK;
-  order_make(d, s->epoch);
-  int64_t first = s->step * c->batch, n = ij_list_count(d->list);
+  int64_t first = s->step * c->batch, n = ij_data_count(d);
   s->count = s->left = (int)(d->local - first < c->batch ? d->local - first : c->batch);
   for (int i = 0; i < s->count; i++) {
     int64_t at = (c->rank + (first + i) * c->world) % n; /* past the end only where processes are filled up */
-    s->wanted[i] = c->shuffle ? d->order[at] : (uint32_t)at;
+    ij_sources_at(d->sources, c->seed, c->shuffle, (uint32_t)s->epoch, (uint32_t)at, &s->wanted[i], &s->turns[i]);
   }
   d->claimed = 0;
   if (++d->open_step == d->steps) {
@@ -301,14 +309,14 @@ static ij_status settle_bad(ij_data *d, slot *s) {
   if (d->c.max_bad > 0 && most < 1) most = 1; /* in a small set one broken picture is no verdict */
   if ((double)d->bad_total > most)
     return ij_fail(IJ_EFORMAT, "data '%s': %lld of %.0f pictures are broken, more than the share data.max_bad = %g",
-                   d->c.root, (long long)d->bad_total, n, d->c.max_bad);
+                   ij_sources_title(d->sources), (long long)d->bad_total, n, d->c.max_bad);
   return IJ_OK;
 }
 
 ij_status ij_data_next(ij_data *d, ij_batch *out) {
   if (d->at_end == 1) {
     d->at_end = 2;
-    return ij_fail(IJ_EEND, "data '%s': end of the epoch", d->c.root);
+    return ij_fail(IJ_EEND, "data '%s': end of the epoch", ij_sources_title(d->sources));
   }
   pthread_mutex_lock(&d->lock);
   if (d->at_end == 2) {
@@ -374,6 +382,24 @@ ij_status ij_data_seek(ij_data *d, int64_t epoch, int64_t step) {
   return IJ_OK;
 }
 
+ij_status ij_data_copy(ij_data *d, const char *folder, double seconds, ij_progress *p) {
+  pthread_mutex_lock(&d->lock);
+  d->hold = true; /* no one reads while the lists move */
+  while (d->busy) pthread_cond_wait(&d->done, &d->lock);
+  pthread_mutex_unlock(&d->lock);
+  ij_status st = d->copy ? IJ_OK : ij_copy_start(d->sources, folder, &d->copy);
+  if (st == IJ_OK) st = ij_copy_wait(d->copy, seconds, p);
+  if (st != IJ_OK || p->over) {
+    ij_copy_free(d->copy);
+    d->copy = NULL;
+  }
+  pthread_mutex_lock(&d->lock);
+  d->hold = false;
+  pthread_cond_broadcast(&d->work);
+  pthread_mutex_unlock(&d->lock);
+  return st;
+}
+
 /* ---- opening and closing ---- */
 static bool in_unit(double p) { return p >= 0 && p <= 1; }
 
@@ -403,28 +429,27 @@ static ij_status check(ij_data_config *c) {
     return ij_fail(IJ_EINVAL, "data: process %d of %d: processes count from 0", c->rank, c->world);
   if (!(c->max_bad >= 0)) c->max_bad = .01;
   if (c->max_pixels <= 0) c->max_pixels = (int64_t)1 << 28;
+  if (c->max_bytes <= 0) c->max_bytes = (int64_t)1 << 28;
   return IJ_OK;
 }
 
 static ij_status size_up(ij_data *d) {
   ij_data_config *c = &d->c;
-  int64_t n = ij_list_count(d->list);
+  int64_t n = ij_data_count(d);
   /* In training all processes make as many steps, so the last ones begin again at the front; in evaluation each picture
    * comes once. */
   d->local = c->train ? (n + c->world - 1) / c->world : (n - c->rank + c->world - 1) / c->world;
   d->steps = c->drop_last ? d->local / c->batch : (d->local + c->batch - 1) / c->batch;
   if (d->steps < 1)
     return ij_fail(IJ_EINVAL, "data '%s': %lld pictures for this process don't fill a batch of %d; lower data.batch",
-                   c->root, (long long)d->local, c->batch);
+                   ij_sources_title(d->sources), (long long)d->local, c->batch);
   return IJ_OK;
 }
 
 static ij_status room_make(ij_data *d) {
   const ij_data_config *c = &d->c;
-  size_t n = ij_list_count(d->list), b = (size_t)c->batch;
+  size_t n = ij_sources_count(d->sources), b = (size_t)c->batch;
   d->slots = (c->workers ? c->prefetch : 1) + 1;
-  d->order_epoch = -1;
-  if (c->shuffle && !(d->order = ij_alloc(n * sizeof *d->order))) return IJ_ENOMEM;
   if (!(d->is_bad = ij_calloc(n / 8 + 1, 1))) return IJ_ENOMEM;
   if (!(d->ring = ij_calloc((size_t)d->slots, sizeof *d->ring))) return IJ_ENOMEM;
   for (int i = 0; i < d->slots; i++) {
@@ -434,7 +459,8 @@ static ij_status room_make(ij_data *d) {
     s->labels = ij_alloc(b * sizeof *s->labels);
     s->wanted = ij_alloc(b * sizeof *s->wanted);
     s->samples = ij_alloc(b * sizeof *s->samples);
-    if (!s->pixels || !s->labels || !s->wanted || !s->samples) return IJ_ENOMEM;
+    s->turns = ij_alloc(b * sizeof *s->turns);
+    if (!s->pixels || !s->labels || !s->wanted || !s->samples || !s->turns) return IJ_ENOMEM;
   }
   int workers = c->workers ? c->workers : 1;
   if (!(d->worker = ij_calloc((size_t)workers, sizeof *d->worker))) return IJ_ENOMEM;
@@ -472,13 +498,12 @@ ij_status ij_data_open(const ij_data_config *c, ij_data **out) {
   pthread_cond_init(&d->work, NULL);
   pthread_cond_init(&d->done, NULL);
   d->c = *c;
-  d->c.root = d->c.subset = NULL;
   IJ_TRY_TO(failed, st, check(&d->c));
-  IJ_TRY_TO(failed, st, ij_list_open(c->root, c->subset, on_note, d, &d->list));
-  if (!(d->c.root = ij_strdup(c->root))) {
-    st = IJ_ENOMEM;
-    goto failed;
-  }
+  IJ_TRY_TO(failed, st, ij_sources_open(c, on_note, d, &d->sources));
+  d->c.root = d->c.subset = d->c.cache = NULL; /* the caller's */
+  d->c.roots = NULL;
+  d->c.weights = NULL;
+  if (d->c.untrusted_loaders) ij_vips_untrusted(true);
   d->colours = (ij_colours){d->c.flip, d->c.jitter, d->c.jitter_p, d->c.grey_p, d->c.blur_p};
   d->coloured =
       d->c.train && (d->c.flip > 0 || (d->c.jitter > 0 && d->c.jitter_p > 0) || d->c.grey_p > 0 || d->c.blur_p > 0);
@@ -506,6 +531,7 @@ void ij_data_close(ij_data *d) {
     ij_free(s->labels);
     ij_free(s->wanted);
     ij_free(s->samples);
+    ij_free(s->turns);
     ij_free(s->bads);
   }
   int workers = d->c.workers ? d->c.workers : 1;
@@ -518,13 +544,12 @@ void ij_data_close(ij_data *d) {
   pthread_mutex_destroy(&d->lock);
   pthread_cond_destroy(&d->work);
   pthread_cond_destroy(&d->done);
-  ij_list_free(d->list);
+  ij_copy_free(d->copy);
+  ij_sources_free(d->sources);
   ij_free(d->told);
   ij_free(d->worker);
   ij_free(d->thread);
   ij_free(d->ring);
-  ij_free(d->order);
   ij_free(d->is_bad);
-  ij_free((char *)d->c.root);
   ij_free(d);
 }

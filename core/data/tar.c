@@ -18,7 +18,7 @@ ij_status ij_read_at(int fd, void *to, size_t n, uint64_t offset, size_t *got) {
   return IJ_OK;
 }
 
-enum { BLOCK = 512, WINDOW = 1 << 14, NAME_MOST = 4096 };
+enum { BLOCK = 512, WINDOW = 1 << 14, NEAR = 1 << 11, NAME_MOST = 4096 };
 
 /* A number field: octal digits, or GNU's base 256 where the top bit is set. False: neither. */
 static bool number(const uint8_t *p, int n, uint64_t *out) {
@@ -77,8 +77,9 @@ typedef struct reader {
 static const uint8_t *block(reader *r, uint64_t offset, ij_status *st) {
   *st = IJ_OK;
   if (offset < r->at || offset + BLOCK > r->at + r->n) {
+    bool far = offset > r->at + 2 * WINDOW; /* then the next header will be far too */
     r->at = offset;
-    *st = ij_read_at(r->fd, r->window, WINDOW, offset, &r->n);
+    *st = ij_read_at(r->fd, r->window, far ? NEAR : WINDOW, offset, &r->n);
     if (*st == IJ_OK && r->n < BLOCK) *st = IJ_EEND;
     if (*st != IJ_OK) return NULL;
   }
@@ -151,6 +152,10 @@ ij_status ij_tar_scan(int fd, const char *path, ij_member_fn *add, void *arg, ij
     }
     if (!h) {
       ij_fail_in(st, "tar '%s'", path);
+      break;
+    }
+    if (ij_interrupted()) {
+      st = ij_fail(IJ_EINTERRUPT, "listing of '%s' interrupted", path);
       break;
     }
     static const uint8_t zero[BLOCK];

@@ -15,6 +15,7 @@ usage: ijepa FILE [key=value ...]   run a recipe or any Lua file; key=value sets
        ijepa import CONFIG.yaml     print the recipe for a YAML configuration of the published code
        ijepa export RUN_OR_CHECKPOINT --format pth|hf|timm|safetensors --out PATH
                                     the weights for other programs
+       ijepa manifest FOLDER        SHA-256 of its pictures or tars, for data.manifest and sha256sum -c
        ijepa -v, ijepa --help
 environment: IJEPA_TRACE=1 shows our own lines in tracebacks, IJEPA_LUA=DIR reads our Lua modules from DIR
 ]]
@@ -184,6 +185,30 @@ function commands.export(argv)
   return wrong and fail_usage("export: " .. wrong) or code
 end
 
+function commands.manifest(argv)
+  if #argv ~= 2 then return fail_usage "manifest: one folder of pictures, tar or list of tars is needed" end
+  local ok, code = cli.protected(function()
+    local data = require "ijepa.data"
+    local images, message = data.open { root = argv[2], workers = 0, batch = 1, crop = 1 }
+    local started, lines, n = F.C.ij_time(), nil, 0
+    if images then lines, message = images:manifest() end
+    if not lines then
+      say("ijepa: ", message, "\n")
+      return 1
+    end
+    for line in lines do
+      n = n + 1
+      io.write(line, "\n")
+    end
+    say(("%d files in %.1f s\n"):format(n, F.C.ij_time() - started))
+    return 0
+  end)
+  if ok then return code end
+  if code.exit then return code.exit end
+  say(code.text, "\n")
+  return 1
+end
+
 local options = {}
 options["-v"] = function()
   print("ijepa " .. ijepa.version)
@@ -213,7 +238,7 @@ local function run_file(argv)
   local path = argv[1]
   local file, message = io.open(path, "rb")
   if not file or not file:read(0) and F.C.ij_path_kind(path) == 2 then
-    local names = { "help", "check", "conform", "import", "report", "export" }
+    local names = { "help", "check", "conform", "import", "report", "export", "manifest" }
     return fail_usage(("cannot open '%s': %s%s"):format(path, file and "it is a folder" or message:gsub("^.*: ", ""),
       path:find "[./]" and "" or require "ijepa._text".hint(path, names)))
   end

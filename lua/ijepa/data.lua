@@ -1,4 +1,4 @@
--- Pictures: batches of a folder or of tar files as tensors.
+-- Pictures: batches of folders and tar files as tensors; copies of them, manifests.
 local F = require "ijepa._ffi"
 local tensor = require "ijepa.tensor"
 local bit = require "bit"
@@ -11,16 +11,50 @@ Data.__index = Data
 
 local function pair(v) if type(v) == "table" then return v[1], v[2] end return v, v end
 
---- Opens a folder, a tar or a list of tars. o: root, crop, batch; train (random crops, shuffled, for ever) or not
---- (short side to `resize`, centre crop, in order, once); subset, scale, ratio, flip, jitter, grey, blur, workers,
---- prefetch, seed, max_bad, max_pixels, rank, world. Returns nil and a message where there is nothing to read.
----@return ijepa.data? data, string? message, integer? code
-function data.open(o)
-  if type(o.root) ~= "string" or o.root == "" then
+--- Several roots as one text, for messages.
+---@param root string|string[]
+function data.title(root) return type(root) == "table" and table.concat(root, ", ") or root end
+
+--- Where indexes of tars and cached features lie: the folder given, or ijepa/ in XDG_CACHE_HOME, or in ~/.cache.
+---@param folder string?
+function data.cache_folder(folder)
+  if folder then return folder end
+  local base = os.getenv "XDG_CACHE_HOME"
+  return (base and base ~= "" and base or (os.getenv "HOME" or ".") .. "/.cache") .. "/ijepa"
+end
+
+-- The sources of o in the C configuration c; what must not be collected before it is used, or nil and a message.
+local function set_sources(c, o)
+  local roots, weights = o.root, o.weights
+  if type(roots) == "string" then roots = { roots } end
+  local n = type(roots) == "table" and #roots or 0
+  if n == 0 or roots[1] == "" then
     return nil, "data.root is not set: give a folder of pictures, e.g. data.root=pictures"
   end
+  if weights and #weights == 0 then weights = nil end
+  if weights and #weights ~= n then
+    return nil, ("data.weights has %d numbers for the %d sources of data.root"):format(#weights, n)
+  end
+  local held = { roots = F.new("const char *[?]", n), weights = weights and F.new("double[?]", n), o }
+  for i = 1, n do
+    held.roots[i - 1] = roots[i]
+    if weights then held.weights[i - 1] = weights[i] end
+  end
+  c.sources, c.roots, c.weights = n, held.roots, held.weights or nil
+  return held
+end
+
+--- Opens a folder, a tar or a list of tars, or several of them mixed (docs/data.md). o: root, crop, batch; train (random
+--- crops, shuffled, for ever) or not (short side to `resize`, centre crop, in order, once); subset, weights, scale, ratio,
+--- flip, jitter, grey, blur, workers, prefetch, seed, max_bad, max_pixels, max_bytes, untrusted_loaders, rank, world;
+--- cache: folder of tars' indexes; copy, manifest: as data:copy and data:verify, with o.say. Returns nil and a message
+--- where there is nothing to read.
+---@return ijepa.data? data, string? message, integer? code
+function data.open(o)
   local c, out = F.new "ij_data_config", F.new "ij_data *[1]"
-  c.root, c.subset = o.root, o.subset
+  local held, why = set_sources(c, o)
+  if not held then return nil, why end
+  c.subset, c.cache = o.subset, data.cache_folder(o.cache)
   c.height, c.width = pair(o.crop or 224)
   c.train, c.resize = o.train and 1 or 0, o.resize or 0
   c.shuffle = (o.shuffle == nil and o.train or o.shuffle) and 1 or 0
@@ -30,10 +64,34 @@ function data.open(o)
   c.batch, c.drop_last = o.batch or 64, (o.drop_last == nil and o.train or o.drop_last) and 1 or 0
   c.workers, c.prefetch, c.seed = o.workers or 2, o.prefetch or 4, o.seed or 0
   c.rank, c.world = o.rank or 0, o.world or 1
-  c.max_bad, c.max_pixels = o.max_bad or -1, o.max_pixels or 0
+  c.max_bad, c.max_pixels, c.max_bytes = o.max_bad or -1, o.max_pixels or 0, o.max_bytes or 0
+  c.untrusted_loaders = o.untrusted_loaders and 1 or 0
   local ok, message, code = F.try(C.ij_data_open(c, out))
   if not ok then return nil, message, code end
-  return setmetatable({ h = F.gc(out[0], C.ij_data_close), batch = F.new "ij_batch", height = c.height, width = c.width }, Data)
+  local d = setmetatable({ h = F.gc(out[0], C.ij_data_close), batch = F.new "ij_batch", height = c.height, width = c.width }, Data)
+  local good, problem = true, nil
+  if o.copy and o.copy ~= "" then good, problem = d:copy(o.copy, o.say) end
+  if good and o.manifest and #o.manifest > 0 then good, problem = d:verify(o.manifest, o.say) end
+  if good then return d end
+  d:close()
+  return nil, problem
+end
+
+local function gigabytes(n) return ("%.2f GB"):format(n / 1e9) end
+
+-- Waits for long work, telling how far it is every ten seconds. Returns its last progress and its seconds, or nil, message.
+local function wait_for(wait, what, say)
+  local p, started, told = F.new "ij_progress", C.ij_time(), C.ij_time()
+  repeat
+    local ok, message, code = F.try(wait(p))
+    if not ok then return nil, message, code end
+    if say and p.over == 0 and C.ij_time() - told > 10 then
+      told = C.ij_time()
+      say(("%s: %d of %d files, %s%s"):format(what, tonumber(p.files_done), tonumber(p.files), gigabytes(tonumber(p.bytes_done)),
+        p.bytes > p.bytes_done and " of " .. gigabytes(tonumber(p.bytes)) or ""))
+    end
+  until p.over ~= 0
+  return p, C.ij_time() - started
 end
 
 --- The number of pictures.
@@ -46,7 +104,73 @@ function Data:classes()
   for i = 0, C.ij_data_classes(self.h) - 1 do list[i + 1] = F.string(C.ij_data_class(self.h, i)) end
   return list
 end
---- The name of picture i, from 0 as in a batch's samples.
+--- The number of sources, and of which one picture i is (from 0).
+function Data:sources() return C.ij_data_sources(self.h) end
+function Data:source(i) return C.ij_data_source(self.h, i) end
+
+--- Copies all files under a folder of a local disk, but those that are there already, and reads them from there from now
+--- on. Each lies there under its real path. Waits until it is done; say(text): what is told on the way.
+---@param folder string
+---@param say fun(text: string)?
+---@return boolean? ok, string? message
+function Data:copy(folder, say)
+  local p, seconds, code = wait_for(function(p) return C.ij_data_copy(self.h, folder, 1, p) end, "copying to " .. folder, say)
+  if not p then return nil, seconds, code end
+  if say and p.bytes > 0 then
+    say(("copied to %s: %s in %.1f s"):format(folder, gigabytes(tonumber(p.bytes_done)), seconds))
+  end
+  return true
+end
+
+--- The SHA-256 of each file of source i (from 0; pictures of a folder, or tars) as lines of sha256sum, in order.
+---@param i integer?
+---@return (fun(): string?)? lines, string? message
+function Data:manifest(i)
+  local out = F.new "ij_manifest *[1]"
+  local ok, message, code = F.try(C.ij_manifest_open(self.h, i or 0, nil, out))
+  if not ok then return nil, message, code end
+  local m = F.gc(out[0], C.ij_manifest_close)
+  local p, seconds = wait_for(function(p) return C.ij_manifest_wait(m, 1, p) end, "", nil)
+  if not p then return nil, seconds end
+  if C.ij_manifest_problems(m) > 0 then return nil, "manifest: " .. F.string(C.ij_manifest_problem(m, 0)) end
+  local at, held = -1, { m, self }   -- the manifest looks into the lists of self
+  return function()
+    at = at + 1
+    local line = C.ij_manifest_line(held[1], at)
+    return line ~= nil and F.string(line) or nil
+  end
+end
+
+--- Compares the files of each source with a manifest of it, reading all their bytes. Returns nil and what differs.
+---@param files string|string[] a manifest for each source
+---@param say fun(text: string)?
+---@return boolean? ok, string? message
+function Data:verify(files, say)
+  if type(files) == "string" then files = { files } end
+  if #files ~= self:sources() then
+    return nil, ("data.manifest names %d files for %d sources"):format(#files, self:sources())
+  end
+  for i, file in ipairs(files) do
+    local out = F.new "ij_manifest *[1]"
+    local ok, message, code = F.try(C.ij_manifest_open(self.h, i - 1, file, out))
+    if not ok then return nil, message, code end
+    local m = F.gc(out[0], C.ij_manifest_close)
+    local p, seconds = wait_for(function(p) return C.ij_manifest_wait(m, 1, p) end, "checking by " .. file, say)
+    if not p then return nil, seconds end
+    local n, list = tonumber(C.ij_manifest_problems(m)), {}
+    for k = 0, math.min(n, 3) - 1 do list[#list + 1] = F.string(C.ij_manifest_problem(m, k)) end
+    C.ij_manifest_close(F.gc(m, nil))
+    if n > 0 then
+      return nil, ("data.manifest '%s': %d files are wrong: %s%s"):format(file, n, table.concat(list, "; "), n > 3 and "; ..." or "")
+    end
+    if say then
+      say(("%d files are as '%s' says: %s in %.1f s"):format(tonumber(p.files), file, gigabytes(tonumber(p.bytes_done)), seconds))
+    end
+  end
+  return true
+end
+
+--- The name of picture i in its source, from 0 as in a batch's samples.
 function Data:name(i)
   local s = C.ij_data_name(self.h, i)
   return s ~= nil and F.string(s) or nil

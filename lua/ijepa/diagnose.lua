@@ -3,6 +3,7 @@
 local F = require "ijepa._ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.device"
+local data = require "ijepa.data"
 local linalg = require "ijepa.linalg"
 local probe = require "ijepa.probe"
 local C = F.C
@@ -230,12 +231,13 @@ function diagnose.new(t)
   local self = setmetatable({ every = o.every, views = o.views, list = {}, path = ("%s/%s-diagnoses.csv"):format(t.config.out, t.config.tag) },
     Diagnosis)
   self.pixels, self.labels, self.count = read_pictures(t.images, o.pictures, o.views)
-  if self.count < 2 then return nil, ("diagnose: of %d pictures of '%s' fewer than 2 could be read"):format(o.pictures, t.config.data.root) end
+  local root = data.title(t.config.data.root)
+  if self.count < 2 then return nil, ("diagnose: of %d pictures of '%s' fewer than 2 could be read"):format(o.pictures, root) end
   self.height, self.width = t.images.height, t.images.width
   if o.probe ~= "" then
     self.probe = {}
     self.probe.pixels, self.probe.labels, self.probe.count = read_pictures(t.images, o.probe_pictures, 1)
-    if #t.images:classes() < 2 then return nil, ("diagnose.probe=%s: '%s' has no classes"):format(o.probe, t.config.data.root) end
+    if #t.images:classes() < 2 then return nil, ("diagnose.probe=%s: '%s' has no classes"):format(o.probe, root) end
   end
   self:reopen(t.step)
   if #self.list == 0 then self:look(t) end
@@ -346,7 +348,7 @@ function Diagnosis:look(t)
   d.distance = distance(t.encoder, t.target)
   if self.probe then
     d.probe = probed(t.config.diagnose.probe, features(t.target, self.probe.pixels, self.probe.count, self.height, self.width),
-      self.probe.labels, t.config.data.root)
+      self.probe.labels, data.title(t.config.data.root))
   end
   self.list[#self.list + 1] = d
   d.level, d.text = diagnose.verdict(self.list)

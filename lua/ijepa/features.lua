@@ -94,13 +94,8 @@ end
 -- ---- the cache
 local function say(fmt, ...) io.stderr:write(fmt:format(...), "\n") end
 
---- Where cached features lie: the folder given, or ijepa/ in XDG_CACHE_HOME, or in ~/.cache.
----@param folder string?
-function features.folder(folder)
-  if folder then return folder end
-  local base = os.getenv "XDG_CACHE_HOME"
-  return (base and base ~= "" and base or (os.getenv "HOME" or ".") .. "/.cache") .. "/ijepa"
-end
+--- Where cached features lie: see data.cache_folder.
+features.folder = data.cache_folder
 
 local function chain(h, t) -- h grows by the bytes of t, some rows at a time
   local rows = t:dim() > 0 and t:size(1) or 1
@@ -217,7 +212,7 @@ function features.of(f, o)
   local n, path, key, found = math.min(images:count(), o.limit or math.huge), nil, nil, nil
   if o.cache ~= false and getmetatable(f) == Extractor then
     key = table.concat({ "1", f.name, f.encoder and encoder_stamp(f.encoder) or "none", images:stamp(), images.height, images.width,
-      o.resize or 0, n, o.limit and o.seed or 0 }, "; ")
+      o.resize or 0, n, o.limit and "drawn by " .. (o.seed or 0) or 0 }, "; ")
     path = ("%s/%s.safetensors"):format(features.folder(o.cache or nil), text_of(C.ij_hash(0, key, #key)))
     if C.ij_path_kind(path) == 1 then
       found, message = load(path, key, classes)

@@ -59,11 +59,12 @@ function picture.batch(pictures, encoder, o)
   o = o or {}
   if tensor.is(pictures) then return pictures end
   local crop = { encoder.grid[1] * encoder.patch, encoder.grid[2] * encoder.patch }
-  local many = type(pictures) == "string" and (C.ij_path_kind(pictures) == 2 or pictures:find "%.tar$")
+  local first = type(pictures) == "table" and not canvas.is(pictures) and pictures[1] or pictures
+  local many = type(first) == "string" and (C.ij_path_kind(first) == 2 or first:find "%.tar$")
   if many then
     local images = data.open { root = pictures, crop = crop, resize = o.resize, batch = o.count or 16, workers = 0,
       shuffle = true }
-    local x, message = nil, ("'%s' could not be read"):format(pictures)
+    local x, message = nil, ("'%s' could not be read"):format(data.title(pictures))
     if images then x, message = images:read() end
     if not x then F.raise(tostring(message)) end
     return x

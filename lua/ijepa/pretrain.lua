@@ -96,9 +96,11 @@ local function open_images(cfg)
   local d, o = cfg.data, cfg.optim
   local images = must(data.open { train = true, root = d.root, subset = d.subset, crop = d.crop, batch = d.batch,
     scale = d.scale, ratio = d.ratio, flip = d.flip, jitter = d.jitter, jitter_p = d.jitter_p, grey = d.grey, blur = d.blur,
-    workers = d.workers, prefetch = d.prefetch, seed = cfg.seed, max_bad = d.max_bad, max_pixels = d.max_pixels })
+    workers = d.workers, prefetch = d.prefetch, seed = cfg.seed, max_bad = d.max_bad, max_pixels = d.max_pixels,
+    max_bytes = d.max_bytes, untrusted_loaders = d.untrusted_loaders, weights = d.weights, copy = d.copy, manifest = d.manifest,
+    say = function(text) io.stderr:write(text, "\n") end })
   if images:epoch_steps() < o.accumulate then
-    stop("data.root '%s' has %d pictures: too few for %d batches of %d (data.batch, optim.accumulate)", d.root,
+    stop("data.root '%s' has %d pictures: too few for %d batches of %d (data.batch, optim.accumulate)", data.title(d.root),
       images:count(), o.accumulate, d.batch)
   end
   return images

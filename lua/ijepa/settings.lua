@@ -37,7 +37,9 @@ return {
   quirks = { type = "string|table", default = "", doc = "\"reference\": every quirk of the published code, or a list of switches" },
   threads = { type = "integer", default = 0, doc = "of the computation; 0: all processors", check = at_least(0) },
   data = {
-    root = { type = "string", doc = "folder of pictures or of class folders, a .tar, or a text file that lists tar shards" },
+    root = { type = "string|strings",
+      doc = "folder of pictures or of class folders, a .tar, or a text file that lists tar shards; {a,b}: mixed (docs/data.md)" },
+    weights = { type = "numbers", default = {}, doc = "shares of the sources in root, at any scale; none: each picture once an epoch" },
     subset = { type = "string", doc = "file of picture names, one a line: only these" },
     batch = { type = "integer", default = 128, doc = "pictures of a (micro-)batch", check = at_least(1) },
     workers = { type = "integer", default = 2, doc = "threads that read pictures; 0: none beside the main one", check = at_least(0) },
@@ -52,6 +54,12 @@ return {
     blur = { type = "number", default = 0, doc = "probability of a blurred crop", check = share },
     max_bad = { type = "number", default = .01, doc = "share of broken pictures past which the run stops", check = share },
     max_pixels = { type = "integer", default = 2 ^ 28, doc = "a larger picture counts as broken", check = at_least(1) },
+    max_bytes = { type = "integer", default = 2 ^ 28, doc = "a larger file of a picture counts as broken", check = at_least(1) },
+    untrusted_loaders = { type = "boolean", default = false,
+      doc = "also what libvips calls unsafe for strangers' files: SVG, PDF and the like" },
+    copy = { type = "string", default = "", doc = "folder on a local disk: what is missing there is copied first, then read from there" },
+    manifest = { type = "string|strings", default = "",
+      doc = "of `ijepa manifest`, one for each source: all files are read and compared before the run" },
   },
   model = {
     arch = { type = "string", default = "vit_base", doc = "vit_tiny, small, base, large, huge, giant" },

@@ -155,7 +155,8 @@ end
 
 -- Documents: commands and links in them lead somewhere.
 local known = {}
-for _, word in ipairs { "help", "check", "conform", "import", "report", "export", "test", "-e", "-", "-v", "--help" } do known[word] = true end
+for _, word in ipairs { "help", "check", "conform", "import", "report", "export", "manifest", "test", "-e", "-", "-v",
+  "--help" } do known[word] = true end
 local has = {}
 for _, path in ipairs(files) do
   has[path] = true

@@ -1,0 +1,115 @@
+-- Several sources, copies and manifests from Lua, from settings and from the command line.
+local lu = require "luaunit"
+local ijepa = require "ijepa"
+local data = require "ijepa.data"
+local F = require "ijepa._ffi"
+local C = F.C
+
+local tests = {}
+TestData = tests -- luacheck: ignore
+
+local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+local folder, one, two
+function tests.setUp()
+  folder = os.tmpname()
+  os.remove(folder)
+  assert(F.try(C.ij_mkdirs(folder)))
+  one = assert(ijepa.scenes.generate { out = folder .. "/one", n = 24, test = 8, size = 32, form = "folder" })
+  two = assert(ijepa.scenes.generate { out = folder .. "/two", n = 8, test = 8, size = 32, seed = 5 })
+end
+function tests.tearDown() os.execute("rm -rf " .. folder) end
+
+local function run(line)
+  local pipe = io.popen(("{ %s; } 2>&1; echo \"exit $?\""):format(line))
+  local text = pipe:read "*a"
+  pipe:close()
+  return tonumber(text:match "exit (%d+)%s*$"), (text:gsub("exit %d+%s*$", ""))
+end
+
+local function refused(message, o)
+  local d, why = data.open(o)
+  lu.assertNil(d)
+  lu.assertStrContains(why, message)
+end
+
+function tests.test_sources_are_mixed_by_weights()
+  local d = assert(data.open { root = { one.train, two.train }, weights = { 1, 3 }, train = true, crop = 16, batch = 8, workers = 0 })
+  lu.assertEquals({ d:count(), d:sources(), d:source(0), d:source(31), d:epoch_steps() }, { 32, 2, 0, 1, 4 })
+  local of = { [0] = 0, [1] = 0 }
+  for _ = 1, 4 do
+    local _, _, b = assert(d:read())
+    for i = 0, b.count - 1 do
+      local s = d:source(b.samples[i])
+      of[s] = of[s] + 1
+    end
+  end
+  lu.assertEquals(of, { [0] = 8, [1] = 24 })
+  d:close()
+  refused("data.weights has 1 numbers for the 2 sources", { root = { one.train, two.train }, weights = { 1 } })
+  refused("weights are above 0", { root = { one.train, two.train }, weights = { 1, -1 } })
+  refused("data.root is not set", { root = {} })
+  refused("data.root is not set", {})
+  refused("nowhere' is not there", { root = { one.train, folder .. "/nowhere" } })
+end
+
+function tests.test_copies_and_manifests()
+  local said = {}
+  local function say(text) said[#said + 1] = text end
+  local d = assert(data.open { root = { one.train, two.train }, crop = 16, batch = 8, workers = 1, copy = folder .. "/local", say = say })
+  lu.assertStrContains(said[1], "copied to " .. folder .. "/local: ")
+  lu.assertEquals(C.ij_path_kind(folder .. "/local" .. two.train), 1)
+  local files = {}
+  for i = 0, 1 do
+    files[i + 1] = ("%s/%d.txt"):format(folder, i)
+    local out = assert(io.open(files[i + 1], "w"))
+    for line in assert(d:manifest(i)) do out:write(line, "\n") end
+    out:close()
+  end
+  lu.assertTrue(assert(d:verify(files, say)))
+  lu.assertStrContains(said[#said], "1 files are as")
+  local ok, message = d:verify(files[1])
+  lu.assertNil(ok)
+  lu.assertStrContains(message, "names 1 files for 2 sources")
+  d:close()
+  os.execute(("printf x | dd of=%s bs=1 seek=2000 conv=notrunc 2>/dev/null"):format(two.train))
+  refused("1 files are wrong: train.tar: differs from the manifest", { root = { one.train, two.train }, manifest = files })
+  refused("lies in the data itself", { root = one.train, copy = one.train .. "/x" })
+end
+
+function tests.test_the_command_line()
+  local code, text = run(("%s manifest %s > %s/m.txt"):format(program, one.train, folder))
+  lu.assertEquals(code, 0)
+  lu.assertStrContains(text, "24 files in")
+  lu.assertEquals(run(("cd %s && sha256sum -c --quiet %s/m.txt"):format(one.train, folder)), 0)
+  code, text = run(program .. " manifest")
+  lu.assertEquals(code, 2)
+  lu.assertStrContains(text, "one folder of pictures")
+  code, text = run(program .. " manifest " .. folder .. "/nowhere")
+  lu.assertEquals(code, 1)
+  lu.assertStrContains(text, "is not there")
+end
+
+local tiny = " data.batch=8 data.crop=32 data.workers=1 model.width=16 model.depth=1 model.heads=2 model.patch=4 model.pred_depth=1 " ..
+  "model.pred_dim=8 mask.min_keep=3 mask.group=8 diagnose.every=0 "
+
+-- A run over two sources, read from a copy and checked, and the same run interrupted and resumed: equal bit for bit.
+function tests.test_a_run_of_two_sources_resumes()
+  local words = ("'data.root={%s,%s}' data.weights=2,1 optim.epochs=2 optim.warmup=1"):format(one.train, two.train) .. tiny
+  local function losses(out)
+    local list = {}
+    for line in io.lines(("%s/%s/jepa_r0.csv"):format(folder, out)) do list[#list + 1] = line:match "^([^,]*,[^,]*,[^,]*)" end
+    return list
+  end
+  local code, text = run(("%s recipes/pretrain.lua out=%s/a %s"):format(program, folder, words))
+  lu.assertEquals(code, 0, text)
+  code, text = run(("%s manifest %s > %s/m1 && %s manifest %s > %s/m2"):format(program, one.train, folder, program, two.train, folder))
+  lu.assertEquals(code, 0, text)
+  words = words .. (" data.copy=%s/local 'data.manifest={%s/m1,%s/m2}' out=%s/b "):format(folder, folder, folder, folder)
+  code, text = run(("%s recipes/pretrain.lua %s optim.steps=3"):format(program, words))
+  lu.assertEquals(code, 0, text)
+  lu.assertStrContains(text, "24 files are as")
+  code, text = run(("%s recipes/pretrain.lua %s"):format(program, words))
+  lu.assertEquals(code, 0, text)
+  lu.assertEquals(losses "b", losses "a")
+  lu.assertTrue(#losses "a" >= 8)
+end
