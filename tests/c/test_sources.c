@@ -354,8 +354,9 @@ START_TEST(large_tars_keep_an_index)
   expect_same(plain, first);
   run_in_scratch("test $(ls cache | wc -l) = 1");
   /* it is used: headers that are gone are not missed */
-  run_in_scratch("cp -p big.tar keep.tar; cp -p big.tar stamp; printf xxxx | dd of=big.tar bs=1 seek=512 conv=notrunc; touch -r "
-                 "stamp big.tar");
+  run_in_scratch(
+      "cp -p big.tar keep.tar; cp -p big.tar stamp; printf xxxx | dd of=big.tar bs=1 seek=512 conv=notrunc; touch -r "
+      "stamp big.tar");
   ij_list *second = list_big("cache", &notes);
   expect_same(plain, second);
   ij_list_free(second);

@@ -227,7 +227,7 @@ end
 
 function tests.test_who_polls_for_ctrl_c_stops_by_itself()
   local t = session()
-  t:enter "while not ijepa.interrupted() do io.write '.'; io.flush() end kept = 'state kept'; ijepa.exit(130)"
+  t:enter "while not ijepa.interrupted() do io.write '.'; io.flush(); for _ = 1, 2e6 do end end kept = 'state kept'; ijepa.exit(130)"
   t:wait "..."
   t:type("", "C-c")
   t:wait "interrupted"
