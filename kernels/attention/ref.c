@@ -64,9 +64,10 @@ ij_status ij_ref_attention_fwd(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_
 ij_status ij_ref_attention_weights(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, const void *qkv,
                                    const float *bias, float *p) {
   heads h = {dt, N, A, S, qkv, bias};
-  float *qs = ij_queue_scratch(q, 0, (size_t)(2 * N * S + 1) * sizeof *qs), *ks = qs + N * S; /* each (N, S) */
+  float *qs = ij_queue_scratch(q, 0, (size_t)(2 * N * S + 1) * sizeof *qs); /* (N, S), then the keys likewise */
   double *row = ij_ref_sums(q, 1, N);
   if (!qs || !row) return IJ_ENOMEM;
+  float *ks = qs + N * S;
   for (ij_dim b = 0; b < B; b++)
     for (ij_dim a = 0; a < A; a++) {
       load_part(&h, b, 0, a, qs);
