@@ -218,7 +218,7 @@ local function run(source, name, line, host)
   if ok then return true end
   if failure.exit then
     if failure.exit ~= 130 or not host then return nil, failure.exit end
-    failure.text = "interrupted"
+    failure.text = failure.interrupted and tostring(failure) or "interrupted"
   end
   io.stdout:flush()
   io.stderr:write(show.paint(red, "error", with_hint(failure.text)), "\n")
