@@ -13,7 +13,7 @@
 /* What an op runs on. Scratch memory is the device's, kept between calls: slots 0..7, grown when needed. */
 typedef struct ij_queue ij_queue;
 struct ij_queue {
-  void *stream;      /* of the backend; NULL on the CPU */
+  void *stream;      /* the backend's own; NULL on the CPU */
   void *slot[8];
   size_t slot_bytes[8];
 };
@@ -21,6 +21,15 @@ void *ij_queue_scratch(ij_queue *q, int slot, size_t bytes); /* 64-byte aligned;
 void ij_queue_release(ij_queue *q);
 
 typedef int64_t ij_dim;
+
+/* One tensor of an update: n elements each, on the device; avg NULL: none follows p. version, avg_version: of p's and
+ * avg's content afterwards; a backend that keeps converted copies of weights may renew them in the same pass. */
+typedef struct ij_adamw_item {
+  ij_dim n;
+  double lr, wd;
+  float *p, *g, *m, *v, *avg;
+  uint64_t version, avg_version;
+} ij_adamw_item;
 
 #define IJ_OPS(IJ_OP)                                                                                                  \
   /* y (R, N) [dt] = x (R, K) [dt] times w (N, K) f32 transposed. R >= 0, N, K >= 1. w does not change during a step:  \
@@ -124,11 +133,12 @@ typedef int64_t ij_dim;
   /* y (Q, n, D) [dt] = s[q] * (x (Q, n, D) [dt] + b (D)); b NULL: none; y may be x */                                 \
   IJ_OP(scale_rows, (ij_queue * q, ij_dtype dt, ij_dim Q, ij_dim n, ij_dim D, const void *x, const float *b,           \
                      const float *s, void *y), (q, dt, Q, n, D, x, b, s, y))                                           \
-  /* AdamW over n elements, t the step from 1, with g * gscale as gradient: p -= lr wd p; m, v updated; p -= lr *      \
-   * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps); g = 0; avg = mom avg + (1 - mom) p when not NULL. One pass. */ \
-  IJ_OP(adamw, (ij_queue * q, ij_dim n, ij_dim t, double lr, double wd, double beta1, double beta2, double eps,        \
-                double gscale, double mom, float *p, float *g, float *m, float *v, float *avg),                        \
-        (q, n, t, lr, wd, beta1, beta2, eps, gscale, mom, p, g, m, v, avg))                                            \
+  /* AdamW over `count` tensors (item: host memory), t the step from 1, with g * gscale as gradient: p -= lr wd p; m, v \
+   * updated; p -= lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps); g = 0; avg = mom avg + (1 - mom) p when \
+   * not NULL. One pass. gate (1), when not NULL: where it is not finite, g = 0 is all that happens. */                \
+  IJ_OP(adamw, (ij_queue * q, ij_dim count, const ij_adamw_item *item, ij_dim t, double beta1, double beta2,           \
+                double eps, double gscale, double mom, const float *gate),                                             \
+        (q, count, item, t, beta1, beta2, eps, gscale, mom, gate))                                                     \
   /* Elementwise on f32. binary: z = x op y, op one of + - * /; y has n elements (mode 0), 1 (mode 1) or D, repeated   \
    * (mode 2). */                                                                                                      \
   IJ_OP(binary, (ij_queue * q, char op, int mode, ij_dim n, ij_dim D, const float *x, const float *y, float *z),       \

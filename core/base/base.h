@@ -11,7 +11,7 @@ ij_status ij_fail(ij_status code, const char *fmt, ...) __attribute__((format(pr
 ij_status ij_fail_in(ij_status code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* For our own broken invariants only: nothing that a script or a file contains may reach it. */
-_Noreturn void ij_bug(const char *file, int line, const char *what);
+void ij_bug(const char *file, int line, const char *what) __attribute__((noreturn)); /* C++ reads this too */
 #define IJ_BUG(what) ij_bug(__FILE__, __LINE__, what)
 
 /* Counted memory, 64-byte aligned. NULL and a message on failure. */

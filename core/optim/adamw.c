@@ -121,9 +121,16 @@ static ij_status update(ij_optim *o, entry *e, const numbers *k) {
     IJ_TRY(ij_sum_squares(&e->p->grad, 1, &sum, &finite));
     e->grad_norm = sqrt(sum);
   }
-  return dev->ops.adamw(&dev->queue, e->count, o->steps, k->lr * e->lr_scale, k->wd * e->wd_scale, o->c.beta1,
-                        o->c.beta2, o->c.eps, k->grad_scale, k->momentum, ij_f32_of(e->p) + e->first, g + e->first,
-                        ij_f32_of(e->m), ij_f32_of(e->v), e->average ? ij_f32_of(e->average) : NULL);
+  ij_adamw_item item = {.n = e->count,
+                        .lr = k->lr * e->lr_scale,
+                        .wd = k->wd * e->wd_scale,
+                        .p = ij_f32_of(e->p) + e->first,
+                        .g = g + e->first,
+                        .m = ij_f32_of(e->m),
+                        .v = ij_f32_of(e->v),
+                        .avg = e->average ? ij_f32_of(e->average) : NULL};
+  return dev->ops.adamw(&dev->queue, 1, &item, o->steps, o->c.beta1, o->c.beta2, o->c.eps, k->grad_scale, k->momentum,
+                        NULL);
 }
 
 static ij_status take(ij_sink *s, ij_tensor *t) {
