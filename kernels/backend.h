@@ -1,0 +1,61 @@
+/* What a device is made of: memory, copies, the op table, and, where it has its own, sums between processes. The CPU's
+ * are in core/tensor/host.c; a plug-in (libijepa_cuda.so) hands its own over through one function, ij_backend_open_fn.
+ * A device works through its queue in order and may be far behind the caller: only what says so waits. */
+#ifndef IJ_BACKEND_H
+#define IJ_BACKEND_H
+#include "ops.h"
+
+enum { IJ_BACKEND_ABI = 1 }; /* of this file and ops.h; a plug-in of another one is refused */
+
+/* What the core lends to a plug-in, which is not linked with it. */
+typedef struct ij_host {
+  ij_status (*fail)(ij_status code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+  void *(*alloc)(size_t bytes); /* counted host memory; NULL and a message */
+  void (*free)(void *p);
+} ij_host;
+
+typedef struct ij_device_info {
+  char name[80];                    /* of the card or processor */
+  char arch[16];                    /* "sm_90", "avx512" */
+  uint64_t memory, memory_free;     /* bytes of the device; 0: not known */
+  uint64_t memory_used, memory_top; /* bytes in tensors and scratch now, and at most */
+  int bf16;                         /* 1: products in bf16 are faster than in f32 */
+  int ahead;                        /* 1: the queue runs behind the caller; reading waits for it */
+} ij_device_info;
+
+typedef struct ij_backend {
+  int abi;
+  ij_op_table ops;
+  /* Opens device `index` (from 0; -1: the one this process should take): makes q->stream. IJ_EUNSUPPORTED: none here,
+   * with what is missing (no driver, a driver older than the toolkit) and what to do. */
+  ij_status (*open)(int index, ij_queue *q);
+  void (*close)(ij_queue *q);
+  /* 256-byte aligned, not filled, usable by what the queue gets from now on; IJ_ENOMEM says how much is there. Freed
+   * memory may be used by what the queue has already. */
+  ij_status (*alloc)(ij_queue *q, size_t bytes, void **out);
+  void (*free)(ij_queue *q, void *p);
+  /* Bytes in and out. write: host may change as soon as it returns. read: waits for all that the queue has. */
+  ij_status (*write)(ij_queue *q, void *to, const void *host, size_t n);
+  ij_status (*read)(ij_queue *q, const void *from, void *host, size_t n);
+  /* A read that does not hold up the caller: begin takes note of n <= IJ_LATE_BYTES bytes as they are at this point of the
+   * queue, end waits until they are there (not for later work), hands them out and frees the ticket. */
+  ij_status (*read_begin)(ij_queue *q, const void *from, size_t n, void **ticket);
+  ij_status (*read_end)(ij_queue *q, void *ticket, void *host, size_t n);
+  ij_status (*wait)(ij_queue *q); /* until the queue is empty; a fault of the device shows here, or at any later call */
+  void (*info)(ij_queue *q, ij_device_info *out);
+  /* Sums between processes on the device (NULL: this build has none). id: 128 bytes that rank 0 makes and all get. They
+   * run beside the queue, behind what it has when they are begun, in the order of their beginning, which is the same in
+   * all processes; join makes later work of the queue wait for them, and the caller until they are through, but no longer
+   * than `seconds`: then IJ_EIO. */
+  ij_status (*comm_id)(void *id);
+  ij_status (*comm_open)(ij_queue *q, const void *id, int rank, int size, double seconds);
+  void (*comm_close)(ij_queue *q);
+  ij_status (*comm_sum)(ij_queue *q, float *x, size_t n, int root); /* in place; root -1: all get the sum, else that one */
+  ij_status (*comm_broadcast)(ij_queue *q, void *x, size_t bytes, int root);
+  ij_status (*comm_join)(ij_queue *q, double seconds);
+} ij_backend;
+enum { IJ_LATE_BYTES = 256 };
+
+/* The plug-in's one symbol, "ij_backend_cuda". */
+typedef const ij_backend *(*ij_backend_open_fn)(const ij_host *host);
+#endif
