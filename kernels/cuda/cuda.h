@@ -16,6 +16,7 @@ typedef struct ij_cuda {
   void *workspace; /* for cublasLt's products */
   size_t workspace_bytes;
   int device, processors, arch; /* number; multiprocessors; 90 for sm_90 */
+  char name[80];
   struct ij_cuda_memory *memory; /* backend.cu's */
   struct ij_cuda_weights *weights; /* linear's: bf16 copies of weights */
   struct ij_cuda_comm *comm;
