@@ -1,11 +1,8 @@
 /* The emulator's own test: kernels of each kind against plain loops, and the runtime's promises. check [NAME] */
-#include "dev.h"
-#include <stdio.h>
-#include <stdlib.h>
-#include <vector>
+#include "check.h"
 
 static int failures;
-static void expect(bool ok, const char *what) {
+void expect(bool ok, const char *what) {
   if (ok) return;
   failures++;
   printf("FAIL %s\n", what);
@@ -14,20 +11,6 @@ static void expect(bool ok, const char *what) {
 /* ---- host side ---- */
 static float noise(size_t i) { return (float)((i * 2654435761u >> 7) % 2001) / 1000 - 1; }
 static float rounded(float x) { return __bfloat162float(__float2bfloat16(x)); }
-template <class T> struct Device { /* n elements on the device, with contents */
-  T *p;
-  size_t n;
-  explicit Device(const std::vector<T> &x) : n(x.size()) {
-    cudaMalloc(&p, n * sizeof(T));
-    cudaMemcpy(p, x.data(), n * sizeof(T), cudaMemcpyHostToDevice);
-  }
-  ~Device() { cudaFree(p); }
-  std::vector<T> read() const {
-    std::vector<T> x(n);
-    cudaMemcpy(x.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost);
-    return x;
-  }
-};
 static std::vector<float> noises(size_t n) {
   std::vector<float> x(n);
   for (size_t i = 0; i < n; i++) x[i] = noise(i);
@@ -272,11 +255,9 @@ int main(int argc, char **argv) {
   const struct {
     const char *name;
     void (*run)();
-  } checks[] = {{"simple", check_simple},
-                {"tiles", check_tiles},
-                {"warps", check_warps},
-                {"tensor cores", check_tensor_cores},
-                {"streams", check_streams}};
+  } checks[] = {{"simple", check_simple},   {"tiles", check_tiles},
+                {"warps", check_warps},     {"tensor cores", check_tensor_cores},
+                {"streams", check_streams}, {"products", check_products}};
   for (const auto &c : checks)
     if (argc < 2 || strstr(c.name, argv[1])) c.run();
   if (failures) printf("%d failures\n", failures);

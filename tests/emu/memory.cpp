@@ -186,9 +186,21 @@ static void trim(uint64_t keep) {
 }
 void memory_synced() { trim(pool.threshold); }
 
+/* IJ_EMU_FAIL_ALLOCATION=N, set and taken away as the process runs: the Nth allocation from then on finds no memory. */
+static bool told_to_fail() {
+  const char *text = getenv("IJ_EMU_FAIL_ALLOCATION");
+  long n = text ? atol(text) : 0;
+  char left[24];
+  if (n < 1) return false;
+  snprintf(left, sizeof left, "%ld", n - 1);
+  setenv("IJ_EMU_FAIL_ALLOCATION", left, 1);
+  return n == 1;
+}
+
 static cudaError_t allocate(void **p, size_t n) {
   *p = nullptr;
   if (!n) return cudaSuccess;
+  if (told_to_fail()) return failed(cudaErrorMemoryAllocation);
   if (n > free_bytes()) trim(0);
   Block *b = n <= free_bytes() ? new_block(n, false) : nullptr;
   if (!b) return failed(cudaErrorMemoryAllocation);
@@ -200,6 +212,7 @@ static cudaError_t allocate(void **p, size_t n) {
 static cudaError_t allocate_in_turn(void **p, size_t n, cudaStream_t stream) {
   *p = nullptr;
   if (!n) return cudaSuccess;
+  if (told_to_fail()) return failed(cudaErrorMemoryAllocation);
   if (pool.used + n > pool.held && pool.used + n - pool.held > free_bytes()) return failed(cudaErrorMemoryAllocation);
   Block *b = new_block(n, true);
   if (!b) return failed(cudaErrorMemoryAllocation);
