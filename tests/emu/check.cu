@@ -4,8 +4,7 @@
 static int failures;
 void expect(bool ok, const char *what) {
   if (ok) return;
-  failures++;
-  printf("FAIL %s\n", what);
+  if (failures++ < 20) printf("FAIL %s\n", what);
 }
 
 /* ---- host side ---- */

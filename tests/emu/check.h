@@ -14,6 +14,7 @@ template <class T> struct Device { /* n elements on the device, with contents */
   explicit Device(const std::vector<T> &x) : n(x.size()) {
     cudaMalloc(&p, n * sizeof(T));
     cudaMemcpy(p, x.data(), n * sizeof(T), cudaMemcpyHostToDevice);
+    cudaDeviceSynchronize(); /* the copy may be under way still, and other streams don't wait for it */
   }
   ~Device() { cudaFree(p); }
   std::vector<T> read() const {

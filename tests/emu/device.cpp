@@ -66,7 +66,10 @@ Enter::Enter(bool needs_device) : error(cudaSuccess) {
   else if (needs_device && missing()) error = failed(missing());
   else if (needs_device) error = state();
 }
-Enter::~Enter() { pthread_mutex_unlock(&lock); }
+Enter::~Enter() { unlock(); }
+bool try_lock() { return !pthread_mutex_trylock(&lock); }
+void unlock() { pthread_mutex_unlock(&lock); }
+int device_number() { return current_device; }
 
 struct Named {
   cudaError_t error;

@@ -71,7 +71,7 @@ template <class... P> struct Kernel : Body {
   template <class... A> Kernel(void (*f)(P...), A &&...a) : function(f), arguments(static_cast<P>(a)...) {}
   void call() override { std::apply(function, arguments); }
   void check(const char *name, bool running) override {
-    std::apply([&](auto &...a) { (check_argument(a, name, running), ...); }, arguments);
+    std::apply([&](auto &...each) { (check_argument(each, name, running), ...); }, arguments);
   }
 };
 template <class... P, class... A>

@@ -53,11 +53,14 @@ struct Enter {
   Enter(bool needs_device = true);
   ~Enter();
 };
+bool try_lock(); /* for a thread of the emulator's own */
+void unlock();
 cudaError_t failed(cudaError_t e); /* remembers it for cudaGetLastError and returns it */
 cudaError_t state();               /* cudaSuccess, or that the device is lost */
 void count_launch();
 size_t card_bytes();
 int device_count();
+int device_number();     /* the current one */
 extern bool in_callback; /* of cudaLaunchHostFunc: no call is allowed there */
 } // namespace emu
 #endif

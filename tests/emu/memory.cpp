@@ -1,9 +1,11 @@
 /* Memory of the device: blocks in a range of addresses that are never given out twice, so that a pointer into freed
  * memory stays wrong; red zones between them. Without sanitizers the range is closed to the host (Access). */
 #include "internal.h"
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 namespace emu {
 static const size_t SPACE = PLAIN ? (size_t)4 << 40 : (size_t)256 << 30, GRAIN = 256, CHUNK = 2 << 20;
@@ -41,12 +43,30 @@ Access::~Access() {
   if (!--accesses) set_access(false);
 }
 
+/* In a build without sanitizers: says who touched what, and dies as it would have */
+static void on_fault(int sig, siginfo_t *info, void *) {
+  char text[256];
+  bool device = in_device_space(info->si_addr), kernel = strcmp(kernel_name(), "(host)") != 0;
+  int n = snprintf(text, sizeof text, "emulator: %s%s %p%s\n", kernel ? kernel_name() : "the host",
+                   device && !kernel ? " touches device memory" : " touches what is not there or not aligned",
+                   info->si_addr, device && !kernel ? ": only copies may" : "");
+  if (write(2, text, (size_t)n) < n) {}
+  signal(sig, SIG_DFL);
+}
+static void watch_faults() {
+  struct sigaction now, ours = {};
+  ours.sa_sigaction = on_fault;
+  ours.sa_flags = SA_SIGINFO;
+  if (PLAIN && !sigaction(SIGSEGV, nullptr, &now) && now.sa_handler == SIG_DFL) sigaction(SIGSEGV, &ours, nullptr);
+}
+
 static size_t rounded(size_t n, size_t to) { return (n + to - 1) / to * to; }
 static size_t red_zone(const Block &b) { return rounded(b.n, GRAIN) + GRAIN - b.n; }
 
 static char *address(size_t n) {
   if (!space) {
     space = (char *)mmap(nullptr, SPACE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    watch_faults();
     if (space == MAP_FAILED) fail("no room for %zu bytes of addresses", SPACE);
   }
   size_t need = rounded(n, GRAIN) + GRAIN;
