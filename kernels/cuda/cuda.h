@@ -48,6 +48,7 @@ extern "C" {
 IJ_OPS(IJ_OP)
 #undef IJ_OP
 }
+extern const ij_op_table ij_cuda_table; /* of them all; table.cu */
 
 /* ---- for kernels ---- */
 /* One element of an activation, in f32. */

@@ -5,7 +5,7 @@
  * them for an element. So Phi costs one exponential, one reciprocal and a polynomial, as on the CPU: the upper tail of
  * the normal distribution is exp(-z^2/2) times a polynomial in 1/(1 + .33 z), z times its error below 1.4e-7. */
 #include "../cuda/cuda.h"
-#include "../cuda/rows.h"
+#include "../cuda/stripes.h"
 
 enum { THREADS = 256 };
 

@@ -6,7 +6,7 @@
  * a pass of their own would read s and dy again, 22 bytes instead of 16. Rows that fit neither (odd or very wide, views
  * at odd places) take the plain kernels below. */
 #include "../cuda/cuda.h"
-#include "../cuda/rows.h"
+#include "../cuda/stripes.h"
 
 enum { WARPS = 4, MOST_WIDE = 2048, GROUP = 4, PLAIN_THREADS = 256 };
 
