@@ -361,7 +361,9 @@ typedef struct ij_data_config {
   double flip, jitter, jitter_p, grey_p, blur_p; /* probabilities; jitter is the strength s, 0 off */
   int batch, drop_last, workers, prefetch;       /* prefetch: batches ready ahead, 0: 4 */
   uint64_t seed;
-  int rank, world;                /* this process takes every world-th sample; in training all make as many steps */
+  /* This process's n-th batch is the (n * world + rank)-th of an epoch's order; in training all make as many steps, a
+   * multiple of `multiple` (0: 1). */
+  int rank, world, multiple;
   double max_bad;                 /* share of broken pictures past which next fails; negative: .01. A single one never
                                      ends a run unless this is 0. Others, drawn by (seed, epoch, sample), take their place */
   int64_t max_pixels;             /* of one source picture; 0: 2^28 */
