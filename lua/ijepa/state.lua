@@ -81,7 +81,7 @@ end
 
 --- Fills a run from a checkpoint: every tensor by name and shape, nothing more, nothing less. Returns its numbers; a
 --- published checkpoint counts epochs, not steps.
----@return { step: integer?, epoch: integer?, seconds: number, lr_scale: number?, wd_scale: number?, ipe: integer? }? meta, string? message
+---@return { step: integer?, epoch: integer?, seconds: number, lr_scale: number?, wd_scale: number?, ipe: integer?, world: integer? }? meta, string? message
 function state.load(path, whole)
   local file, message = checkpoint.load(path)
   if not file then return nil, message end
@@ -95,7 +95,7 @@ function state.load(path, whole)
   local ok
   ok, message = fill(file, everything(whole))
   local meta = { step = file:meta "step", seconds = file:meta "seconds", lr_scale = file:meta "lr_scale",
-    wd_scale = file:meta "wd_scale", ipe = file:meta "ipe" }
+    wd_scale = file:meta "wd_scale", ipe = file:meta "ipe", world = file:meta "world" }
   local updates = file:meta "updates"
   file:close()
   if not ok then return nil, message .. "; give another out=FOLDER, or resume=false to start anew" end
