@@ -15,7 +15,7 @@ typedef struct note {
   int64_t begun;
   char why[400];
 } note;
-enum { SILENCE = 5, GRACE = 20, ANSWER = 5 }; /* seconds: no beat; to end by oneself; process 0 knows who is missing */
+enum { SILENCE = 3, GRACE = 20, ANSWER = 5 }; /* seconds: no beat; to end by oneself; process 0 knows who is missing */
 
 static int peers(const ij_dist *d) { return d->rank == 0 ? d->size : 1; }
 static bool is_peer(const ij_dist *d, int i) { return d->rank != 0 || i > 0; }
@@ -137,10 +137,12 @@ static void *watch(void *arg) {
   ij_dist *d = arg;
   int n = peers(d);
   struct pollfd *f = ij_calloc((size_t)n + 1, sizeof *f);
-  double beat = 0;
+  double beat = 0, last = ij_time();
   while (f) {
     double now = ij_time();
     pthread_mutex_lock(&d->lock);
+    for (int i = 0; now - last > SILENCE && i < n; i++) d->peer[i].heard = now; /* it was us who were stopped */
+    last = now;
     bool on = d->watching, force = d->lost && !d->heeded && now - d->lost_at > GRACE;
     note b = {.kind = BEAT, .begun = atomic_load(&d->begun)};
     if (now - beat >= 1) {
@@ -193,6 +195,7 @@ ij_status ij_watch_fail(ij_dist *d) {
 ij_status ij_watch_late(ij_dist *d) {
   char why[400], who[120];
   if (!d->watching) return ij_fail(IJ_EIO, "processes: no answer");
+  usleep(300000); /* the watcher may know more */
   pthread_mutex_lock(&d->lock);
   note n = {.kind = LATE, .begun = atomic_load(&d->begun)};
   if (!d->lost && d->rank == 0) tell_missing(d);

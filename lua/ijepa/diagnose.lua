@@ -228,7 +228,8 @@ end
 ---@return table? diagnosis, string? message
 function diagnose.new(t)
   local o = t.config.diagnose
-  local self = setmetatable({ every = o.every, quiet = t.dist and t.dist.rank > 0, views = o.views, list = {}, path = ("%s/%s-diagnoses.csv"):format(t.config.out, t.config.tag) },
+  local self = setmetatable({ every = o.every, quiet = t.dist and t.dist.rank > 0, views = o.views, list = {},
+    path = ("%s/%s-diagnoses.csv"):format(t.config.out, t.config.tag) },
     Diagnosis)
   self.pixels, self.labels, self.count = read_pictures(t.images, o.pictures, o.views)
   local root = data.title(t.config.data.root)

@@ -11,7 +11,8 @@ Optim.__index = Optim
 
 --- A new AdamW. models: a list; average: { [model] = the model that follows it as a moving average }; dist: processes that
 --- have the same models, over which gradients are summed; shard: each has a part of the moments alone; bucket: MiB.
----@param o { models: ijepa.model[], average: table?, params: ijepa.tensor[]?, betas: number[]?, eps: number?, dist: ijepa.dist?, shard: boolean?, bucket: number? }
+---@param o { models: ijepa.model[], average: table?, params: ijepa.tensor[]?, betas: number[]?, eps: number?,
+---dist: ijepa.dist?, shard: boolean?, bucket: number? }
 ---@return ijepa.optim
 function optim.adamw(o)
   local c, out = F.new "ij_optim_config", F.new "ij_optim *[1]"

@@ -100,12 +100,12 @@ Trainer.__index = Trainer
 
 local function open_images(cfg, dist)
   local d, o = cfg.data, cfg.optim
-  local images = must(data.open { rank = dist.rank, world = dist.size, multiple = o.accumulate, train = true, root = d.root, subset = d.subset, crop = d.crop, batch = d.batch,
+  return must(data.open { train = true, root = d.root, subset = d.subset, crop = d.crop, batch = d.batch,
+    rank = dist.rank, world = dist.size, multiple = o.accumulate,
     scale = d.scale, ratio = d.ratio, flip = d.flip, jitter = d.jitter, jitter_p = d.jitter_p, grey = d.grey, blur = d.blur,
     workers = d.workers, prefetch = d.prefetch, seed = cfg.seed, max_bad = d.max_bad, max_pixels = d.max_pixels,
     max_bytes = d.max_bytes, untrusted_loaders = d.untrusted_loaders, weights = d.weights, copy = d.copy,
     manifest = dist.local_rank == 0 and d.manifest or nil, say = function(text) io.stderr:write(text, "\n") end })
-  return images
 end
 
 local function new_trainer(cfg, hooks, dist)
@@ -410,13 +410,8 @@ end
 function Trainer:failed(e)
   local left, lost = type(e) == "table" and e.exit, self.dist:lost()
   if left and e.interrupted then self.run:say("%s", tostring(e)) end   -- in a mask policy: where
-  if self.dist.size > 1 and not (left and self.interrupt) then
-    if not lost then self.dist:fail(tostring(e)) end   -- before anything that takes time
-    if type(e) == "string" then
-      e = e .. (self.saved > 0 and ("; step %d is saved in '%s': the same command goes on from there"):format(self.saved, self.config.out)
-        or "; nothing is saved yet")
-    end
-  end
+  local others = self.dist.size > 1 and not (left and self.interrupt)   -- who must hear of it, before anything that takes time
+  if others and not lost then self.dist:fail(tostring(e)) end
   local alone = self.dist.size == 1 or self.dist.rank == 0 and not self.config.optim.shard   -- who can save without the others
   if alone and not self.torn and self.step > self.saved and not (left and self.run._closed) then
     local ok, message = self:save()
@@ -425,6 +420,10 @@ function Trainer:failed(e)
   if left and not self.run._closed then
     self.run:say("interrupted: step %d is saved in '%s'; the same command goes on from there", self.saved, self.config.out)
   end
+  if others and type(e) == "string" then
+    e = self.saved == 0 and e .. "; nothing is saved yet"
+      or ("%s; step %d is saved in '%s': the same command goes on from there"):format(e, self.saved, self.config.out)
+  end
   self:close()
   error(e, 0)
 end
@@ -432,8 +431,8 @@ end
 -- Opens the log: a new one, or the rows up to the step where the run goes on.
 function Trainer:open_log(resume)
   local cfg = self.config
-  self.run = must(Run.open(cfg.out, { rank = self.dist.rank, silent = self.dist.rank > 0, resume = resume and self.step or nil, tag = cfg.tag, config = cfg, ipe = self.ipe, logs = cfg.log,
-    total = self.last < math.huge and self.last or nil }))
+  self.run = must(Run.open(cfg.out, { rank = self.dist.rank, silent = self.dist.rank > 0, resume = resume and self.step or nil,
+    tag = cfg.tag, config = cfg, ipe = self.ipe, logs = cfg.log, total = self.last < math.huge and self.last or nil }))
 end
 
 -- The folder's lock, which no other run may have.

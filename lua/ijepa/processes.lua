@@ -114,12 +114,12 @@ function processes.follow(t)
 end
 
 --- Something has failed here or in another process: all end. Of what comes from another, process 0 tells, or, where that
---- is the one, all others do.
+--- is the one, one process of each machine.
 function processes.failed(d, e, together)
   local text, here = tostring(e), not d:lost()
   if d.size > 1 and here and not together then d:fail(text) end
   d:close()
-  if d.rank == 0 or here or text:find "processes?:? process 0 " then error(e, 0) end
+  if d.rank == 0 or here or d.local_rank <= 1 and text:find "process 0 %(" then error(e, 0) end
   ijepa.exit(1)
 end
 

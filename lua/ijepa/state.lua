@@ -81,7 +81,8 @@ end
 
 --- Fills a run from a checkpoint: every tensor by name and shape, nothing more, nothing less. Returns its numbers; a
 --- published checkpoint counts epochs, not steps.
----@return { step: integer?, epoch: integer?, seconds: number, lr_scale: number?, wd_scale: number?, ipe: integer?, world: integer? }? meta, string? message
+---@return { step: integer?, epoch: integer?, seconds: number, lr_scale: number?, wd_scale: number?,
+---ipe: integer?, world: integer? }? meta, string? message
 function state.load(path, whole)
   local file, message = checkpoint.load(path)
   if not file then return nil, message end
