@@ -6,7 +6,7 @@
 --   --partition P, --account A, --qos Q
 --   --time T              limit: minutes, or H:MM:SS, or D-HH:MM:SS; a run that needs more goes on by itself
 --   --notice S            seconds before the limit at which the run saves and is queued again (120, at most a quarter of T)
---   --gpus-per-task N     1 where device=cuda is among the words
+--   --gpus-per-task N     (1 with device=cuda)
 --   --cpus-per-task N     also the threads of a process
 --   --mem M               of a machine, like 64G
 --   --name N              of the job (the recipe's)
@@ -149,9 +149,9 @@ function submit.parse(args)
   o.folder = o.folder:gsub("(.)/+$", "%1")
   o.notice = o.notice or math.min(120, o.time and math.floor(o.time / 4) or 120)
   o.name = o.name or #o.recipes == 1 and title(o.recipes[1]) or "ijepa"
-  for _, word in ipairs(o.words) do
-    if word == "device=cuda" then o["gpus-per-task"] = o["gpus-per-task"] or 1 end
-  end
+  local device = os.getenv "IJEPA_DEVICE" or ""
+  for _, word in ipairs(o.words) do device = word:match "^device=(.*)" or device end
+  if device:find "^cuda" then o["gpus-per-task"] = o["gpus-per-task"] or 1 end
   local message = conflict(o)
   if message then return nil, message end
   return o
