@@ -6,7 +6,7 @@
 --   --partition P, --account A, --qos Q
 --   --time T              limit: minutes, or H:MM:SS, or D-HH:MM:SS; a run that needs more goes on by itself
 --   --notice S            seconds before the limit at which the run saves and is queued again (120, at most a quarter of T)
---   --gpus-per-task N     (1 with device=cuda)
+--   --gpus-per-task N     (1 with device=cuda) each task sees all of its machine's, number SLURM_LOCALID is its own
 --   --cpus-per-task N     also the threads of a process
 --   --mem M               of a machine, like 64G
 --   --name N              of the job (the recipe's)
@@ -174,9 +174,11 @@ local function directives(o)
   add("--job-name=%s", o.name)
   add("--nodes=%d", o.nodes)
   add("--ntasks-per-node=%d", o["tasks-per-node"])
-  for _, key in ipairs { "partition", "account", "qos", "cpus-per-task", "gpus-per-task", "mem" } do
+  for _, key in ipairs { "partition", "account", "qos", "cpus-per-task", "mem" } do
     if o[key] then add("--%s=%s", key, o[key]) end
   end
+  -- each task sees all of its job's on a machine, so that they reach each other: --gpus-per-task of sbatch shows it one
+  if o["gpus-per-task"] then add("--gpus-per-node=%d", o["gpus-per-task"] * o["tasks-per-node"]) end
   if o.time then add("--time=%s", clock(o.time)) end
   if #o.recipes > 1 then add("--array=0-%d", #o.recipes - 1) end
   add('--chdir="%s"', o.cwd)
@@ -243,7 +245,6 @@ exit 1
 local function start_lines(o)
   local start = {}
   if o["cpus-per-task"] then start[1] = "--cpus-per-task=" .. o["cpus-per-task"] end   -- srun does not ask the job for it
-  if o["gpus-per-task"] then start[#start + 1] = "--gpu-bind=none" end   -- all of a machine, so that they reach each other
   if o.mpi then start[#start + 1] = "--mpi=" .. o.mpi end
   local lines = { ("start=(%s)"):format(quoted(start)) }
   if not o.mpi then lines[2] = "case $(srun --mpi=list 2>&1) in *pmix*) start+=(--mpi=pmix) ;; esac" end

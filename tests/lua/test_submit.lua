@@ -53,7 +53,7 @@ function tests.test_the_published_run()
 #SBATCH --ntasks-per-node=8
 #SBATCH --partition=gpu
 #SBATCH --cpus-per-task=10
-#SBATCH --gpus-per-task=1
+#SBATCH --gpus-per-node=8
 #SBATCH --time=16:40:00
 #SBATCH --chdir="FOLDER"
 #SBATCH --output="FOLDER/logs/%j.out"
@@ -62,7 +62,7 @@ function tests.test_the_published_run()
 #SBATCH --signal=TERM@120
 # written by ijepa 0.1.0 submit]]):gsub("FOLDER", folder):gsub("0%.1%.0", require "ijepa".version))
   lu.assertStrContains(text, "recipes=(recipes/in1k_vith14.lua)\nwords=(device=cuda data.root=/data/imagenet/train)\n")
-  lu.assertStrContains(text, "start=(--cpus-per-task=10 --gpu-bind=none)\n")
+  lu.assertStrContains(text, "start=(--cpus-per-task=10)\n")
   lu.assertStrContains(text, "export OMP_NUM_THREADS=10\n")
 end
 
@@ -70,11 +70,11 @@ function tests.test_an_array_and_other_options()
   local text = script(folder .. "/a.lua", folder .. "/b c.lua", "--account=A", "--qos=Q", "--mem", "64G", "--name=N", "--mpi=pmi2",
     "--sbatch=--exclusive", "--sbatch=--mail-type=END", "--gpus-per-task", "2", "--notice", "300", "--time", "2-00:30:00")
   for _, line in ipairs { "--job-name=N", "--array=0-1", "--account=A", "--qos=Q", "--mem=64G", "--exclusive", "--mail-type=END",
-    "--gpus-per-task=2", "--signal=TERM@300", "--time=2-00:30:00", '--output="' .. folder .. '/logs/%A_%a.out"' } do
+    "--gpus-per-node=2", "--signal=TERM@300", "--time=2-00:30:00", '--output="' .. folder .. '/logs/%A_%a.out"' } do
     lu.assertStrContains(text, "\n#SBATCH " .. line .. "\n")
   end
   lu.assertStrContains(text, ("recipes=(%s/a.lua '%s/b c.lua')\n"):format(folder, folder))
-  lu.assertStrContains(text, "start=(--gpu-bind=none --mpi=pmi2)\n")
+  lu.assertStrContains(text, "start=(--mpi=pmi2)\n")
   lu.assertNotStrContains(text, "srun --mpi=list")
   lu.assertNotStrContains(text, "OMP_NUM_THREADS")
 end
