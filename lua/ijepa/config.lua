@@ -305,6 +305,7 @@ function config.dump(t) return "return " .. value_text(t, "", {}) .. "\n" end
 
 --- The doc of a configuration key as { key, type, default, doc }, or nil.
 ---@param key string dotted
+---@return table?
 function config.describe(key)
   local leaf = find(config.schema, key)
   if not is_leaf(leaf) then return nil end
@@ -312,6 +313,7 @@ function config.describe(key)
 end
 
 --- Every dotted key of config.schema, sorted.
+---@return string[]
 function config.keys()
   local keys = {}
   for _, key in ipairs(all_keys(config.schema, "", {})) do

@@ -150,6 +150,7 @@ end
 
 --- Says something on a line of its own. Without further arguments the text is taken as it is.
 ---@param fmt string as string.format takes it
+---@param ... any
 function run:say(fmt, ...)
   local line = select("#", ...) > 0 and fmt:format(...) or fmt
   if self._rank > 0 then line = ("process %d: %s"):format(self._rank, line) end

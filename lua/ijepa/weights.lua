@@ -55,7 +55,9 @@ end
 local Part = {}
 Part.__index = Part
 
--- The file's names of one of our tensors.
+--- The file's names of one of our tensors.
+---@param name string
+---@return string[]
 function Part:sources(name)
   local list = self.layout == "hf" and weights.hf(name) or { name }
   for i, n in ipairs(list) do list[i] = self.prefix .. n end
@@ -63,6 +65,7 @@ function Part:sources(name)
 end
 
 --- The shape of one of our tensors as the file's parts make it up, or nil.
+---@param name string
 ---@return integer[]? shape
 function Part:shape(name)
   local shape
@@ -88,7 +91,9 @@ function Part:size()
   return { width = pos[3], depth = depth, mlp_ratio = (fc1[1] + .5) / pos[3], patch = patch and patch[4], patches = pos[2] }
 end
 
--- What does not fit a list of { name, shape }: lists of lines, and how many there are.
+--- What does not fit a list of { name, shape }: lists of lines, and how many there are.
+---@param expected { name: string, shape: integer[] }[]
+---@return table differences, integer count
 function Part:differences(expected)
   local d, wanted = { missing = {}, unexpected = {}, misshapen = {} }, {}
   for _, want in ipairs(expected) do
