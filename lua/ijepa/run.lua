@@ -2,6 +2,7 @@
 --- All that is said goes to stderr: a console line every 10 steps, and a progress bar where stderr is a terminal.
 local F = require "ijepa._ffi"
 local dump = require "ijepa.config".dump
+local literal = require "ijepa._literal"
 local C = F.C
 local floor, max, min = math.floor, math.max, math.min
 
@@ -15,11 +16,13 @@ local every = 10          -- steps from one console line to the next
 ---@return table? config, string? message, integer? code
 function run.config(out)
   local path = out .. "/config.lua"
-  local chunk, message = loadfile(path, "t", {})
-  if not chunk then return nil, message, tonumber(C.IJ_EIO) end
-  local ok, config = pcall(chunk)
-  if ok and type(config) == "table" then return config end
-  return nil, ("file '%s' holds no settings"):format(path), tonumber(C.IJ_EFORMAT)
+  local file, why = io.open(path, "rb")
+  if not file then return nil, ("file '%s' could not be read: %s"):format(path, why:match ": ([^:]*)$" or why), tonumber(C.IJ_EIO) end
+  local text = file:read "*a"   -- nil: a folder
+  file:close()
+  local config, message = literal.read(text or "")
+  if type(config) == "table" then return config end
+  return nil, ("file '%s' holds no settings%s"):format(path, message and ": " .. message or ""), tonumber(C.IJ_EFORMAT)
 end
 
 -- ---- the log --------------------------------------------------------------------------------------------------------
