@@ -16,11 +16,17 @@ typedef struct ij_cuda {
   void *workspace; /* for cublasLt's products */
   size_t workspace_bytes;
   int device, processors, arch; /* number; multiprocessors; 90 for sm_90 */
+  char name[80];
   struct ij_cuda_memory *memory; /* backend.cu's */
   struct ij_cuda_weights *weights; /* linear's: bf16 copies of weights */
   struct ij_cuda_comm *comm;
 } ij_cuda;
-static inline ij_cuda *ij_cuda_of(ij_queue *q) { return (ij_cuda *)q->stream; }
+/* The calling thread then works on that card: a process may have several, and every function begins with this. */
+static inline ij_cuda *ij_cuda_of(ij_queue *q) {
+  ij_cuda *c = (ij_cuda *)q->stream;
+  if (c) cudaSetDevice(c->device);
+  return c;
+}
 extern const ij_host *ij_cuda_host; /* fail, alloc, free of the program */
 
 /* Device memory that stays between calls, 256-byte aligned; NULL: out of memory (IJ_ENOMEM and its message are set). What

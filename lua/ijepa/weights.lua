@@ -2,6 +2,7 @@
 --- weights.open finds the encoders and predictors in it; each part fills a model or gives its tensors under our names.
 local F = require "ijepa._ffi"
 local checkpoint = require "ijepa.checkpoint"
+local config = require "ijepa.config"
 local jepa = require "ijepa.jepa"
 local json = require "cjson.safe"
 local C = F.C
@@ -217,18 +218,21 @@ local function in_folder(path)
   return nil, ("folder '%s' holds no checkpoint"):format(path)
 end
 
--- What stands beside or in the file about the model: heads, crop.
+-- What stands beside or in the file about the model: settings (false and a message where they can't be), heads.
 local function settings_of(file, path)
   local settings = json.decode(file:meta "settings" or "")
   if type(settings) == "table" and type(settings.model) == "table" and type(settings.data) == "table" then
+    local message
+    settings, message = config.restored({ model = settings.model, data = { crop = settings.data.crop } }, ("checkpoint '%s'"):format(path))
+    if not settings then return false, message end
     local arch = settings.model.arch and jepa.size(settings.model.arch)
     return settings, settings.model.heads or arch and arch.heads
   end
   local beside = io.open((path:match "^(.*/)" or "") .. "config.json")
   if not beside then return nil end
-  local config = json.decode(beside:read "*a")
+  local its = json.decode(beside:read "*a" or "")
   beside:close()
-  return nil, type(config) == "table" and tonumber(config.num_attention_heads) or nil
+  return nil, type(its) == "table" and tonumber(its.num_attention_heads) or nil
 end
 
 --- Opens a checkpoint of any layout.
@@ -245,6 +249,10 @@ function weights.open(path)
   if not file then return nil, message end
   local self = setmetatable({ path = path, file = file, parts = find_parts(file) }, Weights)
   self.settings, self.heads = settings_of(file, path)
+  if self.settings == false then
+    file:close()
+    return nil, self.heads
+  end
   if #self.parts == 0 then
     file:close()
     return nil, ("'%s' holds no encoder that is known: no tensor is called pos_embed or embeddings.position_embeddings"):format(path)
