@@ -89,15 +89,16 @@ function state.load(path, whole)
   end
   local ok
   ok, message = fill(file, everything(whole))
-  local meta = { step = file:meta "step", seconds = file:meta "seconds", lr_scale = file:meta "lr_scale",
-    wd_scale = file:meta "wd_scale" }
-  local updates = file:meta "updates"
+  local meta, wrong = {}, nil
+  for k, needed in pairs { step = true, seconds = true, lr_scale = false, wd_scale = false, updates = false } do
+    local v = file:meta(k)
+    if type(v) == "number" and v >= 0 and v < 2 ^ 53 and (v % 1 == 0 or k ~= "step" and k ~= "updates") then meta[k] = v
+    elseif v ~= nil or needed then wrong = k end
+  end
   file:close()
   if not ok then return nil, message .. "; give another out=FOLDER, or resume=false to start anew" end
-  for _, k in ipairs { "step", "seconds" } do
-    if type(meta[k]) ~= "number" then return nil, ("checkpoint '%s' is not of a run: it says no '%s'"):format(path, k) end
-  end
-  whole.opt:steps(updates or meta.step)
+  if wrong then return nil, ("checkpoint '%s' is not of a run: it says no '%s', or not as a number"):format(path, wrong) end
+  whole.opt:steps(meta.updates or meta.step)
   return meta
 end
 

@@ -18,8 +18,9 @@ local function one(list) return list[1 + below(#list)] end
 local WORDS = { "", "0", "-1", "1e999", "nan", "-nan", "9007199254740993", "0x10", "true", "null", "vit_tiny", "vit_giant", "multiblock",
   "../../x", "%s%n", "a\nb", "\0", "\255\254", "{", "[", "[[", "}", "]]", "--", "--[[", "return", "/", "ep1", ("9"):rep(400), ("["):rep(300),
   ("{"):rep(300), ("x"):rep(70000), "f32", "bf16", "function() end", "1/0", "0/0", "step\nseconds\nsettings" }
-local VALUES = { 0, -1, 1, .5, 3, 1e9, 2 ^ 31, 2 ^ 53, -2 ^ 63, 1e300, true, false, json.null, "", "x", "16", {}, { 1 }, { 32, 48 }, { 0, 0 }, { "a" },
-  { -1, 1e9 }, { { { } } }, { a = 1 } }
+local VALUES = { 0, -1, 1, .5, 3, 1e9, 2 ^ 31, 2 ^ 53, -2 ^ 63, 1e300, true, false, json.null, "", "x", "16", {}, { 1 }, { 32, 48 }, { 0, 0 },
+  { "a" }, { -1, 1e9 }, { { { } } }, { a = 1 } }
+local KEYS = { "step", "epoch", "seconds", "updates", "lr_scale", "wd_scale", "ijepa", "ijepa.numbers", "settings" }   -- of metadata
 
 -- Bytes changed, left out, doubled, or a word put in.
 local function garbled(text)
@@ -103,7 +104,7 @@ local function checkpoint_bytes()
   if what < 6 then
     local tree = assert(json.decode(header))
     local meta = tree.__metadata__
-    if what < 2 then meta[one { "step", "epoch", "seconds", "updates", "lr_scale", "wd_scale", "ijepa", "ijepa.numbers", "settings" }] = one(WORDS)
+    if what < 2 then meta[one(KEYS)] = one(WORDS)
     elseif what < 5 then meta.settings = json.encode(shaken(assert(json.decode(meta.settings)))) or one(WORDS)
     else tree = shaken(tree) end
     text = json.encode(tree) or one(WORDS)
