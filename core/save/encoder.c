@@ -160,7 +160,9 @@ static ij_status config_of_tensors(const char *path, const ij_tensors *f, const 
   do snprintf(name, sizeof name, "blocks.%d.norm1.weight", c->depth);
   while (size_of(at, f, name, 1, 0) > 0 && ++c->depth <= 1000);
   c->heads = heads_of(path, c->width);
-  return c->heads > 0 ? IJ_OK : no_model(path, "its width is no published one, so how many heads it has is not known");
+  return c->heads > 0 ? IJ_OK
+                      : no_model(path, "how many heads a width that is not published has; "
+                                       "ijepa export FILE --heads N --format hf --out FOLDER writes one that does");
 }
 
 static ij_status read_config(const char *path, const ij_tensors *f, const place *at, ij_vit_config *c) {
@@ -169,7 +171,12 @@ static ij_status read_config(const char *path, const ij_tensors *f, const place 
   ij_status st = settings ? config_of(path, settings, c) : config_of_tensors(path, f, at, c);
   c->blank = 1; /* all values come from the file */
   cJSON_Delete(settings);
-  return st;
+  if (st != IJ_OK) return st;
+  /* positions are computed for a new model, so a small file must not claim many */
+  if (size_of(at, f, "pos_embed", 3, 2) == c->width &&
+      size_of(at, f, "pos_embed", 3, 1) == (int64_t)c->grid_h * c->grid_w)
+    return IJ_OK;
+  return ij_fail(IJ_EFORMAT, "checkpoint '%s': its positions have not the shape that its settings say", path);
 }
 
 /* ---- values */

@@ -303,6 +303,9 @@ function Weights:options(part, o)
     end
     grid = { side, side }
   end
+  if grid[1] * grid[2] ~= size.patches then
+    return nil, ("'%s' has %d positions, not the %g x %g of its settings"):format(self.path, size.patches, grid[1], grid[2])
+  end
   return { width = size.width, depth = size.depth, heads = heads, mlp_ratio = size.mlp_ratio, patch = size.patch, grid = grid,
     crop = { grid[1] * size.patch, grid[2] * size.patch } }
 end

@@ -28,18 +28,18 @@ assert(ijepa.state.save(broken, whole, cfg, { step = 1 }))
 local function exported(name, width, heads, format)
   local model, path = { width = width, depth = 2, heads = heads, patch = 8, crop = 32, seed = 7 }, folder .. "/" .. name
   local e = ijepa.jepa.encoder(model)
-  assert(ijepa.state.save(folder .. "/square.safetensors", { encoder = e, target_encoder = e, predictor = ijepa.jepa.predictor(e, { depth = 1, width = 24 }),
-    opt = ijepa.optim.adamw { models = { e } } }, { model = { width = width, depth = 2, heads = heads, patch = 8 }, data = { crop = 32 } }, { step = 1, epoch = 1 }))
+  assert(ijepa.state.save(folder .. "/square.safetensors", { encoder = e, target_encoder = e, opt = ijepa.optim.adamw { models = { e } },
+    predictor = ijepa.jepa.predictor(e, { depth = 1, width = 24 }) }, { model = model, data = { crop = 32 } }, { step = 1, epoch = 1 }))
   assert(require "ijepa.export".write(folder .. "/square.safetensors", { format = format, out = path }))
   return format == "hf" and path .. "/model.safetensors" or path, e
 end
 local layouts = { { exported("a.pth.tar", 192, 3, "pth") }, { exported("timm.safetensors", 192, 3, "timm") }, { exported("hf", 48, 4, "hf") } }
 local headless = exported("headless.safetensors", 48, 4, "timm")
 
-local function features(encoder, h, w)
+local function features(e, h, w)
   local crop = F.new("uint8_t[?]", h * w * 3)
   F.check(C.ij_picture_crop(pixels, H, W, 0, 0, H, W, h, w, crop))
-  return encoder(ijepa.tensor.from_pointer(crop, { 1, h, w, 3 }, "u8")):mean(2):read()
+  return e(ijepa.tensor.from_pointer(crop, { 1, h, w, 3 }, "u8")):mean(2):read()
 end
 local expected = features(target, 32, 48)
 
@@ -69,7 +69,7 @@ for _, host in ipairs(ijepa.args) do
   for _, layout in ipairs(layouts) do same(host, layout[1], features(layout[2], 32, 32), layout[2].width) end
   refused(host, broken, "lacks the tensor 'target_encoder.blocks.2")
   refused(host, picture, "not a whole safetensors file")
-  refused(host, headless, "how many heads it has is not known")
+  refused(host, headless, "does not say what model it holds: how many heads")
   print(host .. ": the features that Lua finds")
 end
 os.execute("rm -r " .. folder)

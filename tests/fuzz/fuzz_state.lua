@@ -18,7 +18,7 @@ local function one(list) return list[1 + below(#list)] end
 local WORDS = { "", "0", "-1", "1e999", "nan", "-nan", "9007199254740993", "0x10", "true", "null", "vit_tiny", "vit_giant", "multiblock",
   "../../x", "%s%n", "a\nb", "\0", "\255\254", "{", "[", "[[", "}", "]]", "--", "--[[", "return", "/", "ep1", ("9"):rep(400), ("["):rep(300),
   ("{"):rep(300), ("x"):rep(70000), "f32", "bf16", "function() end", "1/0", "0/0", "step\nseconds\nsettings" }
-local VALUES = { 0, -1, 1, .5, 3, 1e9, 2 ^ 31, 2 ^ 53, -2 ^ 63, 1e300, true, false, json.null, "", "x", "16", {}, { 1 }, { 32, 48 }, { 0, 0 },
+local VALUES = { 0, -1, 1, .5, 3, 16384, 1e9, 2 ^ 31, 2 ^ 53, -2 ^ 63, 1e300, true, false, json.null, "", "x", "16", {}, { 1 }, { 32, 48 }, { 0, 0 },
   { "a" }, { -1, 1e9 }, { { { } } }, { a = 1 } }
 local KEYS = { "step", "epoch", "seconds", "updates", "lr_scale", "wd_scale", "ijepa", "ijepa.numbers", "settings" }   -- of metadata
 
