@@ -32,6 +32,7 @@ local function everything(whole)
 end
 
 --- The trained tensors of a run, to look whether they are finite.
+---@param whole table
 ---@return ijepa.tensor[]
 function state.trained(whole)
   local list = {}
@@ -42,6 +43,11 @@ function state.trained(whole)
 end
 
 --- Saves a run: whole = { encoder, predictor, target_encoder, opt }. later: a thread writes; returns its job.
+---@param path string
+---@param whole table
+---@param cfg table
+---@param meta table<string, string|number>
+---@param later boolean?
 ---@return boolean|ijepa.save_job|nil ok, string? message, integer? code
 function state.save(path, whole, cfg, meta, later)
   local items = {}
@@ -76,6 +82,8 @@ end
 
 --- Fills a run from a checkpoint: every tensor by name and shape, nothing more, nothing less. Returns its numbers; a
 --- published checkpoint counts epochs, not steps.
+---@param path string
+---@param whole table
 ---@return { step: integer?, epoch: integer?, seconds: number, lr_scale: number?, wd_scale: number? }? meta, string? message
 function state.load(path, whole)
   local file, message = checkpoint.load(path)
