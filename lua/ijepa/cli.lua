@@ -82,6 +82,9 @@ local function handler(e)
 end
 
 --- Calls f(...) and returns true and its results, or false and { text = what to show } or { exit = code }.
+---@param f function
+---@param ... any
+---@return boolean ok, any
 function cli.protected(f, ...)
   local args, n = { ... }, select("#", ...)
   local function answer(ok, result, ...)

@@ -27,6 +27,7 @@ end
 
 --- The models of a configuration: context encoder, predictor, target encoder.
 ---@param cfg table
+---@return ijepa.encoder context, ijepa.predictor predictor, ijepa.encoder target
 function jepa.models(cfg)
   local m = cfg.model
   local dtype = m.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
@@ -38,6 +39,9 @@ function jepa.models(cfg)
 end
 
 --- The mask policy of a configuration, for a grid {h, w} and so many processes (1).
+---@param cfg table
+---@param grid integer[]
+---@return ijepa.mask_policy
 function jepa.policy(cfg, grid, world)
   local settings = mask.settings_of(cfg, grid)
   settings.batch = settings.batch and settings.batch * (world or 1)
@@ -66,6 +70,8 @@ end
 
 --- The schedules of a configuration whose epochs have ipe updates, as functions of the schedules' step: with
 --- optim.minutes that is the share of the time gone times `total`, else the run's step.
+---@param cfg table
+---@param ipe integer
 ---@return { lr: function, wd: function, momentum: function, total: number, last: number }
 function jepa.schedules(cfg, ipe)
   local o, reference = cfg.optim, cfg.quirks == "reference"
@@ -77,6 +83,10 @@ function jepa.schedules(cfg, ipe)
 end
 
 --- The schedules' step of a run's step, after so many seconds of training.
+---@param cfg table
+---@param step integer
+---@param seconds number
+---@return number
 function jepa.schedule_step(cfg, step, seconds)
   local minutes = cfg.optim.minutes
   return minutes > 0 and math.max(1, math.floor(CLOCK * seconds / (60 * minutes))) or step
@@ -133,7 +143,8 @@ local function new_trainer(cfg, hooks, dist)
   return t
 end
 
--- Takes over the state that a checkpoint holds, and goes on from there.
+--- Takes over the state that a checkpoint holds, and goes on from there.
+---@param path string
 function Trainer:load(path)
   local meta = must(state.load(path, self.whole))
   local step = processes.step_of(meta, self)
@@ -143,6 +154,7 @@ function Trainer:load(path)
 end
 
 --- Whether the run's time or steps are used up, or a hook has ended it.
+---@return boolean
 function Trainer:over()
   local minutes = self.config.optim.minutes
   return self.ended ~= nil or self.step >= self.last or minutes > 0 and self.seconds >= 60 * minutes
@@ -163,7 +175,8 @@ end
 
 local finished = { finish = function() return true end, done = function() return true end }   -- in place of a job
 
--- Waits for the save that a thread still writes; then the epoch's checkpoint is a second name of that file.
+--- Waits for the save that a thread still writes; then the epoch's checkpoint is a second name of that file.
+---@return boolean? ok, string? message
 function Trainer:finish_save()
   local job, name = self.saving, self.saving_name
   self.saving, self.saving_name = nil, nil
@@ -219,8 +232,12 @@ local function refuse(loss, step)
   end
 end
 
--- One (micro-)batch, forwards and backwards; its number counts all batches of the run, in all processes, from 0. Calls before_backward when
--- the loss is a number.
+--- One (micro-)batch, forwards and backwards; its number counts all batches of the run, in all processes, from 0. Calls before_backward when
+--- the loss is a number.
+---@param number integer
+---@param x ijepa.tensor u8 (B, H, W, 3)
+---@param before_backward fun()
+---@return number|ijepa.reading loss, integer k, integer t
 function Trainer:batch(number, x, before_backward)
   local ctx, tgt = draw_masks(self.policy, x:size(1), number * self.config.data.batch, self.step,
     { images = x, target = self.target })
@@ -239,7 +256,8 @@ function Trainer:batch(number, x, before_backward)
   return value, ctx:size(3), tgt:size(3)
 end
 
--- Norms of the encoder's qkv gradients at this update: first, last, smallest and largest.
+--- Norms of the encoder's qkv gradients at this update: first, last, smallest and largest.
+---@return { first: number, last: number, min: number, max: number }
 function Trainer:qkv_norms()
   local g = {}
   for _, i in ipairs(self.qkv) do
@@ -253,14 +271,17 @@ function Trainer:qkv_norms()
   return g.first and g
 end
 
--- What the gradients are multiplied by: the mean over micro-batches, and the limit of their norm.
+--- What the gradients are multiplied by: the mean over micro-batches, and the limit of their norm.
+---@param scale number
+---@return number
 function Trainer:clipped(scale)
   local norm, finite = self.opt:norm()
   if not finite then stop("step %d: a gradient is not finite: stopped before the update; try a lower optim.lr", self.step + 1) end
   return scale * math.min(1, self.config.optim.clip / (norm * scale + 1e-6))
 end
 
--- One update: all its batches, the optimizer. Returns what the log shows.
+--- One update: all its batches, the optimizer. Returns what the log shows.
+---@return table
 function Trainer:update()
   local o, step = self.config.optim, self.step + 1
   local s = jepa.schedule_step(self.config, step, self.seconds)
@@ -298,7 +319,8 @@ function Trainer:update()
     images = self.config.data.batch * o.accumulate * self.dist.size, epoch = math.floor((step - 1) / self.ipe) + 1, itr = (step - 1) % self.ipe }
 end
 
--- Saves; an error where that fails.
+--- Saves; an error where that fails.
+---@param later boolean?
 function Trainer:must_save(later)
   local ok, message = self:save(later)
   if not ok then
@@ -307,8 +329,9 @@ function Trainer:must_save(later)
   end
 end
 
--- The loss of a step in this process, of which a device that works behind us has handed out nothing yet; stops the run
--- where it is no number: then the gate has kept the state as it was before that step.
+--- The loss of a step in this process, of which a device that works behind us has handed out nothing yet; stops the run
+--- where it is no number: then the gate has kept the state as it was before that step.
+---@param values table
 function Trainer:loss_of(values)
   local sum = 0
   for _, loss in ipairs(values.losses) do
@@ -334,7 +357,8 @@ function Trainer:agree(values)
   self.run:log(values.step, values)
 end
 
--- What follows this step beside its row of the log: "last", "save", "look" (a hook or a diagnosis), or nothing.
+--- What follows this step beside its row of the log: "last", "save", "look" (a hook or a diagnosis), or nothing.
+---@return "last"|"save"|"look"|nil
 function Trainer:due()
   local cfg, step = self.config, self.step
   if self.interrupt or self:over() then return "last" end
@@ -343,7 +367,8 @@ function Trainer:due()
   return (self.hooks.step or self.back or self.diagnosis and self.diagnosis:is_due(step)) and "look" or nil
 end
 
--- After a step: what hooks want, and saving where it is due.
+--- After a step: what hooks want, and saving where it is due.
+---@param values table
 function Trainer:after(values)
   local cfg, step = self.config, self.step
   if self.diagnosis then self.diagnosis:after_step(self) end
@@ -370,6 +395,7 @@ function Trainer:after(values)
   if self.interrupt then self:interrupted(self.interrupt) end
 end
 
+---@param code integer?
 function Trainer:interrupted(code)
   self.run:say("interrupted: step %d is saved in '%s'; the same command goes on from there", self.step, self.config.out)
   self.run:close()
@@ -406,7 +432,8 @@ function Trainer:close()
   self.lock = nil
 end
 
--- A step failed: what is whole is saved before anyone hears of it, so that no broken policy, hook or picture costs a run.
+--- A step failed: what is whole is saved before anyone hears of it, so that no broken policy, hook or picture costs a run.
+---@param e any
 function Trainer:failed(e)
   local left, lost = type(e) == "table" and e.exit, self.dist:lost()
   if left and e.interrupted then self.run:say("%s", tostring(e)) end   -- in a mask policy: where
@@ -428,7 +455,8 @@ function Trainer:failed(e)
   error(e, 0)
 end
 
--- Opens the log: a new one, or the rows up to the step where the run goes on.
+--- Opens the log: a new one, or the rows up to the step where the run goes on.
+---@param resume boolean?
 function Trainer:open_log(resume)
   local cfg = self.config
   self.run = must(Run.open(cfg.out, { rank = self.dist.rank, silent = self.dist.rank > 0, resume = resume and self.step or nil,
