@@ -155,7 +155,7 @@ end
 
 -- Documents: commands and links in them lead somewhere.
 local known = {}
-for _, word in ipairs { "help", "check", "conform", "import", "report", "export", "manifest", "test", "-e", "-", "-v",
+for _, word in ipairs { "help", "check", "conform", "import", "report", "export", "manifest", "memory", "test", "-e", "-", "-v",
   "--help" } do known[word] = true end
 local has = {}
 for _, path in ipairs(files) do
