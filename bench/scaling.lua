@@ -174,7 +174,8 @@ end
 -- ---- tables
 local function table_memory(cfg0)
   say "### Memory of a card, GiB (counted)"
-  head("ViT-H/14, 128 pictures a card", "parameters", "moments", "gradients", "bf16 copies", "activations", "beside", "all, usual masks", "all, longest masks")
+  head("ViT-H/14, 128 pictures a card", "parameters", "moments", "gradients", "bf16 copies", "activations", "beside", "all, usual masks",
+    "all, longest masks")
   for _, case in ipairs { { 1 }, { 1, true }, { 16 }, { 16, true }, { 16, false, true }, { 16, true, true } } do
     local processes, recompute, shard = case[1], case[2] or false, case[3] or false
     local cfg = recipe(cfg0.name, { "model.recompute=" .. tostring(recompute) })
@@ -232,7 +233,8 @@ local function table_growth(cfg)
   local bytes = 4 * trained
   local l = lengths_of(cfg)
   say("### Growth with 128 pictures a card (gradients in f32: %s GB)", f(2, bytes / 1e9))
-  head("cards", "card", "step alone, ms", "backward, ms", "sums, own 400 Gb/s, ms", "waited for", "efficiency", "sums, 400 Gb/s a node, ms", "waited for", "efficiency")
+  head("cards", "card", "step alone, ms", "backward, ms", "sums, own 400 Gb/s, ms", "waited for", "efficiency",
+    "sums, 400 Gb/s a node, ms", "waited for", "efficiency")
   for _, W in ipairs { 16, 128, 1024 } do
     for _, card in ipairs { CARDS[1], CARDS[2], CARDS[4] } do
       local t = time_of(card, step_of(cfg, l.k, l.t, cfg.data.batch))
@@ -245,7 +247,8 @@ local function table_growth(cfg)
   end
   say ""
   say "### The same 2048 pictures a step on more cards (H100)"
-  head("cards", "pictures a card", "step alone, ms", "backward, ms", "sums, own 400 Gb/s, ms", "step with them, ms", "cards used well", "sums, 400 Gb/s a node, ms", "cards used well")
+  head("cards", "pictures a card", "step alone, ms", "backward, ms", "sums, own 400 Gb/s, ms", "step with them, ms", "cards used well",
+    "sums, 400 Gb/s a node, ms", "cards used well")
   local h100, base = CARDS[2], nil
   for _, W in ipairs { 16, 32, 64, 128, 1024 } do
     local B = 2048 / W
@@ -263,7 +266,8 @@ end
 local function table_volume(cfg)
   local bytes = 4 * trained_of(cfg)
   say "### What a card sends in a step, GB"
-  head("cards", "all-reduce, 2 (W-1)/W x bytes", "shard: to the owner", "shard: parameters back", "shard: optimizer's bytes a card", "moments a card, GiB")
+  head("cards", "all-reduce, 2 (W-1)/W x bytes", "shard: to the owner", "shard: parameters back", "shard: optimizer's bytes a card",
+    "moments a card, GiB")
   for _, W in ipairs { 1, 16, 128, 1024 } do
     local part = (W - 1) / W * bytes / 1e9
     row(W, f(2, 2 * part), f(2, part), f(2, part), f(2, optimizer_bytes(cfg, bytes / 4, 1 / W) / 1e9), f(2, 2 * bytes / W / 2 ^ 30))
@@ -302,13 +306,15 @@ local function table_published(cfg)
   local steps = 300 * math.floor(IMAGES / (16 * B))
   say("Paper: under 72 hours on 16 A100, that is under %s ms a step of 2048 pictures (%d steps). Roofline here: %s ms, %s hours,",
     f(0, 72 * 3600e3 / steps), steps, f(0, 1e3 * (step + wait)), f(1, steps * (step + wait) / 3600))
-  say("%s A100 hours of the paper's (under) 1,200: a bound for a loader and launches that cost nothing, not a measurement.", f(0, 16 * steps * (step + wait) / 3600))
+  say("%s A100 hours of the paper's (under) 1,200: a bound for a loader and launches that cost nothing, not a measurement.", f(0,
+    16 * steps * (step + wait) / 3600))
   say ""
 end
 
 local function table_recipes()
   say "### The four recipes on the published cards' number (memory of 16 or more A100/H100; time on H100)"
-  head("recipe", "pictures a card x cards", "K, T", "TFLOP a step", "memory, GiB", "sharded", "recompute too", "step, ms", "sums, own 400 Gb/s, ms", "waited for, ms", "all epochs, H100 hours")
+  head("recipe", "pictures a card x cards", "K, T", "TFLOP a step", "memory, GiB", "sharded", "recompute too", "step, ms",
+    "sums, own 400 Gb/s, ms", "waited for, ms", "all epochs, H100 hours")
   local images = { in1k_vith14 = IMAGES, in1k_vith16_448 = IMAGES, in22k_vith14 = 14197122, in22k_vitg16 = 14197122 }
   for _, r in ipairs { { "in1k_vith14", 16 }, { "in1k_vith16_448", 128 }, { "in22k_vith14", 64 }, { "in22k_vitg16", 128 } } do
     local name, W = r[1], r[2]
@@ -323,7 +329,8 @@ local function table_recipes()
     local step = t.all + optimizer_bytes(cfg, trained) / (h100.memory * ASSUMED.memory)
     local sums, wait = exposed(h100, 4 * trained, W, false, t.backward)
     local steps = cfg.optim.epochs * math.floor(images[name] / (W * cfg.data.batch))
-    row(name, ("%d x %d"):format(cfg.data.batch, W), ("%s, %s"):format(f(0, l.k), f(0, l.t)), f(1, sum(ops, "flops") / 1e12), gib(plain.total), gib(shard.total),
+    row(name, ("%d x %d"):format(cfg.data.batch, W), ("%s, %s"):format(f(0, l.k), f(0, l.t)), f(1, sum(ops, "flops") / 1e12),
+      gib(plain.total), gib(shard.total),
       gib(again.total), f(0, 1e3 * step), f(0, 1e3 * sums), f(1, 1e3 * wait), f(0, W * steps * (step + wait) / 3600))
   end
   say ""
