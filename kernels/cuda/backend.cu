@@ -6,13 +6,12 @@
 #include <string.h>
 
 const ij_host *ij_cuda_host;
-extern const ij_op_table ij_cuda_table; /* table.cu */
 
 ij_status ij_cuda_status(cudaError_t e, const char *what) {
   if (e == cudaSuccess) return IJ_OK;
   return ij_cuda_host->fail(e == cudaErrorMemoryAllocation ? IJ_ENOMEM : IJ_EIO,
-                            "cuda: %s: %s (%s); if it stays so, start again: the run goes on from its last checkpoint", what,
-                            cudaGetErrorString(e), cudaGetErrorName(e));
+                            "cuda: %s: %s (%s); if it stays so, start again: the run goes on from its last checkpoint",
+                            what, cudaGetErrorString(e), cudaGetErrorName(e));
 }
 ij_status ij_cuda_launched(const char *op) { return ij_cuda_status(cudaGetLastError(), op); }
 
@@ -21,22 +20,26 @@ static ij_status usable(int *cards) {
   int driver = 0, needed = CUDART_VERSION;
   cudaDriverGetVersion(&driver);
   if (driver == 0)
-    return ij_cuda_host->fail(IJ_EUNSUPPORTED, "device 'cuda': this machine has no NVIDIA driver: install it, or use device=cpu");
-  if (driver / 1000 < needed / 1000) /* within a major version older drivers do */
     return ij_cuda_host->fail(IJ_EUNSUPPORTED,
-                              "device 'cuda': the driver is for CUDA %d.%d and this build needs %d.%d: update the driver, or "
-                              "build with an older toolkit",
-                              driver / 1000, driver % 1000 / 10, needed / 1000, needed % 1000 / 10);
+                              "device 'cuda': this machine has no NVIDIA driver: install it, or use device=cpu");
+  if (driver / 1000 < needed / 1000) /* within a major version older drivers do */
+    return ij_cuda_host->fail(
+        IJ_EUNSUPPORTED,
+        "device 'cuda': the driver is for CUDA %d.%d and this build needs %d.%d: update the driver, or "
+        "build with an older toolkit",
+        driver / 1000, driver % 1000 / 10, needed / 1000, needed % 1000 / 10);
   cudaError_t e = cudaGetDeviceCount(cards);
   if (e != cudaSuccess || *cards < 1)
-    return ij_cuda_host->fail(IJ_EUNSUPPORTED, "device 'cuda': no card can be used: %s (look at nvidia-smi and CUDA_VISIBLE_DEVICES)",
+    return ij_cuda_host->fail(IJ_EUNSUPPORTED,
+                              "device 'cuda': no card can be used: %s (look at nvidia-smi and CUDA_VISIBLE_DEVICES)",
                               e != cudaSuccess ? cudaGetErrorString(e) : "the driver sees none");
   return IJ_OK;
 }
 
 /* The card that this process should take: processes of one machine share its cards by their local number. */
 static int own_card(int cards) {
-  static const char *const names[] = {"SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_LOCAL_RANK"};
+  static const char *const names[] = {"SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID",
+                                      "PMI_LOCAL_RANK"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     const char *v = getenv(names[i]);
     if (v && *v) return atoi(v) % cards;
@@ -66,14 +69,16 @@ static ij_status open_card(int index, ij_queue *q) {
   ij_status st = usable(&cards);
   if (st != IJ_OK) return st;
   if (index >= cards)
-    return ij_cuda_host->fail(IJ_EINVAL, "device 'cuda:%d': this machine has %d card%s, numbered from 0", index, cards, cards == 1 ? "" : "s");
+    return ij_cuda_host->fail(IJ_EINVAL, "device 'cuda:%d': this machine has %d card%s, numbered from 0", index, cards,
+                              cards == 1 ? "" : "s");
   if (index < 0) index = own_card(cards);
   cudaDeviceProp p;
   if ((st = ij_cuda_status(cudaSetDevice(index), "opening the card")) != IJ_OK) return st;
   if ((st = ij_cuda_status(cudaGetDeviceProperties(&p, index), "looking at the card")) != IJ_OK) return st;
   if (p.major < 8)
-    return ij_cuda_host->fail(IJ_EUNSUPPORTED, "device 'cuda:%d': %s is older than Ampere (sm_80), which this needs: use device=cpu", index,
-                              p.name);
+    return ij_cuda_host->fail(IJ_EUNSUPPORTED,
+                              "device 'cuda:%d': %s is older than Ampere (sm_80), which this needs: use device=cpu",
+                              index, p.name);
   ij_cuda *c = (ij_cuda *)ij_cuda_host->alloc(sizeof *c);
   if (!c) return IJ_ENOMEM;
   memset(c, 0, sizeof *c);
@@ -86,7 +91,9 @@ static ij_status open_card(int index, ij_queue *q) {
   st = ij_cuda_status(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "making a stream");
   if (st == IJ_OK) st = ij_cuda_memory_open(q);
   if (st == IJ_OK && cublasLtCreate(&c->lt) != CUBLAS_STATUS_SUCCESS)
-    st = ij_cuda_host->fail(IJ_EUNSUPPORTED, "device 'cuda:%d': cuBLAS does not start here: is its library of the toolkit's version?", index);
+    st = ij_cuda_host->fail(IJ_EUNSUPPORTED,
+                            "device 'cuda:%d': cuBLAS does not start here: is its library of the toolkit's version?",
+                            index);
   if (st == IJ_OK) st = ij_cuda_alloc(q, c->workspace_bytes, &c->workspace);
   if (st != IJ_OK) close_queue(q);
   return st;

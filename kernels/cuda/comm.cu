@@ -16,7 +16,8 @@ struct ij_cuda_comm {
 
 static ij_status nccl_status(ncclResult_t r, const char *what) {
   if (r == ncclSuccess || r == ncclInProgress) return IJ_OK;
-  return ij_cuda_host->fail(IJ_EIO, "processes: %s: NCCL says %s (NCCL_DEBUG=INFO tells more)", what, ncclGetErrorString(r));
+  return ij_cuda_host->fail(IJ_EIO, "processes: %s: NCCL says %s (NCCL_DEBUG=INFO tells more)", what,
+                            ncclGetErrorString(r));
 }
 
 ij_status ij_cuda_comm_id(void *id) {
@@ -32,7 +33,8 @@ static ij_status settle(ij_cuda_comm *m, const char *what) {
     if (r != ncclSuccess) return nccl_status(r, what);
     if (state != ncclInProgress) return nccl_status(state, what);
     if (waited > m->seconds)
-      return ij_cuda_host->fail(IJ_EIO, "processes: %s: process %d of %d waited %.0f seconds for the others", what, m->rank, m->size, m->seconds);
+      return ij_cuda_host->fail(IJ_EIO, "processes: %s: process %d of %d waited %.0f seconds for the others", what,
+                                m->rank, m->size, m->seconds);
     nanosleep(&pause, NULL);
   }
 }
@@ -52,10 +54,12 @@ ij_status ij_cuda_comm_open(ij_queue *q, const void *id, int rank, int size, dou
   config.blocking = 0; /* so that a process that never comes can be told */
   int least = 0, most = 0;
   cudaDeviceGetStreamPriorityRange(&least, &most);
-  ij_status st = ij_cuda_status(cudaStreamCreateWithPriority(&m->stream, cudaStreamNonBlocking, most), "making a stream");
+  ij_status st =
+      ij_cuda_status(cudaStreamCreateWithPriority(&m->stream, cudaStreamNonBlocking, most), "making a stream");
   if (st == IJ_OK) st = ij_cuda_status(cudaEventCreateWithFlags(&m->ready, cudaEventDisableTiming), "making an event");
   if (st == IJ_OK) st = ij_cuda_status(cudaEventCreateWithFlags(&m->done, cudaEventDisableTiming), "making an event");
-  if (st == IJ_OK) st = nccl_status(ncclCommInitRankConfig(&m->nccl, size, unique, rank, &config), "meeting the others");
+  if (st == IJ_OK)
+    st = nccl_status(ncclCommInitRankConfig(&m->nccl, size, unique, rank, &config), "meeting the others");
   if (st == IJ_OK) st = settle(m, "meeting the others");
   if (st != IJ_OK) ij_cuda_comm_close(q);
   return st;

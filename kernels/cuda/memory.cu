@@ -1,15 +1,16 @@
 /* Memory of a card and the ways into and out of it.
  *
  * Tensors come from the driver's pool, in the order of the stream: what is freed is used again by later work without
- * waiting. Bytes go up through a ring of pinned buffers, each with its twin on the card: the host copies into a pinned
- * one, a stream of copies carries it to the twin while the stream of work still computes, and the work copies it (at the
- * memory's speed) to where it belongs, since that place may not be free earlier. */
+ * waiting. Bytes go up through rings of pinned buffers (one for batches, one for small things), each with its twin on
+ * the card: the host copies into a pinned one, a stream of copies carries it to the twin while the stream of work still
+ * computes, and the work copies it (at the memory's speed) to where it belongs, since that place may not be free
+ * earlier. */
 #include "memory.h"
 #include <string.h>
 #include <time.h>
 
-enum { RING = 4, TICKETS = 32, SMALL = 4096 };
-static const size_t LEAST = (size_t)1 << 20;
+enum { BATCHES = 3, SMALL = 8, RING = BATCHES + SMALL, TICKETS = 32 }; /* two steps and one in the making */
+static const size_t LEAST = (size_t)1 << 16;                           /* what counts as small */
 
 typedef struct stage { /* one place of the ring */
   void *pinned, *twin;
@@ -24,10 +25,10 @@ typedef struct ticket {
 } ticket;
 struct ij_cuda_memory {
   cudaStream_t copies;
-  stage ring[RING];
-  int next;
+  stage ring[RING];         /* batches first */
+  unsigned batches, smalls; /* so many writes of each kind */
   ticket tickets[TICKETS];
-  char *pinned; /* of the tickets */
+  char *pinned;  /* of the tickets */
   struct known { /* sizes, for the sums: open addressing by address */
     void *p;
     size_t bytes;
@@ -92,9 +93,10 @@ ij_status ij_cuda_alloc(ij_queue *q, size_t bytes, void **out) {
     size_t unused = 0, total = 0;
     cudaGetLastError();
     cudaMemGetInfo(&unused, &total);
-    return ij_cuda_host->fail(IJ_ENOMEM, "out of memory on the card: %.2f GiB more are needed, %.2f of its %.2f GiB are free, %.2f are ours",
-                              (double)bytes / (1 << 30), (double)unused / (1 << 30), (double)total / (1 << 30),
-                              (double)c->memory->used / (1 << 30));
+    return ij_cuda_host->fail(
+        IJ_ENOMEM, "out of memory on the card: %.2f GiB more are needed, %.2f of its %.2f GiB are free, %.2f are ours",
+        (double)bytes / (1 << 30), (double)unused / (1 << 30), (double)total / (1 << 30),
+        (double)c->memory->used / (1 << 30));
   }
   if (e != cudaSuccess) return ij_cuda_status(e, "memory");
   if (know(c->memory, *out, bytes)) return IJ_OK;
@@ -179,7 +181,9 @@ ij_status ij_cuda_wait_event(ij_queue *q, cudaEvent_t e, double seconds) {
     cudaError_t st = cudaEventQuery(e);
     if (st != cudaErrorNotReady) return ij_cuda_status(st, "waiting for the card");
     if (now() > until)
-      return ij_cuda_host->fail(IJ_EIO, "processes: nothing came from the others in %.0f seconds: one of them is gone or stands still", seconds);
+      return ij_cuda_host->fail(
+          IJ_EIO, "processes: nothing came from the others in %.0f seconds: one of them is gone or stands still",
+          seconds);
     struct timespec pause = {0, 50000};
     nanosleep(&pause, NULL);
   }
@@ -233,8 +237,7 @@ ij_status ij_cuda_write(ij_queue *q, void *to, const void *host, size_t n) {
   const size_t MOST = (size_t)64 << 20; /* a checkpoint's tensors go up in pieces */
   for (size_t at = 0; at < n; at += MOST) {
     size_t some = n - at < MOST ? n - at : MOST;
-    stage *s = &m->ring[m->next];
-    m->next = (m->next + 1) % RING;
+    stage *s = some > LEAST ? &m->ring[m->batches++ % BATCHES] : &m->ring[BATCHES + m->smalls++ % SMALL];
     cudaError_t e = carry(c, s, (char *)to + at, (const char *)host + at, some);
     if (e != cudaSuccess) return ij_cuda_status(e, "copying to the card");
   }
@@ -243,7 +246,8 @@ ij_status ij_cuda_write(ij_queue *q, void *to, const void *host, size_t n) {
 
 /* ---- bytes out */
 ij_status ij_cuda_read(ij_queue *q, const void *from, void *host, size_t n) {
-  ij_status st = ij_cuda_status(cudaMemcpyAsync(host, from, n, cudaMemcpyDeviceToHost, ij_cuda_of(q)->stream), "copying from the card");
+  ij_status st = ij_cuda_status(cudaMemcpyAsync(host, from, n, cudaMemcpyDeviceToHost, ij_cuda_of(q)->stream),
+                                "copying from the card");
   return st == IJ_OK ? ij_cuda_wait(q) : st;
 }
 ij_status ij_cuda_read_begin(ij_queue *q, const void *from, size_t n, void **out) {

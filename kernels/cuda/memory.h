@@ -19,7 +19,7 @@ ij_status ij_cuda_wait(ij_queue *q);
 /* Waits for what happens at the event; with other processes no longer than their time limit (0: none). */
 ij_status ij_cuda_wait_event(ij_queue *q, cudaEvent_t e, double seconds);
 
-void ij_cuda_products_release(ij_queue *q); /* kernels/linear/cuda.cu: its plans */
+void ij_cuda_products_release(ij_queue *q); /* kernels/linear/cuda_products.cu: its plans */
 
 double ij_cuda_comm_seconds(ij_queue *q); /* the time limit of waiting while there are other processes, else 0 */
 ij_status ij_cuda_comm_id(void *id);

@@ -291,8 +291,9 @@ function Trainer:update()
   end
   self.torn, self.step = false, step
   if self.ahead and logged then self.memory = device.info().top end
-  return { step = step, losses = losses, k = k, t = t, lr = numbers.lr, wd = numbers.wd, momentum = numbers.momentum, grads = logged and self:qkv_norms() or nil,
-    memory = self.memory, images = self.config.data.batch * o.accumulate, epoch = math.floor((step - 1) / self.ipe) + 1, itr = (step - 1) % self.ipe }
+  return { step = step, losses = losses, k = k, t = t, lr = numbers.lr, wd = numbers.wd, momentum = numbers.momentum,
+    grads = logged and self:qkv_norms() or nil, memory = self.memory,
+    images = self.config.data.batch * o.accumulate, epoch = math.floor((step - 1) / self.ipe) + 1, itr = (step - 1) % self.ipe }
 end
 
 -- Saves; an error where that fails.
