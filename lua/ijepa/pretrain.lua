@@ -25,15 +25,16 @@ local function must(value, message)
   return value
 end
 
---- The models of a configuration: context encoder, predictor, target encoder.
+--- The models of a configuration: context encoder, predictor, target encoder. blank: without initial values.
 ---@param cfg table
+---@param blank boolean?
 ---@return ijepa.encoder context, ijepa.predictor predictor, ijepa.encoder target
-function jepa.models(cfg)
+function jepa.models(cfg, blank)
   local m = cfg.model
   local dtype = m.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
   local context = jepa.encoder { arch = m.arch, width = m.width, depth = m.depth, heads = m.heads, mlp_ratio = m.mlp_ratio,
     patch = m.patch, crop = cfg.data.crop, dtype = dtype, recompute = m.recompute, seed = cfg.seed, init_gain = m.init_gain,
-    patch_gain = m.patch_gain, depth_scaled_init = m.depth_scaled_init }
+    patch_gain = m.patch_gain, depth_scaled_init = m.depth_scaled_init, blank = blank }
   local predictor = jepa.predictor(context, { depth = m.pred_depth, width = m.pred_dim, heads = m.pred_heads })
   return context, predictor, context:target()
 end
@@ -118,14 +119,15 @@ local function open_images(cfg, dist)
     manifest = dist.local_rank == 0 and d.manifest or nil, say = function(text) io.stderr:write(text, "\n") end })
 end
 
-local function new_trainer(cfg, hooks, dist)
+-- images: in place of those of data.root, with the models' values left undrawn: for steps that only count.
+local function new_trainer(cfg, hooks, dist, images)
   local o = cfg.optim
   local t = setmetatable({ config = cfg, hooks = hooks, dist = dist, step = 0, saved = 0, seconds = 0, losses = {},
     scale = { lr = 1, wd = 1 } }, Trainer)
   t.ahead = device.info().ahead
-  t.images = dist:in_turn(function() return open_images(cfg, dist) end)
+  t.images = images or dist:in_turn(function() return open_images(cfg, dist) end)
   t.ipe = math.floor(t.images:epoch_steps() / o.accumulate)   -- updates of an epoch
-  t.encoder, t.predictor, t.target = jepa.models(cfg)
+  t.encoder, t.predictor, t.target = jepa.models(cfg, images ~= nil)
   t.policy = jepa.policy(cfg, t.encoder.grid, dist.size)
   t.opt = optim.adamw { models = { t.encoder, t.predictor }, average = { [t.encoder] = t.target }, betas = o.betas,
     eps = o.eps, dist = dist, shard = o.shard, bucket = cfg.dist.bucket }
@@ -492,6 +494,12 @@ function Trainer:open(from, note)
     cfg.model.dtype == "bf16" and C.ij_device_bf16(device.get()) == 0
       and "; products in f32: this processor has no fast bf16" or "")
 end
+
+--- A trainer alone, of pictures that are none, with models whose values are not drawn: for steps that only count.
+---@param cfg table
+---@param images table with height, width, epoch_steps and next, as ijepa.data has them
+---@return ijepa.trainer
+function jepa.trainer(cfg, images) return new_trainer(cfg, {}, must(require "ijepa.dist".open { transport = "none" }), images) end
 
 --- Trains an encoder on pictures without labels. Returns the context encoder, the predictor, the target encoder (the one
 --- to use), the losses of the steps done here, and the run's folder. Goes on from the newest checkpoint in cfg.out.
