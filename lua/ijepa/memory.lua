@@ -10,7 +10,7 @@ local memory = {}
 
 local MIB, GIB = 2 ^ 20, 2 ^ 30
 local WORKSPACE = 32 * MIB     -- of cuBLASLt's products: kernels/cuda/backend.cu
-local RING, LEAST, MOST = 4, MIB, 64 * MIB   -- of copies to the card: kernels/cuda/memory.cu
+local RING, LEAST, MOST = 3, MIB, 64 * MIB   -- of copies to the card: kernels/cuda/memory.cu
 local SCRATCH = 64 * MIB       -- kernels' own, by ij_cuda_scratch: partial sums; an upper bound for models up to vit_giant
 local CONTEXT = 600 * MIB      -- assumed: what driver, kernels and cuBLAS take before the first tensor
 local BUCKET = 25 * MIB        -- assumed for NCCL: buffers beside the gradients, with several processes
