@@ -49,7 +49,10 @@ static int array_count;
 static char *arena[SETS];
 static size_t arena_used[SETS], static_bytes, dynamic_bytes;
 static void *dynamic_memory;
-static char begin_sync[STREAM_SLOTS], end_sync[SETS];
+/* A thread comes behind its grid's beginning and the blocks before its own that had the same identities, but not behind
+ * threads of its own block: what they release at their end is for the next block, hence two by turns. */
+static char begin_sync[STREAM_SLOTS], end_sync[SETS][2];
+static int block_turn[SETS];
 [[maybe_unused]] static const void *host_stack;
 [[maybe_unused]] static size_t host_stack_bytes;
 static uint64_t state_of_random = 88172645463325252ull;
@@ -142,11 +145,13 @@ static void switch_to(Fiber *to, Thread *t) {
   arrived(from);
 }
 
+/* Made by the host, before the first thread runs: an identity comes behind all that its maker has seen. */
+static void make_identities() {
+  for (int i = 0; TSAN && i < thread_count; i++)
+    if (!fiber_of[set][i]) fiber_of[set][i] = new_fiber();
+}
 static Fiber *fiber_for(const Thread *t) {
-  if (TSAN) {
-    Fiber *&own = fiber_of[set][t->number];
-    return own ? own : own = new_fiber();
-  }
+  if (TSAN) return fiber_of[set][t->number];
   Fiber *f = idle;
   if (f) idle = f->next;
   return f ? f : new_fiber();
@@ -282,12 +287,12 @@ static void run_thread(Thread *t) {
   current = t;
   threadIdx = t->index;
   acquire(&begin_sync[set / 2]);
-  acquire(&end_sync[set]); /* the blocks before it that had the same identities */
+  acquire(&end_sync[set][!block_turn[set]]);
   body->call();
   finish_copies();
   t->state = ENDED;
   ended++;
-  release(&end_sync[set]);
+  release(&end_sync[set][block_turn[set]]);
   leave_warp(t);
   if (bar.waiting && bar.waiting == thread_count - ended) open_barrier();
 }
@@ -313,8 +318,10 @@ static void fiber_main() {
 static void run_block(const dim3 &size) {
   thread_count = (int)(size.x * size.y * size.z);
   ended = queued = 0;
+  block_turn[set] ^= 1;
   bar.waiting = 0;
   reset_warps();
+  make_identities();
   fresh_shared_memory();
   for (int i = 0; i < thread_count; i++) {
     Thread &t = threads[i];
@@ -354,7 +361,7 @@ void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic, Body *b
     set = !TSAN ? 0 : 2 * slot + (seed() > 0 ? (int)random_below(2) : (int)(i & 1));
     run_block(block);
   }
-  for (int i = 0; TSAN && i < 2; i++) acquire(&end_sync[2 * slot + i]);
+  for (int i = 0; TSAN && i < 4; i++) acquire(&end_sync[2 * slot + i / 2][i % 2]);
   name = "(host)";
   body = nullptr;
 }
