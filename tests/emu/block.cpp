@@ -145,11 +145,6 @@ static void switch_to(Fiber *to, Thread *t) {
   arrived(from);
 }
 
-/* Made by the host, before the first thread runs: an identity comes behind all that its maker has seen. */
-static void make_identities() {
-  for (int i = 0; TSAN && i < thread_count; i++)
-    if (!fiber_of[set][i]) fiber_of[set][i] = new_fiber();
-}
 static Fiber *fiber_for(const Thread *t) {
   if (TSAN) return fiber_of[set][t->number];
   Fiber *f = idle;
@@ -271,11 +266,6 @@ void *shared_dynamic() {
 static void fresh_shared_memory() {
   array_count = 0;
   static_bytes = 0;
-  if (!arena[set]) {
-    arena[set] = (char *)mmap(nullptr, ARENA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (arena[set] == MAP_FAILED) _exit(NO_FIT);
-    arena_used[set] = ARENA;
-  }
   forbid(arena[set], arena_used[set]);
   arena_used[set] = 0;
   dynamic_memory = dynamic_bytes ? from_arena(dynamic_bytes, 128) : nullptr;
@@ -316,12 +306,10 @@ static void fiber_main() {
 }
 
 static void run_block(const dim3 &size) {
-  thread_count = (int)(size.x * size.y * size.z);
   ended = queued = 0;
   block_turn[set] ^= 1;
   bar.waiting = 0;
   reset_warps();
-  make_identities();
   fresh_shared_memory();
   for (int i = 0; i < thread_count; i++) {
     Thread &t = threads[i];
@@ -337,6 +325,16 @@ static void run_block(const dim3 &size) {
   current = nullptr;
 }
 
+/* By the host, before the first thread runs: an identity, or memory, comes behind all that its maker has seen. */
+static void make_set(int s) {
+  for (int i = 0; TSAN && i < thread_count; i++)
+    if (!fiber_of[s][i]) fiber_of[s][i] = new_fiber();
+  if (arena[s]) return;
+  arena[s] = (char *)mmap(nullptr, ARENA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (arena[s] == MAP_FAILED) _exit(NO_FIT);
+  arena_used[s] = ARENA;
+}
+
 static unsigned long common_divisor(unsigned long a, unsigned long b) { return b ? common_divisor(b, a % b) : a; }
 
 void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic, Body *b, int slot) {
@@ -349,6 +347,8 @@ void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic, Body *b
   host.identity = identity();
   host_stack = nullptr;
   slot %= STREAM_SLOTS;
+  thread_count = (int)(block.x * block.y * block.z);
+  for (int i = 0; i < (TSAN ? 2 : 1); i++) make_set(TSAN ? 2 * slot + i : 0);
   if (seed() > 0) { /* blocks come in no order */
     first = random_below(1u << 20);
     do step = 1 + random_below((unsigned)(n < 1u << 20 ? n : 1u << 20));
