@@ -214,6 +214,14 @@ local function overrides(args)
   return list
 end
 
+-- Where a recipe's schema knows `device`, all that the recipe makes lives there.
+local function use_device(name, where)
+  local C, out = F.C, F.new "ij_device *[1]"
+  local ok, message = F.try(C.ij_device_open(name, out))
+  if not ok then F.raise(where and ("%s: %s"):format(where, message) or message, 0) end
+  require("ijepa.device").use(out[0])
+end
+
 --- The configuration of a run: `given` over the schema's defaults, then the command line's key=value (ijepa.args) over
 --- both. Raises, naming the line or the command line, for unknown keys and values that don't fit. A new table.
 ---
@@ -249,7 +257,31 @@ function config.resolve(given, schema, args)
     set(t, key, value)
   end
   if schema then check(schema, t, "", where, keys) end
+  if schema and schema.device and t.device ~= "" then use_device(t.device, where "device") end
   return t
+end
+
+-- What of t the schema knows.
+local function known(node, t)
+  local kept = {}
+  for name, child in pairs(node) do
+    if is_leaf(child) or type(t[name]) ~= "table" then kept[name] = t[name] else kept[name] = known(child, t[name]) end
+  end
+  return kept
+end
+
+--- Settings that were saved, perhaps by another version or by a stranger: keys that are not known are left out, and every
+--- value fits.
+---@param saved table
+---@param where string what a message begins with
+---@param filled boolean? with defaults for what is missing
+---@return table? settings, string? message
+function config.restored(saved, where, filled)
+  local t = known(config.schema, saved)
+  if filled then t = complete(config.schema, t) end
+  local ok, message = pcall(check, config.schema, t, "", function() return where end, {})
+  if ok then return t end
+  return nil, message
 end
 
 local function number_text(n)
@@ -305,6 +337,7 @@ function config.dump(t) return "return " .. value_text(t, "", {}) .. "\n" end
 
 --- The doc of a configuration key as { key, type, default, doc }, or nil.
 ---@param key string dotted
+---@return table?
 function config.describe(key)
   local leaf = find(config.schema, key)
   if not is_leaf(leaf) then return nil end
@@ -312,6 +345,7 @@ function config.describe(key)
 end
 
 --- Every dotted key of config.schema, sorted.
+---@return string[]
 function config.keys()
   local keys = {}
   for _, key in ipairs(all_keys(config.schema, "", {})) do
