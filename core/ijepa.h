@@ -102,11 +102,24 @@ typedef enum ij_dtype { IJ_F32 = 0, IJ_BF16, IJ_I32, IJ_I64, IJ_U8 } ij_dtype;
 typedef struct ij_device ij_device;
 typedef struct ij_tensor ij_tensor;
 
-/* name: "cpu"; "ref" (plain loops, for tests); "guard" (cpu ops on memory that is unreadable outside ops, for tests). */
+/* name: "cpu"; "cuda" (the card that this process should take: its local rank's) or "cuda:1", by the plug-in
+ * libijepa_cuda.so; for tests "ref" (plain loops), "guard" (cpu ops on memory that is unreadable outside ops) and "dry"
+ * (computes nothing and touches no memory, but counts it as the others would). IJ_EINVAL: an unknown name;
+ * IJ_EUNSUPPORTED: what this machine lacks. */
 ij_status ij_device_open(const char *name, ij_device **out);
 void ij_device_close(ij_device *dev);                        /* memory lives on until the last tensor is freed */
 const char *ij_device_name(const ij_device *dev);            /* as it was opened; borrowed */
 int ij_device_bf16(const ij_device *dev);                    /* 1 where bf16 products are faster than f32 ones */
+typedef struct ij_device_info {
+  char name[80];                    /* of the card or processor */
+  char arch[16];                    /* "sm_90", "avx512" */
+  uint64_t memory, memory_free;     /* bytes of the device; 0: not known */
+  uint64_t memory_used, memory_top; /* bytes in tensors and scratch now, and at most; 0: see ij_mem_live */
+  int bf16;                         /* 1: products in bf16 are faster than in f32 */
+  int ahead;                        /* 1: the device works behind the caller, and reading waits for it */
+} ij_device_info;
+void ij_device_look(ij_device *dev, ij_device_info *out);
+ij_status ij_device_wait(ij_device *dev);                    /* until all that was asked for is done; IJ_EIO: a fault of the device */
 /* A step: tensors made inside it lose their memory at its end, whoever still holds them; clone after ij_step_end to keep. */
 void ij_step_begin(ij_device *dev);
 void ij_step_end(ij_device *dev);
@@ -126,6 +139,11 @@ ij_device *ij_tensor_device(const ij_tensor *t);             /* borrowed */
 /* The only ways for bytes in and out: n must be the tensor's size in bytes; the tensor must be contiguous. */
 ij_status ij_tensor_write(ij_tensor *t, const void *host, size_t n);
 ij_status ij_tensor_read(const ij_tensor *t, void *host, size_t n);
+/* A read that does not hold up the caller: the tensor's bytes (at most 256) as they are now. end waits for them, hands
+ * them out where host is not NULL, and frees r. */
+typedef struct ij_reading ij_reading;
+ij_status ij_reading_begin(const ij_tensor *t, ij_reading **out);
+ij_status ij_reading_end(ij_reading *r, void *host, size_t n);
 /* Views share memory with t and keep it alive. dim from 0. IJ_ESHAPE where they reach outside of it. */
 ij_status ij_tensor_narrow(ij_tensor *t, int dim, int64_t start, int64_t len, ij_tensor **out);
 ij_status ij_tensor_select(ij_tensor *t, int dim, int64_t index, ij_tensor **out);      /* drops the dimension */

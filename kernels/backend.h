@@ -14,17 +14,10 @@ typedef struct ij_host {
   void (*free)(void *p);
 } ij_host;
 
-typedef struct ij_device_info {
-  char name[80];                    /* of the card or processor */
-  char arch[16];                    /* "sm_90", "avx512" */
-  uint64_t memory, memory_free;     /* bytes of the device; 0: not known */
-  uint64_t memory_used, memory_top; /* bytes in tensors and scratch now, and at most */
-  int bf16;                         /* 1: products in bf16 are faster than in f32 */
-  int ahead;                        /* 1: the queue runs behind the caller; reading waits for it */
-} ij_device_info;
-
 typedef struct ij_backend {
   int abi;
+  int addressable; /* 1: memory that ij_alloc gives will do: the core then keeps a step's tensors in an arena of its own
+                    */
   ij_op_table ops;
   /* Opens device `index` (from 0; -1: the one this process should take): makes q->stream. IJ_EUNSUPPORTED: none here,
    * with what is missing (no driver, a driver older than the toolkit) and what to do. */
@@ -37,20 +30,22 @@ typedef struct ij_backend {
   /* Bytes in and out. write: host may change as soon as it returns. read: waits for all that the queue has. */
   ij_status (*write)(ij_queue *q, void *to, const void *host, size_t n);
   ij_status (*read)(ij_queue *q, const void *from, void *host, size_t n);
-  /* A read that does not hold up the caller: begin takes note of n <= IJ_LATE_BYTES bytes as they are at this point of the
-   * queue, end waits until they are there (not for later work), hands them out and frees the ticket. */
+  /* A read that does not hold up the caller: begin takes note of n <= IJ_LATE_BYTES bytes as they are at this point of
+   * the queue, end waits until they are there (not for later work), hands them out and frees the ticket. */
   ij_status (*read_begin)(ij_queue *q, const void *from, size_t n, void **ticket);
   ij_status (*read_end)(ij_queue *q, void *ticket, void *host, size_t n);
   ij_status (*wait)(ij_queue *q); /* until the queue is empty; a fault of the device shows here, or at any later call */
   void (*info)(ij_queue *q, ij_device_info *out);
   /* Sums between processes on the device (NULL: this build has none). id: 128 bytes that rank 0 makes and all get. They
    * run beside the queue, behind what it has when they are begun, in the order of their beginning, which is the same in
-   * all processes; join makes later work of the queue wait for them, and the caller until they are through, but no longer
-   * than `seconds`: then IJ_EIO. */
+   * all processes. join makes later work of the queue wait for them and, with seconds > 0, the caller too, for so long at
+   * most. From open on, whatever waits for the device gives up after open's `seconds`: IJ_EIO, since a process that is
+   * gone never answers. */
   ij_status (*comm_id)(void *id);
   ij_status (*comm_open)(ij_queue *q, const void *id, int rank, int size, double seconds);
   void (*comm_close)(ij_queue *q);
-  ij_status (*comm_sum)(ij_queue *q, float *x, size_t n, int root); /* in place; root -1: all get the sum, else that one */
+  ij_status (*comm_sum)(ij_queue *q, float *x, size_t n,
+                        int root); /* in place; root -1: all get the sum, else that one */
   ij_status (*comm_broadcast)(ij_queue *q, void *x, size_t bytes, int root);
   ij_status (*comm_join)(ij_queue *q, double seconds);
 } ij_backend;

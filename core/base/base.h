@@ -22,6 +22,10 @@ void ij_free(void *p);
 char *ij_strdup(const char *s);
 char *ij_format(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* ij_free the result */
 
+/* A function of a library that is loaded now, from the path in the environment's `variable`, from beside this program, or
+ * from where the system looks. IJ_EUNSUPPORTED: it is not there. */
+ij_status ij_plugin_load(const char *file, const char *variable, const char *symbol, void **fn);
+
 /* Return (or go to the function's exit label) with a failing status. */
 #define IJ_TRY(call)                                                                                                   \
   do {                                                                                                                 \

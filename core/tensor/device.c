@@ -1,67 +1,41 @@
 #include "tensor.h"
-#include "../../kernels/linear/onednn.h"
 #include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-/* The guard device: cpu ops on memory that is unreadable except while an op or a copy runs, which proves that nothing
- * else touches a tensor's memory. Its queue's stream is the device. */
-static void guard_set(ij_device *dev, int access) {
-  for (ij_storage *s = dev->all; s; s = s->next)
-    if (s->ptr) mprotect(s->ptr, s->bytes, access);
+/* "cuda", "cuda:N": index N or -1. False for another name. */
+static bool cuda_index(const char *name, int *index) {
+  if (strncmp(name, "cuda", 4) != 0) return false;
+  *index = -1;
+  if (!name[4]) return true;
+  char *end;
+  long n = strtol(name + 5, &end, 10);
+  if (name[4] != ':' || end == name + 5 || *end || n < 0 || n > 1023) return false;
+  *index = (int)n;
+  return true;
 }
-static void guard_open(ij_device *dev) {
-  if (dev->guard) guard_set(dev, PROT_READ | PROT_WRITE);
-}
-static void guard_shut(ij_device *dev) {
-  if (dev->guard) guard_set(dev, PROT_NONE);
-}
-static ij_op_table guarded_table(void); /* the cpu table */
-#define IJ_OP(name, params, args)                                                                                      \
-  static ij_status guard_##name params {                                                                               \
-    ij_device *dev = q->stream;                                                                                        \
-    ij_op_table cpu_ops = guarded_table();                                                                             \
-    guard_open(dev);                                                                                                   \
-    ij_status st = cpu_ops.name args;                                                                                  \
-    guard_shut(dev);                                                                                                   \
-    return st;                                                                                                         \
-  }
-IJ_OPS(IJ_OP)
-#undef IJ_OP
-static ij_op_table guarded_table(void) {
-  ij_op_table t;
-  ij_cpu_fill(&t);
-  return t;
-}
-static const ij_op_table guard_table = {
-#define IJ_OP(name, params, args) .name = guard_##name,
-    IJ_OPS(IJ_OP)
-#undef IJ_OP
-};
 
 ij_status ij_device_open(const char *name, ij_device **out) {
   *out = NULL;
-  bool guard = !strcmp(name, "guard"), ref = !strcmp(name, "ref");
-  if (!guard && !ref && strcmp(name, "cpu") != 0)
-    return ij_fail(IJ_EINVAL, "unknown device '%s': this build has cpu, ref, guard", name);
+  int index = -1;
   ij_device *dev = ij_calloc(1, sizeof *dev);
   if (!dev) return IJ_ENOMEM;
-  strcpy(dev->name, guard ? "guard" : ref ? "ref" : "cpu");
-  dev->refs = 1;
-  dev->guard = guard;
-  dev->grad_on = true;
-  if (guard) {
-    dev->ops = guard_table;
-    dev->queue.stream = dev;
-  } else if (ref) {
-    dev->ops = ij_ref_table;
-  } else {
-    ij_cpu_fill(&dev->ops);
-  }
-  if (!(dev->arena = ij_arena_new())) {
+  ij_status st = IJ_OK;
+  if (cuda_index(name, &index)) st = ij_backend_plugin(&dev->backend);
+  else if (!ij_backend_host(name, &dev->backend))
+    st = ij_fail(IJ_EINVAL, "unknown device '%s': cpu, cuda, cuda:N or, for tests, ref, guard, dry", name);
+  if (st == IJ_OK && dev->backend.addressable && !(dev->arena = ij_arena_new())) st = IJ_ENOMEM;
+  if (st == IJ_OK) st = dev->backend.open(index, &dev->queue);
+  if (st != IJ_OK) {
+    ij_arena_free(dev->arena);
     ij_free(dev);
-    return IJ_ENOMEM;
+    return st;
   }
+  snprintf(dev->name, sizeof dev->name, "%s", name);
+  dev->refs = 1;
+  dev->grad_on = true;
+  dev->ops = dev->backend.ops;
   *out = dev;
   return IJ_OK;
 }
@@ -70,9 +44,8 @@ static void device_drop(ij_device *dev) {
   if (--dev->refs) return;
   ij_tape_clear(dev);
   ij_free(dev->tape);
-  ij_queue_release(&dev->queue);
-  ij_onednn_release();
   ij_arena_free(dev->arena);
+  dev->backend.close(&dev->queue);
   ij_free(dev);
 }
 
@@ -83,9 +56,17 @@ void ij_device_close(ij_device *dev) {
 }
 
 const char *ij_device_name(const ij_device *dev) { return dev->name; }
-int ij_device_bf16(const ij_device *dev) {
-  return strcmp(dev->name, "cpu") == 0 && strcmp(ij_cpu_matmul(), "f32") != 0;
+void ij_device_look(ij_device *dev, ij_device_info *out) {
+  *out = (ij_device_info){0};
+  dev->backend.info(&dev->queue, out);
 }
+int ij_device_bf16(const ij_device *dev) {
+  ij_device_info info = {0};
+  ij_queue q = dev->queue;
+  dev->backend.info(&q, &info);
+  return info.bf16;
+}
+ij_status ij_device_wait(ij_device *dev) { return dev->backend.wait(&dev->queue); }
 
 int ij_grad_enable(ij_device *dev, int on) {
   int was = dev->grad_on;
@@ -99,23 +80,13 @@ int ij_grad_enable(ij_device *dev, int on) {
 static atomic_uint_least64_t newest_version;
 uint64_t ij_new_version(void) { return atomic_fetch_add(&newest_version, 1) + 1; }
 
-static size_t page_round(size_t n) { return (n + 4095) / 4096 * 4096; }
-
 static ij_storage *storage_new(ij_device *dev, size_t bytes, bool kept) {
   ij_storage *s = ij_calloc(1, sizeof *s);
   if (!s) return NULL;
   s->bytes = bytes ? bytes : 1;
-  s->in_arena = !kept && dev->step && !dev->guard;
-  if (dev->guard) {
-    s->bytes = page_round(s->bytes);
-    s->ptr = mmap(NULL, s->bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (s->ptr == MAP_FAILED) {
-      ij_fail(IJ_ENOMEM, "out of memory: %zu bytes on the guard device", s->bytes);
-      s->ptr = NULL;
-    }
-  } else {
-    s->ptr = s->in_arena ? ij_arena_take(dev->arena, s->bytes) : ij_alloc(s->bytes);
-  }
+  s->in_arena = !kept && dev->step && dev->arena;
+  if (s->in_arena) s->ptr = ij_arena_take(dev->arena, s->bytes);
+  else if (dev->backend.alloc(&dev->queue, s->bytes, &s->ptr) != IJ_OK) s->ptr = NULL;
   if (!s->ptr) {
     ij_free(s);
     return NULL;
@@ -133,9 +104,8 @@ static ij_storage *storage_new(ij_device *dev, size_t bytes, bool kept) {
 
 static void storage_empty(ij_storage *s) {
   if (!s->ptr) return;
-  if (s->dev->guard) munmap(s->ptr, s->bytes);
-  else if (s->in_arena) ij_arena_give(s->dev->arena, s->ptr);
-  else ij_free(s->ptr);
+  if (s->in_arena) ij_arena_give(s->dev->arena, s->ptr);
+  else s->dev->backend.free(&s->dev->queue, s->ptr);
   s->ptr = NULL;
 }
 
@@ -160,7 +130,7 @@ void ij_step_end(ij_device *dev) {
   for (ij_storage *s = dev->all; s; s = s->next)
     if (s->step) storage_empty(s);
   dev->step = 0;
-  ij_arena_settle(dev->arena);
+  if (dev->arena) ij_arena_settle(dev->arena);
 }
 
 /* ---- making tensors and moving bytes */
@@ -228,18 +198,61 @@ static ij_status want_bytes(const char *op, const ij_tensor *t, size_t n) {
   if (n != have) return ij_fail(IJ_ESHAPE, "%s: %zu bytes for a tensor of %zu", op, n, have);
   return IJ_OK;
 }
+/* Numbers that come from outside are looked at while the host has them: a check later need not wait for the device. */
+static void note_range(ij_tensor *t, const int32_t *v) {
+  ij_storage *s = t->storage;
+  int64_t n = ij_tensor_count(t);
+  if (t->dtype != IJ_I32 || t->offset || (size_t)n * sizeof *v != s->bytes) return;
+  s->lo = INT32_MAX;
+  s->hi = INT32_MIN;
+  for (int64_t i = 0; i < n; i++) {
+    if (v[i] < s->lo) s->lo = v[i];
+    if (v[i] > s->hi) s->hi = v[i];
+  }
+  s->ranged = s->version;
+}
 ij_status ij_tensor_write(ij_tensor *t, const void *host, size_t n) {
   IJ_TRY(want_bytes("write", t, n));
-  guard_open(t->storage->dev);
-  memcpy(ij_data_of(t), host, n);
-  guard_shut(t->storage->dev);
+  ij_device *dev = t->storage->dev;
   ij_tensor_touched(t);
-  return IJ_OK;
+  note_range(t, host);
+  return n ? dev->backend.write(&dev->queue, ij_data_of(t), host, n) : IJ_OK;
 }
 ij_status ij_tensor_read(const ij_tensor *t, void *host, size_t n) {
   IJ_TRY(want_bytes("read", t, n));
-  guard_open(t->storage->dev);
-  memcpy(host, ij_data_of(t), n);
-  guard_shut(t->storage->dev);
+  ij_device *dev = t->storage->dev;
+  return n ? dev->backend.read(&dev->queue, ij_data_of(t), host, n) : IJ_OK;
+}
+
+struct ij_reading {
+  ij_device *dev; /* held */
+  void *ticket;
+  size_t bytes;
+};
+ij_status ij_reading_begin(const ij_tensor *t, ij_reading **out) {
+  *out = NULL;
+  IJ_TRY(ij_want("read", "tensor", t, t->dtype));
+  size_t n = (size_t)ij_tensor_count(t) * ij_dtype_size(t->dtype);
+  if (!n || n > IJ_LATE_BYTES)
+    return ij_fail(IJ_ESHAPE, "read: %zu bytes, expected 1 to %d: a late read is for single numbers", n, IJ_LATE_BYTES);
+  ij_reading *r = ij_calloc(1, sizeof *r);
+  if (!r) return IJ_ENOMEM;
+  *r = (ij_reading){.dev = t->storage->dev, .bytes = n};
+  ij_status st = r->dev->backend.read_begin(&r->dev->queue, ij_data_of(t), n, &r->ticket);
+  if (st != IJ_OK) {
+    ij_free(r);
+    return st;
+  }
+  r->dev->refs++;
+  *out = r;
   return IJ_OK;
+}
+ij_status ij_reading_end(ij_reading *r, void *host, size_t n) {
+  if (!r) return IJ_OK;
+  ij_status st = IJ_OK, read;
+  if (host && n != r->bytes) st = ij_fail(IJ_ESHAPE, "read: %zu bytes of a reading of %zu", n, r->bytes);
+  read = r->dev->backend.read_end(&r->dev->queue, r->ticket, st == IJ_OK ? host : NULL, r->bytes);
+  device_drop(r->dev);
+  ij_free(r);
+  return st == IJ_OK ? read : st;
 }

@@ -310,17 +310,46 @@ ij_status ij_gather(ij_tensor *x, ij_tensor *index, ij_tensor **out) {
   return finish(st, y, (ij_tensor *[]){x, index}, 2, gather_backward, &node, out);
 }
 
-ij_status ij_check_index(const char *op, const ij_tensor *index, int64_t n) {
+ij_status ij_index_range(const ij_tensor *index, int32_t *lo, int32_t *hi) {
+  const ij_storage *s = index->storage;
   int64_t count = ij_tensor_count(index);
+  *lo = s->lo;
+  *hi = s->hi;
+  if (s->ranged == s->version && (size_t)count * 4 == s->bytes) return IJ_OK;
+  *lo = INT32_MAX;
+  *hi = INT32_MIN;
   int32_t *v = ij_alloc((size_t)count * 4 + 1);
   if (!v) return IJ_ENOMEM;
   ij_status st = ij_tensor_read(index, v, (size_t)count * 4);
-  for (int64_t i = 0; i < count && st == IJ_OK; i++)
-    if (v[i] < 0 || v[i] >= n)
-      st = ij_fail(IJ_EINVAL, "%s: patch number %d at place %lld is outside 0..%lld", op, v[i], (long long)i + 1,
-                   (long long)n - 1);
+  for (int64_t i = 0; i < count && st == IJ_OK; i++) {
+    if (v[i] < *lo) *lo = v[i];
+    if (v[i] > *hi) *hi = v[i];
+  }
   ij_free(v);
   return st;
+}
+
+/* The place (from 0) of the first number outside lo..hi. */
+static ij_status find_outside(const ij_tensor *index, int64_t lo, int64_t hi, int64_t *place, int32_t *value) {
+  int64_t count = ij_tensor_count(index), i = 0;
+  int32_t *v = ij_alloc((size_t)count * 4 + 1);
+  if (!v) return IJ_ENOMEM;
+  ij_status st = ij_tensor_read(index, v, (size_t)count * 4);
+  while (st == IJ_OK && i < count - 1 && v[i] >= lo && v[i] <= hi) i++;
+  *place = i;
+  *value = st == IJ_OK && count ? v[i] : 0;
+  ij_free(v);
+  return st;
+}
+
+ij_status ij_check_index(const char *op, const ij_tensor *index, int64_t n) {
+  int32_t lo, hi, value;
+  int64_t place;
+  IJ_TRY(ij_index_range(index, &lo, &hi));
+  if (lo > hi || (lo >= 0 && hi < n)) return IJ_OK;
+  IJ_TRY(find_outside(index, 0, n - 1, &place, &value));
+  return ij_fail(IJ_EINVAL, "%s: patch number %d at place %lld is outside 0..%lld", op, value, (long long)place + 1,
+                 (long long)n - 1);
 }
 
 static ij_status concat_backward(ij_node *n) {
@@ -565,16 +594,13 @@ ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, int64_t outer, i
 }
 
 static ij_status check_label(const ij_tensor *label, int64_t classes) {
-  int64_t n = ij_tensor_count(label);
-  int32_t *v = ij_alloc((size_t)n * 4 + 1);
-  if (!v) return IJ_ENOMEM;
-  ij_status st = ij_tensor_read(label, v, (size_t)n * 4);
-  for (int64_t i = 0; i < n && st == IJ_OK; i++)
-    if (v[i] >= classes)
-      st = ij_fail(IJ_EINVAL, "cross_entropy: label %d at place %lld, but there are %lld classes", v[i],
-                   (long long)i + 1, (long long)classes);
-  ij_free(v);
-  return st;
+  int32_t lo, hi, value;
+  int64_t place;
+  IJ_TRY(ij_index_range(label, &lo, &hi));
+  if (hi < classes) return IJ_OK;
+  IJ_TRY(find_outside(label, INT32_MIN, classes - 1, &place, &value));
+  return ij_fail(IJ_EINVAL, "cross_entropy: label %d at place %lld, but there are %lld classes", value,
+                 (long long)place + 1, (long long)classes);
 }
 
 static ij_status cross_entropy_backward(ij_node *n) {

@@ -2,7 +2,7 @@
 #ifndef IJ_TENSOR_H
 #define IJ_TENSOR_H
 #include "../base/base.h"
-#include "../../kernels/ops.h"
+#include "../../kernels/backend.h"
 
 enum { IJ_MAX_DIMS = 6 };
 
@@ -21,6 +21,8 @@ struct ij_storage {
   bool in_arena;
   int64_t step;     /* 0: kept */
   uint64_t version; /* differs whenever the content does */
+  uint64_t ranged;  /* the version whose numbers (i32) are known to be lo..hi; 0: none */
+  int32_t lo, hi;
 };
 
 /* Takes a leaf's gradient as soon as it is whole; its memory is given back after that. */
@@ -51,12 +53,12 @@ struct ij_node {
 
 struct ij_device {
   char name[16];
-  ij_op_table ops;
+  ij_backend backend;
+  ij_op_table ops; /* the backend's */
   ij_queue queue;
   int refs; /* one for its opener and one a storage */
-  bool guard;
   ij_storage *all;
-  ij_arena *arena;
+  ij_arena *arena;     /* NULL where the backend has memory of its own */
   int64_t step, steps; /* number of the open step, 0 outside; steps begun so far */
   bool grad_on;
   ij_node *tape;
@@ -87,7 +89,14 @@ ij_status ij_want(const char *op, const char *arg, const ij_tensor *t, ij_dtype 
 ij_status ij_want_shape(const char *op, const char *arg, const ij_tensor *t, ij_dtype dt, int ndim,
                         const int64_t *shape);
 
-/* Every number of index (i32) is in 0..n-1; reads it back, so for what comes from outside. */
+/* host.c: the backends "cpu", "ref", "guard" and "dry"; false for another name. plugin.c: libijepa_cuda.so's. */
+bool ij_backend_host(const char *name, ij_backend *out);
+ij_status ij_backend_plugin(ij_backend *out);
+
+/* Smallest and largest number of an i32 tensor: known for what was written from outside, else read back. Of nothing:
+ * INT32_MAX, INT32_MIN. */
+ij_status ij_index_range(const ij_tensor *index, int32_t *lo, int32_t *hi);
+/* Every number of index (i32) is in 0..n-1. */
 ij_status ij_check_index(const char *op, const ij_tensor *index, int64_t n);
 
 /* New tensors. The short forms for one to four sizes keep shapes readable at the call. */

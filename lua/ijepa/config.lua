@@ -214,6 +214,14 @@ local function overrides(args)
   return list
 end
 
+-- Where a recipe's schema knows `device`, all that the recipe makes lives there.
+local function use_device(name, where)
+  local C, out = F.C, F.new "ij_device *[1]"
+  local ok, message = F.try(C.ij_device_open(name, out))
+  if not ok then F.raise(where and ("%s: %s"):format(where, message) or message, 0) end
+  require("ijepa.device").use(out[0])
+end
+
 --- The configuration of a run: `given` over the schema's defaults, then the command line's key=value (ijepa.args) over
 --- both. Raises, naming the line or the command line, for unknown keys and values that don't fit. A new table.
 ---
@@ -249,6 +257,7 @@ function config.resolve(given, schema, args)
     set(t, key, value)
   end
   if schema then check(schema, t, "", where, keys) end
+  if schema and schema.device and t.device ~= "" then use_device(t.device, where "device") end
   return t
 end
 

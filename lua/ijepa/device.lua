@@ -1,4 +1,5 @@
--- The device that tensors are made on: opened at first use, IJEPA_DEVICE or device.set choose another than "cpu".
+-- The device that tensors are made on: opened at first use; IJEPA_DEVICE, the setting `device` of a recipe or device.set
+-- choose another than "cpu".
 local F = require "ijepa._ffi"
 local C = F.C
 
@@ -6,11 +7,16 @@ local device = {}
 local current
 
 --- Opens a device and makes it the one that new tensors and models live on.
----@param name string  "cpu", "ref" or "guard"
+---@param name string  "cpu", "cuda", "cuda:N" (from 0); for tests "ref", "guard" or "dry"
 function device.set(name)
   local out = F.new "ij_device *[1]"
   F.check(C.ij_device_open(name, out))
-  current = F.gc(out[0], C.ij_device_close)
+  return device.use(out[0])
+end
+
+--- Makes an open device (a handle of the library, taken over) the current one.
+function device.use(handle)
+  current = F.gc(handle, C.ij_device_close)
   return current
 end
 
@@ -19,6 +25,20 @@ function device.get() return current or device.set(os.getenv "IJEPA_DEVICE" or "
 
 ---@return string name
 function device.name() return F.string(C.ij_device_name(device.get())) end
+
+--- What the device is: name and arch, bytes of its memory (all, free; 0: not known), in tensors (used now, and at most),
+--- whether bf16 is faster there, and whether it works behind the caller (then reading a tensor waits for it).
+---@param handle any? of another device than the current one
+---@return { name: string, arch: string, memory: number, free: number, used: number, top: number, bf16: boolean, ahead: boolean }
+function device.info(handle)
+  local i = F.new "ij_device_info"
+  C.ij_device_look(handle or device.get(), i)
+  return { name = F.string(i.name), arch = F.string(i.arch), memory = tonumber(i.memory), free = tonumber(i.memory_free),
+    used = tonumber(i.memory_used), top = tonumber(i.memory_top), bf16 = i.bf16 ~= 0, ahead = i.ahead ~= 0 }
+end
+
+--- Waits until all that was asked of the device is done.
+function device.wait() F.check(C.ij_device_wait(device.get())) end
 
 --- Runs f as a step: tensors made inside lose their memory at its end, whoever still holds them.
 ---@param f fun(...): ...

@@ -360,9 +360,14 @@ function Diagnosis:look(t)
   return d
 end
 
+--- Whether it looks after this step.
+---@param step integer
+---@return boolean
+function Diagnosis:is_due(step) return step % self.every == 0 end
+
 -- Called after every step.
 function Diagnosis:after_step(t)
-  if t.step % self.every ~= 0 then return end
+  if not self:is_due(t.step) then return end
   local d = self:look(t)
   if d.level == "collapse" and t.config.diagnose.stop then t:stop(d.text) end
   if t.hooks.diagnosis then t.hooks.diagnosis(t, d) end

@@ -145,6 +145,14 @@ local function round_trip(ending)
   return ok, message
 end
 
+add("cuda", function()
+  local device, out = require "ijepa.device", F.new "ij_device *[1]"
+  local ok, message = F.try(C.ij_device_open("cuda", out))
+  if not ok then return "ok", "no card: " .. message end
+  local i = device.info(F.gc(out[0], C.ij_device_close))
+  return "ok", ("%s (%s), %s of %s free: device=cuda"):format(i.name, i.arch, gib(i.free), gib(i.memory))
+end)
+
 add("pictures", function()
   local works, broken = {}, {}
   for _, ending in ipairs { "jpg", "png", "webp", "tif", "gif" } do

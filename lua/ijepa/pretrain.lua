@@ -110,12 +110,17 @@ local function new_trainer(cfg, hooks)
   local o = cfg.optim
   local t = setmetatable({ config = cfg, hooks = hooks, step = 0, saved = 0, seconds = 0, losses = {},
     scale = { lr = 1, wd = 1 } }, Trainer)
+  t.ahead = device.info().ahead
   t.images = open_images(cfg)
   t.ipe = math.floor(t.images:epoch_steps() / o.accumulate)   -- updates of an epoch
   t.encoder, t.predictor, t.target = jepa.models(cfg)
   t.policy = jepa.policy(cfg, t.encoder.grid)
   t.opt = optim.adamw { models = { t.encoder, t.predictor }, average = { [t.encoder] = t.target }, betas = o.betas,
     eps = o.eps }
+  if t.ahead then   -- the sum of all losses: where one is no number, no update does anything any more
+    t.gate = tensor.zeros({ 1 }, "f32", true)
+    t.opt:gate(t.gate)
+  end
   t.whole = { encoder = t.encoder, predictor = t.predictor, target_encoder = t.target, opt = t.opt }
   t.qkv = {}   -- entries of the optimizer whose gradients the log shows
   for i, e in ipairs(t.opt.entries) do
@@ -205,6 +210,12 @@ function Trainer:predict(x, ctx, tgt)
   return self.predictor(self.encoder(x, ctx), ctx, tgt), h
 end
 
+local function refuse(loss, step)
+  if loss ~= loss or math.abs(loss) == math.huge then
+    stop("step %d: the loss is %s: stopped before the update; try a lower optim.lr or optim.clip=1", step, tostring(loss))
+  end
+end
+
 -- One (micro-)batch, forwards and backwards; its number counts all batches of the run from 0. Calls before_backward when
 -- the loss is a number.
 function Trainer:batch(number, x, before_backward)
@@ -212,9 +223,13 @@ function Trainer:batch(number, x, before_backward)
     { images = x, target = self.target })
   local z, h = self:predict(x, ctx, tgt)
   local loss = tensor.smooth_l1(z, h, 1, tgt:size(1))
-  local value = loss:item()
-  if value ~= value or math.abs(value) == math.huge then
-    stop("step %d: the loss is %s: stopped before the update; try a lower optim.lr or optim.clip=1", self.step + 1, tostring(value))
+  local value
+  if self.ahead then
+    self.gate:add_(loss)
+    value = loss:item_later()
+  else
+    value = loss:item()
+    refuse(value, self.step + 1)
   end
   before_backward()
   loss:backward()
@@ -251,7 +266,7 @@ function Trainer:update()
   local logged = step % self.config.log.every == 0 or step == 1
   for _, i in ipairs(self.qkv) do self.opt:watch(i, logged) end
   local eager = o.accumulate == 1 and o.clip == 0   -- no need to have all gradients at once
-  local sum, k, t = 0, 0, 0
+  local losses, k, t = {}, 0, 0
   for micro = 1, o.accumulate do
     local b = must(self.images:next())
     local loss, bk, bt = device.step(function()
@@ -265,7 +280,7 @@ function Trainer:update()
       if eager then self.opt:step(numbers) end
       return loss, bk, bt
     end)
-    sum, k, t = sum + loss / o.accumulate, k + bk / o.accumulate, t + bt / o.accumulate
+    losses[micro], k, t = loss, k + bk / o.accumulate, t + bt / o.accumulate
   end
   if not eager then
     if o.clip > 0 then numbers.scale = self:clipped(numbers.scale) end
@@ -273,7 +288,9 @@ function Trainer:update()
     self.opt:step(numbers)
   end
   self.torn, self.step = false, step
-  return { loss = sum, k = k, t = t, lr = numbers.lr, wd = numbers.wd, momentum = numbers.momentum, grads = logged and self:qkv_norms() or nil,
+  if self.ahead and logged then self.memory = device.info().top end
+  return { step = step, losses = losses, k = k, t = t, lr = numbers.lr, wd = numbers.wd, momentum = numbers.momentum,
+    grads = logged and self:qkv_norms() or nil, memory = self.memory,
     images = self.config.data.batch * o.accumulate, epoch = math.floor((step - 1) / self.ipe) + 1, itr = (step - 1) % self.ipe }
 end
 
@@ -286,9 +303,37 @@ function Trainer:must_save(later)
   end
 end
 
+-- The loss of a step, of which a device that works behind us has handed out nothing yet; stops the run where it is no
+-- number: then the gate has kept the state as it was before that step.
+function Trainer:settle(values)
+  local sum = 0
+  for _, loss in ipairs(values.losses) do
+    if self.ahead then loss = loss:get() end
+    if loss ~= loss or math.abs(loss) == math.huge then
+      self.opt:steps(self.opt:steps() - (self.step - values.step + 1))
+      self.step = values.step - 1
+    end
+    refuse(loss, values.step)
+    sum = sum + loss / #values.losses
+  end
+  values.loss = sum
+  self.losses[#self.losses + 1] = sum
+  self.run:log(values.step, values)
+end
+
+-- What follows this step beside its row of the log: "last", "save", "look" (a hook or a diagnosis), or nothing.
+function Trainer:due()
+  local cfg, step = self.config, self.step
+  self.asked = C.ij_save_asked() ~= 0 or self.asked
+  if ijepa.interrupted() or self:over() then return "last" end
+  local epoch_end = step % self.ipe == 0 and (cfg.optim.minutes == 0 or step - self.saved > 1000)
+  if self.asked or epoch_end or cfg.log.save_steps > 0 and step % cfg.log.save_steps == 0 then return "save" end
+  return (self.hooks.step or self.back or self.diagnosis and self.diagnosis:is_due(step)) and "look" or nil
+end
+
 -- After a step: what hooks want, and saving where it is due.
 function Trainer:after(values)
-  local o, cfg, step = self.config.optim, self.config, self.step
+  local cfg, step = self.config, self.step
   if self.diagnosis then self.diagnosis:after_step(self) end
   if self.hooks.step then self.hooks.step(self, values) end
   if self.back then
@@ -301,15 +346,15 @@ function Trainer:after(values)
     if self.diagnosis then self.diagnosis:reopen(self.step) end
     return
   end
-  local interrupted, code = ijepa.interrupted()
-  local epoch_end = step % self.ipe == 0 and (o.minutes == 0 or step - self.saved > 1000)
-  local last, asked = interrupted or self:over(), C.ij_save_asked() ~= 0
-  if last or asked or epoch_end or (cfg.log.save_steps > 0 and step % cfg.log.save_steps == 0) then
-    self:must_save(not last)
+  local due, asked = self:due(), self.asked
+  if due == "last" or due == "save" then
+    self.asked = false
+    self:must_save(due == "save")
     if asked then self.run:say("step %d: saved in '%s', as SIGUSR1 asked", step, cfg.out) end
   elseif self.saving and self.saving:done() then
     must(self:finish_save())   -- a full disk is heard of now, not at the next save
   end
+  local interrupted, code = ijepa.interrupted()
   if interrupted then self:interrupted(code) end
 end
 
@@ -319,17 +364,21 @@ function Trainer:interrupted(code)
   ijepa.exit(code or 130)
 end
 
--- One step and all that follows it.
+-- One step and all that follows it. A device that works behind us is kept busy: a step's loss is read after the next step
+-- was asked for, unless something needs the state as it is now.
 function Trainer:advance()
   local started = C.ij_time()
   local values = self:update()
   for _, complaint in ipairs(self.images:complaints()) do self.run:say("skipped %s", complaint) end
-  self.losses[#self.losses + 1] = values.loss
   self.seconds = self.seconds + C.ij_time() - started
   values.ms = 1000 * (C.ij_time() - started)
   local minutes = self.config.optim.minutes
   values.total = minutes > 0 and math.ceil(self.step * 60 * minutes / self.seconds) or self.last
-  self.run:log(self.step, values)
+  local before, due = self.waiting, not self.ahead or self:due()
+  self.waiting = not due and values or nil
+  if before then self:settle(before) end
+  if not due then return end
+  self:settle(values)
   self:after(values)
 end
 

@@ -8,6 +8,7 @@ local shared = {
   test = { type = "string", doc = "the same classes, other pictures" },
   crop = { type = "integer", default = 0, doc = "side in pixels; 0: as trained" },
   resize = { type = "integer", default = 0, doc = "short side before the centre crop; 0: crop * 8 / 7" },
+  device = { type = "string", default = "", doc = "cpu, cuda, cuda:N; empty: IJEPA_DEVICE, or cpu" },
   workers = { type = "integer", default = 2, doc = "threads that read" },
   seed = { type = "integer", default = 0, doc = "of everything that is drawn" },
   limit = { type = "integer", default = 0, doc = "at most so many training pictures; 0: all" },

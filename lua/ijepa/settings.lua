@@ -35,6 +35,7 @@ return {
     doc = "go on from the newest checkpoint in `out`, if there is one; a path: where there is none, from that one (also a published .pth.tar)" },
   init = { type = "string", default = "", doc = "start from the weights of this checkpoint: encoder, predictor, target; of any layout" },
   quirks = { type = "string|table", default = "", doc = "\"reference\": every quirk of the published code, or a list of switches" },
+  device = { type = "string", default = "", doc = "cpu, cuda, cuda:N; empty: IJEPA_DEVICE, or cpu" },
   threads = { type = "integer", default = 0, doc = "of the computation; 0: all processors", check = at_least(0) },
   data = {
     root = { type = "string|strings",

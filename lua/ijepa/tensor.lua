@@ -26,16 +26,24 @@ end
 
 local function wrap(h) return setmetatable({ h = F.gc(h, C.ij_tensor_free) }, T) end
 local box = F.typeof "ij_tensor *[1]"
-local function call(f, ...)   -- f(..., out) -> tensor, or an error at the user's line
-  local out = box()
+local function invoke(f, out, ...)
   local n = select("#", ...)
   local a, b, c, d, e, g = ...
-  if n == 1 then F.check(f(a, out))
-  elseif n == 2 then F.check(f(a, b, out))
-  elseif n == 3 then F.check(f(a, b, c, out))
-  elseif n == 4 then F.check(f(a, b, c, d, out))
-  elseif n == 5 then F.check(f(a, b, c, d, e, out))
-  else F.check(f(a, b, c, d, e, g, out)) end
+  if n == 1 then return f(a, out)
+  elseif n == 2 then return f(a, b, out)
+  elseif n == 3 then return f(a, b, c, out)
+  elseif n == 4 then return f(a, b, c, d, out)
+  elseif n == 5 then return f(a, b, c, d, e, out) end
+  return f(a, b, c, d, e, g, out)
+end
+local function call(f, ...)   -- f(..., out) -> tensor, or an error at the user's line
+  local out = box()
+  local st = invoke(f, out, ...)
+  if st == C.IJ_ENOMEM then   -- tensors that nobody holds any more may still have their memory
+    collectgarbage()
+    st = invoke(f, out, ...)
+  end
+  F.check(st)
   return wrap(out[0])
 end
 tensor.wrap, tensor.call = wrap, call
@@ -152,6 +160,25 @@ end
 function T:item()
   if self:numel() ~= 1 then F.raise(("item: the tensor has %d elements"):format(self:numel())) end
   return tonumber((self:dtype() == "bf16" and self:to "f32" or self):read()[0])
+end
+
+---@class ijepa.reading
+local Reading = {}
+Reading.__index = Reading
+--- Reads the value of a tensor of one element without waiting for it: get() of what this returns does, later.
+---@return ijepa.reading
+function T:item_later()
+  local out = F.new "ij_reading *[1]"
+  F.check(C.ij_reading_begin(self.h, out))
+  return setmetatable({ h = F.gc(out[0], function(r) C.ij_reading_end(r, nil, 0) end) }, Reading)
+end
+--- The value, as it was when it was asked for. Once.
+---@return number
+function Reading:get()
+  local value, h = F.new "float[1]", F.gc(self.h, nil)
+  self.h = nil
+  F.check(C.ij_reading_end(h, value, 4))
+  return value[0]
 end
 --- Nested lists of the values.
 ---@return table|number

@@ -37,9 +37,8 @@ static bool untouched(const void *p, size_t size) {
   return size == 0;
 }
 
-/* got is as near to want as the case asks for. tol < 0: that of the argument */
-static bool near(ij_check *k, const ij_case *c, int at, const char *want, const char *got, double tol,
-                 const char *how) {
+bool ij_check_near(ij_check *k, const ij_case *c, int at, const char *want, const char *got, double tol,
+                   const char *how) {
   const ij_case_arg *a = &c->arg[at];
   size_t size = ij_case_size(a->type);
   if (!memcmp(want, got, (size_t)a->n * size)) return true;
@@ -119,7 +118,7 @@ static bool try_call(ij_check *k, ij_case *c, const ij_op_table *t, ij_case_plac
       goto out;
     }
     if (want[i]) {
-      if (!near(k, c, i, want[i], c->p[i], tol, label)) goto out;
+      if (!ij_check_near(k, c, i, want[i], c->p[i], tol, label)) goto out;
     } else {
       if (!(want[i] = ij_alloc(bytes))) goto out;
       memcpy(want[i], c->p[i], bytes);
@@ -157,6 +156,10 @@ static bool try_out_of_memory(ij_check *k, ij_case *c, const ij_op_table *t) {
   return ok;
 }
 
+bool ij_check_reference(ij_check *k, ij_case *c, void **want) {
+  return try_call(k, c, &ij_ref_table, IJ_CASE_ALIGNED, NULL, 0, "ref", want);
+}
+
 static bool is_small(const ij_case *c) { return ij_case_bytes(c) < 300000; }
 
 void ij_check_results(ij_check *k, const ij_case_op *op, const ij_case_shape *shape, ij_dtype dt,
@@ -170,7 +173,7 @@ void ij_check_results(ij_check *k, const ij_case_op *op, const ij_case_shape *sh
   const ij_op_table *ref = &ij_ref_table;
   int threads = ij_threads_get();
   bool small = is_small(c);
-  if (!try_call(k, c, ref, IJ_CASE_ALIGNED, NULL, 0, "ref", want)) goto out;
+  if (!ij_check_reference(k, c, want)) goto out;
   if (small && !try_call(k, c, ref, IJ_CASE_AT_END, NULL, 0, "ref", want)) goto out;
   for (int i = 0; i < c->forms; i++)
     if (!try_call(k, c, ref, IJ_CASE_ALIGNED, c->form[i], 0, "ref", want)) goto out;

@@ -1,7 +1,11 @@
 /* Drives the cases of all ops: ops [NAME] compares this machine's table with the reference and checks gradients;
- * ops --self-test plants bugs and expects each to be found. */
-#include "check.h"
+ * ops --device cuda [--quick] [NAME] that of the plug-in IJEPA_CUDA, on its own memory (exit 77: there is no such
+ * device); ops --list prints the names; ops --self-test plants bugs and expects each to be found. */
+#include "device.h"
+#include "self_test.h"
+#include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 static void check_all(ij_check *k, const ij_op_table *t, const char *filter) {
   const ij_case_op *op;
@@ -26,142 +30,87 @@ static int own_functions(const ij_op_table *t, int *total) {
   return own;
 }
 
-/* ---- self-test: planted bugs ------------------------------------------------------------------------------------ */
-static ij_status wrong_value(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim F, const void *x, const float *b, void *y) {
-  ij_status st = ij_ref_gelu_fwd(q, dt, R, F, x, b, y);
-  if (dt == IJ_F32 && R * F > 3) ((float *)y)[3] *= 1.001f;
-  return st;
-}
-static ij_status past_the_end(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim F, const void *x, const float *b, void *y) {
-  ij_status st = ij_ref_gelu_fwd(q, dt, R, F, x, b, y);
-  if (dt == IJ_F32) ((float *)y)[R * F] = 0;
-  return st;
-}
-static ij_status before_the_start(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim F, const void *x, const float *b,
-                                  void *y) {
-  ij_status st = ij_ref_gelu_fwd(q, dt, R, F, x, b, y);
-  ((char *)y)[-1] = 0;
-  return st;
-}
-static ij_status reads_past_the_end(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim F, const void *x, const float *b,
-                                    void *y) {
-  const volatile char *end = (const char *)x + R * F * (dt == IJ_F32 ? 4 : 2);
-  (void)*end;
-  return ij_ref_gelu_fwd(q, dt, R, F, x, b, y);
-}
-static ij_status changes_input(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim F, const void *x, const float *b, void *y) {
-  ij_status st = ij_ref_gelu_fwd(q, dt, R, F, x, b, y);
-  if (R * F > 0) *(char *)(uintptr_t)x ^= 1;
-  return st;
-}
-static ij_status leaves_last(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim F, const void *x, const float *b, void *y) {
-  return R > 0 && !b ? ij_ref_gelu_fwd(q, dt, R - 1, F, x, b, y) : ij_ref_gelu_fwd(q, dt, R, F, x, b, y);
-}
-static ij_status needs_own_output(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim F, const void *x, const float *b,
-                                  void *y) {
-  if (dt == IJ_F32)
-    for (ij_dim i = 0; i < R * F; i++) ((float *)y)[i] = 0;
-  return ij_ref_gelu_fwd(q, dt, R, F, x, b, y);
-}
-static ij_status hides_no_memory(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim F, const void *x, const float *b, void *y) {
-  float *s = ij_queue_scratch(q, 0, 64);
-  return s ? ij_ref_gelu_fwd(q, dt, R, F, x, b, y) : IJ_EINVAL;
-}
-static ij_status writes_unasked_rows(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, ij_dim first_q,
-                                     const void *qkv, const float *bias, void *out, float *lse) {
-  (void)first_q;
-  return ij_ref_attention_fwd(q, dt, B, N, A, S, 0, qkv, bias, out, lse);
-}
-static ij_status overwrites_sum(ij_queue *q, ij_dim n, float scale, const float *x, float *y) {
-  (void)q;
-  for (ij_dim i = 0; i < n; i++) y[i] = scale * x[i];
-  return IJ_OK;
-}
-/* Wrong in both the table and what it is compared with, as a wrong derivation would be: only differences tell */
-static ij_status wrong_gradient(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim D, const float *s, const float *mean,
-                                const float *rstd, const float *w, const void *dy, const float *res, float *dx,
-                                void *dx_dt, float *dw, float *db) {
-  ij_status st = ij_ref_norm_bwd(q, dt, R, D, s, mean, rstd, w, dy, res, dx, dx_dt, dw, db);
-  for (ij_dim i = 0; i < R * D; i++) dx[i] += 0.01f * s[i]; /* the part through the variance, say */
-  return st;
+/* ---- a device ---------------------------------------------------------------------------------------------------- */
+static char trying[256];
+static void on_fault(int sig) { /* the host touched device memory, or the emulated device what is none */
+  ssize_t n = write(2, trying, strlen(trying));
+  (void)n;
+  signal(sig, SIG_DFL);
+  raise(sig);
 }
 
-static const ij_case_op *case_of(const char *name) {
-  const ij_case_op *op = NULL;
-  for (int i = 0; (op = ij_case_list(i)) && strcmp(op->name, name) != 0; i++) {}
-  return op;
-}
-
-static int expect(const char *what, const ij_check *k, const char *text) {
-  bool found = k->failures > 0 && strstr(k->first, text);
-  printf("%-8s %s: %s\n", found ? "found" : "MISSED", what, k->failures ? k->first : "no failure");
-  return found ? 0 : 1;
-}
-
-static int plant(const char *what, const ij_op_table *t, const char *name, const char *text) {
-  ij_check k = {0};
-  const ij_case_op *op = case_of(name);
-  for (const ij_case_shape *s = op->shapes; s->name; s++) {
-    if (s->use & IJ_CASE_BENCH) continue;
-    ij_check_results(&k, op, s, IJ_F32, t);
-    if (k.failures) break;
+static void check_device(ij_check *k, ij_check_device *d, const char *filter) {
+  const ij_case_op *op;
+  for (int i = 0; (op = ij_case_list(i)); i++) {
+    if (filter && !strstr(op->name, filter)) continue;
+    double start = ij_time();
+    for (const ij_case_shape *s = op->shapes; s->name; s++) {
+      if (s->use & IJ_CASE_BENCH) continue;
+      snprintf(trying, sizeof trying, "FAIL %s '%s': touches memory that it must not\n", op->name, s->name);
+      ij_check_device_results(k, op, s, IJ_F32, d);
+      if (op->typed) ij_check_device_results(k, op, s, IJ_BF16, d);
+    }
+    printf("%-20s %.2f s\n", op->name, ij_time() - start);
+    fflush(stdout);
   }
-  return expect(what, &k, text);
 }
 
-static int self_test(void) {
-  int missed = 0;
-  const struct {
-    const char *what;
-    ij_status (*gelu)(ij_queue *, ij_dtype, ij_dim, ij_dim, const void *, const float *, void *);
-    const char *text;
-  } gelus[] = {
-      {"a wrong value", wrong_value, "y[3] is"},
-      {"a write behind the output", past_the_end, "writes outside of y"},
-      {"a write before the output", before_the_start, "writes outside of y"},
-      {"a read behind the input", reads_past_the_end, "touches memory outside"},
-      {"a changed input", changes_input, "changes its input x"},
-      {"a row left out", leaves_last, "is not written"},
-      {"no aliasing where the contract allows it", needs_own_output, "cpu, y=x: y["},
-      {"another status when memory is out", hides_no_memory, "out of memory at allocation 1"},
-  };
-  for (size_t i = 0; i < sizeof gelus / sizeof *gelus; i++) {
-    ij_op_table t = ij_ref_table;
-    t.gelu_fwd = gelus[i].gelu;
-    missed += plant(gelus[i].what, &t, "gelu_fwd", gelus[i].text);
+static int on_device(const char *filter, bool quick) {
+  enum { SKIPPED = 77 };
+  ij_check k = {.to = stdout};
+  ij_check_device d = {.quick = quick};
+  ij_device_info info;
+  double start = ij_time();
+  ij_status st = ij_check_device_load(&d);
+  if (st != IJ_OK) {
+    printf("%s: %s\n", st == IJ_EUNSUPPORTED ? "skipped" : "FAIL", ij_errmsg());
+    return st == IJ_EUNSUPPORTED ? SKIPPED : 1;
   }
-  ij_op_table t = ij_ref_table;
-  t.attention_fwd = writes_unasked_rows;
-  missed += plant("rows written that nobody asked for", &t, "attention_fwd", "which the contract excludes");
-  t.axpy = overwrites_sum;
-  missed += plant("a sum that starts again", &t, "axpy", "y[0] is");
-  t.norm_bwd = wrong_gradient;
-  ij_check k = {0};
-  const ij_case_op *norm = case_of("norm_bwd");
-  ij_check_gradients(&k, norm, norm->shapes, &t);
-  missed += expect("a wrong gradient", &k, "by differences");
-  k = (ij_check){0};
-  ij_check_coverage(&k, "sort_fwd");
-  missed += expect("an op without a case", &k, "'sort_fwd' has no case");
-  k = (ij_check){0};
-  ij_check_gradients(&k, norm, norm->shapes, &ij_ref_table);
-  if (k.failures) missed += expect("the right gradient", &k, "nothing");
-  return missed;
+  signal(SIGSEGV, on_fault);
+  signal(SIGBUS, on_fault);
+  d.backend->info(&d.queue, &info);
+  ij_check_device_slots(&k, &d);
+  if (k.failures == 0) {
+    ij_check_coverage(&k, NULL);
+    check_device(&k, &d, filter);
+  }
+  ij_check_device_close(&d);
+  printf("%s (%s): %d calls compared, %d failures, %.1f s\n", info.name, info.arch, k.calls, k.failures,
+         ij_time() - start);
+  if (k.calls == 0) printf("FAIL nothing was called\n");
+  return k.failures || k.calls == 0 ? 1 : 0;
+}
+
+static int list(void) {
+  const ij_case_op *op;
+  for (int i = 0; (op = ij_case_list(i)); i++) printf("%s\n", op->name);
+  return 0;
 }
 
 int main(int argc, char **argv) {
-  if (argc > 1 && !strcmp(argv[1], "--self-test")) return self_test() ? 1 : 0;
+  const char *filter = NULL;
+  bool device = false, quick = false;
+  for (int i = 1; i < argc; i++) {
+    if (!strcmp(argv[i], "--self-test")) return ij_check_self_test() ? 1 : 0;
+    if (!strcmp(argv[i], "--list")) return list();
+    if (!strcmp(argv[i], "--quick")) quick = true;
+    else if (!strcmp(argv[i], "--device") && i + 1 < argc && !strcmp(argv[i + 1], "cuda")) device = ++i;
+    else if (argv[i][0] == '-' || filter)
+      return printf("ops [--device cuda [--quick]] [NAME] | --list | --self-test\n"), 2;
+    else filter = argv[i];
+  }
+  if (device) return on_device(filter, quick);
   ij_op_table t;
   ij_check k = {.to = stdout};
   int total = 0;
   ij_cpu_fill(&t);
   ij_check_coverage(&k, NULL);
   double start = ij_time();
-  check_all(&k, &t, argc > 1 ? argv[1] : NULL);
+  check_all(&k, &t, filter);
   int own = own_functions(&t, &total);
   printf(
       "%d of %d ops have a cpu function (%s, products in %s): %d calls compared, %d gradients, %d failures, %.1f s\n",
       own, total, ij_cpu_isa(), ij_cpu_matmul(), k.calls, k.gradients, k.failures, ij_time() - start);
-  if (k.calls == 0) printf("FAIL no case is called '%s'\n", argv[1]);
+  if (k.calls == 0) printf("FAIL no case is called '%s'\n", filter);
   return k.failures || k.calls == 0 ? 1 : 0;
 }

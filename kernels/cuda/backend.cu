@@ -1,0 +1,139 @@
+/* The plug-in's runtime: one card, one stream of work, memory from the driver's pool, copies beside the work. */
+#include "cuda.h"
+#include "memory.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const ij_host *ij_cuda_host;
+
+ij_status ij_cuda_status(cudaError_t e, const char *what) {
+  if (e == cudaSuccess) return IJ_OK;
+  return ij_cuda_host->fail(e == cudaErrorMemoryAllocation ? IJ_ENOMEM : IJ_EIO,
+                            "cuda: %s: %s (%s); if it stays so, start again: the run goes on from its last checkpoint",
+                            what, cudaGetErrorString(e), cudaGetErrorName(e));
+}
+ij_status ij_cuda_launched(const char *op) { return ij_cuda_status(cudaGetLastError(), op); }
+
+/* ---- opening */
+static ij_status usable(int *cards) {
+  int driver = 0, needed = CUDART_VERSION;
+  cudaDriverGetVersion(&driver);
+  if (driver == 0)
+    return ij_cuda_host->fail(IJ_EUNSUPPORTED,
+                              "device 'cuda': this machine has no NVIDIA driver: install it, or use device=cpu");
+  if (driver / 1000 < needed / 1000) /* within a major version older drivers do */
+    return ij_cuda_host->fail(
+        IJ_EUNSUPPORTED,
+        "device 'cuda': the driver is for CUDA %d.%d and this build needs %d.%d: update the driver, or "
+        "build with an older toolkit",
+        driver / 1000, driver % 1000 / 10, needed / 1000, needed % 1000 / 10);
+  cudaError_t e = cudaGetDeviceCount(cards);
+  if (e != cudaSuccess || *cards < 1)
+    return ij_cuda_host->fail(IJ_EUNSUPPORTED,
+                              "device 'cuda': no card can be used: %s (look at nvidia-smi and CUDA_VISIBLE_DEVICES)",
+                              e != cudaSuccess ? cudaGetErrorString(e) : "the driver sees none");
+  return IJ_OK;
+}
+
+/* The card that this process should take: processes of one machine share its cards by their local number. */
+static int own_card(int cards) {
+  static const char *const names[] = {"SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID",
+                                      "PMI_LOCAL_RANK"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    const char *v = getenv(names[i]);
+    if (v && *v) return atoi(v) % cards;
+  }
+  return 0;
+}
+
+static void close_queue(ij_queue *q) {
+  ij_cuda *c = ij_cuda_of(q);
+  if (!c) return;
+  if (c->stream) cudaStreamSynchronize(c->stream);
+  ij_cuda_comm_close(q);
+  ij_cuda_weights_release(q);
+  ij_cuda_products_release(q);
+  for (int i = 0; i < 8; i++)
+    if (q->slot[i]) ij_cuda_free(q, q->slot[i]);
+  if (c->workspace) ij_cuda_free(q, c->workspace);
+  if (c->lt) cublasLtDestroy(c->lt);
+  ij_cuda_memory_close(q);
+  if (c->stream) cudaStreamDestroy(c->stream);
+  ij_cuda_host->free(c);
+  memset(q, 0, sizeof *q);
+}
+
+static ij_status open_card(int index, ij_queue *q) {
+  int cards = 0;
+  ij_status st = usable(&cards);
+  if (st != IJ_OK) return st;
+  if (index >= cards)
+    return ij_cuda_host->fail(IJ_EINVAL, "device 'cuda:%d': this machine has %d card%s, numbered from 0", index, cards,
+                              cards == 1 ? "" : "s");
+  if (index < 0) index = own_card(cards);
+  cudaDeviceProp p;
+  if ((st = ij_cuda_status(cudaSetDevice(index), "opening the card")) != IJ_OK) return st;
+  if ((st = ij_cuda_status(cudaGetDeviceProperties(&p, index), "looking at the card")) != IJ_OK) return st;
+  if (p.major < 8)
+    return ij_cuda_host->fail(IJ_EUNSUPPORTED,
+                              "device 'cuda:%d': %s is older than Ampere (sm_80), which this needs: use device=cpu",
+                              index, p.name);
+  ij_cuda *c = (ij_cuda *)ij_cuda_host->alloc(sizeof *c);
+  if (!c) return IJ_ENOMEM;
+  memset(c, 0, sizeof *c);
+  q->stream = c;
+  c->device = index;
+  snprintf(c->name, sizeof c->name, "%.79s", p.name);
+  c->processors = p.multiProcessorCount;
+  c->arch = 10 * p.major + p.minor;
+  c->workspace_bytes = (size_t)32 << 20; /* what cuBLAS advises for Hopper and newer */
+  st = ij_cuda_status(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "making a stream");
+  if (st == IJ_OK) st = ij_cuda_memory_open(q);
+  if (st == IJ_OK && cublasLtCreate(&c->lt) != CUBLAS_STATUS_SUCCESS)
+    st = ij_cuda_host->fail(IJ_EUNSUPPORTED,
+                            "device 'cuda:%d': cuBLAS does not start here: is its library of the toolkit's version?",
+                            index);
+  if (st == IJ_OK) st = ij_cuda_alloc(q, c->workspace_bytes, &c->workspace);
+  if (st != IJ_OK) close_queue(q);
+  return st;
+}
+
+static void look(ij_queue *q, ij_device_info *out) {
+  ij_cuda *c = ij_cuda_of(q);
+  size_t unused = 0, total = 0;
+  memcpy(out->name, c->name, sizeof c->name);
+  cudaMemGetInfo(&unused, &total);
+  snprintf(out->arch, sizeof out->arch, "sm_%d", c->arch);
+  out->memory = total;
+  out->memory_free = unused;
+  ij_cuda_memory_look(q, out);
+  out->bf16 = 1;
+  out->ahead = 1;
+}
+
+extern "C" __attribute__((visibility("default"))) const ij_backend *ij_backend_cuda(const ij_host *host) {
+  static ij_backend b; /* written with the same values at every call */
+  ij_cuda_host = host;
+  b.abi = IJ_BACKEND_ABI;
+  b.ops = ij_cuda_table;
+  b.open = open_card;
+  b.close = close_queue;
+  b.alloc = ij_cuda_alloc;
+  b.free = ij_cuda_free;
+  b.write = ij_cuda_write;
+  b.read = ij_cuda_read;
+  b.read_begin = ij_cuda_read_begin;
+  b.read_end = ij_cuda_read_end;
+  b.wait = ij_cuda_wait;
+  b.info = look;
+#ifdef IJ_NCCL
+  b.comm_id = ij_cuda_comm_id;
+  b.comm_open = ij_cuda_comm_open;
+  b.comm_close = ij_cuda_comm_close;
+  b.comm_sum = ij_cuda_comm_sum;
+  b.comm_broadcast = ij_cuda_comm_broadcast;
+  b.comm_join = ij_cuda_comm_join;
+#endif
+  return &b;
+}

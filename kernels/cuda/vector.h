@@ -1,0 +1,57 @@
+/* V neighbouring elements as f32: V 4 or 8 in accesses of 128 bits (64 for four of bf16), to which the pointers must be
+ * aligned; V 1 takes any. */
+#ifndef IJ_VECTOR_H
+#define IJ_VECTOR_H
+#include "cuda.h"
+
+template <int V> __device__ static inline void ij_load(float (&v)[V], const float *x) {
+  if constexpr (V == 1) {
+    v[0] = x[0];
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; i += 4) {
+      float4 u = *reinterpret_cast<const float4 *>(x + i);
+      v[i] = u.x, v[i + 1] = u.y, v[i + 2] = u.z, v[i + 3] = u.w;
+    }
+  }
+}
+__device__ static inline void ij_unpack(float *v, unsigned two) { /* the first element is the low half */
+  v[0] = __uint_as_float(two << 16);
+  v[1] = __uint_as_float(two & 0xffff0000u);
+}
+template <int V> __device__ static inline void ij_load(float (&v)[V], const __nv_bfloat16 *x) {
+  if constexpr (V == 1) {
+    v[0] = __bfloat162float(x[0]);
+  } else if constexpr (V == 4) {
+    uint2 u = *reinterpret_cast<const uint2 *>(x);
+    ij_unpack(v, u.x), ij_unpack(v + 2, u.y);
+  } else {
+    uint4 u = *reinterpret_cast<const uint4 *>(x);
+    ij_unpack(v, u.x), ij_unpack(v + 2, u.y), ij_unpack(v + 4, u.z), ij_unpack(v + 6, u.w);
+  }
+}
+template <int V> __device__ static inline void ij_store(float *x, const float (&v)[V]) {
+  if constexpr (V == 1) {
+    x[0] = v[0];
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; i += 4) *reinterpret_cast<float4 *>(x + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+  }
+}
+__device__ static inline unsigned ij_pack(const float *v) {
+  __nv_bfloat162_raw two = __floats2bfloat162_rn(v[0], v[1]);
+  return (unsigned)two.y << 16 | two.x;
+}
+template <int V> __device__ static inline void ij_store(__nv_bfloat16 *x, const float (&v)[V]) {
+  if constexpr (V == 1) x[0] = __float2bfloat16(v[0]);
+  else if constexpr (V == 4) *reinterpret_cast<uint2 *>(x) = make_uint2(ij_pack(v), ij_pack(v + 2));
+  else *reinterpret_cast<uint4 *>(x) = make_uint4(ij_pack(v), ij_pack(v + 2), ij_pack(v + 4), ij_pack(v + 6));
+}
+
+/* How many elements of type T fill 128 bits */
+template <class T> constexpr int ij_width = 16 / (int)sizeof(T);
+/* Whether all pointers (NULL: none) are aligned to so many bytes */
+template <class... P> static inline bool ij_aligned(size_t bytes, P... p) {
+  return (... && ((uintptr_t)p % bytes == 0));
+}
+#endif

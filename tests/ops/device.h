@@ -1,0 +1,25 @@
+/* The cases on a device: a plug-in's table with all arguments in the device's memory. */
+#ifndef IJ_CHECK_DEVICE_H
+#define IJ_CHECK_DEVICE_H
+#include "../../kernels/backend.h"
+#include "check.h"
+
+typedef struct ij_check_device {
+  const ij_backend *backend;
+  ij_queue queue;
+  bool emulated; /* tests/emu: allocations can be made to fail there */
+  bool quick;    /* small shapes alone, one call each: for the slow sanitizers */
+} ij_check_device;
+
+/* The plug-in of the environment variable IJEPA_CUDA, device 0. Not IJ_OK: why, in ij_errmsg(). */
+ij_status ij_check_device_load(ij_check_device *d);
+/* The same with a backend that is here already */
+ij_status ij_check_device_open(ij_check_device *d, const ij_backend *backend);
+void ij_check_device_close(ij_check_device *d);
+/* No slot of the table is empty. */
+void ij_check_device_slots(ij_check *k, const ij_check_device *d);
+/* The device's op against the reference: aligned, as a view that is aligned to its elements alone, in all aliased
+ * forms, twice (the same bits), between red zones, and with each allocation of the device failing in turn. */
+void ij_check_device_results(ij_check *k, const ij_case_op *op, const ij_case_shape *shape, ij_dtype dt,
+                             ij_check_device *d);
+#endif
