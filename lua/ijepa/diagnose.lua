@@ -228,7 +228,8 @@ end
 ---@return table? diagnosis, string? message
 function diagnose.new(t)
   local o = t.config.diagnose
-  local self = setmetatable({ every = o.every, views = o.views, list = {}, path = ("%s/%s-diagnoses.csv"):format(t.config.out, t.config.tag) },
+  local self = setmetatable({ every = o.every, quiet = t.dist and t.dist.rank > 0, views = o.views, list = {},
+    path = ("%s/%s-diagnoses.csv"):format(t.config.out, t.config.tag) },
     Diagnosis)
   self.pixels, self.labels, self.count = read_pictures(t.images, o.pictures, o.views)
   local root = data.title(t.config.data.root)
@@ -300,7 +301,9 @@ local function probed(kind, x, labels, root)
   return probe[kind](train, test, { k = math.min(20, train.x:size(1)) }).top1
 end
 
--- Loss of the predictor on the first view of every picture, and that of the mean feature.
+--- Loss of the predictor on the first view of every picture, and that of the mean feature.
+---@param t ijepa.trainer
+---@return number loss, number mean_loss
 function Diagnosis:losses(t)
   local size, B = self.height * self.width * 3, self.count
   local pixels = F.new("uint8_t[?]", B * size)
@@ -365,7 +368,8 @@ end
 ---@return boolean
 function Diagnosis:is_due(step) return step % self.every == 0 end
 
--- Called after every step.
+--- Called after every step.
+---@param t ijepa.trainer
 function Diagnosis:after_step(t)
   if not self:is_due(t.step) then return end
   local d = self:look(t)
@@ -384,7 +388,9 @@ local function line_of(d)
   return table.concat(cells, ",") .. "\n"
 end
 
+---@param d ijepa.diagnosis
 function Diagnosis:write(d)
+  if self.quiet then return end   -- of several processes, which all look, the first writes
   local file = io.open(self.path, "ab")
   if not file then return end   -- the log says it too
   file:write(line_of(d))
@@ -411,7 +417,8 @@ function diagnose.read(path)
   return list
 end
 
--- The file with what was found up to a step: of a run that is resumed or went back.
+--- The file with what was found up to a step: of a run that is resumed or went back.
+---@param step integer
 function Diagnosis:reopen(step)
   local lines = { table.concat(COLUMNS, ",") .. "\n" }
   self.list = {}
@@ -422,7 +429,7 @@ function Diagnosis:reopen(step)
     end
   end
   local text = table.concat(lines)
-  F.check(C.ij_file_replace(self.path, text, #text))
+  if not self.quiet then F.check(C.ij_file_replace(self.path, text, #text)) end
 end
 
 return diagnose

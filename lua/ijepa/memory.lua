@@ -90,7 +90,7 @@ end
 -- holds any more count until the step's end, as on a card, whose memory Lua's collector does not see.
 local function count(cfg, lengths, k, t)
   return device.with("dry", function()
-    local trainer = jepa.trainer(cfg, {}, no_pictures(cfg))
+    local trainer = jepa.trainer(cfg, no_pictures(cfg))
     trainer.policy = fixed_policy(lengths, k, t)
     local before, moments = device.info().used, 0
     for i = 1, #trainer.opt.entries do

@@ -1,7 +1,8 @@
 --- A run's folder: its settings (config.lua), its logs (log_csv.lua and others), and what it says on the terminal.
 --- All that is said goes to stderr: a console line every 10 steps, and a progress bar where stderr is a terminal.
 local F = require "ijepa._ffi"
-local dump = require "ijepa.config".dump
+local config = require "ijepa.config"
+local literal = require "ijepa._literal"
 local C = F.C
 local floor, max, min = math.floor, math.max, math.min
 
@@ -10,16 +11,28 @@ run.__index = run
 
 local every = 10          -- steps from one console line to the next
 
---- The settings that a run's folder holds.
+--- What a run's config.lua holds, whatever that is. It is read, not run.
+---@param out string the folder
+---@return table? settings, string? message, integer? code
+function run.settings(out)
+  local path = out .. "/config.lua"
+  local file, why = io.open(path, "rb")
+  if not file then return nil, ("file '%s' could not be read: %s"):format(path, why:match ": ([^:]*)$" or why), tonumber(C.IJ_EIO) end
+  local text = file:read "*a"   -- nil: a folder
+  file:close()
+  local saved, message = literal.read(text or "")
+  if type(saved) == "table" then return saved end
+  return nil, ("file '%s' holds no settings%s"):format(path, message and ": " .. message or ""), tonumber(C.IJ_EFORMAT)
+end
+
+--- The settings of a run's folder, of which every value is one that a recipe may have.
 ---@param out string the folder
 ---@return table? config, string? message, integer? code
 function run.config(out)
-  local path = out .. "/config.lua"
-  local chunk, message = loadfile(path, "t", {})
-  if not chunk then return nil, message, tonumber(C.IJ_EIO) end
-  local ok, config = pcall(chunk)
-  if ok and type(config) == "table" then return config end
-  return nil, ("file '%s' holds no settings"):format(path), tonumber(C.IJ_EFORMAT)
+  local saved, message, code = run.settings(out)
+  if not saved then return nil, message, code end
+  saved, message = config.restored(saved, ("file '%s/config.lua'"):format(out), true)
+  return saved, message, not saved and tonumber(C.IJ_EFORMAT) or nil
 end
 
 -- ---- the log --------------------------------------------------------------------------------------------------------
@@ -150,7 +163,9 @@ end
 
 --- Says something on a line of its own. Without further arguments the text is taken as it is.
 ---@param fmt string as string.format takes it
+---@param ... any
 function run:say(fmt, ...)
+  if self._silent then return end
   local line = select("#", ...) > 0 and fmt:format(...) or fmt
   if self._rank > 0 then line = ("process %d: %s"):format(self._rank, line) end
   local shown = self._shown
@@ -264,6 +279,7 @@ end
 ---@field config? table the resolved settings
 ---@field logs? table<string, boolean> further logs: json, tensorboard
 ---@field quiet? boolean no console lines, no bar
+---@field silent? boolean no logs and no messages either: of several processes the first one speaks
 ---@field total? integer steps of the run
 ---@field ipe? integer steps of an epoch
 ---@field stream? table for tests: what is written to instead of stderr
@@ -282,19 +298,19 @@ function run.open(out, options)
   local rank, tag = o.rank or 0, o.tag or "jepa"
   local ok, message, code = F.try(C.ij_mkdirs(out))
   if ok and rank == 0 and o.config then
-    local settings = "-- The settings of this run, with all defaults.\n" .. dump(o.config)
+    local settings = "-- The settings of this run, with all defaults.\n" .. config.dump(o.config)
     ok, message, code = F.try(C.ij_file_replace(out .. "/config.lua", settings, #settings))
   end
   if not ok then return nil, message, code end
-  local writers
-  writers, message, code = open_writers(out, o.logs or {}, { tag = tag, rank = rank, resume = o.resume, ipe = o.ipe })
+  local writers = {}
+  if not o.silent then writers, message, code = open_writers(out, o.logs or {}, { tag = tag, rank = rank, resume = o.resume, ipe = o.ipe }) end
   if not writers then return nil, message, code end
   local terminal = o.terminal
   if terminal == nil then terminal = not o.stream and C.ij_isatty(2) ~= 0 and os.getenv "TERM" ~= "dumb" end
-  local quiet = o.quiet or rank > 0
+  local quiet = o.quiet or o.silent or rank > 0
   return setmetatable({
     out = out, step = o.resume or 0,
-    _writers = writers, _rank = rank, _quiet = quiet, _total = o.total, _ipe = o.ipe, _terminal = terminal and not quiet,
+    _writers = writers, _rank = rank, _quiet = quiet, _silent = o.silent, _total = o.total, _ipe = o.ipe, _terminal = terminal and not quiet,
     _stream = o.stream or io.stderr, _width = o.width, _sum = no_sum(), _logged = 0, _line = -math.huge,
     _time = C.ij_time(), _drawn = 0, _shown = false,
   }, run)
