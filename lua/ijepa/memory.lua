@@ -11,7 +11,8 @@ local memory = {}
 local MIB, GIB = 2 ^ 20, 2 ^ 30
 local WORKSPACE = 32 * MIB     -- of cuBLASLt's products: kernels/cuda/backend.cu
 local RING, LEAST, MOST = 3, MIB, 64 * MIB   -- of copies to the card: kernels/cuda/memory.cu
-local SCRATCH = 64 * MIB       -- kernels' own, by ij_cuda_scratch: partial sums; an upper bound for models up to vit_giant
+local PARTS = 8 * MIB          -- a bound: kernels' partial sums, whose number follows the card's processors (kernels/cuda/stripes.cu)
+local TILE, WIDEST = 32, 128   -- of attention: the least queries a block takes; wider heads are copied whole (attention/cuda.cu)
 local CONTEXT = 600 * MIB      -- assumed: what driver, kernels and cuBLAS take before the first tensor
 local BUCKET = 25 * MIB        -- assumed for NCCL: buffers beside the gradients, with several processes
 
@@ -72,6 +73,19 @@ local function elements(model)
   return e
 end
 
+-- Scratch memory that attention's backward pass takes of a card, which keeps an eighth more: copies of queries with their
+-- bias, three numbers a query, sums of the bias's gradient. sequences: { their number, tokens, width, heads } of each model.
+local function scratch(cfg, sequences)
+  local slots, bytes = { 0, 0, 0 }, cfg.model.dtype == "bf16" and 2 or 4
+  for _, s in ipairs(sequences) do
+    local count, tokens, width, heads = s[1], s[2], s[3], s[4]
+    slots[1] = math.max(slots[1], count * tokens * width * bytes * (width / heads > WIDEST and 3 or 1))
+    slots[2] = math.max(slots[2], 12 * count * tokens * heads)
+    slots[3] = math.max(slots[3], 8 * width * count * math.ceil(tokens / TILE))
+  end
+  return 9 / 8 * (slots[1] + slots[2] + slots[3]) + PARTS
+end
+
 -- Two updates on the device that counts: gradients that are kept are there from the second one on. Tensors that nobody
 -- holds any more count until the step's end, as on a card, whose memory Lua's collector does not see.
 local function count(cfg, lengths, k, t)
@@ -88,9 +102,11 @@ local function count(cfg, lengths, k, t)
     local ok, e = pcall(function() for _ = 1, 2 do trainer:update() end end)
     collectgarbage "restart"
     if not ok then error(e, 0) end
-    local info, models = device.info(), { trainer.encoder, trainer.predictor, trainer.target }
-    local out = { params = before - moments, moments = moments, kept = info.used - before, step = info.top - info.used, copies = 0,
-      trained = 0, largest = 0 }
+    local info, models, p = device.info(), { trainer.encoder, trainer.predictor, trainer.target }, trainer.predictor.options
+    local pictures, width, heads = lengths.contexts * cfg.data.batch, trainer.encoder.width, trainer.encoder.heads
+    local out = { params = before - moments, moments = moments, kept = info.used - before, step = info.top - info.used,
+      scratch = scratch(cfg, { { pictures, k, width, heads }, { lengths.targets * pictures, k + t, p.width, p.heads or heads } }),
+      copies = 0, trained = 0, largest = 0 }
     for i, model in ipairs(models) do
       local n = elements(model)
       out.copies, out.largest = out.copies + n.copies, math.max(out.largest, n.largest)
@@ -131,7 +147,7 @@ function memory.need(cfg, o)
   local twin = math.min(MOST, math.max(LEAST, pixels, 4 * n.largest))   -- a checkpoint's tensors go the same way
   local need = { params = n.params, moments = several and shard and n.moments / o.processes or n.moments, gradients = n.kept,
     copies = cfg.model.dtype == "bf16" and 2 * n.copies or 0, step = n.step,
-    beside = WORKSPACE + SCRATCH + RING * twin + (several and 2 * BUCKET or 0), context = CONTEXT, trained = n.trained }
+    beside = WORKSPACE + n.scratch + RING * twin + (several and 2 * BUCKET or 0), context = CONTEXT, trained = n.trained }
   need.total = need.params + need.moments + need.gradients + need.copies + need.step + need.beside + need.context
   return need
 end
