@@ -124,24 +124,20 @@ static float step_of(model *m, int step) {
   return value;
 }
 
-/* The largest difference of any parameter, in root mean squares of its tensor. */
+/* The largest difference of any parameter. */
 static double apart(ij_params *a, ij_params *b) {
   double worst = 0;
   for (int i = 0; i < ij_params_count(a); i++) {
     size_t n = (size_t)ij_tensor_count(ij_params_tensor(a, i)), bytes = n * sizeof(float);
     float *x = malloc(bytes), *y = malloc(bytes);
-    double sum = 0, most = 0;
     must(ij_tensor_read(ij_params_tensor(a, i), x, bytes), "read");
     must(ij_tensor_read(ij_params_tensor(b, i), y, bytes), "read");
     for (size_t k = 0; k < n; k++) {
       double d = fabs((double)x[k] - y[k]);
-      if (!(d <= most)) most = d;
-      sum += (double)x[k] * x[k];
+      if (!(d <= worst)) worst = d; /* NaN too */
     }
-    if (most > worst || most != most) worst = most;
     free(x);
     free(y);
-    (void)sum;
   }
   return worst;
 }
