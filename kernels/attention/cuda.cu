@@ -7,9 +7,9 @@
  * three kernels move): from then on qkv's are not read, so their gradients may be written there, and the last kernel's
  * blocks read keys and values of their own rows alone before they write there. dqkv may thus be qkv. */
 #include "../cuda/cuda.h"
-#include "cuda_any.cuh"
-#include "cuda_mma.cuh"
-#include "cuda_simt.cuh"
+#include "cuda_any.h"
+#include "cuda_mma.h"
+#include "cuda_simt.h"
 #include <initializer_list>
 #include <type_traits>
 
