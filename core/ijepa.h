@@ -450,9 +450,10 @@ ij_status ij_tensors_load(ij_tensors *f, int i, ij_tensor *t);
 const char *ij_tensors_meta(const ij_tensors *f, const char *key);      /* NULL: not there */
 int ij_tensors_meta_count(const ij_tensors *f);
 const char *ij_tensors_meta_key(const ij_tensors *f, int i); /* sorted; NULL: not there */
-/* An encoder from a checkpoint of a run (safetensors with the run's settings), ready for ij_encoder_forward and not
- * trained. which: "target_encoder" (the one to use; NULL means it) or "encoder". IJ_EIO, IJ_EFORMAT: the file can't be
- * read, is no checkpoint of a run, or its tensors are not exactly those of the model that its settings describe. */
+/* An encoder from a checkpoint, ready for ij_encoder_forward and not trained: of a run, a published .pth.tar, or a file in
+ * Hugging Face's or timm's layout, told apart by names. which: the part ("target_encoder", "encoder"); NULL: the target
+ * encoder, or the only one. Heads: of the settings in the file, of a config.json beside it, or as published for this
+ * width. IJ_EIO, IJ_EFORMAT: the file can't be read, holds no such encoder, or has not exactly this model's tensors. */
 ij_status ij_encoder_load(ij_device *dev, const char *path, const char *which, ij_encoder **out);
 typedef struct ij_tensors_writer ij_tensors_writer;
 ij_status ij_tensors_create(const char *path, ij_tensors_writer **out);  /* nothing is written before commit */

@@ -41,6 +41,8 @@ function ijepa.memory(reset)
 end
 
 --- Prints what is known about a name or a function; without an argument, what there is.
+---@param name any
+---@return boolean?
 function ijepa.help(name) return require "ijepa.help".show(name) end
 
 return setmetatable(ijepa, {

@@ -35,6 +35,7 @@ local function everything(whole, gather)
 end
 
 --- The trained tensors of a run, to look whether they are finite.
+---@param whole table
 ---@return ijepa.tensor[]
 function state.trained(whole)
   local list = {}
@@ -46,6 +47,11 @@ end
 
 --- Saves a run: whole = { encoder, predictor, target_encoder, opt }. later: a thread writes; returns its job. Of several
 --- processes all must come here, and process 0 writes.
+---@param path string
+---@param whole table
+---@param cfg table
+---@param meta table<string, string|number>
+---@param later boolean?
 ---@return boolean|ijepa.save_job|nil ok, string? message, integer? code
 function state.save(path, whole, cfg, meta, later)
   local items, all = {}, everything(whole, true)
@@ -83,6 +89,9 @@ end
 --- published checkpoint counts epochs, not steps.
 ---@return { step: integer?, epoch: integer?, seconds: number, lr_scale: number?, wd_scale: number?,
 ---ipe: integer?, world: integer? }? meta, string? message
+---@param path string
+---@param whole table
+---@return { step: integer?, epoch: integer?, seconds: number, lr_scale: number?, wd_scale: number? }? meta, string? message
 function state.load(path, whole)
   local file, message = checkpoint.load(path)
   if not file then return nil, message end
@@ -100,10 +109,8 @@ function state.load(path, whole)
   local updates = file:meta "updates"
   file:close()
   if not ok then return nil, message .. "; give another out=FOLDER, or resume=false to start anew" end
-  for _, k in ipairs { "step", "seconds" } do
-    if type(meta[k]) ~= "number" then return nil, ("checkpoint '%s' is not of a run: it says no '%s'"):format(path, k) end
-  end
-  whole.opt:steps(updates or meta.step)
+  if wrong then return nil, ("checkpoint '%s' is not of a run: it says no '%s', or not as a number"):format(path, wrong) end
+  whole.opt:steps(meta.updates or meta.step)
   return meta
 end
 
