@@ -127,6 +127,7 @@ void ij_dist_ref(ij_dist *d) { d->refs++; }
 /* Everything but the memory, which lives until the last optimizer is gone. */
 static void shut(ij_dist *d) {
   bool in_order = d->watching && !ij_watch_lost(d);
+  if (d->watching && !in_order) ij_watch_linger(d);
   ij_mover_stop(d, in_order);
   ij_watch_stop(d, in_order);
   ij_star_close(d);

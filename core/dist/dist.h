@@ -93,6 +93,8 @@ ij_status ij_star_spread(ij_dist *d, void *bytes, size_t n, double until);
 /* watch.c */
 ij_status ij_watch_start(ij_dist *d);
 void ij_watch_stop(ij_dist *d, bool in_order);
+/* Before the connections of a failed run are closed: what was said is heard, and process 0 may still be at work. */
+void ij_watch_linger(ij_dist *d);
 void ij_watch_lose(ij_dist *d, const char *why); /* all must end; tells the others */
 bool ij_watch_lost(ij_dist *d);
 ij_status ij_watch_fail(ij_dist *d); /* IJ_EIO with the reason; waits a little for one */
