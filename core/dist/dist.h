@@ -18,6 +18,7 @@ typedef struct ij_place {
   char host[256]; /* of process 0; empty: the transport will tell */
   int port;
   uint64_t token; /* the same in all processes of this job and hardly in others */
+  bool asked;     /* somebody has chosen this transport */
 } ij_place;
 /* transport: NULL or one to use whatever the environment prefers. IJ_EINVAL: what is there makes no sense. */
 ij_status ij_place_find(const char *transport, ij_place *out);
