@@ -267,6 +267,7 @@ typedef struct ij_dist_info {
 ij_status ij_dist_open(const char *transport, double timeout, ij_dist **out);
 void ij_dist_close(ij_dist *d);                              /* (all) waits for the others, but where one has failed */
 void ij_dist_look(const ij_dist *d, ij_dist_info *out);
+ij_status ij_dist_mpi(void);                                 /* whether libijepa_mpi.so is there and works: IJ_EUNSUPPORTED */
 ij_status ij_dist_sum(ij_dist *d, double *x, int n);         /* (all) x (n): sums over the processes, the same bits in each */
 ij_status ij_dist_broadcast(ij_dist *d, void *bytes, size_t n); /* (all) process 0's n bytes */
 ij_status ij_dist_tensor(ij_dist *d, ij_tensor *t, int root);   /* (all) t, f32 and contiguous: as it is in process root */

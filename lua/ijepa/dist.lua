@@ -1,5 +1,6 @@
 --- Processes that work together: those that mpirun or srun has started; alone where neither has. docs/dist.md.
 local F = require "ijepa._ffi"
+local json = require "cjson.safe"
 local C = F.C
 
 local dist = {}
@@ -12,22 +13,24 @@ local dist = {}
 ---@field transport string "none", "mpi" or "tcp"
 local Dist = {}
 Dist.__index = Dist
-local opened = false
+local current, parted   -- processes meet once in a program
 
---- Meets the other processes; each must come here, once. Alone it costs nothing.
+--- Meets the other processes, each of which must come here; later calls give the same. Alone it costs nothing.
 ---@param o { timeout: number?, transport: string? }?  seconds; "none", "mpi", "tcp": default what the environment says
 ---@return ijepa.dist? processes, string? message
 function dist.open(o)
   o = o or {}
+  if current then return current end
+  if parted then return nil, "processes: they have met and parted: a recipe of several processes trains once" end
   local out, info = F.new "ij_dist *[1]", F.new "ij_dist_info"
   local ok, message = F.try(C.ij_dist_open(o.transport, o.timeout or 0, out))
   if not ok then return nil, message end
   local h = F.gc(out[0], C.ij_dist_close)
   C.ij_dist_look(h, info)
-  if info.size > 1 and opened then return nil, "processes: they have met and parted once: a recipe of several processes trains once" end
-  opened = opened or info.size > 1
-  return setmetatable({ h = h, rank = info.rank, size = info.size, local_rank = info.local_rank, local_size = info.local_size,
+  local d = setmetatable({ h = h, rank = info.rank, size = info.size, local_rank = info.local_rank, local_size = info.local_size,
     threads = info.threads, transport = F.string(info.transport) }, Dist)
+  current = d.size > 1 and d or nil
+  return d
 end
 
 --- Sums of a few numbers over the processes, the same in each.
@@ -75,6 +78,21 @@ function Dist:in_turn(f)
   return unpack(result)
 end
 
+--- What f returns in process 0, in each (a value that JSON can hold): for what is made on disk, once. The others wait.
+---@param f fun(): any
+---@return any
+function Dist:once(f)
+  if self.size == 1 then return f() end
+  local ok, value = true, nil
+  if self.rank == 0 then ok, value = pcall(f) end
+  if not ok then
+    self:fail(tostring(value))
+    error(value, 0)
+  end
+  self:barrier(true)
+  return json.decode(self:broadcast(json.encode { value }))[1]
+end
+
 --- Stops where a process has other values than process 0, saying which.
 ---@param list { [1]: string, [2]: string }[] names and values
 function Dist:same(list)
@@ -109,6 +127,7 @@ function Dist:lost() return C.ij_dist_lost(self.h) ~= 0 end
 
 --- Parts from the others; waits for them, where none has failed.
 function Dist:close()
+  if self == current then current, parted = nil, true end
   if self.h then C.ij_dist_close(F.gc(self.h, nil)) end
   self.h = nil
 end
