@@ -4,6 +4,7 @@ local F = require "ijepa._ffi"
 local checkpoint = require "ijepa.checkpoint"
 local jepa = require "ijepa.jepa"
 local published = require "ijepa.published"
+local weights = require "ijepa.weights"
 local json = require "cjson.safe"
 local C = F.C
 
@@ -110,6 +111,31 @@ function state.load(path, whole)
   return meta
 end
 
+-- Whether settings describe the models of a checkpoint, by their sizes: else a line of a stranger's config.lua makes us fill
+-- a model that no memory holds before a tensor is found to be missing.
+local function fits(path, cfg)
+  local w, message = weights.open(path)
+  if not w then return nil, message end
+  local m, crop, fine = cfg.model, cfg.data.crop, true
+  local named = m.arch and jepa.size(m.arch) or {}
+  local h, wide = crop, crop
+  if type(crop) == "table" then h, wide = crop[1], crop[2] end
+  local width, patches = m.width or named.width, math.floor(h / m.patch) * math.floor(wide / m.patch)
+  local function same(label, size_of_settings)
+    local part = w:part(label)
+    local size = part and part:size()
+    for key, value in pairs(size_of_settings) do fine = fine and size and (value == size[key]) end
+    return size
+  end
+  local size = same("encoder", { width = width, depth = m.depth or named.depth, patch = m.patch, patches = patches })
+  same("predictor", { width = m.pred_dim, depth = m.pred_depth, patches = patches })
+  local ratio = m.mlp_ratio or named.mlp_ratio
+  fine = fine and width and math.floor(width * (ratio or 4)) == math.floor(width * size.mlp_ratio)
+  w:close()
+  if fine then return true end
+  return nil, ("checkpoint '%s' is of another architecture than the run's config.lua says"):format(path)
+end
+
 --- A run's models, its settings and its mask policy, to look at.
 ---@param path string a run's folder, or one of its checkpoints
 ---@return { encoder: ijepa.encoder, predictor: ijepa.predictor, target: ijepa.encoder, config: table, policy: ijepa.mask_policy,
@@ -128,8 +154,12 @@ function state.model(path)
   local file
   file, message = checkpoint.load(path)
   if not file then return nil, message end
+  local ok
+  ok, message = fits(path, cfg)
+  if not ok then return nil, message end
   require "ijepa.pretrain"   -- brings jepa.models and jepa.policy
-  local ok, m = pcall(function()
+  local m
+  ok, m = pcall(function()
     local encoder, predictor, target = jepa.models(cfg)
     return { encoder = encoder, predictor = predictor, target = target, config = cfg, out = folder,
       policy = jepa.policy(cfg, encoder.grid) }
