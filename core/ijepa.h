@@ -51,7 +51,7 @@ int ij_threads_get(void);               /* of the calling thread, as ij_threads_
 const char *ij_cpu_isa(void);           /* "avx512", "avx2", "base": the variant of our own loops in use */
 const char *ij_cpu_matmul(void);        /* "bf16-amx", "bf16-avx512", "f32": what matrix products run in */
 void ij_interrupt_install(void);        /* from now on the first SIGINT, SIGTERM or SIGHUP only sets the flag; the
-                                           second of its kind kills. SIGUSR1 asks to save. Main thread */
+                                           second SIGINT or SIGHUP kills. SIGUSR1 asks to save. Main thread */
 void ij_signal_stack(void);             /* gives this thread a stack for signal handlers, if it has none. Any handler that may
                                            run while a model does must be installed with SA_ONSTACK */
 int ij_interrupted(void);               /* the number of such a signal (SIGINT after ij_interrupt_set) or 0; polled */
@@ -254,9 +254,37 @@ ij_params *ij_predictor_params(ij_predictor *p);             /* borrowed */
 ij_status ij_predictor_forward(ij_predictor *p, ij_tensor *x, ij_tensor *context, ij_tensor *target, int grid_h,
                                int grid_w, ij_tensor **out);
 
+/* ---- processes (core/dist) --------------------------------------------------------------------------------------- */
+/* Those that mpirun or srun has started together; one alone where neither has. Each call that all must make, in the same
+ * order, is marked with (all): it ends with IJ_EIO and who is missing where one is gone, has failed, or does not come
+ * within the time-out. */
+typedef struct ij_dist ij_dist;
+typedef struct ij_dist_info {
+  int rank, size;               /* this process's number, from 0, of so many */
+  int local_rank, local_size;   /* the same among those of this machine */
+  int threads;                  /* its share of the processors */
+  char transport[8];            /* "none", "mpi" (libijepa_mpi.so), "tcp" */
+} ij_dist_info;
+/* (all) transport: NULL for what the environment says (IJEPA_DIST too), or one of those above. timeout: seconds, 0: 600. */
+ij_status ij_dist_open(const char *transport, double timeout, ij_dist **out);
+void ij_dist_close(ij_dist *d);                              /* (all) waits for the others, but where one has failed */
+void ij_dist_look(const ij_dist *d, ij_dist_info *out);
+ij_status ij_dist_sum(ij_dist *d, double *x, int n);         /* (all) x (n): sums over the processes, the same bits in each */
+ij_status ij_dist_broadcast(ij_dist *d, void *bytes, size_t n); /* (all) process 0's n bytes */
+ij_status ij_dist_tensor(ij_dist *d, ij_tensor *t, int root);   /* (all) t, f32 and contiguous: as it is in process root */
+/* (all) seconds: 0 for the time-out, less than 0: as long as it takes. */
+ij_status ij_dist_barrier(ij_dist *d, double seconds);
+void ij_dist_fail(ij_dist *d, const char *why);              /* this process gives up: the others' next call tells them why */
+int ij_dist_lost(ij_dist *d);                                /* 1: a process is gone or has failed */
+
 /* ---- optimizer (core/optim) ------------------------------------------------------------------------------------- */
 typedef struct ij_optim ij_optim;
-typedef struct ij_optim_config { double beta1, beta2, eps; } ij_optim_config; /* AdamW; 0s mean .9, .999, 1e-8 */
+typedef struct ij_optim_config { /* AdamW */
+  double beta1, beta2, eps;  /* 0s mean .9, .999, 1e-8 */
+  ij_dist *dist;             /* NULL, or processes that each have the same tensors: gradients are summed over them */
+  int shard;                 /* 1: each process has the moments of a part of the tensors alone, and updates these */
+  size_t bucket;             /* bytes of gradients that are summed at once; 0: 25 MiB */
+} ij_optim_config;
 ij_status ij_adamw_new(const ij_optim_config *c, ij_optim **out);
 void ij_optim_free(ij_optim *o);                             /* drops its references to the tensors */
 /* average: NULL, or the tensor that follows p: a = m * a + (1 - m) * p, in the same pass over memory as the update */
@@ -270,10 +298,17 @@ ij_status ij_optim_step(ij_optim *o, double lr, double wd, double momentum, doub
  * updated as soon as the models have its whole gradient, whose memory is then free. The result is the same bit for bit.
  * For tensors that nothing but models use; without clipping or anything else that wants all gradients first. */
 ij_status ij_optim_eager(ij_optim *o, double lr, double wd, double momentum, double grad_scale);
+/* gate: f32 (1) of the caller, looked at when an update is done, or NULL: where it (in any process) is not finite, the
+ * update changes nothing but the gradients. For devices that work behind the caller. */
+ij_status ij_optim_gate(ij_optim *o, ij_tensor *gate);
+/* (all) The norm of all gradients as ij_optim_step will use them, before grad_scale: sums them over the processes. */
+ij_status ij_optim_norm(ij_optim *o, double *norm, int *finite);
 void ij_optim_watch(ij_optim *o, int i, int on);             /* whether updates keep the norm of gradient i */
 double ij_optim_grad_norm(const ij_optim *o, int i);         /* of the last watched update, before grad_scale */
 int ij_optim_count(const ij_optim *o);                       /* of ij_optim_add and ij_optim_add_part */
-ij_tensor *ij_optim_state(ij_optim *o, int i, int which);    /* borrowed: 0 first moment, 1 second; shape of tensor (or length of part) i */
+int ij_optim_owner(const ij_optim *o, int i);                /* the process that has the moments of i; -1: each */
+/* Borrowed: 0 first moment, 1 second; shape of tensor (or length of part) i; NULL where another process has it. */
+ij_tensor *ij_optim_state(ij_optim *o, int i, int which);
 int64_t ij_optim_steps(const ij_optim *o);                   /* updates so far: AdamW's bias correction counts them */
 void ij_optim_set_steps(ij_optim *o, int64_t n);             /* of a resumed run */
 
@@ -328,7 +363,9 @@ typedef struct ij_data_config {
   double flip, jitter, jitter_p, grey_p, blur_p; /* probabilities; jitter is the strength s, 0 off */
   int batch, drop_last, workers, prefetch;       /* prefetch: batches ready ahead, 0: 4 */
   uint64_t seed;
-  int rank, world;                /* this process takes every world-th sample; in training all make as many steps */
+  /* This process's n-th batch is the (n * world + rank)-th of an epoch's order; in training all make as many steps, a
+   * multiple of `multiple` (0: 1). */
+  int rank, world, multiple;
   double max_bad;                 /* share of broken pictures past which next fails; negative: .01. A single one never
                                      ends a run unless this is 0. Others, drawn by (seed, epoch, sample), take their place */
   int64_t max_pixels;             /* of one source picture; 0: 2^28 */

@@ -38,7 +38,7 @@ struct ij_data {
   ij_copy *copy;
   ij_colours colours;
   bool coloured;
-  int64_t local, steps; /* pictures and batches of an epoch for this process */
+  int64_t steps; /* batches of an epoch for this process */
 
   pthread_mutex_t lock;
   pthread_cond_t work, done;
@@ -211,10 +211,11 @@ static slot *batch_open(ij_data *d) {
   s->epoch = d->open_epoch;
   s->step = d->open_step;
   s->status = IJ_OK;
-  int64_t first = s->step * c->batch, n = ij_data_count(d);
-  s->count = s->left = (int)(d->local - first < c->batch ? d->local - first : c->batch);
+  int64_t first = (s->step * c->world + c->rank) * c->batch, n = ij_data_count(d);
+  bool whole = c->train && c->world > 1; /* past the end begins the front again: all make as many steps of one size */
+  s->count = s->left = (int)(whole || n - first > c->batch ? c->batch : n - first);
   for (int i = 0; i < s->count; i++) {
-    int64_t at = (c->rank + (first + i) * c->world) % n; /* past the end only where processes are filled up */
+    int64_t at = (first + i) % n;
     ij_sources_at(d->sources, c->seed, c->shuffle, (uint32_t)s->epoch, (uint32_t)at, &s->wanted[i], &s->turns[i]);
   }
   d->claimed = 0;
@@ -425,6 +426,7 @@ static ij_status check(ij_data_config *c) {
   if (c->prefetch <= 0) c->prefetch = 4;
   if (c->prefetch > 1024) return ij_fail(IJ_EINVAL, "data.prefetch = %d is above 1024", c->prefetch);
   if (c->world <= 0) c->world = 1;
+  if (c->multiple <= 0) c->multiple = 1;
   if (c->rank < 0 || c->rank >= c->world)
     return ij_fail(IJ_EINVAL, "data: process %d of %d: processes count from 0", c->rank, c->world);
   if (!(c->max_bad >= 0)) c->max_bad = .01;
@@ -435,14 +437,15 @@ static ij_status check(ij_data_config *c) {
 
 static ij_status size_up(ij_data *d) {
   ij_data_config *c = &d->c;
-  int64_t n = ij_data_count(d);
-  /* In training all processes make as many steps, so the last ones begin again at the front; in evaluation each picture
-   * comes once. */
-  d->local = c->train ? (n + c->world - 1) / c->world : (n - c->rank + c->world - 1) / c->world;
-  d->steps = c->drop_last ? d->local / c->batch : (d->local + c->batch - 1) / c->batch;
+  int64_t n = ij_data_count(d), all = (int64_t)c->batch * c->world, before = (int64_t)c->batch * c->rank;
+  if (c->train) d->steps = c->drop_last ? n / all : (n + all - 1) / all; /* as many in each process */
+  else if (c->drop_last) d->steps = (n - before + all - c->batch) / all;
+  else d->steps = n > before ? (n - before + all - 1) / all : 0;
+  if (d->steps < 0) d->steps = 0;
+  d->steps -= d->steps % c->multiple;
   if (d->steps < 1)
-    return ij_fail(IJ_EINVAL, "data '%s': %lld pictures for this process don't fill a batch of %d; lower data.batch",
-                   ij_sources_title(d->sources), (long long)d->local, c->batch);
+    return ij_fail(IJ_EINVAL, "data '%s': %lld pictures don't fill %d batches of %d for each of %d processes; lower data.batch",
+                   ij_sources_title(d->sources), (long long)n, c->multiple, c->batch, c->world);
   return IJ_OK;
 }
 

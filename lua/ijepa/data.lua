@@ -48,7 +48,8 @@ end
 
 --- Opens a folder, a tar or a list of tars, or several of them mixed (docs/data.md). o: root, crop, batch; train (random
 --- crops, shuffled, for ever) or not (short side to `resize`, centre crop, in order, once); subset, weights, scale, ratio,
---- flip, jitter, grey, blur, workers, prefetch, seed, max_bad, max_pixels, max_bytes, untrusted_loaders, rank, world;
+--- flip, jitter, grey, blur, workers, prefetch, seed, max_bad, max_pixels, max_bytes, untrusted_loaders; rank, world:
+--- of several processes, which take turns at batches; multiple: an epoch's batches are a multiple of it;
 --- cache: folder of tars' indexes; copy, manifest: as data:copy and data:verify, with o.say. Returns nil and a message
 --- where there is nothing to read.
 ---@param o table
@@ -66,7 +67,7 @@ function data.open(o)
   c.flip, c.jitter, c.jitter_p, c.grey_p, c.blur_p = o.flip or 0, o.jitter or 0, o.jitter_p or .8, o.grey or 0, o.blur or 0
   c.batch, c.drop_last = o.batch or 64, (o.drop_last == nil and o.train or o.drop_last) and 1 or 0
   c.workers, c.prefetch, c.seed = o.workers or 2, o.prefetch or 4, o.seed or 0
-  c.rank, c.world = o.rank or 0, o.world or 1
+  c.rank, c.world, c.multiple = o.rank or 0, o.world or 1, o.multiple or 1
   c.max_bad, c.max_pixels, c.max_bytes = o.max_bad or -1, o.max_pixels or 0, o.max_bytes or 0
   c.untrusted_loaders = o.untrusted_loaders and 1 or 0
   local ok, message, code = F.try(C.ij_data_open(c, out))

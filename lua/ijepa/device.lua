@@ -27,6 +27,20 @@ end
 ---@return ffi.cdata*
 function device.get() return current or device.set(os.getenv "IJEPA_DEVICE" or "cpu") end
 
+--- Runs f with a new device of this name as the current one; afterwards the current one is what it was.
+---@param name string
+---@param f fun(...): ...
+function device.with(name, f, ...)
+  local before = current
+  local function done(ok, ...)
+    current = before
+    if not ok then error((...), 0) end
+    return ...
+  end
+  device.set(name)
+  return done(pcall(f, ...))
+end
+
 ---@return string name
 function device.name() return F.string(C.ij_device_name(device.get())) end
 

@@ -228,7 +228,8 @@ end
 ---@return table? diagnosis, string? message
 function diagnose.new(t)
   local o = t.config.diagnose
-  local self = setmetatable({ every = o.every, views = o.views, list = {}, path = ("%s/%s-diagnoses.csv"):format(t.config.out, t.config.tag) },
+  local self = setmetatable({ every = o.every, quiet = t.dist and t.dist.rank > 0, views = o.views, list = {},
+    path = ("%s/%s-diagnoses.csv"):format(t.config.out, t.config.tag) },
     Diagnosis)
   self.pixels, self.labels, self.count = read_pictures(t.images, o.pictures, o.views)
   local root = data.title(t.config.data.root)
@@ -389,6 +390,7 @@ end
 
 ---@param d ijepa.diagnosis
 function Diagnosis:write(d)
+  if self.quiet then return end   -- of several processes, which all look, the first writes
   local file = io.open(self.path, "ab")
   if not file then return end   -- the log says it too
   file:write(line_of(d))
@@ -427,7 +429,7 @@ function Diagnosis:reopen(step)
     end
   end
   local text = table.concat(lines)
-  F.check(C.ij_file_replace(self.path, text, #text))
+  if not self.quiet then F.check(C.ij_file_replace(self.path, text, #text)) end
 end
 
 return diagnose

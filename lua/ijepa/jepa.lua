@@ -150,7 +150,7 @@ function jepa.predictor(encoder, o)
   local e = encoder.options
   c.vit = vit_config({ width = o.width, depth = o.depth, heads = o.heads or encoder.heads, mlp_ratio = o.mlp_ratio or 4,
     patch = encoder.patch, grid = encoder.grid, crop = encoder.patch, dtype = e.dtype, recompute = e.recompute,
-    seed = (e.seed or 0) + 1, init_gain = e.init_gain, depth_scaled_init = e.depth_scaled_init }, "predictor")
+    seed = (e.seed or 0) + 1, init_gain = e.init_gain, depth_scaled_init = e.depth_scaled_init, blank = e.blank }, "predictor")
   c.encoder_width = encoder.width
   F.check(C.ij_predictor_new(device.get(), c, out))
   local self = setmetatable({ h = F.gc(out[0], C.ij_predictor_free), encoder = encoder, options = o }, Predictor)

@@ -9,15 +9,18 @@ local optim = {}
 local Optim = {}
 Optim.__index = Optim
 
---- A new AdamW. models: a list; average: { [model] = the model that follows it as a moving average }.
----@param o { models: ijepa.model[], average: table?, params: ijepa.tensor[]?, betas: number[]?, eps: number? }
+--- A new AdamW. models: a list; average: { [model] = the model that follows it as a moving average }; dist: processes that
+--- have the same models, over which gradients are summed; shard: each has a part of the moments alone; bucket: MiB.
+---@param o { models: ijepa.model[], average: table?, params: ijepa.tensor[]?, betas: number[]?, eps: number?,
+---dist: ijepa.dist?, shard: boolean?, bucket: number? }
 ---@return ijepa.optim
 function optim.adamw(o)
   local c, out = F.new "ij_optim_config", F.new "ij_optim *[1]"
   if o.betas then c.beta1, c.beta2 = o.betas[1], o.betas[2] end
-  c.eps = o.eps or 0
+  c.eps, c.shard, c.bucket = o.eps or 0, o.shard and 1 or 0, (o.bucket or 0) * 2 ^ 20
+  if o.dist then c.dist = o.dist.h end
   F.check(C.ij_adamw_new(c, out))
-  local self = setmetatable({ h = F.gc(out[0], C.ij_optim_free), entries = {} }, Optim)
+  local self = setmetatable({ h = F.gc(out[0], C.ij_optim_free), entries = {}, dist = o.dist }, Optim)
   for _, decayed in ipairs { true, false } do
     for _, model in ipairs(o.models or {}) do
       local follower = o.average and o.average[model]
@@ -84,17 +87,42 @@ function Optim:grads()
   return list
 end
 
---- The moments of entry i (from 1): first, second.
+--- The norm of all gradients as step() will use them, before `scale`, and whether all are finite. Sums them over the processes.
+---@return number norm, boolean finite
+function Optim:norm()
+  local norm, finite = F.new "double[1]", F.new "int[1]"
+  F.check(C.ij_optim_norm(self.h, norm, finite))
+  return norm[0], finite[0] ~= 0
+end
+
+--- From now on an update does nothing where this tensor, f32 (1), is not finite when the device comes to it; nil: no gate.
+---@param t ijepa.tensor?
+function Optim:gate(t) F.check(C.ij_optim_gate(self.h, t and t.h or nil)) end
+
+--- The moments of entry i (from 1): first, second; nil where another process has them.
 ---@param i integer
 ---@return ijepa.tensor m, ijepa.tensor v
 function Optim:state(i)
   local function get(which)
     local t = C.ij_optim_state(self.h, i - 1, which)
+    if t == nil then return nil end
     C.ij_tensor_ref(t)
     return tensor.wrap(t)
   end
   return get(0), get(1)
 end
+
+--- The same wherever they are; every process must ask, and only process 0 is sure to get them.
+function Optim:whole_state(i)
+  local owner, m, v = C.ij_optim_owner(self.h, i - 1), self:state(i)
+  if owner < 0 then return m, v end
+  local shape = self.entries[i].tensor:shape()
+  m, v = m or tensor.zeros(shape, "f32", true), v or tensor.zeros(shape, "f32", true)
+  self.dist:tensor(m, owner)
+  self.dist:tensor(v, owner)
+  if self.dist.rank == 0 then return m, v end
+end
+
 --- The number of updates made; given n, sets it.
 ---@param n integer?
 ---@return integer

@@ -12,6 +12,7 @@ local checkpoint = require "ijepa.checkpoint"
 local state = require "ijepa.state"
 local weights = require "ijepa.weights"
 local diagnose = require "ijepa.diagnose"
+local processes = require "ijepa.processes"
 local Run = require "ijepa.run"
 local C = F.C
 
@@ -24,24 +25,29 @@ local function must(value, message)
   return value
 end
 
---- The models of a configuration: context encoder, predictor, target encoder.
+--- The models of a configuration: context encoder, predictor, target encoder. blank: without initial values.
 ---@param cfg table
+---@param blank boolean?
 ---@return ijepa.encoder context, ijepa.predictor predictor, ijepa.encoder target
-function jepa.models(cfg)
+function jepa.models(cfg, blank)
   local m = cfg.model
   local dtype = m.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
   local context = jepa.encoder { arch = m.arch, width = m.width, depth = m.depth, heads = m.heads, mlp_ratio = m.mlp_ratio,
     patch = m.patch, crop = cfg.data.crop, dtype = dtype, recompute = m.recompute, seed = cfg.seed, init_gain = m.init_gain,
-    patch_gain = m.patch_gain, depth_scaled_init = m.depth_scaled_init }
+    patch_gain = m.patch_gain, depth_scaled_init = m.depth_scaled_init, blank = blank }
   local predictor = jepa.predictor(context, { depth = m.pred_depth, width = m.pred_dim, heads = m.pred_heads })
   return context, predictor, context:target()
 end
 
---- The mask policy of a configuration, for a grid {h, w}.
+--- The mask policy of a configuration, for a grid {h, w} and so many processes (1).
 ---@param cfg table
 ---@param grid integer[]
 ---@return ijepa.mask_policy
-function jepa.policy(cfg, grid) return mask.new(mask.settings_of(cfg, grid)) end
+function jepa.policy(cfg, grid, world)
+  local settings = mask.settings_of(cfg, grid)
+  settings.batch = settings.batch and settings.batch * (world or 1)
+  return mask.new(settings)
+end
 
 -- Masks of pictures [first, first + count) of the run, for update `step` (from 0): context i32 (C, B, K), target i32 (M, B, T).
 -- batch: what a policy that looks at the pictures is given, or false.
@@ -99,34 +105,32 @@ end
 ---@field scale { lr: number, wd: number } factors on the schedules; a hook may set them (they are saved with the state)
 ---@field losses number[] of the steps done in this process
 ---@field run table the log: run:say(text)
+---@field dist ijepa.dist the processes that train together
 local Trainer = {}
 Trainer.__index = Trainer
 
-local function open_images(cfg)
+local function open_images(cfg, dist)
   local d, o = cfg.data, cfg.optim
-  local images = must(data.open { train = true, root = d.root, subset = d.subset, crop = d.crop, batch = d.batch,
+  return must(data.open { train = true, root = d.root, subset = d.subset, crop = d.crop, batch = d.batch,
+    rank = dist.rank, world = dist.size, multiple = o.accumulate,
     scale = d.scale, ratio = d.ratio, flip = d.flip, jitter = d.jitter, jitter_p = d.jitter_p, grey = d.grey, blur = d.blur,
     workers = d.workers, prefetch = d.prefetch, seed = cfg.seed, max_bad = d.max_bad, max_pixels = d.max_pixels,
-    max_bytes = d.max_bytes, untrusted_loaders = d.untrusted_loaders, weights = d.weights, copy = d.copy, manifest = d.manifest,
-    say = function(text) io.stderr:write(text, "\n") end })
-  if images:epoch_steps() < o.accumulate then
-    stop("data.root '%s' has %d pictures: too few for %d batches of %d (data.batch, optim.accumulate)", data.title(d.root),
-      images:count(), o.accumulate, d.batch)
-  end
-  return images
+    max_bytes = d.max_bytes, untrusted_loaders = d.untrusted_loaders, weights = d.weights, copy = d.copy,
+    manifest = dist.local_rank == 0 and d.manifest or nil, say = function(text) io.stderr:write(text, "\n") end })
 end
 
-local function new_trainer(cfg, hooks)
+-- images: in place of those of data.root, with the models' values left undrawn: for steps that only count.
+local function new_trainer(cfg, hooks, dist, images)
   local o = cfg.optim
-  local t = setmetatable({ config = cfg, hooks = hooks, step = 0, saved = 0, seconds = 0, losses = {},
+  local t = setmetatable({ config = cfg, hooks = hooks, dist = dist, step = 0, saved = 0, seconds = 0, losses = {},
     scale = { lr = 1, wd = 1 } }, Trainer)
   t.ahead = device.info().ahead
-  t.images = open_images(cfg)
+  t.images = images or dist:in_turn(function() return open_images(cfg, dist) end)
   t.ipe = math.floor(t.images:epoch_steps() / o.accumulate)   -- updates of an epoch
-  t.encoder, t.predictor, t.target = jepa.models(cfg)
-  t.policy = jepa.policy(cfg, t.encoder.grid)
+  t.encoder, t.predictor, t.target = jepa.models(cfg, images ~= nil)
+  t.policy = jepa.policy(cfg, t.encoder.grid, dist.size)
   t.opt = optim.adamw { models = { t.encoder, t.predictor }, average = { [t.encoder] = t.target }, betas = o.betas,
-    eps = o.eps }
+    eps = o.eps, dist = dist, shard = o.shard, bucket = cfg.dist.bucket }
   if t.ahead then   -- the sum of all losses: where one is no number, no update does anything any more
     t.gate = tensor.zeros({ 1 }, "f32", true)
     t.opt:gate(t.gate)
@@ -145,7 +149,7 @@ end
 ---@param path string
 function Trainer:load(path)
   local meta = must(state.load(path, self.whole))
-  local step = meta.step or meta.epoch * self.ipe
+  local step = processes.step_of(meta, self)
   self.step, self.saved, self.seconds = step, step, meta.seconds
   self.scale = { lr = meta.lr_scale or 1, wd = meta.wd_scale or 1 }
   self.images:seek(math.floor(self.step / self.ipe), self.step % self.ipe * self.config.optim.accumulate)
@@ -167,7 +171,7 @@ function Trainer:stop(why) self.ended = tostring(why) end
 ---@param path string?
 function Trainer:rollback(path)
   must(self:finish_save())
-  self.back = path or checkpoint.latest(self.config.out, self.config.tag)
+  self.back = path or self.dist.rank > 0 and "where process 0 goes" or checkpoint.latest(self.config.out, self.config.tag)
   if not self.back then F.raise "rollback: this run has saved no checkpoint yet (log.save_steps)" end
 end
 
@@ -195,13 +199,14 @@ function Trainer:save(later)
     return nil, ("step %d: a parameter is not finite: nothing saved, '%s' keeps the last good state"):format(step, latest)
   end
   local epoch = step / self.ipe
-  local meta = { step = step, epoch = math.floor(epoch), seconds = self.seconds, lr_scale = self.scale.lr, wd_scale = self.scale.wd }
+  local meta = { step = step, epoch = math.floor(epoch), seconds = self.seconds, lr_scale = self.scale.lr, wd_scale = self.scale.wd,
+    ipe = self.ipe, world = self.dist.size, accumulate = cfg.optim.accumulate, batch = cfg.data.batch }
   local ok, message = self:finish_save()
   if not ok then return nil, message end
   ok, message = state.save(latest, self.whole, cfg, meta, cfg.log.save_background)
   if not ok then return nil, message end
   self.saving, self.saved = ok ~= true and ok or finished, step
-  if epoch % 1 == 0 and epoch > 0 and epoch % cfg.log.save_epochs == 0 then
+  if self.dist.rank == 0 and epoch % 1 == 0 and epoch > 0 and epoch % cfg.log.save_epochs == 0 then
     self.saving_name = checkpoint.path(cfg.out, epoch, cfg.tag)
   end
   if later then return true end
@@ -229,7 +234,7 @@ local function refuse(loss, step)
   end
 end
 
---- One (micro-)batch, forwards and backwards; its number counts all batches of the run from 0. Calls before_backward when
+--- One (micro-)batch, forwards and backwards; its number counts all batches of the run, in all processes, from 0. Calls before_backward when
 --- the loss is a number.
 ---@param number integer
 ---@param x ijepa.tensor u8 (B, H, W, 3)
@@ -272,7 +277,7 @@ end
 ---@param scale number
 ---@return number
 function Trainer:clipped(scale)
-  local norm, finite = tensor.norm(self.opt:grads())
+  local norm, finite = self.opt:norm()
   if not finite then stop("step %d: a gradient is not finite: stopped before the update; try a lower optim.lr", self.step + 1) end
   return scale * math.min(1, self.config.optim.clip / (norm * scale + 1e-6))
 end
@@ -283,7 +288,7 @@ function Trainer:update()
   local o, step = self.config.optim, self.step + 1
   local s = jepa.schedule_step(self.config, step, self.seconds)
   local numbers = { lr = self.lr(s) * self.scale.lr, wd = self.wd(s) * self.scale.wd, momentum = self.momentum(s),
-    scale = 1 / o.accumulate }
+    scale = 1 / (o.accumulate * self.dist.size) }
   local logged = step % self.config.log.every == 0 or step == 1
   for _, i in ipairs(self.qkv) do self.opt:watch(i, logged) end
   local eager = o.accumulate == 1 and o.clip == 0   -- no need to have all gradients at once
@@ -292,7 +297,8 @@ function Trainer:update()
     local b = must(self.images:next())
     local loss, bk, bt = device.step(function()
       local x = tensor.from_pointer(b.pixels, { b.count, self.images.height, self.images.width, 3 }, "u8")
-      local loss, bk, bt = self:batch((step - 1) * o.accumulate + micro - 1, x, function()
+      local number = ((step - 1) * o.accumulate + micro - 1) * self.dist.size + self.dist.rank
+      local loss, bk, bt = self:batch(number, x, function()
         if eager then
           self.torn = true   -- from here to the end of the update there is no whole state
           self.opt:eager(numbers)
@@ -312,7 +318,7 @@ function Trainer:update()
   if self.ahead and logged then self.memory = device.info().top end
   return { step = step, losses = losses, k = k, t = t, lr = numbers.lr, wd = numbers.wd, momentum = numbers.momentum,
     grads = logged and self:qkv_norms() or nil, memory = self.memory,
-    images = self.config.data.batch * o.accumulate, epoch = math.floor((step - 1) / self.ipe) + 1, itr = (step - 1) % self.ipe }
+    images = self.config.data.batch * o.accumulate * self.dist.size, epoch = math.floor((step - 1) / self.ipe) + 1, itr = (step - 1) % self.ipe }
 end
 
 --- Saves; an error where that fails.
@@ -325,10 +331,10 @@ function Trainer:must_save(later)
   end
 end
 
---- The loss of a step, of which a device that works behind us has handed out nothing yet; stops the run where it is no
---- number: then the gate has kept the state as it was before that step.
+--- The loss of a step in this process, of which a device that works behind us has handed out nothing yet; stops the run
+--- where it is no number: then the gate has kept the state as it was before that step.
 ---@param values table
-function Trainer:settle(values)
+function Trainer:loss_of(values)
   local sum = 0
   for _, loss in ipairs(values.losses) do
     if self.ahead then loss = loss:get() end
@@ -339,8 +345,17 @@ function Trainer:settle(values)
     refuse(loss, values.step)
     sum = sum + loss / #values.losses
   end
-  values.loss = sum
-  self.losses[#self.losses + 1] = sum
+  return sum
+end
+
+-- What all processes need to know alike after a step, in one round between them: the time, whether one was interrupted or
+-- asked to save, and the loss of a step (nil: none).
+function Trainer:agree(values)
+  processes.agree(self, values, values and self:loss_of(values))
+  if not values then return end
+  local minutes = self.config.optim.minutes
+  values.total = minutes > 0 and math.ceil(self.step * 60 * minutes / self.seconds) or self.last
+  self.losses[#self.losses + 1] = values.loss
   self.run:log(values.step, values)
 end
 
@@ -348,8 +363,7 @@ end
 ---@return "last"|"save"|"look"|nil
 function Trainer:due()
   local cfg, step = self.config, self.step
-  self.asked = C.ij_save_asked() ~= 0 or self.asked
-  if ijepa.interrupted() or self:over() then return "last" end
+  if self.interrupt or self:over() then return "last" end
   local epoch_end = step % self.ipe == 0 and (cfg.optim.minutes == 0 or step - self.saved > 1000)
   if self.asked or epoch_end or cfg.log.save_steps > 0 and step % cfg.log.save_steps == 0 then return "save" end
   return (self.hooks.step or self.back or self.diagnosis and self.diagnosis:is_due(step)) and "look" or nil
@@ -361,6 +375,7 @@ function Trainer:after(values)
   local cfg, step = self.config, self.step
   if self.diagnosis then self.diagnosis:after_step(self) end
   if self.hooks.step then self.hooks.step(self, values) end
+  if self.hooks.step or self.diagnosis and self.diagnosis:is_due(step) then processes.follow(self) end
   if self.back then
     local path = self.back
     self.back = nil
@@ -379,8 +394,7 @@ function Trainer:after(values)
   elseif self.saving and self.saving:done() then
     must(self:finish_save())   -- a full disk is heard of now, not at the next save
   end
-  local interrupted, code = ijepa.interrupted()
-  if interrupted then self:interrupted(code) end
+  if self.interrupt then self:interrupted(self.interrupt) end
 end
 
 ---@param code integer?
@@ -395,16 +409,19 @@ end
 function Trainer:advance()
   local started = C.ij_time()
   local values = self:update()
-  for _, complaint in ipairs(self.images:complaints()) do self.run:say("skipped %s", complaint) end
+  for _, complaint in ipairs(self.images:complaints()) do
+    if self.dist.rank == 0 then self.run:say("skipped %s", complaint)
+    else io.stderr:write(("process %d: skipped %s\n"):format(self.dist.rank, complaint)) end
+  end
   self.seconds = self.seconds + C.ij_time() - started
   values.ms = 1000 * (C.ij_time() - started)
-  local minutes = self.config.optim.minutes
-  values.total = minutes > 0 and math.ceil(self.step * 60 * minutes / self.seconds) or self.last
-  local before, due = self.waiting, not self.ahead or self:due()
+  local before = self.waiting
+  self.waiting = nil
+  self:agree(not self.ahead and values or before)
+  local due = not self.ahead or self:due()
   self.waiting = not due and values or nil
-  if before then self:settle(before) end
   if not due then return end
-  self:settle(values)
+  if self.ahead then self:agree(values) end
   self:after(values)
 end
 
@@ -420,14 +437,21 @@ end
 --- A step failed: what is whole is saved before anyone hears of it, so that no broken policy, hook or picture costs a run.
 ---@param e any
 function Trainer:failed(e)
-  local left = type(e) == "table" and e.exit
+  local left, lost = type(e) == "table" and e.exit, self.dist:lost()
   if left and e.interrupted then self.run:say("%s", tostring(e)) end   -- in a mask policy: where
-  if not self.torn and self.step > self.saved and not (left and self.run._closed) then
+  local others = self.dist.size > 1 and not (left and self.interrupt)   -- who must hear of it, before anything that takes time
+  if others and not lost then self.dist:fail(tostring(e)) end
+  local alone = self.dist.size == 1 or self.dist.rank == 0 and not self.config.optim.shard   -- who can save without the others
+  if alone and not self.torn and self.step > self.saved and not (left and self.run._closed) then
     local ok, message = self:save()
     self.run:say(ok and "step %d is saved in '%s'" or "step %d could not be saved in '%s': %s", self.step, self.config.out, message)
   end
   if left and not self.run._closed then
     self.run:say("interrupted: step %d is saved in '%s'; the same command goes on from there", self.saved, self.config.out)
+  end
+  if others and type(e) == "string" then
+    e = self.saved == 0 and e .. "; nothing is saved yet"
+      or ("%s; step %d is saved in '%s': the same command goes on from there"):format(e, self.saved, self.config.out)
   end
   self:close()
   error(e, 0)
@@ -437,33 +461,51 @@ end
 ---@param resume boolean?
 function Trainer:open_log(resume)
   local cfg = self.config
-  self.run = must(Run.open(cfg.out, { resume = resume and self.step or nil, tag = cfg.tag, config = cfg, ipe = self.ipe, logs = cfg.log,
-    total = self.last < math.huge and self.last or nil }))
+  self.run = must(Run.open(cfg.out, { rank = self.dist.rank, silent = self.dist.rank > 0, resume = resume and self.step or nil,
+    tag = cfg.tag, config = cfg, ipe = self.ipe, logs = cfg.log, total = self.last < math.huge and self.last or nil }))
 end
 
--- The state of an earlier run of this folder, the log, and what it says first.
-function Trainer:open()
-  local cfg, o, d = self.config, self.config.optim, self.config.data
+-- The folder's lock, which no other run may have.
+local function lock_of(cfg)
   must(F.try(C.ij_mkdirs(cfg.out)))
   local lock = F.new "ij_lock *[1]"
   local free, holder = F.try(C.ij_lock_take(("%s/%s.lock"):format(cfg.out, cfg.tag), lock))
   if not free then stop("another run works in '%s': %s; give this one another out=FOLDER", cfg.out, holder) end
-  self.lock = F.gc(lock[0], C.ij_lock_drop)
-  local from = cfg.resume and (checkpoint.latest(cfg.out, cfg.tag) or type(cfg.resume) == "string" and cfg.resume)
+  return F.gc(lock[0], C.ij_lock_drop)
+end
+
+-- The state of an earlier run (the checkpoint `from`, or nil), the log, and what it says first.
+function Trainer:open(from, note)
+  local cfg, o, d = self.config, self.config.optim, self.config.data
   local init
   if from then self:load(from)
   else
     if cfg.init ~= "" then init = must(must(weights.open(cfg.init)):fill(self.whole)) end
     self.images:seek(0, 0)
   end
-  self:open_log(from ~= nil and from ~= false)
+  self:open_log(from ~= nil)
+  if note then self.run:say(note) end
   if init then self.run:say("starts from %s: %s", cfg.init, init) end
-  self.run:say("%s%s, %d + %d parameters, %s %s; %d pictures, %s of %d a step%s", from and ("goes on from %s: "):format(from) or "",
+  self.run:say("%s%s, %d + %d parameters, %s %s%s; %d pictures, %s of %d a step%s", from and ("goes on from %s: "):format(from) or "",
     cfg.model.width and "vit" or cfg.model.arch, self.encoder:size(), self.predictor:size(), device.name(),
-    F.string(C.ij_cpu_isa()), self.images:count(),
-    o.minutes > 0 and ("%g minutes"):format(o.minutes) or ("%d steps"):format(self.last), d.batch * o.accumulate,
+    self.ahead and ("%s (%s)"):format(device.info().name, device.info().arch) or F.string(C.ij_cpu_isa()),
+    self.dist.size > 1 and (" x %d processes (%s)"):format(self.dist.size, self.dist.transport) or "", self.images:count(),
+    o.minutes > 0 and ("%g minutes"):format(o.minutes) or ("%d steps"):format(self.last), d.batch * o.accumulate * self.dist.size,
     cfg.model.dtype == "bf16" and C.ij_device_bf16(device.get()) == 0
       and "; products in f32: this processor has no fast bf16" or "")
+end
+
+--- A trainer alone, of pictures that are none, with models whose values are not drawn: for steps that only count.
+---@param cfg table
+---@param images table with height, width, epoch_steps and next, as ijepa.data has them
+---@return ijepa.trainer
+function jepa.trainer(cfg, images) return new_trainer(cfg, {}, must(require "ijepa.dist".open { transport = "none" }), images) end
+
+-- What a card's memory was too little for, with what would fit.
+local function advised(e, cfg, dist)
+  if type(e) ~= "string" or not e:find "out of memory on the card" then return e end
+  local ok, advice = pcall(require "ijepa.memory".advice, cfg, device.info().memory, { processes = dist.size, shard = cfg.optim.shard })
+  return ok and ("%s; %s"):format(e, advice) or e
 end
 
 --- Trains an encoder on pictures without labels. Returns the context encoder, the predictor, the target encoder (the one
@@ -474,17 +516,27 @@ end
 --- t.scale, and call t:stop(why), t:rollback(path) and t:save()
 ---@return { encoder: ijepa.encoder, predictor: ijepa.predictor, target: ijepa.encoder, losses: number[], out: string }
 local function pretrain(cfg, hooks)
-  if cfg.threads > 0 then C.ij_threads_set(cfg.threads) end
-  local t = new_trainer(cfg, hooks or {})
-  t:open()
+  local dist = processes.open(cfg)
+  local t
   local ok, e = pcall(function()
-    if cfg.diagnose.every > 0 then t.diagnosis = must(diagnose.new(t)) end
+    processes.compare(dist, cfg)
+    local lock = dist.rank == 0 and lock_of(cfg) or nil
+    local from, note = processes.origin(dist, cfg)
+    t = new_trainer(cfg, hooks or {}, dist)
+    t.lock = lock
+    dist:same { { "set of pictures (names, sizes, times of change)", t.images:stamp() } }
+    t:open(from, note)
     ijepa.interrupted()   -- from here on Ctrl-C ends a step before it ends the run
-    while not t:over() do t:advance() end
+    local fine, why = pcall(function()
+      if cfg.diagnose.every > 0 then t.diagnosis = must(diagnose.new(t)) end
+      while not t:over() do t:advance() end
+    end)
+    if not fine then t:failed(why) end
+    if t.ended then t.run:say("stopped at step %d: %s", t.step, t.ended) end
+    t:close()
   end)
-  if not ok then t:failed(e) end
-  if t.ended then t.run:say("stopped at step %d: %s", t.step, t.ended) end
-  t:close()
+  if not ok then processes.failed(dist, advised(e, cfg, dist), t and t.interrupt) end
+  processes.finished(dist, cfg)
   return { encoder = t.encoder, predictor = t.predictor, target = t.target, losses = t.losses, out = cfg.out, config = cfg,
     policy = t.policy, step = t.step, stopped = t.ended, diagnoses = t.diagnosis and t.diagnosis.list or {} }
 end

@@ -63,16 +63,17 @@ local function fill_moments(file, whole)
   for _, group in ipairs(published.groups { { "encoder", shapes_of(whole.encoder) }, { "predictor", shapes_of(whole.predictor) } }) do
     for _, p in ipairs(group) do
       local entry = p.trained and entry_of[p.key]
-      local m, v
-      if entry then m, v = whole.opt:state(entry) end
-      for what, t in pairs { exp_avg = m, exp_avg_sq = v } do
+      local moments = {}
+      if entry then moments.exp_avg, moments.exp_avg_sq = whole.opt:state(entry) end   -- none: another process has them
+      for _, what in ipairs(entry and { "exp_avg", "exp_avg_sq" } or {}) do
         local name = ("opt.state.%d.%s"):format(p.number, what)
         local info = file:info(name)
         known[name] = true
         if not info or table.concat(info.shape, ",") ~= table.concat(p.shape, ",") then
           missing[#missing + 1] = ("%s of %s"):format(name, p.key)
         else
-          local ok, message = file:load(name, t)
+          local ok, message = true, nil
+          if moments[what] then ok, message = file:load(name, moments[what]) end
           if not ok then return nil, message end
         end
       end

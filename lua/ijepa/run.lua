@@ -165,6 +165,7 @@ end
 ---@param fmt string as string.format takes it
 ---@param ... any
 function run:say(fmt, ...)
+  if self._silent then return end
   local line = select("#", ...) > 0 and fmt:format(...) or fmt
   if self._rank > 0 then line = ("process %d: %s"):format(self._rank, line) end
   local shown = self._shown
@@ -278,6 +279,7 @@ end
 ---@field config? table the resolved settings
 ---@field logs? table<string, boolean> further logs: json, tensorboard
 ---@field quiet? boolean no console lines, no bar
+---@field silent? boolean no logs and no messages either: of several processes the first one speaks
 ---@field total? integer steps of the run
 ---@field ipe? integer steps of an epoch
 ---@field stream? table for tests: what is written to instead of stderr
@@ -300,15 +302,15 @@ function run.open(out, options)
     ok, message, code = F.try(C.ij_file_replace(out .. "/config.lua", settings, #settings))
   end
   if not ok then return nil, message, code end
-  local writers
-  writers, message, code = open_writers(out, o.logs or {}, { tag = tag, rank = rank, resume = o.resume, ipe = o.ipe })
+  local writers = {}
+  if not o.silent then writers, message, code = open_writers(out, o.logs or {}, { tag = tag, rank = rank, resume = o.resume, ipe = o.ipe }) end
   if not writers then return nil, message, code end
   local terminal = o.terminal
   if terminal == nil then terminal = not o.stream and C.ij_isatty(2) ~= 0 and os.getenv "TERM" ~= "dumb" end
-  local quiet = o.quiet or rank > 0
+  local quiet = o.quiet or o.silent or rank > 0
   return setmetatable({
     out = out, step = o.resume or 0,
-    _writers = writers, _rank = rank, _quiet = quiet, _total = o.total, _ipe = o.ipe, _terminal = terminal and not quiet,
+    _writers = writers, _rank = rank, _quiet = quiet, _silent = o.silent, _total = o.total, _ipe = o.ipe, _terminal = terminal and not quiet,
     _stream = o.stream or io.stderr, _width = o.width, _sum = no_sum(), _logged = 0, _line = -math.huge,
     _time = C.ij_time(), _drawn = 0, _shown = false,
   }, run)

@@ -111,6 +111,12 @@ return {
     clip = { type = "number", default = 0, doc = "largest norm of all gradients together; 0: no limit", check = at_least(0) },
     betas = { type = "numbers", default = { .9, .999 }, doc = "AdamW's" },
     eps = { type = "number", default = 1e-8, doc = "AdamW's" },
+    shard = { type = "boolean", default = false, doc = "several processes: each keeps AdamW's moments of a part of the model only" },
+  },
+  dist = {
+    timeout = { type = "number", default = 600, doc = "seconds after which a process that others wait for counts as lost",
+      check = at_least(1) },
+    bucket = { type = "number", default = 25, doc = "MiB of gradients that are summed at once over the processes", check = at_least(0) },
   },
   diagnose = {
     every = { type = "integer", default = 1000, doc = "steps between looks for collapse at the target encoder; 0: none", check = at_least(0) },

@@ -11,8 +11,9 @@ local C = F.C
 local state = {}
 local PARTS = { "encoder", "predictor", "target_encoder" }
 
--- { name, tensor } of everything, in a fixed order.
-local function everything(whole)
+-- { name, tensor, shape } of everything, in a fixed order. Moments that another process has are without a tensor; gather:
+-- process 0 gets them all, and all processes must come here.
+local function everything(whole, gather)
   local list, name_of = {}, {}
   for _, part in ipairs(PARTS) do
     if whole[part] then
@@ -24,9 +25,11 @@ local function everything(whole)
   end
   if whole.opt then
     for i, e in ipairs(whole.opt.entries) do
-      local m, v = whole.opt:state(i)
-      list[#list + 1] = { name = "opt.m." .. name_of[e.param], tensor = m }
-      list[#list + 1] = { name = "opt.v." .. name_of[e.param], tensor = v }
+      local m, v
+      if gather then m, v = whole.opt:whole_state(i) else m, v = whole.opt:state(i) end
+      local shape = e.tensor:shape()
+      list[#list + 1] = { name = "opt.m." .. name_of[e.param], tensor = m, shape = shape }
+      list[#list + 1] = { name = "opt.v." .. name_of[e.param], tensor = v, shape = shape }
     end
   end
   return list
@@ -43,7 +46,8 @@ function state.trained(whole)
   return list
 end
 
---- Saves a run: whole = { encoder, predictor, target_encoder, opt }. later: a thread writes; returns its job.
+--- Saves a run: whole = { encoder, predictor, target_encoder, opt }. later: a thread writes; returns its job. Of several
+--- processes all must come here, and process 0 writes.
 ---@param path string
 ---@param whole table
 ---@param cfg table
@@ -51,8 +55,9 @@ end
 ---@param later boolean?
 ---@return boolean|ijepa.save_job|nil ok, string? message, integer? code
 function state.save(path, whole, cfg, meta, later)
-  local items = {}
-  for i, e in ipairs(everything(whole)) do items[i] = { name = e.name, tensor = e.tensor.h } end
+  local items, all = {}, everything(whole, true)
+  if whole.opt.dist and whole.opt.dist.rank > 0 then return true end
+  for i, e in ipairs(all) do items[i] = { name = e.name, tensor = e.tensor.h } end
   local m = { settings = json.encode { model = cfg.model, data = { crop = cfg.data.crop }, seed = cfg.seed }, updates = whole.opt:steps(),
     ijepa = F.string(C.ij_version()) }
   for k, v in pairs(meta) do m[k] = v end
@@ -62,13 +67,13 @@ end
 -- Fills the tensors of a list from a file; prefix: of the file's names, that begin so (all of them without it).
 local function fill(file, list, prefix)
   local expected = {}
-  for i, e in ipairs(list) do expected[i] = { name = e.name, shape = e.tensor:shape(), dtype = "f32" } end
+  for i, e in ipairs(list) do expected[i] = { name = e.name, shape = e.shape or e.tensor:shape(), dtype = "f32" } end
   local ok, message = checkpoint.match(expected, file, prefix)
   if not ok then return nil, message end
   for _, e in ipairs(list) do
     local pointer, bytes = file:data(e.name)
     if not pointer then return nil, bytes end
-    ok, message = F.try(C.ij_tensor_write(e.tensor.h, pointer, bytes))
+    if e.tensor then ok, message = F.try(C.ij_tensor_write(e.tensor.h, pointer, bytes)) end
     if not ok then return nil, message end
   end
   return true
@@ -83,6 +88,8 @@ end
 
 --- Fills a run from a checkpoint: every tensor by name and shape, nothing more, nothing less. Returns its numbers; a
 --- published checkpoint counts epochs, not steps.
+---@return { step: integer?, epoch: integer?, seconds: number, lr_scale: number?, wd_scale: number?,
+---ipe: integer?, world: integer? }? meta, string? message
 ---@param path string
 ---@param whole table
 ---@return { step: integer?, epoch: integer?, seconds: number, lr_scale: number?, wd_scale: number? }? meta, string? message
@@ -98,12 +105,9 @@ function state.load(path, whole)
   end
   local ok
   ok, message = fill(file, everything(whole))
-  local meta, wrong = {}, nil
-  for k, needed in pairs { step = true, seconds = true, lr_scale = false, wd_scale = false, updates = false } do
-    local v = file:meta(k)
-    if type(v) == "number" and v >= 0 and v < 2 ^ 53 and (v % 1 == 0 or k ~= "step" and k ~= "updates") then meta[k] = v
-    elseif v ~= nil or needed then wrong = k end
-  end
+  local meta = { step = file:meta "step", seconds = file:meta "seconds", lr_scale = file:meta "lr_scale",
+    wd_scale = file:meta "wd_scale", ipe = file:meta "ipe", world = file:meta "world" }
+  local updates = file:meta "updates"
   file:close()
   if not ok then return nil, message .. "; give another out=FOLDER, or resume=false to start anew" end
   if wrong then return nil, ("checkpoint '%s' is not of a run: it says no '%s', or not as a number"):format(path, wrong) end

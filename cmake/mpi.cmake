@@ -1,0 +1,18 @@
+# The plug-in libijepa_mpi.so, where there is an MPI (Debian: libopenmpi-dev): the program loads it when mpirun has started
+# it. Without it, processes of one machine, and those that srun starts, use TCP. IJEPA_MPI=OFF: not built.
+option(IJEPA_MPI "build the MPI plug-in where MPI is found" ON)
+set(IJEPA_MPI_TARGET)
+if(NOT IJEPA_MPI)
+  return()
+endif()
+find_package(MPI COMPONENTS C QUIET)
+if(NOT MPI_C_FOUND)
+  message(STATUS "no MPI: mpirun's processes will use TCP")
+  return()
+endif()
+add_library(ijepa_mpi MODULE core/dist/mpi.c)
+set_target_properties(ijepa_mpi PROPERTIES C_VISIBILITY_PRESET hidden LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+target_include_directories(ijepa_mpi SYSTEM PRIVATE ${MPI_C_INCLUDE_DIRS})
+target_link_libraries(ijepa_mpi PRIVATE ${MPI_C_LIBRARIES})
+install(TARGETS ijepa_mpi LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+set(IJEPA_MPI_TARGET ijepa_mpi)

@@ -1,0 +1,199 @@
+/* ij_dist: finding the others, small sums, and the end. */
+#include "dist.h"
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct meeting { /* where process 0 is, as MPI tells the others */
+  uint32_t address[IJ_ADDRESSES];
+  int32_t n, port;
+  uint64_t token;
+} meeting;
+
+static ij_status resolve(const char *host, meeting *m) {
+  struct addrinfo hint = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *all = NULL;
+  int e = getaddrinfo(host, NULL, &hint, &all);
+  if (e) return ij_fail(IJ_EIO, "processes: host '%s' of number 0 is not known: %s", host, gai_strerror(e));
+  for (struct addrinfo *i = all; i && m->n < IJ_ADDRESSES; i = i->ai_next)
+    m->address[m->n++] = ((struct sockaddr_in *)(void *)i->ai_addr)->sin_addr.s_addr;
+  freeaddrinfo(all);
+  return IJ_OK;
+}
+
+static ij_status load_mpi(ij_dist *d, const ij_place *p) {
+  void *fn;
+  IJ_TRY(ij_plugin_load("libijepa_mpi.so", "IJEPA_MPI", "ij_transport_mpi", &fn));
+  ij_transport_fn get;
+  memcpy(&get, &fn, sizeof get);
+  d->way = get();
+  if (d->way->abi != IJ_TRANSPORT_ABI)
+    return ij_fail(IJ_EUNSUPPORTED, "libijepa_mpi.so is of another version: build it again");
+  IJ_TRY(ij_mover_start(d));
+  if (d->size != p->size || d->rank != p->rank)
+    return ij_fail(IJ_EINVAL,
+                   "processes: MPI says number %d of %d, the environment %d of %d: this MPI is not the one that started "
+                   "them; IJEPA_DIST=tcp does without",
+                   d->rank, d->size, p->rank, p->size);
+  return IJ_OK;
+}
+
+/* Where all meet: process 0 listens, and the others know where. */
+static ij_status meet(ij_dist *d, const ij_place *p) {
+  meeting m = {.port = p->port, .token = p->token};
+  bool mpi = !strcmp(d->transport, "mpi");
+  uint16_t port = 0;
+  if (d->rank == 0) IJ_TRY(ij_star_listen(d, mpi ? 0 : p->port, &port));
+  if (mpi) {
+    int64_t ticket;
+    if (d->rank == 0) m.n = ij_star_addresses(m.address), m.port = port;
+    if (d->rank == 0) m.token ^= ij_hash(port, &(double){ij_time()}, sizeof(double));
+    IJ_TRY(ij_mover_ask(d, (ij_move){IJ_MOVE_BROADCAST, &m, sizeof m, 0}, &ticket));
+    IJ_TRY(ij_mover_wait(d, ticket));
+  } else if (d->rank) IJ_TRY(resolve(p->host, &m));
+  d->token = m.token;
+  return ij_star_open(d, m.address, m.n, (uint16_t)m.port);
+}
+
+/* Which processes share this machine, and how many processors are each one's: those that it may run on, shared with the
+ * others that may run on the same ones. */
+static ij_status share(ij_dist *d) {
+  typedef struct self { uint64_t host, set; int32_t cpus; } self;
+  self mine = {.cpus = ij_cpu_count()}, *all = ij_calloc((size_t)d->size, sizeof *all);
+  char host[256] = "";
+  cpu_set_t set;
+  double until = ij_time() + d->timeout;
+  if (!all) return IJ_ENOMEM;
+  gethostname(host, sizeof host - 1);
+  mine.host = ij_hash(1, host, strlen(host));
+  if (sched_getaffinity(0, sizeof set, &set) == 0) mine.set = ij_hash(2, &set, sizeof set);
+  ij_status st = ij_star_gather(d, &mine, sizeof mine, all, until);
+  if (st == IJ_OK) st = ij_star_spread(d, all, (size_t)d->size * sizeof *all, until);
+  int same = 0;
+  d->local = d->local_size = 0;
+  for (int r = 0; st == IJ_OK && r < d->size; r++) {
+    if (all[r].host != mine.host) continue;
+    d->local += r < d->rank;
+    d->local_size++;
+    same += all[r].set == mine.set;
+  }
+  d->threads = same && mine.cpus > same ? mine.cpus / same : 1;
+  ij_free(all);
+  return st;
+}
+
+static ij_status start(ij_dist *d, const ij_place *p) {
+  d->rank = p->rank;
+  d->size = p->size;
+  memcpy(d->transport, p->transport, sizeof d->transport);
+  d->token = p->token;
+  if (p->size == 1) return IJ_OK;
+  if (!strcmp(p->transport, "mpi")) IJ_TRY(load_mpi(d, p));
+  IJ_TRY(meet(d, p));
+  IJ_TRY(share(d));
+  IJ_TRY(ij_watch_start(d));
+  if (d->way) return IJ_OK;
+  d->way = &ij_ring;
+  return ij_mover_start(d);
+}
+
+ij_status ij_dist_open(const char *transport, double timeout, ij_dist **out) {
+  ij_place p;
+  *out = NULL;
+  IJ_TRY(ij_place_find(transport, &p));
+  ij_dist *d = ij_calloc(1, sizeof *d);
+  if (!d) return IJ_ENOMEM;
+  d->refs = 1;
+  d->timeout = timeout > 0 ? timeout : 600;
+  d->listener = -1;
+  d->local_size = 1;
+  d->threads = ij_cpu_count();
+  pthread_mutex_init(&d->lock, NULL);
+  pthread_cond_init(&d->changed, NULL);
+  ij_status st = start(d, &p);
+  if (st != IJ_OK) {
+    ij_dist_fail(d, ij_errmsg());
+    ij_dist_close(d);
+    return st;
+  }
+  *out = d;
+  return IJ_OK;
+}
+
+void ij_dist_ref(ij_dist *d) { d->refs++; }
+
+/* Everything but the memory, which lives until the last optimizer is gone. */
+static void shut(ij_dist *d) {
+  bool in_order = d->watching && !ij_watch_lost(d);
+  ij_mover_stop(d, in_order);
+  ij_watch_stop(d, in_order);
+  ij_star_close(d);
+  d->size = 1;
+}
+
+void ij_dist_drop(ij_dist *d) {
+  if (!d || --d->refs) return;
+  pthread_mutex_destroy(&d->lock);
+  pthread_cond_destroy(&d->changed);
+  ij_free(d);
+}
+
+void ij_dist_close(ij_dist *d) {
+  if (!d) return;
+  if (d->size > 1) ij_dist_settle(d);
+  shut(d);
+  ij_dist_drop(d);
+}
+
+void ij_dist_look(const ij_dist *d, ij_dist_info *out) {
+  *out = (ij_dist_info){.rank = d->rank,
+                        .size = d->size,
+                        .local_rank = d->local,
+                        .local_size = d->local_size,
+                        .threads = d->threads};
+  snprintf(out->transport, sizeof out->transport, "%s", d->transport);
+}
+
+static double limit(const ij_dist *d, double seconds) {
+  return ij_time() + (seconds == 0 ? d->timeout : seconds < 0 ? 1e18 : seconds);
+}
+
+ij_status ij_dist_sum(ij_dist *d, double *x, int n) {
+  if (d->size == 1) return IJ_OK;
+  size_t bytes = (size_t)n * sizeof *x;
+  double until = limit(d, 0), *all = d->rank ? NULL : ij_alloc((size_t)d->size * bytes);
+  if (!d->rank && !all) return IJ_ENOMEM;
+  atomic_fetch_add(&d->begun, 1);
+  ij_status st = ij_star_gather(d, x, bytes, all, until);
+  for (int r = 1; all && st == IJ_OK && r < d->size; r++)
+    for (int i = 0; i < n; i++) x[i] += all[(size_t)r * (size_t)n + (size_t)i];
+  ij_free(all);
+  return st == IJ_OK ? ij_star_spread(d, x, bytes, until) : st;
+}
+
+ij_status ij_dist_broadcast(ij_dist *d, void *bytes, size_t n) {
+  if (d->size == 1) return IJ_OK;
+  atomic_fetch_add(&d->begun, 1);
+  return ij_star_spread(d, bytes, n, limit(d, 0));
+}
+
+ij_status ij_dist_barrier(ij_dist *d, double seconds) {
+  if (d->size == 1) return IJ_OK;
+  char *all = d->rank ? NULL : ij_alloc((size_t)d->size), mine = 0;
+  double until = limit(d, seconds);
+  if (!d->rank && !all) return IJ_ENOMEM;
+  atomic_fetch_add(&d->begun, 1);
+  ij_status st = ij_star_gather(d, &mine, 1, all, until);
+  ij_free(all);
+  return st == IJ_OK ? ij_star_spread(d, &mine, 1, until) : st;
+}
+
+void ij_dist_fail(ij_dist *d, const char *why) {
+  char text[400];
+  if (d->size == 1) return;
+  snprintf(text, sizeof text, "process %d stopped: %s", d->rank, why);
+  ij_watch_lose(d, text);
+}
+int ij_dist_lost(ij_dist *d) { return d->size > 1 && ij_watch_lost(d); }

@@ -1,0 +1,94 @@
+/* libijepa_mpi.so: sums by MPI. Only the mover's thread calls it, from MPI_Init to MPI_Finalize. Not linked with the core. */
+#include "transport.h"
+#include <mpi.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+typedef struct mpi {
+  int (*stop)(void *);
+  void *arg;
+  int rank;
+  char text[MPI_MAX_ERROR_STRING + 64];
+} mpi;
+enum { EAGER_LOOKS = 200, MOST = 1 << 28 };
+
+static const char *wrong(mpi *m, int code, const char *what) {
+  char why[MPI_MAX_ERROR_STRING];
+  int n;
+  if (code == MPI_SUCCESS) return NULL;
+  if (MPI_Error_string(code, why, &n) != MPI_SUCCESS) why[0] = 0;
+  snprintf(m->text, sizeof m->text, "%s: %s", what, why);
+  return m->text;
+}
+
+/* Looks at the request until it is done: MPI moves on only when it is asked. The pauses leave the processor to others. */
+static const char *finish(mpi *m, MPI_Request *r, const char *what) {
+  struct timespec pause = {0, 50000};
+  for (int looks = 0;; looks++) {
+    int done;
+    const char *e = wrong(m, MPI_Test(r, &done, MPI_STATUS_IGNORE), what);
+    if (e || done) return e;
+    if (looks < EAGER_LOOKS) sched_yield();
+    else nanosleep(&pause, NULL);
+    if (looks % 64 == 63 && m->stop(m->arg)) return "given up";
+  }
+}
+
+static const char *mpi_open(int (*stop)(void *), void *arg, int *rank, int *size, void **state) {
+  static const char *const none = "MPI could not start";
+  int level, on = 0;
+  if (MPI_Initialized(&on) != MPI_SUCCESS || on) return "MPI runs already in this process";
+  mpi *m = calloc(1, sizeof *m);
+  if (!m) return "out of memory";
+  m->stop = stop;
+  m->arg = arg;
+  *state = m;
+  if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS) return none;
+  if (level < MPI_THREAD_FUNNELED) return "this MPI knows no threads";
+  const char *e = wrong(m, MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), none);
+  if (!e) e = wrong(m, MPI_Comm_rank(MPI_COMM_WORLD, rank), none);
+  if (!e) e = wrong(m, MPI_Comm_size(MPI_COMM_WORLD, size), none);
+  m->rank = *rank;
+  return e;
+}
+
+static const char *mpi_sum(void *state, float *x, size_t n, int root) {
+  mpi *m = state;
+  const char *e = NULL;
+  for (size_t at = 0; at < n && !e; at += MOST) {
+    int count = (int)(n - at < MOST ? n - at : MOST);
+    MPI_Request r;
+    int code = root < 0 ? MPI_Iallreduce(MPI_IN_PLACE, x + at, count, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &r)
+                        : MPI_Ireduce(root == m->rank ? MPI_IN_PLACE : x + at, x + at, count, MPI_FLOAT, MPI_SUM, root,
+                                      MPI_COMM_WORLD, &r);
+    e = wrong(m, code, "a sum");
+    if (!e) e = finish(m, &r, "a sum");
+  }
+  return e;
+}
+
+static const char *mpi_broadcast(void *state, void *x, size_t bytes, int root) {
+  mpi *m = state;
+  const char *e = NULL;
+  for (size_t at = 0; at < bytes && !e; at += MOST) {
+    MPI_Request r;
+    int count = (int)(bytes - at < MOST ? bytes - at : MOST);
+    e = wrong(m, MPI_Ibcast((char *)x + at, count, MPI_BYTE, root, MPI_COMM_WORLD, &r), "handing out");
+    if (!e) e = finish(m, &r, "handing out");
+  }
+  return e;
+}
+
+static void mpi_close(void *state, int in_order) {
+  if (in_order) MPI_Finalize(); /* else someone is gone, and it would wait for ever */
+  free(state);
+}
+
+/* The plug-in's one symbol. */
+__attribute__((visibility("default"))) const ij_transport *ij_transport_mpi(void);
+const ij_transport *ij_transport_mpi(void) {
+  static const ij_transport t = {IJ_TRANSPORT_ABI, mpi_open, mpi_sum, mpi_broadcast, mpi_close};
+  return &t;
+}
