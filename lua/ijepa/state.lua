@@ -9,6 +9,9 @@ local json = require "cjson.safe"
 local C = F.C
 
 local state = {}
+-- The numbers of a run in a checkpoint's metadata: whole ones, unless real; needed, or perhaps not there.
+local NUMBERS = { step = { needed = true }, seconds = { real = true, needed = true }, lr_scale = { real = true },
+  wd_scale = { real = true }, updates = {}, ipe = {}, world = {} }
 local PARTS = { "encoder", "predictor", "target_encoder" }
 
 -- { name, tensor, shape } of everything, in a fixed order. Moments that another process has are without a tensor; gather:
@@ -105,9 +108,12 @@ function state.load(path, whole)
   end
   local ok
   ok, message = fill(file, everything(whole))
-  local meta = { step = file:meta "step", seconds = file:meta "seconds", lr_scale = file:meta "lr_scale",
-    wd_scale = file:meta "wd_scale", ipe = file:meta "ipe", world = file:meta "world" }
-  local updates = file:meta "updates"
+  local meta, wrong = {}, nil
+  for k, kind in pairs(NUMBERS) do
+    local v = file:meta(k)
+    if type(v) == "number" and v >= 0 and v < 2 ^ 53 and (v % 1 == 0 or kind.real) then meta[k] = v
+    elseif v ~= nil or kind.needed then wrong = k end
+  end
   file:close()
   if not ok then return nil, message .. "; give another out=FOLDER, or resume=false to start anew" end
   if wrong then return nil, ("checkpoint '%s' is not of a run: it says no '%s', or not as a number"):format(path, wrong) end
