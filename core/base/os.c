@@ -35,7 +35,7 @@ void ij_interrupt_install(void) {
   struct sigaction a = {.sa_handler = on_interrupt};
   struct sigaction save = {.sa_handler = on_save, .sa_flags = SA_RESTART}, before;
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) { /* what nohup ignores stays so */
-    /* a second Ctrl-C ends the process the hard way; job systems repeat SIGTERM while a run saves, and send SIGKILL last */
+    /* a second Ctrl-C ends it the hard way; job systems repeat SIGTERM while a run saves, and send SIGKILL last */
     a.sa_flags = SA_RESTART | (signals[i] == SIGTERM ? 0 : (int)SA_RESETHAND);
     if (sigaction(signals[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(signals[i], &a, NULL);
   }

@@ -26,7 +26,8 @@ __device__ __forceinline__ float dot8(const float (&x)[8], const float *bias, in
 
 /* A row of one head, `lanes` lanes: copies, shift, exponent and delta; dq = 0 before `first`. */
 template <class T>
-__global__ void __launch_bounds__(PREPARE_THREADS) prepare(backward<T> k, int lanes, const T *out, const float *lse) {
+__global__ void __launch_bounds__(PREPARE_THREADS, 1)
+    prepare(backward<T> k, int lanes, const T *out, const float *lse) {
   const heads &h = k.h;
   ij_dim i = ((ij_dim)blockIdx.x * PREPARE_THREADS + threadIdx.x) / lanes, b = i / h.A / h.N;
   int lane = threadIdx.x % lanes, a = (int)(i % h.A), n = (int)(i / h.A % h.N);
@@ -149,7 +150,7 @@ static void tiled_fwd(ij_queue *q, const heads &h, ij_dim B, const bf16 *qkv, co
                       float *lse) {
   typedef mma_fwd_shared<W, 1> narrow;
   ij_dim n = h.N - h.first;
-  if constexpr (W < WIDEST) {
+  if constexpr (W <= 80) { /* wider: not enough registers */
     typedef mma_fwd_shared<W, 2> shared;
     if (tiles_of(n, narrow::OWN) % 2 == 0)
       return launch(q, mma_fwd<W, 2>, B * h.A, n, shared::OWN, THREADS, sizeof(shared), h, qkv, bias, out, lse);

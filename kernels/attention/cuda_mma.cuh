@@ -162,7 +162,8 @@ template <int M, int COLS> __device__ __forceinline__ void mask_columns(float (&
 
 /* A block a tile of queries. */
 template <int W, int M>
-__global__ void __launch_bounds__(THREADS) mma_fwd(heads h, const bf16 *qkv, const float *bias, bf16 *out, float *lse) {
+__global__ void __launch_bounds__(THREADS, 1)
+    mma_fwd(heads h, const bf16 *qkv, const float *bias, bf16 *out, float *lse) {
   typedef mma_fwd_shared<W, M> shared;
   constexpr int STEP = shared::STEP, KEYS = shared::KEYS;
   SHARED_DYN(shared, sh);
@@ -251,7 +252,7 @@ __device__ __forceinline__ void column_sums(const heads &h, const float (&dq)[1]
 }
 
 /* dq, a block a tile of queries */
-template <int W> __global__ void __launch_bounds__(THREADS) mma_bwd_q(backward<bf16> k) {
+template <int W> __global__ void __launch_bounds__(THREADS, 1) mma_bwd_q(backward<bf16> k) {
   typedef mma_bwd_shared<W> shared;
   constexpr int STEP = shared::STEP, KEYS = shared::OTHER, OWN = shared::OWN;
   SHARED_DYN(shared, sh);
@@ -304,7 +305,7 @@ template <int W> __global__ void __launch_bounds__(THREADS) mma_bwd_q(backward<b
 
 /* dk and dv, a block a tile of keys. It reads keys and values of its own rows alone, before it writes there: dqkv may
  * be qkv. Logits are transposed: rows are keys. dk is ds times queries with their bias. */
-template <int W> __global__ void __launch_bounds__(THREADS) mma_bwd_kv(backward<bf16> k) {
+template <int W> __global__ void __launch_bounds__(THREADS, 1) mma_bwd_kv(backward<bf16> k) {
   typedef mma_bwd_shared<W> shared;
   constexpr int STEP = shared::STEP, QUERIES = shared::OTHER, OWN = shared::OWN;
   SHARED_DYN(shared, sh);

@@ -102,7 +102,7 @@ __device__ __forceinline__ float half_warp_max(float v) {
 
 /* A block a tile of queries. */
 template <int W>
-__global__ void __launch_bounds__(SIMT_THREADS)
+__global__ void __launch_bounds__(SIMT_THREADS, 1)
     simt_fwd(heads h, const float *qkv, const float *bias, float *out, float *lse) {
   typedef simt_shared<W, 1, 1> shared;
   constexpr int STEP = shared::STEP, KEYS = shared::OTHER, I = shared::I, J = shared::J;
@@ -191,7 +191,7 @@ __device__ __forceinline__ void simt_column_sums(const heads &h, const float (&d
 }
 
 /* dq, a block a tile of queries */
-template <int W> __global__ void __launch_bounds__(SIMT_THREADS) simt_bwd_q(backward<float> k) {
+template <int W> __global__ void __launch_bounds__(SIMT_THREADS, 1) simt_bwd_q(backward<float> k) {
   typedef simt_shared<W> shared;
   constexpr int STEP = shared::STEP, KEYS = shared::OTHER, OWN = shared::OWN, I = shared::I, J = shared::J;
   SHARED_DYN(shared, sh);
@@ -238,7 +238,7 @@ template <int W> __global__ void __launch_bounds__(SIMT_THREADS) simt_bwd_q(back
 }
 
 /* dk and dv, a block a tile of keys, whose rows nobody else reads: dqkv may be qkv. Rows of logits are keys. */
-template <int W> __global__ void __launch_bounds__(SIMT_THREADS) simt_bwd_kv(backward<float> k) {
+template <int W> __global__ void __launch_bounds__(SIMT_THREADS, 1) simt_bwd_kv(backward<float> k) {
   typedef simt_shared<W> shared;
   constexpr int STEP = shared::STEP, QUERIES = shared::OTHER, OWN = shared::OWN, I = shared::I, J = shared::J;
   SHARED_DYN(shared, sh);

@@ -10,7 +10,7 @@ local memory = {}
 
 local MIB, GIB = 2 ^ 20, 2 ^ 30
 local WORKSPACE = 32 * MIB     -- of cuBLASLt's products: kernels/cuda/backend.cu
-local RING, LEAST, MOST = 4, MIB, 64 * MIB   -- of copies to the card: kernels/cuda/memory.cu
+local RING, LEAST, MOST = 3, MIB, 64 * MIB   -- of copies to the card: kernels/cuda/memory.cu
 local PARTS = 8 * MIB          -- a bound: kernels' partial sums, whose number follows the card's processors (kernels/cuda/stripes.cu)
 local TILE, WIDEST = 32, 128   -- of attention: the least queries a block takes; wider heads are copied whole (attention/cuda.cu)
 local CONTEXT = 600 * MIB      -- assumed: what driver, kernels and cuBLAS take before the first tensor

@@ -488,7 +488,7 @@ function Trainer:open(from, note)
   if init then self.run:say("starts from %s: %s", cfg.init, init) end
   self.run:say("%s%s, %d + %d parameters, %s %s%s; %d pictures, %s of %d a step%s", from and ("goes on from %s: "):format(from) or "",
     cfg.model.width and "vit" or cfg.model.arch, self.encoder:size(), self.predictor:size(), device.name(),
-    F.string(C.ij_cpu_isa()),
+    self.ahead and ("%s (%s)"):format(device.info().name, device.info().arch) or F.string(C.ij_cpu_isa()),
     self.dist.size > 1 and (" x %d processes (%s)"):format(self.dist.size, self.dist.transport) or "", self.images:count(),
     o.minutes > 0 and ("%g minutes"):format(o.minutes) or ("%d steps"):format(self.last), d.batch * o.accumulate * self.dist.size,
     cfg.model.dtype == "bf16" and C.ij_device_bf16(device.get()) == 0
@@ -500,6 +500,13 @@ end
 ---@param images table with height, width, epoch_steps and next, as ijepa.data has them
 ---@return ijepa.trainer
 function jepa.trainer(cfg, images) return new_trainer(cfg, {}, must(require "ijepa.dist".open { transport = "none" }), images) end
+
+-- What a card's memory was too little for, with what would fit.
+local function advised(e, cfg, dist)
+  if type(e) ~= "string" or not e:find "out of memory on the card" then return e end
+  local ok, advice = pcall(require "ijepa.memory".advice, cfg, device.info().memory, { processes = dist.size, shard = cfg.optim.shard })
+  return ok and ("%s; %s"):format(e, advice) or e
+end
 
 --- Trains an encoder on pictures without labels. Returns the context encoder, the predictor, the target encoder (the one
 --- to use), the losses of the steps done here, and the run's folder. Goes on from the newest checkpoint in cfg.out.
@@ -528,7 +535,7 @@ local function pretrain(cfg, hooks)
     if t.ended then t.run:say("stopped at step %d: %s", t.step, t.ended) end
     t:close()
   end)
-  if not ok then processes.failed(dist, e, t and t.interrupt) end
+  if not ok then processes.failed(dist, advised(e, cfg, dist), t and t.interrupt) end
   processes.finished(dist, cfg)
   return { encoder = t.encoder, predictor = t.predictor, target = t.target, losses = t.losses, out = cfg.out, config = cfg,
     policy = t.policy, step = t.step, stopped = t.ended, diagnoses = t.diagnosis and t.diagnosis.list or {} }

@@ -104,6 +104,9 @@ bool is_pinned(const void *p) { return pinned_of(p); }
 bool in_device_space(const void *p) { return space && (const char *)p >= space && (const char *)p < space + used; }
 
 /* ---- blocks ---- */
+/* Pages of a large block that nobody touches are not made: without a sanitizer its beginning is garbage, the rest 0. */
+static void fill_new(char *p, size_t n) { make_garbage(p, garbage(), PLAIN && n > 4 * CHUNK ? CHUNK : n); }
+
 static Block *new_block(size_t n, bool pooled) {
   Access open;
   char *p = address(n);
@@ -118,7 +121,7 @@ static Block *new_block(size_t n, bool pooled) {
   fill_quietly(p + n, CANARY, red_zone(*b));
   forbid(p + n, red_zone(*b));
   if (pooled) forbid(p, n);
-  else make_garbage(p, garbage(), n);
+  else fill_new(p, n);
   return b;
 }
 
@@ -131,6 +134,13 @@ void check_canaries() {
   for (size_t i = 0; PLAIN && i < count; i++) check_canary(blocks[i]);
 }
 
+/* Large ranges with their page tables: Access would walk them for ever */
+static void give_back(void *p, size_t n) {
+  if (PLAIN && n >= CHUNK)
+    mmap(p, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  else madvise(p, n, MADV_DONTNEED);
+}
+
 /* The pages go back to the system; what is left of the block reads as garbage. */
 static void remove_block(Block *b) {
   Access open;
@@ -139,7 +149,7 @@ static void remove_block(Block *b) {
   if (from < to && b->n >= 65536) {
     fill_quietly(b->p, 0xff, from - (uintptr_t)b->p);
     fill_quietly((void *)to, 0xff, (uintptr_t)b->p + b->n - to);
-    madvise((void *)from, to - from, MADV_DONTNEED);
+    give_back((void *)from, to - from);
   } else {
     fill_quietly(b->p, 0xff, b->n);
   }
@@ -246,7 +256,7 @@ static cudaError_t allocate_in_turn(void **p, size_t n, cudaStream_t stream) {
     block_of(at)->life = ALIVE;
     allow(at, n);
     will_write(at, n); /* by its stream: others have to wait for that */
-    make_garbage(at, garbage(), n);
+    fill_new(at, n);
   });
   return cudaSuccess;
 }

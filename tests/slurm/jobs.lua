@@ -42,16 +42,18 @@ local function wait(what, seconds, f)
   lu.fail(("%s did not come within %d s\n%s"):format(what, seconds, queue))
 end
 
--- A recipe that trains 40 steps. The first start of a job waits after step 20, where `hold`, until a signal comes.
+-- A recipe that trains 40 steps. The first start of a job waits after step 20, where `hold`, until a signal comes; of
+-- several processes number 0 does, while the others wait for it.
 local function recipe(name, hold)
   local path = ("%s/%s.lua"):format(folder, name)
   write(path, ([[
 local ijepa = require "ijepa"
-local cfg = ijepa.config { out = %q, data = { root = %q, batch = 8, crop = 32, workers = 1 },
-  model = { width = 16, depth = 2, heads = 2, patch = 4, pred_depth = 1, pred_dim = 8 }, mask = { min_keep = 3, group = 8 },
-  optim = { epochs = 8, warmup = 1 }, diagnose = { every = 0 }, log = { save_epochs = 3 } }
+local cfg = ijepa.config { out = %q, data = { root = %q, batch = 4, crop = 32, workers = 1 },
+  model = { width = 16, depth = 2, heads = 2, patch = 4, pred_depth = 1, pred_dim = 8, dtype = "f32", init_gain = .7, patch_gain = 1.5 },
+  mask = { min_keep = 3, group = 4 }, optim = { epochs = 8, warmup = 1, accumulate = 2 },
+  diagnose = { every = 0 }, log = { save_epochs = 3 } }
 return ijepa.pretrain(cfg, { step = function(t)
-  if t.step ~= 20 or not %s or os.getenv "SLURM_RESTART_COUNT" then return end
+  if t.step ~= 20 or not %s or os.getenv "SLURM_RESTART_COUNT" or os.getenv "SLURM_PROCID" ~= "0" then return end
   io.open(cfg.out .. "/holds", "w"):close()
   while not ijepa.interrupted() do os.execute "sleep .1" end
 end })
@@ -60,6 +62,25 @@ end })
 end
 
 local function run_of(name) return folder .. "/run-" .. name end
+
+-- The largest difference between the numbers of two runs' newest checkpoints, as a share of the largest number.
+local function difference(a, b)
+  local one, other = assert(ijepa.checkpoint.load(run_of(a) .. "/jepa-latest.safetensors")),
+    assert(ijepa.checkpoint.load(run_of(b) .. "/jepa-latest.safetensors"))
+  lu.assertEquals(other:names(), one:names())
+  lu.assertEquals(other:meta "step", one:meta "step")
+  local worst = 0
+  for _, name in ipairs(one:names()) do
+    local n = 1
+    for _, size in ipairs(one:info(name).shape) do n = n * size end
+    local x, y, most = F.new("float[?]", n), F.new("float[?]", n), 1e-30
+    one:read(name, x, n)
+    other:read(name, y, n)
+    for i = 0, n - 1 do most = math.max(most, math.abs(x[i])) end
+    for i = 0, n - 1 do worst = math.max(worst, math.abs(x[i] - y[i]) / most) end
+  end
+  return worst
+end
 
 -- All tensors of a run's newest checkpoint as one string.
 local function state_of(name)
@@ -85,8 +106,8 @@ local function uninterrupted()
 end
 
 -- Submits; the job's number.
-local function submit(words)
-  local code, said = shell(("'%s' submit --folder '%s/logs' %s"):format(program, folder, words))
+local function submit(words, env)
+  local code, said = shell(("%s '%s' submit --folder '%s/logs' %s"):format(env or "", program, folder, words))
   lu.assertEquals(code, 0, said)
   return (said:match "^ijepa: job (%d+): " or lu.fail(said))
 end
@@ -216,6 +237,46 @@ ijepa.exit(select(2, ijepa.interrupted()))
   lu.assertStrContains(log_of(job, 0), "the other one has failed")
   lu.assertStrContains(log_of(job, 1), "boom")
   lu.assertStrContains(log_of(job), "task 1 on n2 left with code 1")
+end
+
+-- Two processes share the two batches of a step: to SLURM on two machines, whose names nobody can look up.
+local TOGETHER = "--nodes 2 --cpus-per-task 1 optim.accumulate=1"
+local ROUNDING = 1e-5   -- as in tests/lua/test_dist.lua
+local AT = "IJEPA_MASTER_ADDR=127.0.0.1 "
+
+function tests.test_two_processes()
+  local over_tcp = submit(("'%s' %s"):format(recipe "tcp", TOGETHER), AT)
+  lu.assertEquals(finish(over_tcp), "COMPLETED 0:0 restarts 0")
+  lu.assertStrContains(log_of(over_tcp, 0), "2 processes")
+  lu.assertTrue(difference("whole", "tcp") < ROUNDING)
+  local over_mpi = submit(("'%s' %s"):format(recipe "mpi", TOGETHER), AT .. "IJEPA_DIST=mpi")
+  lu.assertEquals(finish(over_mpi), "COMPLETED 0:0 restarts 0")
+  lu.assertStrContains(log_of(over_mpi, 0), "2 processes")
+  lu.assertTrue(difference("whole", "mpi") < ROUNDING)
+end
+
+function tests.test_two_processes_stopped_and_resumed()
+  local job, straight = submit(("'%s' %s"):format(recipe("both", true), TOGETHER), AT),
+    submit(("'%s' %s"):format(recipe "straight", TOGETHER), AT)
+  held "both"
+  shell("scancel --signal=TERM " .. job)
+  lu.assertEquals(finish(straight), "COMPLETED 0:0 restarts 0")
+  lu.assertEquals(finish(job), "COMPLETED 0:0 restarts 1")
+  lu.assertStrMatches(log_of(job), ".*stopped at step 2[01]: queued again\n.*")   -- they agree on a step, 20 or the next
+  lu.assertTrue(state_of "both" == state_of "straight")
+end
+
+-- A killed process ends the others and the job; what was saved before goes on, with one process.
+function tests.test_a_process_is_killed()
+  write(folder .. "/killed.lua", (read(recipe "killed"):gsub("function%(t%)", [[function(t)
+    if t.step == 20 and os.getenv "SLURM_PROCID" == "1" then os.execute "kill -9 $PPID" end]])))
+  local job = submit(("'%s/killed.lua' %s"):format(folder, TOGETHER), AT)
+  lu.assertStrMatches(finish(job), "FAILED .* restarts 0")
+  lu.assertStrContains(log_of(job), "task 1 on n2 left with code 137")
+  local code, said = shell(("'%s' '%s/killed.lua'"):format(program, folder))
+  lu.assertEquals(code, 0, said)
+  lu.assertStrContains(said, "goes on from ")
+  lu.assertTrue(difference("whole", "killed") < ROUNDING)
 end
 
 function tests.test_what_sbatch_refuses()
