@@ -233,12 +233,23 @@ function memory.advice(cfg, bytes_available, o)
   for _, c in ipairs(memory.fitting(cfg, bytes_available, o)) do
     if c.words ~= "" then list[#list + 1] = ("%s (%s)"):format(c.words, gib(c.need.total)) end
   end
-  local text = ("this run needs about %s a card and the card has %s: "):format(gib(need.total), gib(bytes_available))
+  local text = ("this run needs %s a card and the card has %s: "):format(gib(need.total), gib(bytes_available))
   if need.total <= bytes_available then
     return text .. "it should fit if nothing else uses the card (nvidia-smi shows what does)"
   end
   return text .. (#list > 0 and "these would fit: " .. table.concat(list, "; or ")
     or "no data.batch, model.recompute or optim.shard makes it fit; take a smaller model.arch")
+end
+
+--- A failure of a run as it is shown: where the card's memory was too small, with the advice behind it, in one line.
+---@param e any what was raised
+---@param cfg table
+---@param processes integer
+---@return any
+function memory.explain(e, cfg, processes)
+  if type(e) ~= "string" or not e:find("out of memory on the card", 1, true) then return e end
+  local ok, advice = pcall(function() return memory.advice(cfg, device.info().memory, { processes = processes }) end)
+  return ok and ("%s; %s"):format(e, advice) or e
 end
 
 -- ---- the command

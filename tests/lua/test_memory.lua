@@ -117,11 +117,19 @@ function tests.test_advice()
   local cfg = settings "data.batch=64"
   local need = memory.need(cfg)
   local text = memory.advice(cfg, need.total - need.step / 2)
-  lu.assertStrMatches(text, "this run needs about [%d.]+ GiB a card and the card has [%d.]+ GiB: these would fit: .*data%.batch=%d+ " ..
+  lu.assertStrMatches(text, "this run needs [%d.]+ GiB a card and the card has [%d.]+ GiB: these would fit: .*data%.batch=%d+ " ..
     "optim%.accumulate=%d+ %([%d.]+ GiB%).*")
   lu.assertNil(text:find "\n")
   lu.assertStrContains(memory.advice(cfg, 2 ^ 20), "take a smaller model.arch")
   lu.assertStrContains(memory.advice(cfg, 2 ^ 40), "nvidia-smi")
+end
+
+function tests.test_explain()
+  local cfg, other = settings(), {}
+  lu.assertEquals(memory.explain("something else", cfg, 1), "something else")
+  lu.assertIs(memory.explain(other, cfg, 1), other)
+  local text = memory.explain("out of memory on the card: 1.00 GiB more are needed", cfg, 1)
+  lu.assertStrMatches(text, "out of memory on the card: 1%.00 GiB more are needed; this run needs [%d.]+ GiB a card and .*")
 end
 
 local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
