@@ -241,17 +241,6 @@ function memory.advice(cfg, bytes_available, o)
     or "no data.batch, model.recompute or optim.shard makes it fit; take a smaller model.arch")
 end
 
---- A failure of a run as it is shown: where the card's memory was too small, with the advice behind it, in one line.
----@param e any what was raised
----@param cfg table
----@param processes integer
----@return any
-function memory.explain(e, cfg, processes)
-  if type(e) ~= "string" or not e:find("out of memory on the card", 1, true) then return e end
-  local ok, advice = pcall(function() return memory.advice(cfg, device.info().memory, { processes = processes }) end)
-  return ok and ("%s; %s"):format(e, advice) or e
-end
-
 -- ---- the command
 local stopped = {}   -- thrown in place of training
 

@@ -124,14 +124,6 @@ function tests.test_advice()
   lu.assertStrContains(memory.advice(cfg, 2 ^ 40), "nvidia-smi")
 end
 
-function tests.test_explain()
-  local cfg, other = settings(), {}
-  lu.assertEquals(memory.explain("something else", cfg, 1), "something else")
-  lu.assertIs(memory.explain(other, cfg, 1), other)
-  local text = memory.explain("out of memory on the card: 1.00 GiB more are needed", cfg, 1)
-  lu.assertStrMatches(text, "out of memory on the card: 1%.00 GiB more are needed; this run needs [%d.]+ GiB a card and .*")
-end
-
 local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
 local function shell(words)
   local pipe = io.popen(("%s %s 2>&1; echo exit $?"):format(program, words))
