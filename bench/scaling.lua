@@ -112,11 +112,12 @@ local function step_of(cfg, K, T, B)
   return ops
 end
 
--- p, m, v, g read and written (the gradient becomes 0), the average too, and both models' bf16 copies written.
+-- p, m, v, g read and written (the gradient becomes 0), the average too; then the products' weights of three models are
+-- converted to bf16 when they are first used.
 local function optimizer_bytes(cfg, trained, share)
   local size = jepa.size(cfg.model.arch)
   local encoder = 12 * size.depth * size.width ^ 2
-  return (32 * trained + 10 * encoder + 2 * trained) * (share or 1)
+  return (32 * trained + 8 * encoder) * (share or 1) + 6 * (trained + encoder)
 end
 
 local function seconds(card, o)   -- of an op: what bounds it

@@ -30,8 +30,8 @@ function device.get() return current or device.set(os.getenv "IJEPA_DEVICE" or "
 --- Runs f with a new device of this name as the current one; afterwards the current one is what it was.
 ---@param name string
 ---@param f fun(...): ...
----@param ... any
----@return any
+---@param ... any what f gets
+---@return any ... what f returns
 function device.with(name, f, ...)
   local before = current
   local function done(ok, ...)

@@ -14,8 +14,9 @@ local RING, LEAST, MOST = 3, MIB, 64 * MIB   -- of copies to the card: kernels/c
 local PARTS = 8 * MIB          -- a bound: kernels' partial sums, whose number follows the card's processors (kernels/cuda/stripes.cu)
 local TILE, WIDEST = 32, 128   -- of attention: the least queries a block takes; wider heads are copied whole (attention/cuda.cu)
 local CONTEXT = 600 * MIB      -- assumed: what driver, kernels and cuBLAS take before the first tensor
-local BUCKET = 25 * MIB        -- assumed for NCCL: buffers beside the gradients, with several processes
+local NCCL = 200 * MIB         -- assumed: its own buffers, with several processes
 
+local function rounded(n, unit) return math.ceil(n / unit) * unit end
 local function copied(t)
   local out = {}
   for k, v in pairs(t) do out[k] = type(v) == "table" and copied(v) or v end
@@ -86,16 +87,33 @@ local function scratch(cfg, sequences)
   return 9 / 8 * (slots[1] + slots[2] + slots[3]) + PARTS
 end
 
+-- What several processes need besides: buckets of all gradients and, sharded, zeros in place of the moments that others
+-- have; and the largest share of the moments (core/optim/adamw.c hands tensors to whoever has least).
+local function of_several(sizes, processes, shard)
+  local buckets, largest, load = 0, 0, {}
+  for i, bytes in ipairs(sizes) do
+    buckets, largest = buckets + rounded(bytes, 256), math.max(largest, bytes)
+    if shard then
+      local least = 1
+      for r = 2, math.min(processes, i) do   -- of those that have nothing yet the first
+        if (load[r] or 0) < (load[least] or 0) then least = r end
+      end
+      load[least] = (load[least] or 0) + rounded(bytes, 512)
+    end
+  end
+  return buckets + (shard and 2 * largest or 0), shard and 2 * math.max(unpack(load))
+end
+
 -- Two updates on the device that counts: gradients that are kept are there from the second one on. Tensors that nobody
 -- holds any more count until the step's end, as on a card, whose memory Lua's collector does not see.
 local function count(cfg, lengths, k, t)
   return device.with("dry", function()
     local trainer = jepa.trainer(cfg, no_pictures(cfg))
     trainer.policy = fixed_policy(lengths, k, t)
-    local before, moments = device.info().used, 0
+    local before, sizes, moments = device.info().used, {}, 0
     for i = 1, #trainer.opt.entries do
-      local m = trainer.opt:state(i)
-      moments = moments + 2 * math.ceil(m:bytes() / 512) * 512
+      sizes[i] = trainer.opt:state(i):bytes()
+      moments = moments + 2 * rounded(sizes[i], 512)
     end
     collectgarbage()
     collectgarbage "stop"
@@ -106,7 +124,7 @@ local function count(cfg, lengths, k, t)
     local pictures, width, heads = lengths.contexts * cfg.data.batch, trainer.encoder.width, trainer.encoder.heads
     local out = { params = before - moments, moments = moments, kept = info.used - before, step = info.top - info.used,
       scratch = scratch(cfg, { { pictures, k, width, heads }, { lengths.targets * pictures, k + t, p.width, p.heads or heads } }),
-      copies = 0, trained = 0, largest = 0 }
+      copies = 0, trained = 0, largest = 0, sizes = sizes }
     for i, model in ipairs(models) do
       local n = elements(model)
       out.copies, out.largest = out.copies + n.copies, math.max(out.largest, n.largest)
@@ -136,18 +154,18 @@ function memory.need(cfg, o)
   local several, lengths = (o.processes or 1) > 1, o.lengths or memory.lengths(cfg)
   cfg = copied(cfg)
   cfg.device = ""
-  if several and cfg.optim.accumulate == 1 and cfg.optim.clip == 0 then
-    cfg.optim.clip = 1   -- sums between processes are taken of gradients that are kept, as for the limit of their norm
-  end
-  local n = count(cfg, lengths, o.k or lengths.most_k, o.t or lengths.most_t)
-  local shard = o.shard
+  local shard, once = o.shard, several and cfg.optim.accumulate == 1
   if shard == nil then shard = cfg.optim.shard end
+  if once then cfg.optim.clip = 0 end   -- each gradient goes into its bucket, also where their norm is limited
+  local n = count(cfg, lengths, o.k or lengths.most_k, o.t or lengths.most_t)
   local crop = cfg.data.crop
   local pixels = 3 * cfg.data.batch * (type(crop) == "table" and crop[1] * crop[2] or crop * crop)
   local twin = math.min(MOST, math.max(LEAST, pixels, 4 * n.largest))   -- a checkpoint's tensors go the same way
-  local need = { params = n.params, moments = several and shard and n.moments / o.processes or n.moments, gradients = n.kept,
+  local buckets, share
+  if several then buckets, share = of_several(n.sizes, o.processes, shard) end
+  local need = { params = n.params, moments = share or n.moments, gradients = n.kept + (buckets or 0),
     copies = cfg.model.dtype == "bf16" and 2 * n.copies or 0, step = n.step,
-    beside = WORKSPACE + n.scratch + RING * twin + (several and 2 * BUCKET or 0), context = CONTEXT, trained = n.trained }
+    beside = WORKSPACE + n.scratch + RING * twin + (several and NCCL or 0), context = CONTEXT, trained = n.trained }
   need.total = need.params + need.moments + need.gradients + need.copies + need.step + need.beside + need.context
   return need
 end
@@ -215,7 +233,7 @@ function memory.advice(cfg, bytes_available, o)
   for _, c in ipairs(memory.fitting(cfg, bytes_available, o)) do
     if c.words ~= "" then list[#list + 1] = ("%s (%s)"):format(c.words, gib(c.need.total)) end
   end
-  local text = ("this run needs about %s a card and the card has %s: "):format(gib(need.total), gib(bytes_available))
+  local text = ("this run needs %s a card and the card has %s: "):format(gib(need.total), gib(bytes_available))
   if need.total <= bytes_available then
     return text .. "it should fit if nothing else uses the card (nvidia-smi shows what does)"
   end
