@@ -255,7 +255,8 @@ __device__ __forceinline__ void column_sums(const heads &h, const float (&dq)[1]
 }
 
 /* dq, a block a tile of queries */
-template <int W> __global__ void __launch_bounds__(THREADS, MORE_BLOCKS) mma_bwd_q(backward<bf16> k) {
+template <int W>
+__global__ void __launch_bounds__(THREADS, W < 128 ? MORE_BLOCKS : FEW_BLOCKS) mma_bwd_q(backward<bf16> k) {
   typedef mma_bwd_shared<W> shared;
   constexpr int STEP = shared::STEP, KEYS = shared::OTHER, OWN = shared::OWN;
   SHARED_DYN(shared, sh);
