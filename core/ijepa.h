@@ -51,7 +51,9 @@ int ij_threads_get(void);               /* of the calling thread, as ij_threads_
 const char *ij_cpu_isa(void);           /* "avx512", "avx2", "base": the variant of our own loops in use */
 const char *ij_cpu_matmul(void);        /* "bf16-amx", "bf16-avx512", "f32": what matrix products run in */
 void ij_interrupt_install(void);        /* from now on the first SIGINT, SIGTERM or SIGHUP only sets the flag; the
-                                           second of its kind kills. SIGUSR1 asks to save */
+                                           second SIGINT or SIGHUP kills. SIGUSR1 asks to save. Main thread */
+void ij_signal_stack(void);             /* gives this thread a stack for signal handlers, if it has none. Any handler that may
+                                           run while a model does must be installed with SA_ONSTACK */
 int ij_interrupted(void);               /* the number of such a signal (SIGINT after ij_interrupt_set) or 0; polled */
 void ij_interrupt_set(int on);
 int ij_save_asked(void);                /* 1 once after each SIGUSR1 */
@@ -451,9 +453,10 @@ ij_status ij_tensors_load(ij_tensors *f, int i, ij_tensor *t);
 const char *ij_tensors_meta(const ij_tensors *f, const char *key);      /* NULL: not there */
 int ij_tensors_meta_count(const ij_tensors *f);
 const char *ij_tensors_meta_key(const ij_tensors *f, int i); /* sorted; NULL: not there */
-/* An encoder from a checkpoint of a run (safetensors with the run's settings), ready for ij_encoder_forward and not
- * trained. which: "target_encoder" (the one to use; NULL means it) or "encoder". IJ_EIO, IJ_EFORMAT: the file can't be
- * read, is no checkpoint of a run, or its tensors are not exactly those of the model that its settings describe. */
+/* An encoder from a checkpoint, ready for ij_encoder_forward and not trained: of a run, a published .pth.tar, or a file in
+ * Hugging Face's or timm's layout, told apart by names. which: the part ("target_encoder", "encoder"); NULL: the target
+ * encoder, or the only one. Heads: of the settings in the file, of a config.json beside it, or as published for this
+ * width. IJ_EIO, IJ_EFORMAT: the file can't be read, holds no such encoder, or has not exactly this model's tensors. */
 ij_status ij_encoder_load(ij_device *dev, const char *path, const char *which, ij_encoder **out);
 typedef struct ij_tensors_writer ij_tensors_writer;
 ij_status ij_tensors_create(const char *path, ij_tensors_writer **out);  /* nothing is written before commit */

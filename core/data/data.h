@@ -145,6 +145,7 @@ void ij_sha256_add(ij_sha256 *s, const void *bytes, size_t n);
 void ij_sha256_end(ij_sha256 *s, uint8_t digest[32]);
 
 /* ---- tar.c, index.c ---- */
+enum { IJ_TAR_NAME_MOST = 4096 }; /* bytes of a member's name, with the 0 */
 /* Members of the tar open at fd go to add(arg, name, offset, size). */
 typedef ij_status ij_member_fn(void *arg, const char *name, uint64_t offset, uint64_t size);
 /* 1: a tar; 0: not one; 2: compressed */

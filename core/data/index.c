@@ -3,11 +3,13 @@
  * foreign one is made again.
  *
  * "ijtar 1\n", u64 size of the tar, u64 its time of change in ns, u64 members; of each u64 offset, u64 size, name, 0;
- * u64 hash. Members that are no pictures are kept by number alone: names say no more than that they were there. */
+ * u64 hash. Members that are no pictures are kept by number alone: names say no more than that they were there.
+ *
+ * The hash is no secret, so whoever can write to the cache can make one up. It gets no further than a made-up tar: what
+ * it names must lie in the tar, under a name that a tar could have. */
 #include "data.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -63,8 +65,11 @@ static bool is_whole(const uint8_t *bytes, size_t n, const uint64_t head[2]) {
   memcpy(&count, bytes + 24, 8);
   size_t at = HEAD;
   for (; count; count--) {
+    uint64_t place[2];
     const uint8_t *end = at + 16 < n - 8 ? memchr(bytes + at + 16, 0, n - 8 - at - 16) : NULL;
-    if (!end) return false;
+    if (!end || end - (bytes + at + 16) >= IJ_TAR_NAME_MOST) return false;
+    memcpy(place, bytes + at, 16);
+    if (place[0] > head[0] || place[1] > head[0] - place[0]) return false;
     at = (size_t)(end - bytes) + 1;
   }
   return at == n - 8;
@@ -76,7 +81,8 @@ static bool replay(const char *path, const uint64_t head[2], index_ *x, ij_statu
   size_t n = 0;
   uint8_t *bytes = NULL;
   int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  bool good = fd >= 0 && fstat(fd, &s) == 0 && S_ISREG(s.st_mode) && s.st_size > HEAD && s.st_size < INT_MAX &&
+  bool good = fd >= 0 && fstat(fd, &s) == 0 && S_ISREG(s.st_mode) && s.st_size > HEAD &&
+              (uint64_t)s.st_size < head[0] && /* a member takes more room in a tar than here */
               (bytes = ij_alloc((size_t)s.st_size)) && ij_read_at(fd, bytes, (size_t)s.st_size, 0, &n) == IJ_OK &&
               is_whole(bytes, n, head);
   if (fd >= 0) close(fd);

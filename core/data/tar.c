@@ -18,7 +18,7 @@ ij_status ij_read_at(int fd, void *to, size_t n, uint64_t offset, size_t *got) {
   return IJ_OK;
 }
 
-enum { BLOCK = 512, WINDOW = 1 << 14, NEAR = 1 << 11, NAME_MOST = 4096 };
+enum { BLOCK = 512, WINDOW = 1 << 14, NEAR = 1 << 11 };
 
 /* A number field: octal digits, or GNU's base 256 where the top bit is set. False: neither. */
 static bool number(const uint8_t *p, int n, uint64_t *out) {
@@ -88,7 +88,7 @@ static const uint8_t *block(reader *r, uint64_t offset, ij_status *st) {
 
 typedef struct extras { /* what extended headers say of the next member */
   bool named, sized;
-  char name[NAME_MOST];
+  char name[IJ_TAR_NAME_MOST];
   uint64_t size;
 } extras;
 
@@ -100,7 +100,7 @@ static void pax(const char *p, size_t n, extras *x) {
     if (i == 0 || i >= n || p[i] != ' ' || len > n || len < i + 3) return;
     const char *key = p + i + 1, *end = p + len - 1;
     size_t room = (size_t)(end - key);
-    if (room > 5 && !memcmp(key, "path=", 5) && room - 5 < NAME_MOST) {
+    if (room > 5 && !memcmp(key, "path=", 5) && room - 5 < IJ_TAR_NAME_MOST) {
       memcpy(x->name, key + 5, room - 5);
       x->name[room - 5] = 0;
       x->named = true;
@@ -180,7 +180,7 @@ ij_status ij_tar_scan(int fd, const char *path, ij_member_fn *add, void *arg, ij
         break;
       }
       if (type == 'x') pax(body, got, x);
-      else if (got && got < NAME_MOST) {
+      else if (got && got < IJ_TAR_NAME_MOST) {
         memcpy(x->name, body, got);
         x->name[got] = 0;
         x->named = true;

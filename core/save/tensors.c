@@ -111,8 +111,19 @@ static int by_entry_name(const void *a, const void *b, void *entries) {
 
 static int by_key(const void *a, const void *b) { return strcmp(((const ij_meta *)a)->key, ((const ij_meta *)b)->key); }
 
+/* Whether a text can stand in a message: terminals obey control characters. */
+static bool is_plain(const char *text) {
+  for (; *text; text++)
+    if ((unsigned char)*text < ' ' || *text == 127) return false;
+  return true;
+}
+
 /* Sorts names and keys, and refuses one that is there twice. */
 static ij_status index_names(ij_tensors *f) {
+  for (int i = 0; i < f->count; i++)
+    if (!is_plain(f->entries[i].name) || !is_plain(f->entries[i].type))
+      return ij_fail(IJ_EFORMAT, "file '%s' is malformed: the name or type of tensor %d has control characters",
+                     f->path, i);
   if (!(f->by_name = ij_calloc((size_t)f->count + 1, sizeof *f->by_name))) return IJ_ENOMEM;
   for (int i = 0; i < f->count; i++) f->by_name[i] = i;
   if (f->count) qsort_r(f->by_name, (size_t)f->count, sizeof *f->by_name, by_entry_name, f->entries);

@@ -6,7 +6,6 @@
 #include <string.h>
 
 const ij_host *ij_cuda_host;
-extern const ij_op_table ij_cuda_table; /* table.cu */
 
 ij_status ij_cuda_status(cudaError_t e, const char *what) {
   if (e == cudaSuccess) return IJ_OK;

@@ -43,8 +43,9 @@ typedef struct ij_grid {
   dim3 blocks, threads;
 } ij_grid;
 static inline ij_grid ij_rows_grid(ij_dim rows, ij_dim width) {
-  enum { ACROSS = 64, ENOUGH = 1024 };
-  ij_dim turns = (width + ACROSS - 1) / ACROSS, x = (width + turns - 1) / turns, y = IJ_BLOCK / x;
+  constexpr ij_dim ACROSS = 64, ENOUGH = 4096;
+  ij_dim most = rows < IJ_BLOCK / ACROSS ? IJ_BLOCK / rows : ACROSS, turns = (width + most - 1) / most;
+  ij_dim x = (width + turns - 1) / turns, y = IJ_BLOCK / x < rows ? IJ_BLOCK / x : rows;
   unsigned down = ij_blocks(rows, y, IJ_MOST_BLOCKS);
   ij_dim across = down < ENOUGH ? ENOUGH / down : 1;
   return {dim3(down, (unsigned)(across < turns ? across : turns)), dim3((unsigned)x, (unsigned)y)};

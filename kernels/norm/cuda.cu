@@ -21,29 +21,31 @@ template <class T> struct forward { /* the op's arguments */
   float *mean, *rstd;
 };
 
-/* C groups of four columns a lane, those of group c at 4 * (lane + 32 c); D a multiple of 4 */
+/* A row of D numbers, a multiple of 4, in a warp's registers: C groups of four a lane, group c at 4 * (lane + 32 c) */
+template <class T, int C> __device__ static inline void add_groups(float (&s)[C][4], const T *x, int lane, int D) {
+#pragma unroll
+  for (int c = 0; c < C; c++)
+    if (int d = 4 * (lane + 32 * c); d < D) {
+      float v[4];
+      ij_load(v, x + d);
+      for (int i = 0; i < 4; i++) s[c][i] += v[i];
+    }
+}
+template <class T, int C> __device__ static inline void store_groups(T *y, const float (&s)[C][4], int lane, int D) {
+#pragma unroll
+  for (int c = 0; c < C; c++)
+    if (int d = 4 * (lane + 32 * c); d < D) ij_store(y + d, s[c]);
+}
+
 template <class T, int C>
 static __global__ void __launch_bounds__(32 * WARPS) fwd(ij_dim R, int D, const forward<T> a) {
   int lane = (int)threadIdx.x % 32;
   for (ij_dim r = (ij_dim)blockIdx.x * WARPS + threadIdx.x / 32; r < R; r += (ij_dim)gridDim.x * WARPS) {
     float s[C][4] = {}, total = 0, squares = 0;
-#pragma unroll
-    for (int c = 0; c < C; c++)
-      if (int d = 4 * (lane + 32 * c); d < D) {
-        float more[4];
-        ij_load(s[c], a.x + r * D + d);
-        if (!a.add) continue;
-        ij_load(more, a.add + r * D + d);
-        for (int i = 0; i < 4; i++) s[c][i] += more[i];
-        if (!a.add_b) continue;
-        ij_load(more, a.add_b + d);
-        for (int i = 0; i < 4; i++) s[c][i] += more[i];
-      }
-    if (a.sum) {
-#pragma unroll
-      for (int c = 0; c < C; c++)
-        if (int d = 4 * (lane + 32 * c); d < D) ij_store(a.sum + r * D + d, s[c]);
-    }
+    add_groups(s, a.x + r * D, lane, D);
+    if (a.add) add_groups(s, a.add + r * D, lane, D);
+    if (a.add && a.add_b) add_groups(s, a.add_b, lane, D);
+    if (a.sum) store_groups(a.sum + r * D, s, lane, D);
     if (!a.y && !a.mean && !a.rstd) continue;
 #pragma unroll
     for (int c = 0; c < C; c++) total += (s[c][0] + s[c][1]) + (s[c][2] + s[c][3]);
@@ -63,8 +65,8 @@ static __global__ void __launch_bounds__(32 * WARPS) fwd(ij_dim R, int D, const 
         if (a.w) ij_load(w, a.w + d);
         if (a.b) ij_load(b, a.b + d);
         for (int i = 0; i < 4; i++) s[c][i] = (s[c][i] - mean) * rstd * w[i] + b[i];
-        ij_store(a.y + r * D + d, s[c]);
       }
+    store_groups(a.y + r * D, s, lane, D);
   }
 }
 

@@ -26,6 +26,7 @@ end
 ---@return string?
 function text.nearest(name, names)
   local best, least
+  if #name > 100 then return nil end   -- nobody meant a name so long, and distances take the product of both
   for _, candidate in ipairs(names) do
     local d = distance(name:lower(), candidate:lower())
     if not least or d < least or (d == least and candidate < best) then best, least = candidate, d end

@@ -21,6 +21,8 @@ local function need(ok, ...)
 end
 
 --- Whether a value is a canvas.
+---@param value any
+---@return boolean
 function canvas.is(value) return getmetatable(value) == canvas end
 
 local function numbers(name, ...)
@@ -85,6 +87,7 @@ end
 
 --- Shows the canvas in the terminal, or writes it with file = "NAME.png": see ijepa.show.
 ---@param o? table
+---@return true? ok, string? message
 function canvas:show(o) return require "ijepa.show"(self, o) end
 
 function canvas:__tostring()
@@ -96,13 +99,21 @@ local function split(colour)
   return band(rshift(colour, 16), 255), band(rshift(colour, 8), 255), band(colour, 255)
 end
 
---- Red, green and blue (0 to 255) of a colour, and a colour of them.
-canvas.split = split
+canvas.split = split   -- red, green and blue (0 to 255) of a colour
+--- A colour of red, green and blue (0 to 255).
+---@param r integer
+---@param g integer
+---@param b integer
+---@return integer
 function canvas.rgb(r, g, b)
   return bor(lshift(band(r, 255), 16), lshift(band(g, 255), 8), band(b, 255))
 end
 
 --- The colour that lies `share` (0 to 1) of the way from a to b.
+---@param a integer
+---@param b integer
+---@param share number
+---@return integer
 function canvas.mix(a, b, share)
   local ar, ag, ab = split(a)
   local br, bg, bb = split(b)
@@ -131,6 +142,7 @@ end
 ---@param distance fun(x: number, y: number): number to the shape's edge in pixels, negative inside
 ---@param colour integer
 ---@param alpha? number opacity, 0 to 1; 1
+---@return ijepa.canvas
 function canvas:shape(x0, y0, x1, y1, distance, colour, alpha)
   numbers("shape", x0, y0, x1, y1)
   local p, w = self.pixels, self.width
@@ -147,6 +159,8 @@ function canvas:shape(x0, y0, x1, y1, distance, colour, alpha)
   return self
 end
 
+---@param colour integer
+---@return ijepa.canvas
 function canvas:fill(colour)
   local p, r, g, b = self.pixels, split(colour)
   for i = 0, self.width * self.height * 3 - 1, 3 do
@@ -156,6 +170,9 @@ function canvas:fill(colour)
 end
 
 --- The colour of a pixel; nil outside.
+---@param x integer
+---@param y integer
+---@return integer?
 function canvas:get(x, y)
   numbers("get", x, y)
   x, y = floor(x), floor(y)
@@ -164,6 +181,11 @@ function canvas:get(x, y)
   return canvas.rgb(p[i], p[i + 1], p[i + 2])
 end
 
+---@param x integer
+---@param y integer
+---@param colour integer
+---@param alpha number?
+---@return ijepa.canvas
 function canvas:set(x, y, colour, alpha)
   numbers("set", x, y, colour)
   x, y = floor(x), floor(y)
@@ -175,6 +197,13 @@ function canvas:set(x, y, colour, alpha)
 end
 
 --- A filled rectangle; edges between pixels are blended.
+---@param x number
+---@param y number
+---@param width number
+---@param height number
+---@param colour integer
+---@param alpha number?
+---@return ijepa.canvas
 function canvas:rect(x, y, width, height, colour, alpha)
   numbers("rect", x, y, width, height, colour)
   local p, w = self.pixels, self.width
@@ -191,6 +220,14 @@ function canvas:rect(x, y, width, height, colour, alpha)
 end
 
 --- A rectangle's outline, drawn inwards.
+---@param x number
+---@param y number
+---@param width number
+---@param height number
+---@param colour integer
+---@param thickness number?
+---@param alpha number?
+---@return ijepa.canvas
 function canvas:frame(x, y, width, height, colour, thickness, alpha)
   numbers("frame", x, y, width, height, colour)
   local t = min(thickness or 1, width / 2, height / 2)
@@ -201,6 +238,14 @@ function canvas:frame(x, y, width, height, colour, thickness, alpha)
 end
 
 --- A line with round ends.
+---@param x0 number
+---@param y0 number
+---@param x1 number
+---@param y1 number
+---@param colour integer
+---@param width number?
+---@param alpha number?
+---@return ijepa.canvas
 function canvas:line(x0, y0, x1, y1, colour, width, alpha)
   numbers("line", x0, y0, x1, y1, colour)
   local half, dx, dy = (width or 1) / 2, x1 - x0, y1 - y0
@@ -214,6 +259,13 @@ function canvas:line(x0, y0, x1, y1, colour, width, alpha)
 end
 
 --- A disc, or a ring `thickness` wide that lies inside of the radius.
+---@param cx number
+---@param cy number
+---@param radius number
+---@param colour integer
+---@param thickness number?
+---@param alpha number?
+---@return ijepa.canvas
 function canvas:circle(cx, cy, radius, colour, thickness, alpha)
   numbers("circle", cx, cy, radius, colour)
   local half = thickness and thickness / 2
@@ -227,6 +279,7 @@ end
 ---@param points number[] x1, y1, x2, y2, ...
 ---@param colour integer
 ---@param alpha? number
+---@return ijepa.canvas
 function canvas:polygon(points, colour, alpha)
   need(type(points) == "table" and #points >= 6 and #points % 2 == 0,
     "canvas:polygon: expected the coordinates x1, y1, x2, y2, ... of at least three points")
@@ -279,6 +332,7 @@ end
 ---@param y integer
 ---@param scale? integer 1
 ---@param alpha? number
+---@return ijepa.canvas
 function canvas:blit(source, x, y, scale, alpha)
   need(getmetatable(source) == canvas, "canvas:blit: source is no canvas")
   numbers("blit", x, y)
@@ -410,6 +464,7 @@ end
 ---@param scale? integer pixels a dot; 1
 ---@param align? "left"|"centre"|"right"
 ---@param upright? boolean true: from bottom to top, x is the top of the letters and y where the text starts
+---@return ijepa.canvas
 function canvas:text(x, y, text, colour, scale, align, upright)
   numbers("text", x, y)
   need(type(text) == "string" and type(colour) == "number", "canvas:text: expected x, y, a string and a colour")

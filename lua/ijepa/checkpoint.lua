@@ -60,12 +60,20 @@ function methods:info(name) return self._file:info(name) end
 
 --- A tensor's bytes, valid while the checkpoint is open: pointer, number of bytes; nil, message where there are none.
 ---@param name string
+---@return ffi.cdata*? pointer, integer|string bytes_or_message
 function methods:data(name) return self._file:data(name) end
 
 --- All elements of a tensor as f32 into memory of the caller (see tensors.open's read).
+---@param name string
+---@param out ffi.cdata* float *
+---@param count integer
+---@return boolean? ok, string? message, integer? code
 function methods:read(name, out, count) return self._file:read(name, out, count) end
 
 --- All elements of a tensor into an ijepa.tensor (f32, contiguous).
+---@param name string
+---@param t ijepa.tensor
+---@return boolean? ok, string? message, integer? code
 function methods:load(name, t) return self._file:load(name, t) end
 
 --- What was saved under key: a string or a number, as it was; nil where there is nothing.

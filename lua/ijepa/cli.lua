@@ -15,6 +15,10 @@ usage: ijepa FILE [key=value ...]   run a recipe or any Lua file; key=value sets
        ijepa import CONFIG.yaml     print the recipe for a YAML configuration of the published code
        ijepa export RUN_OR_CHECKPOINT --format pth|hf|timm|safetensors --out PATH
                                     the weights for other programs
+       ijepa submit RECIPE... --folder F [OPTION ...] [key=value ...]
+                                    as a job of a SLURM cluster; its options: ijepa help submit
+       ijepa memory RECIPE [key=value ...] [processes=N] [card=GIB]
+                                    what a training step needs of a card's memory, and which settings would fit
        ijepa manifest FOLDER        SHA-256 of its pictures or tars, for data.manifest and sha256sum -c
        ijepa -v, ijepa --help
 environment: IJEPA_TRACE=1 shows our own lines in tracebacks, IJEPA_LUA=DIR reads our Lua modules from DIR
@@ -80,6 +84,9 @@ local function handler(e)
 end
 
 --- Calls f(...) and returns true and its results, or false and { text = what to show } or { exit = code }.
+---@param f function
+---@param ... any
+---@return boolean ok, any
 function cli.protected(f, ...)
   local args, n = { ... }, select("#", ...)
   local function answer(ok, result, ...)
@@ -185,6 +192,24 @@ function commands.export(argv)
   return wrong and fail_usage("export: " .. wrong) or code
 end
 
+function commands.submit(argv)
+  local ok, code, wrong = cli.protected(function() return require "ijepa.submit".main { unpack(argv, 2) } end)
+  if not ok then
+    if code.exit then return code.exit end
+    say(code.text, "\n")
+    return 1
+  end
+  return wrong and fail_usage("submit: " .. wrong) or code
+end
+
+function commands.memory(argv)
+  local ok, done, wrong = cli.protected(function() return require "ijepa.memory".main { unpack(argv, 2) } end)
+  if ok then return done and 0 or fail_usage("memory: " .. wrong) end
+  if done.exit then return done.exit end
+  say(done.text, "\n")
+  return 1
+end
+
 function commands.manifest(argv)
   if #argv ~= 2 then return fail_usage "manifest: one folder of pictures, tar or list of tars is needed" end
   local ok, code = cli.protected(function()
@@ -238,7 +263,7 @@ local function run_file(argv)
   local path = argv[1]
   local file, message = io.open(path, "rb")
   if not file or not file:read(0) and F.C.ij_path_kind(path) == 2 then
-    local names = { "help", "check", "conform", "import", "report", "export", "manifest" }
+    local names = { "help", "check", "conform", "import", "report", "export", "manifest", "submit", "memory" }
     return fail_usage(("cannot open '%s': %s%s"):format(path, file and "it is a folder" or message:gsub("^.*: ", ""),
       path:find "[./]" and "" or require "ijepa._text".hint(path, names)))
   end

@@ -11,6 +11,7 @@ local function say(fmt, ...) io.stderr:write(fmt:format(...), "\n") end
 
 --- Probes a run and writes OUT/summary.png. o: train, test (paths), resize, limit, and what probe.sweep takes.
 ---@param run table what ijepa.pretrain returned
+---@param o table
 ---@return table results by name: trained, untrained, pixels; of each [0], the last layer, and [4], as probe.linear gives it
 return function(run, o)
   local cfg = run.config

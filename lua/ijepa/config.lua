@@ -261,6 +261,29 @@ function config.resolve(given, schema, args)
   return t
 end
 
+-- What of t the schema knows.
+local function known(node, t)
+  local kept = {}
+  for name, child in pairs(node) do
+    if is_leaf(child) or type(t[name]) ~= "table" then kept[name] = t[name] else kept[name] = known(child, t[name]) end
+  end
+  return kept
+end
+
+--- Settings that were saved, perhaps by another version or by a stranger: keys that are not known are left out, and every
+--- value fits.
+---@param saved table
+---@param where string what a message begins with
+---@param filled boolean? with defaults for what is missing
+---@return table? settings, string? message
+function config.restored(saved, where, filled)
+  local t = known(config.schema, saved)
+  if filled then t = complete(config.schema, t) end
+  local ok, message = pcall(check, config.schema, t, "", function() return where end, {})
+  if ok then return t end
+  return nil, message
+end
+
 local function number_text(n)
   if n ~= n then return "0/0" end
   if n == math.huge then return "1/0" elseif n == -math.huge then return "-1/0" end
@@ -314,6 +337,7 @@ function config.dump(t) return "return " .. value_text(t, "", {}) .. "\n" end
 
 --- The doc of a configuration key as { key, type, default, doc }, or nil.
 ---@param key string dotted
+---@return table?
 function config.describe(key)
   local leaf = find(config.schema, key)
   if not is_leaf(leaf) then return nil end
@@ -321,6 +345,7 @@ function config.describe(key)
 end
 
 --- Every dotted key of config.schema, sorted.
+---@return string[]
 function config.keys()
   local keys = {}
   for _, key in ipairs(all_keys(config.schema, "", {})) do

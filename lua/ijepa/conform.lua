@@ -33,6 +33,7 @@ end
 
 --- Compares one file (or crops folder). Returns items { name, error, tolerance, ok }, or nil and a message.
 ---@param path string
+---@return table[]? items, string? message
 function conform.check(path)
   local kind = kind_of(path)
   if C.ij_path_kind(path) == 0 then return nil, ("'%s' is not there"):format(path) end

@@ -19,6 +19,8 @@ local function open(path)
   if not ok then return nil, message, code end
   return setmetatable({ h = F.gc(out[0], C.ij_tensors_close), path = path }, File)
 end
+---@param name string
+---@return ffi.cdata*? pointer, integer[]? shape, integer? dtype
 function File:get(name)
   local i = C.ij_tensors_find(self.h, name)
   if i < 0 then return nil end
@@ -27,28 +29,38 @@ function File:get(name)
   local t = tonumber(C.ij_tensors_dtype(self.h, i))
   return F.cast("const " .. (CTYPE[t] or "uint8_t") .. " *", C.ij_tensors_data(self.h, i, nil)), shape, t
 end
+---@return string[]
 function File:names()
   local list = {}
   for i = 0, C.ij_tensors_count(self.h) - 1 do list[#list + 1] = F.string(C.ij_tensors_name(self.h, i)) end
   return list
 end
+---@param key string
+---@return string?
 function File:meta(key)
   local v = C.ij_tensors_meta(self.h, key)
   return v ~= nil and F.string(v) or nil
 end
--- A float tensor, or an error object that names the file
+--- A float tensor, or an error object that names the file
+---@param name string
+---@return ijepa.tensor
 function File:tensor(name)
   local p, shape, t = self:get(name)
   if not p then error { conform = ("'%s' has no tensor '%s'"):format(self.path, name) } end
   if t ~= 0 then error { conform = ("'%s': '%s' is not f32"):format(self.path, name) } end
   return tensor.from_pointer(p, shape, "f32")
 end
+---@param key string
+---@return number
 function File:number(key)
   local v = tonumber(self:meta(key))
   if not v then error { conform = ("'%s': setting '%s' is missing or no number"):format(self.path, key) } end
   return v
 end
--- Masks prefix.0, prefix.1, ... (B, K) i64 -> i32 (count, B, K)
+--- Masks prefix.0, prefix.1, ... (B, K) i64 -> i32 (count, B, K)
+---@param prefix string
+---@param count integer
+---@return ijepa.tensor
 function File:masks(prefix, count)
   local first, shape = self:get(prefix .. ".0")
   if not first or #shape ~= 2 then error { conform = ("'%s': masks '%s.0' are missing"):format(self.path, prefix) } end

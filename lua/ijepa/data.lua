@@ -13,10 +13,12 @@ local function pair(v) if type(v) == "table" then return v[1], v[2] end return v
 
 --- Several roots as one text, for messages.
 ---@param root string|string[]
+---@return string
 function data.title(root) return type(root) == "table" and table.concat(root, ", ") or root end
 
 --- Where indexes of tars and cached features lie: the folder given, or ijepa/ in XDG_CACHE_HOME, or in ~/.cache.
 ---@param folder string?
+---@return string
 function data.cache_folder(folder)
   if folder then return folder end
   local base = os.getenv "XDG_CACHE_HOME"
@@ -50,6 +52,7 @@ end
 --- of several processes, which take turns at batches; multiple: an epoch's batches are a multiple of it;
 --- cache: folder of tars' indexes; copy, manifest: as data:copy and data:verify, with o.say. Returns nil and a message
 --- where there is nothing to read.
+---@param o table
 ---@return ijepa.data? data, string? message, integer? code
 function data.open(o)
   local c, out = F.new "ij_data_config", F.new "ij_data *[1]"
@@ -96,17 +99,23 @@ local function wait_for(wait, what, say)
 end
 
 --- The number of pictures.
+---@return integer
 function Data:count() return tonumber(C.ij_data_count(self.h)) end
 --- Batches of an epoch.
+---@return integer
 function Data:epoch_steps() return tonumber(C.ij_data_steps(self.h)) end
 --- The names of the classes, in the order of their numbers; empty for a plain folder.
+---@return string[]
 function Data:classes()
   local list = {}
   for i = 0, C.ij_data_classes(self.h) - 1 do list[i + 1] = F.string(C.ij_data_class(self.h, i)) end
   return list
 end
 --- The number of sources, and of which one picture i is (from 0).
+---@return integer
 function Data:sources() return C.ij_data_sources(self.h) end
+---@param i integer
+---@return integer
 function Data:source(i) return C.ij_data_source(self.h, i) end
 
 --- Copies all files under a folder of a local disk, but those that are there already, and reads them from there from now
@@ -172,13 +181,19 @@ function Data:verify(files, say)
 end
 
 --- The name of picture i in its source, from 0 as in a batch's samples.
+---@param i integer
+---@return string?
 function Data:name(i)
   local s = C.ij_data_name(self.h, i)
   return s ~= nil and F.string(s) or nil
 end
 --- The class of picture i, from 0, or -1 without one.
+---@param i integer
+---@return integer
 function Data:label(i) return C.ij_data_label(self.h, i) end
 --- Picture i (from 0) as an epoch (0) crops and colours it, apart from the sequence of batches.
+---@param i integer
+---@param epoch integer?
 ---@return ijepa.tensor? x u8 (1, H, W, 3), string? message
 function Data:picture(i, epoch)
   local pixels = F.new("uint8_t[?]", self.height * self.width * 3)
@@ -190,8 +205,11 @@ end
 ---@return string
 function Data:stamp() return bit.tohex(C.ij_data_stamp(self.h), 16) end
 --- Goes on with this batch: epoch and step within it, from 0.
+---@param epoch integer
+---@param step integer
 function Data:seek(epoch, step) F.check(C.ij_data_seek(self.h, epoch, step)) end
 --- Messages about broken pictures since the last call.
+---@return string[]
 function Data:complaints()
   local list = {}
   while true do
@@ -202,6 +220,7 @@ function Data:complaints()
 end
 --- The next batch as the library gives it (pixels (B, H, W, 3), labels, samples: valid until the next call); nil at the
 --- end, nil and a message when pictures can't be read.
+---@return ffi.cdata*? batch, string? message, integer? code
 function Data:next()
   local st = C.ij_data_next(self.h, self.batch)
   if st == C.IJ_EEND then return nil end
@@ -210,6 +229,7 @@ function Data:next()
   return self.batch
 end
 --- Pixels u8 (B, H, W, 3) and labels i32 (B) of the next batch as tensors.
+---@return ijepa.tensor? x, ijepa.tensor|string|nil labels_or_message, ffi.cdata*? batch
 function Data:read()
   local b, message = self:next()
   if not b then return nil, message end
@@ -217,6 +237,7 @@ function Data:read()
     tensor.from_pointer(b.labels, { b.count }, "i32"), b
 end
 --- Iterates over one pass: for x, labels, batch in data:batches() do ... end. Raises when pictures can't be read.
+---@return fun(): ijepa.tensor?, ijepa.tensor?, ffi.cdata*?
 function Data:batches()
   return function()
     local x, labels, b = self:read()

@@ -35,7 +35,10 @@ function decoder.new(encoder, o)
     Decoder)
 end
 
--- features (R, D) and the number of each one's patch, i32 (1, 1, R) -> (R, P * P * 3)
+--- features (R, D) and the number of each one's patch, i32 (1, 1, R) -> (R, P * P * 3)
+---@param features ijepa.tensor
+---@param patches ijepa.tensor
+---@return ijepa.tensor
 function Decoder:forward(features, patches)
   local R = features:size(1)
   local x = tensor.concat { features, self.position:gather(patches):reshape(R, -1) }

@@ -8,6 +8,7 @@ local current
 
 --- Opens a device and makes it the one that new tensors and models live on.
 ---@param name string  "cpu", "cuda", "cuda:N" (from 0); for tests "ref", "guard" or "dry"
+---@return ffi.cdata*
 function device.set(name)
   local out = F.new "ij_device *[1]"
   F.check(C.ij_device_open(name, out))
@@ -15,13 +16,32 @@ function device.set(name)
 end
 
 --- Makes an open device (a handle of the library, taken over) the current one.
+---@param handle ffi.cdata* ij_device *, now owned
+---@return ffi.cdata*
 function device.use(handle)
   current = F.gc(handle, C.ij_device_close)
   return current
 end
 
 --- The current device's handle.
+---@return ffi.cdata*
 function device.get() return current or device.set(os.getenv "IJEPA_DEVICE" or "cpu") end
+
+--- Runs f with a new device of this name as the current one; afterwards the current one is what it was.
+---@param name string
+---@param f fun(...): ...
+---@param ... any what f gets
+---@return any ... what f returns
+function device.with(name, f, ...)
+  local before = current
+  local function done(ok, ...)
+    current = before
+    if not ok then error((...), 0) end
+    return ...
+  end
+  device.set(name)
+  return done(pcall(f, ...))
+end
 
 ---@return string name
 function device.name() return F.string(C.ij_device_name(device.get())) end
@@ -42,6 +62,8 @@ function device.wait() F.check(C.ij_device_wait(device.get())) end
 
 --- Runs f as a step: tensors made inside lose their memory at its end, whoever still holds them.
 ---@param f fun(...): ...
+---@param ... any
+---@return any
 function device.step(f, ...)
   local dev = device.get()
   C.ij_step_begin(dev)
@@ -54,6 +76,9 @@ function device.step(f, ...)
 end
 
 --- Runs f without recording for gradients.
+---@param f fun(...): ...
+---@param ... any
+---@return any
 function device.no_grad(f, ...)
   local dev = device.get()
   local was = C.ij_grad_enable(dev, 0)

@@ -301,7 +301,9 @@ local function probed(kind, x, labels, root)
   return probe[kind](train, test, { k = math.min(20, train.x:size(1)) }).top1
 end
 
--- Loss of the predictor on the first view of every picture, and that of the mean feature.
+--- Loss of the predictor on the first view of every picture, and that of the mean feature.
+---@param t ijepa.trainer
+---@return number loss, number mean_loss
 function Diagnosis:losses(t)
   local size, B = self.height * self.width * 3, self.count
   local pixels = F.new("uint8_t[?]", B * size)
@@ -366,7 +368,8 @@ end
 ---@return boolean
 function Diagnosis:is_due(step) return step % self.every == 0 end
 
--- Called after every step.
+--- Called after every step.
+---@param t ijepa.trainer
 function Diagnosis:after_step(t)
   if not self:is_due(t.step) then return end
   local d = self:look(t)
@@ -385,6 +388,7 @@ local function line_of(d)
   return table.concat(cells, ",") .. "\n"
 end
 
+---@param d ijepa.diagnosis
 function Diagnosis:write(d)
   if self.quiet then return end   -- of several processes, which all look, the first writes
   local file = io.open(self.path, "ab")
@@ -413,7 +417,8 @@ function diagnose.read(path)
   return list
 end
 
--- The file with what was found up to a step: of a run that is resumed or went back.
+--- The file with what was found up to a step: of a run that is resumed or went back.
+---@param step integer
 function Diagnosis:reopen(step)
   local lines = { table.concat(COLUMNS, ",") .. "\n" }
   self.list = {}

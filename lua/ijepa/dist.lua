@@ -59,6 +59,8 @@ function Dist:broadcast(text)
 end
 
 --- A tensor (f32, contiguous) gets the values that it has in process `root`.
+---@param t ijepa.tensor
+---@param root integer
 function Dist:tensor(t, root) F.check(C.ij_dist_tensor(self.h, t.h, root), 0) end
 
 --- Waits until all are here. patient: for ever, not as long as the time-out.
@@ -68,6 +70,7 @@ function Dist:barrier(patient) F.check(C.ij_dist_barrier(self.h, patient and -1 
 --- Runs f in process 0, then in the first of each other machine, then in the others: each finds what those before have
 --- left on disk. Returns what f does.
 ---@param f fun(): ...
+---@return any
 function Dist:in_turn(f)
   if self.size == 1 then return f() end
   local turn, result = self.rank == 0 and 0 or self.local_rank == 0 and 1 or 2, nil
@@ -120,9 +123,11 @@ function Dist:same(list)
 end
 
 --- Tells the others that this process gives up, and why.
+---@param why string
 function Dist:fail(why) C.ij_dist_fail(self.h, why) end
 
 --- Whether a process is gone or has given up.
+---@return boolean
 function Dist:lost() return C.ij_dist_lost(self.h) ~= 0 end
 
 --- Parts from the others; waits for them, where none has failed.

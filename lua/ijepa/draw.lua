@@ -174,6 +174,9 @@ end
 local function finite(v) return type(v) == "number" and v == v and abs(v) < math.huge end
 
 --- Steps of 1, 2 or 5 times a power of ten: about `count` of them from lo to hi.
+---@param lo number
+---@param hi number
+---@param count integer
 ---@return number[] ticks, number step
 function draw.ticks(lo, hi, count)
   local raw = (hi - lo) / count
@@ -196,6 +199,9 @@ local function log_ticks(lo, hi)
 end
 
 --- The text of a tick, with as many digits as the step between ticks asks for.
+---@param v number
+---@param step number
+---@return string
 function draw.tick_text(v, step)
   if abs(v) < step * 1e-6 then return "0" end
   if step >= 1e6 then return string.format("%gM", v / 1e6) end

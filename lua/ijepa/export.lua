@@ -59,7 +59,7 @@ end
 
 local formats = {}
 
---- The published layout: every model with "module." names, the optimizer where there is its state.
+-- The published layout: every model with "module." names, the optimizer where there is its state.
 function formats.pth(w, out)
   local target, message = w:part()
   if not target then return nil, message end
@@ -113,7 +113,7 @@ local function spit(path, value)
   return F.try(C.ij_file_replace(path, s, #s))
 end
 
---- A folder that transformers' IJepaModel.from_pretrained takes.
+-- A folder that transformers' IJepaModel.from_pretrained takes.
 function formats.hf(w, out, o)
   local items, options, part = encoder_of(w, o)
   if not items then return nil, options end
@@ -151,7 +151,7 @@ end
 local TIMM = { ["1280 32 14 224"] = "vit_huge_patch14_gap_224", ["1280 32 16 448"] = "vit_huge_patch16_gap_448",
   ["1408 40 16 224"] = "vit_giant_patch16_gap_224" }
 
---- A safetensors file with timm's names for a ViT without class token.
+-- A safetensors file with timm's names for a ViT without class token.
 function formats.timm(w, out, o)
   local items, options, part = encoder_of(w, o)
   if not items then return nil, options end
@@ -164,7 +164,7 @@ function formats.timm(w, out, o)
   return ok and ("'%s': %s; model: %s"):format(out, part.label, model), message
 end
 
---- Our own layout: every model of the file, "encoder.NAME", without the optimizer.
+-- Our own layout: every model of the file, "encoder.NAME", without the optimizer.
 function formats.safetensors(w, out)
   local all = {}
   for _, part in ipairs(w.parts) do

@@ -27,6 +27,7 @@ local Extractor = { __call = function(self, x) return self.f(x) end }
 ---@param name string
 ---@param encoder ijepa.encoder? whose weights count; nil: f uses none
 ---@param f fun(x: ijepa.tensor): ijepa.tensor
+---@return table
 function features.extractor(name, encoder, f) return setmetatable({ name = name, encoder = encoder, f = f }, Extractor) end
 
 local function last_blocks(encoder, x, n)
@@ -39,6 +40,7 @@ end
 --- and pooled, side by side.
 ---@param encoder ijepa.encoder
 ---@param blocks integer?
+---@return table
 function features.pooled(encoder, blocks)
   blocks = blocks or 0
   return features.extractor("pooled " .. blocks, encoder, function(x)
@@ -47,9 +49,14 @@ function features.pooled(encoder, blocks)
 end
 
 --- What `blocks` of features.pooled means, in words.
+---@param blocks integer
+---@return string
 function features.layers(blocks) return blocks == 0 and "last layer" or ("last %d blocks"):format(blocks) end
 
 --- Last layer and last n blocks in one pass: (B, (1 + n) * D), the last layer's first D columns first.
+---@param encoder ijepa.encoder
+---@param blocks integer
+---@return table
 function features.pooled_both(encoder, blocks)
   return features.extractor("pooled both " .. blocks, encoder, function(x)
     local w, b = encoder.by_name["norm.weight"].tensor, encoder.by_name["norm.bias"].tensor
@@ -61,23 +68,32 @@ function features.pooled_both(encoder, blocks)
 end
 
 --- All patches of the last layer, (B, N, D): what an attentive probe looks at. Memory: pictures * N * D * 4 bytes.
+---@param encoder ijepa.encoder
+---@return table
 function features.tokens(encoder)
   return features.extractor("tokens", encoder, function(x) return encoder(x) end)
 end
 
 --- Pixels themselves (B, H * W * 3), 0 to 1: what a probe must beat. Not cached: they are read as fast as a cache is.
+---@param x ijepa.tensor u8 (B, H, W, 3)
+---@return ijepa.tensor
 function features.pixels(x)
   return tensor.normalise(x, { 0, 0, 0 }, { 1, 1, 1 }):reshape(x:size(1), x:size(2) * x:size(3) * 3)
 end
 
 -- ---- parts of features
 --- Some columns (from 1) of features, as features.
+---@param f ijepa.features
+---@param from integer
+---@param count integer
 ---@return ijepa.features
 function features.columns(f, from, count)
   return { x = f.x:narrow(2, from, count):clone(true), y = f.y, sample = f.sample, classes = f.classes, root = f.root }
 end
 
 --- Some rows (from 0, a list or i32) of features, as features.
+---@param f ijepa.features
+---@param index ijepa.tensor|integer[]
 ---@return ijepa.features
 function features.rows(f, index)
   if not tensor.is(index) then index = tensor.new(index, "i32") end
@@ -262,6 +278,7 @@ function features.fit(train, test)
 end
 
 --- How many rows each class has.
+---@param f ijepa.features
 ---@return integer[] counts
 function features.counts(f)
   local count, labels = {}, f.y:read()
@@ -272,6 +289,8 @@ end
 
 --- Features of two folders (or tars) with the same classes. o: train, test, crop, resize, workers, feature_batch, limit
 --- (of train), seed, cache, say.
+---@param f table what features.extractor gave
+---@param o table
 ---@return ijepa.features? train, ijepa.features|string test_or_message
 function features.pair(f, o)
   local function read(root, limit)
@@ -290,12 +309,17 @@ function features.pair(f, o)
 end
 
 --- How many rows of f are held out to choose with: a tenth, or none where a class has fewer than ten rows on average.
+---@param f ijepa.features
+---@return integer
 function features.held(f)
   local R = f.y:numel()
   return R >= 10 * #f.classes and math.floor(R / 10) or 0
 end
 
 --- Row numbers 0..n-1 in an order drawn by seed, int32_t[n].
+---@param n integer
+---@param seed integer?
+---@return ffi.cdata*
 function features.shuffled(n, seed)
   local rng, order = F.new "ij_rng", F.new("int32_t[?]", math.max(n, 1))
   for i = 0, n - 1 do order[i] = i end

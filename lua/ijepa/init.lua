@@ -19,8 +19,8 @@ end
 
 local catching
 --- True once Ctrl-C, SIGTERM or SIGHUP came, and the exit code for it. From the first call on, such a signal no longer ends
---- the program at once: the caller promises to look here often, to save, and to leave with ijepa.exit(code). A second one
---- ends it in any case.
+--- the program at once: the caller promises to look here often, to save, and to leave with ijepa.exit(code). A second
+--- Ctrl-C or SIGHUP ends it in any case; SIGTERM, which job systems repeat while a run saves, does not.
 ---@return boolean interrupted, integer code 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
 function ijepa.interrupted()
   if not catching then
@@ -41,6 +41,8 @@ function ijepa.memory(reset)
 end
 
 --- Prints what is known about a name or a function; without an argument, what there is.
+---@param name any
+---@return boolean?
 function ijepa.help(name) return require "ijepa.help".show(name) end
 
 return setmetatable(ijepa, {

@@ -35,8 +35,11 @@ end
 local Model = {}
 Model.__index = Model
 --- The parameters: a list of { name, tensor, trained, decayed }.
+---@return table[]
 function Model:params() return self.list end
 --- Whether gradients are computed for the parameters.
+---@param on boolean?
+---@return ijepa.model
 function Model:requires_grad_(on)
   for _, p in ipairs(self.list) do
     if p.trained then p.tensor:requires_grad_(on) end
@@ -44,6 +47,7 @@ function Model:requires_grad_(on)
   return self
 end
 --- The number of values, positions included.
+---@return integer
 function Model:size()
   local n = 0
   for _, p in ipairs(self.list) do n = n + p.tensor:numel() end
@@ -85,6 +89,7 @@ end
 
 --- A new encoder. o: arch or width, depth, heads, mlp_ratio; patch, crop (side or {h, w}), dtype, recompute, seed,
 --- init_gain, patch_gain, blank (no values: a checkpoint fills them all). Called as e(images) or e(images, context).
+---@param o table
 ---@return ijepa.encoder
 function jepa.encoder(o)
   local out, c = F.new "ij_encoder *[1]", vit_config(o, "encoder")
@@ -100,6 +105,8 @@ function Encoder:__call(images, context)
     context and tensor.want(context, "context", "encoder"))
 end
 --- The outputs of the last n blocks, before the final norm: a list of (B, N, D).
+---@param images ijepa.tensor
+---@param n integer
 ---@return ijepa.tensor[]
 function Encoder:blocks(images, n)
   local out = F.new("ij_tensor *[?]", math.max(n, 1))
@@ -109,6 +116,8 @@ function Encoder:blocks(images, n)
   return list
 end
 --- Attention probabilities of a block (1 the first, -1 the last): (B, A, N, N), a row a query, which sums to 1.
+---@param images ijepa.tensor
+---@param block integer?
 ---@return ijepa.tensor
 function Encoder:attention(images, block)
   block = block or -1
@@ -116,6 +125,8 @@ function Encoder:attention(images, block)
     block < 0 and self.depth + block or block - 1)
 end
 --- Takes over all values of another encoder of the same configuration.
+---@param src ijepa.encoder
+---@return ijepa.encoder
 function Encoder:copy_(src)
   F.check(C.ij_encoder_copy(self.h, src.h))
   return self
@@ -127,16 +138,19 @@ end
 ---@param step integer?
 function Encoder:drop_path(rate, seed, step) F.check(C.ij_encoder_drop_path(self.h, rate, seed or 0, step or 0)) end
 --- A new encoder like this one, with the same values, that is not trained: a target.
+---@return ijepa.encoder
 function Encoder:target() return jepa.encoder(self.options):copy_(self):requires_grad_(false) end
 
 --- A new predictor for an encoder. o: depth, width (E), heads (default: the encoder's), mlp_ratio (default 4).
+---@param encoder ijepa.encoder
+---@param o table
 ---@return ijepa.predictor
 function jepa.predictor(encoder, o)
   local c, out = F.new "ij_predictor_config", F.new "ij_predictor *[1]"
   local e = encoder.options
   c.vit = vit_config({ width = o.width, depth = o.depth, heads = o.heads or encoder.heads, mlp_ratio = o.mlp_ratio or 4,
     patch = encoder.patch, grid = encoder.grid, crop = encoder.patch, dtype = e.dtype, recompute = e.recompute,
-    seed = (e.seed or 0) + 1, init_gain = e.init_gain, depth_scaled_init = e.depth_scaled_init }, "predictor")
+    seed = (e.seed or 0) + 1, init_gain = e.init_gain, depth_scaled_init = e.depth_scaled_init, blank = e.blank }, "predictor")
   c.encoder_width = encoder.width
   F.check(C.ij_predictor_new(device.get(), c, out))
   local self = setmetatable({ h = F.gc(out[0], C.ij_predictor_free), encoder = encoder, options = o }, Predictor)

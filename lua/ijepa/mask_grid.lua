@@ -84,12 +84,19 @@ function Region.__mul(a, b)
 end
 
 --- The region joined with another (a + b).
+---@param other ijepa.mask_region
+---@return ijepa.mask_region
 function Region:union(other) return self + other end
 --- What of the region is not in another (a - b).
+---@param other ijepa.mask_region
+---@return ijepa.mask_region
 function Region:minus(other) return self - other end
 --- What both hold (a * b).
+---@param other ijepa.mask_region
+---@return ijepa.mask_region
 function Region:intersect(other) return self * other end
 --- All patches that it does not hold (-a).
+---@return ijepa.mask_region
 function Region:complement()
   local out, g = new_region(self.grid), self.grid
   for i = 0, g.words - 1 do out.words[i] = bnot(self.words[i]) end
@@ -123,6 +130,8 @@ local function put(words, i)
 end
 
 --- Whether it holds the patch in this row and column, from 0.
+---@param row integer
+---@param col integer
 ---@return boolean
 function Region:has(row, col)
   local g = self.grid
@@ -180,6 +189,10 @@ end
 
 --- The rectangle of h rows and w columns whose first patch is in row top and column left, from 0; what lies outside of
 --- the grid is left off.
+---@param top integer
+---@param left integer
+---@param h integer
+---@param w integer
 ---@return ijepa.mask_region
 function Grid:block(top, left, h, w)
   local least, most = -2 ^ 20, 2 ^ 20
@@ -197,6 +210,9 @@ function Grid:block(top, left, h, w)
 end
 
 --- A rectangle of h rows and w columns (at most the grid's) at a random place within the grid.
+---@param rng ijepa.mask_rng
+---@param h integer
+---@param w integer
 ---@return ijepa.mask_region
 function Grid:random_block(rng, h, w)
   need(getmetatable(rng) == Rng and is_whole(h, 1, 2 ^ 20) and is_whole(w, 1, 2 ^ 20),
@@ -243,6 +259,8 @@ local function choose(words, rng, n, r, row)
 end
 
 --- n patches chosen at random.
+---@param rng ijepa.mask_rng
+---@param n integer
 ---@return ijepa.mask_region
 function Grid:random(rng, n)
   want_rng(rng, "grid:random(rng, n)")
@@ -287,6 +305,11 @@ function Grid:union(list)
 end
 
 --- The frame of a block: its outermost patches, `thick` (1) deep.
+---@param top integer
+---@param left integer
+---@param h integer
+---@param w integer
+---@param thick integer?
 ---@return ijepa.mask_region
 function Grid:ring(top, left, h, w, thick)
   thick = thick or 1
@@ -346,6 +369,8 @@ function Grid:map(values)
 end
 
 --- The weight of the patch in this row and column, from 0.
+---@param row integer
+---@param col integer
 ---@return number?
 function Map:at(row, col)
   local g = self.grid
@@ -408,6 +433,9 @@ function Grid:top(map, n)
 end
 
 --- n patches drawn without putting back, each with a chance that grows with its weight; those of weight 0 come last.
+---@param rng ijepa.mask_rng
+---@param map ijepa.mask_map
+---@param n integer
 ---@return ijepa.mask_region
 function Grid:weighted(rng, map, n)
   want_rng(rng, "grid:weighted(rng, map, n)")
@@ -438,6 +466,10 @@ local function sums_of(map)
 end
 
 --- A block of h x w patches (at most the grid's), drawn with a chance in proportion to the sum of the weights in it.
+---@param rng ijepa.mask_rng
+---@param map ijepa.mask_map
+---@param h integer
+---@param w integer
 ---@return ijepa.mask_region
 function Grid:weighted_block(rng, map, h, w)
   need(getmetatable(rng) == Rng and is_whole(h, 1, 2 ^ 20) and is_whole(w, 1, 2 ^ 20),

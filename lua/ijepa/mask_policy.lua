@@ -228,7 +228,11 @@ local function saliencies(self, number, batch)
   end
 end
 
--- Masks of a group, uncut. offset: how far the step is from what the picture's number says.
+--- Masks of a group, uncut. offset: how far the step is from what the picture's number says.
+---@param number integer
+---@param offset integer
+---@param batch table|false|nil
+---@return table
 function Custom:draw_group(number, offset, batch)
   local drawn = self.drawn
   if drawn and drawn.number == number and drawn.offset == offset and (drawn.batch == batch or type(self.saliency) ~= "function") then
@@ -272,6 +276,11 @@ end
 
 --- As Policy:sample_raw. step: updates done before (default: what the number of the picture says); batch: what the
 --- policy's saliency function is given, a table with `images`; false: no pictures, all patches alike.
+---@param count integer
+---@param first integer?
+---@param step integer?
+---@param batch table|false|nil
+---@return table
 function Custom:sample_raw(count, first, step, batch)
   need(is_whole(count, 1, 2 ^ 20), "mask: 'count' is %s, expected a whole number from 1; ask for fewer", tostring(count))
   if first == nil then first = self.next end

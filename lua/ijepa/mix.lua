@@ -19,12 +19,21 @@ local function gamma(rng, a)
 end
 
 --- A draw of Beta(a, b).
+---@param rng ffi.cdata* ij_rng
+---@param a number
+---@param b number
+---@return number
 function mix.beta(rng, a, b)
   local x, y = gamma(rng, a), gamma(rng, b)
   return x + y > 0 and x / (x + y) or .5
 end
 
 --- A box of about `share` of H x W, its centre anywhere, cut at the edges: top, left (from 0), height, width.
+---@param rng ffi.cdata* ij_rng
+---@param H integer
+---@param W integer
+---@param share number
+---@return integer top, integer left, integer height, integer width
 function mix.box(rng, H, W, share)
   local side = math.sqrt(share)
   local h, w = math.floor(H * side), math.floor(W * side)

@@ -36,12 +36,21 @@ function optim.adamw(o)
 end
 
 --- One more tensor. average: the tensor that follows it.
+---@param t ijepa.tensor
+---@param decayed boolean
+---@param average ijepa.tensor?
+---@param param table?
 function Optim:add(t, decayed, average, param)
   F.check(C.ij_optim_add(self.h, tensor.want(t, "parameter", "adamw"), decayed and 1 or 0, average and average.h))
   self.entries[#self.entries + 1] = { tensor = t, decayed = decayed, param = param }
 end
 
 --- count elements of t from first (from 1), with the step's lr and wd multiplied.
+---@param t ijepa.tensor
+---@param first integer
+---@param count integer
+---@param lr_scale number
+---@param wd_scale number
 function Optim:add_part(t, first, count, lr_scale, wd_scale)
   F.check(C.ij_optim_add_part(self.h, tensor.want(t, "parameter", "adamw"), first - 1, count, lr_scale, wd_scale))
   self.entries[#self.entries + 1] = { tensor = t }
@@ -57,8 +66,12 @@ function Optim:step(o) F.check(C.ij_optim_step(self.h, o.lr, o.wd or 0, o.moment
 function Optim:eager(o) F.check(C.ij_optim_eager(self.h, o.lr, o.wd or 0, o.momentum or 1, o.scale or 1)) end
 
 --- Whether updates keep the norm of entry i's gradient (from 1), for grad_norm.
+---@param i integer
+---@param on boolean?
 function Optim:watch(i, on) C.ij_optim_watch(self.h, i - 1, on and 1 or 0) end
 --- The norm of entry i's gradient (from 1) at its last watched update, before `scale`.
+---@param i integer
+---@return number
 function Optim:grad_norm(i) return C.ij_optim_grad_norm(self.h, i - 1) end
 
 --- Forgets the gradients.
@@ -87,6 +100,8 @@ end
 function Optim:gate(t) F.check(C.ij_optim_gate(self.h, t and t.h or nil)) end
 
 --- The moments of entry i (from 1): first, second; nil where another process has them.
+---@param i integer
+---@return ijepa.tensor m, ijepa.tensor v
 function Optim:state(i)
   local function get(which)
     local t = C.ij_optim_state(self.h, i - 1, which)
@@ -98,6 +113,8 @@ function Optim:state(i)
 end
 
 --- The same wherever they are; every process must ask, and only process 0 is sure to get them.
+---@param i integer
+---@return ijepa.tensor m, ijepa.tensor v
 function Optim:whole_state(i)
   local owner, m, v = C.ij_optim_owner(self.h, i - 1), self:state(i)
   if owner < 0 then return m, v end
@@ -109,6 +126,8 @@ function Optim:whole_state(i)
 end
 
 --- The number of updates made; given n, sets it.
+---@param n integer?
+---@return integer
 function Optim:steps(n)
   if n then C.ij_optim_set_steps(self.h, n) end
   return tonumber(C.ij_optim_steps(self.h))
@@ -125,6 +144,11 @@ Sgd.__index = Sgd
 function optim.sgd(o) return setmetatable({ momentum = o.momentum or .9, parts = {} }, Sgd) end
 
 --- count elements of t from first (from 1), with the step's lr and wd multiplied.
+---@param t ijepa.tensor
+---@param first integer
+---@param count integer
+---@param lr_scale number
+---@param wd_scale number
 function Sgd:add_part(t, first, count, lr_scale, wd_scale)
   local value = device.no_grad(function() return t:reshape(-1):narrow(1, first, count) end)
   self.parts[#self.parts + 1] = { p = t, first = first, count = count, lr = lr_scale, wd = wd_scale, value = value,

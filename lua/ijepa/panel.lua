@@ -10,6 +10,8 @@ local white, ink, soft = 0xffffff, 0x222222, 0x666666
 local ramp = { 0x2b1055, 0x3f3688, 0x35618d, 0x24868e, 0x2fb47c, 0x94d741, 0xfde725 }
 
 --- The colour of a share, 0 (dark) to 1 (bright).
+---@param share number
+---@return integer
 function panel.colour(share)
   if share ~= share then return 0x808080 end
   local at = max(0, min(1, share)) * (#ramp - 1)
@@ -20,6 +22,7 @@ end
 --- Pixels a patch is drawn high and wide, so that the longer side of the grid comes near to `side`.
 ---@param grid integer[] rows, columns
 ---@param side integer? 192
+---@return integer
 function panel.cell(grid, side) return max(2, floor((side or 192) / max(grid[1], grid[2]))) end
 
 --- One picture of a batch, as large as its grid is drawn.
@@ -55,6 +58,11 @@ function panel.heat(values, grid, cell, o)
 end
 
 --- The scale of a heat map, as a bar with its ends.
+---@param width integer
+---@param low number
+---@param high number
+---@param format string?
+---@return ijepa.canvas
 function panel.bar(width, low, high, format)
   local c = canvas.new(width, 28, white)
   for x = 0, width - 1 do c:rect(x, 2, 1, 8, panel.colour(x / (width - 1))) end
@@ -130,6 +138,7 @@ end
 ---@param at integer
 ---@param grid integer[]
 ---@param cell integer
+---@return ijepa.canvas
 function panel.paste(c, pixels, patch, at, grid, cell)
   local source = canvas.from_pixels(pixels, patch, patch):resized(cell, cell)
   return c:blit(source, at % grid[2] * cell, floor(at / grid[2]) * cell)

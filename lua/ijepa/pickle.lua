@@ -44,14 +44,21 @@ end
 pickle.none = made "N"
 
 --- A number that stays a float, though it may be whole.
+---@param v number
+---@return table
 function pickle.float(v) return made(float(v)) end
 
 --- A list, or with tuple = true a tuple.
+---@param values any[]
+---@param tuple boolean?
+---@return table
 function pickle.list(values, tuple)
   return made(tuple and "(" .. all(values) .. "t" or "](" .. all(values) .. "e")
 end
 
 --- A dict of { key, value } pairs, in this order.
+---@param pairs_ { [1]: any, [2]: any }[]
+---@return table
 function pickle.dict(pairs_)
   local out = {}
   for i, kv in ipairs(pairs_) do out[i] = write(kv[1]) .. write(kv[2]) end
@@ -61,6 +68,7 @@ end
 --- A tensor of f32: all of storage `key`, row-major.
 ---@param key integer number of the storage, from 0
 ---@param shape integer[]
+---@return table
 function pickle.tensor(key, shape)
   local strides, n = {}, 1
   for d = #shape, 1, -1 do
@@ -73,6 +81,7 @@ function pickle.tensor(key, shape)
 end
 
 --- The whole pickle of a value.
+---@param v any
 ---@return string
 function pickle.dump(v) return "\x80\x02" .. write(v) .. "." end
 

@@ -120,6 +120,7 @@ end
 ---@param policy ijepa.mask_policy|table a policy, or a model (ijepa.model) with its policy
 ---@param o { picture: any, draws: integer?, first: integer?, side: integer?, title: string?, file: string? }? picture: see
 --- the top of this module, nil: a plain board; draws: how many (4); first: number of the first, from 0
+---@return ijepa.canvas|boolean? done, string? message
 function picture.masks(policy, o)
   o = o or {}
   policy = policy.policy or policy
@@ -143,6 +144,7 @@ end
 --- The losses of a run by step, smoothed over 1/200 of it.
 ---@param run string|table a run's folder, or what ijepa.pretrain or ijepa.model gave
 ---@param o { title: string?, log: boolean?, width: integer?, height: integer?, file: string? }?
+---@return ijepa.canvas|boolean? done, string? message
 function picture.curves(run, o)
   o = o or {}
   local out = type(run) == "table" and run.out or run
@@ -235,6 +237,7 @@ end
 ---@param one any one picture
 ---@param o { block: integer?, patch: integer[]?, side: integer?, file: string? }? block: 1 the first, -1 the last (the
 --- default); patch: { row, column } from 0
+---@return ijepa.canvas|boolean? done
 function picture.attention(encoder, one, o)
   encoder = encoder_of(encoder, "picture.attention")
   o = o or {}
@@ -270,6 +273,7 @@ end
 ---@param encoder ijepa.encoder
 ---@param pictures any
 ---@param o { patch: integer[]?, side: integer?, file: string? }? patch: { row, column } from 0; default: the middle
+---@return ijepa.canvas|boolean? done, number[][] values
 function picture.similarity(encoder, pictures, o)
   encoder = encoder_of(encoder, "picture.similarity")
   o = o or {}
@@ -308,6 +312,12 @@ end
 -- ---- loss --------------------------------------------------------------------------------------------------------
 
 --- Mean smooth L1 (beta 1) between D numbers of p from place i * D and of q from j * D.
+---@param p ffi.cdata* float *
+---@param i integer
+---@param q ffi.cdata* float *
+---@param j integer
+---@param D integer
+---@return number
 function picture.distance(p, i, q, j, D)
   local sum = 0
   for d = 0, D - 1 do

@@ -25,19 +25,25 @@ local function must(value, message)
   return value
 end
 
---- The models of a configuration: context encoder, predictor, target encoder.
+--- The models of a configuration: context encoder, predictor, target encoder. blank: without initial values.
 ---@param cfg table
-function jepa.models(cfg)
+---@param blank boolean?
+---@return ijepa.encoder context, ijepa.predictor predictor, ijepa.encoder target
+function jepa.models(cfg, blank)
   local m = cfg.model
   local dtype = m.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
   local context = jepa.encoder { arch = m.arch, width = m.width, depth = m.depth, heads = m.heads, mlp_ratio = m.mlp_ratio,
     patch = m.patch, crop = cfg.data.crop, dtype = dtype, recompute = m.recompute, seed = cfg.seed, init_gain = m.init_gain,
-    patch_gain = m.patch_gain, depth_scaled_init = m.depth_scaled_init }
+    patch_gain = m.patch_gain, depth_scaled_init = m.depth_scaled_init, blank = blank }
   local predictor = jepa.predictor(context, { depth = m.pred_depth, width = m.pred_dim, heads = m.pred_heads })
   return context, predictor, context:target()
 end
 
 --- The mask policy of a configuration, for a grid {h, w} and so many processes (1).
+---@param cfg table
+---@param grid integer[]
+---@param world integer?
+---@return ijepa.mask_policy
 function jepa.policy(cfg, grid, world)
   local settings = mask.settings_of(cfg, grid)
   settings.batch = settings.batch and settings.batch * (world or 1)
@@ -66,6 +72,8 @@ end
 
 --- The schedules of a configuration whose epochs have ipe updates, as functions of the schedules' step: with
 --- optim.minutes that is the share of the time gone times `total`, else the run's step.
+---@param cfg table
+---@param ipe integer
 ---@return { lr: function, wd: function, momentum: function, total: number, last: number }
 function jepa.schedules(cfg, ipe)
   local o, reference = cfg.optim, cfg.quirks == "reference"
@@ -77,6 +85,10 @@ function jepa.schedules(cfg, ipe)
 end
 
 --- The schedules' step of a run's step, after so many seconds of training.
+---@param cfg table
+---@param step integer
+---@param seconds number
+---@return number
 function jepa.schedule_step(cfg, step, seconds)
   local minutes = cfg.optim.minutes
   return minutes > 0 and math.max(1, math.floor(CLOCK * seconds / (60 * minutes))) or step
@@ -108,14 +120,15 @@ local function open_images(cfg, dist)
     manifest = dist.local_rank == 0 and d.manifest or nil, say = function(text) io.stderr:write(text, "\n") end })
 end
 
-local function new_trainer(cfg, hooks, dist)
+-- images: in place of those of data.root, with the models' values left undrawn: for steps that only count.
+local function new_trainer(cfg, hooks, dist, images)
   local o = cfg.optim
   local t = setmetatable({ config = cfg, hooks = hooks, dist = dist, step = 0, saved = 0, seconds = 0, losses = {},
     scale = { lr = 1, wd = 1 } }, Trainer)
   t.ahead = device.info().ahead
-  t.images = dist:in_turn(function() return open_images(cfg, dist) end)
+  t.images = images or dist:in_turn(function() return open_images(cfg, dist) end)
   t.ipe = math.floor(t.images:epoch_steps() / o.accumulate)   -- updates of an epoch
-  t.encoder, t.predictor, t.target = jepa.models(cfg)
+  t.encoder, t.predictor, t.target = jepa.models(cfg, images ~= nil)
   t.policy = jepa.policy(cfg, t.encoder.grid, dist.size)
   t.opt = optim.adamw { models = { t.encoder, t.predictor }, average = { [t.encoder] = t.target }, betas = o.betas,
     eps = o.eps, dist = dist, shard = o.shard, bucket = cfg.dist.bucket }
@@ -133,7 +146,8 @@ local function new_trainer(cfg, hooks, dist)
   return t
 end
 
--- Takes over the state that a checkpoint holds, and goes on from there.
+--- Takes over the state that a checkpoint holds, and goes on from there.
+---@param path string
 function Trainer:load(path)
   local meta = must(state.load(path, self.whole))
   local step = processes.step_of(meta, self)
@@ -143,6 +157,7 @@ function Trainer:load(path)
 end
 
 --- Whether the run's time or steps are used up, or a hook has ended it.
+---@return boolean
 function Trainer:over()
   local minutes = self.config.optim.minutes
   return self.ended ~= nil or self.step >= self.last or minutes > 0 and self.seconds >= 60 * minutes
@@ -163,7 +178,8 @@ end
 
 local finished = { finish = function() return true end, done = function() return true end }   -- in place of a job
 
--- Waits for the save that a thread still writes; then the epoch's checkpoint is a second name of that file.
+--- Waits for the save that a thread still writes; then the epoch's checkpoint is a second name of that file.
+---@return boolean? ok, string? message
 function Trainer:finish_save()
   local job, name = self.saving, self.saving_name
   self.saving, self.saving_name = nil, nil
@@ -219,8 +235,12 @@ local function refuse(loss, step)
   end
 end
 
--- One (micro-)batch, forwards and backwards; its number counts all batches of the run, in all processes, from 0. Calls before_backward when
--- the loss is a number.
+--- One (micro-)batch, forwards and backwards; its number counts all batches of the run, in all processes, from 0. Calls before_backward when
+--- the loss is a number.
+---@param number integer
+---@param x ijepa.tensor u8 (B, H, W, 3)
+---@param before_backward fun()
+---@return number|ijepa.reading loss, integer k, integer t
 function Trainer:batch(number, x, before_backward)
   local ctx, tgt = draw_masks(self.policy, x:size(1), number * self.config.data.batch, self.step,
     { images = x, target = self.target })
@@ -239,7 +259,8 @@ function Trainer:batch(number, x, before_backward)
   return value, ctx:size(3), tgt:size(3)
 end
 
--- Norms of the encoder's qkv gradients at this update: first, last, smallest and largest.
+--- Norms of the encoder's qkv gradients at this update: first, last, smallest and largest.
+---@return { first: number, last: number, min: number, max: number }
 function Trainer:qkv_norms()
   local g = {}
   for _, i in ipairs(self.qkv) do
@@ -253,14 +274,17 @@ function Trainer:qkv_norms()
   return g.first and g
 end
 
--- What the gradients are multiplied by: the mean over micro-batches, and the limit of their norm.
+--- What the gradients are multiplied by: the mean over micro-batches, and the limit of their norm.
+---@param scale number
+---@return number
 function Trainer:clipped(scale)
   local norm, finite = self.opt:norm()
   if not finite then stop("step %d: a gradient is not finite: stopped before the update; try a lower optim.lr", self.step + 1) end
   return scale * math.min(1, self.config.optim.clip / (norm * scale + 1e-6))
 end
 
--- One update: all its batches, the optimizer. Returns what the log shows.
+--- One update: all its batches, the optimizer. Returns what the log shows.
+---@return table
 function Trainer:update()
   local o, step = self.config.optim, self.step + 1
   local s = jepa.schedule_step(self.config, step, self.seconds)
@@ -298,7 +322,8 @@ function Trainer:update()
     images = self.config.data.batch * o.accumulate * self.dist.size, epoch = math.floor((step - 1) / self.ipe) + 1, itr = (step - 1) % self.ipe }
 end
 
--- Saves; an error where that fails.
+--- Saves; an error where that fails.
+---@param later boolean?
 function Trainer:must_save(later)
   local ok, message = self:save(later)
   if not ok then
@@ -307,8 +332,10 @@ function Trainer:must_save(later)
   end
 end
 
--- The loss of a step in this process, of which a device that works behind us has handed out nothing yet; stops the run
--- where it is no number: then the gate has kept the state as it was before that step.
+--- The loss of a step in this process, of which a device that works behind us has handed out nothing yet; stops the run
+--- where it is no number: then the gate has kept the state as it was before that step.
+---@param values table
+---@return number
 function Trainer:loss_of(values)
   local sum = 0
   for _, loss in ipairs(values.losses) do
@@ -323,8 +350,9 @@ function Trainer:loss_of(values)
   return sum
 end
 
--- What all processes need to know alike after a step, in one round between them: the time, whether one was interrupted or
--- asked to save, and the loss of a step (nil: none).
+--- What all processes need to know alike after a step, in one round between them: the time, whether one was interrupted or
+--- asked to save, and the loss of a step (nil: none).
+---@param values table?
 function Trainer:agree(values)
   processes.agree(self, values, values and self:loss_of(values))
   if not values then return end
@@ -334,7 +362,8 @@ function Trainer:agree(values)
   self.run:log(values.step, values)
 end
 
--- What follows this step beside its row of the log: "last", "save", "look" (a hook or a diagnosis), or nothing.
+--- What follows this step beside its row of the log: "last", "save", "look" (a hook or a diagnosis), or nothing.
+---@return "last"|"save"|"look"|nil
 function Trainer:due()
   local cfg, step = self.config, self.step
   if self.interrupt or self:over() then return "last" end
@@ -343,7 +372,8 @@ function Trainer:due()
   return (self.hooks.step or self.back or self.diagnosis and self.diagnosis:is_due(step)) and "look" or nil
 end
 
--- After a step: what hooks want, and saving where it is due.
+--- After a step: what hooks want, and saving where it is due.
+---@param values table
 function Trainer:after(values)
   local cfg, step = self.config, self.step
   if self.diagnosis then self.diagnosis:after_step(self) end
@@ -370,6 +400,7 @@ function Trainer:after(values)
   if self.interrupt then self:interrupted(self.interrupt) end
 end
 
+---@param code integer?
 function Trainer:interrupted(code)
   self.run:say("interrupted: step %d is saved in '%s'; the same command goes on from there", self.step, self.config.out)
   self.run:close()
@@ -406,7 +437,8 @@ function Trainer:close()
   self.lock = nil
 end
 
--- A step failed: what is whole is saved before anyone hears of it, so that no broken policy, hook or picture costs a run.
+--- A step failed: what is whole is saved before anyone hears of it, so that no broken policy, hook or picture costs a run.
+---@param e any
 function Trainer:failed(e)
   local left, lost = type(e) == "table" and e.exit, self.dist:lost()
   if left and e.interrupted then self.run:say("%s", tostring(e)) end   -- in a mask policy: where
@@ -428,7 +460,8 @@ function Trainer:failed(e)
   error(e, 0)
 end
 
--- Opens the log: a new one, or the rows up to the step where the run goes on.
+--- Opens the log: a new one, or the rows up to the step where the run goes on.
+---@param resume boolean?
 function Trainer:open_log(resume)
   local cfg = self.config
   self.run = must(Run.open(cfg.out, { rank = self.dist.rank, silent = self.dist.rank > 0, resume = resume and self.step or nil,
@@ -444,7 +477,9 @@ local function lock_of(cfg)
   return F.gc(lock[0], C.ij_lock_drop)
 end
 
--- The state of an earlier run (the checkpoint `from`, or nil), the log, and what it says first.
+--- The state of an earlier run (the checkpoint `from`, or nil), the log, and what it says first.
+---@param from string?
+---@param note string?
 function Trainer:open(from, note)
   local cfg, o, d = self.config, self.config.optim, self.config.data
   local init
@@ -458,11 +493,24 @@ function Trainer:open(from, note)
   if init then self.run:say("starts from %s: %s", cfg.init, init) end
   self.run:say("%s%s, %d + %d parameters, %s %s%s; %d pictures, %s of %d a step%s", from and ("goes on from %s: "):format(from) or "",
     cfg.model.width and "vit" or cfg.model.arch, self.encoder:size(), self.predictor:size(), device.name(),
-    F.string(C.ij_cpu_isa()),
+    self.ahead and ("%s (%s)"):format(device.info().name, device.info().arch) or F.string(C.ij_cpu_isa()),
     self.dist.size > 1 and (" x %d processes (%s)"):format(self.dist.size, self.dist.transport) or "", self.images:count(),
     o.minutes > 0 and ("%g minutes"):format(o.minutes) or ("%d steps"):format(self.last), d.batch * o.accumulate * self.dist.size,
     cfg.model.dtype == "bf16" and C.ij_device_bf16(device.get()) == 0
       and "; products in f32: this processor has no fast bf16" or "")
+end
+
+--- A trainer alone, of pictures that are none, with models whose values are not drawn: for steps that only count.
+---@param cfg table
+---@param images table with height, width, epoch_steps and next, as ijepa.data has them
+---@return ijepa.trainer
+function jepa.trainer(cfg, images) return new_trainer(cfg, {}, must(require "ijepa.dist".open { transport = "none" }), images) end
+
+-- What a card's memory was too little for, with what would fit.
+local function advised(e, cfg, dist)
+  if type(e) ~= "string" or not e:find "out of memory on the card" then return e end
+  local ok, advice = pcall(require "ijepa.memory".advice, cfg, device.info().memory, { processes = dist.size, shard = cfg.optim.shard })
+  return ok and ("%s; %s"):format(e, advice) or e
 end
 
 --- Trains an encoder on pictures without labels. Returns the context encoder, the predictor, the target encoder (the one
@@ -492,7 +540,7 @@ local function pretrain(cfg, hooks)
     if t.ended then t.run:say("stopped at step %d: %s", t.step, t.ended) end
     t:close()
   end)
-  if not ok then processes.failed(dist, e, t and t.interrupt) end
+  if not ok then processes.failed(dist, advised(e, cfg, dist), t and t.interrupt) end
   processes.finished(dist, cfg)
   return { encoder = t.encoder, predictor = t.predictor, target = t.target, losses = t.losses, out = cfg.out, config = cfg,
     policy = t.policy, step = t.step, stopped = t.ended, diagnoses = t.diagnosis and t.diagnosis.list or {} }

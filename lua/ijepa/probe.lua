@@ -37,6 +37,10 @@ end
 probe.parameter = parameter
 
 --- G linear classifiers: features (B, W) -> logits (B, G, n).
+---@param G integer
+---@param shape integer[]
+---@param n integer
+---@param rng ffi.cdata* ij_rng
 ---@return ijepa.head
 function probe.linear_head(G, shape, n, rng)
   local W = shape[1]
@@ -195,9 +199,17 @@ function probe.sweep(make, train, test, o)
 end
 
 --- The linear probe of features: probe.sweep with linear heads.
+---@param train ijepa.features
+---@param test ijepa.features
+---@param o table?
+---@return table
 function probe.classifier(train, test, o) return probe.sweep(probe.linear_head, train, test, o) end
 
 --- The attentive probe of features.tokens. o: heads (8, or as many as divide the width), and as probe.sweep.
+---@param train ijepa.features
+---@param test ijepa.features
+---@param o table?
+---@return table
 function probe.attentive(train, test, o)
   o = setmetatable({ norm = o and o.norm or "none", batch = o and o.batch or 64, epochs = o and o.epochs or 10 }, { __index = o })
   local heads = o.heads or 8

@@ -12,6 +12,7 @@ local ridge = {}
 --- What the rows of f say, for any lambda: standardised with mean and var (W), the covariance is V^T diag(values) V, and
 --- `turned` = V times the classes' mean rows (W, n), `share` (n) the classes' frequencies.
 ---@param f ijepa.features
+---@return table
 function ridge.decompose(f)
   local R, W, n = f.x:size(1), f.x:size(2), #f.classes
   local mean, var = tensor.zeros({ W }, "f32", true), tensor.zeros({ W }, "f32", true)
@@ -39,6 +40,7 @@ end
 ---@param fit table of ridge.decompose
 ---@param x ijepa.tensor
 ---@param lambda number
+---@return ijepa.tensor
 function ridge.predict(fit, x, lambda)
   local scale = {}
   for i, v in ipairs(fit.values) do scale[i] = 1 / (math.max(v, 0) + lambda) end

@@ -33,6 +33,7 @@ end
 
 --- Whether an open checkpoint is of the published layout, with the optimizer's state.
 ---@param file ijepa.checkpoint
+---@return boolean
 function published.is(file) return file:info "encoder.module.pos_embed" ~= nil and file:meta "opt.param_groups.0.params.0" ~= nil end
 
 -- Updates made: a tensor of one element, or a number in older files.
@@ -90,6 +91,8 @@ local function fill_moments(file, whole)
 end
 
 --- Fills a run from a published checkpoint, AdamW's state included.
+---@param path string
+---@param whole table
 ---@return { epoch: integer }? meta, string? message
 function published.load(path, whole)
   local w, message = weights.open(path)

@@ -26,6 +26,8 @@ local env = setmetatable({ ijepa = ijepa, _G = _G }, {
 function env.help(name) ijepa.help(name) end
 
 --- Loads a module of the user's anew.
+---@param name string
+---@return any
 function env.reload(name)
   if package.loaded[name] and debug.getinfo(2, "S") and name:find "^ijepa%f[%W]" then
     F.raise("reload: '" .. name .. "' belongs to the program")

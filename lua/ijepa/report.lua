@@ -62,7 +62,7 @@ end
 ---@field schedules table? as jepa.schedules gives it
 local function gather(out)
   local r = { out = out, meta = {}, diagnoses = {} }
-  r.cfg, r.cfg_message = Run.config(out)
+  r.cfg, r.cfg_message = Run.settings(out)
   local tag = r.cfg and type(r.cfg.tag) == "string" and r.cfg.tag or "jepa"
   r.log, r.log_message = Run.read_log(out, tag)
   if r.log and #r.log.loss == 0 then r.log, r.log_message = nil, "the log holds no step yet" end

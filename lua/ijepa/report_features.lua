@@ -35,6 +35,8 @@ local function figure(title, note, f)
 end
 
 --- Principal components, similarity, attention.
+---@param r table
+---@return string? html, string? message
 function sections.features(r)
   local why = lacking(r)
   if why then return nil, why end
@@ -51,6 +53,8 @@ function sections.features(r)
 end
 
 --- What the predictor imagines, and its loss by position.
+---@param r table
+---@return string? html, string? message
 function sections.predictions(r)
   local why = lacking(r)
   if why then return nil, why end

@@ -101,6 +101,8 @@ nav{display:none}figure,.verdict,tr{break-inside:avoid}.scroll{overflow:visible}
 ]]):gsub("LIGHT", (colours { 1, 2, 3, 4 })):gsub("DARK", (colours { 6, 5, 3, 4 }))
 
 --- The link to a section, from its title.
+---@param title string
+---@return string
 function page.anchor(title) return (title:lower():gsub("[^%w]+", "-")) end
 
 --- A table that scrolls inside itself.
@@ -157,11 +159,14 @@ function page.picture(title, note, picture)
 end
 
 --- A paragraph.
+---@param words string
+---@param class string?
 ---@return string html
 function page.p(words, class) return ("<p%s>%s</p>\n"):format(class and (' class="%s"'):format(class) or "", page.escape(words)) end
 
 --- Titles and values in a row of cards.
 ---@param facts { [1]: string, [2]: string }[]
+---@return string html
 function page.facts(facts)
   local parts = {}
   for i, f in ipairs(facts) do parts[i] = ("<div><dt>%s</dt><dd>%s</dd></div>"):format(page.escape(f[1]), page.escape(f[2])) end

@@ -1,7 +1,8 @@
 --- A run's folder: its settings (config.lua), its logs (log_csv.lua and others), and what it says on the terminal.
 --- All that is said goes to stderr: a console line every 10 steps, and a progress bar where stderr is a terminal.
 local F = require "ijepa._ffi"
-local dump = require "ijepa.config".dump
+local config = require "ijepa.config"
+local literal = require "ijepa._literal"
 local C = F.C
 local floor, max, min = math.floor, math.max, math.min
 
@@ -10,16 +11,28 @@ run.__index = run
 
 local every = 10          -- steps from one console line to the next
 
---- The settings that a run's folder holds.
+--- What a run's config.lua holds, whatever that is. It is read, not run.
+---@param out string the folder
+---@return table? settings, string? message, integer? code
+function run.settings(out)
+  local path = out .. "/config.lua"
+  local file, why = io.open(path, "rb")
+  if not file then return nil, ("file '%s' could not be read: %s"):format(path, why:match ": ([^:]*)$" or why), tonumber(C.IJ_EIO) end
+  local text = file:read "*a"   -- nil: a folder
+  file:close()
+  local saved, message = literal.read(text or "")
+  if type(saved) == "table" then return saved end
+  return nil, ("file '%s' holds no settings%s"):format(path, message and ": " .. message or ""), tonumber(C.IJ_EFORMAT)
+end
+
+--- The settings of a run's folder, of which every value is one that a recipe may have.
 ---@param out string the folder
 ---@return table? config, string? message, integer? code
 function run.config(out)
-  local path = out .. "/config.lua"
-  local chunk, message = loadfile(path, "t", {})
-  if not chunk then return nil, message, tonumber(C.IJ_EIO) end
-  local ok, config = pcall(chunk)
-  if ok and type(config) == "table" then return config end
-  return nil, ("file '%s' holds no settings"):format(path), tonumber(C.IJ_EFORMAT)
+  local saved, message, code = run.settings(out)
+  if not saved then return nil, message, code end
+  saved, message = config.restored(saved, ("file '%s/config.lua'"):format(out), true)
+  return saved, message, not saved and tonumber(C.IJ_EFORMAT) or nil
 end
 
 -- ---- the log --------------------------------------------------------------------------------------------------------
@@ -150,6 +163,7 @@ end
 
 --- Says something on a line of its own. Without further arguments the text is taken as it is.
 ---@param fmt string as string.format takes it
+---@param ... any
 function run:say(fmt, ...)
   if self._silent then return end
   local line = select("#", ...) > 0 and fmt:format(...) or fmt
@@ -284,7 +298,7 @@ function run.open(out, options)
   local rank, tag = o.rank or 0, o.tag or "jepa"
   local ok, message, code = F.try(C.ij_mkdirs(out))
   if ok and rank == 0 and o.config then
-    local settings = "-- The settings of this run, with all defaults.\n" .. dump(o.config)
+    local settings = "-- The settings of this run, with all defaults.\n" .. config.dump(o.config)
     ok, message, code = F.try(C.ij_file_replace(out .. "/config.lua", settings, #settings))
   end
   if not ok then return nil, message, code end

@@ -33,6 +33,9 @@ function score.new(classes, per_class)
 end
 
 --- One more batch. logits f32 (B, n): larger is more likely; labels: class numbers from 0, an i32 array, from place `from`.
+---@param logits ijepa.tensor
+---@param labels ffi.cdata* int32_t *
+---@param from integer?
 function Score:add(logits, labels, from)
   local rows, k = logits:size(1), math.min(5, logits:size(2))
   local _, index = logits:topk(k)
@@ -68,6 +71,7 @@ function Score:result()
 end
 
 --- A result as one line: "top-1 91.20 % (90.63 to 91.74), top-5 99.10 %, 10000 pictures".
+---@param r table
 ---@return string
 function score.text(r)
   local five = r.top5 and (", top-5 %.2f %%"):format(r.top5) or ""
@@ -75,6 +79,7 @@ function score.text(r)
 end
 
 --- The classes of a result alone as lines, the worst first.
+---@param r table
 ---@return string
 function score.classes(r)
   local names, lines = {}, {}
@@ -91,6 +96,7 @@ end
 ---@param f fun(from: integer, count: integer): ijepa.tensor
 ---@param features ijepa.features whose labels are the truth
 ---@param o { per_class: boolean?, step: integer? }?
+---@return table
 function score.of(f, features, o)
   local labels, R, step = features.y:read(), features.y:numel(), o and o.step or 1024
   local s = score.new(features.classes, o and o.per_class)

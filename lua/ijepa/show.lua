@@ -42,6 +42,7 @@ local function sixel_library()
 end
 
 --- Whether sixel pictures can be made here.
+---@return boolean
 function show.has_sixel() return sixel_library() and true or false end
 
 local RGB888, AUTO, ALL_PIXELS, FAILED = 3, 0, 3, 0x1000

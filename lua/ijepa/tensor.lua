@@ -72,6 +72,7 @@ end
 ---@param shape integer[]
 ---@param dtype string?  "f32" (default), "bf16", "i32", "i64", "u8"
 ---@param kept boolean?  lives past the step that it is made in
+---@return ijepa.tensor
 function tensor.empty(shape, dtype, kept)
   collect_if_needed()
   local s, n = shape_of(shape, "empty")
@@ -81,6 +82,10 @@ function tensor.empty(shape, dtype, kept)
 end
 
 --- A new tensor of zeros.
+---@param shape integer[]
+---@param dtype string?
+---@param kept boolean?
+---@return ijepa.tensor
 function tensor.zeros(shape, dtype, kept)
   local t = tensor.empty(shape, dtype, kept)
   local n = t:bytes()
@@ -90,6 +95,11 @@ function tensor.zeros(shape, dtype, kept)
 end
 
 --- A new tensor with the bytes at pointer, laid out row-major.
+---@param pointer ffi.cdata*
+---@param shape integer[]
+---@param dtype string?
+---@param kept boolean?
+---@return ijepa.tensor
 function tensor.from_pointer(pointer, shape, dtype, kept)
   local t = tensor.empty(shape, dtype, kept)
   F.check(C.ij_tensor_write(t.h, pointer, t:bytes()))
@@ -99,6 +109,7 @@ end
 --- A tensor from nested lists of numbers: tensor.new {{1, 2}, {3, 4}}; numbers alone give one element.
 ---@param values number|table
 ---@param dtype string?
+---@return ijepa.tensor
 function tensor.new(values, dtype)
   dtype = dtype or "f32"
   if not CTYPE[dtype] or dtype == "bf16" then F.raise("tensor: from a list f32, i32, i64 and u8 can be made") end
@@ -130,6 +141,7 @@ end
 function T:dim() return C.ij_tensor_ndim(self.h) end
 --- The size of a dimension, or the list of all.
 ---@param dim integer?
+---@return integer|integer[]
 function T:size(dim)
   if dim then return tonumber(C.ij_tensor_size(self.h, dim_of(self, dim, "size"))) end
   return self:shape()
@@ -148,6 +160,7 @@ function T:numel() return tonumber(C.ij_tensor_count(self.h)) end
 function T:bytes() return self:numel() * BYTES[self:dtype()] end
 
 --- The values in row-major order, as a C array of the tensor's type (bf16 as uint16_t), copied to the host.
+---@return ffi.cdata*
 function T:read()
   local t = C.ij_tensor_contiguous(self.h) ~= 0 and self or self:clone()
   local n = t:numel()
@@ -217,44 +230,67 @@ end
 
 -- ---- views and copies
 --- len entries of a dimension from start (from 1), sharing memory.
+---@param dim integer
+---@param start integer
+---@param len integer
+---@return ijepa.tensor
 function T:narrow(dim, start, len) return call(C.ij_tensor_narrow, self.h, dim_of(self, dim, "narrow"), start - 1, len) end
 --- One entry of a dimension, which is dropped; shares memory.
+---@param dim integer
+---@param index integer from 1
+---@return ijepa.tensor
 function T:select(dim, index) return call(C.ij_tensor_select, self.h, dim_of(self, dim, "select"), index - 1) end
 --- The same values in another shape, one size may be -1; shares memory.
+---@param ... integer|integer[]
+---@return ijepa.tensor
 function T:reshape(...)
   local shape = type((...)) == "table" and (...) or { ... }
   local s, n = shape_of(shape, "reshape")
   return call(C.ij_tensor_reshape, self.h, n, s)
 end
 T.view = T.reshape
+---@param a integer
+---@param b integer
+---@return ijepa.tensor
 function T:transpose(a, b)
   return call(C.ij_tensor_transpose, self.h, dim_of(self, a, "transpose"), dim_of(self, b, "transpose"))
 end
 --- A copy of its own memory; kept: lives past the step that it is made in.
+---@param kept boolean?
+---@return ijepa.tensor
 function T:clone(kept)
   collect_if_needed()
   return call(C.ij_tensor_clone, self.h, C.ij_tensor_dtype(self.h), kept and 1 or 0)
 end
+---@return ijepa.tensor
 function T:contiguous() return C.ij_tensor_contiguous(self.h) ~= 0 and self or self:clone() end
 --- A copy in another type.
+---@param dtype string
+---@return ijepa.tensor
 function T:to(dtype)
   if dtype == self:dtype() then return self end
   if not DTYPE[dtype] then F.raise(("to: unknown dtype '%s'"):format(tostring(dtype))) end
   return call(C.ij_tensor_clone, self.h, DTYPE[dtype], 0)
 end
 --- Overwrites the values with those of a tensor of the same shape.
+---@param src ijepa.tensor
+---@return ijepa.tensor
 function T:copy_(src)
   F.check(C.ij_tensor_copy(self.h, want(src, "src", "copy_")))
   return self
 end
 
 -- ---- gradients
+---@param on boolean?
+---@return ijepa.tensor
 function T:requires_grad_(on)
   C.ij_tensor_require_grad(self.h, on == false and 0 or 1)
   return self
 end
+---@return boolean
 function T:requires_grad() return C.ij_tensor_requires_grad(self.h) ~= 0 end
 --- The gradient that backward left here, or nil.
+---@return ijepa.tensor?
 function T:grad()
   local g = C.ij_tensor_grad(self.h)
   if g == nil then return nil end
@@ -266,22 +302,40 @@ function T:backward() F.check(C.ij_backward(self.h)) end
 
 -- ---- ops
 --- x (..., K) times w (N, K) transposed, plus b (N): (..., N)
+---@param w ijepa.tensor
+---@param b ijepa.tensor?
+---@return ijepa.tensor
 function T:linear(w, b) return call(C.ij_linear, self.h, want(w, "w", "linear"), opt(b, "b", "linear")) end
+---@return ijepa.tensor
 function T:gelu() return call(C.ij_gelu, self.h) end
+---@return ijepa.tensor
 function T:relu() return call(C.ij_relu, self.h) end
 --- Over the last dimension; w and b (D) or neither; eps 1e-5.
+---@param w ijepa.tensor?
+---@param b ijepa.tensor?
+---@param eps number?
+---@return ijepa.tensor
 function T:layer_norm(w, b, eps)
   return call(C.ij_layer_norm, self.h, opt(w, "w", "layer_norm"), opt(b, "b", "layer_norm"), eps or 1e-5)
 end
 --- qkv (B, N, 3 A S) packed [3][A][S] -> (B, N, A S)
+---@param heads integer
+---@return ijepa.tensor
 function T:attention(heads) return call(C.ij_attention, self.h, heads) end
 --- x (B, N, D) at index i32 (M, B, T) -> (M * B, T, D)
+---@param index ijepa.tensor
+---@return ijepa.tensor
 function T:gather(index) return call(C.ij_gather, self.h, want(index, "index", "gather")) end
 --- The mean over a dimension, or over everything.
+---@param dim integer?
+---@return ijepa.tensor
 function T:mean(dim) return call(C.ij_mean, self.h, dim and dim_of(self, dim, "mean") or -1) end
 --- The sum over a dimension, or over everything.
+---@param dim integer?
+---@return ijepa.tensor
 function T:sum(dim) return self:mean(dim) * (dim and self:size(dim) or self:numel()) end
 --- The index (from 0) of the largest along the last dimension, i32.
+---@return ijepa.tensor
 function T:argmax() return call(C.ij_argmax, self.h) end
 --- The k largest along the last dimension, falling: values (..., k) f32 and their places i32, from 0. No gradient.
 ---@param k integer
@@ -292,14 +346,17 @@ function T:topk(k)
   return wrap(values[0]), wrap(index[0])
 end
 --- Softmax over the last dimension.
+---@return ijepa.tensor
 function T:softmax() return call(C.ij_softmax, self.h) end
 --- (M, K) times (K, N) -> (M, N), or P of each: (P, M, K) and (P, K, N) -> (P, M, N).
 ---@param b ijepa.tensor
 ---@param ta boolean? this one is stored transposed: (K, M)
 ---@param tb boolean? b is stored transposed: (N, K)
+---@return ijepa.tensor
 function T:matmul(b, ta, tb) return call(C.ij_matmul, self.h, want(b, "b", "matmul"), ta and 1 or 0, tb and 1 or 0) end
 --- Entries of the first dimension, in any order, also again: x (R, ...) at index (T) -> (T, ...).
 ---@param index ijepa.tensor|integer[] i32, or a list, from 0
+---@return ijepa.tensor
 function T:rows(index)
   if not is_tensor(index) then index = tensor.new(index, "i32") end
   local shape, n, R = self:shape(), index:numel(), self:size(1)
@@ -308,10 +365,15 @@ function T:rows(index)
   return y:reshape(shape)
 end
 --- y += scale * x in place
+---@param x ijepa.tensor
+---@param scale number?
+---@return ijepa.tensor
 function T:add_(x, scale)
   F.check(C.ij_add_scaled(self.h, want(x, "x", "add_"), scale or 1))
   return self
 end
+---@param value number
+---@return ijepa.tensor
 function T:fill_(value)
   F.check(C.ij_fill(self.h, value))
   return self
@@ -345,26 +407,47 @@ end
 -- ---- ops of several tensors
 --- Joins up to 8 tensors along the last dimension.
 ---@param list ijepa.tensor[]
+---@return ijepa.tensor
 function tensor.concat(list)
   local hs = F.new("ij_tensor *[?]", math.max(#list, 1))
   for i, t in ipairs(list) do hs[i - 1] = want(t, "list", "concat") end
   return call(C.ij_concat, hs, #list)
 end
 --- Mean smooth L1 (beta 1). y may repeat: x (outer, repeat, inner), y (outer, inner).
+---@param x ijepa.tensor
+---@param y ijepa.tensor
+---@param beta number?
+---@param outer integer?
+---@return ijepa.tensor
 function tensor.smooth_l1(x, y, beta, outer)
   return call(C.ij_smooth_l1, want(x, "x", "smooth_l1"), want(y, "y", "smooth_l1"), beta or 1, outer or 1)
 end
 --- Mean cross entropy of logits (R, n) and labels i32 (R), from 0; negative labels are left out.
+---@param logits ijepa.tensor
+---@param label ijepa.tensor
+---@param smoothing number?
+---@return ijepa.tensor
 function tensor.cross_entropy(logits, label, smoothing)
   return call(C.ij_cross_entropy, want(logits, "logits", "cross_entropy"), want(label, "label", "cross_entropy"),
     smoothing or 0)
 end
 --- x (R, D) normalised per column; mean and var (D) are running statistics.
+---@param x ijepa.tensor
+---@param mean ijepa.tensor
+---@param var ijepa.tensor
+---@param training boolean
+---@param momentum number?
+---@param eps number?
+---@return ijepa.tensor
 function tensor.batch_norm(x, mean, var, training, momentum, eps)
   return call(C.ij_batch_norm, want(x, "x", "batch_norm"), want(mean, "mean", "batch_norm"), want(var, "var", "batch_norm"),
     momentum or .1, eps or 1e-5, training and 1 or 0)
 end
 --- Bytes u8 (B, H, W, 3) -> f32 (B, 3, H, W): (p / 255 - mean) / std, per channel.
+---@param pixels ijepa.tensor
+---@param mean number[]
+---@param std number[]
+---@return ijepa.tensor
 function tensor.normalise(pixels, mean, std)
   return call(C.ij_normalise, want(pixels, "pixels", "normalise"), F.new("double[3]", mean or { .485, .456, .406 }),
     F.new("double[3]", std or { .229, .224, .225 }))

@@ -157,6 +157,7 @@ end
 local Job = {}
 Job.__index = Job
 --- Whether it is over, so that finish() will not wait.
+---@return boolean
 function Job:done() return self.h == nil or C.ij_tensors_job_done(self.h) ~= 0 end
 --- Waits for its end: what saving at once would have returned.
 ---@return boolean? ok, string? message, integer? code

@@ -2,6 +2,7 @@
 --- weights.open finds the encoders and predictors in it; each part fills a model or gives its tensors under our names.
 local F = require "ijepa._ffi"
 local checkpoint = require "ijepa.checkpoint"
+local config = require "ijepa.config"
 local jepa = require "ijepa.jepa"
 local json = require "cjson.safe"
 local C = F.C
@@ -55,7 +56,9 @@ end
 local Part = {}
 Part.__index = Part
 
--- The file's names of one of our tensors.
+--- The file's names of one of our tensors.
+---@param name string
+---@return string[]
 function Part:sources(name)
   local list = self.layout == "hf" and weights.hf(name) or { name }
   for i, n in ipairs(list) do list[i] = self.prefix .. n end
@@ -63,6 +66,7 @@ function Part:sources(name)
 end
 
 --- The shape of one of our tensors as the file's parts make it up, or nil.
+---@param name string
 ---@return integer[]? shape
 function Part:shape(name)
   local shape
@@ -88,7 +92,9 @@ function Part:size()
   return { width = pos[3], depth = depth, mlp_ratio = (fc1[1] + .5) / pos[3], patch = patch and patch[4], patches = pos[2] }
 end
 
--- What does not fit a list of { name, shape }: lists of lines, and how many there are.
+--- What does not fit a list of { name, shape }: lists of lines, and how many there are.
+---@param expected { name: string, shape: integer[] }[]
+---@return table differences, integer count
 function Part:differences(expected)
   local d, wanted = { missing = {}, unexpected = {}, misshapen = {} }, {}
   for _, want in ipairs(expected) do
@@ -212,18 +218,21 @@ local function in_folder(path)
   return nil, ("folder '%s' holds no checkpoint"):format(path)
 end
 
--- What stands beside or in the file about the model: heads, crop.
+-- What stands beside or in the file about the model: settings (false and a message where they can't be), heads.
 local function settings_of(file, path)
   local settings = json.decode(file:meta "settings" or "")
   if type(settings) == "table" and type(settings.model) == "table" and type(settings.data) == "table" then
+    local message
+    settings, message = config.restored({ model = settings.model, data = { crop = settings.data.crop } }, ("checkpoint '%s'"):format(path))
+    if not settings then return false, message end
     local arch = settings.model.arch and jepa.size(settings.model.arch)
     return settings, settings.model.heads or arch and arch.heads
   end
   local beside = io.open((path:match "^(.*/)" or "") .. "config.json")
   if not beside then return nil end
-  local config = json.decode(beside:read "*a")
+  local its = json.decode(beside:read "*a" or "")
   beside:close()
-  return nil, type(config) == "table" and tonumber(config.num_attention_heads) or nil
+  return nil, type(its) == "table" and tonumber(its.num_attention_heads) or nil
 end
 
 --- Opens a checkpoint of any layout.
@@ -240,6 +249,10 @@ function weights.open(path)
   if not file then return nil, message end
   local self = setmetatable({ path = path, file = file, parts = find_parts(file) }, Weights)
   self.settings, self.heads = settings_of(file, path)
+  if self.settings == false then
+    file:close()
+    return nil, self.heads
+  end
   if #self.parts == 0 then
     file:close()
     return nil, ("'%s' holds no encoder that is known: no tensor is called pos_embed or embeddings.position_embeddings"):format(path)
@@ -289,6 +302,9 @@ function Weights:options(part, o)
       return nil, ("'%s' has %d positions, which is no square: give grid={rows, columns}"):format(self.path, size.patches)
     end
     grid = { side, side }
+  end
+  if grid[1] * grid[2] ~= size.patches then
+    return nil, ("'%s' has %d positions, not the %g x %g of its settings"):format(self.path, size.patches, grid[1], grid[2])
   end
   return { width = size.width, depth = size.depth, heads = heads, mlp_ratio = size.mlp_ratio, patch = size.patch, grid = grid,
     crop = { grid[1] * size.patch, grid[2] * size.patch } }

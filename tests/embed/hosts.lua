@@ -22,9 +22,26 @@ assert(ijepa.state.save(checkpoint, whole, cfg, { step = 1 }))
 cfg.model.depth = 3
 assert(ijepa.state.save(broken, whole, cfg, { step = 1 }))
 
-local crop = F.new("uint8_t[?]", 32 * 48 * 3)
-F.check(C.ij_picture_crop(pixels, H, W, 0, 0, H, W, 32, 48, crop))
-local expected = target(ijepa.tensor.from_pointer(crop, { 1, 32, 48, 3 }, "u8")):mean(2):read()
+
+-- A run of square pictures in every layout that the world has: the heads of a published width are known, those of another
+-- stand in Hugging Face's config.json alone.
+local function exported(name, width, heads, format)
+  local model, path = { width = width, depth = 2, heads = heads, patch = 8, crop = 32, seed = 7 }, folder .. "/" .. name
+  local e = ijepa.jepa.encoder(model)
+  assert(ijepa.state.save(folder .. "/square.safetensors", { encoder = e, target_encoder = e, opt = ijepa.optim.adamw { models = { e } },
+    predictor = ijepa.jepa.predictor(e, { depth = 1, width = 24 }) }, { model = model, data = { crop = 32 } }, { step = 1, epoch = 1 }))
+  assert(require "ijepa.export".write(folder .. "/square.safetensors", { format = format, out = path }))
+  return format == "hf" and path .. "/model.safetensors" or path, e
+end
+local layouts = { { exported("a.pth.tar", 192, 3, "pth") }, { exported("timm.safetensors", 192, 3, "timm") }, { exported("hf", 48, 4, "hf") } }
+local headless = exported("headless.safetensors", 48, 4, "timm")
+
+local function features(e, h, w)
+  local crop = F.new("uint8_t[?]", h * w * 3)
+  F.check(C.ij_picture_crop(pixels, H, W, 0, 0, H, W, h, w, crop))
+  return e(ijepa.tensor.from_pointer(crop, { 1, h, w, 3 }, "u8")):mean(2):read()
+end
+local expected = features(target, 32, 48)
 
 local function output(host, path)
   local pipe = assert(io.popen(("'%s' '%s' '%s' 2>&1; echo $?"):format(host, path, picture)))
@@ -34,17 +51,25 @@ local function output(host, path)
   return lines, table.remove(lines)
 end
 
-for _, host in ipairs(ijepa.args) do
-  local lines, code = output(host, checkpoint)
+local function same(host, path, wanted, width)
+  local lines, code = output(host, path)
   assert(code == "0", table.concat(lines, "\n"))
-  assert(#lines == 48, ("%s: %d features, expected 48"):format(host, #lines))
+  assert(#lines == width, ("%s: %d features, expected %d"):format(host, #lines, width))
   for i, line in ipairs(lines) do
-    assert(math.abs(tonumber(line) - expected[i - 1]) <= 1e-6, ("%s: feature %d is %s, expected %.9g"):format(host, i, line, expected[i - 1]))
+    assert(math.abs(tonumber(line) - wanted[i - 1]) <= 1e-6, ("%s: feature %d is %s, expected %.9g"):format(host, i, line, wanted[i - 1]))
   end
-  lines, code = output(host, broken)
-  assert(code == "1" and lines[1]:find "lacks the tensor 'target_encoder.blocks.2", lines[1])
-  lines, code = output(host, picture)
-  assert(code == "1" and lines[1]:find "not a whole safetensors file", lines[1])
+end
+local function refused(host, path, why)
+  local lines, code = output(host, path)
+  assert(code == "1" and lines[1]:find(why, 1, true), lines[1])
+end
+
+for _, host in ipairs(ijepa.args) do
+  same(host, checkpoint, expected, 48)
+  for _, layout in ipairs(layouts) do same(host, layout[1], features(layout[2], 32, 32), layout[2].width) end
+  refused(host, broken, "lacks the tensor 'target_encoder.blocks.2")
+  refused(host, picture, "not a whole safetensors file")
+  refused(host, headless, "does not say what model it holds: how many heads")
   print(host .. ": the features that Lua finds")
 end
-for _, path in ipairs { checkpoint, broken, picture, folder } do os.remove(path) end
+os.execute("rm -r " .. folder)

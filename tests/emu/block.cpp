@@ -49,7 +49,10 @@ static int array_count;
 static char *arena[SETS];
 static size_t arena_used[SETS], static_bytes, dynamic_bytes;
 static void *dynamic_memory;
-static char begin_sync[STREAM_SLOTS], end_sync[SETS];
+/* A thread comes behind its grid's beginning and the blocks before its own that had the same identities, but not behind
+ * threads of its own block: what they release at their end is for the next block, hence two by turns. */
+static char begin_sync[STREAM_SLOTS], end_sync[SETS][2];
+static int block_turn[SETS];
 [[maybe_unused]] static const void *host_stack;
 [[maybe_unused]] static size_t host_stack_bytes;
 static uint64_t state_of_random = 88172645463325252ull;
@@ -143,10 +146,7 @@ static void switch_to(Fiber *to, Thread *t) {
 }
 
 static Fiber *fiber_for(const Thread *t) {
-  if (TSAN) {
-    Fiber *&own = fiber_of[set][t->number];
-    return own ? own : own = new_fiber();
-  }
+  if (TSAN) return fiber_of[set][t->number];
   Fiber *f = idle;
   if (f) idle = f->next;
   return f ? f : new_fiber();
@@ -266,11 +266,6 @@ void *shared_dynamic() {
 static void fresh_shared_memory() {
   array_count = 0;
   static_bytes = 0;
-  if (!arena[set]) {
-    arena[set] = (char *)mmap(nullptr, ARENA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (arena[set] == MAP_FAILED) _exit(NO_FIT);
-    arena_used[set] = ARENA;
-  }
   forbid(arena[set], arena_used[set]);
   arena_used[set] = 0;
   dynamic_memory = dynamic_bytes ? from_arena(dynamic_bytes, 128) : nullptr;
@@ -282,12 +277,12 @@ static void run_thread(Thread *t) {
   current = t;
   threadIdx = t->index;
   acquire(&begin_sync[set / 2]);
-  acquire(&end_sync[set]); /* the blocks before it that had the same identities */
+  acquire(&end_sync[set][!block_turn[set]]);
   body->call();
   finish_copies();
   t->state = ENDED;
   ended++;
-  release(&end_sync[set]);
+  release(&end_sync[set][block_turn[set]]);
   leave_warp(t);
   if (bar.waiting && bar.waiting == thread_count - ended) open_barrier();
 }
@@ -311,8 +306,8 @@ static void fiber_main() {
 }
 
 static void run_block(const dim3 &size) {
-  thread_count = (int)(size.x * size.y * size.z);
   ended = queued = 0;
+  block_turn[set] ^= 1;
   bar.waiting = 0;
   reset_warps();
   fresh_shared_memory();
@@ -330,6 +325,16 @@ static void run_block(const dim3 &size) {
   current = nullptr;
 }
 
+/* By the host, before the first thread runs: an identity, or memory, comes behind all that its maker has seen. */
+static void make_set(int s) {
+  for (int i = 0; TSAN && i < thread_count; i++)
+    if (!fiber_of[s][i]) fiber_of[s][i] = new_fiber();
+  if (arena[s]) return;
+  arena[s] = (char *)mmap(nullptr, ARENA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (arena[s] == MAP_FAILED) _exit(NO_FIT);
+  arena_used[s] = ARENA;
+}
+
 static unsigned long common_divisor(unsigned long a, unsigned long b) { return b ? common_divisor(b, a % b) : a; }
 
 void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic, Body *b, int slot) {
@@ -342,6 +347,8 @@ void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic, Body *b
   host.identity = identity();
   host_stack = nullptr;
   slot %= STREAM_SLOTS;
+  thread_count = (int)(block.x * block.y * block.z);
+  for (int i = 0; i < (TSAN ? 2 : 1); i++) make_set(TSAN ? 2 * slot + i : 0);
   if (seed() > 0) { /* blocks come in no order */
     first = random_below(1u << 20);
     do step = 1 + random_below((unsigned)(n < 1u << 20 ? n : 1u << 20));
@@ -354,7 +361,7 @@ void run_grid(const char *kernel, dim3 grid, dim3 block, size_t dynamic, Body *b
     set = !TSAN ? 0 : 2 * slot + (seed() > 0 ? (int)random_below(2) : (int)(i & 1));
     run_block(block);
   }
-  for (int i = 0; TSAN && i < 2; i++) acquire(&end_sync[2 * slot + i]);
+  for (int i = 0; TSAN && i < 4; i++) acquire(&end_sync[2 * slot + i / 2][i % 2]);
   name = "(host)";
   body = nullptr;
 }

@@ -1,15 +1,17 @@
--- ijepa tests/fuzz/corpus.lua: writes the small files that the fuzzer of files of tensors begins with.
+-- ijepa tests/fuzz/corpus.lua: writes the small files that the fuzzers of files of tensors and of indexes begin with.
 package.path = "tests/lua/?.lua;" .. package.path
 local A = require "archive"
 local tensors = require "ijepa.tensors"
 local F = require "ijepa._ffi"
-local folder = "tests/fuzz/corpus/tensors/"
+local folder
 
 local function put(name, bytes)
   local f = assert(io.open(folder .. name, "wb"))
   f:write(bytes)
   f:close()
 end
+
+folder = "tests/fuzz/corpus/tensors/"
 F.check(F.C.ij_mkdirs(folder))
 put("honest.pth", A.honest())
 put("deflated.pth", A.honest { deflated = true })
@@ -24,3 +26,17 @@ local items = {}
 for i, t in ipairs { "f32", "bf16", "i32", "i64", "u8" } do items[i] = { name = t, dtype = t, shape = { 2, 3 }, data = numbers } end
 assert(tensors.save(folder .. "all.safetensors", items, { step = "3" }))
 put("list.safetensors", A.le(10, 8) .. '{"a":[1]} ')
+
+-- Indexes of tars (core/data/index.c): the fuzzer sets the tar's size and time and the hash, but for those marked "r".
+folder = "tests/fuzz/corpus/index/"
+F.check(F.C.ij_mkdirs(folder))
+local function index(name, members, count, mark)
+  local bytes = { "ijtar 1\n", (mark or "-"):rep(16), A.le(count or #members, 8) }
+  for _, m in ipairs(members) do bytes[#bytes + 1] = A.le(m[1], 8) .. A.le(m[2], 8) .. m[3] .. "\0" end
+  put(name .. ".index", table.concat(bytes) .. ("-"):rep(8))
+end
+index("honest", { { 512, 1000, "a/one.jpg" }, { 2048, 0, "" }, { 4096, 40, "b/two.png" }, { 8192, 9, "b/../three.webp" } })
+index("raw", { { 512, 1000, "a/one.jpg" } }, nil, "r")
+index("outside", { { 2 ^ 40, 1000, "one.jpg" }, { 512, 2 ^ 52, "two.jpg" } })
+index("many", { { 512, 1000, "one.jpg" } }, 2 ^ 50)
+index("names", { { 512, 9, "/etc/../one.jpg" }, { 512, 9, "./" .. ("x"):rep(5000) .. ".jpg" }, { 512, 9, ".jpg" } })

@@ -115,33 +115,12 @@ end
 for _, path in ipairs(matching "^lua/ijepa/.*%.lua$") do
   if not text[path]:find "^%-%-" then problem(path, "does not start with a comment that says what it is") end
 end
--- Annotations: a function whose comment names one parameter (@param) names each of them, and none that isn't there. Those
--- with none say all in words: `ijepa help` prints both. Modules that begin with _ are not for users.
-local function check_annotations(path, source)
-  local named, number
-  number = 0
-  for line in (source .. "\n"):gmatch "([^\n]*)\n" do
-    number = number + 1
-    local param = line:match "^%s*%-%-%-@param%s+([%w_.]+)"
-    local list = line:match "^%s*local%s+function%s+[%w_]+%s*(%b())" or line:match "^%s*function%s+[%w_.:]+%s*(%b())"
-    if param then
-      named = named or {}
-      named[param] = true
-    elseif not line:find "^%s*%-%-%-" then
-      if named and list then
-        for name in list:sub(2, -2):gmatch "[^,%s]+" do
-          if not named[name] and name ~= "..." and name:sub(1, 1) ~= "_" then problem(path, "line %d: no @param for '%s'", number, name) end
-          named[name] = nil
-        end
-        for name in pairs(named) do
-          if name ~= "..." then problem(path, "line %d: @param '%s' is no parameter", number, name) end
-        end
-      end
-      named = nil
-    end
-  end
+-- Annotations; modules that begin with _ are not for users.
+local annotations = dofile "tests/lint/annotations.lua"
+for _, wrong in ipairs(annotations.self_test()) do problem("tests/lint/annotations.lua", "%s", wrong) end
+for _, path in ipairs(matching "^lua/ijepa/[^_][%w_]*%.lua$") do
+  for _, breach in ipairs(annotations.breaches(text[path])) do problem(path, "line %d: %s", breach[1], breach[2]) end
 end
-for _, path in ipairs(matching "^lua/ijepa/[^_].*%.lua$") do check_annotations(path, text[path]) end
 
 local seen = {}
 for line in text["packages.txt"]:gmatch "[^\n]+" do
@@ -155,7 +134,8 @@ end
 
 -- Documents: commands and links in them lead somewhere.
 local known = {}
-for _, word in ipairs { "help", "check", "conform", "import", "report", "export", "manifest", "test", "-e", "-", "-v",
+for _, word in ipairs { "help", "check", "conform", "import", "report", "export", "manifest", "submit", "memory", "test",
+  "-e", "-", "-v",
   "--help" } do known[word] = true end
 local has = {}
 for _, path in ipairs(files) do

@@ -200,6 +200,12 @@ function tests.test_signals_save_and_leave()
   end
 end
 
+function tests.test_sigterm_again_and_again_does_not_keep_it_from_saving()   -- as job systems send it
+  local code, said = signalled("TERM", "while kill -TERM $p 2>/dev/null; do sleep .001; done;")
+  lu.assertEquals(code, 143)
+  lu.assertStrContains(said, "interrupted: step")
+end
+
 function tests.test_sigusr1_saves_and_goes_on()
   local code, said = signalled("USR1", ("i=0; while [ $i -lt 300 ] && ! grep -q USR1 %s; do sleep .05; i=$((i + 1)); done; kill -TERM $p;")
     :format(folder .. "/log"))

@@ -22,4 +22,6 @@ void ij_check_device_slots(ij_check *k, const ij_check_device *d);
  * forms, twice (the same bits), between red zones, and with each allocation of the device failing in turn. */
 void ij_check_device_results(ij_check *k, const ij_case_op *op, const ij_case_shape *shape, ij_dtype dt,
                              ij_check_device *d);
+/* What the device keeps of weights between calls */
+void ij_check_device_weights(ij_check *k, ij_check_device *d);
 #endif

@@ -73,6 +73,7 @@ static int on_device(const char *filter, bool quick) {
   if (k.failures == 0) {
     ij_check_coverage(&k, NULL);
     check_device(&k, &d, filter);
+    if (!filter || strstr("weights", filter)) ij_check_device_weights(&k, &d);
   }
   ij_check_device_close(&d);
   printf("%s (%s): %d calls compared, %d failures, %.1f s\n", info.name, info.arch, k.calls, k.failures,

@@ -1,5 +1,5 @@
 /* Sums over rows: a pass over the matrix at the memory's speed, then one over some hundred rows of sums. */
-#include "rows.h"
+#include "stripes.h"
 
 enum { ADD_WARPS = 32, MOST_STRIPES = 512 };
 

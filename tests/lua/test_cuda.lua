@@ -1,0 +1,171 @@
+-- The CUDA plug-in through the whole program: on a card (IJEPA_CUDA=build/libijepa_cuda.so), or, without one, the same
+-- sources on the emulator (tests/emu), which can also be told to fail.
+local lu = require "luaunit"
+local ijepa = require "ijepa"
+local F = require "ijepa._ffi"
+local C = F.C
+
+local tests = {}
+TestCuda = tests -- luacheck: ignore
+
+local program, plugin = os.getenv "IJEPA_PROGRAM" or "build/ijepa", os.getenv "IJEPA_CUDA"
+local emulated = plugin and plugin:find "emu"
+local folder, pictures
+
+-- Exit code and all that a command of the shell says.
+local function shell(command)
+  local pipe = io.popen(("(%s) 2>&1; echo exit $?"):format(command))
+  local text = pipe:read "*a"
+  pipe:close()
+  return tonumber(text:match "exit (%d+)%s*$"), text
+end
+
+function tests.setUp()
+  lu.skipIf(not plugin, "no plug-in: IJEPA_CUDA is not set, and there are no headers of CUDA to build the emulator's")
+  folder = os.tmpname()
+  os.remove(folder)
+  assert(F.try(C.ij_mkdirs(folder)))
+  pictures = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 24, test = 60, size = 32 })
+  local file = assert(io.open(folder .. "/recipe.lua", "w"))
+  file:write 'local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {})\n'
+  file:close()
+end
+function tests.tearDown() if folder then os.execute("rm -rf " .. folder) end end
+
+-- A run of a small model; over: settings, with `before` in front of the program.
+local function run(name, over)
+  local words = {
+    ["data.root"] = pictures.train, ["data.batch"] = 4, ["data.crop"] = 32, ["data.workers"] = 1, ["model.width"] = 32,
+    ["model.depth"] = 2, ["model.heads"] = 2, ["model.patch"] = 4, ["model.pred_depth"] = 1, ["model.pred_dim"] = 16,
+    ["model.dtype"] = "f32", ["mask.min_keep"] = 3, ["mask.group"] = 8, ["optim.epochs"] = 1, ["optim.warmup"] = 0,
+    ["model.init_gain"] = .7, ["model.patch_gain"] = 1.5, ["diagnose.every"] = 0, out = folder .. "/" .. name,
+  }
+  local before = ""
+  for k, v in pairs(over or {}) do
+    if k == "before" then before = v else words[k] = v end
+  end
+  local list = {}
+  for k, v in pairs(words) do list[#list + 1] = ("'%s=%s'"):format(k, tostring(v)) end
+  return shell(("%s %s %s/recipe.lua %s"):format(before, program, folder, table.concat(list, " ")))
+end
+local function fine(name, over)
+  local code, text = run(name, over)
+  lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
+  return text
+end
+local function latest(name) return assert(ijepa.checkpoint.load(folder .. "/" .. name .. "/jepa-latest.safetensors")) end
+
+-- The largest difference of any value of two checkpoints.
+local function apart(a, b)
+  local x, y, worst = latest(a), latest(b), 0
+  for _, name in ipairs(x:names()) do
+    local p, n = x:data(name)
+    local v, w = F.cast("const float *", p), F.cast("const float *", (y:data(name)))
+    for i = 0, n / 4 - 1 do worst = math.max(worst, math.abs(v[i] - w[i])) end
+  end
+  x:close()
+  y:close()
+  return worst
+end
+local function losses(name)
+  local list = {}
+  for line in io.lines(folder .. "/" .. name .. "/jepa_r0.csv") do list[#list + 1] = tonumber(line:match "^%d+,%d+,([^,]+)") end
+  return list
+end
+
+function tests.test_recorded_steps_of_the_published_implementation()
+  local files = { "tests/golden/step.safetensors" }
+  for _, step in ipairs { "step_a", "step_b" } do
+    local path = "../shared/conformance/" .. step .. ".safetensors"
+    if C.ij_path_kind(path) == 1 then files[#files + 1] = path end
+  end
+  local code, text = shell(("IJEPA_DEVICE=cuda %s conform %s"):format(program, table.concat(files, " ")))
+  lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
+end
+
+function tests.test_a_run_equals_the_processor_s()
+  fine("card", { device = "cuda" })
+  fine "host"
+  lu.assertTrue(#losses "card" == 6)
+  for i, loss in ipairs(losses "host") do lu.assertAlmostEquals(losses "card"[i], loss, 2e-5) end
+  -- six steps of AdamW at a rate of 1e-3: one whose gradient is near to 0 may go the other way at first
+  lu.assertTrue(apart("card", "host") < 2e-4)
+end
+
+function tests.test_bf16_learns_the_same()
+  fine("card", { device = "cuda", ["model.dtype"] = "bf16", ["model.recompute"] = true })
+  fine "host"
+  for i, loss in ipairs(losses "host") do lu.assertAlmostEquals(losses "card"[i], loss, .02 * loss) end   -- 2^-9 a number, over 4 layers
+end
+
+function tests.test_resume_equals_the_uninterrupted_run()
+  fine("whole", { device = "cuda" })
+  fine("parts", { device = "cuda", ["optim.steps"] = 3 })   -- in the middle of the epoch
+  fine("parts", { device = "cuda" })
+  lu.assertEquals(apart("whole", "parts"), 0)
+  lu.assertEquals(losses "parts", losses "whole")
+end
+
+function tests.test_accumulated_and_clipped_updates()
+  fine("card", { device = "cuda", ["data.batch"] = 2, ["optim.accumulate"] = 2, ["optim.clip"] = .1 })
+  fine("host", { ["data.batch"] = 2, ["optim.accumulate"] = 2, ["optim.clip"] = .1 })
+  lu.assertTrue(apart("card", "host") < 2e-4)
+end
+
+function tests.test_a_loss_that_is_no_number_changes_nothing()   -- though it is read a step late
+  local code, text = run("run", { device = "cuda", ["optim.lr"] = 1e30, ["optim.start_lr"] = 1e30, ["model.init_gain"] = 1 })
+  lu.assertEquals(code, 1)
+  lu.assertStrContains(text, "lower optim.lr")
+  local step = tonumber(text:match "step (%d+): the loss is")
+  if step and step > 1 and C.ij_path_kind(folder .. "/run/jepa-latest.safetensors") == 1 then
+    lu.assertEquals(latest "run":meta "step", step - 1)
+  end
+end
+
+function tests.test_a_probe()
+  fine("run", { device = "cuda" })
+  local code, text = shell(("%s recipes/probe_ridge.lua device=cuda run=%s/run train=%s test=%s resize=32 cache=false"):format(program, folder,
+    pictures.train, pictures.test))
+  lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
+  local _, host = shell(("%s recipes/probe_ridge.lua run=%s/run train=%s test=%s resize=32 cache=false"):format(program, folder,
+    pictures.train, pictures.test))
+  lu.assertEquals(text:match "[%d.]+ %%", host:match "[%d.]+ %%")
+end
+
+function tests.test_machines_without_a_usable_card()
+  lu.skipIf(not emulated, "a real card does not fail on request")
+  for fault, words in pairs { no_driver = "no NVIDIA driver", old_driver = "update the driver", no_device = "no card can be used" } do
+    local code, text = run("run", { device = "cuda", before = "IJ_EMU_FAULT=" .. fault })
+    lu.assertEquals(code, 1)
+    lu.assertStrContains(text, "device 'cuda'")
+    lu.assertStrContains(text, words)
+    lu.assertEquals(select(2, text:gsub("\n", "\n")), 2)   -- one line, and the exit code's
+  end
+  local code, text = run("run", { device = "cuda:7" })
+  lu.assertEquals(code, 1)
+  lu.assertStrContains(text, "this machine has 1 card")
+  code, text = run("run", { device = "cuda", before = "IJEPA_CUDA=/nothing.so" })
+  lu.assertEquals(code, 1)
+  lu.assertStrContains(text, "could not be loaded")
+end
+
+function tests.test_a_card_with_too_little_memory_says_what_would_fit()
+  lu.skipIf(not emulated, "a real card has the memory that it has")
+  local code, text = run("run", { device = "cuda", ["data.batch"] = 24, before = "IJ_EMU_MEMORY=" .. 34 * 2 ^ 20 })
+  lu.assertEquals(code, 1)
+  lu.assertStrContains(text, "out of memory on the card")
+  lu.assertStrContains(text, "this run needs")
+end
+
+function tests.test_a_card_that_disappears()
+  lu.skipIf(not emulated, "a real card does not go on request")
+  local code, text = run("run", { device = "cuda", ["optim.epochs"] = 50, ["log.save_steps"] = 1, before = "IJ_EMU_FAULT=lost:1200" })
+  lu.assertEquals(code, 1)
+  lu.assertStrContains(text, "goes on from its last checkpoint")
+  local step = latest "run":meta "step"
+  lu.assertTrue(step >= 1)
+  local again = fine("run", { device = "cuda", ["optim.epochs"] = 50, ["optim.steps"] = step + 1 })
+  lu.assertStrContains(again, "goes on from")
+end
+
+return tests
