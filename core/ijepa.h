@@ -51,7 +51,9 @@ int ij_threads_get(void);               /* of the calling thread, as ij_threads_
 const char *ij_cpu_isa(void);           /* "avx512", "avx2", "base": the variant of our own loops in use */
 const char *ij_cpu_matmul(void);        /* "bf16-amx", "bf16-avx512", "f32": what matrix products run in */
 void ij_interrupt_install(void);        /* from now on the first SIGINT, SIGTERM or SIGHUP only sets the flag; the
-                                           second SIGINT or SIGHUP kills. SIGUSR1 asks to save */
+                                           second SIGINT or SIGHUP kills. SIGUSR1 asks to save. Main thread */
+void ij_signal_stack(void);             /* gives this thread a stack for signal handlers, if it has none. Any handler that may
+                                           run while a model does must be installed with SA_ONSTACK */
 int ij_interrupted(void);               /* the number of such a signal (SIGINT after ij_interrupt_set) or 0; polled */
 void ij_interrupt_set(int on);
 int ij_save_asked(void);                /* 1 once after each SIGUSR1 */
@@ -267,6 +269,7 @@ typedef struct ij_dist_info {
 ij_status ij_dist_open(const char *transport, double timeout, ij_dist **out);
 void ij_dist_close(ij_dist *d);                              /* (all) waits for the others, but where one has failed */
 void ij_dist_look(const ij_dist *d, ij_dist_info *out);
+ij_status ij_dist_mpi(void);                                 /* whether libijepa_mpi.so is there and works: IJ_EUNSUPPORTED */
 ij_status ij_dist_sum(ij_dist *d, double *x, int n);         /* (all) x (n): sums over the processes, the same bits in each */
 ij_status ij_dist_broadcast(ij_dist *d, void *bytes, size_t n); /* (all) process 0's n bytes */
 ij_status ij_dist_tensor(ij_dist *d, ij_tensor *t, int root);   /* (all) t, f32 and contiguous: as it is in process root */

@@ -15,8 +15,10 @@ local cfg = ijepa.config {
   optim = { minutes = 4.5, warmup = 0.1, start_lr = 1e-4, lr = 2e-3, final_lr = 1e-6, wd = { 0.05, 0.05 }, ema = { 0.99, 1.0 } },
 }
 local folder = cfg.data.root
-io.stderr:write(("drawing scenes into %s\n"):format(folder))
-local made = assert(scenes.generate { out = folder, n = 8000, test = 2000, seed = cfg.seed, size = 64, label = "colour" })
+local made = assert(ijepa.dist.open()):once(function()   -- mpirun may have started several of us
+  io.stderr:write(("drawing scenes into %s\n"):format(folder))
+  return assert(scenes.generate { out = folder, n = 8000, test = 2000, seed = cfg.seed, size = 64, label = "colour" })
+end)
 cfg.data.root = made.train
 local run = ijepa.pretrain(cfg)
 return compare(run, { train = made.train, test = made.test, resize = 64 })

@@ -30,13 +30,22 @@ static void on_save(int sig) {
   (void)sig;
   save_asked = 1;
 }
+/* While oneDNN's kernels run, the stack pointer may point into their buffers, and a handler on that stack would write
+ * over what lies below: handlers get a stack of their own, a thread's for good. */
+void ij_signal_stack(void) {
+  static _Thread_local unsigned char stack[1 << 16];
+  stack_t own = {.ss_sp = stack, .ss_size = sizeof stack}, has;
+  if (sigaltstack(NULL, &has) == 0 && has.ss_flags & SS_DISABLE) sigaltstack(&own, NULL);
+}
+
 void ij_interrupt_install(void) {
   static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
   struct sigaction a = {.sa_handler = on_interrupt};
-  struct sigaction save = {.sa_handler = on_save, .sa_flags = SA_RESTART}, before;
+  struct sigaction save = {.sa_handler = on_save, .sa_flags = SA_RESTART | SA_ONSTACK}, before;
+  ij_signal_stack();
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) { /* what nohup ignores stays so */
     /* a second Ctrl-C ends it the hard way; job systems repeat SIGTERM while a run saves, and send SIGKILL last */
-    a.sa_flags = SA_RESTART | (signals[i] == SIGTERM ? 0 : (int)SA_RESETHAND);
+    a.sa_flags = SA_RESTART | SA_ONSTACK | (signals[i] == SIGTERM ? 0 : (int)SA_RESETHAND);
     if (sigaction(signals[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(signals[i], &a, NULL);
   }
   sigaction(SIGUSR1, &save, NULL);

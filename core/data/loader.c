@@ -443,8 +443,11 @@ static ij_status size_up(ij_data *d) {
   else d->steps = n > before ? (n - before + all - 1) / all : 0;
   if (d->steps < 0) d->steps = 0;
   d->steps -= d->steps % c->multiple;
+  if (d->steps < 1 && c->world * c->multiple == 1)
+    return ij_fail(IJ_EINVAL, "data '%s': %lld pictures don't fill a batch of %d; lower data.batch",
+                   ij_sources_title(d->sources), (long long)n, c->batch);
   if (d->steps < 1)
-    return ij_fail(IJ_EINVAL, "data '%s': %lld pictures don't fill %d batches of %d for each of %d processes; lower data.batch",
+    return ij_fail(IJ_EINVAL, "data '%s': %lld pictures don't fill %d batches of %d in %d processes; lower data.batch",
                    ij_sources_title(d->sources), (long long)n, c->multiple, c->batch, c->world);
   return IJ_OK;
 }

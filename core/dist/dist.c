@@ -23,14 +23,22 @@ static ij_status resolve(const char *host, meeting *m) {
   return IJ_OK;
 }
 
-static ij_status load_mpi(ij_dist *d, const ij_place *p) {
+static ij_status load_mpi(const ij_transport **out) {
   void *fn;
-  IJ_TRY(ij_plugin_load("libijepa_mpi.so", "IJEPA_MPI", "ij_transport_mpi", &fn));
   ij_transport_fn get;
+  IJ_TRY(ij_plugin_load("libijepa_mpi.so", "IJEPA_MPI", "ij_transport_mpi", &fn));
   memcpy(&get, &fn, sizeof get);
-  d->way = get();
-  if (d->way->abi != IJ_TRANSPORT_ABI)
+  if (get()->abi != IJ_TRANSPORT_ABI)
     return ij_fail(IJ_EUNSUPPORTED, "libijepa_mpi.so is of another version: build it again");
+  *out = get();
+  return IJ_OK;
+}
+ij_status ij_dist_mpi(void) {
+  const ij_transport *t;
+  return load_mpi(&t);
+}
+
+static ij_status start_mpi(ij_dist *d, const ij_place *p) {
   IJ_TRY(ij_mover_start(d));
   if (d->size != p->size || d->rank != p->rank)
     return ij_fail(IJ_EINVAL,
@@ -90,7 +98,12 @@ static ij_status start(ij_dist *d, const ij_place *p) {
   memcpy(d->transport, p->transport, sizeof d->transport);
   d->token = p->token;
   if (p->size == 1) return IJ_OK;
-  if (!strcmp(p->transport, "mpi")) IJ_TRY(load_mpi(d, p));
+  if (!strcmp(p->transport, "mpi")) {
+    ij_status st = load_mpi(&d->way);
+    if (st == IJ_OK) IJ_TRY(start_mpi(d, p));
+    else if (p->asked || !p->host[0]) return st;
+    else snprintf(d->transport, sizeof d->transport, "tcp"); /* all on this machine: TCP will do */
+  }
   IJ_TRY(meet(d, p));
   IJ_TRY(share(d));
   IJ_TRY(ij_watch_start(d));
@@ -127,6 +140,7 @@ void ij_dist_ref(ij_dist *d) { d->refs++; }
 /* Everything but the memory, which lives until the last optimizer is gone. */
 static void shut(ij_dist *d) {
   bool in_order = d->watching && !ij_watch_lost(d);
+  if (d->watching && !in_order) ij_watch_linger(d);
   ij_mover_stop(d, in_order);
   ij_watch_stop(d, in_order);
   ij_star_close(d);

@@ -18,6 +18,7 @@ typedef struct ij_place {
   char host[256]; /* of process 0; empty: the transport will tell */
   int port;
   uint64_t token; /* the same in all processes of this job and hardly in others */
+  bool asked;     /* somebody has chosen this transport */
 } ij_place;
 /* transport: NULL or one to use whatever the environment prefers. IJ_EINVAL: what is there makes no sense. */
 ij_status ij_place_find(const char *transport, ij_place *out);
@@ -93,6 +94,8 @@ ij_status ij_star_spread(ij_dist *d, void *bytes, size_t n, double until);
 /* watch.c */
 ij_status ij_watch_start(ij_dist *d);
 void ij_watch_stop(ij_dist *d, bool in_order);
+/* Before the connections of a failed run are closed: what was said is heard, and process 0 may still be at work. */
+void ij_watch_linger(ij_dist *d);
 void ij_watch_lose(ij_dist *d, const char *why); /* all must end; tells the others */
 bool ij_watch_lost(ij_dist *d);
 ij_status ij_watch_fail(ij_dist *d); /* IJ_EIO with the reason; waits a little for one */

@@ -84,6 +84,7 @@ ij_status ij_place_find(const char *transport, ij_place *p) {
   }
   if (p->rank >= p->size) return ij_fail(IJ_EINVAL, "processes: number %d of %d: they count from 0", p->rank, p->size);
   if (transport) snprintf(p->transport, sizeof p->transport, "%s", transport);
+  p->asked = transport != NULL;
   meet(p);
   if (!strcmp(p->transport, "tcp") && !p->host[0])
     return ij_fail(IJ_EINVAL, "processes: tcp needs to know where number 0 is: set IJEPA_MASTER_ADDR=HOST");

@@ -16,6 +16,7 @@ typedef struct note {
   char why[400];
 } note;
 enum { SILENCE = 3, GRACE = 20, ANSWER = 5 }; /* seconds: no beat; to end by oneself; process 0 knows who is missing */
+enum { SAVING = 60, LAST_WORDS = 1 };         /* seconds: process 0 may save before mpirun ends it with the first that ends */
 
 static int peers(const ij_dist *d) { return d->rank == 0 ? d->size : 1; }
 static bool is_peer(const ij_dist *d, int i) { return d->rank != 0 || i > 0; }
@@ -168,7 +169,8 @@ ij_status ij_watch_start(ij_dist *d) {
   if (pipe(d->wake) != 0) return ij_fail(IJ_EIO, "processes: no pipe: %s", strerror(errno));
   sigfillset(&all); /* signals are for the thread that called us */
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  d->watching = pthread_create(&d->watcher, NULL, watch, d) == 0;
+  d->watching = true;
+  if (pthread_create(&d->watcher, NULL, watch, d) != 0) d->watching = false;
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   return d->watching ? IJ_OK : ij_fail(IJ_ENOMEM, "processes: a thread could not be started");
 }
@@ -206,4 +208,14 @@ ij_status ij_watch_late(ij_dist *d) {
            d->rank ? name_of(d, 0, who, sizeof who) : "nobody", d->timeout);
   ij_watch_lose(d, why);
   return ij_watch_fail(d);
+}
+
+void ij_watch_linger(ij_dist *d) {
+  double until = ij_time() + (d->rank ? SAVING : LAST_WORDS);
+  for (bool wait = true; wait && ij_time() < until;) {
+    usleep(100000);
+    pthread_mutex_lock(&d->lock);
+    if (d->rank) wait = d->peer[0].watch >= 0 && ij_time() - d->peer[0].heard < SILENCE;
+    pthread_mutex_unlock(&d->lock);
+  }
 }

@@ -30,7 +30,8 @@ static void on_interrupt(int sig) {
  * running Lua code (where polled was called, only the second one does); the third one ends the program. */
 int ij_host_catch_interrupt(lua_State *L) {
   int on = lua_toboolean(L, 1);
-  struct sigaction a = {.sa_handler = on ? on_interrupt : SIG_DFL, .sa_flags = SA_RESTART};
+  struct sigaction a = {.sa_handler = on ? on_interrupt : SIG_DFL, .sa_flags = SA_RESTART | SA_ONSTACK};
+  ij_signal_stack();
   running = on ? L : NULL;
   presses = is_polled = 0;
   ij_interrupt_set(0);

@@ -3,13 +3,13 @@
  *
  * The backward pass is a kernel for the gradients of queries, which meets all keys, and one for those of keys and
  * values, which meets all queries: probabilities are computed twice, but nothing is added up across blocks, so that
- * results are the same in every run. Its first kernel copies the queries into scratch memory (an eighth of what all
+ * results are the same in every run. Its first kernel copies the queries into scratch memory (a sixteenth of what all
  * three kernels move): from then on qkv's are not read, so their gradients may be written there, and the last kernel's
  * blocks read keys and values of their own rows alone before they write there. dqkv may thus be qkv. */
 #include "../cuda/cuda.h"
-#include "cuda_any.cuh"
-#include "cuda_mma.cuh"
-#include "cuda_simt.cuh"
+#include "cuda_any.h"
+#include "cuda_mma.h"
+#include "cuda_simt.h"
 #include <initializer_list>
 #include <type_traits>
 

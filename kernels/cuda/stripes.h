@@ -20,7 +20,8 @@ __device__ static inline void ij_stripe_sum(const float (&sum)[V], ij_dim first,
   SHARED_ARRAY_ALIGNED(16, float, all, [IJ_STRIPE_WARPS][32 * V]);
   int t = (int)threadIdx.x;
   __syncthreads(); /* of the last call */
-  ij_store(&all[t / 32][t % 32 * V], sum);
+#pragma unroll
+  for (int i = 0; i < V; i++) all[t / 32][t % 32 * V + i] = sum[i];
   __syncthreads();
   if (t >= 32 * V || first + t >= D) return;
   float total = 0;

@@ -1,5 +1,5 @@
-/* V neighbouring elements as f32: V 4 or 8 in accesses of 128 bits (64 for four of bf16), to which the pointers must be
- * aligned; V 1 takes any. */
+/* V neighbouring elements of global memory as f32: V 4 or 8 in accesses of 128 bits (64 for four of bf16), to which the
+ * pointers must be aligned; V 1 takes any. */
 #ifndef IJ_VECTOR_H
 #define IJ_VECTOR_H
 #include "cuda.h"
@@ -30,12 +30,14 @@ template <int V> __device__ static inline void ij_load(float (&v)[V], const __nv
     ij_unpack(v, u.x), ij_unpack(v + 2, u.y), ij_unpack(v + 4, u.z), ij_unpack(v + 6, u.w);
   }
 }
+/* Stores name their instruction (st.global.wb, the ordinary one): the compiler takes plain ones apart at times. */
 template <int V> __device__ static inline void ij_store(float *x, const float (&v)[V]) {
   if constexpr (V == 1) {
     x[0] = v[0];
   } else {
 #pragma unroll
-    for (int i = 0; i < V; i += 4) *reinterpret_cast<float4 *>(x + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+    for (int i = 0; i < V; i += 4)
+      __stwb(reinterpret_cast<float4 *>(x + i), make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]));
   }
 }
 __device__ static inline unsigned ij_pack(const float *v) {
@@ -44,8 +46,8 @@ __device__ static inline unsigned ij_pack(const float *v) {
 }
 template <int V> __device__ static inline void ij_store(__nv_bfloat16 *x, const float (&v)[V]) {
   if constexpr (V == 1) x[0] = __float2bfloat16(v[0]);
-  else if constexpr (V == 4) *reinterpret_cast<uint2 *>(x) = make_uint2(ij_pack(v), ij_pack(v + 2));
-  else *reinterpret_cast<uint4 *>(x) = make_uint4(ij_pack(v), ij_pack(v + 2), ij_pack(v + 4), ij_pack(v + 6));
+  else if constexpr (V == 4) __stwb(reinterpret_cast<uint2 *>(x), make_uint2(ij_pack(v), ij_pack(v + 2)));
+  else __stwb(reinterpret_cast<uint4 *>(x), make_uint4(ij_pack(v), ij_pack(v + 2), ij_pack(v + 4), ij_pack(v + 6)));
 }
 
 /* How many elements of type T fill 128 bits */

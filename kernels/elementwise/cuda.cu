@@ -87,7 +87,7 @@ ij_status ij_cuda_fill(ij_queue *q, ij_dim n, float value, float *x) {
 /* ---- binary ---- */
 namespace {
 struct Arithmetic {
-  char op;
+  ij_dim op; /* as wide as a pointer: no bytes of an argument are without a value */
   __device__ float operator()(float a, float b) const {
     return op == '+' ? a + b : op == '-' ? a - b : op == '*' ? a * b : a / b;
   }
@@ -215,7 +215,7 @@ ij_status ij_cuda_convert(ij_queue *q, ij_dim n, ij_dtype from, const void *x, i
 enum { MOST_DIMS = 7 }; /* one more than the contract's: elements of an odd size get one for their bytes */
 namespace {
 struct Layout {
-  int nd;
+  ij_dim nd;
   ij_dim shape[MOST_DIMS], x[MOST_DIMS], y[MOST_DIMS];
 };
 } // namespace
@@ -230,19 +230,19 @@ static ij_dim length(ij_dim stride) { return stride < 0 ? -stride : stride; }
 
 /* In the order of y's memory, without dimensions of 1, neighbours that continue each other as one; nd >= 1. */
 static void simplify(Layout *l) {
-  for (int d = l->nd - 1; d >= 0; d--)
-    if (l->shape[d] == 1) move_dim(l, d, --l->nd);
-  for (int end = l->nd; end > 1; end--) {
+  for (int d = (int)l->nd - 1; d >= 0; d--)
+    if (l->shape[d] == 1) move_dim(l, d, (int)--l->nd);
+  for (int end = (int)l->nd; end > 1; end--) {
     int least = 0; /* the last of equals goes last */
     for (int d = 1; d < end; d++)
       if (length(l->y[d]) <= length(l->y[least])) least = d;
     move_dim(l, least, end - 1);
   }
-  for (int d = l->nd - 2; d >= 0; d--) {
+  for (int d = (int)l->nd - 2; d >= 0; d--) {
     ij_dim inner = l->shape[d + 1];
     if (l->x[d] != l->x[d + 1] * inner || l->y[d] != l->y[d + 1] * inner) continue;
     l->shape[d + 1] *= l->shape[d];
-    move_dim(l, d, --l->nd);
+    move_dim(l, d, (int)--l->nd);
   }
   if (l->nd == 0) *l = {1, {1}, {1}, {1}};
 }
@@ -255,7 +255,7 @@ static void split_to_bytes(Layout *l, ij_dim size) {
 
 /* Pairs of elements as one, where all allows it. */
 static bool widen(Layout *l, ij_dim size, const void *x, const void *y) {
-  int last = l->nd - 1;
+  int last = (int)l->nd - 1;
   if (size >= 16 || l->x[last] != 1 || l->y[last] != 1 || l->shape[last] % 2) return false;
   if ((uintptr_t)x % (uintptr_t)(2 * size) || (uintptr_t)y % (uintptr_t)(2 * size)) return false;
   for (int d = 0; d < last; d++)
@@ -268,7 +268,7 @@ static bool widen(Layout *l, ij_dim size, const void *x, const void *y) {
 /* The places of row r of the dimensions but the last `inner` */
 __device__ static void place_of(const Layout &l, int inner, ij_dim r, ij_dim *from, ij_dim *to) {
   *from = *to = 0;
-  for (int d = l.nd - 1 - inner; d >= 0; d--) {
+  for (int d = (int)l.nd - 1 - inner; d >= 0; d--) {
     ij_dim i = r % l.shape[d];
     *from += i * l.x[d];
     *to += i * l.y[d];
@@ -277,7 +277,7 @@ __device__ static void place_of(const Layout &l, int inner, ij_dim r, ij_dim *fr
 }
 
 template <class T> static __global__ void copy_rows(ij_dim rows, Layout l, const T *x, T *y) {
-  int last = l.nd - 1;
+  int last = (int)l.nd - 1;
   for (ij_dim r = ij_row(); r < rows; r += ij_row_step()) {
     ij_dim from, to;
     place_of(l, 1, r, &from, &to);
@@ -290,7 +290,7 @@ template <class T> static __global__ void copy_rows(ij_dim rows, Layout l, const
 enum { TILE = 32, TILE_ROWS = 8 };
 template <class T> static __global__ void copy_turned(ij_dim rows, Layout l, const T *x, T *y) {
   SHARED_ARRAY(T, tile, [TILE][TILE + 1]);
-  int b = l.nd - 2, a = l.nd - 1, tx = (int)threadIdx.x, ty = (int)threadIdx.y;
+  int a = (int)l.nd - 1, b = a - 1, tx = (int)threadIdx.x, ty = (int)threadIdx.y;
   ij_dim across = (l.shape[a] + TILE - 1) / TILE, down = (l.shape[b] + TILE - 1) / TILE;
   for (ij_dim w = blockIdx.x; w < rows * across * down; w += gridDim.x) {
     ij_dim from, to, at_a = w % across * TILE, at_b = w / across % down * TILE;
@@ -308,7 +308,7 @@ template <class T> static __global__ void copy_turned(ij_dim rows, Layout l, con
 
 /* Whether reads are better turned; the dimension that is dense in x then becomes the last but one. */
 static bool turn(Layout *l) {
-  int last = l->nd - 1, dense = -1;
+  int last = (int)l->nd - 1, dense = -1;
   for (int d = 0; d < last; d++)
     if (l->x[d] == 1) dense = d;
   if (dense < 0 || length(l->x[last]) < 2 || l->shape[last] < TILE_ROWS || l->shape[dense] < TILE_ROWS) return false;

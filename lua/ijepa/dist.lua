@@ -1,5 +1,6 @@
 --- Processes that work together: those that mpirun or srun has started; alone where neither has. docs/dist.md.
 local F = require "ijepa._ffi"
+local json = require "cjson.safe"
 local C = F.C
 
 local dist = {}
@@ -12,22 +13,24 @@ local dist = {}
 ---@field transport string "none", "mpi" or "tcp"
 local Dist = {}
 Dist.__index = Dist
-local opened = false
+local current, parted   -- processes meet once in a program
 
---- Meets the other processes; each must come here, once. Alone it costs nothing.
+--- Meets the other processes, each of which must come here; later calls give the same. Alone it costs nothing.
 ---@param o { timeout: number?, transport: string? }?  seconds; "none", "mpi", "tcp": default what the environment says
 ---@return ijepa.dist? processes, string? message
 function dist.open(o)
   o = o or {}
+  if current then return current end
+  if parted then return nil, "processes: they have met and parted: a recipe of several processes trains once" end
   local out, info = F.new "ij_dist *[1]", F.new "ij_dist_info"
   local ok, message = F.try(C.ij_dist_open(o.transport, o.timeout or 0, out))
   if not ok then return nil, message end
   local h = F.gc(out[0], C.ij_dist_close)
   C.ij_dist_look(h, info)
-  if info.size > 1 and opened then return nil, "processes: they have met and parted once: a recipe of several processes trains once" end
-  opened = opened or info.size > 1
-  return setmetatable({ h = h, rank = info.rank, size = info.size, local_rank = info.local_rank, local_size = info.local_size,
+  local d = setmetatable({ h = h, rank = info.rank, size = info.size, local_rank = info.local_rank, local_size = info.local_size,
     threads = info.threads, transport = F.string(info.transport) }, Dist)
+  current = d.size > 1 and d or nil
+  return d
 end
 
 --- Sums of a few numbers over the processes, the same in each.
@@ -56,6 +59,8 @@ function Dist:broadcast(text)
 end
 
 --- A tensor (f32, contiguous) gets the values that it has in process `root`.
+---@param t ijepa.tensor
+---@param root integer
 function Dist:tensor(t, root) F.check(C.ij_dist_tensor(self.h, t.h, root), 0) end
 
 --- Waits until all are here. patient: for ever, not as long as the time-out.
@@ -65,6 +70,7 @@ function Dist:barrier(patient) F.check(C.ij_dist_barrier(self.h, patient and -1 
 --- Runs f in process 0, then in the first of each other machine, then in the others: each finds what those before have
 --- left on disk. Returns what f does.
 ---@param f fun(): ...
+---@return any
 function Dist:in_turn(f)
   if self.size == 1 then return f() end
   local turn, result = self.rank == 0 and 0 or self.local_rank == 0 and 1 or 2, nil
@@ -73,6 +79,21 @@ function Dist:in_turn(f)
     self:barrier(true)
   end
   return unpack(result)
+end
+
+--- What f returns in process 0, in each (a value that JSON can hold): for what is made on disk, once. The others wait.
+---@param f fun(): any
+---@return any
+function Dist:once(f)
+  if self.size == 1 then return f() end
+  local ok, value = true, nil
+  if self.rank == 0 then ok, value = pcall(f) end
+  if not ok then
+    self:fail(tostring(value))
+    error(value, 0)
+  end
+  self:barrier(true)
+  return json.decode(self:broadcast(json.encode { value }))[1]
 end
 
 --- Stops where a process has other values than process 0, saying which.
@@ -102,13 +123,16 @@ function Dist:same(list)
 end
 
 --- Tells the others that this process gives up, and why.
+---@param why string
 function Dist:fail(why) C.ij_dist_fail(self.h, why) end
 
 --- Whether a process is gone or has given up.
+---@return boolean
 function Dist:lost() return C.ij_dist_lost(self.h) ~= 0 end
 
 --- Parts from the others; waits for them, where none has failed.
 function Dist:close()
+  if self == current then current, parted = nil, true end
   if self.h then C.ij_dist_close(F.gc(self.h, nil)) end
   self.h = nil
 end

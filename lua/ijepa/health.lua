@@ -153,6 +153,12 @@ add("cuda", function()
   return "ok", ("%s (%s), %s of %s free: device=cuda"):format(i.name, i.arch, gib(i.free), gib(i.memory))
 end)
 
+add("processes", function()
+  local ok, message = F.try(C.ij_dist_mpi())
+  if ok then return "ok", "mpirun -n N ijepa RECIPE by MPI, srun ijepa RECIPE by TCP" end
+  return "ok", "mpirun -n N ijepa RECIPE on one machine and srun ijepa RECIPE, by TCP; no MPI: " .. message
+end)
+
 add("pictures", function()
   local works, broken = {}, {}
   for _, ending in ipairs { "jpg", "png", "webp", "tif", "gif" } do

@@ -113,6 +113,8 @@ function Optim:state(i)
 end
 
 --- The same wherever they are; every process must ask, and only process 0 is sure to get them.
+---@param i integer
+---@return ijepa.tensor m, ijepa.tensor v
 function Optim:whole_state(i)
   local owner, m, v = C.ij_optim_owner(self.h, i - 1), self:state(i)
   if owner < 0 then return m, v end

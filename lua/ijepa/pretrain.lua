@@ -42,6 +42,7 @@ end
 --- The mask policy of a configuration, for a grid {h, w} and so many processes (1).
 ---@param cfg table
 ---@param grid integer[]
+---@param world integer?
 ---@return ijepa.mask_policy
 function jepa.policy(cfg, grid, world)
   local settings = mask.settings_of(cfg, grid)
@@ -334,6 +335,7 @@ end
 --- The loss of a step in this process, of which a device that works behind us has handed out nothing yet; stops the run
 --- where it is no number: then the gate has kept the state as it was before that step.
 ---@param values table
+---@return number
 function Trainer:loss_of(values)
   local sum = 0
   for _, loss in ipairs(values.losses) do
@@ -348,8 +350,9 @@ function Trainer:loss_of(values)
   return sum
 end
 
--- What all processes need to know alike after a step, in one round between them: the time, whether one was interrupted or
--- asked to save, and the loss of a step (nil: none).
+--- What all processes need to know alike after a step, in one round between them: the time, whether one was interrupted or
+--- asked to save, and the loss of a step (nil: none).
+---@param values table?
 function Trainer:agree(values)
   processes.agree(self, values, values and self:loss_of(values))
   if not values then return end
@@ -474,7 +477,9 @@ local function lock_of(cfg)
   return F.gc(lock[0], C.ij_lock_drop)
 end
 
--- The state of an earlier run (the checkpoint `from`, or nil), the log, and what it says first.
+--- The state of an earlier run (the checkpoint `from`, or nil), the log, and what it says first.
+---@param from string?
+---@param note string?
 function Trainer:open(from, note)
   local cfg, o, d = self.config, self.config.optim, self.config.data
   local init

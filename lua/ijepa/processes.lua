@@ -11,6 +11,7 @@ local processes = {}
 local SIGNALS = { 129, 130, 143 }   -- exit codes of the signals that end a run
 
 --- Meets the others; each takes its share of the processors.
+---@param cfg table
 ---@return ijepa.dist
 function processes.open(cfg)
   local d, why = dist.open { timeout = cfg.dist.timeout }
@@ -41,6 +42,8 @@ local function file_hash(path)
 end
 
 --- Stops where a process has another recipe, version or kind of processor.
+---@param d ijepa.dist
+---@param cfg table
 function processes.compare(d, cfg)
   if d.size == 1 then return end
   local list = flat({}, "", cfg)
@@ -54,6 +57,8 @@ end
 
 --- The checkpoint to go on from, as process 0 finds it, or nil. Where so many processes can make the steps that it was made
 --- with, optim.accumulate is set to it. note: what is to be told.
+---@param d ijepa.dist
+---@param cfg table
 ---@return string? path, string? note
 function processes.origin(d, cfg)
   local from = d.rank == 0 and cfg.resume and (checkpoint.latest(cfg.out, cfg.tag) or type(cfg.resume) == "string" and cfg.resume)
@@ -77,6 +82,9 @@ function processes.origin(d, cfg)
 end
 
 --- The step at which a run is that a checkpoint with these numbers goes on with.
+---@param meta table
+---@param t ijepa.trainer
+---@return integer
 function processes.step_of(meta, t)
   if not meta.step then return meta.epoch * t.ipe end
   if not meta.world or meta.world == t.dist.size or not meta.ipe then return meta.step end
@@ -85,6 +93,9 @@ end
 
 --- One round after a step: sets t.seconds (process 0's), t.interrupt (an exit code), t.asked (to save), and, of the step whose
 --- loss in this process is given, the means over the processes in values.
+---@param t ijepa.trainer
+---@param values table?
+---@param loss number?
 function processes.agree(t, values, loss)
   local interrupted, code = ijepa.interrupted()
   local asked = C.ij_save_asked() ~= 0
@@ -105,6 +116,7 @@ function processes.agree(t, values, loss)
 end
 
 --- After hooks and diagnoses, which run in each process: what process 0 has decided counts.
+---@param t ijepa.trainer
 function processes.follow(t)
   if t.dist.size == 1 then return end
   local text = t.dist:broadcast(("%s\1%s\1%.17g\1%.17g"):format(t.ended or "", t.back or "", t.scale.lr, t.scale.wd))
@@ -115,6 +127,9 @@ end
 
 --- Something has failed here or in another process: all end. Of what comes from another, process 0 tells, or, where that
 --- is the one, one process of each machine.
+---@param d ijepa.dist
+---@param e any
+---@param together boolean?
 function processes.failed(d, e, together)
   local text, here = tostring(e), not d:lost()
   if d.size > 1 and here and not together then d:fail(text) end
@@ -124,6 +139,8 @@ function processes.failed(d, e, together)
 end
 
 --- The end of a training: the others' processes end with it, and process 0 goes on with the recipe.
+---@param d ijepa.dist
+---@param cfg table
 function processes.finished(d, cfg)
   d:close()
   if d.rank > 0 then ijepa.exit(0) end

@@ -4,10 +4,14 @@ local F = require "ijepa._ffi"
 local checkpoint = require "ijepa.checkpoint"
 local jepa = require "ijepa.jepa"
 local published = require "ijepa.published"
+local weights = require "ijepa.weights"
 local json = require "cjson.safe"
 local C = F.C
 
 local state = {}
+-- The numbers of a run in a checkpoint's metadata: whole ones, unless real; needed, or perhaps not there.
+local NUMBERS = { step = { needed = true }, seconds = { real = true, needed = true }, lr_scale = { real = true },
+  wd_scale = { real = true }, updates = {}, ipe = {}, world = {} }
 local PARTS = { "encoder", "predictor", "target_encoder" }
 
 -- { name, tensor, shape } of everything, in a fixed order. Moments that another process has are without a tensor; gather:
@@ -104,14 +108,42 @@ function state.load(path, whole)
   end
   local ok
   ok, message = fill(file, everything(whole))
-  local meta = { step = file:meta "step", seconds = file:meta "seconds", lr_scale = file:meta "lr_scale",
-    wd_scale = file:meta "wd_scale", ipe = file:meta "ipe", world = file:meta "world" }
-  local updates = file:meta "updates"
+  local meta, wrong = {}, nil
+  for k, kind in pairs(NUMBERS) do
+    local v = file:meta(k)
+    if type(v) == "number" and v >= 0 and v < 2 ^ 53 and (v % 1 == 0 or kind.real) then meta[k] = v
+    elseif v ~= nil or kind.needed then wrong = k end
+  end
   file:close()
   if not ok then return nil, message .. "; give another out=FOLDER, or resume=false to start anew" end
   if wrong then return nil, ("checkpoint '%s' is not of a run: it says no '%s', or not as a number"):format(path, wrong) end
   whole.opt:steps(meta.updates or meta.step)
   return meta
+end
+
+-- Whether settings describe the models of a checkpoint, by their sizes: else a line of a stranger's config.lua makes us fill
+-- a model that no memory holds before a tensor is found to be missing.
+local function fits(path, cfg)
+  local w, message = weights.open(path)
+  if not w then return nil, message end
+  local m, crop, fine = cfg.model, cfg.data.crop, true
+  local named = m.arch and jepa.size(m.arch) or {}
+  local h, wide = crop, crop
+  if type(crop) == "table" then h, wide = crop[1], crop[2] end
+  local width, patches = m.width or named.width, math.floor(h / m.patch) * math.floor(wide / m.patch)
+  local function same(label, size_of_settings)
+    local part = w:part(label)
+    local size = part and part:size()
+    for key, value in pairs(size_of_settings) do fine = fine and size and (value == size[key]) end
+    return size
+  end
+  local size = same("encoder", { width = width, depth = m.depth or named.depth, patch = m.patch, patches = patches })
+  same("predictor", { width = m.pred_dim, depth = m.pred_depth, patches = patches })
+  local ratio = m.mlp_ratio or named.mlp_ratio
+  fine = fine and width and math.floor(width * (ratio or 4)) == math.floor(width * size.mlp_ratio)
+  w:close()
+  if fine then return true end
+  return nil, ("checkpoint '%s' is of another architecture than the run's config.lua says"):format(path)
 end
 
 --- A run's models, its settings and its mask policy, to look at.
@@ -132,8 +164,12 @@ function state.model(path)
   local file
   file, message = checkpoint.load(path)
   if not file then return nil, message end
+  local ok
+  ok, message = fits(path, cfg)
+  if not ok then return nil, message end
   require "ijepa.pretrain"   -- brings jepa.models and jepa.policy
-  local ok, m = pcall(function()
+  local m
+  ok, m = pcall(function()
     local encoder, predictor, target = jepa.models(cfg)
     return { encoder = encoder, predictor = predictor, target = target, config = cfg, out = folder,
       policy = jepa.policy(cfg, encoder.grid) }

@@ -1,7 +1,12 @@
 /* core/ijepa.h as a C program uses it: what no Lua module calls. */
 #include "ijepa.h"
 #include <check.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
+#include <time.h>
 
 START_TEST(mt19937_known_answer)
 { /* Matsumoto and Nishimura's default seed and its first output */
@@ -71,12 +76,58 @@ START_TEST(a_model_and_its_optimizer)
 }
 END_TEST
 
+static atomic_int computed;
+static pthread_t computing;
+static void *press(void *arg) {
+  (void)arg;
+  while (!computed) {
+    pthread_kill(computing, SIGUSR1);
+    nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+  }
+  return NULL;
+}
+
+START_TEST(signals_do_not_disturb_a_product) /* K is past what oneDNN's kernels hold on the stack */
+{
+  enum { R = 300, K = 1500, N = 300 };
+  ij_device *dev;
+  ij_tensor *x, *w, *y;
+  pthread_t presser;
+  float *v = malloc(sizeof *v * R * K), *alone = malloc(sizeof *v * R * N), *pressed = malloc(sizeof *v * R * N);
+  for (int i = 0; i < R * K; i++) v[i] = (float)(i % 17) - 8;
+  ck_assert_int_eq(ij_device_open("cpu", &dev), IJ_OK);
+  ck_assert_int_eq(ij_tensor_new(dev, IJ_F32, 2, (int64_t[]){R, K}, &x), IJ_OK);
+  ck_assert_int_eq(ij_tensor_new(dev, IJ_F32, 2, (int64_t[]){N, K}, &w), IJ_OK);
+  ck_assert_int_eq(ij_tensor_write(x, v, sizeof *v * R * K), IJ_OK);
+  ck_assert_int_eq(ij_tensor_write(w, v, sizeof *v * N * K), IJ_OK);
+  ij_interrupt_install();
+  computing = pthread_self();
+  for (int i = 0; i < 100; i++) {
+    ck_assert_int_eq(ij_linear(x, w, NULL, &y), IJ_OK);
+    ck_assert_int_eq(ij_tensor_read(y, i ? pressed : alone, sizeof *v * R * N), IJ_OK);
+    if (i) ck_assert_mem_eq(pressed, alone, sizeof *v * R * N);
+    ij_tensor_free(y);
+    if (i == 0) ck_assert_int_eq(pthread_create(&presser, NULL, press, NULL), 0);
+  }
+  computed = 1;
+  pthread_join(presser, NULL);
+  ck_assert_int_eq(ij_save_asked(), 1);
+  ij_tensor_free(x);
+  ij_tensor_free(w);
+  ij_device_close(dev);
+  free(v);
+  free(alone);
+  free(pressed);
+}
+END_TEST
+
 int main(void) {
   Suite *s = suite_create("api");
   TCase *t = tcase_create("api");
   tcase_add_test(t, mt19937_known_answer);
   tcase_add_test(t, views_keep_their_strides);
   tcase_add_test(t, a_model_and_its_optimizer);
+  tcase_add_test(t, signals_do_not_disturb_a_product);
   suite_add_tcase(s, t);
   SRunner *r = srunner_create(s);
   srunner_run_all(r, CK_NORMAL);

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 namespace emu {
-static const size_t SPACE = PLAIN ? (size_t)4 << 40 : (size_t)256 << 30, GRAIN = 256, CHUNK = 2 << 20;
+static const size_t SPACE = PLAIN ? (size_t)4 << 40 : (size_t)256 << 30, GRAIN = 256, CHUNK = 2 << 20, SMALL = 65536;
 enum { CANARY = 0xa5 };
 
 enum Life { EXPECTED, ALIVE, CONDEMNED }; /* in the order of its stream: not there yet, there, to be freed */
@@ -18,7 +18,9 @@ struct Block {
   Life life;
   bool pooled;
 };
-static Block *blocks; /* by address */
+static Block *blocks;           /* by address */
+static const char *removed[64]; /* blocks that are gone, the last ones */
+static unsigned removals;
 static size_t count, room;
 static char *space;
 static size_t used, lowest, open_to; /* of the range; blocks lie in [lowest, used) */
@@ -34,7 +36,7 @@ static struct { uint64_t used, used_most, held, held_most, threshold; } pool;
 static int accesses;
 
 static void set_access(bool yes) {
-  if (PLAIN && used > lowest) mprotect(space + lowest, open_to - lowest, yes ? PROT_READ | PROT_WRITE : PROT_NONE);
+  if (PLAIN && open_to > lowest) mprotect(space + lowest, open_to - lowest, yes ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
 Access::Access() {
   if (!accesses++) set_access(true);
@@ -42,6 +44,19 @@ Access::Access() {
 Access::~Access() {
   if (!--accesses) set_access(false);
 }
+
+/* Opens n bytes alone, which is cheaper, for the emulator's own hand. */
+struct Opened {
+  char *p;
+  size_t n;
+  Opened(char *at, size_t bytes) : p((char *)((uintptr_t)at & ~(uintptr_t)4095)), n(bytes + (size_t)(at - p)) {
+    set(true);
+  }
+  ~Opened() { set(false); }
+  void set(bool yes) const {
+    if (PLAIN && !accesses) mprotect(p, n, yes ? PROT_READ | PROT_WRITE : PROT_NONE);
+  }
+};
 
 /* In a build without sanitizers: says who touched what, and dies as it would have */
 static void on_fault(int sig, siginfo_t *info, void *) {
@@ -73,7 +88,7 @@ static char *address(size_t n) {
   if (used + need > SPACE) fail("%zu bytes of device addresses are used up", SPACE);
   if (used + need > open_to) {
     size_t more = rounded(used + need, CHUNK);
-    if (mprotect(space + open_to, more - open_to, PROT_READ | PROT_WRITE)) return nullptr;
+    if ((accesses || !PLAIN) && mprotect(space + open_to, more - open_to, PROT_READ | PROT_WRITE)) return nullptr;
     open_to = more;
   }
   char *p = space + used;
@@ -108,7 +123,6 @@ bool in_device_space(const void *p) { return space && (const char *)p >= space &
 static void fill_new(char *p, size_t n) { make_garbage(p, garbage(), PLAIN && n > 4 * CHUNK ? CHUNK : n); }
 
 static Block *new_block(size_t n, bool pooled) {
-  Access open;
   char *p = address(n);
   if (!p) return nullptr;
   if (count == room) {
@@ -118,6 +132,7 @@ static Block *new_block(size_t n, bool pooled) {
   }
   Block *b = &blocks[count++];
   *b = {p, n, pooled ? EXPECTED : ALIVE, pooled};
+  Opened open(p, n + red_zone(*b));
   fill_quietly(p + n, CANARY, red_zone(*b));
   forbid(p + n, red_zone(*b));
   if (pooled) forbid(p, n);
@@ -137,31 +152,32 @@ void check_canaries() {
 /* Large ranges with their page tables: Access would walk them for ever */
 static void give_back(void *p, size_t n) {
   if (PLAIN && n >= CHUNK)
-    mmap(p, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    mmap(p, n, accesses ? PROT_READ | PROT_WRITE : PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
+         -1, 0);
   else madvise(p, n, MADV_DONTNEED);
 }
 
-/* The pages go back to the system; what is left of the block reads as garbage. */
+/* Its pages, and those of blocks beside it that are gone, go back to the system; what is left reads as garbage. */
 static void remove_block(Block *b) {
-  Access open;
-  check_canary(*b);
-  uintptr_t from = rounded((uintptr_t)b->p, 4096), to = ((uintptr_t)b->p + b->n) & ~(uintptr_t)4095;
-  if (from < to && b->n >= 65536) {
-    fill_quietly(b->p, 0xff, from - (uintptr_t)b->p);
-    fill_quietly((void *)to, 0xff, (uintptr_t)b->p + b->n - to);
-    give_back((void *)from, to - from);
-  } else {
-    fill_quietly(b->p, 0xff, b->n);
-  }
-  forbid(b->p, b->n);
+  char *from = b > blocks ? b[-1].p + b[-1].n + red_zone(b[-1]) : space + lowest;
+  char *to = b + 1 < blocks + count ? b[1].p : space + used;
+  removed[removals++ % 64] = b->p;
+  {
+    Opened open(b->p, b->n + red_zone(*b));
+    check_canary(*b);
+    fill_quietly(b->p, 0xff, b->n < SMALL ? b->n : SMALL);
+    forbid(b->p, b->n);
 #ifdef IJ_EMU_MSAN
-  __msan_poison(b->p, b->n);
+    __msan_poison(b->p, b->n);
 #endif
-  for (Block *end = blocks + --count; b < end; b++) b[0] = b[1];
-  if (!count && PLAIN) { /* nothing below can be alive again */
-    mprotect(space + lowest, open_to - lowest, PROT_NONE);
-    lowest = used = open_to = rounded(used, CHUNK);
   }
+  from = (char *)rounded((uintptr_t)from, 4096);
+  to = (char *)((uintptr_t)to & ~(uintptr_t)4095);
+  if (to >= from + SMALL) give_back(from, (size_t)(to - from));
+  for (Block *end = blocks + --count; b < end; b++) b[0] = b[1];
+  if (count || !PLAIN) return;
+  mprotect(space + lowest, open_to - lowest, PROT_NONE); /* nothing below can be alive again */
+  lowest = used = open_to = rounded(used, CHUNK);
 }
 
 /* ---- what a kernel or a copy may touch ---- */
@@ -180,14 +196,17 @@ void check_pointer(const void *p, const char *what, bool in_turn) {
   fail("%s: %p is not device or pinned memory", what, p);
 }
 
-/* Numbers may look like pointers: only what is surely none of the device's is refused. */
+/* Numbers, and what lies between them, may look like pointers: only what is hardly one by chance is refused. */
 void check_words(const void *words, size_t n, const char *what, bool in_turn) {
   char *here = (char *)__builtin_frame_address(0);
   for (size_t i = 0; i + sizeof(void *) <= n; i += sizeof(void *)) {
     char *p;
     memcpy(&p, (const char *)words + i, sizeof p);
-    if (in_device_space(p)) check_pointer(p, what, in_turn);
-    else if (PLAIN && p > here - (1 << 20) && p < here + (1 << 20) && !in_turn)
+    if (!p) continue;
+    for (const char *dead : removed)
+      if (p == dead) check_pointer(p, what, in_turn);
+    if (const Block *b = block_of(p)) check_life(b, p, what, in_turn);
+    if (PLAIN && p > here - (1 << 20) && p < here + (1 << 20) && !in_turn)
       fail("%s: %p, in a struct, is the host's stack, not device memory", what, (void *)p);
   }
 }

@@ -21,6 +21,7 @@ for order in $orders; do
   export IJ_EMU_SEED=$order
   if [ -z "$name" ]; then "$build/emu_check" || { echo "FAILED: the emulator's own test, order $order"; failed=1; }; fi
   [ -e "$plugin" ] || continue
+  if [ -z "$name" ]; then IJEPA_CUDA=$plugin "$build/step" || { echo "FAILED: training steps, order $order"; failed=1; }; fi
   IJEPA_CUDA=$plugin "$build/ops" --device cuda "${quick[@]}" ${name:+"$name"} || { echo "FAILED: ops, order $order"; failed=1; }
 done
 [ -e "$plugin" ] || { echo "FAILED: there is no $plugin"; failed=1; }

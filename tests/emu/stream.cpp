@@ -174,21 +174,25 @@ static void pause_or_fail() { /* nothing can be done: for other processes there 
   nanosleep(&t, nullptr);
 }
 static cudaError_t synchronize(CUstream_st *s) {
-  Access open;
-  while (s->first)
-    if (!step(s)) pause_or_fail();
+  if (s->first) {
+    Access open;
+    while (s->first)
+      if (!step(s)) pause_or_fail();
+    check_canaries();
+  }
   acquire(&s->sync);
-  check_canaries();
   memory_synced();
   return state();
 }
 static cudaError_t synchronize_all() {
-  Access open;
   stream_of(nullptr);
-  while (queued)
-    if (!progress()) pause_or_fail();
+  if (queued) {
+    Access open;
+    while (queued)
+      if (!progress()) pause_or_fail();
+    check_canaries();
+  }
   for (CUstream_st *s = streams; s; s = s->next) acquire(&s->sync);
-  check_canaries();
   memory_synced();
   return state();
 }
@@ -415,9 +419,11 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
   Enter call;
   if (call.error) return call.error;
-  Access open;
-  while (e->done < e->recorded && !state())
-    if (!progress()) pause_or_fail();
+  if (e->done < e->recorded) {
+    Access open;
+    while (e->done < e->recorded && !state())
+      if (!progress()) pause_or_fail();
+  }
   acquire(&e->sync);
   memory_synced();
   return state();

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bash tests/slurm/run.sh [PROGRAM]: tests/slurm/jobs.lua against a real SLURM: munged, slurmctld and two slurmd, which are
+# bash tests/slurm/run.sh [PROGRAM [TEST]]: tests/slurm/jobs.lua against a real SLURM: munged, slurmctld and two slurmd, which are
 # two machines to SLURM, in a private folder and on this machine's loopback; all of it is gone at the end.
 # Exit 77 where SLURM is not installed.
 set -u
@@ -103,4 +103,5 @@ for try in $(seq 100); do
   [ "$try" -lt 100 ] || { sinfo; echo "SLURM did not come up"; exit 1; }
   sleep .2
 done
-IJEPA_PROGRAM=$program IJEPA_SLURM_FOLDER=$d timeout 400 "$program" tests/lua/run.lua ${2+-p "$2"} tests/slurm/jobs.lua
+IJEPA_PROGRAM=$program IJEPA_SLURM_FOLDER=$d timeout 400 "$program" tests/lua/run.lua ${2+-p "$2"} tests/slurm/jobs.lua &
+wait $!   # so that a signal to this shell takes all down at once

@@ -1,8 +1,8 @@
 /* Attention at any width, slowly: a warp a row, in f32. A row of results wider than the warp's registers is made in
  * pieces of 128 columns (blockIdx.y), each of which finds the logits anew. */
-#ifndef IJ_ATTENTION_ANY_CUH
-#define IJ_ATTENTION_ANY_CUH
-#include "cuda_tile.cuh"
+#ifndef IJ_ATTENTION_ANY_H
+#define IJ_ATTENTION_ANY_H
+#include "cuda_tile.h"
 
 enum { ANY_COLUMNS = 128, ANY_E = ANY_COLUMNS / 32 };
 

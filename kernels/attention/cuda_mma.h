@@ -4,11 +4,14 @@
  * tiles are 16 bytes longer than W, an odd number of them, so that the 8 rows of a matrix lie in different banks.
  *
  * In a fragment c[m][n][e] of lane l, row is 16 m + l / 4 + 8 (e / 2), column 8 n + 2 (l % 4) + e % 2. */
-#ifndef IJ_ATTENTION_MMA_CUH
-#define IJ_ATTENTION_MMA_CUH
-#include "cuda_tile.cuh"
+#ifndef IJ_ATTENTION_MMA_H
+#define IJ_ATTENTION_MMA_H
+#include "cuda_tile.h"
 
 enum { WARPS = 4, THREADS = 32 * WARPS };
+/* Blocks that registers leave room for on a multiprocessor: 168 a thread, or 255. Shared memory has room for as many at
+ * the usual widths: 228 KiB on sm_90 and sm_100. */
+enum { MORE_BLOCKS = 3, FEW_BLOCKS = 2 };
 
 /* c (16 M, COLS) = a (16 M, W) times b (COLS, W) transposed */
 template <int M, int COLS, int W>
@@ -162,7 +165,7 @@ template <int M, int COLS> __device__ __forceinline__ void mask_columns(float (&
 
 /* A block a tile of queries. */
 template <int W, int M>
-__global__ void __launch_bounds__(THREADS, 1)
+__global__ void __launch_bounds__(THREADS, M == 1 ? MORE_BLOCKS : FEW_BLOCKS)
     mma_fwd(heads h, const bf16 *qkv, const float *bias, bf16 *out, float *lse) {
   typedef mma_fwd_shared<W, M> shared;
   constexpr int STEP = shared::STEP, KEYS = shared::KEYS;
@@ -219,9 +222,9 @@ __global__ void __launch_bounds__(THREADS, 1)
 
 /* ---- backward ---------------------------------------------------------------------------------------------------- */
 /* For the gradients of queries (own: queries, other: keys) and of keys and values (the other way round). Narrow tiles
- * where wide ones would leave no room for two blocks. */
+ * where wide ones would take the registers and the shared memory of a third block. */
 template <int W> struct mma_bwd_shared {
-  enum { STEP = W + 8, OWN = 16 * WARPS, OTHER = W > 80 ? 32 : 64 };
+  enum { STEP = W + 8, OWN = 16 * WARPS, OTHER = W > 64 ? 32 : 64 };
   bf16 own[2][OWN * STEP], other[2][2][OTHER * STEP]; /* own: q, dout or k, v; other: [half], k, v or q, dout */
   float stat[2][2][OTHER];                            /* [half], shift, or exponent and delta of others */
   float sum[WARPS][W];                                /* of columns, a warp's */
@@ -252,7 +255,7 @@ __device__ __forceinline__ void column_sums(const heads &h, const float (&dq)[1]
 }
 
 /* dq, a block a tile of queries */
-template <int W> __global__ void __launch_bounds__(THREADS, 1) mma_bwd_q(backward<bf16> k) {
+template <int W> __global__ void __launch_bounds__(THREADS, MORE_BLOCKS) mma_bwd_q(backward<bf16> k) {
   typedef mma_bwd_shared<W> shared;
   constexpr int STEP = shared::STEP, KEYS = shared::OTHER, OWN = shared::OWN;
   SHARED_DYN(shared, sh);
@@ -305,7 +308,7 @@ template <int W> __global__ void __launch_bounds__(THREADS, 1) mma_bwd_q(backwar
 
 /* dk and dv, a block a tile of keys. It reads keys and values of its own rows alone, before it writes there: dqkv may
  * be qkv. Logits are transposed: rows are keys. dk is ds times queries with their bias. */
-template <int W> __global__ void __launch_bounds__(THREADS, 1) mma_bwd_kv(backward<bf16> k) {
+template <int W> __global__ void __launch_bounds__(THREADS, FEW_BLOCKS) mma_bwd_kv(backward<bf16> k) {
   typedef mma_bwd_shared<W> shared;
   constexpr int STEP = shared::STEP, QUERIES = shared::OTHER, OWN = shared::OWN;
   SHARED_DYN(shared, sh);

@@ -1,9 +1,9 @@
-/* Attention in f32 proper, without tensor cores (their TF32 keeps 10 bits): tiles as in cuda_mma.cuh, thread (ty, tx)
+/* Attention in f32 proper, without tensor cores (their TF32 keeps 10 bits): tiles as in cuda_mma.h, thread (ty, tx)
  * of 16 x 16 has rows ty + 16 i and columns tx + 16 j of every product. A row's probabilities are written and read by
  * one half of a warp. Rows of tiles are 4 numbers longer than W: 16-byte loads down a column meet different banks. */
-#ifndef IJ_ATTENTION_SIMT_CUH
-#define IJ_ATTENTION_SIMT_CUH
-#include "cuda_tile.cuh"
+#ifndef IJ_ATTENTION_SIMT_H
+#define IJ_ATTENTION_SIMT_H
+#include "cuda_tile.h"
 
 enum { SIDE = 16, SIMT_THREADS = SIDE * SIDE };
 
@@ -23,7 +23,7 @@ __device__ __forceinline__ void simt_times_rows(float (&c)[I][J], const float *a
   for (int i = 0; i < I; i++)
 #pragma unroll
     for (int j = 0; j < J; j++) c[i][j] = 0;
-#pragma unroll 2
+#pragma unroll 1
   for (int s = 0; s < W; s += 4) {
     float4 x[I], y[J];
 #pragma unroll
@@ -102,7 +102,7 @@ __device__ __forceinline__ float half_warp_max(float v) {
 
 /* A block a tile of queries. */
 template <int W>
-__global__ void __launch_bounds__(SIMT_THREADS, 1)
+__global__ void __launch_bounds__(SIMT_THREADS, 2)
     simt_fwd(heads h, const float *qkv, const float *bias, float *out, float *lse) {
   typedef simt_shared<W, 1, 1> shared;
   constexpr int STEP = shared::STEP, KEYS = shared::OTHER, I = shared::I, J = shared::J;
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(SIMT_THREADS, 1)
   simt_store<W>(o, sum, bias_of(h, bias, 2, at.a), ones, out_of(h, out, at.b, at.a), at.row, h);
 }
 
-/* As column_sums of cuda_mma.cuh */
+/* As column_sums of cuda_mma.h */
 template <int W, int I>
 __device__ __forceinline__ void simt_column_sums(const heads &h, const float (&dq)[I][W / SIDE], simt_shared<W> *sh,
                                                  float *to) {

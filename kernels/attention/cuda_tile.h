@@ -7,13 +7,13 @@
  * forward pass, rounded to the activations' type. The gradients are more sensitive: there the bias takes part as a
  * number a key, (bias . key), beside (query . key), which no rounding touches (in bf16 this halves the largest error).
  */
-#ifndef IJ_ATTENTION_TILE_CUH
-#define IJ_ATTENTION_TILE_CUH
+#ifndef IJ_ATTENTION_TILE_H
+#define IJ_ATTENTION_TILE_H
 #include "../cuda/cuda.h"
 #include <math.h>
 
 typedef __nv_bfloat16 bf16;
-static constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
+static constexpr float LOG2_E = 1.4426950408889634f;
 
 struct heads {
   int N, A, S, first;      /* queries from `first` on */
