@@ -41,10 +41,11 @@ ij_status ij_dist_mpi(void) {
 static ij_status start_mpi(ij_dist *d, const ij_place *p) {
   IJ_TRY(ij_mover_start(d));
   if (d->size != p->size || d->rank != p->rank)
-    return ij_fail(IJ_EINVAL,
-                   "processes: MPI says number %d of %d, the environment %d of %d: this MPI is not the one that started "
-                   "them; IJEPA_DIST=tcp does without",
-                   d->rank, d->size, p->rank, p->size);
+    return ij_fail(
+        IJ_EINVAL,
+        "processes: MPI says number %d of %d, the environment %d of %d: this MPI is not the one that started "
+        "them; IJEPA_DIST=tcp does without",
+        d->rank, d->size, p->rank, p->size);
   return IJ_OK;
 }
 
@@ -68,7 +69,10 @@ static ij_status meet(ij_dist *d, const ij_place *p) {
 /* Which processes share this machine, and how many processors are each one's: those that it may run on, shared with the
  * others that may run on the same ones. */
 static ij_status share(ij_dist *d) {
-  typedef struct self { uint64_t host, set; int32_t cpus; } self;
+  typedef struct self {
+    uint64_t host, set;
+    int32_t cpus;
+  } self;
   self mine = {.cpus = ij_cpu_count()}, *all = ij_calloc((size_t)d->size, sizeof *all);
   char host[256] = "";
   cpu_set_t set;
@@ -162,11 +166,8 @@ void ij_dist_close(ij_dist *d) {
 }
 
 void ij_dist_look(const ij_dist *d, ij_dist_info *out) {
-  *out = (ij_dist_info){.rank = d->rank,
-                        .size = d->size,
-                        .local_rank = d->local,
-                        .local_size = d->local_size,
-                        .threads = d->threads};
+  *out = (ij_dist_info){
+      .rank = d->rank, .size = d->size, .local_rank = d->local, .local_size = d->local_size, .threads = d->threads};
   snprintf(out->transport, sizeof out->transport, "%s", d->transport);
 }
 

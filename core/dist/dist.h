@@ -1,8 +1,8 @@
 /* Inside of processes that work together. Two ways between them:
  *   - a star of TCP connections around process 0, for small things, for who is alive, and for saying why all must end;
- *   - a transport for the sums of gradients: MPI (libijepa_mpi.so), a ring of TCP connections, or the device's own (NCCL).
- * Three threads: the caller's; the watcher, which notices who dies or falls silent; the mover, which alone works the
- * transport, so that sums go on while the caller computes. */
+ *   - a transport for the sums of gradients: MPI (libijepa_mpi.so), a ring of TCP connections, or the device's own
+ * (NCCL). Three threads: the caller's; the watcher, which notices who dies or falls silent; the mover, which alone
+ * works the transport, so that sums go on while the caller computes. */
 #ifndef IJ_DIST_H
 #define IJ_DIST_H
 #include "../tensor/tensor.h"
@@ -73,7 +73,7 @@ struct ij_dist {
 
 /* net.c: sockets. Waits are cut short where d is lost; until: ij_time() at which to give up. */
 int ij_net_listen(int port, uint16_t *got); /* -1 and errno */
-int ij_net_accept(int listener); /* -1: nobody is there */
+int ij_net_accept(int listener);            /* -1: nobody is there */
 int ij_net_connect(uint32_t address, uint16_t port, double seconds);
 ij_status ij_net_send(ij_dist *d, int fd, const void *p, size_t n, double until);
 ij_status ij_net_receive(ij_dist *d, int fd, void *p, size_t n, double until);
@@ -81,7 +81,7 @@ ij_status ij_net_receive(ij_dist *d, int fd, void *p, size_t n, double until);
 ij_status ij_net_exchange(ij_dist *d, int out, const void *p, size_t n, int in, void *q, size_t m, double until);
 
 /* star.c */
-enum { IJ_PORTS = 8 }; /* process 0 takes the first free one of so many */
+enum { IJ_PORTS = 8 };                                         /* process 0 takes the first free one of so many */
 ij_status ij_star_listen(ij_dist *d, int port, uint16_t *got); /* of process 0; port 0: any */
 /* Meets all; n addresses at which process 0 may be. */
 ij_status ij_star_open(ij_dist *d, const uint32_t *address, int n, uint16_t port);
@@ -111,7 +111,7 @@ void ij_mover_settle(ij_dist *d); /* forgets what waits, until nothing is under 
 extern const ij_transport ij_ring; /* ring.c; its open needs the star, and an ij_dist as arg */
 
 /* tensors.c: the first n elements of a kept f32 tensor, which must not be touched until the ticket is waited for. */
-ij_status ij_dist_sum_begin(ij_dist *d, ij_tensor *x, int64_t n, int root, int64_t *ticket); /* as a transport's sum */
+ij_status ij_dist_sum_begin(ij_dist *d, ij_tensor *x, int64_t n, int root, int64_t *ticket);  /* as a transport's sum */
 ij_status ij_dist_send_begin(ij_dist *d, ij_tensor *x, int64_t n, int root, int64_t *ticket); /* root's values -> all */
 ij_status ij_dist_finish(ij_dist *d, int64_t ticket);
 void ij_dist_settle(ij_dist *d); /* before memory that a sum may still use is freed */

@@ -1,4 +1,5 @@
-/* libijepa_mpi.so: sums by MPI. Only the mover's thread calls it, from MPI_Init to MPI_Finalize. Not linked with the core. */
+/* libijepa_mpi.so: sums by MPI. Only the mover's thread calls it, from MPI_Init to MPI_Finalize. Not linked with the
+ * core. */
 #include "transport.h"
 #include <mpi.h>
 #include <sched.h>
@@ -23,7 +24,8 @@ static const char *wrong(mpi *m, int code, const char *what) {
   return m->text;
 }
 
-/* Looks at the request until it is done: MPI moves on only when it is asked. The pauses leave the processor to others. */
+/* Looks at the request until it is done: MPI moves on only when it is asked. The pauses leave the processor to others.
+ */
 static const char *finish(mpi *m, MPI_Request *r, const char *what) {
   struct timespec pause = {0, 50000};
   for (int looks = 0;; looks++) {

@@ -1,4 +1,5 @@
-/* Bytes through sockets that never block longer than a tick, so that a lost process or the end of patience is noticed. */
+/* Bytes through sockets that never block longer than a tick, so that a lost process or the end of patience is noticed.
+ */
 #include "dist.h"
 #include <arpa/inet.h>
 #include <errno.h>

@@ -44,7 +44,8 @@ static ij_status by_srun(ij_place *p) {
                    env("SLURM_PROCID") ? env("SLURM_PROCID") : "");
   snprintf(p->transport, sizeof p->transport, "tcp");
   if (nodes && !ij_first_host(nodes, p->host, sizeof p->host))
-    return ij_fail(IJ_EINVAL, "processes: SLURM's list of nodes '%s' is not understood; IJEPA_MASTER_ADDR=HOST helps", nodes);
+    return ij_fail(IJ_EINVAL, "processes: SLURM's list of nodes '%s' is not understood; IJEPA_MASTER_ADDR=HOST helps",
+                   nodes);
   return IJ_OK;
 }
 

@@ -1,5 +1,6 @@
-/* Sums over a ring of TCP connections, for processes that srun started without MPI: each sends to the next one only. A sum
- * goes round twice: each process adds up its part of the numbers, then the parts go to all, so that all have the same bits. */
+/* Sums over a ring of TCP connections, for processes that srun started without MPI: each sends to the next one only. A
+ * sum goes round twice: each process adds up its part of the numbers, then the parts go to all, so that all have the
+ * same bits. */
 #include "dist.h"
 #include <poll.h>
 #include <string.h>
@@ -72,7 +73,8 @@ static ij_status meet(ring *r) {
   mine.port = port;
   if (st == IJ_OK) st = ij_star_gather(d, &mine, sizeof mine, all, until);
   if (st == IJ_OK) st = ij_star_spread(d, all, (size_t)d->size * sizeof *all, until);
-  for (int turn = 0; turn < 2 && st == IJ_OK; turn++) /* neighbours do the opposite first, so that none waits for itself */
+  for (int turn = 0; turn < 2 && st == IJ_OK;
+       turn++) /* neighbours do the opposite first, so that none waits for itself */
     st = turn == d->rank % 2 ? connect_next(r, &all[(d->rank + 1) % d->size], until) : accept_previous(r, until);
   ij_free(all);
   return st;
@@ -101,9 +103,11 @@ static const char *ring_open(int (*stop)(void *), void *arg, int *rank, int *siz
 static size_t start_of(const ring *r, size_t n, int k) { return n * (size_t)k / (size_t)r->d->size; }
 
 static ij_status pass(ring *r, float *x, size_t n, int send, int get, bool add) {
-  size_t s = start_of(r, n, send), s_end = start_of(r, n, send + 1), g = start_of(r, n, get), g_end = start_of(r, n, get + 1);
+  size_t s = start_of(r, n, send), s_end = start_of(r, n, send + 1), g = start_of(r, n, get),
+         g_end = start_of(r, n, get + 1);
   float *to = add ? r->part : x + g;
-  IJ_TRY(ij_net_exchange(r->d, r->next, x + s, (s_end - s) * sizeof *x, r->previous, to, (g_end - g) * sizeof *x, limit(r)));
+  IJ_TRY(ij_net_exchange(r->d, r->next, x + s, (s_end - s) * sizeof *x, r->previous, to, (g_end - g) * sizeof *x,
+                         limit(r)));
   for (size_t i = 0; add && i < g_end - g; i++) x[g + i] += to[i];
   return IJ_OK;
 }

@@ -118,7 +118,8 @@ static ij_status reach(ij_dist *d, const uint32_t *address, int n, uint16_t port
       continue;
     }
     if (ij_time() > until)
-      return ij_fail(IJ_EIO, "processes: number %d could not reach number 0 at port %d within %g seconds (dist.timeout)",
+      return ij_fail(IJ_EIO,
+                     "processes: number %d could not reach number 0 at port %d within %g seconds (dist.timeout)",
                      d->rank, port, d->timeout);
     if (ij_interrupted()) return ij_fail(IJ_EINTERRUPT, "processes: interrupted while waiting for them");
     usleep(200000);
@@ -134,7 +135,8 @@ static ij_status reach(ij_dist *d, const uint32_t *address, int n, uint16_t port
 ij_status ij_star_listen(ij_dist *d, int port, uint16_t *got) {
   for (int i = 0; i < (port ? IJ_PORTS : 1); i++)
     if ((d->listener = ij_net_listen(port ? port + i : 0, got)) >= 0) return IJ_OK;
-  return ij_fail(IJ_EIO, "processes: port %d and those after it are taken: IJEPA_MASTER_PORT=N gives another one", port);
+  return ij_fail(IJ_EIO, "processes: port %d and those after it are taken: IJEPA_MASTER_PORT=N gives another one",
+                 port);
 }
 
 ij_status ij_star_open(ij_dist *d, const uint32_t *address, int n, uint16_t port) {
@@ -159,8 +161,7 @@ void ij_star_close(ij_dist *d) {
 ij_status ij_star_gather(ij_dist *d, const void *mine, size_t n, void *all, double until) {
   if (d->rank) return ij_net_send(d, d->peer[0].talk, mine, n, until);
   memcpy(all, mine, n);
-  for (int r = 1; r < d->size; r++)
-    IJ_TRY(ij_net_receive(d, d->peer[r].talk, (char *)all + (size_t)r * n, n, until));
+  for (int r = 1; r < d->size; r++) IJ_TRY(ij_net_receive(d, d->peer[r].talk, (char *)all + (size_t)r * n, n, until));
   return IJ_OK;
 }
 ij_status ij_star_spread(ij_dist *d, void *bytes, size_t n, double until) {

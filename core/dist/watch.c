@@ -1,6 +1,6 @@
-/* The watcher: every second each process tells process 0 that it lives and how far its caller is, and process 0 answers.
- * A connection that ends without a farewell is a dead process; process 0 tells all others, whose waits then end. A caller
- * that does not get to such a wait is ended here: it may sit in a driver or a long computation. */
+/* The watcher: every second each process tells process 0 that it lives and how far its caller is, and process 0
+ * answers. A connection that ends without a farewell is a dead process; process 0 tells all others, whose waits then
+ * end. A caller that does not get to such a wait is ended here: it may sit in a driver or a long computation. */
 #include "dist.h"
 #include <errno.h>
 #include <poll.h>
@@ -16,7 +16,7 @@ typedef struct note {
   char why[400];
 } note;
 enum { SILENCE = 3, GRACE = 20, ANSWER = 5 }; /* seconds: no beat; to end by oneself; process 0 knows who is missing */
-enum { SAVING = 60, LAST_WORDS = 1 };         /* seconds: process 0 may save before mpirun ends it with the first that ends */
+enum { SAVING = 60, LAST_WORDS = 1 }; /* seconds: process 0 may save before mpirun ends it with the first that ends */
 
 static int peers(const ij_dist *d) { return d->rank == 0 ? d->size : 1; }
 static bool is_peer(const ij_dist *d, int i) { return d->rank != 0 || i > 0; }
@@ -78,12 +78,14 @@ static void tell_missing(ij_dist *d) {
   if (first >= 0)
     snprintf(why, sizeof why, "%s%s did not come to the others within %g seconds (dist.timeout)%s",
              name_of(d, first, who, sizeof who), others ? " and others" : "", d->timeout,
-             now - d->peer[first].heard > SILENCE ? ": it is silent, stopped or cut off" : ": it is alive, but stuck or slow");
-  else if (mine) snprintf(why, sizeof why, "process 0 did not come to the others within %g seconds (dist.timeout)", d->timeout);
+             now - d->peer[first].heard > SILENCE ? ": it is silent, stopped or cut off"
+                                                  : ": it is alive, but stuck or slow");
+  else if (mine)
+    snprintf(why, sizeof why, "process 0 did not come to the others within %g seconds (dist.timeout)", d->timeout);
   else
     snprintf(why, sizeof why,
-             "all %d processes are there, but a sum between them was not through within %g seconds (dist.timeout)", d->size,
-             d->timeout);
+             "all %d processes are there, but a sum between them was not through within %g seconds (dist.timeout)",
+             d->size, d->timeout);
   lose(d, why);
 }
 
@@ -129,7 +131,8 @@ static void listen_to(ij_dist *d, int i) {
 /* The caller has not come to where it would hear of it. */
 static void end_by_force(const ij_dist *d) {
   char text[600];
-  int n = snprintf(text, sizeof text, "ijepa: process %d ends, as it must and did not by itself: %s\n", d->rank, d->why);
+  int n =
+      snprintf(text, sizeof text, "ijepa: process %d ends, as it must and did not by itself: %s\n", d->rank, d->why);
   if (write(2, text, (size_t)n) >= 0) _exit(1);
   _exit(1);
 }

@@ -1,5 +1,5 @@
-/* Gradients of several processes: packed into buckets, summed while the backward goes on, then used for the update by all,
- * or, with shard, by the one process that has the moments, which hands out the new parameters. */
+/* Gradients of several processes: packed into buckets, summed while the backward goes on, then used for the update by
+ * all, or, with shard, by the one process that has the moments, which hands out the new parameters. */
 #include "optim.h"
 #include <math.h>
 #include <string.h>
@@ -135,8 +135,8 @@ static ij_status zeros_make(ij_optim *o, ij_device *dev, int64_t *most) {
   return ij_fill(o->zeros, 0);
 }
 
-/* The moving averages of a bucket's parameters, in each process, by the same code as where an update makes them on the way:
- * an update that changes nothing else. */
+/* The moving averages of a bucket's parameters, in each process, by the same code as where an update makes them on the
+ * way: an update that changes nothing else. */
 static ij_status average(ij_optim *o, ij_bucket *b, const ij_numbers *k, const float *gate) {
   ij_device *dev = b->x->storage->dev;
   int64_t most;

@@ -1,5 +1,5 @@
-/* Inside of optimizers. Gradients that are whole gather in groups; a group that is large enough is used up at once where
- * there is one process, and is packed into a bucket and summed where there are several. */
+/* Inside of optimizers. Gradients that are whole gather in groups; a group that is large enough is used up at once
+ * where there is one process, and is packed into a bucket and summed where there are several. */
 #ifndef IJ_OPTIM_H
 #define IJ_OPTIM_H
 #include "../dist/dist.h"
@@ -12,10 +12,10 @@ typedef struct ij_entry {
   int64_t first, count;   /* elements of p */
   double lr_scale, wd_scale;
   double grad_norm;
-  int owner;       /* the process that updates it; -1: each */
+  int owner;                /* the process that updates it; -1: each */
   bool part, watched, done; /* done: its gradient of this update has been taken */
-  ij_tensor *grad; /* held: of this update, and in no bucket */
-  int64_t at;      /* in its bucket */
+  ij_tensor *grad;          /* held: of this update, and in no bucket */
+  int64_t at;               /* in its bucket */
 } ij_entry;
 
 typedef struct ij_group { /* whole gradients of one owner, not yet used */
@@ -49,7 +49,7 @@ struct ij_optim {
   ij_group *group; /* (groups): one, or with shard one an owner */
   int groups;
   /* several processes */
-  ij_dist *d; /* NULL: one */
+  ij_dist *d;    /* NULL: one */
   int64_t *load; /* (size) elements that each owns */
   ij_bucket **bucket;
   int buckets, bucket_cap, used; /* the first `used` are of this update */

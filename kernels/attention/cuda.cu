@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(PREPARE_THREADS, 1)
   }
   if (!in || lane) return;
   ij_dim at = (b * h.A + a) * h.N + n;
-  k.shift[at] = h.scale * LOG2_E * shift;
+  k.shift[at] = h.scale2 * shift;
   if (!asked) return;
   k.exponent[at] = (lse[at] - h.scale * of_keys) * LOG2_E;
   k.delta[at] = delta;
@@ -117,7 +117,7 @@ static heads heads_of(ij_dim N, ij_dim A, ij_dim S, ij_dim first, size_t size,
   float scale = (float)(1 / sqrt((double)S));
   bool wide = (size_t)S * size % 16 == 0;
   for (const void *p : all) wide = wide && (uintptr_t)p % 16 == 0;
-  return {(int)N, (int)A, (int)S, (int)first, wide, scale, N > 1 ? scale : 0};
+  return {(int)N, (int)A, (int)S, (int)first, wide, scale, scale * LOG2_E, N > 1 ? scale : 0};
 }
 static ij_dim tiles_of(ij_dim n, ij_dim tile) { return (n + tile - 1) / tile; }
 

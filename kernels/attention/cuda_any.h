@@ -69,7 +69,7 @@ template <class T> __global__ void __launch_bounds__(32) any_bwd_q(backward<T> k
   const T *q = own_of(h, k.queries, at.b, at.a)[at.row], *g = out_of(h, k.dout, at.b, at.a)[at.row];
   float dq[ANY_E] = {}, dsum[ANY_E] = {};
   for (int j = 0; j < h.N; j++) {
-    float p = exp2f(warp_dot(q, ks[j], h.S) * h.scale * LOG2_E + (k.shift[head + j] - k.exponent[row]));
+    float p = exp2f(warp_dot(q, ks[j], h.S) * h.scale2 + (k.shift[head + j] - k.exponent[row]));
     float dp = warp_dot(g, vs[j], h.S);
     any_add(dq, p * (dp - k.delta[row]), ks[j], h.S);
   }
@@ -92,7 +92,7 @@ template <class T> __global__ void __launch_bounds__(32) any_bwd_kv(backward<T> 
   float dk[ANY_E] = {}, dv[ANY_E] = {}, weight = 0;
   for (int i = h.first; i < h.N; i++) {
     float shift = k.shift[head + at.row] - k.exponent[head + i];
-    float p = exp2f(warp_dot(qs[i], key, h.S) * h.scale * LOG2_E + shift);
+    float p = exp2f(warp_dot(qs[i], key, h.S) * h.scale2 + shift);
     float ds = p * (warp_dot(gs[i], value, h.S) - k.delta[head + i]);
     any_add(dk, ds, qs[i], h.S);
     any_add(dv, p, gs[i], h.S);

@@ -165,7 +165,7 @@ template <int M, int COLS> __device__ __forceinline__ void mask_columns(float (&
 
 /* A block a tile of queries. */
 template <int W, int M>
-__global__ void __launch_bounds__(THREADS, M == 1 ? MORE_BLOCKS : FEW_BLOCKS)
+__global__ void __launch_bounds__(THREADS, M == 1 && W < 128 ? MORE_BLOCKS : FEW_BLOCKS)
     mma_fwd(heads h, const bf16 *qkv, const float *bias, bf16 *out, float *lse) {
   typedef mma_fwd_shared<W, M> shared;
   constexpr int STEP = shared::STEP, KEYS = shared::KEYS;
@@ -196,7 +196,7 @@ __global__ void __launch_bounds__(THREADS, M == 1 ? MORE_BLOCKS : FEW_BLOCKS)
     float s[M][KEYS / 8][4];
     times_rows<M, KEYS, W>(s, q, sh->k[j & 1]);
     if ((j + 1) * KEYS > h.N) mask_columns<M, KEYS>(s, h.N - j * KEYS);
-    softmax_step<M, KEYS, W>(s, o, top, sum, h.scale * LOG2_E);
+    softmax_step<M, KEYS, W>(s, o, top, sum, h.scale2);
     times_columns<M, KEYS, W>(o, s, sh->v[j & 1]);
   }
   const float *kb = bias_of(h, bias, 1, at.a);
@@ -255,7 +255,8 @@ __device__ __forceinline__ void column_sums(const heads &h, const float (&dq)[1]
 }
 
 /* dq, a block a tile of queries */
-template <int W> __global__ void __launch_bounds__(THREADS, MORE_BLOCKS) mma_bwd_q(backward<bf16> k) {
+template <int W>
+__global__ void __launch_bounds__(THREADS, W < 128 ? MORE_BLOCKS : FEW_BLOCKS) mma_bwd_q(backward<bf16> k) {
   typedef mma_bwd_shared<W> shared;
   constexpr int STEP = shared::STEP, KEYS = shared::OTHER, OWN = shared::OWN;
   SHARED_DYN(shared, sh);
@@ -271,7 +272,7 @@ template <int W> __global__ void __launch_bounds__(THREADS, MORE_BLOCKS) mma_bwd
   __pipeline_commit();
   stat_load(sh->stat[0][0], h, at, k.shift, 0, 0);
   bf16 *q = sh->own[0] + own * STEP, *g = sh->own[1] + own * STEP;
-  float dq[1][W / 8][4] = {}, x[2], d[2], scale = h.scale * LOG2_E;
+  float dq[1][W / 8][4] = {}, x[2], d[2], scale = h.scale2;
 #pragma unroll
   for (int e = 0; e < 2; e++) {
     int r = at.row + own + lane / 4 + 8 * e;
@@ -324,7 +325,7 @@ template <int W> __global__ void __launch_bounds__(THREADS, FEW_BLOCKS) mma_bwd_
   stat_load(sh->stat[0][0], h, at, k.exponent, h.first, INFINITY);
   stat_load(sh->stat[0][1], h, at, k.delta, h.first, 0);
   bf16 *keys = sh->own[0] + own * STEP, *values = sh->own[1] + own * STEP;
-  float dk[1][W / 8][4] = {}, dv[1][W / 8][4] = {}, weight[1][2] = {}, scale = h.scale * LOG2_E, shift[2];
+  float dk[1][W / 8][4] = {}, dv[1][W / 8][4] = {}, weight[1][2] = {}, scale = h.scale2, shift[2];
 #pragma unroll
   for (int e = 0; e < 2; e++) shift[e] = stat_at(h, at, k.shift, at.row + own + lane / 4 + 8 * e, 0);
   for (int j = 0; j < tiles; j++) {

@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(SIMT_THREADS, 2)
   place at = place_of(h, h.first, shared::OWN);
   rows<const float> ks = part_of(h, qkv, at.b, 1, at.a), vs = part_of(h, qkv, at.b, 2, at.a);
   int tx = threadIdx.x % SIDE, ty = threadIdx.x / SIDE;
-  float scale = h.scale * LOG2_E, o[I][W / SIDE] = {}, top[I], sum[I];
+  float scale = h.scale2, o[I][W / SIDE] = {}, top[I], sum[I];
   query_load<shared::OWN, W, STEP>(sh->own[0], part_of(h, qkv, at.b, 0, at.a), at.row, h.N, h.S, h.wide,
                                    bias_of(h, bias, 0, at.a));
 #pragma unroll
@@ -199,7 +199,7 @@ template <int W> __global__ void __launch_bounds__(SIMT_THREADS, 1) simt_bwd_q(b
   place at = place_of(h, h.first, OWN);
   rows<const float> ks = part_of(h, k.qkv, at.b, 1, at.a), vs = part_of(h, k.qkv, at.b, 2, at.a);
   rows<const float> qs = own_of<const float>(h, k.queries, at.b, at.a), gs = out_of(h, k.dout, at.b, at.a);
-  float dq[I][W / SIDE] = {}, x[I], d[I], scales[I], scale = h.scale * LOG2_E;
+  float dq[I][W / SIDE] = {}, x[I], d[I], scales[I], scale = h.scale2;
   tile_load<OWN, W, STEP>(sh->own[0], qs, at.row, h.N, h.S, h.wide);
   tile_load<OWN, W, STEP>(sh->own[1], gs, at.row, h.N, h.S, h.wide);
   __pipeline_commit();
@@ -245,7 +245,7 @@ template <int W> __global__ void __launch_bounds__(SIMT_THREADS, 1) simt_bwd_kv(
   const heads &h = k.h;
   place at = place_of(h, 0, OWN);
   rows<const float> qs = own_of<const float>(h, k.queries, at.b, at.a), gs = out_of(h, k.dout, at.b, at.a);
-  float dk[I][W / SIDE] = {}, dv[I][W / SIDE] = {}, weight[I] = {}, shift[I], scale = h.scale * LOG2_E;
+  float dk[I][W / SIDE] = {}, dv[I][W / SIDE] = {}, weight[I] = {}, shift[I], scale = h.scale2;
   tile_load<OWN, W, STEP>(sh->own[0], part_of(h, k.qkv, at.b, 1, at.a), at.row, h.N, h.S, h.wide);
   tile_load<OWN, W, STEP>(sh->own[1], part_of(h, k.qkv, at.b, 2, at.a), at.row, h.N, h.S, h.wide);
   __pipeline_commit();

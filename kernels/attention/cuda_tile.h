@@ -16,9 +16,10 @@ typedef __nv_bfloat16 bf16;
 static constexpr float LOG2_E = 1.4426950408889634f;
 
 struct heads {
-  int N, A, S, first;      /* queries from `first` on */
-  bool wide;               /* rows and pointers allow 16 bytes at a time */
-  float scale, grad_scale; /* of logits; of their gradients: 0 where N is 1, since then the softmax is constant */
+  int N, A, S, first; /* queries from `first` on */
+  int wide;           /* rows and pointers allow 16 bytes at a time */
+  /* of logits; the same for exp2; of their gradients: 0 where N is 1, since then the softmax is constant */
+  float scale, scale2, grad_scale;
 };
 
 /* Row n of one head of one image starts at at + n * step. */

@@ -48,7 +48,7 @@ end
 local function hint(key, keys)
   local near = text.nearest(key, keys)
   if not near then
-    local last = key:match "[^.]+$"
+    local last = key:gsub("^.*%.", "")
     for _, k in ipairs(keys) do
       if k:match "[^.]+$" == last then near = k end
     end

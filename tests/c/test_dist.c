@@ -1,4 +1,5 @@
-/* Processes: what the environment says, sums and broadcasts over the ring, buckets of an optimizer, and the ways to end. */
+/* Processes: what the environment says, sums and broadcasts over the ring, buckets of an optimizer, and the ways to
+ * end. */
 #include "../../core/dist/dist.h"
 #include <check.h>
 #include <math.h>
@@ -10,8 +11,8 @@
 #include <unistd.h>
 
 static const char *const variables[] = {
-    "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "PMI_SIZE",   "PMI_RANK",
-    "SLURM_STEP_NUM_TASKS", "SLURM_PROCID",         "SLURM_STEP_NODELIST",        "SLURM_NODELIST", "SLURM_JOB_ID",
+    "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "PMI_SIZE",         "PMI_RANK",
+    "SLURM_STEP_NUM_TASKS", "SLURM_PROCID",         "SLURM_STEP_NODELIST",        "SLURM_NODELIST",   "SLURM_JOB_ID",
     "SLURM_STEP_ID",        "IJEPA_DIST",           "IJEPA_MASTER_ADDR",          "IJEPA_MASTER_PORT"};
 static void clear(void) {
   for (size_t i = 0; i < sizeof variables / sizeof *variables; i++) unsetenv(variables[i]);
@@ -19,8 +20,12 @@ static void clear(void) {
 
 START_TEST(first_hosts_of_node_lists)
 {
-  static const char *const right[][2] = {{"n1", "n1"}, {"n1,n2", "n1"}, {"node[03-07]", "node03"},
-                                         {"a[1,5-9],b", "a1"}, {"gpu[012]-ib,x", "gpu012-ib"}, {"h.example.org", "h.example.org"}};
+  static const char *const right[][2] = {{"n1", "n1"},
+                                         {"n1,n2", "n1"},
+                                         {"node[03-07]", "node03"},
+                                         {"a[1,5-9],b", "a1"},
+                                         {"gpu[012]-ib,x", "gpu012-ib"},
+                                         {"h.example.org", "h.example.org"}};
   char host[64];
   for (size_t i = 0; i < sizeof right / sizeof *right; i++) {
     ck_assert_msg(ij_first_host(right[i][0], host, sizeof host), "%s", right[i][0]);
@@ -126,7 +131,7 @@ static void together(int size, double timeout, body f, int *code) {
 #define WANT(what)                                                                                                     \
   do {                                                                                                                 \
     if (!(what)) {                                                                                                     \
-      fprintf(stderr, "line %d: %s: %s\n", __LINE__, #what, ij_errmsg());                                                   \
+      fprintf(stderr, "line %d: %s: %s\n", __LINE__, #what, ij_errmsg());                                              \
       return 2;                                                                                                        \
     }                                                                                                                  \
   } while (0)
@@ -188,7 +193,10 @@ END_TEST
 
 /* ---- an optimizer: three updates of parameters whose gradients are those of sum(w * p), w by process */
 enum { TENSORS = 9, UPDATES = 3 };
-typedef struct outcome { float p[TENSORS][200], average[TENSORS][200]; double norm; } outcome;
+typedef struct outcome {
+  float p[TENSORS][200], average[TENSORS][200];
+  double norm;
+} outcome;
 
 static int optimise(ij_dist *d, int shard, int clip, int procs, int rank, outcome *out) {
   ij_device *dev;
@@ -290,7 +298,8 @@ static int first_dies_in_a_sum(ij_dist *d) {
   ij_tensor *t;
   int64_t n = 100000, ticket;
   ij_dist_look(d, &at);
-  WANT(ij_device_open("cpu", &dev) == IJ_OK && ij_tensor_new_kept(dev, IJ_F32, 1, &n, &t) == IJ_OK && ij_fill(t, 1) == IJ_OK);
+  WANT(ij_device_open("cpu", &dev) == IJ_OK && ij_tensor_new_kept(dev, IJ_F32, 1, &n, &t) == IJ_OK &&
+       ij_fill(t, 1) == IJ_OK);
   WANT(ij_dist_barrier(d, 0) == IJ_OK);
   if (at.rank == 0) kill(getpid(), SIGKILL);
   WANT(ij_dist_sum_begin(d, t, n, -1, &ticket) == IJ_EIO || ij_dist_finish(d, ticket) == IJ_EIO);
