@@ -65,7 +65,11 @@ ij_status ij_dist_finish(ij_dist *d, int64_t ticket) {
 
 void ij_dist_settle(ij_dist *d) {
   ij_mover_settle(d);
-  if (d->device && d->device->backend.comm_close) d->device->backend.comm_close(&d->device->queue);
+  if (!d->device) return;
+  const ij_backend *b = &d->device->backend;
+  if (!ij_watch_lost(d))
+    b->wait(&d->device->queue); /* the others' last sums need our part; no longer than the time-out */
+  b->comm_close(&d->device->queue);
   d->device = NULL;
 }
 
