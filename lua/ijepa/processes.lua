@@ -68,7 +68,10 @@ function processes.origin(d, cfg)
   if not file then return from end   -- loading it will say why
   local o, world, batch, accumulate = cfg.optim, file:meta "world", file:meta "batch", file:meta "accumulate"
   file:close()
-  if type(world) ~= "number" or type(batch) ~= "number" or type(accumulate) ~= "number" or world == d.size then return from end
+  for _, n in ipairs { world or 0, batch or 0, accumulate or 0 } do   -- of a file of an earlier version, or of anyone
+    if type(n) ~= "number" or n < 1 or n % 1 ~= 0 then return from end
+  end
+  if world == d.size then return from end
   local all = world * accumulate * batch
   if all == d.size * o.accumulate * cfg.data.batch then return from end
   local fits = all / (d.size * cfg.data.batch)
