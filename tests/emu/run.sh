@@ -25,6 +25,12 @@ for order in $orders; do
   if [ -z "$name" ]; then IJEPA_CUDA=$plugin "$build/step" || { echo "FAILED: training steps, order $order"; failed=1; }; fi
   IJEPA_CUDA=$plugin "$build/ops" --device cuda "${quick[@]}" ${name:+"$name"} || { echo "FAILED: ops, order $order"; failed=1; }
 done
+if [ -z "$name" ] && [ -e "$plugin" ]; then # products that the library refuses: our own kernel's
+  for products in linear_ matmul; do
+    IJ_EMU_LT=none IJEPA_CUDA=$plugin "$build/ops" --device cuda "${quick[@]}" $products ||
+      { echo "FAILED: $products without cublasLt"; failed=1; }
+  done
+fi
 [ -e "$plugin" ] || { echo "FAILED: there is no $plugin"; failed=1; }
 unset IJ_EMU_SEED
 if [ -z "$name" ]; then
