@@ -33,7 +33,7 @@ local function recipe(rank, step, words)
   local file = assert(io.open(path, "w"))
   file:write('local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {}, {\n')
   if words then
-    file:write(("  step = function(t)\n    if t.step >= %d then os.execute 'sleep .2' end\n"):format(step),
+    file:write(("  step = function(t)\n    if t.step >= %d then os.execute 'sleep .4' end\n"):format(step),
       ("    if t.dist.rank == %d and t.step == %d then os.execute %q end\n  end,\n"):format(rank, step, words))
   end
   file:write "})\n"
