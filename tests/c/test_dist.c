@@ -309,6 +309,7 @@ static int first_dies_in_a_sum(ij_dist *d) {
 static int one_gives_up(ij_dist *d) {
   ij_dist_info at;
   ij_dist_look(d, &at);
+  WANT(ij_dist_barrier(d, 0) == IJ_OK); /* all have met */
   if (at.rank == 2) ij_dist_fail(d, "no more pictures");
   else {
     WANT(ij_dist_barrier(d, 0) == IJ_EIO);
