@@ -11,7 +11,7 @@ ij_status ij_fail(ij_status code, const char *fmt, ...) __attribute__((format(pr
 ij_status ij_fail_in(ij_status code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* For our own broken invariants only: nothing that a script or a file contains may reach it. */
-void ij_bug(const char *file, int line, const char *what) __attribute__((noreturn)); /* C++ reads this too */
+void ij_bug(const char *file, int line, const char *what) __attribute__((noreturn));
 #define IJ_BUG(what) ij_bug(__FILE__, __LINE__, what)
 
 /* Counted memory, 64-byte aligned. NULL and a message on failure. */
@@ -22,8 +22,8 @@ void ij_free(void *p);
 char *ij_strdup(const char *s);
 char *ij_format(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* ij_free the result */
 
-/* A function of a library that is loaded now, from the path in the environment's `variable`, from beside this program, or
- * from where the system looks. IJ_EUNSUPPORTED: it is not there. */
+/* A function of a library that is loaded now, from the path in the environment's `variable`, from beside this program,
+ * or from where the system looks. IJ_EUNSUPPORTED: it is not there. */
 ij_status ij_plugin_load(const char *file, const char *variable, const char *symbol, void **fn);
 
 /* Return (or go to the function's exit label) with a failing status. */

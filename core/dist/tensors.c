@@ -59,15 +59,17 @@ ij_status ij_dist_send_begin(ij_dist *d, ij_tensor *x, int64_t n, int root, int6
 ij_status ij_dist_finish(ij_dist *d, int64_t ticket) {
   if (ticket > 0) return ij_mover_wait(d, ticket);
   if (ticket == 0) return IJ_OK;
-  double began = ij_time();
-  ij_status st = d->device->backend.comm_join(&d->device->queue, d->timeout);
-  if (st == IJ_OK) return st;
-  return ij_time() - began >= d->timeout ? ij_watch_late(d) : st; /* late: who is missing, instead of NCCL's words */
+  /* the device's later work waits, not we: who is missing shows where something is read, or in the next round */
+  return d->device->backend.comm_join(&d->device->queue, 0);
 }
 
 void ij_dist_settle(ij_dist *d) {
   ij_mover_settle(d);
-  if (d->device && d->device->backend.comm_close) d->device->backend.comm_close(&d->device->queue);
+  if (!d->device) return;
+  const ij_backend *b = &d->device->backend;
+  if (!ij_watch_lost(d))
+    b->wait(&d->device->queue); /* the others' last sums need our part; no longer than the time-out */
+  b->comm_close(&d->device->queue);
   d->device = NULL;
 }
 

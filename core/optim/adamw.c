@@ -188,7 +188,9 @@ ij_status ij_optim_update(ij_optim *o, const ij_group *g, ij_tensor *x, const ij
                                  .g = x ? ij_f32_of(x) + e->at : ij_f32_of(e->grad) + e->first,
                                  .m = ij_f32_of(e->m),
                                  .v = ij_f32_of(e->v),
-                                 .avg = e->average && !o->load ? ij_f32_of(e->average) : NULL};
+                                 .avg = e->average && !o->load ? ij_f32_of(e->average) : NULL,
+                                 .version = o->version,
+                                 .avg_version = o->version};
   }
   return dev->ops.adamw(&dev->queue, g->count, o->item, o->steps, o->c.beta1, o->c.beta2, o->c.eps, k->grad_scale,
                         k->momentum, gate);
@@ -219,9 +221,15 @@ static void groups_clear(ij_optim *o) {
   for (int i = 0; i < o->count; i++) o->e[i]->done = false;
 }
 
+/* A new update: the version that what it changes will have is known from here on, see ij_adamw_item. */
+static void begin(ij_optim *o) {
+  o->steps++;
+  o->version = ij_new_version();
+}
+
 ij_status ij_optim_eager(ij_optim *o, double lr, double wd, double momentum, double grad_scale) {
   o->now = (ij_numbers){lr, wd, momentum, grad_scale};
-  if (!o->eager) o->steps++;
+  if (!o->eager) begin(o);
   o->eager = true;
   groups_clear(o); /* of a backward that failed */
   for (int i = 0; i < o->count; i++) {
@@ -248,15 +256,15 @@ static ij_status update_rest(ij_optim *o, const ij_numbers *k) {
 
 ij_status ij_optim_step(ij_optim *o, double lr, double wd, double momentum, double grad_scale) {
   ij_numbers k = {lr, wd, momentum, grad_scale};
-  if (!o->eager) o->steps++;
+  if (!o->eager) begin(o);
   else if (memcmp(&k, &o->now, sizeof k))
     return ij_fail(IJ_EINVAL, "adamw: the step's numbers are not those that ij_optim_eager got");
   IJ_TRY(o->d ? ij_bucket_step(o, &k) : update_rest(o, &k));
   for (int i = 0; i < o->count; i++) {
     ij_entry *e = o->e[i];
     forget_sink(e);
-    ij_tensor_touched(e->p);
-    if (e->average) ij_tensor_touched(e->average);
+    e->p->storage->version = o->version;
+    if (e->average) e->average->storage->version = o->version;
   }
   o->eager = false;
   groups_clear(o);

@@ -42,7 +42,8 @@ struct ij_optim {
   ij_adamw_item *item; /* (cap) room for one call */
   int count, cap;
   int64_t steps;
-  bool eager; /* between ij_optim_eager and ij_optim_step */
+  uint64_t version; /* of what this update changes */
+  bool eager;       /* between ij_optim_eager and ij_optim_step */
   ij_numbers now;
   ij_tensor *gate; /* held, or NULL */
   int64_t limit;   /* elements from which a group is used */

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { PREFIX = 8, ALIGN = 64, PARSER_SLACK = 8 };
@@ -407,6 +408,7 @@ static ij_status copy_tensors(ij_tensors_writer *w) {
 
 static void *write_later(void *arg) {
   ij_tensors_job *job = arg;
+  setpriority(PRIO_PROCESS, 0, 19); /* of this thread alone: the computation needs every processor more */
   job->status = ij_tensors_commit(job->w);
   if (job->status != IJ_OK) job->message = ij_strdup(ij_errmsg());
   atomic_store(&job->done, true);

@@ -50,8 +50,8 @@ static int own_card(int cards) {
 static void close_queue(ij_queue *q) {
   ij_cuda *c = ij_cuda_of(q);
   if (!c) return;
+  ij_cuda_comm_close(q); /* first: a sum that waits for others would hold up the stream for ever */
   if (c->stream) cudaStreamSynchronize(c->stream);
-  ij_cuda_comm_close(q);
   ij_cuda_weights_release(q);
   ij_cuda_products_release(q);
   for (int i = 0; i < 8; i++)

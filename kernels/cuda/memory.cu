@@ -217,12 +217,10 @@ static cudaError_t grow(ij_cuda *c, stage *s, size_t n) {
 }
 static cudaError_t carry(ij_cuda *c, stage *s, void *to, const void *host, size_t n) {
   cudaStream_t copies = c->memory->copies;
-  cudaError_t e = s->busy ? cudaEventSynchronize(s->copied) : cudaSuccess; /* the pinned part is free */
-  if (e == cudaSuccess && s->bytes < n && s->busy) e = cudaEventSynchronize(s->used);
-  if (e == cudaSuccess) e = grow(c, s, n);
+  cudaError_t e = grow(c, s, n);
   if (e != cudaSuccess) return e;
   memcpy(s->pinned, host, n);
-  if (s->busy) e = cudaStreamWaitEvent(copies, s->used, 0); /* the twin too */
+  if (s->busy) e = cudaStreamWaitEvent(copies, s->used, 0); /* the twin is free */
   if (e == cudaSuccess) e = cudaMemcpyAsync(s->twin, s->pinned, n, cudaMemcpyHostToDevice, copies);
   if (e == cudaSuccess) e = cudaEventRecord(s->copied, copies);
   if (e == cudaSuccess) e = cudaStreamWaitEvent(c->stream, s->copied, 0);
@@ -238,16 +236,24 @@ ij_status ij_cuda_write(ij_queue *q, void *to, const void *host, size_t n) {
   for (size_t at = 0; at < n; at += MOST) {
     size_t some = n - at < MOST ? n - at : MOST;
     stage *s = some > LEAST ? &m->ring[m->batches++ % BATCHES] : &m->ring[BATCHES + m->smalls++ % SMALL];
-    cudaError_t e = carry(c, s, (char *)to + at, (const char *)host + at, some);
-    if (e != cudaSuccess) return ij_cuda_status(e, "copying to the card");
+    double seconds = ij_cuda_comm_seconds(q);
+    ij_status st = IJ_OK;
+    if (s->busy)
+      st = ij_cuda_wait_event(q, s->bytes < some ? s->used : s->copied, seconds); /* the pinned part is free */
+    if (st == IJ_OK)
+      st = ij_cuda_status(carry(c, s, (char *)to + at, (const char *)host + at, some), "copying to the card");
+    if (st != IJ_OK) return st;
   }
   return IJ_OK;
 }
 
 /* ---- bytes out */
 ij_status ij_cuda_read(ij_queue *q, const void *from, void *host, size_t n) {
-  ij_status st = ij_cuda_status(cudaMemcpyAsync(host, from, n, cudaMemcpyDeviceToHost, ij_cuda_of(q)->stream),
-                                "copying from the card");
+  /* a copy to memory that is not pinned holds up the caller: with others, wait first, since that has an end */
+  ij_status st = ij_cuda_comm_seconds(q) > 0 ? ij_cuda_wait(q) : IJ_OK;
+  if (st != IJ_OK) return st;
+  st = ij_cuda_status(cudaMemcpyAsync(host, from, n, cudaMemcpyDeviceToHost, ij_cuda_of(q)->stream),
+                      "copying from the card");
   return st == IJ_OK ? ij_cuda_wait(q) : st;
 }
 ij_status ij_cuda_read_begin(ij_queue *q, const void *from, size_t n, void **out) {

@@ -100,6 +100,7 @@ static const ij_case_shape shapes_bwd[] = {
     {"odd rest", {7, 67}, RES | COPY, 0},
     {"odd far", {5, 203}, FAR, 0},
     {"odd copy", {3, 17}, COPY, IJ_CASE_GRAD},
+    {"long", {403, 4}, RES | COPY, 0}, /* more rows than blocks of a small device */
     {"one", {2, 1}, NO_AFFINE, 0},
     {"no rows", {0, 8}, 0, 0},
     {"vits", {131, 384}, RES | COPY, 0},

@@ -163,8 +163,11 @@ local function complete(node, given)
   return t
 end
 
+-- In a message, which is one line.
+local function plain(word) return (word:gsub("%c", "?")) end
+
 local function shown(value)
-  return type(value) == "string" and ("'%s'"):format(value) or type(value) == "table" and "a table" or tostring(value)
+  return type(value) == "string" and ("'%s'"):format(plain(value)) or type(value) == "table" and "a table" or tostring(value)
 end
 
 -- Checks every value of t; where(key) tells where it was set.
@@ -208,7 +211,7 @@ local function overrides(args)
   local list = {}
   for i, word in ipairs(args) do
     local key, value = word:match "^([%a_][%w_.]*)=(.*)$"
-    if not key then F.raise(("command line: '%s' is not key=value"):format(word), 0) end
+    if not key then F.raise(("command line: '%s' is not key=value"):format(plain(word)), 0) end
     list[i] = { key, value }
   end
   return list
@@ -251,7 +254,7 @@ function config.resolve(given, schema, args)
     end
     local value = parse(word, kind)
     if value == nil then
-      F.raise(("command line: '%s' is '%s', expected %s"):format(key, word, wanted(kind)), 0)
+      F.raise(("command line: '%s' is '%s', expected %s"):format(key, plain(word), wanted(kind)), 0)
     end
     from_words[key] = true
     set(t, key, value)

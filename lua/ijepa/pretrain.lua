@@ -441,6 +441,9 @@ end
 ---@param e any
 function Trainer:failed(e)
   local left, lost = type(e) == "table" and e.exit, self.dist:lost()
+  for i, complaint in ipairs(self.images:complaints()) do   -- perhaps why
+    if i <= 3 then self.run:say("skipped %s", complaint) end
+  end
   if left and e.interrupted then self.run:say("%s", tostring(e)) end   -- in a mask policy: where
   local others = self.dist.size > 1 and not (left and self.interrupt)   -- who must hear of it, before anything that takes time
   if others and not lost then self.dist:fail(tostring(e)) end

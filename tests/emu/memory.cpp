@@ -201,6 +201,7 @@ void check_words(const void *words, size_t n, const char *what, bool in_turn) {
   char *here = (char *)__builtin_frame_address(0);
   for (size_t i = 0; i + sizeof(void *) <= n; i += sizeof(void *)) {
     char *p;
+    if (!has_value((const char *)words + i, sizeof p)) continue; /* a pointer would */
     memcpy(&p, (const char *)words + i, sizeof p);
     if (!p) continue;
     for (const char *dead : removed)

@@ -11,8 +11,9 @@ case $mode in
   msan) quick=(--quick) orders="0 1" with=(-DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++) ;;
   *) echo "run.sh plain|asan|tsan|msan [NAME]"; exit 2 ;;
 esac
-cmake -S "$root/tests/emu" -B "$build" -DEMU_MODE="$mode" "${with[@]}" >"$build.log" 2>&1 &&
-  cmake --build "$build" --parallel "$(nproc)" >>"$build.log" 2>&1 || { tail -n 40 "$build.log"; exit 1; }
+mkdir -p "$build"
+cmake -S "$root/tests/emu" -B "$build" -DEMU_MODE="$mode" "${with[@]}" >"$build/build.log" 2>&1 &&
+  cmake --build "$build" --parallel "$(nproc)" >>"$build/build.log" 2>&1 || { tail -n 40 "$build/build.log"; exit 1; }
 [ -x "$build/emu_check" ] || { echo "CUDA's headers are not here"; exit 77; }
 
 export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
@@ -24,6 +25,12 @@ for order in $orders; do
   if [ -z "$name" ]; then IJEPA_CUDA=$plugin "$build/step" || { echo "FAILED: training steps, order $order"; failed=1; }; fi
   IJEPA_CUDA=$plugin "$build/ops" --device cuda "${quick[@]}" ${name:+"$name"} || { echo "FAILED: ops, order $order"; failed=1; }
 done
+if [ -z "$name" ] && [ -e "$plugin" ]; then # products that the library refuses: our own kernel's
+  for products in linear_ matmul; do
+    IJ_EMU_LT=none IJEPA_CUDA=$plugin "$build/ops" --device cuda "${quick[@]}" $products ||
+      { echo "FAILED: $products without cublasLt"; failed=1; }
+  done
+fi
 [ -e "$plugin" ] || { echo "FAILED: there is no $plugin"; failed=1; }
 unset IJ_EMU_SEED
 if [ -z "$name" ]; then

@@ -81,6 +81,14 @@ inline void will_write(void *p, size_t n) {
   if (void *bad = __asan_region_is_poisoned(p, n)) *(volatile char *)bad = 0;
 #endif
 }
+/* False where the memory sanitizer knows that some of the bytes were never written, such as those between members. */
+inline bool has_value(const void *p, size_t n) {
+#ifdef IJ_EMU_MSAN
+  return __msan_test_shadow(p, n) < 0;
+#else
+  return (void)p, (void)n, true;
+#endif
+}
 /* Fills by a loop that the thread sanitizer doesn't take for an access of the current thread, as it would memset */
 inline void fill_quietly(void *p, int value, size_t n) {
 #ifdef IJ_EMU_TSAN

@@ -1,6 +1,6 @@
 /* Preloaded into the program by test_faults.lua: fails, or ends the process, at the n-th call that changes a file, and
- * lists these calls. IJ_FAULT="ACTION CALL N PATH": ACTION is kill, ENOSPC or EIO; CALL write, fsync, rename, open;
- * PATH a part of the file's name. IJ_FAULT_LOG=FILE: a line a call. */
+ * lists these calls. IJ_FAULT="ACTION CALL N PATH": ACTION is kill, ENOSPC or EIO; CALL write, fsync, rename, open,
+ * pread; PATH a part of the file's name. IJ_FAULT_LOG=FILE: a line a call. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -80,6 +80,15 @@ int open(const char *path, int flags, ...) {
   va_end(list);
   if (fault("open", path)) return -1;
   return plain(path, flags, mode);
+}
+
+ssize_t pread(int fd, void *bytes, size_t n, off_t at) { /* changes no file: looked at only where it is to fail */
+  static ssize_t (*plain)(int, void *, size_t, off_t);
+  if (!plain) plain = (ssize_t(*)(int, void *, size_t, off_t))dlsym(RTLD_NEXT, "pread");
+  const char *text = getenv("IJ_FAULT");
+  char path[4096];
+  if (text && strstr(text, " pread ") && fault("pread", name_of(fd, path, sizeof path))) return -1;
+  return plain(fd, bytes, n, at);
 }
 
 int clock_gettime(clockid_t which,

@@ -168,4 +168,31 @@ function tests.test_a_card_that_disappears()
   lu.assertStrContains(again, "goes on from")
 end
 
+-- Two processes, each with a card of its own.
+local function two(name, over, before)
+  lu.skipIf(os.execute "command -v mpirun >/dev/null" ~= 0, "no mpirun here")
+  over = over or {}
+  over.device = "cuda"
+  over.before = (before or "") .. " IJ_EMU_DEVICES=2 timeout 120 mpirun --allow-run-as-root --oversubscribe --bind-to none -n 2"
+  return run(name, over)
+end
+
+function tests.test_two_cards_are_one_with_two_batches()
+  local code, text = two "two"
+  lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
+  fine("one", { device = "cuda", ["optim.accumulate"] = 2 })
+  lu.assertEquals(losses "two", losses "one")
+  lu.assertTrue(apart("two", "one") < 1e-6)   -- sums of two gradients: the order of their terms
+  code, text = two("shard", { ["optim.shard"] = true })
+  lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
+  lu.assertEquals(apart("two", "shard"), 0)
+end
+
+function tests.test_a_sum_between_cards_that_never_ends()
+  lu.skipIf(not emulated, "NCCL does not hang on request")
+  local code, text = two("run", { ["dist.timeout"] = 3 }, "IJ_EMU_NCCL_HANG=1:2")
+  lu.assertNotEquals(code, 0)
+  lu.assertStrContains(text, "nothing came from the others in 3 seconds")
+end
+
 return tests

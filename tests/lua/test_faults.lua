@@ -234,6 +234,17 @@ function tests.test_pictures_that_vanish()   -- the tar is emptied under the run
   lu.assertTrue(step_of "run" >= 20)
 end
 
+function tests.test_read_errors_in_an_epoch()   -- the disk fails from the 70th read of the tar on
+  local code, said = shell("IJ_FAULT='EIO pread 70 train.tar' " .. with_faults() .. command())
+  lu.assertEquals(code, 1)
+  lu.assertStrContains(said, "Input/output error")
+  lu.assertStrContains(said, "of 40 pictures are broken")
+  local step = step_of "run"
+  lu.assertTrue(step >= 1)   -- what was whole is saved, and goes on where the disk is well again
+  lu.assertEquals((shell(command())), 0)
+  lu.assertTrue(tensors_of(latest "run") == uninterrupted())
+end
+
 function tests.test_a_loss_that_is_no_number()
   -- a rate far too high: whatever happens, no state that is not finite is written, and a message says what to do
   local code, said = shell(command { ["optim.lr"] = 1e30, ["optim.start_lr"] = 1e30, ["optim.warmup"] = 0, ["model.init_gain"] = 1 })

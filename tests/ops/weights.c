@@ -100,6 +100,43 @@ static void renewed(watch *t, uint64_t at) {
   expect(t, fresh, N, at + 4, content, "more elements at the same place");
 }
 
+/* More tensors than one launch describes: as if they were one. */
+static void many(watch *t) {
+  enum { TENSORS = COUNT / 4, FIELDS = 5 };
+  float *field[FIELDS] = {t->w, t->g, t->m, t->v, t->avg}, first[FIELDS][COUNT], want[COUNT], got[COUNT];
+  ij_adamw_item one = {.n = COUNT, .lr = .1, .wd = .1}, item[TENSORS];
+  float *at[FIELDS]; /* where results of the whole tensor go: behind those of the pieces */
+  for (int f = 0; f < FIELDS; f++) {
+    at[f] = field[f] + 2 * COUNT;
+    numbers(t, field[f], first[f], 20 + (uint64_t)f);
+    for (int i = 0; f == 3 && i < COUNT; i++) first[f][i] = fabsf(first[f][i]);
+    put(t, field[f], first[f], sizeof first[f]);
+    put(t, at[f], first[f], sizeof first[f]);
+  }
+  one.p = at[0], one.g = at[1], one.m = at[2], one.v = at[3], one.avg = at[4];
+  for (int i = 0; i < TENSORS; i++)
+    item[i] = (ij_adamw_item){.n = 4,
+                              .lr = .1,
+                              .wd = .1,
+                              .p = t->w + 4 * i,
+                              .g = t->g + 4 * i,
+                              .m = t->m + 4 * i,
+                              .v = t->v + 4 * i,
+                              .avg = t->avg + 4 * i};
+  ij_queue *q = &t->d->queue;
+  const ij_op_table *ops = &t->d->backend->ops;
+  t->k->calls += 2;
+  if (ops->adamw(q, 1, &one, 3, .9, .999, 1e-8, 1, .9, NULL) != IJ_OK ||
+      ops->adamw(q, TENSORS, item, 3, .9, .999, 1e-8, 1, .9, NULL) != IJ_OK)
+    ij_check_fail(t->k, NULL, "weights: adamw: %s", ij_errmsg());
+  for (int f = 0; f < FIELDS; f++) {
+    get(t, at[f], want, sizeof want);
+    get(t, field[f], got, sizeof got);
+    if (memcmp(want, got, sizeof got)) ij_check_fail(t->k, NULL, "weights: %d tensors are not as one", TENSORS);
+    if (!memcmp(first[f], got, sizeof got)) ij_check_fail(t->k, NULL, "weights: adamw leaves a tensor as it was");
+  }
+}
+
 /* Many products of many shapes, none of them of w or avg: their copies go, and the results stay right. */
 static void dropped(watch *t, uint64_t at) {
   float w[SMALL * SMALL];
@@ -149,6 +186,7 @@ void ij_check_device_weights(ij_check *k, ij_check_device *d) {
     kept(&t, (uint64_t)1 << 40); /* versions that no case has */
     renewed(&t, (uint64_t)1 << 41);
     dropped(&t, (uint64_t)1 << 42);
+    many(&t);
   }
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) d->backend->free(&d->queue, *all[i]);
   ij_free(ones);
