@@ -10,7 +10,6 @@
 typedef struct mpi {
   int (*stop)(void *);
   void *arg;
-  int rank;
   char text[MPI_MAX_ERROR_STRING + 64];
 } mpi;
 enum { EAGER_LOOKS = 200, MOST = 1 << 28 };
@@ -52,20 +51,19 @@ static const char *mpi_open(int (*stop)(void *), void *arg, int *rank, int *size
   const char *e = wrong(m, MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), none);
   if (!e) e = wrong(m, MPI_Comm_rank(MPI_COMM_WORLD, rank), none);
   if (!e) e = wrong(m, MPI_Comm_size(MPI_COMM_WORLD, size), none);
-  m->rank = *rank;
   return e;
 }
 
+/* All get the sum, also where one is enough: MPI_Ireduce of large arrays goes by many small parts, each of which waits
+ * for our next look, and takes ten times as long. */
 static const char *mpi_sum(void *state, float *x, size_t n, int root) {
   mpi *m = state;
   const char *e = NULL;
+  (void)root;
   for (size_t at = 0; at < n && !e; at += MOST) {
     int count = (int)(n - at < MOST ? n - at : MOST);
     MPI_Request r;
-    int code = root < 0 ? MPI_Iallreduce(MPI_IN_PLACE, x + at, count, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &r)
-                        : MPI_Ireduce(root == m->rank ? MPI_IN_PLACE : x + at, x + at, count, MPI_FLOAT, MPI_SUM, root,
-                                      MPI_COMM_WORLD, &r);
-    e = wrong(m, code, "a sum");
+    e = wrong(m, MPI_Iallreduce(MPI_IN_PLACE, x + at, count, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &r), "a sum");
     if (!e) e = finish(m, &r, "a sum");
   }
   return e;

@@ -9,7 +9,8 @@ typedef struct ij_transport {
   int abi;
   /* stop: asked often while a call waits; 1: give up. rank, size: known before or filled in. */
   const char *(*open)(int (*stop)(void *), void *arg, int *rank, int *size, void **state);
-  const char *(*sum)(void *state, float *x, size_t n, int root); /* in place; root -1: all get it, else that one does */
+  const char *(*sum)(void *state, float *x, size_t n,
+                     int root); /* in place; root -1: all get it, else at least that one */
   const char *(*broadcast)(void *state, void *x, size_t bytes, int root);
   void (*close)(void *state, int in_order); /* in order: waits for the others */
 } ij_transport;
