@@ -38,9 +38,9 @@ typedef struct ij_backend {
   void (*info)(ij_queue *q, ij_device_info *out);
   /* Sums between processes on the device (NULL: this build has none). id: 128 bytes that rank 0 makes and all get. They
    * run beside the queue, behind what it has when they are begun, in the order of their beginning, which is the same in
-   * all processes. join makes later work of the queue wait for them and, with seconds > 0, the caller too, for so long at
-   * most. From open on, whatever waits for the device gives up after open's `seconds`: IJ_EIO, since a process that is
-   * gone never answers. */
+   * all processes. join makes later work of the queue wait for them and, with seconds > 0, the caller too, for so long
+   * at most. From open on, whatever waits for the device gives up after open's `seconds`: IJ_EIO, since a process that
+   * is gone never answers. */
   ij_status (*comm_id)(void *id);
   ij_status (*comm_open)(ij_queue *q, const void *id, int rank, int size, double seconds);
   void (*comm_close)(ij_queue *q);

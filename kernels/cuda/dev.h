@@ -13,7 +13,9 @@
 #define LAUNCH(kernel, grid, block, bytes, stream, ...) (kernel)<<<(grid), (block), (bytes), (stream)>>>(__VA_ARGS__)
 /* SHARED_ARRAY(float, tile, [16][33]); */
 #define SHARED_ARRAY(T, name, dims) __shared__ T name dims
-#define SHARED_ARRAY_ALIGNED(bytes, T, name, dims) __shared__ __align__(bytes) T name dims
+#define SHARED_ARRAY_ALIGNED(bytes, T, name, dims)                                                                     \
+  __shared__ __align__(bytes)                                                                                          \
+  T name dims
 /* SHARED_DYN(float, tile); the launch's dynamic shared memory, 128-byte aligned */
 #define SHARED_DYN(T, name)                                                                                            \
   extern __shared__ __align__(128) unsigned char ij_dynamic_shared[];                                                  \

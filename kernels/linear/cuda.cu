@@ -1,7 +1,7 @@
 /* Linear layers: products by cublasLt; bf16 takes w as a bf16 copy that is kept for its version. */
 #include "../cuda/cuda.h"
 #include "../cuda/stripes.h"
-#include "products.h"
+#include "cuda_products.h"
 
 enum { SUMS_SLOT = 0, THREADS = 256 };
 

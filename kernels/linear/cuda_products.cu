@@ -4,7 +4,7 @@
  * Asking for the best algorithm costs it tens of microseconds, and the number of rows changes with every step's masks:
  * the answers are kept by shape, in a table of fixed size whose oldest go. What it has no algorithm for (bf16 in odd
  * widths or places, products of nothing) is multiplied by a plain kernel here. */
-#include "products.h"
+#include "cuda_products.h"
 #include "../cuda/memory.h"
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* Many products of one shape: a batch of cublasLt's. */
 #include "../cuda/cuda.h"
-#include "../linear/products.h"
+#include "../linear/cuda_products.h"
 
 extern "C" ij_status ij_cuda_matmul(ij_queue *q, ij_dim P, ij_dim M, ij_dim N, ij_dim K, int ta, int tb, const float *a,
                                     const float *b, float *c) {
