@@ -147,12 +147,15 @@ static ij_status average(ij_optim *o, ij_bucket *b, const ij_numbers *k, const f
     ij_entry *e = b->in.e[i];
     if (!e->average) continue;
     float *zero = ij_f32_of(o->zeros);
-    o->item[n++] = (ij_adamw_item){.n = e->count,
-                                   .p = ij_f32_of(e->p),
-                                   .g = ij_f32_of(b->x) + e->at,
-                                   .m = zero,
-                                   .v = zero + most,
-                                   .avg = ij_f32_of(e->average)};
+    ij_adamw_item item = {.n = e->count,
+                          .p = ij_f32_of(e->p),
+                          .g = ij_f32_of(b->x) + e->at,
+                          .m = zero,
+                          .v = zero + most,
+                          .avg = ij_f32_of(e->average),
+                          .version = o->version,
+                          .avg_version = o->version};
+    o->item[n++] = item;
   }
   if (n == 0) return IJ_OK;
   return dev->ops.adamw(&dev->queue, n, o->item, o->steps, o->c.beta1, o->c.beta2, o->c.eps, 1, k->momentum, gate);

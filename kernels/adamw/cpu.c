@@ -41,7 +41,7 @@ static void update_one(const ij_adamw_item *e, factors f, double lr, double wd) 
 ij_status IJ_CPU(adamw)(ij_queue *q, ij_dim count, const ij_adamw_item *item, ij_dim t, double beta1, double beta2,
                         double eps, double gscale, double mom, const float *gate) {
   (void)q;
-  bool shut = gate && (*(const volatile uint32_t *)gate & 0x7f800000u) == 0x7f800000u; /* not finite */
+  bool shut = gate && !isfinite(*gate);
   double correct1 = 1 - pow(beta1, (double)t);
   factors f = {.gscale = (float)gscale,
                .beta1c = (float)(1 - beta1),
