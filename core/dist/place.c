@@ -49,9 +49,10 @@ static ij_status by_srun(ij_place *p) {
   return IJ_OK;
 }
 
-/* A port and a token that all processes of a job, and hardly those of another, come to by themselves. */
-static void meet(ij_place *p) {
-  static const char *const names[] = {"SLURM_JOB_ID", "SLURM_STEP_ID", "OMPI_MCA_ess_base_jobid", "PMIX_NAMESPACE"};
+/* A port and a token that all processes of a job, and hardly those of another, come to by themselves. An mpirun in a
+ * job has processes outside of SLURM's steps and inside of them: their numbers are srun's alone. */
+static void meet(ij_place *p, bool srun) {
+  const char *names[] = {"SLURM_JOB_ID", srun ? "SLURM_STEP_ID" : "OMPI_MCA_ess_base_jobid", "PMIX_NAMESPACE"};
   int port;
   p->token = ij_hash(7, &p->size, sizeof p->size);
   for (size_t i = 0; i < sizeof names / sizeof *names; i++)
@@ -67,6 +68,7 @@ ij_status ij_place_find(const char *transport, ij_place *p) {
   if (transport && strcmp(transport, "none") && strcmp(transport, "mpi") && strcmp(transport, "tcp"))
     return ij_fail(IJ_EINVAL, "processes: '%s' is no way between them: none, mpi or tcp", transport);
   if (transport && !strcmp(transport, "none")) return IJ_OK;
+  bool srun = false;
   int local;
   if (number("OMPI_COMM_WORLD_SIZE", 2, &p->size) && number("OMPI_COMM_WORLD_RANK", 0, &p->rank)) {
     snprintf(p->transport, sizeof p->transport, "mpi");
@@ -75,6 +77,7 @@ ij_status ij_place_find(const char *transport, ij_place *p) {
   } else if (number("PMI_SIZE", 2, &p->size) && number("PMI_RANK", 0, &p->rank)) {
     snprintf(p->transport, sizeof p->transport, "mpi");
   } else if (number("SLURM_STEP_NUM_TASKS", 2, &p->size)) { /* SLURM_NTASKS is also what a batch script itself sees */
+    srun = true;
     IJ_TRY(by_srun(p));
   } else {
     p->size = 1;
@@ -86,7 +89,7 @@ ij_status ij_place_find(const char *transport, ij_place *p) {
   if (p->rank >= p->size) return ij_fail(IJ_EINVAL, "processes: number %d of %d: they count from 0", p->rank, p->size);
   if (transport) snprintf(p->transport, sizeof p->transport, "%s", transport);
   p->asked = transport != NULL;
-  meet(p);
+  meet(p, srun);
   if (!strcmp(p->transport, "tcp") && !p->host[0])
     return ij_fail(IJ_EINVAL, "processes: tcp needs to know where number 0 is: set IJEPA_MASTER_ADDR=HOST");
   return IJ_OK;

@@ -36,10 +36,11 @@ static ij_status usable(int *cards) {
   return IJ_OK;
 }
 
-/* The card that this process should take: processes of one machine share its cards by their local number. */
+/* The card that this process should take: processes of one machine share its cards by their local number. SLURM's
+ * comes last: a batch script has one of its own, 0, that all processes of an mpirun in it see. */
 static int own_card(int cards) {
-  static const char *const names[] = {"SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID",
-                                      "PMI_LOCAL_RANK"};
+  static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_LOCAL_RANK",
+                                      "SLURM_LOCALID"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     const char *v = getenv(names[i]);
     if (v && *v) return atoi(v) % cards;

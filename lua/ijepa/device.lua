@@ -65,10 +65,12 @@ function device.wait() F.check(C.ij_device_wait(device.get())) end
 ---@param ... any
 ---@return any
 function device.step(f, ...)
-  local dev = device.get()
+  local dev, outer = device.get(), device.stepping
   C.ij_step_begin(dev)
+  device.stepping = true
   local function done(ok, ...)
     C.ij_step_end(dev)
+    device.stepping = outer
     if not ok then error((...), 0) end
     return ...
   end

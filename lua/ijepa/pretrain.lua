@@ -235,8 +235,8 @@ local function refuse(loss, step)
   end
 end
 
---- One (micro-)batch, forwards and backwards; its number counts all batches of the run, in all processes, from 0. Calls before_backward when
---- the loss is a number.
+--- One (micro-)batch, forwards and backwards; its number counts all batches of the run, in all processes, from 0. Calls
+--- before_backward when the loss is a number.
 ---@param number integer
 ---@param x ijepa.tensor u8 (B, H, W, 3)
 ---@param before_backward fun()

@@ -12,11 +12,13 @@ local NAME = { [0] = "f32", "bf16", "i32", "i64", "u8" }
 local CTYPE = { f32 = "float", bf16 = "uint16_t", i32 = "int32_t", i64 = "int64_t", u8 = "uint8_t" }
 local BYTES = { f32 = 4, bf16 = 2, i32 = 4, i64 = 8, u8 = 1 }
 
--- Lua's collector does not see C memory: past this many live bytes beyond the last look it is told to work.
+-- Lua's collector does not see C memory: where that has grown by half, and by this many bytes, since the last look, it is
+-- told to work. In a step there is no need: its end frees all.
 local SLACK, seen = 64 * 2 ^ 20, 0
 local function collect_if_needed()
+  if device.stepping then return end
   local live = tonumber(C.ij_mem_live())
-  if live > seen + SLACK then
+  if live > seen + math.max(SLACK, seen / 2) then
     collectgarbage()
     seen = tonumber(C.ij_mem_live())
   elseif live < seen then
@@ -37,6 +39,7 @@ local function invoke(f, out, ...)
   return f(a, b, c, d, e, g, out)
 end
 local function call(f, ...)   -- f(..., out) -> tensor, or an error at the user's line
+  collect_if_needed()
   local out = box()
   local st = invoke(f, out, ...)
   if st == C.IJ_ENOMEM then   -- tensors that nobody holds any more may still have their memory
@@ -74,7 +77,6 @@ end
 ---@param kept boolean?  lives past the step that it is made in
 ---@return ijepa.tensor
 function tensor.empty(shape, dtype, kept)
-  collect_if_needed()
   local s, n = shape_of(shape, "empty")
   local t = DTYPE[dtype or "f32"]
   if not t then F.raise(("empty: unknown dtype '%s': f32, bf16, i32, i64 or u8"):format(tostring(dtype))) end
@@ -259,7 +261,6 @@ end
 ---@param kept boolean?
 ---@return ijepa.tensor
 function T:clone(kept)
-  collect_if_needed()
   return call(C.ij_tensor_clone, self.h, C.ij_tensor_dtype(self.h), kept and 1 or 0)
 end
 ---@return ijepa.tensor

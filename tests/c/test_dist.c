@@ -77,6 +77,9 @@ START_TEST(the_environment_says_who_we_are)
   ck_assert_int_eq(q.size, 3);
   ck_assert_int_eq(ij_place_find("tcp", &q), IJ_OK);
   ck_assert_str_eq(q.transport, "tcp");
+  setenv("SLURM_STEP_ID", "0", 1); /* a process on another machine, below the daemon that mpirun starts there by srun */
+  ck_assert_int_eq(ij_place_find("tcp", &p), IJ_OK);
+  ck_assert(q.token == p.token);
   ck_assert_int_eq(ij_place_find("smoke", &q), IJ_EINVAL);
   setenv("OMPI_COMM_WORLD_RANK", "3", 1);
   ck_assert_int_eq(ij_place_find(NULL, &q), IJ_EINVAL);

@@ -187,6 +187,15 @@ function tests.test_a_step_ends_its_tensors()
   lu.assertEquals(kept:totable(), { 2, 3 })
 end
 
+function tests.test_what_nobody_holds_is_freed_under_pressure()   -- though Lua's collector sees small handles alone
+  collectgarbage()
+  C.ij_mem_peak_reset()
+  local before = tonumber(C.ij_mem_live())
+  local x = tensor.zeros { 256, 1024 }   -- 1 MiB
+  for _ = 1, 1000 do x:gelu() end
+  lu.assertTrue(tonumber(C.ij_mem_peak()) - before < 128 * 2 ^ 20)
+end
+
 function tests.test_no_gradient_where_none_is_wanted()
   local x = tensor.new({ 1, 2 }):requires_grad_()
   local y = device.no_grad(function() return (x * 2):sum() end)

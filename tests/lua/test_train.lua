@@ -165,6 +165,34 @@ function tests.test_clipping_bounds_the_update()
   lu.assertEquals(#run.losses, 2)
 end
 
+-- A run whose predictions have infinite gradients from its fifth step on, though the loss stays a number.
+local function run_with_infinite_gradients(over)
+  local function spoil(t)
+    function t:predict(...)
+      local z, h = getmetatable(self).predict(self, ...)
+      local copy = ijepa.device.no_grad(function() return z:clone() end)
+      return z + (z - copy) * 1e30 * 1e30, h
+    end
+  end
+  return ijepa.pretrain(config(over), { step = function(t) if t.step == 4 then spoil(t) end end })
+end
+function tests.test_an_infinite_gradient_stops_and_is_not_saved()
+  for _, over in ipairs { { out = "clipped", ["optim.clip"] = 1 }, { out = "eager" }, { out = "summed", ["optim.accumulate"] = 2,
+    ["optim.epochs"] = 6 } } do
+    over["log.save_steps"] = 1
+    local ok, message = pcall(run_with_infinite_gradients, over)
+    lu.assertFalse(ok)
+    lu.assertStrContains(message, "not finite")
+    local saved = assert(ijepa.checkpoint.load(folder .. "/" .. over.out .. "/jepa-latest.safetensors"))
+    lu.assertEquals(saved:meta "step", 4)
+    for _, name in ipairs(saved:names()) do
+      local p, n = saved:data(name)
+      local v = F.cast("const float *", p)
+      for i = 0, n / 4 - 1 do lu.assertTrue(v[i] - v[i] == 0) end
+    end
+  end
+end
+
 function tests.test_interrupt_saves_and_exits_130()
   local recipe = folder .. "/long.lua"
   local file = assert(io.open(recipe, "w"))
