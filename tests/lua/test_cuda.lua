@@ -10,6 +10,12 @@ TestCuda = tests -- luacheck: ignore
 
 local program, plugin = os.getenv "IJEPA_PROGRAM" or "build/ijepa", os.getenv "IJEPA_CUDA"
 local emulated = plugin and plugin:find "emu"
+
+-- Whether so many cards are here.
+local function cards(n)
+  if emulated then return true end   -- any number, as IJ_EMU_DEVICES says
+  return plugin and pcall(ijepa.device.with, "cuda:" .. n - 1, function() end)
+end
 local folder, pictures
 
 -- Exit code and all that a command of the shell says.
@@ -22,6 +28,7 @@ end
 
 function tests.setUp()
   lu.skipIf(not plugin, "no plug-in: IJEPA_CUDA is not set, and there are no headers of CUDA to build the emulator's")
+  lu.skipIf(not cards(1), "no card here")
   folder = os.tmpname()
   os.remove(folder)
   assert(F.try(C.ij_mkdirs(folder)))
@@ -171,6 +178,7 @@ end
 -- Two processes, each with a card of its own.
 local function two(name, over, before)
   lu.skipIf(os.execute "command -v mpirun >/dev/null" ~= 0, "no mpirun here")
+  lu.skipIf(not cards(2), "one card alone")
   over = over or {}
   over.device = "cuda"
   over.before = (before or "") .. " IJ_EMU_DEVICES=2 timeout 120 mpirun --allow-run-as-root --oversubscribe --bind-to none -n 2"
