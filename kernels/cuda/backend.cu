@@ -24,9 +24,7 @@ static ij_status usable(int *cards) {
                               "device 'cuda': this machine has no NVIDIA driver: install it, or use device=cpu");
   if (driver / 1000 < needed / 1000) /* within a major version older drivers do */
     return ij_cuda_host->fail(
-        IJ_EUNSUPPORTED,
-        "device 'cuda': the driver is for CUDA %d.%d and this build needs %d.%d: update the driver, or "
-        "build with an older toolkit",
+        IJ_EUNSUPPORTED, "device 'cuda': the driver is for CUDA %d.%d and this build needs %d.%d: update the driver",
         driver / 1000, driver % 1000 / 10, needed / 1000, needed % 1000 / 10);
   cudaError_t e = cudaGetDeviceCount(cards);
   if (e != cudaSuccess || *cards < 1)
