@@ -1,28 +1,27 @@
-/* For kernels on elements and rows: packs of elements that move at once, grids, sums over a block. Includes cuda.h. */
+/* For kernels on elements and rows: packs of elements, grids, sums over a block. Includes vector.h. */
 #ifndef IJ_CUDA_ROWS_H
 #define IJ_CUDA_ROWS_H
-#include "cuda.h"
+#include "vector.h"
 #include <math.h>
+#include <type_traits>
 
-/* ---- packs: V elements, moved in accesses of 128 bits; V = 1 where memory is aligned to its elements alone ---- */
+/* ---- packs: vector.h's accesses by value, and V elements of any type ---- */
 template <class T, int V> struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16) ij_pack { T v[V]; };
 template <int V, class T> __device__ static inline ij_pack<T, V> ij_load(const T *x, ij_dim i) {
   return *reinterpret_cast<const ij_pack<T, V> *>(x + i);
 }
 template <int V, class T> __device__ static inline void ij_store(T *y, ij_dim i, const ij_pack<T, V> &p) {
-  *reinterpret_cast<ij_pack<T, V> *>(y + i) = p;
+  if constexpr (std::is_same<T, float>::value) ij_store(y + i, p.v);
+  else *reinterpret_cast<ij_pack<T, V> *>(y + i) = p;
 }
 /* The same of activations of any type, as f32 */
 template <int V, class T> __device__ static inline ij_pack<float, V> ij_load_f32(const T *x, ij_dim i) {
-  ij_pack<T, V> p = ij_load<V>(x, i);
   ij_pack<float, V> f;
-  for (int j = 0; j < V; j++) f.v[j] = ij_get(p.v, j);
+  ij_load(f.v, x + i);
   return f;
 }
 template <int V, class T> __device__ static inline void ij_store_f32(T *y, ij_dim i, const ij_pack<float, V> &f) {
-  ij_pack<T, V> p;
-  for (int j = 0; j < V; j++) ij_set(p.v, j, f.v[j]);
-  ij_store<V>(y, i, p);
+  ij_store(y + i, f.v);
 }
 /* Whether rows of `width` elements can be taken in packs of V; null pointers are fine. */
 template <int V, class... T> static inline bool ij_packs(ij_dim width, const T *...p) {
