@@ -35,7 +35,7 @@ template <int V> __device__ static inline void ij_load(float (&v)[V], const __nv
     ij_unpack_two(v, u.x), ij_unpack_two(v + 2, u.y), ij_unpack_two(v + 4, u.z), ij_unpack_two(v + 6, u.w);
   }
 }
-/* Stores name their instruction (st.global.wb, the ordinary one): the compiler takes plain ones apart at times. */
+/* Stores name their instruction (st.global.wb): the compiler takes plain ones apart at times. */
 template <int V> __device__ static inline void ij_store(float *x, const float (&v)[V]) {
   if constexpr (V == 1) {
     x[0] = v[0];
