@@ -1,16 +1,20 @@
 -- luajit docs.lua OUT FILE...: the comments above the functions of our Lua files as the module ijepa._docs.
 local out = arg[1]
-local help = dofile((arg[0]:match "^(.*/)" or "./") .. "../lua/ijepa/help.lua")
+local help = dofile((arg[0]:match "^(.*/)" or "./") .. "../lua/ijepa/host/help.lua")
+local public = {}   -- path of a module -> its public name
+for name, path in pairs(dofile((arg[0]:match "^(.*/)" or "./") .. "../lua/ijepa/base/names.lua")) do public[path] = name end
+public.plot = "plot"   -- `picture` is its older name
 local file = assert(io.open(out, "w"))
 local function field(name, value) file:write(("%s = %q, "):format(name, value)) end
 local modules, names = {}, {}
 for i = 2, #arg do
   local path = arg[i]
   local module = path:gsub("^lua/ijepa/?", ""):gsub("/?init%.lua$", ""):gsub("%.lua$", ""):gsub("/", ".")
-  if not module:find "^_" then
+  module = module == "" and "" or public[module]
+  if module then   -- what is not public is not for users
     local source = assert(io.open(path)):read "*a"
     local first, functions = help.scan(source)
-    if module ~= "" then modules[module] = first end
+    if module ~= "" then modules[module] = first:gsub("\n?Uses: [^\n]*", "") end
     for _, f in ipairs(functions) do
       f.file = path
       names[(module ~= "" and module .. "." or "") .. f.name] = f

@@ -1,4 +1,4 @@
-/* main: a Lua state with our modules (bytecode in this program), then lua/ijepa/cli.lua does the rest. */
+/* main: a Lua state with our modules (bytecode in this program), then lua/ijepa/host/cli.lua does the rest. */
 #include "host.h"
 #include <lauxlib.h>
 #include <lualib.h>
@@ -32,7 +32,7 @@ static int start(lua_State *L) {
     lua_call(L, 1, 0);
   }
   lua_getglobal(L, "require");
-  lua_pushliteral(L, "ijepa.cli");
+  lua_pushliteral(L, "ijepa.host.cli");
   lua_call(L, 1, 1);
   lua_getfield(L, -1, "main");
   lua_createtable(L, argc, 0);

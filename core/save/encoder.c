@@ -1,5 +1,5 @@
 /* An encoder from a checkpoint, for programs without Lua: of a run, or in the layout of the published code, timm or
- * Hugging Face (the names are those of lua/ijepa/weights.lua). Settings in the file say what it is, else the tensors'
+ * Hugging Face (the names are those of lua/ijepa/save/weights.lua). Settings in the file say what it is, else the tensors'
  * shapes. */
 #include "base/base.h"
 #include <cjson/cJSON.h>

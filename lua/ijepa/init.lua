@@ -1,6 +1,7 @@
---- ijepa: self-supervised pretraining with I-JEPA. `ijepa.NAME` loads lua/ijepa/NAME.lua when it is first used.
-local F = require "ijepa._ffi"
+--- ijepa: self-supervised pretraining with I-JEPA. `ijepa.NAME` loads a public module (base/names.lua) when it is first used.
+local F = require "ijepa.base.ffi"
 local C = F.C
+local names = require "ijepa.base.names"
 
 local ijepa = {
   version = F.string(C.ij_version()),
@@ -43,19 +44,19 @@ end
 --- Prints what is known about a name or a function; without an argument, what there is.
 ---@param name any
 ---@return boolean?
-function ijepa.help(name) return require "ijepa.help".show(name) end
+function ijepa.help(name) return require "ijepa.host.help".show(name) end
+
+-- `require "ijepa.NAME"` gives the same modules, whatever room they live in.
+for name, path in pairs(names) do
+  if name ~= path then package.preload["ijepa." .. name] = function() return require("ijepa." .. path) end end
+end
 
 return setmetatable(ijepa, {
   __index = function(t, name)
-    if type(name) ~= "string" or name:find "^_" then return nil end
-    local module, field = from[name], true
-    if not module then module, field = name, false end
-    local ok, value = pcall(require, "ijepa." .. module)
-    if not ok then
-      if type(value) == "string" and value:find("module 'ijepa." .. module .. "' not found", 1, true) then return nil end
-      error(value, 0)
-    end
-    if field then value = value[name] end
+    local module = from[name] or name
+    if not names[module] then return nil end
+    local value = require("ijepa." .. names[module])
+    if from[name] then value = value[name] end
     rawset(t, name, value)
     return value
   end,

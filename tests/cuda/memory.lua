@@ -1,7 +1,7 @@
 -- What memory.lua counts without a card against what a card's own pool says after two real steps: run on the emulator of
 -- CUDA (ctest label emu) or a card, whichever IJEPA_CUDA or the build offers. Exit 77: neither is here.
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local memory, device, jepa = require "ijepa.memory", ijepa.device, ijepa.jepa
 
 local ALLOWED = .01   -- of the whole: the pools' rounding, the losses, and scratch memory, which is counted apart

@@ -1,7 +1,7 @@
 -- ijepa tests/embed/hosts.lua HOST...: each program must print the features that Lua finds; and refuse in words what is no
 -- checkpoint.
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local C = F.C
 local folder = os.tmpname()
 os.remove(folder)

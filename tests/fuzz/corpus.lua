@@ -2,7 +2,7 @@
 package.path = "tests/lua/?.lua;" .. package.path
 local A = require "archive"
 local tensors = require "ijepa.tensors"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local folder
 
 local function put(name, bytes)

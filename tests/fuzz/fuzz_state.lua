@@ -3,7 +3,7 @@
 -- in a line that names no place in our sources, in a few seconds. A finding says its seed and its input's number, with which
 -- it comes again, and leaves its folder.
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local json = require "cjson.safe"
 local C = F.C
 local seconds, seed, first = tonumber(ijepa.args[1]) or 60, tonumber(ijepa.args[2]) or 1, tonumber(ijepa.args[3]) or 0

@@ -55,10 +55,10 @@ for _, path in ipairs(files) do
   end
 end
 
--- Only _ffi.lua talks to the FFI.
+-- Only base/ffi.lua talks to the FFI.
 for _, path in ipairs(matching "%.lua$") do
-  if path ~= "lua/ijepa/_ffi.lua" and not path:find "^tests/lint/" and text[path]:find "require%s*%(?%s*[\"']ffi[\"']" then
-    problem(path, "requires ffi: use ijepa._ffi")
+  if path ~= "lua/ijepa/base/ffi.lua" and not path:find "^tests/lint/" and text[path]:find "require%s*%(?%s*[\"']ffi[\"']" then
+    problem(path, "requires ffi: use ijepa.base.ffi")
   end
 end
 
@@ -115,11 +115,16 @@ end
 for _, path in ipairs(matching "^lua/ijepa/.*%.lua$") do
   if not text[path]:find "^%-%-" then problem(path, "does not start with a comment that says what it is") end
 end
--- Annotations; modules that begin with _ are not for users.
+-- Annotations of what users may call.
 local annotations = dofile "tests/lint/annotations.lua"
 for _, wrong in ipairs(annotations.self_test()) do problem("tests/lint/annotations.lua", "%s", wrong) end
-for _, path in ipairs(matching "^lua/ijepa/[^_][%w_]*%.lua$") do
-  for _, breach in ipairs(annotations.breaches(text[path])) do problem(path, "line %d: %s", breach[1], breach[2]) end
+local public = { ["lua/ijepa/init.lua"] = true }
+for _, module in pairs(dofile "lua/ijepa/base/names.lua") do
+  local path = "lua/ijepa/" .. module:gsub("%.", "/")
+  public[path .. ".lua"], public[path .. "/init.lua"] = true, true
+end
+for _, path in ipairs(matching "^lua/ijepa/[%w_/]*%.lua$") do
+  for _, breach in ipairs(public[path] and annotations.breaches(text[path]) or {}) do problem(path, "line %d: %s", breach[1], breach[2]) end
 end
 
 local seen = {}
@@ -175,7 +180,7 @@ for _, path in ipairs(matching "%.md$") do
 end
 
 -- Settings in documents exist.
-local settings = loadfile "lua/ijepa/settings.lua" and text["lua/ijepa/settings.lua"] or ""
+local settings = loadfile "lua/ijepa/config/settings.lua" and text["lua/ijepa/config/settings.lua"] or ""
 for _, path in ipairs(matching "%.md$") do
   for section, key in text[path]:gmatch "%f[%w](%a+)%.([%a_]+)=[%w/\"{]" do
     if settings:find(section .. "%s*=%s*{") and not settings:find("%f[%w_]" .. key .. "%f[^%w_]") then

@@ -1,6 +1,6 @@
 -- Zip archives and pickles by hand, honest and hostile ones, for tests and the fuzzer's corpus.
 local bit = require "bit"
-local pickle = require "ijepa.pickle"
+local pickle = require "ijepa.save.pickle"
 local archive = {}
 
 local function le(v, bytes)

@@ -1,6 +1,6 @@
 -- A small run for the tests of the report, in a folder whose name and settings try to break out of HTML.
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 
 local made = {}
 

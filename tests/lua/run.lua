@@ -1,7 +1,7 @@
 -- ijepa tests/lua/run.lua [-p NAME] [FILE ...]: runs these files of tests, or every tests/lua/test_*.lua; with -p only tests
 -- whose name holds NAME. Exit 77: all skipped.
 local lu = require "luaunit"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 
 local here = arg[0]:match "^(.*)/" or "."
 local files, only = { ... }, nil

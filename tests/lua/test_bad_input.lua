@@ -1,6 +1,6 @@
 -- Bad input, each as a user meets it: one clear line on stderr, an exit code that is not 0, earlier checkpoints whole.
 local lu = require "luaunit"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local C = F.C
 
 local tests = {}

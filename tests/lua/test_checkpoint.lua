@@ -1,6 +1,6 @@
--- lua/ijepa/tensors.lua and checkpoint.lua: round trips, refusals, matching, the newest of a folder.
+-- lua/ijepa/save/tensors.lua and checkpoint.lua: round trips, refusals, matching, the newest of a folder.
 local lu = require "luaunit"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local tensors = require "ijepa.tensors"
 local checkpoint = require "ijepa.checkpoint"
 

@@ -101,14 +101,14 @@ function tests.test_misuse_is_blamed_on_the_users_line()
   lu.assertStrMatches(err:match "^[^\n]*", path:gsub("%p", "%%%0") .. ":3: .*")
   lu.assertNotStrContains(err, "lua/ijepa")
   _, _, err = run({ path }, { env = "IJEPA_TRACE=1" })
-  lu.assertStrContains(err, "lua/ijepa/tensor.lua")
+  lu.assertStrContains(err, "lua/ijepa/tensor/init.lua")
 end
 
 function tests.test_an_error_deep_inside_still_names_the_users_line()
-  local path = script 'local text = require "ijepa._text"\nlocal x = text.nearest(nil, { "a" })\nprint(x)'
+  local path = script 'local text = require "ijepa.base.text"\nlocal x = text.nearest(nil, { "a" })\nprint(x)'
   local code, _, err = run { path }
   lu.assertEquals(code, 1)
-  lu.assertStrMatches(err, path:gsub("%p", "%%%0") .. ":2: attempt to .* %(at .*_text%.lua:%d+%)\n")
+  lu.assertStrMatches(err, path:gsub("%p", "%%%0") .. ":2: attempt to .* %(at .*text%.lua:%d+%)\n")
 end
 
 function tests.test_odd_error_objects()

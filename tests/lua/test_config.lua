@@ -117,7 +117,7 @@ end
 
 -- Whatever the words: settings that hold, or one line that says what is wrong.
 function tests.test_random_words()
-  local F = require "ijepa._ffi"
+  local F = require "ijepa.base.ffi"
   local r, all, taken = F.new "ij_rng[1]", config.keys(), 0
   F.C.ij_rng_init(r, 3, F.C.IJ_RNG_USER, 0, 0)
   local function one(list) return list[1 + F.C.ij_rng_below(r, #list)] end

@@ -1,7 +1,7 @@
 -- ijepa conform: recorded numbers pass on every device; one number changed fails.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local C = F.C
 
 local tests = {}

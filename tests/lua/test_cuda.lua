@@ -2,7 +2,7 @@
 -- sources on the emulator (tests/emu), which can also be told to fail.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local C = F.C
 
 local tests = {}

@@ -2,7 +2,7 @@
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local data = require "ijepa.data"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local C = F.C
 
 local tests = {}

@@ -1,7 +1,7 @@
 -- Looks at features: ranks and shares of known matrices, the words for them, and runs that are healthy and made to collapse.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local tensor, diagnose = ijepa.tensor, ijepa.diagnose
 local C = F.C
 

@@ -2,7 +2,7 @@
 -- vanish. IJEPA_KILLS=200: how often the run of the random kills is killed (15).
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local C = F.C
 
 local tests = {}

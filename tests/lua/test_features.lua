@@ -1,7 +1,7 @@
 -- Features of drawn pictures: what they are, and their cache: hit, miss by weights and by pictures, damage, off.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local features, tensor, jepa = ijepa.features, ijepa.tensor, ijepa.jepa
 local C = F.C
 

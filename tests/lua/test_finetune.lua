@@ -2,7 +2,7 @@
 -- the label mass of mixup and cutmix; and that it learns.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local tensor, jepa, finetune, mix = ijepa.tensor, ijepa.jepa, ijepa.finetune, ijepa.mix
 local C = F.C
 

@@ -1,6 +1,6 @@
 -- ijepa import: the published configurations give the published recipes; strange and hostile files are refused in words.
 local lu = require "luaunit"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local config = require "ijepa.config"
 local import = require "ijepa.import"
 

@@ -1,7 +1,7 @@
 -- Models: published sizes, every head width, grids of other shapes, context as a subset.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local tensor, jepa, device = ijepa.tensor, ijepa.jepa, ijepa.device
 
 local tests = {}

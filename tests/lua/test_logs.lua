@@ -1,9 +1,9 @@
 -- The writers of logs that tools read: JSON lines and TensorBoard's event files (tests/python reads those with TensorBoard).
 local lu = require "luaunit"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local run = require "ijepa.run"
 local decode = require "cjson.safe".decode
-local crc32c = require "ijepa.log_tensorboard".crc32c
+local crc32c = require "ijepa.run.tensorboard".crc32c
 
 local tests = {}
 TestLogs = tests -- luacheck: ignore

@@ -1,7 +1,7 @@
 local lu = require "luaunit"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local mask = require "ijepa.mask"
-local conform = require "ijepa.conform_masks"
+local conform = require "ijepa.conform.masks"
 local json = require "cjson.safe"
 
 local tests = {}

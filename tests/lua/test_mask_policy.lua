@@ -1,6 +1,6 @@
 -- Policies in Lua: regions and maps, files, options, steps, saliency, errors and Ctrl-C.
 local lu = require "luaunit"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local mask = require "ijepa.mask"
 local C = F.C
 

@@ -1,7 +1,7 @@
 -- Pictures of features: what they show is compared with plain computations, and with models whose answers are known.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local tensor, jepa, canvas, picture, panel = ijepa.tensor, ijepa.jepa, ijepa.canvas, ijepa.picture, ijepa.panel
 
 local tests = {}

@@ -2,7 +2,7 @@
 -- on data that it must learn; and what they say to data that can't be probed.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local tensor, probe, features, score = ijepa.tensor, ijepa.probe, ijepa.features, ijepa.score
 local C = F.C
 

@@ -1,6 +1,6 @@
 -- PyTorch checkpoints: honest ones are read, everything else is refused in a line that says why. Nothing is run.
 local lu = require "luaunit"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local tensors = require "ijepa.tensors"
 package.path = (arg[0]:match "^(.*/)" or "./") .. "?.lua;" .. package.path
 local A = require "archive"

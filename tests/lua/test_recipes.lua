@@ -1,7 +1,7 @@
 -- Every probe recipe, and every recipe in docs/probes.md, as a user runs it: on drawn scenes and a short run.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local C = F.C
 
 local tests = {}

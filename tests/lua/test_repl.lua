@@ -290,7 +290,7 @@ end
 -- ---- the pieces
 
 function tests.test_show()
-  local show = require "ijepa._show"
+  local show = require "ijepa.host.show"
   local loop = { 1 }
   loop.me = loop
   lu.assertEquals(show.text(loop), "{ 1, me = <itself> }")
@@ -304,7 +304,7 @@ function tests.test_show()
 end
 
 function tests.test_complete_calls_nothing_of_the_users()
-  local complete = require "ijepa._complete"
+  local complete = require "ijepa.host.complete"
   local called = false
   local t = setmetatable({ sub = { name = 1, nest = 2 } }, { __index = function() called = true end })
   lu.assertEquals({ complete.tab("t.sub.na", { t = t }) }, { 0, "me" })

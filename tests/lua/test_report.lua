@@ -3,8 +3,8 @@ local lu = require "luaunit"
 package.path = "tests/lua/?.lua;" .. package.path
 local make = require "report_run"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
-local page, svg = require "ijepa.report_page", require "ijepa.report_svg"
+local F = require "ijepa.base.ffi"
+local page, svg = require "ijepa.report.page", require "ijepa.report.svg"
 
 local tests = {}
 TestReport = tests -- luacheck: ignore
@@ -181,7 +181,7 @@ function tests.test_numbers()
   lu.assertEquals(page.number(0 / 0), "not a number")
   local bytes = "ijepa"
   for n, expected in pairs { [3] = "aWpl", [4] = "aWplcA==", [5] = "aWplcGE=" } do
-    lu.assertEquals(require "ijepa._text".base64(F.cast("const uint8_t *", bytes), n), expected)
+    lu.assertEquals(require "ijepa.base.text".base64(F.cast("const uint8_t *", bytes), n), expected)
   end
 end
 

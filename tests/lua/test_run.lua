@@ -1,6 +1,6 @@
--- lua/ijepa/run.lua: the folder, the log and its cut at a resume, console lines, the bar.
+-- lua/ijepa/run/init.lua: the folder, the log and its cut at a resume, console lines, the bar.
 local lu = require "luaunit"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local run = require "ijepa.run"
 
 local tests = {}

@@ -1,5 +1,5 @@
 local lu = require "luaunit"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local canvas = require "ijepa.canvas"
 local scenes = require "ijepa.scenes"
 

@@ -1,4 +1,4 @@
--- lua/ijepa/schedule.lua against the known answers of the ViT-H/14 recipe, and a published run's own schedule.
+-- lua/ijepa/optim/schedule.lua against the known answers of the ViT-H/14 recipe, and a published run's own schedule.
 local lu = require "luaunit"
 local schedule = require "ijepa.schedule"
 local tensors = require "ijepa.tensors"

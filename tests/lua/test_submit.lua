@@ -2,7 +2,7 @@
 -- played by small scripts. tests/slurm/ has the same with a real SLURM.
 local lu = require "luaunit"
 local submit = require "ijepa.submit"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 
 local tests = {}
 TestSubmit = tests -- luacheck: ignore

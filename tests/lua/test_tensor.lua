@@ -2,7 +2,7 @@
 -- double precision) and against differences, views, and what misuse says.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local json = require "cjson.safe"
 local tensor, device, optim = ijepa.tensor, ijepa.device, ijepa.optim
 local C = F.C

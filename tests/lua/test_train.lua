@@ -1,7 +1,7 @@
 -- Whole training runs on a few drawn pictures: they learn, resume bit for bit, and don't depend on the workers.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local C = F.C
 
 local tests = {}

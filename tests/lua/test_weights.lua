@@ -2,7 +2,7 @@
 -- go on with checkpoints of the published layout.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local state = require "ijepa.state"
 local jepa, tensor = ijepa.jepa, ijepa.tensor
 local C = F.C

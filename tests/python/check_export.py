@@ -115,7 +115,7 @@ for protocol in (2, 3, 4, 5):
                 "list": [1, "two", None, True]}, path, pickle_protocol=protocol)
     out = ijepa("-e", """
       local f = assert(ijepa.tensors.open(arg[1]))
-      local F = require "ijepa._ffi"
+      local F = require "ijepa.base.ffi"
       for _, name in ipairs(f:names()) do
         local info = f:info(name)
         local n = 1

@@ -33,7 +33,7 @@ for _ = 1, 3 do
   end)
 end
 assert(ijepa.run)
-require "ijepa._ffi".check(require "ijepa._ffi".C.ij_mkdirs(folder .. "/run"))
+require "ijepa.base.ffi".check(require "ijepa.base.ffi".C.ij_mkdirs(folder .. "/run"))
 local cfg = { model = { width = 48, depth = 2, heads = 2, patch = 8 }, data = { crop = 32 }, seed = 0 }
 assert(state.save(folder .. "/run/jepa-latest.safetensors", { encoder = e, predictor = p, target_encoder = target, opt = opt }, cfg,
   { step = 3, epoch = 1, seconds = 0 }))

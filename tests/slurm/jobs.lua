@@ -1,7 +1,7 @@
 -- Jobs of a real SLURM, as users submit them: run by tests/slurm/run.sh.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local C = F.C
 
 local tests = {}

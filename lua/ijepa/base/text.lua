@@ -1,0 +1,74 @@
+-- Small helpers for text.
+local F = require "ijepa.base.ffi"
+local text = {}
+
+-- Edits (insert, delete, replace, swap neighbours) between a and b.
+local function distance(a, b)
+  local before, last
+  local row = {}
+  for j = 0, #b do row[j] = j end
+  for i = 1, #a do
+    before, last, row = last, row, { [0] = i }
+    for j = 1, #b do
+      local same = a:byte(i) == b:byte(j)
+      row[j] = math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (same and 0 or 1))
+      if i > 1 and j > 1 and a:byte(i) == b:byte(j - 1) and a:byte(i - 1) == b:byte(j) then
+        row[j] = math.min(row[j], before[j - 2] + 1)
+      end
+    end
+  end
+  return row[#b]
+end
+
+--- The name nearest to `name` among `names`, or nil where none is near.
+---@param name string
+---@param names string[]
+---@return string?
+function text.nearest(name, names)
+  local best, least
+  if #name > 100 then return nil end   -- nobody meant a name so long, and distances take the product of both
+  for _, candidate in ipairs(names) do
+    local d = distance(name:lower(), candidate:lower())
+    if not least or d < least or (d == least and candidate < best) then best, least = candidate, d end
+  end
+  if best and least <= math.max(1, math.floor(#name / 3)) then return best end
+end
+
+--- " (did you mean 'x'?)", or "" where nothing is near.
+function text.hint(name, names)
+  local best = text.nearest(name, names)
+  return best and (" (did you mean '%s'?)"):format(best) or ""
+end
+
+--- The keys of t that are strings, sorted.
+function text.keys(t)
+  local keys = {}
+  for k in pairs(t) do
+    if type(k) == "string" then keys[#keys + 1] = k end
+  end
+  table.sort(keys)
+  return keys
+end
+
+local digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+--- Base64 of n bytes from p (u8).
+---@return string
+function text.base64(p, n)
+  local out, at = F.new("uint8_t[?]", math.floor((n + 2) / 3) * 4), 0
+  local function digit(v)
+    out[at] = digits:byte(v + 1)
+    at = at + 1
+  end
+  for i = 0, n - 1, 3 do
+    local v = p[i] * 65536 + (i + 1 < n and p[i + 1] * 256 or 0) + (i + 2 < n and p[i + 2] or 0)
+    digit(math.floor(v / 262144))
+    digit(math.floor(v / 4096) % 64)
+    digit(math.floor(v / 64) % 64)
+    digit(v % 64)
+  end
+  if n % 3 > 0 then out[at - 1] = 61 end
+  if n % 3 == 1 then out[at - 2] = 61 end
+  return F.string(out, at)
+end
+
+return text

@@ -1,0 +1,86 @@
+-- `ijepa conform PATH...`: recorded results of the published implementation against this engine, item by item.
+-- Uses: base, tensor, mask, optim, model, save.
+local F = require "ijepa.base.ffi"
+local C = F.C
+
+local conform = {}
+
+local function kind_of(path)
+  if C.ij_path_kind(path) == 2 then
+    if C.ij_path_kind(path .. "/crops.json") == 1 then return "crops" end
+    return "folder"
+  end
+  if path:match "%.safetensors$" then return "step" end
+  if path:match "%-ep%d+%.pth%.tar$" then return "pth" end
+  if path:match "masks[^/]*%.json$" then return "masks" end
+  if path:match "crops%.json$" then return "crops" end
+  return nil
+end
+
+-- A folder's parts: every file or folder of a known form in it.
+local function expand(path)
+  local names = F.new "char *[1]"
+  if not F.try(C.ij_dir_list(path, names)) then return {} end
+  local text = F.string(names[0])
+  C.ij_bytes_free(names[0])
+  local list = {}
+  for name in text:gmatch "[^\n]+" do
+    local p = path .. "/" .. name
+    local kind = kind_of(p)
+    if kind and kind ~= "folder" then list[#list + 1] = p end
+  end
+  return list
+end
+
+--- Compares one file (or crops folder). Returns items { name, error, tolerance, ok }, or nil and a message.
+---@param path string
+---@return table[]? items, string? message
+function conform.check(path)
+  local kind = kind_of(path)
+  if C.ij_path_kind(path) == 0 then return nil, ("'%s' is not there"):format(path) end
+  if not kind or kind == "folder" then
+    return nil, ("'%s' is of no known form: training steps (*.safetensors), their checkpoints (*-epN.pth.tar), masks*.json, "
+      .. "a folder with crops.json"):format(path)
+  end
+  return require("ijepa.conform." .. kind)(path)
+end
+
+--- The command. Prints a line for each part and every item out of bounds; true when all are within.
+---@param paths string[]
+---@return boolean all_ok
+function conform.main(paths)
+  local verbose, list = false, {}
+  for _, p in ipairs(paths) do
+    if p == "--all" then verbose = true
+    elseif kind_of(p) == "folder" then
+      local parts = expand(p)
+      if #parts == 0 then list[#list + 1] = p end
+      for _, part in ipairs(parts) do list[#list + 1] = part end
+    else list[#list + 1] = p end
+  end
+  local all_ok = #list > 0
+  for _, path in ipairs(list) do
+    local items, message = conform.check(path)
+    if not items then
+      all_ok = false
+      print(("FAILED  %s: %s"):format(path, message))
+    else
+      local bad, worst = 0, nil
+      for _, item in ipairs(items) do
+        if not item.ok then bad = bad + 1 end
+        local share = item.error / item.tolerance
+        if not worst or share > worst.share then worst = { share = share, item = item } end
+        if verbose or not item.ok then
+          print(("%s %-60s error %.3g, tolerance %.3g"):format(item.ok and "  ok   " or "  WRONG", item.name, item.error, item.tolerance))
+        end
+      end
+      if #items == 0 then bad, worst = 1, { item = { name = "nothing was compared", error = 0, tolerance = 0 } } end
+      if bad > 0 then all_ok = false end
+      print(("%s  %s: %d items, %d out of bounds; closest to its bound: %s, error %.3g of %.3g"):format(
+        bad == 0 and "ok    " or "FAILED", path, #items, bad, worst.item.name, worst.item.error, worst.item.tolerance))
+    end
+  end
+  return all_ok
+end
+
+return conform

@@ -1,0 +1,293 @@
+-- The command line: what `ijepa ...` does, how a script runs, and how its errors are shown.
+local ijepa = require "ijepa"
+local F = require "ijepa.base.ffi"
+local cli = {}
+
+local usage = [[
+usage: ijepa FILE [key=value ...]   run a recipe or any Lua file; key=value sets its configuration
+       ijepa                        interactive session
+       ijepa -e CODE [ARG ...]      run CODE
+       ijepa - [ARG ...]            run what comes on standard input
+       ijepa help [NAME]            what NAME is and does
+       ijepa report RUN [out=FILE]  all there is to see of a run as one HTML file, RUN/report.html
+       ijepa check                  what works on this machine, each problem with its advice
+       ijepa conform PATH...        compare with recorded numbers of the published implementation
+       ijepa import CONFIG.yaml     print the recipe for a YAML configuration of the published code
+       ijepa export RUN_OR_CHECKPOINT --format pth|hf|timm|safetensors --out PATH
+                                    the weights for other programs
+       ijepa submit RECIPE... --folder F [OPTION ...] [key=value ...]
+                                    as a job of a SLURM cluster; its options: ijepa help submit
+       ijepa memory RECIPE [key=value ...] [processes=N] [card=GIB]
+                                    what a training step needs of a card's memory, and which settings would fit
+       ijepa manifest FOLDER        SHA-256 of its pictures or tars, for data.manifest and sha256sum -c
+       ijepa -v, ijepa --help
+environment: IJEPA_TRACE=1 shows our own lines in tracebacks, IJEPA_LUA=DIR reads our Lua modules from DIR
+]]
+
+local function say(...) io.stderr:write(...) end
+
+local function fail_usage(message)
+  say("ijepa: ", message, "\n", "try: ijepa --help\n")
+  return 2
+end
+
+-- Replaces the start of message where it says one of our own lines, or a name that Lua has cut short, by the user's
+-- line. `frames`: { where, what, internal } from the innermost one outwards.
+local function clear(message, frames)
+  for _, frame in ipairs(frames) do
+    if message:sub(1, #frame.short) == frame.short then
+      local rest = message:sub(#frame.short + 1)
+      if not frame.internal then return frame.where .. rest end
+      for _, outer in ipairs(frames) do
+        if not outer.internal then return outer.where .. rest .. (" (at %s)"):format(frame.where:sub(1, -2)) end
+      end
+      return (rest:gsub("^ ", ""))
+    end
+  end
+  return message
+end
+
+-- What xpcall keeps of an error: the exit code of ijepa.exit, or the line to show and the user's frames.
+local function handler(e)
+  if type(e) == "table" and e.exit then return e end
+  local message = type(e) == "string" and e
+  if not message then
+    local meta = getmetatable(e)
+    message = meta and meta.__tostring and tostring(e) or ("error object is a %s value"):format(type(e))
+  end
+  local frames, level = {}, 2
+  while level < 60 do   -- a stack that has overflown holds thousands, and has no room for more work
+    local at = debug.getinfo(level, "Sln")
+    if not at then break end
+    if at.currentline > 0 then
+      frames[#frames + 1] = {
+        where = at.source:gsub("^[@=]", "", 1) .. ":" .. at.currentline, short = at.short_src .. ":" .. at.currentline .. ":",
+        internal = F.is_internal(at.source), name = at.name, what = at.what,
+      }
+      frames[#frames].where = frames[#frames].where .. ":"
+    end
+    level = level + 1
+  end
+  local lines = { clear(message, frames) }
+  if os.getenv "IJEPA_TRACE" == "1" then
+    lines[2] = debug.traceback("", 2):gsub("^\n", "")
+  else
+    for _, frame in ipairs(frames) do
+      if not frame.internal then
+        lines[#lines + 1] = ("  %s in %s"):format(frame.where,
+          frame.what == "main" and "the main chunk" or frame.name and ("'%s'"):format(frame.name) or "a function")
+      end
+    end
+    if #lines == 2 then lines[2] = nil end   -- the line above says it already
+  end
+  return { text = table.concat(lines, "\n") }
+end
+
+--- Calls f(...) and returns true and its results, or false and { text = what to show } or { exit = code }.
+---@param f function
+---@param ... any
+---@return boolean ok, any
+function cli.protected(f, ...)
+  local args, n = { ... }, select("#", ...)
+  local function answer(ok, result, ...)
+    if not ok and type(result) ~= "table" then result = { text = "stack overflow" } end   -- no room for the handler itself
+    return ok, result, ...
+  end
+  return answer(xpcall(function() return f(unpack(args, 1, n)) end, handler))
+end
+
+-- Runs a loaded chunk as the program's script and returns the exit code.
+local function run(chunk, name)
+  local ok, result, message = cli.protected(chunk, unpack(ijepa.args))
+  if not ok then
+    if result.exit then return result.exit end
+    local text = result.text
+    if not text:find "^[^\n]-:%d+: " and not text:find "^command line: " then text = name .. ": " .. text end
+    say(text, "\n")
+    return 1
+  end
+  if result == nil and type(message) == "string" then   -- `return ijepa.x(...)` that met the outside world
+    say(name, ": ", message, "\n")
+    return 1
+  end
+  return 0
+end
+
+local function set_args(argv, first)
+  local list = { [0] = argv[first - 1] }
+  for i = first, #argv do
+    list[#list + 1] = argv[i]
+    ijepa.args[#ijepa.args + 1] = argv[i]
+  end
+  _G.arg = list   -- luacheck: ignore
+end
+
+local function compile_error(message)
+  say(message, "\n")
+  return 1
+end
+
+local commands = {}
+
+function commands.help(argv)
+  return require "ijepa.host.help".show(argv[2]) == nil and 1 or 0
+end
+
+function commands.check()
+  return require "ijepa.host.health".main() and 0 or 1
+end
+
+function commands.conform(argv)
+  if not argv[2] then return fail_usage "conform: which file or folder of recorded numbers?" end
+  local ok, result, message = cli.protected(function() return require "ijepa.conform".main { unpack(argv, 2) } end)
+  if not ok then
+    if result.exit then return result.exit end
+    say(result.text, "\n")
+    return 1
+  end
+  if result == nil and message then say("ijepa: ", message, "\n") end
+  if type(result) == "number" then return result end
+  return result and 0 or 1
+end
+
+-- The file that `out=FILE`, `--out=FILE` or `--out FILE` names; false for words that are none of these.
+local function out_of(words)
+  if #words == 0 then return nil end
+  local file = #words == 2 and words[1] == "--out" and words[2] or #words == 1 and (words[1]:match "^out=(.+)" or words[1]:match "^%-%-out=(.+)")
+  return file or false
+end
+
+function commands.report(argv)
+  local file = out_of { unpack(argv, 3) }
+  if not argv[2] or argv[2]:find "^%-" or file == false then return fail_usage "report: expected ijepa report RUN [out=FILE]" end
+  ijepa.interrupted()   -- from here on Ctrl-C leaves no half-written file
+  local ok, path, message = cli.protected(function() return require "ijepa.report"(argv[2], { file = file }) end)
+  if not ok and path.exit then return path.exit end
+  if not ok or not path then
+    say("ijepa: ", ok and message or path.text, "\n")
+    return 1
+  end
+  print(path)
+  return 0
+end
+
+function commands.import(argv)
+  if not argv[2] then return fail_usage "import: which YAML file?" end
+  local recipe, message = require "ijepa.config.import".recipe(argv[2])
+  if not recipe then
+    say(message, "\n")
+    return 1
+  end
+  io.write(recipe)
+  return 0
+end
+
+function commands.export(argv)
+  local ok, code, wrong = cli.protected(function() return require "ijepa.save.export".main { unpack(argv, 2) } end)
+  if not ok then
+    if code.exit then return code.exit end
+    say(code.text, "\n")
+    return 1
+  end
+  return wrong and fail_usage("export: " .. wrong) or code
+end
+
+function commands.submit(argv)
+  local ok, code, wrong = cli.protected(function() return require "ijepa.dist.submit".main { unpack(argv, 2) } end)
+  if not ok then
+    if code.exit then return code.exit end
+    say(code.text, "\n")
+    return 1
+  end
+  return wrong and fail_usage("submit: " .. wrong) or code
+end
+
+function commands.memory(argv)
+  local ok, done, wrong = cli.protected(function() return require "ijepa.train.memory".main { unpack(argv, 2) } end)
+  if ok then return done and 0 or fail_usage("memory: " .. wrong) end
+  if done.exit then return done.exit end
+  say(done.text, "\n")
+  return 1
+end
+
+function commands.manifest(argv)
+  if #argv ~= 2 then return fail_usage "manifest: one folder of pictures, tar or list of tars is needed" end
+  local ok, code = cli.protected(function()
+    local data = require "ijepa.data"
+    local images, message = data.open { root = argv[2], workers = 0, batch = 1, crop = 1 }
+    local started, lines, n = F.C.ij_time(), nil, 0
+    if images then lines, message = images:manifest() end
+    if not lines then
+      say("ijepa: ", message, "\n")
+      return 1
+    end
+    for line in lines do
+      n = n + 1
+      io.write(line, "\n")
+    end
+    say(("%d files in %.1f s\n"):format(n, F.C.ij_time() - started))
+    return 0
+  end)
+  if ok then return code end
+  if code.exit then return code.exit end
+  say(code.text, "\n")
+  return 1
+end
+
+local options = {}
+options["-v"] = function()
+  print("ijepa " .. ijepa.version)
+  return 0
+end
+options["--version"] = options["-v"]
+options["--help"] = function()
+  io.write(usage)
+  return 0
+end
+options["-h"] = options["--help"]
+options["-e"] = function(argv)
+  if not argv[2] then return fail_usage "-e: the code to run is missing" end
+  set_args(argv, 3)
+  local chunk, message = loadstring(argv[2], "=(command line)")
+  if not chunk then return compile_error(message) end
+  return run(chunk, "(command line)")
+end
+options["-"] = function(argv)
+  set_args(argv, 2)
+  local chunk, message = loadstring(io.read "*a":gsub("^#[^\n]*", ""), "=stdin")
+  if not chunk then return compile_error(message) end
+  return run(chunk, "stdin")
+end
+
+local function run_file(argv)
+  local path = argv[1]
+  local file, message = io.open(path, "rb")
+  if not file or not file:read(0) and F.C.ij_path_kind(path) == 2 then
+    local names = { "help", "check", "conform", "import", "report", "export", "manifest", "submit", "memory" }
+    return fail_usage(("cannot open '%s': %s%s"):format(path, file and "it is a folder" or message:gsub("^.*: ", ""),
+      path:find "[./]" and "" or require "ijepa.base.text".hint(path, names)))
+  end
+  file:close()
+  set_args(argv, 2)
+  local folder = path:match "^(.*)/" or "."
+  if folder ~= "." then package.path = ("%s/?.lua;%s/?/init.lua;"):format(folder, folder) .. package.path end
+  local chunk, err = loadfile(path)
+  if not chunk then return compile_error(err) end
+  return run(chunk, path)
+end
+
+--- The program: argv[0] is its name; returns the exit code.
+---@param argv string[]
+---@return integer
+function cli.main(argv)
+  local first = argv[1]
+  if not first then return require "ijepa.host.repl".main() end
+  if commands[first] then return commands[first](argv) end
+  if options[first] then return options[first](argv) end
+  if first:find "^%-" then
+    return fail_usage(("unknown option '%s'"):format(first))
+  end
+  return run_file(argv)
+end
+
+return cli

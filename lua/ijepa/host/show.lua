@@ -1,0 +1,127 @@
+-- How the session shows a value: on one line where it fits, else wrapped and indented; with colours when asked.
+local F = require "ijepa.base.ffi"
+local show = {}
+
+local COLOUR = { string = "32", number = "36", boolean = "35", ["nil"] = "35", key = "34", dim = "2", error = "31" }
+local MOST_ITEMS, MOST_DEEP, MOST_TEXT = 500, 8, 300   -- of all tables together; tables in tables; bytes of a string
+
+--- Whether what goes to a file descriptor may have colours.
+function show.has_colours(fd)
+  return F.C.ij_isatty(fd) ~= 0 and (os.getenv "NO_COLOR" or "") == "" and os.getenv "TERM" ~= "dumb"
+end
+
+--- s in the colour of a kind, where `on`.
+function show.paint(on, kind, s)
+  return on and COLOUR[kind] and ("\27[%sm%s\27[0m"):format(COLOUR[kind], s) or s
+end
+
+-- Columns that s takes.
+local function width_of(s) return #s:gsub("\27%[[%d;]*m", ""):gsub("[\128-\191]", "") end
+
+local function quoted(s)
+  local cut = #s > MOST_TEXT
+  local text = (cut and s:sub(1, MOST_TEXT) or s):gsub('[%c"\\]', function(c)
+    return ({ ["\n"] = "\\n", ["\t"] = "\\t", ["\r"] = "\\r", ['"'] = '\\"', ["\\"] = "\\\\" })[c] or ("\\%03d"):format(c:byte())
+  end)
+  return '"' .. text .. '"' .. (cut and (" ... (%d bytes)"):format(#s) or "")
+end
+
+-- Keys: numbers first, then names, each in order.
+local function before(a, b)
+  local x, y = type(a) == "number", type(b) == "number"
+  if x ~= y then return x end
+  if x then return a < b end
+  return tostring(a) < tostring(b)
+end
+
+-- Words side by side, as many on a line as fit.
+local function fill(words, indent, width)
+  local lines, line, used = {}, {}, indent
+  for i, word in ipairs(words) do
+    if i < #words then word = word .. "," end
+    if #line > 0 and used + width_of(word) + 1 > width then
+      lines[#lines + 1] = table.concat(line, " ")
+      line, used = {}, indent
+    end
+    line[#line + 1] = word
+    used = used + width_of(word) + 1
+  end
+  lines[#lines + 1] = table.concat(line, " ")
+  return table.concat(lines, "\n" .. (" "):rep(indent))
+end
+
+local render
+
+-- s: width, colours, and for one call: left (items), open (tables that we are in).
+local function render_table(t, s, indent, depth)
+  if s.open[t] then return show.paint(s.colours, "dim", "<itself>") end
+  if next(t) == nil then return "{}" end
+  if depth > MOST_DEEP then return show.paint(s.colours, "dim", "{...}") end
+  s.open[t] = true
+  local parts, count, listed, simple = {}, 0, 0, true
+  local function add(key, value)
+    count = count + 1
+    s.left = s.left - 1
+    if s.left < 0 then return end
+    local text = render(value, s, indent + 2, depth + 1)
+    simple = simple and not key and type(value) ~= "table"
+    parts[#parts + 1] = (key and show.paint(s.colours, "key", key) .. " = " or "") .. text
+  end
+  for i, value in ipairs(t) do
+    listed = i
+    add(nil, value)
+  end
+  local keys = {}
+  for key in pairs(t) do
+    if not (type(key) == "number" and key % 1 == 0 and key >= 1 and key <= listed) then keys[#keys + 1] = key end
+  end
+  table.sort(keys, before)
+  for _, key in ipairs(keys) do
+    local name = type(key) == "string" and (key:find "^[%a_][%w_]*$" and key or "[" .. quoted(key) .. "]")
+      or "[" .. tostring(key) .. "]"
+    add(name, t[key])
+  end
+  s.open[t] = nil
+  if count > #parts then parts[#parts + 1] = show.paint(s.colours, "dim", ("... %d in all"):format(count)) end
+  local line = "{ " .. table.concat(parts, ", ") .. " }"
+  if not line:find "\n" and indent + width_of(line) <= s.width then return line end
+  local margin = (" "):rep(indent)
+  if simple then return ("{\n%s  %s\n%s}"):format(margin, fill(parts, indent + 2, s.width), margin) end
+  return ("{\n%s  %s,\n%s}"):format(margin, table.concat(parts, ",\n  " .. margin), margin)
+end
+
+function render(value, s, indent, depth)
+  local kind = type(value)
+  if kind == "string" then return show.paint(s.colours, kind, quoted(value)) end
+  if kind == "table" then
+    local meta = getmetatable(value)
+    if type(meta) == "table" and meta.__tostring then
+      local text = tostring(value)
+      return depth == 0 and text or text:match "[^\n]*"
+    end
+    return render_table(value, s, indent, depth)
+  end
+  if kind == "function" then
+    local at = debug.getinfo(value, "S")
+    return at.what == "C" and tostring(value) or ("function (%s:%d)"):format(at.source:gsub("^[@=]", "", 1), at.linedefined)
+  end
+  return show.paint(s.colours, kind, tostring(value))
+end
+
+--- The text of a value. o: width (columns, 80), colours (none).
+---@param value any
+---@param o { width: integer?, colours: boolean? }?
+---@return string
+function show.text(value, o)
+  o = o or {}
+  return render(value, { width = o.width or 80, colours = o.colours, left = MOST_ITEMS, open = {} }, 0, 0)
+end
+
+--- Whether a value is a picture that shows itself: it has a method show, a width and a height.
+function show.is_picture(value)
+  return type(value) == "table" and pcall(function()
+    assert(type(value.show) == "function" and type(value.width) == "number" and type(value.height) == "number")
+  end)
+end
+
+return show

@@ -1,0 +1,439 @@
+--- Mask policies written in Lua: a function from random numbers and the grid to a context and its targets.
+--
+--   local function halves(rng, grid)
+--     local left = grid:block(0, 0, grid.h, grid.w / 2)
+--     if rng:uniform() < 0.5 then return left, { -left } end
+--     return -left, { left }
+--   end
+--   local masks = mask.policy(halves, mask.grid(16, 16))
+--
+-- The user's functions run interpreted, so that Ctrl-C reaches a loop without end; ours stay compiled.
+local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
+local grids = require "ijepa.mask.grid"
+local util = require "jit.util"
+local C = F.C
+local floor, min = math.floor, math.min
+
+local PATIENCE = 1   -- seconds that a policy may still take after Ctrl-C: a healthy one lets the step come to its end
+
+local function need(ok, ...)
+  if not ok then F.raise(string.format(...)) end
+end
+local function is_whole(v, least, most) return type(v) == "number" and v % 1 == 0 and v >= least and v <= most end
+local ints = F.typeof "int32_t[?]"
+
+-- ---- running the user's code --------------------------------------------------------------------------------------
+
+local interpreted = setmetatable({}, { __mode = "k" })
+
+-- Turns the compiler off for a function of the user's and for those that it reaches: nested ones, upvalues, fields of
+-- tables, and globals that it names.
+local function interpret(v, depth)
+  if type(v) == "table" and depth < 4 and not interpreted[v] then
+    interpreted[v] = true
+    for _, field in next, v do interpret(field, depth + 1) end
+    return
+  end
+  if type(v) ~= "function" or interpreted[v] then return end
+  interpreted[v] = true
+  local info = debug.getinfo(v, "S")
+  if info.what == "C" or F.is_internal(info.source) then return end
+  jit.off(v, true)
+  for i = 1, 255 do
+    local name, value = debug.getupvalue(v, i)
+    if not name then break end
+    interpret(value, depth)
+  end
+  local env = debug.getfenv(v)
+  local function globals(of)   -- names of globals are among its constants, and nested functions
+    for i = -1, -1e5, -1 do
+      local k = util.funck(of, i)
+      if k == nil then return end
+      if type(k) == "string" then interpret(rawget(env, k), depth + 1)
+      elseif type(k) == "proto" then globals(k) end
+    end
+  end
+  globals(v)
+end
+
+local function place_of(f)
+  local at = debug.getinfo(f, "S")
+  return ("%s:%d"):format(at.source:gsub("^[@=]", "", 1), at.what == "main" and at.lastlinedefined or at.linedefined)
+end
+
+-- Ctrl-C as an error: exit as ijepa.exit has it; place, FILE:LINE where it came.
+local Interrupted = {}
+Interrupted.__index = Interrupted
+function Interrupted.__tostring(e)
+  return ("interrupted in the mask policy%s"):format(e.place and " at " .. e.place or "")
+end
+
+local began
+local function poll()
+  if C.ij_interrupted() ~= 0 and C.ij_time() - began > PATIENCE then
+    error(setmetatable({ exit = 130, interrupted = true, place = F.caller() }, Interrupted), 0)
+  end
+end
+
+-- What xpcall keeps of an error in the user's code: { place, message }, or what shall pass as it is.
+local function explain(e)
+  if type(e) == "table" and (e.exit or e.place) then return e end
+  if C.ij_interrupted() ~= 0 then   -- by the prompt's own means
+    return setmetatable({ exit = 130, interrupted = true, place = F.caller() }, Interrupted)
+  end
+  local message = type(e) == "string" and e
+  if not message then
+    local meta = getmetatable(e)
+    message = meta and meta.__tostring and tostring(e) or ("error object is a %s value"):format(type(e))
+  end
+  for level = 2, 200 do
+    local at = debug.getinfo(level, "Sl")
+    if not at then break end
+    if at.currentline > 0 and not F.is_internal(at.source) then
+      local line, file = at.currentline, at.source:gsub("^[@=]", "", 1)
+      for _, name in ipairs { at.short_src, file } do
+        if message:sub(1, #name + 1) == name .. ":" then
+          local own, rest = message:sub(#name + 2):match "^(%d+): (.*)$"
+          if own then line, message = own, rest end
+        end
+      end
+      return { place = file .. ":" .. line, message = message }
+    end
+  end
+  return { message = message }
+end
+
+-- With no stack left `explain` cannot run either, and there is only Lua's own message.
+local function explained(ok, a, b, c)
+  if not ok and type(a) ~= "table" then a = { message = tostring(a) .. " (a stack overflow: a function that calls itself without end?)" } end
+  return ok, a, b, c
+end
+
+-- f(...) with Ctrl-C watched: true and what it returns, or false and what `explain` made of its error.
+local function guarded(f, ...)
+  if debug.gethook() then return explained(xpcall(f, explain, ...)) end   -- a debugger's, or the prompt's after Ctrl-C
+  local outer = began
+  began = C.ij_time()
+  debug.sethook(poll, "", 1000)
+  local ok, a, b, c = xpcall(f, explain, ...)
+  debug.sethook()
+  began = outer
+  return explained(ok, a, b, c)
+end
+
+-- Raises what `guarded` gave, in one line; `about` says what ran.
+local function raise(e, f, about)
+  if e.exit then error(e, 0) end
+  error(("%s: mask policy%s: %s"):format(e.place or place_of(f), about, e.message), 0)
+end
+
+-- ---- the policy ---------------------------------------------------------------------------------------------------
+
+-- What holds the memory of an ij_masks lives as long as it.
+local owner = setmetatable({}, { __mode = "k" })
+
+local Custom = {}
+Custom.__index = Custom
+
+-- An error in what the function returned: its place is the function's own.
+local function wrong(self, ...) error({ place = place_of(self.f), message = string.format(...) }, 0) end
+
+local function as_region(self, v, what)
+  if grids.is_region(v) then
+    if v.grid.h ~= self.cells.h or v.grid.w ~= self.cells.w then
+      wrong(self, "the %s is of another grid: expected a region of the grid that it was given", what)
+    end
+    return v
+  end
+  if type(v) ~= "table" then wrong(self, "the %s is %s, expected a region of the grid", what, type(v)) end
+  for _, i in ipairs(v) do
+    if not is_whole(i, 0, self.cells.n - 1) then
+      wrong(self, "the %s holds %s, which is no patch of 0 to %d", what, tostring(i), self.cells.n - 1)
+    end
+  end
+  return self.cells:patches(v)
+end
+
+-- One region, a list of patch numbers or a list of either -> a list of regions.
+local function as_list(v) return (grids.is_region(v) or type(v) == "table" and type(v[1]) == "number") and { v } or v end
+
+-- Copies the sets of picture i behind those before it; returns the shortest.
+local function keep_sets(self, g, i, at, list, what)
+  local words, shortest = self.cells.words, self.cells.n
+  for j = 1, #list do
+    local region = as_region(self, list[j], what)
+    local to = i * g.masks + at + j - 1
+    F.copy(g.bits + to * words, region.words, words * 4)
+    local n = grids.count_ones(g.bits, to * words, words)
+    if n == 0 then wrong(self, "the %s is empty", what) end
+    g.length[to] = n
+    shortest = min(shortest, n)
+  end
+  return shortest
+end
+
+local function draw_picture(self, g, i, at)
+  local context, targets, fallback = self.f(self.rng, self.cells, at, self.options)
+  context, targets = as_list(context), as_list(targets)
+  if type(context) ~= "table" or context[1] == nil then
+    wrong(self, "the function gave no context: it must return a context and a list of targets")
+  end
+  if type(targets) ~= "table" or targets[1] == nil then
+    wrong(self, "the function gave no target: it must return a context and a list of targets")
+  end
+  self.contexts, self.targets = self.contexts or #context, self.targets or #targets
+  if #context ~= self.contexts or #targets ~= self.targets then
+    wrong(self, "%d contexts and %d targets, %d and %d before", #context, #targets, self.contexts, self.targets)
+  end
+  if not g.bits then
+    g.masks = self.targets + self.contexts
+    need(self.group * g.masks * self.cells.words < 2 ^ 28, "mask.policy: %d x %d masks of %d patches take over a GiB: lower 'group'",
+      self.group, g.masks, self.cells.n)
+    g.bits, g.length = ints(self.group * g.masks * self.cells.words), ints(self.group * g.masks)
+  end
+  g.t = min(g.t, keep_sets(self, g, i, 0, targets, "target"))
+  g.k = min(g.k, keep_sets(self, g, i, self.targets, context, "context"))
+  g.relaxed[i] = fallback and 1 or 0
+end
+
+-- A map per picture of the group: what the saliency function makes of the batch, flat where there are no pictures.
+local function saliencies(self, number, batch)
+  if type(self.saliency) ~= "function" then return nil end
+  if batch == false then
+    local flat = self.cells:map(function() return 1 end)
+    return function() return flat end
+  end
+  need(type(batch) == "table",
+    "this mask policy looks at the pictures: sample_raw(count, first, step, { images = ... }), or mask.new { saliency = a list }")
+  need(batch.first == number * self.group and batch.count == self.group,
+    "this mask policy looks at the pictures, so a group must be one batch: set mask.group=%d (it is %d)", batch.count, self.group)
+  local ok, v = guarded(self.saliency, batch, self.cells, self.options)
+  if not ok then raise(v, self.saliency, "'s saliency") end
+  local tensor = require "ijepa.tensor"
+  local n, row = self.cells.n, nil
+  if tensor.is(v) and v:numel() == batch.count * n and v:size(-1) == n then
+    local values = v:read()
+    row = function(i) return function(y, x) return tonumber(values[i * n + y * self.cells.w + x]) end end
+  elseif type(v) == "table" and #v == batch.count then
+    row = function(i) return v[i + 1] end
+  else
+    raise({ message = ("%s, expected a tensor (%d, %d) or %d lists"):format(tensor.is(v) and "a tensor (" .. table.concat(v:size(), ", ")
+      .. ")" or type(v), batch.count, n, batch.count) }, self.saliency, "'s saliency")
+  end
+  return function(i)
+    local fine, map = guarded(self.cells.map, self.cells, row(i))
+    if not fine then raise({ message = map.message }, self.saliency, (", picture %d: its saliency"):format(batch.first + i)) end
+    return map
+  end
+end
+
+--- Masks of a group, uncut. offset: how far the step is from what the picture's number says.
+---@param number integer
+---@param offset integer
+---@param batch table|false|nil
+---@return table
+function Custom:draw_group(number, offset, batch)
+  local drawn = self.drawn
+  if drawn and drawn.number == number and drawn.offset == offset and (drawn.batch == batch or type(self.saliency) ~= "function") then
+    return drawn
+  end
+  local g = { number = number, offset = offset, batch = batch, k = self.cells.n, t = self.cells.n,
+    relaxed = F.new("uint8_t[?]", self.group) }
+  local salient = saliencies(self, number, batch)
+  local at = { group = number, saliency = self.map }
+  local ok, e = guarded(function()
+    for i = 0, self.group - 1 do
+      at.picture = number * self.group + i
+      at.step = math.max(0, floor(at.picture / self.batch) + offset)
+      if salient then at.saliency = salient(i) end
+      grids.start(self.rng, self.seed, C.IJ_RNG_MASK_POS, at.picture)
+      grids.start(self.rng.group, self.seed, C.IJ_RNG_MASK_SIZE, number)
+      draw_picture(self, g, i, at)
+    end
+  end)
+  if not ok then raise(e, self.f, at.step and (", picture %.0f, step %.0f"):format(at.picture, at.step) or "") end
+  self.drawn = g
+  return g
+end
+
+-- `keep` of the n patches of a set, as core/mask/pack.c does it, draw by draw.
+local function cut(self, bits, at, n, keep, out, to)
+  local row, chosen, words = self.row, self.chosen, self.cells.words
+  if keep == n then
+    grids.list_bits(bits, at, self.cells.n, row)
+    F.copy(out + to, row, keep * 4)
+    return
+  end
+  grids.list_bits(bits, at, self.cells.n, row)
+  F.fill(chosen, words * 4)
+  local fewer = min(keep, n - keep)   -- draw the smaller part
+  grids.choose(chosen, self.cutter, n, fewer, row)
+  if fewer ~= keep then grids.remove(bits, at, chosen, words) end
+  grids.list_bits(chosen, 0, self.cells.n, row)
+  F.copy(out + to, row, keep * 4)
+end
+
+--- As Policy:sample_raw. step: updates done before (default: what the number of the picture says); batch: what the
+--- policy's saliency function is given, a table with `images`; false: no pictures, all patches alike.
+---@param count integer
+---@param first integer?
+---@param step integer?
+---@param batch table|false|nil
+---@return table
+function Custom:sample_raw(count, first, step, batch)
+  need(is_whole(count, 1, 2 ^ 20), "mask: 'count' is %s, expected a whole number from 1; ask for fewer", tostring(count))
+  if first == nil then first = self.next end
+  first = tonumber(first)
+  need(first and is_whole(first, 0, 2 ^ 52), "mask: 'first' is not a whole number from 0")
+  need(step == nil or is_whole(step, 0, 2 ^ 52), "mask: 'step' is %s, expected a whole number from 0", tostring(step))
+  if batch and not batch.first then
+    local whole = { first = first, count = count }
+    for key, value in pairs(batch) do whole[key] = value end
+    batch = whole
+  end
+  local offset = step and step - floor(first / self.batch) or 0
+  local groups, k, t = {}, self.cells.n, self.cells.n
+  for number = floor(first / self.group), floor((first + count - 1) / self.group) do
+    local g = self:draw_group(number, offset, batch)
+    groups[number], k, t = g, min(k, g.k), min(t, g.t)
+  end
+  local C_, M, words = self.contexts, self.targets, self.cells.words
+  need(count * (C_ * k + M * t) < 2 ^ 31, "mask: masks of %d pictures take too much memory: ask for fewer", count)
+  local context, target = ints(C_ * count * k), ints(M * count * t)
+  local m = F.new "ij_masks"
+  m.count, m.contexts, m.targets, m.k, m.t = count, C_, M, k, t
+  m.context, m.target = context, target
+  owner[m] = { context, target }
+  for b = 0, count - 1 do
+    local picture = first + b
+    local g, i = groups[floor(picture / self.group)], picture % self.group
+    m.fallbacks = m.fallbacks + g.relaxed[i]
+    grids.start(self.cutter, self.seed, C.IJ_RNG_MASK_CUT, picture)
+    for j = 0, M - 1 do
+      local mine = i * g.masks + j
+      cut(self, g.bits, mine * words, g.length[mine], t, target, (j * count + b) * t)
+    end
+    for j = 0, C_ - 1 do
+      local mine = i * g.masks + M + j
+      cut(self, g.bits, mine * words, g.length[mine], k, context, (j * count + b) * k)
+    end
+  end
+  self.next = first + count
+  return m
+end
+
+local NAMES = { "grid", "group", "seed", "batch", "options", "saliency" }
+
+local function check_names(where, t, names)
+  for key in pairs(t) do
+    local known = false
+    for _, name in ipairs(names) do known = known or key == name end
+    need(known, "%s: unknown setting '%s'%s", where, tostring(key), text.hint(tostring(key), names))
+  end
+end
+
+local function new_policy(base, f, o)
+  need(type(f) == "function", "mask.policy: the first argument is %s, expected a function(rng, grid, at, options)", type(f))
+  need(type(o) == "table", "mask.policy: expected a grid, or settings such as { grid = { 16, 16 } }")
+  if o[1] then o = { grid = o } end
+  check_names("mask.policy", o, NAMES)
+  need(type(o.grid) == "table", "mask.policy: 'grid' is missing, such as {16, 16}")
+  local group, seed = o.group or 128, o.seed or 0
+  local batch = o.batch or group
+  need(is_whole(group, 1, 65536), "mask.policy: 'group' is %s, expected 1 to 65536", tostring(group))
+  need(is_whole(batch, 1, 2 ^ 31), "mask.policy: 'batch' is %s, expected a whole number from 1: pictures of a step", tostring(batch))
+  need(type(seed) == "cdata" or is_whole(seed, 0, 2 ^ 53), "mask.policy: 'seed' is %s, expected a whole number from 0", tostring(seed))
+  need(o.options == nil or type(o.options) == "table", "mask.policy: 'options' is %s, expected a table", tostring(o.options))
+  need(o.saliency == nil or type(o.saliency) == "table" or type(o.saliency) == "function",
+    "mask.policy: 'saliency' is %s, expected numbers per patch or a function(batch, grid, options)", tostring(o.saliency))
+  if getmetatable(Custom) == nil then setmetatable(Custom, { __index = base }) end
+  Custom.__tostring = base.__tostring
+  local grid = grids.new(o.grid[1], o.grid[2])
+  local p = setmetatable({ name = "in Lua", f = f, cells = grid, grid = { grid.h, grid.w }, group = group, seed = seed,
+    batch = batch, options = o.options or {}, saliency = o.saliency, next = 0, rng = grids.new_rng(), cutter = grids.new_rng(),
+    row = ints(grid.n), chosen = ints(grid.words) }, Custom)
+  p.rng.group = grids.new_rng()
+  if type(o.saliency) == "table" then p.map = grid:map(o.saliency) end
+  interpret(f, 0)
+  interpret(o.saliency, 0)
+  p:draw_group(0, 0, false)   -- how many contexts and targets there are, and whether it works at all
+  p.drawn = nil
+  return p
+end
+
+-- ---- policies in files --------------------------------------------------------------------------------------------
+
+-- "share=.5,over=100,scale={.1,.2}" -> a table
+local function options_of(v)
+  if v == nil then return {} end
+  if type(v) == "table" then return v end
+  need(type(v) == "string", "mask.options is %s, expected a table or text such as share=0.5,over=1000", tostring(v))
+  local function value(word)
+    if word == "true" or word == "false" then return word == "true" end
+    return tonumber(word) or word
+  end
+  local t, at = {}, 1
+  while at <= #v do
+    local from, to, name, rest = v:find("^%s*([%a_][%w_]*)%s*=%s*(%b{})%s*,?", at)
+    if from then
+      t[name] = {}
+      for word in rest:sub(2, -2):gmatch "[^%s,]+" do t[name][#t[name] + 1] = value(word) end
+    else
+      from, to, name, rest = v:find("^%s*([%a_][%w_]*)%s*=%s*([^,]-)%s*%f[,%z]", at)
+      need(from, "mask.options: '%s' is not name=value,name=value", v)
+      t[name] = value(rest)
+      to = v:sub(to + 1, to + 1) == "," and to + 1 or to
+    end
+    at = to + 1
+  end
+  return t
+end
+
+-- What a file returns, as { policy, options, saliency }.
+local function load_file(path)
+  local file, why = io.open(path, "rb")
+  need(file and file:read(0), "mask.policy: cannot read file '%s': %s", path, file and "it is empty or a folder"
+    or tostring(why):gsub("^.*: ", ""))
+  file:close()
+  local chunk, message = loadfile(path)
+  if not chunk then error((message:gsub("^.-:(%d+): ", function(line) return path .. ":" .. line .. ": mask policy: " end, 1)), 0) end
+  interpret(chunk, 0)
+  local ok, v = guarded(chunk)
+  if not ok then raise(v, chunk, "") end
+  if type(v) == "function" then v = { policy = v } end
+  if type(v) ~= "table" or type(v.policy) ~= "function" then
+    raise({ message = ("the file gave %s, expected a function(rng, grid, at, options) or { policy = a function, options = {...} }"):format(
+      type(v) == "table" and "a table without the function 'policy'" or type(v)) }, chunk, "")
+  end
+  local names = { "policy", "options", "saliency" }
+  for key in pairs(v) do
+    if key ~= "policy" and key ~= "options" and key ~= "saliency" then
+      raise({ message = ("unknown field '%s'%s"):format(tostring(key), text.hint(tostring(key), names)) }, chunk, "")
+    end
+  end
+  if v.options ~= nil and type(v.options) ~= "table" then
+    raise({ message = ("'options' is %s, expected a table of defaults"):format(type(v.options)) }, chunk, "")
+  end
+  return v
+end
+
+-- A policy from a file: o as for new_policy; o.mask goes on to the function as options.mask.
+local function from_file(base, path, o)
+  local made = load_file(path)
+  local options, known = {}, made.options or {}
+  for key, default in pairs(known) do options[key] = default end
+  for key, value in pairs(options_of(o.options)) do
+    need(known[key] ~= nil, "mask.options: '%s' has no option '%s'%s", path, tostring(key), text.hint(tostring(key), text.keys(known)))
+    need(type(value) == type(known[key]), "mask.options: '%s' of '%s' is %s, expected a %s such as %s", tostring(key), path,
+      tostring(value), type(known[key]), tostring(known[key]))
+    options[key] = value
+  end
+  options.mask = o.mask
+  local p = new_policy(base, made.policy, { grid = o.grid, group = o.group, seed = o.seed, batch = o.batch, options = options,
+    saliency = o.saliency or made.saliency })
+  p.name = path
+  return p
+end
+
+return { policy = new_policy, from_file = from_file, options_of = options_of }

@@ -1,0 +1,195 @@
+-- The models: encoders of every published size, the predictor, their parameters by name; the models and the mask policy
+-- of a configuration.
+-- Uses: base, tensor, mask.
+local F = require "ijepa.base.ffi"
+local device = require "ijepa.tensor.device"
+local tensor = require "ijepa.tensor"
+local mask = require "ijepa.mask"
+local C = F.C
+
+local jepa = {}
+
+--- The names of the published sizes.
+jepa.names = { "vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge", "vit_giant" }
+
+--- A published size, or nil where the name is none.
+---@param name string
+---@return { width: integer, depth: integer, heads: integer, mlp_ratio: number }?
+function jepa.size(name)
+  local c = F.new "ij_vit_config"
+  if C.ij_vit_size(tostring(name), c) ~= 0 then return nil end
+  return { width = c.width, depth = c.depth, heads = c.heads, mlp_ratio = c.mlp_ratio }
+end
+
+-- A model object: h (handle), params (list of { name, tensor, trained, decayed }).
+local function collect(self, list)
+  self.list, self.by_name = {}, {}
+  for i = 0, C.ij_params_count(list) - 1 do
+    local t = C.ij_params_tensor(list, i)
+    C.ij_tensor_ref(t)
+    local p = { name = F.string(C.ij_params_name(list, i)), tensor = tensor.wrap(t), model = self,
+      trained = C.ij_params_trained(list, i) ~= 0, decayed = C.ij_params_decayed(list, i) ~= 0 }
+    self.list[i + 1], self.by_name[p.name] = p, p
+  end
+  return self
+end
+
+---@class ijepa.model
+local Model = {}
+Model.__index = Model
+--- The parameters: a list of { name, tensor, trained, decayed }.
+---@return table[]
+function Model:params() return self.list end
+--- Whether gradients are computed for the parameters.
+---@param on boolean?
+---@return ijepa.model
+function Model:requires_grad_(on)
+  for _, p in ipairs(self.list) do
+    if p.trained then p.tensor:requires_grad_(on) end
+  end
+  return self
+end
+--- The number of values, positions included.
+---@return integer
+function Model:size()
+  local n = 0
+  for _, p in ipairs(self.list) do n = n + p.tensor:numel() end
+  return n
+end
+
+---@class ijepa.encoder: ijepa.model
+local Encoder = setmetatable({}, { __index = Model })
+Encoder.__index = Encoder
+---@class ijepa.predictor: ijepa.model
+local Predictor = setmetatable({}, { __index = Model })
+Predictor.__index = Predictor
+
+local function pair(v) if type(v) == "table" then return v[1], v[2] end return v, v end
+
+local function vit_config(o, what)
+  local c = F.new "ij_vit_config"
+  c.mlp_ratio = 4
+  if o.arch then
+    local ok, message = F.try(C.ij_vit_size(tostring(o.arch), c))
+    if not ok then F.raise(what .. ": " .. message) end
+  end
+  c.width, c.depth, c.heads = o.width or c.width, o.depth or c.depth, o.heads or c.heads
+  c.mlp_ratio = o.mlp_ratio or c.mlp_ratio
+  c.patch, c.channels = o.patch or 16, 3
+  local h, w = pair(o.crop or 224)
+  c.grid_h, c.grid_w = math.floor(h / c.patch), math.floor(w / c.patch)
+  if o.grid then c.grid_h, c.grid_w = pair(o.grid) end
+  if h % c.patch ~= 0 or w % c.patch ~= 0 then
+    F.raise(("%s: a picture of %d x %d is not whole patches of %d"):format(what, h, w, c.patch))
+  end
+  if o.dtype and o.dtype ~= "f32" and o.dtype ~= "bf16" then F.raise(what .. ": dtype is f32 or bf16") end
+  c.dtype = o.dtype == "bf16" and 1 or 0
+  c.recompute, c.seed = o.recompute and 1 or 0, o.seed or 0
+  c.init_gain, c.patch_gain = o.init_gain or 0, o.patch_gain or 0
+  c.depth_scaled_init, c.blank = o.depth_scaled_init and 1 or 0, o.blank and 1 or 0
+  return c
+end
+
+--- A new encoder. o: arch or width, depth, heads, mlp_ratio; patch, crop (side or {h, w}), dtype, recompute, seed,
+--- init_gain, patch_gain, blank (no values: a checkpoint fills them all). Called as e(images) or e(images, context).
+---@param o table
+---@return ijepa.encoder
+function jepa.encoder(o)
+  local out, c = F.new "ij_encoder *[1]", vit_config(o, "encoder")
+  F.check(C.ij_encoder_new(device.get(), c, out))
+  local self = setmetatable({ h = F.gc(out[0], C.ij_encoder_free), width = c.width, depth = c.depth, heads = c.heads,
+    patch = c.patch, grid = { c.grid_h, c.grid_w }, options = o }, Encoder)
+  return collect(self, C.ij_encoder_params(self.h))
+end
+
+--- images f32 (B, 3, H, W) normalised or u8 (B, H, W, 3); context i32 (C, B, K) or nil -> (C * B, K, D) or (B, N, D)
+function Encoder:__call(images, context)
+  return tensor.call(C.ij_encoder_forward, self.h, tensor.want(images, "images", "encoder"),
+    context and tensor.want(context, "context", "encoder"))
+end
+--- The outputs of the last n blocks, before the final norm: a list of (B, N, D).
+---@param images ijepa.tensor
+---@param n integer
+---@return ijepa.tensor[]
+function Encoder:blocks(images, n)
+  local out = F.new("ij_tensor *[?]", math.max(n, 1))
+  F.check(C.ij_encoder_blocks(self.h, tensor.want(images, "images", "encoder"), n, out))
+  local list = {}
+  for i = 1, n do list[i] = tensor.wrap(out[i - 1]) end
+  return list
+end
+--- Attention probabilities of a block (1 the first, -1 the last): (B, A, N, N), a row a query, which sums to 1.
+---@param images ijepa.tensor
+---@param block integer?
+---@return ijepa.tensor
+function Encoder:attention(images, block)
+  block = block or -1
+  return tensor.call(C.ij_encoder_attention, self.h, tensor.want(images, "images", "encoder"),
+    block < 0 and self.depth + block or block - 1)
+end
+--- Takes over all values of another encoder of the same configuration.
+---@param src ijepa.encoder
+---@return ijepa.encoder
+function Encoder:copy_(src)
+  F.check(C.ij_encoder_copy(self.h, src.h))
+  return self
+end
+--- Stochastic depth in forwards that are recorded for gradients: block i loses each of its branches, for each picture
+--- alone, with probability rate * i / (depth - 1). A function of (seed, step, block, branch, picture); rate 0: off.
+---@param rate number
+---@param seed integer?
+---@param step integer?
+function Encoder:drop_path(rate, seed, step) F.check(C.ij_encoder_drop_path(self.h, rate, seed or 0, step or 0)) end
+--- A new encoder like this one, with the same values, that is not trained: a target.
+---@return ijepa.encoder
+function Encoder:target() return jepa.encoder(self.options):copy_(self):requires_grad_(false) end
+
+--- A new predictor for an encoder. o: depth, width (E), heads (default: the encoder's), mlp_ratio (default 4).
+---@param encoder ijepa.encoder
+---@param o table
+---@return ijepa.predictor
+function jepa.predictor(encoder, o)
+  local c, out = F.new "ij_predictor_config", F.new "ij_predictor *[1]"
+  local e = encoder.options
+  c.vit = vit_config({ width = o.width, depth = o.depth, heads = o.heads or encoder.heads, mlp_ratio = o.mlp_ratio or 4,
+    patch = encoder.patch, grid = encoder.grid, crop = encoder.patch, dtype = e.dtype, recompute = e.recompute,
+    seed = (e.seed or 0) + 1, init_gain = e.init_gain, depth_scaled_init = e.depth_scaled_init, blank = e.blank }, "predictor")
+  c.encoder_width = encoder.width
+  F.check(C.ij_predictor_new(device.get(), c, out))
+  local self = setmetatable({ h = F.gc(out[0], C.ij_predictor_free), encoder = encoder, options = o }, Predictor)
+  return collect(self, C.ij_predictor_params(self.h))
+end
+
+--- x (C * B, K, D), context i32 (C, B, K), target i32 (M, B, T) -> (M * C * B, T, D), order [target][context][image]
+function Predictor:__call(x, context, target, grid)
+  return tensor.call(C.ij_predictor_forward, self.h, tensor.want(x, "x", "predictor"),
+    tensor.want(context, "context", "predictor"), tensor.want(target, "target", "predictor"), grid and grid[1] or 0,
+    grid and grid[2] or 0)
+end
+
+--- The models of a configuration: context encoder, predictor, target encoder. blank: without initial values.
+---@param cfg table
+---@param blank boolean?
+---@return ijepa.encoder context, ijepa.predictor predictor, ijepa.encoder target
+function jepa.models(cfg, blank)
+  local m = cfg.model
+  local dtype = m.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
+  local context = jepa.encoder { arch = m.arch, width = m.width, depth = m.depth, heads = m.heads, mlp_ratio = m.mlp_ratio,
+    patch = m.patch, crop = cfg.data.crop, dtype = dtype, recompute = m.recompute, seed = cfg.seed, init_gain = m.init_gain,
+    patch_gain = m.patch_gain, depth_scaled_init = m.depth_scaled_init, blank = blank }
+  local predictor = jepa.predictor(context, { depth = m.pred_depth, width = m.pred_dim, heads = m.pred_heads })
+  return context, predictor, context:target()
+end
+
+--- The mask policy of a configuration, for a grid {h, w} and so many processes (1).
+---@param cfg table
+---@param grid integer[]
+---@param world integer?
+---@return ijepa.mask_policy
+function jepa.policy(cfg, grid, world)
+  local settings = mask.settings_of(cfg, grid)
+  settings.batch = settings.batch and settings.batch * (world or 1)
+  return mask.new(settings)
+end
+
+return jepa

@@ -1,0 +1,164 @@
+--- Learning rate, weight decay and moving average as functions of the step. A step counts from 1, and its value applies
+-- to that step's update. With `reference = true` a schedule goes on past its end as the published one does.
+local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
+local cos, max, min, pi = math.cos, math.max, math.min, math.pi
+
+local CLOCK = 1e6   -- a run of so many minutes has schedules of this length, whose step is the fraction of time gone
+local schedule = {}
+
+-- Checks the settings of a schedule: numbers under the names in `need`, nothing else but `reference`.
+local function check(name, settings, need)
+  if type(settings) ~= "table" then
+    F.raise(("schedule.%s: settings are a %s, expected a table"):format(name, type(settings)))
+  end
+  local known = { "reference" }
+  for i = 1, #need do known[i + 1] = need[i] end
+  for key in pairs(settings) do
+    local found = false
+    for i = 1, #known do found = found or known[i] == key end
+    if not found then
+      F.raise(("schedule.%s: unknown key '%s'%s"):format(name, tostring(key), text.hint(tostring(key), known)))
+    end
+  end
+  for i = 1, #need do
+    local v = settings[need[i]]
+    if type(v) ~= "number" then
+      F.raise(("schedule.%s: '%s' is a %s, expected a number"):format(name, need[i], type(v)))
+    end
+  end
+  return settings
+end
+
+-- Half a cosine from `from` at p = 0 to `to` at p = 1, never past `to`; held there, or coming back when it is endless.
+local function half_cosine(from, to, p, endless)
+  if not endless then p = min(p, 1) end
+  local v = to + (from - to) * .5 * (1 + cos(pi * p))
+  if to <= from then return max(to, v) end
+  return min(to, v)
+end
+
+---@class ijepa.lr_settings
+---@field start number at step 0
+---@field ref number at the end of the warm-up
+---@field final number at `total`
+---@field warmup number steps of linear growth; may be 0
+---@field total number steps of the run
+---@field reference? boolean rises again past `total`
+
+--- Learning rate: linear from `start` to `ref`, then half a cosine down to `final`, where it stays.
+---@param settings ijepa.lr_settings
+---@return fun(step: number): number
+function schedule.lr(settings)
+  local s = check("lr", settings, { "start", "ref", "final", "warmup", "total" })
+  local start, ref, final, warmup, total = s.start, s.ref, s.final, s.warmup, s.total
+  local endless, span = s.reference, max(1, total - warmup)
+  return function(step)
+    if step < warmup then return start + step / warmup * (ref - start) end
+    return half_cosine(ref, final, (step - warmup) / span, endless)
+  end
+end
+
+--- Weight decay: half a cosine from `ref` to `final`, where it stays.
+---@param settings { ref: number, final: number, total: number, reference: boolean? }
+---@return fun(step: number): number
+function schedule.wd(settings)
+  local s = check("wd", settings, { "ref", "final", "total" })
+  local ref, final, total, endless = s.ref, s.final, max(1, s.total), s.reference
+  return function(step) return half_cosine(ref, final, step / total, endless) end
+end
+
+--- Momentum of the moving average: a line that starts with `from` at step 1 and would reach `to` at step total + 1.
+---@param settings { from: number, to: number, total: number, reference: boolean? }
+---@return fun(step: number): number
+function schedule.ema(settings)
+  local s = check("ema", settings, { "from", "to", "total" })
+  local from, to, total = s.from, s.to, max(1, s.total)
+  return function(step)
+    local i = step - 1
+    return i >= total and to or from + i * (to - from) / total
+  end
+end
+
+--- The same value at every step.
+---@param value number
+---@return fun(step: number): number
+function schedule.constant(value)
+  if type(value) ~= "number" then
+    F.raise(("schedule.constant: value is a %s, expected a number"):format(type(value)))
+  end
+  return function() return value end
+end
+
+--- A line from `from` at step 0 to `to` at step `total`, where it stays.
+---@param settings { from: number, to: number, total: number }
+---@return fun(step: number): number
+function schedule.linear(settings)
+  local s = check("linear", settings, { "from", "to", "total" })
+  local from, to, total = s.from, s.to, max(1, s.total)
+  return function(step) return step >= total and to or from + (to - from) * step / total end
+end
+
+--- Half a cosine from `from` at step 0 to `to` at step `total`, where it stays.
+---@param settings { from: number, to: number, total: number, reference: boolean? }
+---@return fun(step: number): number
+function schedule.cosine(settings)
+  local s = check("cosine", settings, { "from", "to", "total" })
+  local from, to, total, endless = s.from, s.to, max(1, s.total), s.reference
+  return function(step) return half_cosine(from, to, step / total, endless) end
+end
+
+--- How many steps the schedules take, and how many of them warm up.
+---@param settings { epochs: number, warmup: number, ipe: integer, ipe_scale: number? } epochs, epochs, steps an epoch
+---@return integer total, integer warmup
+function schedule.steps(settings)
+  local scale = type(settings) == "table" and settings.ipe_scale
+  local s = settings
+  if scale then
+    s = {}
+    for k, v in pairs(settings) do if k ~= "ipe_scale" then s[k] = v end end
+    if type(scale) ~= "number" then
+      F.raise(("schedule.steps: 'ipe_scale' is a %s, expected a number"):format(type(scale)))
+    end
+  end
+  check("steps", s, { "epochs", "warmup", "ipe" })
+  return math.floor((scale or 1) * s.epochs * s.ipe), math.floor(s.warmup * s.ipe)
+end
+
+-- Length of the schedules, of the warm-up, and the number of steps (of which a run by the clock knows nothing).
+local function length_of(cfg, ipe)
+  local o = cfg.optim
+  if o.minutes > 0 then
+    if o.warmup > 1 then F.raise(("optim.warmup is %g, but with optim.minutes it is a fraction of the time, 0 to 1"):format(o.warmup), 0) end
+    return CLOCK, math.floor(o.warmup * CLOCK), o.steps > 0 and o.steps or math.huge
+  end
+  local total, warmup = schedule.steps { epochs = o.epochs, warmup = o.warmup, ipe = ipe, ipe_scale = o.ipe_scale }
+  local last = math.floor(o.epochs * ipe)
+  return total, warmup, o.steps > 0 and math.min(last, o.steps) or last
+end
+
+--- The schedules of a configuration whose epochs have ipe updates, as functions of the schedules' step: with
+--- optim.minutes that is the share of the time gone times `total`, else the run's step.
+---@param cfg table
+---@param ipe integer
+---@return { lr: function, wd: function, momentum: function, total: number, last: number }
+function schedule.of(cfg, ipe)
+  local o, reference = cfg.optim, cfg.quirks == "reference"
+  local total, warmup, last = length_of(cfg, ipe)
+  return { total = total, last = last,
+    lr = schedule.lr { start = o.start_lr, ref = o.lr, final = o.final_lr, warmup = warmup, total = total, reference = reference },
+    wd = schedule.wd { ref = o.wd[1], final = o.wd[2], total = total, reference = reference },
+    momentum = schedule.ema { from = o.ema[1], to = o.ema[2], total = total, reference = reference } }
+end
+
+--- The schedules' step of a run's step, after so many seconds of training.
+---@param cfg table
+---@param step integer
+---@param seconds number
+---@return number
+function schedule.step_of(cfg, step, seconds)
+  local minutes = cfg.optim.minutes
+  return minutes > 0 and math.max(1, math.floor(CLOCK * seconds / (60 * minutes))) or step
+end
+
+return schedule

@@ -1,0 +1,73 @@
+--- The report's sections that need a model and pictures: features, attention, predictions.
+local imagine = require "ijepa.plot.imagine"
+local picture = require "ijepa.plot"
+local page = require "ijepa.report.page"
+local ijepa = require "ijepa"
+local F = require "ijepa.base.ffi"
+local C = F.C
+
+local sections = {}
+local WORK = 5e10   -- products of one pass over the pictures: about a second on a laptop
+
+-- Why there is nothing to show, or nil.
+local function lacking(r)
+  if not r.model then return "No model could be loaded: " .. tostring(r.model_message) .. "." end
+  if not r.pictures then return "The pictures could not be read: " .. tostring(r.pictures_message) .. "." end
+end
+
+-- As many of the pictures as a model of this size sees in a few seconds, at least 4.
+local function affordable(r)
+  local e = r.model.target
+  local count = math.floor(WORK / (2 * e:size() * e.grid[1] * e.grid[2]))
+  return r.pictures:narrow(1, 1, math.min(r.pictures:size(1), math.max(4, count))):contiguous()
+end
+
+-- A figure of what f draws, or the sentence why there is none.
+local function figure(title, note, f)
+  if C.ij_interrupted() ~= 0 then ijepa.exit(130) end
+  local ok, canvas, more = pcall(f)
+  if not ok then
+    if type(canvas) == "table" then error(canvas, 0) end
+    return page.figure(title, { html = page.p("Left out: " .. tostring(canvas)) })
+  end
+  local html, message = page.picture(title, type(note) == "function" and note(more) or note, canvas)
+  return html or page.figure(title, { html = page.p("Left out: " .. tostring(message)) })
+end
+
+--- Principal components, similarity, attention.
+---@param r table
+---@return string? html, string? message
+function sections.features(r)
+  local why = lacking(r)
+  if why then return nil, why end
+  local m, all = r.model, affordable(r)
+  local few = all:narrow(1, 1, math.min(3, all:size(1))):contiguous()
+  return '<div class="pictures">' .. figure("principal components",
+    "pictures above, the first three components of their patches' features as red, green and blue below: one colour means the same in all", function()
+      return picture.pca(m, few, { basis = picture.basis(m, all), side = 136 })
+    end) .. figure("similarity", "cosine of the marked patch's feature to all patches of these pictures", function()
+      return picture.similarity(m, few, { side = 136 })
+    end) .. figure("attention of the last block", "of all patches on average, head by head, in multiples of even attention", function()
+      return picture.attention(m, few, { side = m.target.heads > 3 and 84 or 136 })
+    end) .. "</div>\n"
+end
+
+--- What the predictor imagines, and its loss by position.
+---@param r table
+---@return string? html, string? message
+function sections.predictions(r)
+  local why = lacking(r)
+  if why then return nil, why end
+  local m, all = r.model, affordable(r)
+  if not r.policy then return nil, "The masks can't be drawn: " .. tostring(r.policy_message) .. "." end
+  return '<div class="pictures">' .. figure("predicted against actual", function(about)
+    return tostring(about) .. "; in the targets' places stand the patches of other pictures whose features are nearest"
+  end, function()
+    local bank = imagine.bank(m, all:narrow(1, 3, all:size(1) - 2):contiguous())   -- not of the picture itself
+    return imagine.imagine(m, all:narrow(1, 2, 1):contiguous(), nil, nil, { bank = bank, side = 136 })
+  end) .. figure("loss by position", "smooth L1, a mean over pictures and masks; grey: never a target", function()
+    return picture.loss(m, all, { rounds = all:size(1) < 32 and 2 or 4, side = 256 })
+  end) .. "</div>\n"
+end
+
+return sections

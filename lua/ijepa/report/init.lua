@@ -1,0 +1,376 @@
+-- `ijepa report RUN`: one HTML file that holds all there is to see of a run. Each section is a function of what `gather`
+-- found; it returns HTML, or nil and a sentence that says why there is nothing to show. The parts: page.lua (HTML and
+-- style), svg.lua (charts), features.lua (figures of the model's features).
+-- Uses: base, config, draw, data, mask, optim, model, run, save, probe, train, plot.
+local ijepa = require "ijepa"
+local F = require "ijepa.base.ffi"
+local config = require "ijepa.config"
+local checkpoint = require "ijepa.save.checkpoint"
+local data = require "ijepa.data"
+local diagnose = require "ijepa.train.diagnose"
+local jepa = require "ijepa.model"
+local mask = require "ijepa.mask"
+local picture = require "ijepa.plot"
+local probe = require "ijepa.probe"
+local schedule = require "ijepa.optim.schedule"
+local state = require "ijepa.save.state"
+local Run = require "ijepa.run"
+local page = require "ijepa.report.page"
+local svg = require "ijepa.report.svg"
+local text = require "ijepa.base.text"
+local C = F.C
+
+local function need_settings(r) if not r.cfg then return nil, "The settings are missing: " .. r.cfg_message .. "." end return true end
+
+-- Calls f; an error becomes nil and its message, but for one that ends the program.
+local function attempt(f, ...)
+  local function answer(ok, ...)
+    if ok then return ... end
+    local e = ...
+    if type(e) == "table" then error(e, 0) end
+    return nil, (tostring(e):gsub("^%S+:%d+: ", "", 1))
+  end
+  return answer(pcall(f, ...))
+end
+
+-- ---- what there is ---------------------------------------------------------------------------------------------------
+
+-- Steps of an epoch: as the log shows it once the first one is over, else as the data say it.
+local function steps_of_epoch(r)
+  local most = nil
+  for i, epoch in ipairs(r.log and r.log.epoch or {}) do
+    if epoch < r.log.epoch[#r.log.epoch] then most = math.max(most or 0, r.log.itr[i] + 1) end
+  end
+  if most then return most end
+  return (attempt(function()
+    local d = r.cfg.data
+    local images = assert(data.open { train = true, root = d.root, subset = d.subset, batch = d.batch, crop = d.crop, workers = 0 })
+    local steps = math.floor(images:epoch_steps() / r.cfg.optim.accumulate)
+    images:close()
+    return steps > 0 and steps or nil
+  end))
+end
+
+---@class ijepa.report_facts
+---@field out string the folder
+---@field cfg table? settings
+---@field log table? as run.read_log gives it
+---@field diagnoses ijepa.diagnosis[]
+---@field checkpoint string? path of the newest
+---@field meta table of the checkpoint: step, seconds, ijepa
+---@field model table? as ijepa.model gives it
+---@field policy ijepa.mask_policy?
+---@field pictures ijepa.tensor? u8 (B, H, W, 3)
+---@field schedules table? as schedule.of gives it
+local function gather(out)
+  local r = { out = out, meta = {}, diagnoses = {} }
+  r.cfg, r.cfg_message = Run.settings(out)
+  local tag = r.cfg and type(r.cfg.tag) == "string" and r.cfg.tag or "jepa"
+  r.log, r.log_message = Run.read_log(out, tag)
+  if r.log and #r.log.loss == 0 then r.log, r.log_message = nil, "the log holds no step yet" end
+  r.diagnoses = attempt(diagnose.read, ("%s/%s-diagnoses.csv"):format(out, tag)) or {}
+  r.checkpoint = attempt(checkpoint.latest, out, tag)
+  local file = r.checkpoint and checkpoint.load(r.checkpoint)
+  if file then
+    for _, key in ipairs { "step", "seconds", "ijepa", "lr_scale", "wd_scale" } do r.meta[key] = file:meta(key) end
+    file:close()
+    r.model, r.model_message = attempt(state.model, out)
+  end
+  r.model_message = r.model_message or "there is no checkpoint yet"
+  if not r.cfg then return r end
+  r.policy, r.policy_message = attempt(function()
+    if r.model then return r.model.policy end
+    local crop, patch = r.cfg.data.crop, r.cfg.model.patch
+    crop = type(crop) == "table" and crop or { crop, crop }
+    return jepa.policy(r.cfg, { math.floor(crop[1] / patch), math.floor(crop[2] / patch) })
+  end)
+  r.pictures, r.pictures_message = attempt(function()
+    local crop, patch = r.cfg.data.crop, r.cfg.model.patch
+    crop = type(crop) == "table" and crop or { crop, crop }
+    return picture.batch(r.cfg.data.root, { grid = { math.floor(crop[1] / patch), math.floor(crop[2] / patch) }, patch = patch },
+      { count = 64, resize = crop[1] == crop[2] and crop[1] or nil })
+  end)
+  r.ipe = steps_of_epoch(r)
+  r.schedules = attempt(function()
+    require "ijepa.train"
+    return (r.ipe or r.cfg.optim.minutes > 0) and schedule.of(r.cfg, r.ipe or 1) or nil
+  end)
+  return r
+end
+
+-- Seconds of training at each logged step.
+local function clock(r)
+  local list, sum = {}, 0
+  for i, ms in ipairs(r.log.ms) do
+    sum = sum + (ms == ms and ms or 0) / 1000
+    list[i] = sum
+  end
+  return list
+end
+
+-- ---- sections --------------------------------------------------------------------------------------------------------
+
+local LEVELS = { ok = "healthy", watch = "watch", collapse = "collapse" }
+local function level_of(d) return LEVELS[d.level] and d.level or "note" end
+local function sentence(d) return (d.text or "no words"):gsub("^%l", string.upper) .. "." end
+
+-- The newest verdict, and the run in a few numbers.
+local function lead(r)
+  local newest, parts = r.diagnoses[#r.diagnoses], {}
+  if newest then
+    local level = level_of(newest)
+    parts[1] = ('<div class="verdict %s"><span class="level">%s</span> <span class="soft">at step %s</span><p>%s</p></div>\n'):format(level,
+      LEVELS[level] or "unknown", page.number(newest.step), page.escape(sentence(newest)))
+  else
+    parts[1] = '<div class="verdict note"><p>No verdict: this run holds no diagnosis (setting diagnose.every).</p></div>\n'
+  end
+  local facts = {}
+  if r.log then
+    local n, last, times = #r.log.loss, {}, {}
+    for i = math.max(1, n - math.floor(n / 20)), n do
+      if r.log.loss[i] == r.log.loss[i] then last[#last + 1] = r.log.loss[i] end
+    end
+    local sum = 0
+    for _, v in ipairs(last) do sum = sum + v end
+    for i, ms in ipairs(r.log.ms) do times[i] = ms == ms and ms or 0 end
+    table.sort(times)
+    facts[1] = { "steps", page.number(n) }
+    facts[2] = { "loss, last twentieth", #last > 0 and page.number(sum / #last) or "not finite" }
+    facts[3] = { "training time", r.meta.seconds and Run.time_text(r.meta.seconds) or Run.time_text(clock(r)[n]) }
+    facts[4] = { "median step", page.number(times[math.ceil(n / 2)]) .. " ms" }
+    attempt(function() facts[5] = { "pictures seen", page.number(n * r.cfg.data.batch * r.cfg.optim.accumulate) } end)
+  end
+  if r.model then facts[#facts + 1] = { "encoder parameters", page.number(r.model.target:size()) } end
+  if #facts > 0 then parts[2] = page.facts(facts) end
+  return table.concat(parts)
+end
+
+local function chart(title, note, series, o)
+  o.label, o.x = title .. (note and ". " .. note or ""), o.x or "step"
+  local drawing, keys = svg.chart(series, o), {}
+  if not drawing then return "" end
+  for i, s in ipairs(series) do keys[i] = s.name end
+  return page.figure(title, { note = note, keys = keys, html = drawing })
+end
+
+-- lr and weight decay along the run: by the clock as far as it went, by epochs to the end.
+local function schedule_charts(r)
+  local s = r.schedules
+  if not s then return page.p "The schedules are not shown: the steps of an epoch are known once the first one is over." end
+  local now, marks, x, lr, wd = #(r.log and r.log.loss or {}), nil, {}, {}, {}
+  local by_clock, seconds = r.cfg.optim.minutes > 0, r.log and clock(r)
+  local last = by_clock and now or s.last
+  if not (last > 0) then return "" end
+  if not by_clock and now < last then marks = { { x = now, name = "now" } } end
+  for i = 0, 120 do
+    local step = math.max(1, math.floor(last * i / 120 + .5))
+    local at = schedule.step_of(r.cfg, step, seconds and seconds[step] or 0)
+    x[i + 1], lr[i + 1], wd[i + 1] = step, s.lr(at), s.wd(at)
+  end
+  local note = "from the settings" .. (r.meta.lr_scale and r.meta.lr_scale ~= 1 and "; a hook has set it to " ..
+    page.number(r.meta.lr_scale) .. " of this" or "")
+  return chart("learning rate", note, { { x = x, y = lr } }, { marks = marks }) ..
+    chart("weight decay", "from the settings", { { x = x, y = wd } }, { marks = marks })
+end
+
+local function curves(r)
+  if not r.log then return nil, "There are no curves: " .. r.log_message .. "." end
+  local n, broken, parts = #r.log.loss, 0, {}
+  for _, v in ipairs(r.log.loss) do
+    if v ~= v or math.abs(v) == math.huge then broken = broken + 1 end
+  end
+  if broken > 0 then
+    parts[1] = page.p(("At %s of %s steps the loss is not finite: they are left out."):format(page.number(broken), page.number(n)))
+  end
+  parts[#parts + 1] = '<div class="figures">'
+  -- a line of means; behind it each step, or where there are too many the range of neighbours
+  local function smoothed(title, unit, values, count)
+    local mean, fine = svg.buckets(values, count), svg.buckets(values, 240)
+    local behind = n > 240 and { x = fine.x, low = fine.low, high = fine.high } or { x = fine.x, y = fine.mean }
+    parts[#parts + 1] = chart(title, ("%s; line: mean of %d steps, pale: %s"):format(unit, math.ceil(n / count),
+      n > 240 and "the range" or "each step"), { { x = mean.x, y = mean.mean, behind = behind } }, {})
+  end
+  smoothed("loss", "smooth L1", r.log.loss, 40)
+  local k, t = svg.buckets(r.log.k, 60), svg.buckets(r.log.t, 60)
+  parts[#parts + 1] = chart("patches", "of a picture", { { name = "context", x = k.x, y = k.mean },
+    { name = "one target", x = t.x, y = t.mean } }, {})
+  smoothed("time of a step", "milliseconds", r.log.ms, 40)
+  parts[#parts + 1] = r.cfg and (attempt(schedule_charts, r) or "") or ""
+  parts[#parts + 1] = "</div>\n"
+  return table.concat(parts)
+end
+
+local function verdicts(r)
+  local list = r.diagnoses
+  if #list == 0 then return nil, "There is nothing to show: no diagnosis was made (setting diagnose.every, in steps; 0: never)." end
+  local function column(name)
+    local x, y = {}, {}
+    for i, d in ipairs(list) do x[i], y[i] = d.step, d[name] or 0 / 0 end
+    return { x = x, y = y }
+  end
+  local function line(field, name)
+    local s = column(field)
+    s.name = name
+    return s
+  end
+  local d = list[#list]
+  local parts = { '<div class="figures">',
+    chart("effective rank", d.most and ("of %d possible"):format(d.most) or nil,
+      { line("rankme", "RankMe"), line("lidar", "LiDAR") }, { zero = true }),
+    chart("spread", "of unit features of pictures: 0 alike, 1 unlike", { line("spread") }, { zero = true }),
+    chart("position", "share of the patch features' variance that the place explains", { line("position") }, { zero = true }),
+    chart("predictor", "smooth L1 on the same pictures", { line("loss", "predictor"), line("mean_loss", "the mean feature") }, {}),
+    chart("distance", "of encoder and moving average, relative", { line("distance") }, { zero = true }),
+    d.probe and chart("online probe", "top-1, %", { line("probe") }, { zero = true }) or "", "</div>\n<h3>In words</h3>\n" }
+  local rows, shown = {}, 60
+  for i = #list, math.max(1, #list - shown + 1), -1 do
+    local v = list[i]
+    rows[#rows + 1] = { page.number(v.step), { html = ('<span class="%s"><span class="level">%s</span></span>'):format(level_of(v),
+      LEVELS[v.level] or "unknown") }, sentence(v) }
+  end
+  parts[#parts + 1] = page.table({ "step", "verdict", "why" }, rows, { "number", "name", "wide" })
+  if #list > shown then parts[#parts + 1] = page.p(("The newest %d of %d."):format(shown, #list), "soft") end
+  return table.concat(parts)
+end
+
+local function masks(r)
+  local ok, why = need_settings(r)
+  if not ok then return nil, why end
+  if not r.policy then return nil, "The masks can't be drawn: " .. tostring(r.policy_message) .. "." end
+  local parts = { '<div class="pictures">' }
+  local c, message = attempt(picture.masks, r.policy, { picture = r.pictures, draws = 3, side = 128 })
+  parts[2] = c and page.picture("masks of this run's policy", r.pictures and "picture, context that the encoder sees, targets that are predicted" or
+    "on a plain board: " .. tostring(r.pictures_message), c)
+  if not c then parts[2] = page.p("The masks can't be drawn: " .. tostring(message) .. ".") end
+  local findings = attempt(mask.lint, r.cfg)
+  if findings and #findings > 0 then
+    parts[#parts + 1] = "<div><h3>What the linter says of it</h3>\n<ul>"
+    for _, f in ipairs(findings) do
+      parts[#parts + 1] = ('<li class="%s"><span class="level">%s</span> %s%s%s</li>'):format(f.level, f.level, page.escape(f.what),
+        f.why and '<br><span class="soft">' .. page.escape(f.why) .. "</span>" or "", f.advice and "<br>" .. page.escape(f.advice) or "")
+    end
+    parts[#parts + 1] = "</ul></div>\n"
+  end
+  parts[#parts + 1] = "</div>\n"
+  return table.concat(parts)
+end
+
+local function probes(r)
+  local list, rows = probe.recorded(r.out), {}
+  if #list == 0 then return nil, "No probe of this run has left a result. recipes/probe_linear.lua run=" .. r.out .. " ... makes one." end
+  for i = #list, math.max(1, #list - 99), -1 do
+    local e = list[i]
+    local low, high = e.interval and e.interval[1], e.interval and e.interval[2]
+    local range = type(low) == "number" and type(high) == "number" and ("%.1f to %.1f %%"):format(low, high) or
+      type(e.deviation) == "number" and ("deviation %.1f"):format(e.deviation) or ""
+    rows[#rows + 1] = { e.name, ("%.1f %%"):format(e.top1), range, type(e.top5) == "number" and ("%.1f %%"):format(e.top5) or "",
+      type(e.count) == "number" and page.number(e.count) or "", type(e.step) == "number" and page.number(e.step) or "",
+      type(e.time) == "number" and os.date("%Y-%m-%d %H:%M", e.time) or "", type(e.test) == "string" and e.test or "" }
+  end
+  return page.p "Accuracy on pictures not trained on, the newest first." ..
+    page.table({ "probe", "top-1", "95 % interval", "top-5", "pictures", "step", "when", "tested on" }, rows,
+    { "wide", "number", "name", "number", "number", "number", "name", "name" })
+end
+
+local function value_text(v)
+  if v == nil then return "none" end
+  if type(v) == "number" then return ("%.10g"):format(v) end
+  if type(v) ~= "table" then return v == "" and '""' or tostring(v) end
+  local parts = {}
+  for i, one in ipairs(v) do parts[i] = value_text(one) end
+  for _, key in ipairs(text.keys(v)) do parts[#parts + 1] = key .. " = " .. value_text(v[key]) end
+  return table.concat(parts, ", ")
+end
+
+-- Every value of settings by its dotted key; a list, and what the schema calls a setting, is one value.
+local function flat(node, prefix, into)
+  for _, name in ipairs(text.keys(node)) do
+    local key, v = prefix .. name, node[name]
+    if type(v) == "table" and #v == 0 and next(v) and not config.describe(key) then flat(v, key .. ".", into)
+    else into[key] = v end
+  end
+  return into
+end
+
+local function settings(r)
+  local ok, why = need_settings(r)
+  if not ok then return nil, why end
+  local values, changed, rest = flat(r.cfg, "", {}), {}, {}
+  local function add(key, ours, default, doc)
+    changed[#changed + 1] = { { html = "<b>" .. page.escape(key) .. "</b>" }, { html = "<mark>" .. page.escape(ours) .. "</mark>" }, default, doc }
+  end
+  for _, key in ipairs(config.keys()) do
+    local d, ours = config.describe(key), value_text(values[key])
+    values[key] = nil
+    if ours == value_text(d.default) then rest[#rest + 1] = { key, ours, d.doc } else add(key, ours, value_text(d.default), d.doc) end
+  end
+  for _, key in ipairs(text.keys(values)) do add(key, value_text(values[key]), "", "not known to this version") end
+  return page.p(("%d settings differ from their defaults; the other %d are below them."):format(#changed, #rest)) ..
+    page.table({ "setting", "value", "default", "meaning" }, changed, { "name", "wide", "name", "wide" }) ..
+    "<details><summary>the others, as by default</summary>\n" ..
+    page.table({ "setting", "value", "meaning" }, rest, { "name", "name", "wide" }) .. "</details>\n"
+end
+
+local function provenance(r)
+  local rows = { { "run", r.out } }
+  local function add(name, v) rows[#rows + 1] = v ~= nil and { name, v } or nil end
+  add("checkpoint", r.checkpoint or "none yet")
+  add("its step", tonumber(r.meta.step) and page.number(tonumber(r.meta.step)))
+  add("its training time", tonumber(r.meta.seconds) and Run.time_text(r.meta.seconds))
+  add("saved by", type(r.meta.ijepa) == "string" and "ijepa " .. r.meta.ijepa or nil)
+  local done = r.log and #r.log.loss
+  add("steps in the log", done and page.number(done))
+  local over = attempt(function()
+    local minutes = r.cfg.optim.minutes
+    if minutes > 0 then return r.meta.seconds and (r.meta.seconds >= 60 * minutes and "over" or "not over") end
+    return r.schedules and done and (done >= r.schedules.last and "over" or ("not over: %s steps planned"):format(page.number(r.schedules.last)))
+  end)
+  add("the run is", over or nil)
+  attempt(function() add("pictures seen", done and page.number(done * r.cfg.data.batch * r.cfg.optim.accumulate)) end)
+  attempt(function() add("trained on", tostring(r.cfg.data.root)) end)
+  add("this report", ("ijepa %s, %s, products %s, %s"):format(ijepa.version, F.string(C.ij_cpu_isa()), F.string(C.ij_cpu_matmul()),
+    os.date "%Y-%m-%d %H:%M"))
+  return page.table({ "what", "value" }, rows, { "name", "wide" })
+end
+
+local SECTIONS = {
+  { "Curves", curves }, { "Is it collapse?", verdicts }, { "Masks", masks },
+  { "Features", function(r) return require "ijepa.report.features".features(r) end },
+  { "Predictions", function(r) return require "ijepa.report.features".predictions(r) end },
+  { "Probes", probes }, { "Settings", settings }, { "Provenance", provenance },
+}
+
+-- ---- the report ------------------------------------------------------------------------------------------------------
+
+local function stop_if_interrupted()
+  if C.ij_interrupted() ~= 0 then ijepa.exit(130) end
+end
+
+--- Writes what there is to see of a run into one HTML file that needs nothing else. What is missing is left out, with a
+--- sentence that says why.
+---@param run string|table a run's folder, or what ijepa.pretrain or ijepa.model gave
+---@param o { file: string? }? file: default RUN/report.html
+---@return string? path, string? message, integer? code
+return function(run, o)
+  local out = type(run) == "table" and run.out or run
+  if type(out) ~= "string" or out == "" then F.raise(("report: expected a run's folder, not a %s"):format(type(run))) end
+  out = #out > 1 and out:gsub("/+$", "") or out
+  if C.ij_path_kind(out) ~= 2 then return nil, ("report: '%s' is no folder of a run"):format(out), tonumber(C.IJ_EIO) end
+  local r = gather(out)
+  if not (r.cfg or r.log or r.checkpoint or #r.diagnoses > 0) then
+    return nil, ("report: folder '%s' holds no run: no config.lua, no log, no checkpoint"):format(out), tonumber(C.IJ_EFORMAT)
+  end
+  local parts = {}
+  for i, s in ipairs(SECTIONS) do
+    stop_if_interrupted()
+    local html, why = attempt(s[2], r)
+    parts[i] = { title = s[1], html = html or page.p("Left out: " .. tostring(why), "soft") }
+  end
+  stop_if_interrupted()
+  local whole = page.whole { title = "Run " .. (out:match "[^/]+$" or out), lead = attempt(lead, r) or "", sections = parts,
+    foot = ("Written by ijepa %s on %s. This file needs no other."):format(ijepa.version, os.date "%Y-%m-%d") }
+  local path = o and o.file or out .. "/report.html"
+  local ok, message, code = F.try(C.ij_file_replace(path, whole, #whole))
+  if not ok then return nil, message, code end
+  return path
+end

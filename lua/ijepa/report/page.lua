@@ -1,0 +1,192 @@
+--- The HTML of the report: escaping, tables, figures, the style sheet. Texts given to these functions are escaped unless a
+--- parameter is called `html`.
+local F = require "ijepa.base.ffi"
+local draw = require "ijepa.draw"
+local text = require "ijepa.base.text"
+
+local page = {}
+
+local ENTITIES = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;", ["'"] = "&#39;" }
+
+--- Text for HTML, between tags or as an attribute's value in quotes. Control characters become blanks.
+---@param value any
+---@return string
+function page.escape(value)
+  return (tostring(value):gsub("[&<>\"']", ENTITIES):gsub("[%z\1-\8\11\12\14-\31\127]", " "))
+end
+
+--- A number with about three digits, or all of a whole one, in groups of three.
+---@param v number
+---@return string
+function page.number(v)
+  if v ~= v then return "not a number" end
+  if math.abs(v) == math.huge then return v > 0 and "infinite" or "-infinite" end
+  if v % 1 == 0 and math.abs(v) < 1e15 then
+    local digits = ("%d"):format(v)
+    if #digits < 5 then return digits end
+    return (digits:reverse():gsub("%d%d%d", "%0 "):reverse():gsub("^ ", ""):gsub(" ", "\194\160"))
+  end
+  local places = math.max(0, 2 - math.floor(math.log10(math.abs(v))))
+  return places > 6 and ("%.3g"):format(v) or ("%." .. places .. "f"):format(v)
+end
+
+-- The colours of draw.palette by class, on light and on dark ground.
+local function colours(of)
+  local parts = {}
+  for class, i in ipairs(of) do parts[class] = ("--s%d:#%06x;"):format(class, draw.palette[i]) end
+  return table.concat(parts)
+end
+
+local STYLE = ([[
+:root{color-scheme:light dark;--ground:#f6f6f4;--card:#fff;--ink:#1d1f21;--soft:#5b6066;--faint:#dcdcd8;
+--ok:#00694d;--watch:#8a5a00;--collapse:#b03a00;LIGHT}
+@media (prefers-color-scheme:dark){:root{--ground:#131517;--card:#1c1f22;--ink:#e8e8e6;--soft:#a4aab0;--faint:#363b40;
+--ok:#4fd0a8;--watch:#f0b429;--collapse:#ff8a5b;DARK}}
+*{box-sizing:border-box}
+html{-webkit-text-size-adjust:100%}
+body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
+main,header,footer{max-width:72rem;margin:auto;padding:0 1rem}
+header{padding-top:1.5rem}
+h1{font-size:1.5rem;margin:0;line-height:1.25}
+h2{font-size:1.2rem;margin:2.5rem 0 .75rem}
+h3{font-size:1rem;margin:1.5rem 0 .5rem}
+p{margin:.5rem 0;max-width:46rem}
+a{color:inherit}
+nav{display:flex;flex-wrap:wrap;gap:.25rem 1rem;margin-top:1rem;font-size:.9rem}
+nav a{padding:.25rem 0}
+.soft,figcaption,small{color:var(--soft)}
+.verdict{background:var(--card);border-left:6px solid var(--level,var(--faint));border-radius:6px;padding:1rem 1.25rem;margin:1rem 0}
+.verdict p{font-size:1.25rem;line-height:1.4;margin:.25rem 0;max-width:none}
+.level{color:var(--level);font-weight:600}
+.ok{--level:var(--ok)}.watch,.warn{--level:var(--watch)}.collapse,.error{--level:var(--collapse)}.note{--level:var(--soft)}
+dl.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.75rem;margin:1rem 0}
+.facts div{background:var(--card);border-radius:6px;padding:.6rem .9rem}
+.facts dt{color:var(--soft);font-size:.85rem}
+.facts dd{margin:0;font-size:1.2rem;font-variant-numeric:tabular-nums}
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1rem}
+.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:1rem 1.5rem;align-items:start}
+figure{margin:0;background:var(--card);border-radius:6px;padding:.75rem;min-width:0}
+figcaption{font-size:.9rem;margin-bottom:.5rem}
+figcaption b{display:block;color:var(--ink)}
+svg{display:block;width:100%;height:auto}
+svg text{font:12px system-ui,sans-serif;fill:var(--soft)}
+svg .end{text-anchor:end}svg .middle{text-anchor:middle}
+svg path{fill:none}
+.grid{stroke:var(--faint)}.axis{stroke:var(--soft)}.mark{stroke:var(--soft);stroke-dasharray:3 3}
+.line{stroke:var(--c);stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
+.raw{stroke:var(--c);opacity:.45}
+svg .band{fill:var(--c);opacity:.22}svg circle{fill:var(--c)}
+.s1{--c:var(--s1)}.s2{--c:var(--s2)}.s3{--c:var(--s3)}.s4{--c:var(--s4)}
+.line.s2{stroke-dasharray:7 4}.line.s3{stroke-dasharray:2 4}.line.s4{stroke-dasharray:9 3 2 3}
+.key{white-space:nowrap;margin-right:.9rem}
+.key svg{display:inline-block;width:26px;height:8px;margin-right:.35rem;vertical-align:middle}
+img{display:block;max-width:100%;height:auto;margin:auto;background:#fff;border-radius:4px}
+.scroll{overflow-x:auto;background:var(--card);border-radius:6px;max-width:100%}
+table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums;overflow-wrap:normal}
+th,td{text-align:left;padding:.4rem .75rem;border-bottom:1px solid var(--faint);vertical-align:top}
+td.number,th.number{text-align:right;white-space:nowrap}
+td.name{white-space:nowrap}
+td.wide{min-width:10rem}
+mark{color:inherit;background:color-mix(in srgb,var(--s1) 20%,transparent);border-radius:3px;padding:0 .25rem}
+th{font-weight:600}
+tr:last-child td{border-bottom:0}
+summary{cursor:pointer;padding:.6rem 0}
+.pictures h3{margin-top:0}
+ul{padding-left:1.2rem;max-width:50rem}
+li{margin:.4rem 0}
+footer{padding:2.5rem 1rem 2rem;font-size:.85rem;color:var(--soft)}
+@media (max-width:700px){.figures,.pictures{grid-template-columns:minmax(0,1fr)}h2{margin-top:2rem}}
+@media print{:root{--ground:#fff;--card:#fff;--ink:#000;--soft:#444;--faint:#ccc;--ok:#00694d;--watch:#8a5a00;--collapse:#b03a00;LIGHT}
+nav{display:none}figure,.verdict,tr{break-inside:avoid}.scroll{overflow:visible}h2{break-after:avoid}}
+]]):gsub("LIGHT", (colours { 1, 2, 3, 4 })):gsub("DARK", (colours { 6, 5, 3, 4 }))
+
+--- The link to a section, from its title.
+---@param title string
+---@return string
+function page.anchor(title) return (title:lower():gsub("[^%w]+", "-")) end
+
+--- A table that scrolls inside itself.
+---@param head string[] titles of the columns
+---@param rows (string|number|{ html: string })[][]
+---@param classes table<integer, string>? of columns: "number", "name", "wide"
+---@return string html
+function page.table(head, rows, classes)
+  local function cell(tag, v, i)
+    local class = classes and classes[i] and (' class="%s"'):format(classes[i]) or ""
+    return ("<%s%s%s>%s</%s>"):format(tag, tag == "th" and ' scope="col"' or "", class, type(v) == "table" and v.html or page.escape(v), tag)
+  end
+  local function row(tag, cells)
+    local parts = {}
+    for i = 1, #head do parts[i] = cell(tag, cells[i] == nil and "" or cells[i], i) end
+    return "<tr>" .. table.concat(parts) .. "</tr>\n"
+  end
+  local parts = { row("th", head) .. "</thead><tbody>\n" }
+  for _, cells in ipairs(rows) do parts[#parts + 1] = row("td", cells) end
+  return '<div class="scroll" tabindex="0" role="region" aria-label="table"><table><thead>' .. table.concat(parts) .. "</tbody></table></div>\n"
+end
+
+--- A figure: title, what it says, keys of its lines, and what it shows.
+---@param title string
+---@param o { note: string?, keys: string[]?, html: string } keys: names of the lines, in the order of their classes
+---@return string html
+function page.figure(title, o)
+  local keys = {}
+  for i, name in ipairs(o.keys or {}) do
+    keys[i] = ('<span class="key"><svg viewBox="0 0 26 8" aria-hidden="true"><path class="line s%d" d="M1 4H25"/></svg>%s</span>'):format(
+      i, page.escape(name))
+  end
+  return ("<figure><figcaption><b>%s</b>%s%s</figcaption>%s</figure>\n"):format(page.escape(title),
+    o.note and page.escape(o.note) .. " " or "", table.concat(keys), o.html)
+end
+
+--- A picture in a figure, its PNG inside the page.
+---@param title string
+---@param note string what it shows, also for screen readers
+---@param picture ijepa.canvas
+---@return string? html, string? message
+function page.picture(title, note, picture)
+  local path = os.tmpname()
+  os.remove(path)
+  path = path .. ".png"
+  local ok, message = picture:save(path)
+  local file = ok and io.open(path, "rb")
+  if not file then return nil, message or "the picture could not be written" end
+  local bytes = file:read "*a"
+  file:close()
+  os.remove(path)
+  return page.figure(title, { note = note, html = ('<img alt="%s: %s" width="%d" height="%d" src="data:image/png;base64,%s">'):format(
+    page.escape(title), page.escape(note), picture.width, picture.height, text.base64(F.cast("const uint8_t *", bytes), #bytes)) })
+end
+
+--- A paragraph.
+---@param words string
+---@param class string?
+---@return string html
+function page.p(words, class) return ("<p%s>%s</p>\n"):format(class and (' class="%s"'):format(class) or "", page.escape(words)) end
+
+--- Titles and values in a row of cards.
+---@param facts { [1]: string, [2]: string }[]
+---@return string html
+function page.facts(facts)
+  local parts = {}
+  for i, f in ipairs(facts) do parts[i] = ("<div><dt>%s</dt><dd>%s</dd></div>"):format(page.escape(f[1]), page.escape(f[2])) end
+  return '<dl class="facts">' .. table.concat(parts) .. "</dl>\n"
+end
+
+--- The whole page.
+---@param o { title: string, lead: string, sections: { title: string, html: string }[], foot: string } lead: html above the sections
+---@return string
+function page.whole(o)
+  local links, parts = {}, {}
+  for i, s in ipairs(o.sections) do
+    links[i] = ('<a href="#%s">%s</a>'):format(page.anchor(s.title), page.escape(s.title))
+    parts[i] = ('<section id="%s"><h2>%s</h2>\n%s</section>\n'):format(page.anchor(s.title), page.escape(s.title), s.html)
+  end
+  return table.concat { '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+    '<meta name="viewport" content="width=device-width,initial-scale=1">',
+    '<link rel="icon" href="data:,"><title>', page.escape(o.title), "</title>\n<style>\n", STYLE, "</style></head>\n<body><header><h1>",
+    page.escape(o.title), "</h1>\n", o.lead, "<nav aria-label=\"sections\">", table.concat(links, "\n"), "</nav></header>\n<main>\n",
+    table.concat(parts), "</main>\n<footer>", page.escape(o.foot), "</footer></body></html>\n" }
+end
+
+return page

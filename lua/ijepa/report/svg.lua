@@ -1,0 +1,151 @@
+--- Line charts as inline SVG for the report: no script, colours from the page's style sheet (classes s1, s2, ...).
+local draw = require "ijepa.draw"
+local page = require "ijepa.report.page"
+local max, min, abs = math.max, math.min, math.abs
+
+local svg = {}
+local WIDTH, HEIGHT = 380, 220            -- of the view box: text of 12 is read on a phone and on a desk
+local LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 38
+
+local function finite(v) return type(v) == "number" and v == v and abs(v) < math.huge end
+
+--- Values in at most `count` buckets of neighbours. A bucket without a finite number is false in all of them.
+---@param values number[] by step
+---@param count integer
+---@return { x: number[], mean: (number|false)[], low: (number|false)[], high: (number|false)[] }
+function svg.buckets(values, count)
+  local n = #values
+  local width, b = max(1, math.ceil(n / count)), { x = {}, mean = {}, low = {}, high = {} }
+  for from = 1, n, width do
+    local to, sum, good, low, high = min(n, from + width - 1), 0, 0, math.huge, -math.huge
+    for i = from, to do
+      local v = values[i]
+      if finite(v) then sum, good, low, high = sum + v, good + 1, min(low, v), max(high, v) end
+    end
+    local i = #b.x + 1
+    b.x[i] = (from + to) / 2
+    b.mean[i], b.low[i], b.high[i] = good > 0 and sum / good, good > 0 and low, good > 0 and high
+  end
+  return b
+end
+
+-- Smallest and largest number of some lists; nil where there is none.
+local function range(lists)
+  local lo, hi = math.huge, -math.huge
+  for _, list in ipairs(lists) do
+    for i = 1, #list do
+      if finite(list[i]) then lo, hi = min(lo, list[i]), max(hi, list[i]) end
+    end
+  end
+  if lo <= hi then return lo, hi end
+end
+
+-- Ends and ticks of an axis that holds lo to hi; padded: with room at the ends, and from 0 where that is near.
+local function axis(lo, hi, count, padded)
+  if hi - lo <= max(abs(hi), abs(lo)) * 1e-9 then   -- a level line gets some room
+    local room = lo == 0 and 1 or abs(lo)
+    lo, hi = min(lo, max(0, lo - room)), hi + room
+  end
+  if padded and lo >= 0 and lo < .4 * hi then lo = 0 end
+  if padded then
+    local room = .05 * (hi - lo)
+    lo, hi = lo == 0 and 0 or lo - room, hi + room
+  end
+  local ticks, step = draw.ticks(lo, hi, count)
+  return lo, hi, ticks, step
+end
+
+local function at(v) return (("%.1f"):format(v):gsub("%.0$", "")) end
+
+-- The path of a line; a point that is no finite number breaks it, and a point alone becomes a dot.
+local function line(xs, ys, px, py)
+  local parts, pen = {}, false
+  for i = 1, #ys do
+    local good = finite(xs[i]) and finite(ys[i])
+    if good and pen then parts[#parts + 1] = ("L%s %s"):format(at(px(xs[i])), at(py(ys[i]))) end
+    if good and not pen then
+      parts[#parts + 1] = ("M%s %s%s"):format(at(px(xs[i])), at(py(ys[i])), finite(ys[i + 1]) and "" or "h0")
+    end
+    pen = good
+  end
+  return table.concat(parts)
+end
+
+-- The area between two curves, a closed piece for each stretch of finite numbers.
+local function area(xs, low, high, px, py)
+  local parts, from = {}, nil
+  for i = 1, #xs + 1 do
+    if i <= #xs and finite(low[i]) then
+      from = from or i
+    elseif from then
+      local points = {}
+      for j = from, i - 1 do points[#points + 1] = at(px(xs[j])) .. " " .. at(py(high[j])) end
+      for j = i - 1, from, -1 do points[#points + 1] = at(px(xs[j])) .. " " .. at(py(low[j])) end
+      parts[#parts + 1] = "M" .. table.concat(points, "L") .. "Z"
+      from = nil
+    end
+  end
+  return table.concat(parts)
+end
+
+local function text(x, y, class, words) return ('<text x="%s" y="%s" class="%s">%s</text>'):format(at(x), at(y), class, page.escape(words)) end
+
+--- A line chart; nil where no series has a finite number.
+---@param series { name: string?, x: number[], y: number[], behind: { x: number[], y: number[]?, low: number[]?, high: number[]? }? }[]
+--- at most four; behind, pale: a thin line, or the band between low and high
+---@param o { label: string, x: string, zero: boolean?, marks: { x: number, name: string }[]? } label: what it shows, for
+--- screen readers; x: name and unit of that axis; zero: the other
+--- axis begins there; marks: upright lines
+---@return string? svg
+function svg.chart(series, o)
+  local xs, ys = {}, {}
+  for _, s in ipairs(series) do
+    for _, part in ipairs { s, s.behind } do
+      xs[#xs + 1] = part.x
+      for _, list in ipairs { part.y or false, part.low or false, part.high or false } do ys[#ys + 1] = list or nil end
+    end
+  end
+  local x_low, x_high = range(xs)
+  local y_low, y_high = range(ys)
+  if not x_low or not y_low then return nil end
+  local x0, x1, x_ticks, x_step = axis(x_low, x_high, 4)
+  local y0, y1, y_ticks, y_step = axis(o.zero and min(y_low, 0) or y_low, y_high, 4, true)
+  local function px(v) return LEFT + (v - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT) end
+  local function py(v) return HEIGHT - BOTTOM - (v - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM) end
+
+  local parts = { ('<svg viewBox="0 0 %d %d" role="img" aria-label="%s">'):format(WIDTH, HEIGHT, page.escape(o.label)) }
+  for _, v in ipairs(y_ticks) do
+    parts[#parts + 1] = ('<path class="grid" d="M%d %sH%d"/>'):format(LEFT, at(py(v)), WIDTH - RIGHT)
+    parts[#parts + 1] = text(LEFT - 6, py(v) + 4, "end", draw.tick_text(v, y_step))
+  end
+  for _, v in ipairs(x_ticks) do
+    parts[#parts + 1] = ('<path class="axis" d="M%s %dv4"/>'):format(at(px(v)), HEIGHT - BOTTOM)
+    parts[#parts + 1] = text(min(px(v), WIDTH - 14), HEIGHT - BOTTOM + 17, "middle", draw.tick_text(v, x_step))
+  end
+  parts[#parts + 1] = ('<path class="axis" d="M%d %dH%d"/>'):format(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT)
+  parts[#parts + 1] = text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, "middle", o.x)
+  for _, mark in ipairs(o.marks or {}) do
+    if mark.x >= x0 and mark.x <= x1 then
+      local right = px(mark.x) > WIDTH / 2
+      parts[#parts + 1] = ('<path class="mark" d="M%s %dV%d"/>'):format(at(px(mark.x)), TOP, HEIGHT - BOTTOM)
+      parts[#parts + 1] = text(px(mark.x) + (right and -4 or 4), TOP + 10, right and "end" or "start", mark.name)
+    end
+  end
+  for i, s in ipairs(series) do
+    local b = s.behind
+    if b and b.low then parts[#parts + 1] = ('<path class="band s%d" d="%s"/>'):format(i, area(b.x, b.low, b.high, px, py)) end
+    if b and b.y then parts[#parts + 1] = ('<path class="raw s%d" d="%s"/>'):format(i, line(b.x, b.y, px, py)) end
+    parts[#parts + 1] = ('<path class="line s%d" d="%s"/>'):format(i, line(s.x, s.y, px, py))
+    if #s.y <= 12 then   -- few points: each is shown
+      for j = 1, #s.y do
+        if finite(s.x[j]) and finite(s.y[j]) then
+          parts[#parts + 1] = ('<circle class="s%d" cx="%s" cy="%s" r="2.5"/>'):format(i, at(px(s.x[j])), at(py(s.y[j])))
+        end
+      end
+    end
+  end
+  parts[#parts + 1] = "</svg>"
+  return table.concat(parts)
+end
+
+return svg

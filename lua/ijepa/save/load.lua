@@ -1,0 +1,40 @@
+--- ijepa.load(path): an encoder from any checkpoint.
+local F = require "ijepa.base.ffi"
+local jepa = require "ijepa.model"
+local weights = require "ijepa.save.weights"
+
+--- An encoder with the weights of a file: a run of this program, a published .pth.tar, a Hugging Face or timm model (a
+--- file, or a folder with one). Sizes come from the tensors. Takes the target encoder, if there is one, and says so;
+--- `which` names another part. Strict: any tensor that is missing, unexpected or of another shape is an error that lists
+--- them all; with partial = true what fits is filled and the rest listed in encoder.left.
+---@param path string
+---@param o { which: string?, partial: boolean?, heads: integer?, grid: integer[]?, dtype: string?, quiet: boolean? }?
+---@return ijepa.encoder? encoder with source (path and part), part, settings; not trained, string? message
+return function(path, o)
+  o = o or {}
+  if type(path) ~= "string" then F.raise(("load: path is a %s, expected a string"):format(type(path))) end
+  local file, message = weights.open(path)
+  if not file then return nil, message end
+  local part, options, left
+  part, message = file:part(o.which)
+  if part and part.kind ~= "encoder" then part, message = nil, ("'%s' is a predictor: load takes encoders"):format(part.label) end
+  if part then options, message = file:options(part, o) end
+  if not options then return nil, message end
+  options.dtype, options.blank = o.dtype, not o.partial
+  local ok, encoder = pcall(jepa.encoder, options)
+  if not ok then return nil, ("checkpoint '%s': %s"):format(file.path, tostring(encoder)) end
+  options.blank = nil
+  left, message = part:fill(encoder, o.partial)
+  encoder.step = tonumber(file.file:meta "step")
+  file:close()
+  if not left then return nil, message end
+  encoder:requires_grad_(false)
+  encoder.part = part.label
+  encoder.left = o.partial and left or nil
+  encoder.source = file.path .. (part.label ~= "" and " (" .. part.label .. ")" or "")
+  encoder.settings = file.settings or { model = options, data = { crop = options.crop[1] == options.crop[2] and options.crop[1] or options.crop } }
+  if not o.which and not o.quiet and #file.parts > 1 then
+    io.stderr:write(("load: %s; which=NAME takes another part\n"):format(encoder.source))
+  end
+  return encoder
+end

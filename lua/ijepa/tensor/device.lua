@@ -1,0 +1,95 @@
+-- The device that tensors are made on: opened at first use; IJEPA_DEVICE, the setting `device` of a recipe or device.set
+-- choose another than "cpu".
+local F = require "ijepa.base.ffi"
+local C = F.C
+
+local device = {}
+local current
+
+--- Opens a device and makes it the one that new tensors and models live on.
+---@param name string  "cpu", "cuda", "cuda:N" (from 0); for tests "ref", "guard" or "dry"
+---@return ffi.cdata*
+function device.set(name)
+  local out = F.new "ij_device *[1]"
+  F.check(C.ij_device_open(name, out))
+  return device.use(out[0])
+end
+
+--- Makes an open device (a handle of the library, taken over) the current one.
+---@param handle ffi.cdata* ij_device *, now owned
+---@return ffi.cdata*
+function device.use(handle)
+  current = F.gc(handle, C.ij_device_close)
+  return current
+end
+
+--- The current device's handle.
+---@return ffi.cdata*
+function device.get() return current or device.set(os.getenv "IJEPA_DEVICE" or "cpu") end
+
+--- Runs f with a new device of this name as the current one; afterwards the current one is what it was.
+---@param name string
+---@param f fun(...): ...
+---@param ... any what f gets
+---@return any ... what f returns
+function device.with(name, f, ...)
+  local before = current
+  local function done(ok, ...)
+    current = before
+    if not ok then error((...), 0) end
+    return ...
+  end
+  device.set(name)
+  return done(pcall(f, ...))
+end
+
+---@return string name
+function device.name() return F.string(C.ij_device_name(device.get())) end
+
+--- What the device is: name and arch, bytes of its memory (all, free; 0: not known), in tensors (used now, and at most),
+--- whether bf16 is faster there, and whether it works behind the caller (then reading a tensor waits for it).
+---@param handle any? of another device than the current one
+---@return { name: string, arch: string, memory: number, free: number, used: number, top: number, bf16: boolean, ahead: boolean }
+function device.info(handle)
+  local i = F.new "ij_device_info"
+  C.ij_device_look(handle or device.get(), i)
+  return { name = F.string(i.name), arch = F.string(i.arch), memory = tonumber(i.memory), free = tonumber(i.memory_free),
+    used = tonumber(i.memory_used), top = tonumber(i.memory_top), bf16 = i.bf16 ~= 0, ahead = i.ahead ~= 0 }
+end
+
+--- Waits until all that was asked of the device is done.
+function device.wait() F.check(C.ij_device_wait(device.get())) end
+
+--- Runs f as a step: tensors made inside lose their memory at its end, whoever still holds them.
+---@param f fun(...): ...
+---@param ... any
+---@return any
+function device.step(f, ...)
+  local dev, outer = device.get(), device.stepping
+  C.ij_step_begin(dev)
+  device.stepping = true
+  local function done(ok, ...)
+    C.ij_step_end(dev)
+    device.stepping = outer
+    if not ok then error((...), 0) end
+    return ...
+  end
+  return done(pcall(f, ...))
+end
+
+--- Runs f without recording for gradients.
+---@param f fun(...): ...
+---@param ... any
+---@return any
+function device.no_grad(f, ...)
+  local dev = device.get()
+  local was = C.ij_grad_enable(dev, 0)
+  local function done(ok, ...)
+    C.ij_grad_enable(dev, was)
+    if not ok then error((...), 0) end
+    return ...
+  end
+  return done(pcall(f, ...))
+end
+
+return device

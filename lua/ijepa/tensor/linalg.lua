@@ -1,0 +1,110 @@
+--- Small dense linear algebra in double precision, by LAPACK: what probes, principal components and ranks need.
+-- Matrices are tensors of a few thousand rows at most; they are read out of the device, so this is nothing for a step.
+local F = require "ijepa.base.ffi"
+local tensor = require "ijepa.tensor"
+
+local linalg = {}
+
+F.cdef [[
+void dsyevd_(const char *job, const char *half, const int *n, double *a, const int *lda, double *w, double *work,
+             const int *lwork, int *iwork, const int *liwork, int *info, size_t job_length, size_t half_length);
+void dposv_(const char *half, const int *n, const int *columns, double *a, const int *lda, double *b, const int *ldb,
+            int *info, size_t half_length);
+]]
+
+local lapack   -- loaded at the first call: most scripts need none of it
+local function library()
+  if not lapack then
+    local ok, found = pcall(F.load, "liblapack.so.3")
+    if not ok then F.raise "linalg: the library liblapack.so.3 is missing: install the package liblapack3" end
+    lapack = found
+  end
+  return lapack
+end
+
+local function int(n) return F.new("int[1]", n) end
+
+-- t (rows, columns) as doubles, row-major, and its two sizes.
+local function doubles(t, what)
+  local rows, columns = t:size(1), t:dim() == 2 and t:size(2)
+  if not columns then F.raise(("linalg.%s: expected a matrix, not %d dimensions"):format(what, t:dim())) end
+  local values, n = t:read()
+  local out = F.new("double[?]", n)
+  for i = 0, n - 1 do
+    out[i] = values[i]
+    if out[i] ~= out[i] or out[i] == math.huge or out[i] == -math.huge then
+      F.raise(("linalg.%s: a value of the matrix is not finite"):format(what))
+    end
+  end
+  return out, rows, columns
+end
+
+local function from_doubles(values, shape)
+  local n = 1
+  for _, s in ipairs(shape) do n = n * s end
+  local floats = F.new("float[?]", n)
+  for i = 0, n - 1 do floats[i] = values[i] end
+  return tensor.from_pointer(floats, shape, "f32", true)
+end
+
+--- Eigenvalues of a symmetric matrix, the largest first, and, when asked for, its unit eigenvectors.
+---@param a ijepa.tensor f32 (n, n); only one half is read
+---@param vectors boolean?
+---@return number[] values, ijepa.tensor? vectors f32 (n, n): row i belongs to value i
+function linalg.eigh(a, vectors)
+  local m, n, columns = doubles(a, "eigh")
+  if n ~= columns then F.raise(("linalg.eigh: a matrix of %d x %d is not square"):format(n, columns)) end
+  local w, info, size, isize = F.new("double[?]", n), int(0), int(-1), int(-1)
+  local best, ibest, job = F.new "double[1]", int(0), vectors and "V" or "N"
+  local N = int(n)
+  library().dsyevd_(job, "U", N, m, N, w, best, size, ibest, isize, info, 1, 1)   -- asks how much work space it wants
+  size[0], isize[0] = best[0], ibest[0]
+  library().dsyevd_(job, "U", N, m, N, w, F.new("double[?]", size[0]), size, F.new("int[?]", isize[0]), isize, info, 1, 1)
+  if info[0] ~= 0 then F.raise(("linalg.eigh: no convergence (%d)"):format(info[0])) end
+  local values = {}
+  for i = 1, n do values[i] = w[n - i] end
+  if not vectors then return values end
+  local rows = F.new("double[?]", n * n)   -- LAPACK's columns are our rows, in rising order
+  for i = 0, n - 1 do F.copy(rows + i * n, m + (n - 1 - i) * n, n * 8) end
+  return values, from_doubles(rows, { n, n })
+end
+
+--- x of a x = b for a symmetric positive definite matrix a, by Cholesky.
+---@param a ijepa.tensor f32 (n, n)
+---@param b ijepa.tensor f32 (n, m)
+---@return ijepa.tensor? x f32 (n, m), string? message when a is not positive definite
+function linalg.solve(a, b)
+  local m, n, columns = doubles(a, "solve")
+  local r, rows, many = doubles(b, "solve")
+  if n ~= columns or rows ~= n then
+    F.raise(("linalg.solve: %d x %d and %d x %d don't fit"):format(n, columns, rows, many))
+  end
+  local x, info, N = F.new("double[?]", n * many), int(0), int(n)   -- LAPACK wants columns one after the other
+  for i = 0, n - 1 do
+    for j = 0, many - 1 do x[j * n + i] = r[i * many + j] end
+  end
+  library().dposv_("U", N, int(many), m, N, x, N, info, 1)
+  if info[0] > 0 then return nil, ("linalg.solve: the matrix is not positive definite (row %d)"):format(info[0]) end
+  for i = 0, n - 1 do
+    for j = 0, many - 1 do r[i * many + j] = x[j * n + i] end
+  end
+  return from_doubles(r, { n, many })
+end
+
+--- x^T x of a tall matrix.
+---@param x ijepa.tensor f32 (R, W)
+---@return ijepa.tensor product f32 (W, W)
+function linalg.gram(x)
+  local t = x:transpose(1, 2):clone()
+  return t:linear(t)
+end
+
+--- The covariance of the rows of x, and their mean.
+---@param x ijepa.tensor f32 (R, W)
+---@return ijepa.tensor covariance f32 (W, W), ijepa.tensor mean f32 (W)
+function linalg.covariance(x)
+  local mean = x:mean(1)
+  return linalg.gram(x - mean) * (1 / x:size(1)), mean
+end
+
+return linalg

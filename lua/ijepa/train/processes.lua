@@ -1,0 +1,153 @@
+-- What the processes of one training run do together, beside the sums of gradients: they compare recipe and data, agree
+-- after each step, follow what hooks decide, and end together. One process alone passes through at no cost.
+local ijepa = require "ijepa"
+local F = require "ijepa.base.ffi"
+local dist = require "ijepa.dist"
+local checkpoint = require "ijepa.save.checkpoint"
+local bit = require "bit"
+local C = F.C
+
+local processes = {}
+local SIGNALS = { 129, 130, 143 }   -- exit codes of the signals that end a run
+
+--- Meets the others; each takes its share of the processors.
+---@param cfg table
+---@return ijepa.dist
+function processes.open(cfg)
+  local d, why = dist.open { timeout = cfg.dist.timeout }
+  if not d then error(why, 0) end
+  if cfg.threads > 0 then C.ij_threads_set(cfg.threads)
+  elseif d.size > 1 then C.ij_threads_set(d.threads) end
+  return d
+end
+
+local function flat(list, prefix, t)
+  local names = {}
+  for k in pairs(t) do names[#names + 1] = k end
+  table.sort(names, function(a, b) return tostring(a) < tostring(b) end)
+  for _, k in ipairs(names) do
+    local v, name = t[k], prefix .. tostring(k)
+    if type(v) == "table" then flat(list, name .. ".", v)
+    elseif type(v) ~= "function" then list[#list + 1] = { name, v } end
+  end
+  return list
+end
+
+-- A number of a file's bytes; "" where there is none.
+local function file_hash(path)
+  local file = path and io.open(path, "rb")
+  local text = file and file:read "*a" or ""
+  if file then file:close() end
+  return text == "" and "" or bit.tohex(C.ij_hash(0, text, #text), 16)
+end
+
+--- Stops where a process has another recipe, version or kind of processor.
+---@param d ijepa.dist
+---@param cfg table
+function processes.compare(d, cfg)
+  if d.size == 1 then return end
+  local list = flat({}, "", cfg)
+  local script = arg and arg[0]
+  list[#list + 1] = { "recipe (file)", file_hash(script) }
+  if cfg.mask.policy:find "%.lua$" then list[#list + 1] = { "mask policy (file)", file_hash(cfg.mask.policy) } end
+  list[#list + 1] = { "set of instructions (IJEPA_ISA=base or avx2 for all)", F.string(C.ij_cpu_isa()) }
+  list[#list + 1] = { "way of products (IJEPA_MATMUL=f32 for all)", F.string(C.ij_cpu_matmul()) }
+  d:same(list)
+end
+
+--- The checkpoint to go on from, as process 0 finds it, or nil. Where so many processes can make the steps that it was made
+--- with, optim.accumulate is set to it. note: what is to be told.
+---@param d ijepa.dist
+---@param cfg table
+---@return string? path, string? note
+function processes.origin(d, cfg)
+  local from = d.rank == 0 and cfg.resume and (checkpoint.latest(cfg.out, cfg.tag) or type(cfg.resume) == "string" and cfg.resume)
+  from = d:broadcast(from or "")
+  if from == "" then return nil end
+  local file = checkpoint.load(from)
+  if not file then return from end   -- loading it will say why
+  local o, world, batch, accumulate = cfg.optim, file:meta "world", file:meta "batch", file:meta "accumulate"
+  file:close()
+  for _, n in ipairs { world or 0, batch or 0, accumulate or 0 } do   -- of a file of an earlier version, or of anyone
+    if type(n) ~= "number" or n < 1 or n % 1 ~= 0 then return from end
+  end
+  if world == d.size then return from end
+  local all = world * accumulate * batch
+  if all == d.size * o.accumulate * cfg.data.batch then return from end
+  local fits = all / (d.size * cfg.data.batch)
+  if fits % 1 == 0 then
+    o.accumulate = fits
+    return from, ("%d processes instead of %d: optim.accumulate is %d, so that a step has %d pictures as before"):format(d.size, world,
+      fits, all)
+  end
+  return from, ("warning: steps of %d pictures instead of %d, by %d processes instead of %d: goes on by the epoch"):format(
+    d.size * o.accumulate * cfg.data.batch, all, d.size, world)
+end
+
+--- The step at which a run is that a checkpoint with these numbers goes on with.
+---@param meta table
+---@param t ijepa.trainer
+---@return integer
+function processes.step_of(meta, t)
+  if not meta.step then return meta.epoch * t.ipe end
+  if not meta.world or meta.world == t.dist.size or not meta.ipe then return meta.step end
+  return math.floor(meta.step / meta.ipe * t.ipe + .5)
+end
+
+--- One round after a step: sets t.seconds (process 0's), t.interrupt (an exit code), t.asked (to save), and, of the step whose
+--- loss in this process is given, the means over the processes in values.
+---@param t ijepa.trainer
+---@param values table?
+---@param loss number?
+function processes.agree(t, values, loss)
+  local interrupted, code = ijepa.interrupted()
+  local asked = C.ij_save_asked() ~= 0
+  if t.dist.size > 1 then
+    local first, n = t.dist.rank == 0, t.dist.size
+    local mine = { first and t.seconds or 0, asked and 1 or 0, loss or 0, values and values.k or 0, values and values.t or 0 }
+    for i, c in ipairs(SIGNALS) do mine[5 + i] = interrupted and code == c and 1 or 0 end
+    local all = t.dist:sum(mine)
+    t.seconds, asked, interrupted = all[1], all[2] > 0, false
+    if values then loss, values.k, values.t = all[3] / n, all[4] / n, all[5] / n end
+    for i, c in ipairs(SIGNALS) do
+      if all[5 + i] > 0 then interrupted, code = true, c end
+    end
+  end
+  t.asked = asked or t.asked
+  t.interrupt = interrupted and code or nil
+  if values then values.loss = loss end
+end
+
+--- After hooks and diagnoses, which run in each process: what process 0 has decided counts.
+---@param t ijepa.trainer
+function processes.follow(t)
+  if t.dist.size == 1 then return end
+  local text = t.dist:broadcast(("%s\1%s\1%.17g\1%.17g"):format(t.ended or "", t.back or "", t.scale.lr, t.scale.wd))
+  local ended, back, lr, wd = text:match "^([^\1]*)\1([^\1]*)\1([^\1]*)\1([^\1]*)$"
+  t.ended, t.back = ended ~= "" and ended or nil, back ~= "" and back or nil
+  t.scale.lr, t.scale.wd = tonumber(lr), tonumber(wd)
+end
+
+--- Something has failed here or in another process: all end. Of what comes from another, process 0 tells, or, where that
+--- is the one, one process of each machine.
+---@param d ijepa.dist
+---@param e any
+---@param together boolean?
+function processes.failed(d, e, together)
+  local text, here = tostring(e), not d:lost()
+  if d.size > 1 and here and not together then d:fail(text) end
+  d:close()
+  if d.rank == 0 or here or d.local_rank <= 1 and text:find "process 0 %(" then error(e, 0) end
+  ijepa.exit(1)
+end
+
+--- The end of a training: the others' processes end with it, and process 0 goes on with the recipe.
+---@param d ijepa.dist
+---@param cfg table
+function processes.finished(d, cfg)
+  d:close()
+  if d.rank > 0 then ijepa.exit(0) end
+  if d.size > 1 and cfg.threads == 0 then C.ij_threads_set(0) end
+end
+
+return processes
