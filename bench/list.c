@@ -1,6 +1,6 @@
-/* Bytes a picture and seconds of a data set's list, with generated names like ImageNet's; and the time to open tar
+/* Bytes an image and seconds of a data set's list, with generated names like ImageNet's; and the time to open tar
  * shards with and without an index. usage: bench_list names [MILLIONS [tar]]     names alone, through core/data/names.c
- *        bench_list shards FOLDER SHARDS PICTURES [BYTES]   makes sparse tars there, then opens them three times */
+ *        bench_list shards FOLDER SHARDS IMAGES [BYTES]   makes sparse tars there, then opens them three times */
 #include "data/data.h"
 #include <fcntl.h>
 #include <stdio.h>
@@ -56,35 +56,35 @@ static void header(uint8_t h[512], const char *name, uint64_t size) {
   snprintf((char *)h + 148, 8, "%06o", sum);
 }
 
-static ij_status make_shard(const char *folder, int number, int pictures, uint64_t bytes) {
+static ij_status make_shard(const char *folder, int number, int images, uint64_t bytes) {
   char path[1024], name[64];
   uint8_t h[512];
   uint64_t at = 0, step = 512 + (bytes + 511) / 512 * 512;
   snprintf(path, sizeof path, "%s/%06d.tar", folder, number);
   int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-  for (int i = 0; fd >= 0 && i < pictures; i++, at += step) {
+  for (int i = 0; fd >= 0 && i < images; i++, at += step) {
     snprintf(name, sizeof name, "n%08d/n%08d_%d.JPEG", number, number, i);
     header(h, name, bytes);
     if (pwrite(fd, h, sizeof h, (off_t)at) != sizeof h) break;
   }
-  bool good = fd >= 0 && at == step * (uint64_t)pictures && ftruncate(fd, (off_t)at + 1024) == 0;
+  bool good = fd >= 0 && at == step * (uint64_t)images && ftruncate(fd, (off_t)at + 1024) == 0;
   if (fd >= 0) close(fd);
   return good ? IJ_OK : ij_fail(IJ_EIO, "'%s' could not be written", path);
 }
 
 static void on_note(void *arg, const char *text) { (void)arg, fprintf(stderr, "%s\n", text); }
 static int shards(char **argv, uint64_t bytes) {
-  int n = atoi(argv[3]), pictures = atoi(argv[4]);
+  int n = atoi(argv[3]), images = atoi(argv[4]);
   char cache[1024];
   snprintf(cache, sizeof cache, "%s/cache", argv[2]);
   ij_status st = ij_mkdirs(argv[2]);
-  for (int i = 0; i < n && st == IJ_OK; i++) st = make_shard(argv[2], i, pictures, bytes);
+  for (int i = 0; i < n && st == IJ_OK; i++) st = make_shard(argv[2], i, images, bytes);
   static const char *const what[] = {"by their headers", "the same, making indexes", "by their indexes"};
   for (int k = 0; k < 3 && st == IJ_OK; k++) {
     ij_list *l;
     double start = ij_time();
     if ((st = ij_list_open(argv[2], NULL, k ? cache : NULL, on_note, NULL, &l)) != IJ_OK) break;
-    printf("%d tars, %u pictures of %llu bytes, %s: %.2f s, %.1f bytes a picture\n", n, ij_list_count(l),
+    printf("%d tars, %u images of %llu bytes, %s: %.2f s, %.1f bytes an image\n", n, ij_list_count(l),
            (unsigned long long)bytes, what[k], ij_time() - start, (double)ij_mem_live() / ij_list_count(l));
     ij_list_free(l);
   }
@@ -95,6 +95,6 @@ static int shards(char **argv, uint64_t bytes) {
 int main(int argc, char **argv) {
   if (argc > 1 && !strcmp(argv[1], "names")) return names(argc, argv);
   if (argc > 4 && !strcmp(argv[1], "shards")) return shards(argv, argc > 5 ? strtoull(argv[5], NULL, 10) : 110000);
-  fprintf(stderr, "usage: bench_list names [MILLIONS [tar]] | bench_list shards FOLDER SHARDS PICTURES [BYTES]\n");
+  fprintf(stderr, "usage: bench_list names [MILLIONS [tar]] | bench_list shards FOLDER SHARDS IMAGES [BYTES]\n");
   return 2;
 }

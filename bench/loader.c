@@ -1,4 +1,4 @@
-/* Pictures per second of one core: read, decode, random crop. CPU seconds, so that other work on the machine weighs
+/* Images per second of one core: read, decode, random crop. CPU seconds, so that other work on the machine weighs
  * little. usage: bench_loader DATA [SIDE [PASSES [WORKERS]]]    bench/loader.sh compares it with torchvision and Pillow
  */
 #include "ijepa.h"
@@ -35,7 +35,7 @@ int main(int argc, char **argv) {
   ij_batch b;
   double start = ij_time();
   ij_status st = ij_data_open(&c, &d);
-  if (st == IJ_OK) printf("listed: %lld pictures in %.3f s\n", (long long)ij_data_count(d), ij_time() - start);
+  if (st == IJ_OK) printf("listed: %lld images in %.3f s\n", (long long)ij_data_count(d), ij_time() - start);
   double cpu = 0, wall = 0;
   long long count = 0;
   for (int pass = -1; pass < passes && st == IJ_OK; pass++) { /* the first pass warms up */

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Pictures per core and second, ours and torchvision with Pillow, in turns; prints both medians and their ratio.
+# Images per core and second, ours and torchvision with Pillow, in turns; prints both medians and their ratio.
 # usage: bench/loader.sh FOLDER BENCH_LOADER PYTHON [ROUNDS]      PYTHON: one that has torch, torchvision and pillow
 set -eu
 folder=$1 ours=$2 python=$3 rounds=${4:-5}

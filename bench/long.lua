@@ -23,7 +23,7 @@ local cfg = ijepa.config {
   out = "runs/long", resume = false,
   data = { root = made.train, batch = 8, crop = 32, workers = 1 },
   model = { width = 16, depth = 2, heads = 2, patch = 4, pred_depth = 1, pred_dim = 8, init_gain = 0.7, patch_gain = 1.5 },
-  mask = { min_keep = 3, group = 8 }, optim = { epochs = 1e5, steps = steps }, diagnose = { every = 100, pictures = 8 },
+  mask = { min_keep = 3, group = 8 }, optim = { epochs = 1e5, steps = steps }, diagnose = { every = 100, images = 8 },
   log = { save_steps = 50, every = 1000, json = true, tensorboard = true },
 }
 print "| step | resident, MiB | Lua, MiB | library, MiB | open files |\n|---|---|---|---|---|"

@@ -1,7 +1,7 @@
 /* bench_ops [NAME] [--all] [--device cuda] [--table]: time, memory traffic and arithmetic of each op on the shapes of
  * real models, by their cases.
  * --all: the tests' small shapes too. The reference is timed on those alone. Numbers are medians.
- * --device cuda: of the plug-in's ops, in the card's memory, beside the card's own rates, which are measured first by a
+ * --device cuda: of the plug-in's ops, in the GPU's memory, beside the GPU's own rates, which are measured first by a
  * large product and a large copy.
  * --table: each op's bound on an H100, by its data sheet, beside what was measured (bench/results/roofline.md). */
 #include "../core/tensor/tensor.h"
@@ -14,7 +14,7 @@ enum { RUNS = 31, DEVICE_RUNS = 7 };
 static const double BUDGET = 1.0; /* seconds for each line */
 static const double LONG = 0.02;  /* of one measurement of a device: its clock is ours, around many calls */
 
-typedef struct rates { /* a card's, a second */
+typedef struct rates { /* a GPU's, a second */
   double product[2];   /* FLOP, f32 and bf16 */
   double bytes;
 } rates;
@@ -25,7 +25,7 @@ typedef struct bencher {
   ij_op_table ops;
   const ij_backend *backend; /* NULL: the processor */
   ij_queue queue;
-  rates card; /* measured; 0: not */
+  rates gpu; /* measured; 0: not */
   const char *filter;
   bool all, table;
 } bencher;
@@ -141,17 +141,17 @@ static double best_rate(bencher *b, work call, ij_dtype dt, ij_dim first, ij_dim
   return best;
 }
 
-static void measure_card(bencher *b) {
-  b->card.product[0] = best_rate(b, call_product, IJ_F32, 128, 8192, 3, 2);
-  b->card.product[1] = best_rate(b, call_product, IJ_BF16, 128, 16384, 3, 2);
-  b->card.bytes = best_rate(b, call_copy, IJ_F32, 1 << 16, 1 << 28, 1, 8);
+static void measure_gpu(bencher *b) {
+  b->gpu.product[0] = best_rate(b, call_product, IJ_F32, 128, 8192, 3, 2);
+  b->gpu.product[1] = best_rate(b, call_product, IJ_BF16, 128, 16384, 3, 2);
+  b->gpu.bytes = best_rate(b, call_copy, IJ_F32, 1 << 16, 1 << 28, 1, 8);
 }
 
 /* ---- lines */
 static bool on_tensor_cores(const ij_case *c) {
   return c->dt == IJ_BF16 && c->op->typed && (strstr(c->op->name, "linear") || strstr(c->op->name, "attention"));
 }
-/* Seconds under which a card of these rates can't do it; memory: bytes are what bounds it */
+/* Seconds under which a GPU of these rates can't do it; memory: bytes are what bounds it */
 static double bound(const ij_case *c, const rates *r, bool *memory) {
   double compute = c->flops / r->product[on_tensor_cores(c)], traffic = ij_case_bytes(c) / r->bytes;
   if (memory) *memory = traffic >= compute;
@@ -172,7 +172,7 @@ static void print_line(const bencher *b, ij_case *c, const char *dims, const cha
   printf("%-18s %-15s %-24s %-5s %10.3f %8.1f %9.1f", c->op->name, c->shape->name, dims, type, fast * 1e3,
          fast > 0 ? ij_case_bytes(c) / fast * 1e-9 : 0, fast > 0 ? c->flops / fast * 1e-9 : 0);
   if (slow > 0) printf(" %10.3f %7.1f", slow * 1e3, slow / fast);
-  if (b->card.bytes > 0 && fast > 0) printf(" %6.0f %%", 100 * bound(c, &b->card, NULL) / fast);
+  if (b->gpu.bytes > 0 && fast > 0) printf(" %6.0f %%", 100 * bound(c, &b->gpu, NULL) / fast);
   printf("\n");
 }
 
@@ -183,7 +183,7 @@ static void print_row(const bencher *b, const ij_case *c, const char *dims, cons
          ij_case_bytes(c) * 1e-6, memory ? "memory" : "arithmetic", least * 1e6);
   if (b->backend && fast > 0)
     printf(" %.1f | %.0f | %.1f | %.0f %% |\n", fast * 1e6, ij_case_bytes(c) / fast * 1e-9, c->flops / fast * 1e-12,
-           100 * bound(c, &b->card, NULL) / fast);
+           100 * bound(c, &b->gpu, NULL) / fast);
   else printf(" | | | |\n");
 }
 
@@ -205,15 +205,15 @@ static void print_head(bencher *b) {
   if (b->backend) b->backend->info(&b->queue, &info);
   if (b->table) {
     printf(
-        "# Ops on a card: the bound and what was measured\n"
+        "# Ops on a GPU: the bound and what was measured\n"
         "Sizes are those of ViT-H/14 on a part of a batch (`IJ_CASE_BENCH` in `kernels/<op>/case.c`). The bound is "
         "the\n"
         "larger of operations / 989 TFLOP/s (bf16 on tensor cores; else 67) and bytes / 3.35 TB/s: an H100 SXM's data\n"
-        "sheet. Written by `build/tests/bench_ops --table`, on a card by `build/tests/bench_ops --table --device "
+        "sheet. Written by `build/tests/bench_ops --table`, on a GPU by `build/tests/bench_ops --table --device "
         "cuda`.\n"
         "\n");
     if (b->backend) printf("Measured on: %s, %s.", info.name, info.arch);
-    else printf("Measured: nothing: no card on the machine that wrote this.");
+    else printf("Measured: nothing: no GPU on the machine that wrote this.");
   } else if (b->backend) {
     printf("%s, %s", info.name, info.arch);
   } else {
@@ -221,16 +221,16 @@ static void print_head(bencher *b) {
   }
   if (b->backend)
     printf("%s its own rates: %.1f TFLOP/s in bf16, %.2f in f32, %.3f TB/s copied (read and written)",
-           b->table ? " By a large product and a large copy," : ";", b->card.product[1] * 1e-12,
-           b->card.product[0] * 1e-12, b->card.bytes * 1e-12);
+           b->table ? " By a large product and a large copy," : ";", b->gpu.product[1] * 1e-12,
+           b->gpu.product[0] * 1e-12, b->gpu.bytes * 1e-12);
   if (b->table)
     printf(
         "%s\n\n| op | shape | dims | type | GFLOP | MB | bound by | bound, us | measured, us | GB/s | TFLOP/s | of the "
-        "card's own rates |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "GPU's own rates |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
         b->backend ? "." : "");
   else
     printf("\n%-18s %-15s %-24s %-5s %10s %8s %9s %s\n", "op", "shape", "dims", "type", "ms", "GB/s", "GFLOP/s",
-           b->backend ? "of the card" : "    ref ms   ratio");
+           b->backend ? "of the GPU" : "    ref ms   ratio");
 }
 
 static int usage(void) {
@@ -255,7 +255,7 @@ int main(int argc, char **argv) {
       return 77;
     }
     b.ops = plugin.ops;
-    measure_card(&b);
+    measure_gpu(&b);
   } else {
     ij_cpu_fill(&b.ops);
   }

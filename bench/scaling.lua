@@ -1,11 +1,11 @@
--- The arithmetic of docs/scaling.md: memory, operations, time and traffic of the published recipes on cards that are not
+-- The arithmetic of docs/scaling.md: memory, operations, time and traffic of the published recipes on GPUs that are not
 -- here. build/ijepa bench/scaling.lua prints its tables; with write=1 they replace those in docs/scaling.md.
 --   counted: memory (the real step on the device "dry"), operations and bytes (below, op by op), lengths of masks (drawn)
---   from data sheets: CARDS; assumed: ASSUMED. Nothing here is measured.
+--   from data sheets: GPUS; assumed: ASSUMED. Nothing here is measured.
 local ijepa = require "ijepa"
 local memory, jepa = require "ijepa.memory", ijepa.jepa
 
-local CARDS = { -- dense bf16 TFLOP/s, HBM TB/s, GB, NVLink GB/s of both directions: NVIDIA's data sheets, SXM/HGX versions
+local GPUS = { -- dense bf16 TFLOP/s, HBM TB/s, GB, NVLink GB/s of both directions: NVIDIA's data sheets, SXM/HGX versions
   { name = "A100", flops = 312e12, memory = 2.039e12, bytes = 80e9, link = 600e9 },
   { name = "H100", flops = 989e12, memory = 3.35e12, bytes = 80e9, link = 900e9 },
   { name = "H200", flops = 989e12, memory = 4.8e12, bytes = 141e9, link = 900e9 },
@@ -120,14 +120,14 @@ local function optimizer_bytes(cfg, trained, share)
   return (32 * trained + 8 * encoder) * (share or 1) + 6 * (trained + encoder)
 end
 
-local function seconds(card, o)   -- of an op: what bounds it
-  local rate = card.flops * (o.kind == "attention" and ASSUMED.attention or ASSUMED.product)
-  return math.max(o.flops / rate, o.bytes / (card.memory * ASSUMED.memory))
+local function seconds(gpu, o)   -- of an op: what bounds it
+  local rate = gpu.flops * (o.kind == "attention" and ASSUMED.attention or ASSUMED.product)
+  return math.max(o.flops / rate, o.bytes / (gpu.memory * ASSUMED.memory))
 end
-local function time_of(card, ops)
+local function time_of(gpu, ops)
   local t = { all = 0 }
   for _, o in ipairs(ops.list) do
-    local s = seconds(card, o)
+    local s = seconds(gpu, o)
     t[o.phase], t.all = (t[o.phase] or 0) + s, t.all + s
     t[o.kind] = (t[o.kind] or 0) + s
   end
@@ -155,27 +155,27 @@ end
 local function round(x) return math.floor(x + .5) end
 local function gib(x) return f(1, x / 2 ^ 30) end
 
--- ---- sums between cards: seconds of one all-reduce of `bytes`, by ring in the node and between nodes
-local function allreduce(card, bytes, W, shared)
-  local link, nodes = card.link / 2 * ASSUMED.network, math.ceil(W / NODE)
+-- ---- sums between GPUs: seconds of one all-reduce of `bytes`, by ring in the node and between nodes
+local function allreduce(gpu, bytes, W, shared)
+  local link, nodes = gpu.link / 2 * ASSUMED.network, math.ceil(W / NODE)
   local inside = math.min(W, NODE)
   local t = 2 * (inside - 1) / inside * bytes / link
   if nodes > 1 then
-    local per_card = shared and bytes or bytes / NODE   -- shared: one network card for the node's eight
-    t = t + 2 * (nodes - 1) / nodes * per_card / (NETWORK * ASSUMED.network)
+    local per_gpu = shared and bytes or bytes / NODE   -- shared: one network adapter for the node's eight
+    t = t + 2 * (nodes - 1) / nodes * per_gpu / (NETWORK * ASSUMED.network)
   end
   return t
 end
 -- What a step waits for: sums begin when the first bucket's gradients are whole, and the last bucket's come at the end.
-local function exposed(card, bytes, W, shared, backward)
-  local t, last = allreduce(card, bytes, W, shared), allreduce(card, BUCKET, W, shared)
+local function exposed(gpu, bytes, W, shared, backward)
+  local t, last = allreduce(gpu, bytes, W, shared), allreduce(gpu, BUCKET, W, shared)
   return t, math.max(last, t - backward)
 end
 
 -- ---- tables
 local function table_memory(cfg0)
-  say "### Memory of a card, GiB (counted)"
-  head("ViT-H/14, 128 pictures a card", "parameters", "moments", "gradients", "bf16 copies", "activations", "beside", "all, usual masks",
+  say "### Memory of a GPU, GiB (counted)"
+  head("ViT-H/14, 128 images a GPU", "parameters", "moments", "gradients", "bf16 copies", "activations", "beside", "all, usual masks",
     "all, longest masks")
   for _, case in ipairs { { 1 }, { 1, true }, { 16 }, { 16, true }, { 16, false, true }, { 16, true, true } } do
     local processes, recompute, shard = case[1], case[2] or false, case[3] or false
@@ -185,7 +185,7 @@ local function table_memory(cfg0)
     local u = memory.need(cfg, o)
     o.k, o.t = l.most_k, l.most_t
     local most = memory.need(cfg, o)
-    row(("%d card%s%s%s"):format(processes, processes > 1 and "s" or "", recompute and ", recompute" or "", shard and ", shard" or ""),
+    row(("%d GPU%s%s%s"):format(processes, processes > 1 and "s" or "", recompute and ", recompute" or "", shard and ", shard" or ""),
       gib(u.params), gib(u.moments), gib(u.gradients), gib(u.copies), gib(u.step), gib(u.beside + u.context), gib(u.total), gib(most.total))
   end
   say ""
@@ -216,14 +216,14 @@ local function table_time(cfg)
   local l, trained = lengths_of(cfg), trained_of(cfg)
   local again = recipe(cfg.name, { "model.recompute=true" })
   local plain, more = step_of(cfg, l.k, l.t, cfg.data.batch), step_of(again, l.k, l.t, cfg.data.batch)
-  say "### Time of a step on one card, ms (roofline with the assumed efficiencies)"
-  head("card", "products", "attention", "memory-bound", "optimizer", "step", "pictures/s", "of its peak", "with recompute", "300 epochs on 16, hours")
-  for _, card in ipairs(CARDS) do
-    local t, t2 = time_of(card, plain), time_of(card, more)
-    local opt = optimizer_bytes(cfg, trained) / (card.memory * ASSUMED.memory)
+  say "### Time of a step on one GPU, ms (roofline with the assumed efficiencies)"
+  head("GPU", "products", "attention", "memory-bound", "optimizer", "step", "images/s", "of its peak", "with recompute", "300 epochs on 16, hours")
+  for _, gpu in ipairs(GPUS) do
+    local t, t2 = time_of(gpu, plain), time_of(gpu, more)
+    local opt = optimizer_bytes(cfg, trained) / (gpu.memory * ASSUMED.memory)
     local step = t.all + opt
-    row(card.name, f(0, 1e3 * t.product), f(0, 1e3 * t.attention), f(0, 1e3 * t.memory), f(0, 1e3 * opt), f(0, 1e3 * step),
-      f(0, cfg.data.batch / step), f(0, 100 * sum(plain, "flops") / step / card.flops) .. " %", f(0, 1e3 * (t2.all + opt)),
+    row(gpu.name, f(0, 1e3 * t.product), f(0, 1e3 * t.attention), f(0, 1e3 * t.memory), f(0, 1e3 * opt), f(0, 1e3 * step),
+      f(0, cfg.data.batch / step), f(0, 100 * sum(plain, "flops") / step / gpu.flops) .. " %", f(0, 1e3 * (t2.all + opt)),
       f(1, 300 * math.floor(IMAGES / (16 * cfg.data.batch)) * step / 3600))
   end
   say ""
@@ -233,24 +233,24 @@ local function table_growth(cfg)
   local trained = trained_of(cfg)
   local bytes = 4 * trained
   local l = lengths_of(cfg)
-  say("### Growth with 128 pictures a card (gradients in f32: %s GB)", f(2, bytes / 1e9))
-  head("cards", "card", "step alone, ms", "backward, ms", "sums, own 400 Gb/s, ms", "waited for", "efficiency",
+  say("### Growth with 128 images a GPU (gradients in f32: %s GB)", f(2, bytes / 1e9))
+  head("GPUs", "GPU", "step alone, ms", "backward, ms", "sums, own 400 Gb/s, ms", "waited for", "efficiency",
     "sums, 400 Gb/s a node, ms", "waited for", "efficiency")
   for _, W in ipairs { 16, 128, 1024 } do
-    for _, card in ipairs { CARDS[1], CARDS[2], CARDS[4] } do
-      local t = time_of(card, step_of(cfg, l.k, l.t, cfg.data.batch))
-      local step = t.all + optimizer_bytes(cfg, trained) / (card.memory * ASSUMED.memory)
-      local own, own_wait = exposed(card, bytes, W, false, t.backward)
-      local shared, shared_wait = exposed(card, bytes, W, true, t.backward)
-      row(W, card.name, f(0, 1e3 * step), f(0, 1e3 * t.backward), f(0, 1e3 * own), f(1, 1e3 * own_wait), f(1, 100 * step / (step + own_wait)) .. " %",
+    for _, gpu in ipairs { GPUS[1], GPUS[2], GPUS[4] } do
+      local t = time_of(gpu, step_of(cfg, l.k, l.t, cfg.data.batch))
+      local step = t.all + optimizer_bytes(cfg, trained) / (gpu.memory * ASSUMED.memory)
+      local own, own_wait = exposed(gpu, bytes, W, false, t.backward)
+      local shared, shared_wait = exposed(gpu, bytes, W, true, t.backward)
+      row(W, gpu.name, f(0, 1e3 * step), f(0, 1e3 * t.backward), f(0, 1e3 * own), f(1, 1e3 * own_wait), f(1, 100 * step / (step + own_wait)) .. " %",
         f(0, 1e3 * shared), f(1, 1e3 * shared_wait), f(1, 100 * step / (step + shared_wait)) .. " %")
     end
   end
   say ""
-  say "### The same 2048 pictures a step on more cards (H100)"
-  head("cards", "pictures a card", "step alone, ms", "backward, ms", "sums, own 400 Gb/s, ms", "step with them, ms", "cards used well",
-    "sums, 400 Gb/s a node, ms", "cards used well")
-  local h100, base = CARDS[2], nil
+  say "### The same 2048 images a step on more GPUs (H100)"
+  head("GPUs", "images a GPU", "step alone, ms", "backward, ms", "sums, own 400 Gb/s, ms", "step with them, ms", "GPUs used well",
+    "sums, 400 Gb/s a node, ms", "GPUs used well")
+  local h100, base = GPUS[2], nil
   for _, W in ipairs { 16, 32, 64, 128, 1024 } do
     local B = 2048 / W
     local t = time_of(h100, step_of(cfg, l.k, l.t, B))   -- masks are still cut in groups of 128
@@ -266,9 +266,9 @@ end
 
 local function table_volume(cfg)
   local bytes = 4 * trained_of(cfg)
-  say "### What a card sends in a step, GB"
-  head("cards", "all-reduce, 2 (W-1)/W x bytes", "shard: to the owner", "shard: parameters back", "shard: optimizer's bytes a card",
-    "moments a card, GiB")
+  say "### What a GPU sends in a step, GB"
+  head("GPUs", "all-reduce, 2 (W-1)/W x bytes", "shard: to the owner", "shard: parameters back", "shard: optimizer's bytes a GPU",
+    "moments a GPU, GiB")
   for _, W in ipairs { 1, 16, 128, 1024 } do
     local part = (W - 1) / W * bytes / 1e9
     row(W, f(2, 2 * part), f(2, part), f(2, part), f(2, optimizer_bytes(cfg, bytes / 4, 1 / W) / 1e9), f(2, 2 * bytes / W / 2 ^ 30))
@@ -289,7 +289,7 @@ local function table_published(cfg)
   local enc, pre = theirs(rows_c, D, l.k, size.depth), theirs(rows_p, E, n, cfg.model.pred_depth)
   local ours = memory.need(cfg, { processes = 16, lengths = l, k = round(l.k), t = round(l.t) })
   local target = B * A * N * N * 8
-  say "### Beside the published code, GiB on each of 16 cards (theirs: arithmetic on what autograd keeps; ours: counted)"
+  say "### Beside the published code, GiB on each of 16 GPUs (theirs: arithmetic on what autograd keeps; ours: counted)"
   head("", "published", "ours")
   row("parameters, f32, three models", gib(ours.params), gib(ours.params))
   row("AdamW's moments", gib(8 * trained), gib(ours.moments))
@@ -300,12 +300,12 @@ local function table_published(cfg)
   row("target encoder, for a moment: N x N matrices", gib(target), "with activations")
   row("all, without workspace and driver", gib(ours.params + 16 * trained + ours.copies + enc + pre), gib(ours.total - ours.beside - ours.context))
   say ""
-  local a100 = CARDS[1]
+  local a100 = GPUS[1]
   local t = time_of(a100, step_of(cfg, l.k, l.t, B))
   local step = t.all + optimizer_bytes(cfg, trained) / (a100.memory * ASSUMED.memory)
   local _, wait = exposed(a100, 4 * trained, 16, false, t.backward)
   local steps = 300 * math.floor(IMAGES / (16 * B))
-  say("Paper: under 72 hours on 16 A100, that is under %s ms a step of 2048 pictures (%d steps). Roofline here: %s ms, %s hours,",
+  say("Paper: under 72 hours on 16 A100, that is under %s ms a step of 2048 images (%d steps). Roofline here: %s ms, %s hours,",
     f(0, 72 * 3600e3 / steps), steps, f(0, 1e3 * (step + wait)), f(1, steps * (step + wait) / 3600))
   say("%s A100 hours of the paper's (under) 1,200: a bound for a loader and launches that cost nothing, not a measurement.", f(0,
     16 * steps * (step + wait) / 3600))
@@ -313,14 +313,14 @@ local function table_published(cfg)
 end
 
 local function table_recipes()
-  say "### The four recipes on the published cards' number (memory of 16 or more A100/H100; time on H100)"
-  head("recipe", "pictures a card x cards", "K, T", "TFLOP a step", "memory, GiB", "sharded", "recompute too", "step, ms",
+  say "### The four recipes on the published GPUs' number (memory of 16 or more A100/H100; time on H100)"
+  head("recipe", "images a GPU x GPUs", "K, T", "TFLOP a step", "memory, GiB", "sharded", "recompute too", "step, ms",
     "sums, own 400 Gb/s, ms", "waited for, ms", "all epochs, H100 hours")
   local images = { in1k_vith14 = IMAGES, in1k_vith16_448 = IMAGES, in22k_vith14 = 14197122, in22k_vitg16 = 14197122 }
   for _, r in ipairs { { "in1k_vith14", 16 }, { "in1k_vith16_448", 128 }, { "in22k_vith14", 64 }, { "in22k_vitg16", 128 } } do
     local name, W = r[1], r[2]
     local cfg = recipe(name)
-    local l, trained, h100 = lengths_of(cfg), trained_of(cfg), CARDS[2]
+    local l, trained, h100 = lengths_of(cfg), trained_of(cfg), GPUS[2]
     local o = { processes = W, lengths = l }
     local plain = memory.need(cfg, o)
     o.shard = true

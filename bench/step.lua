@@ -1,4 +1,4 @@
--- Times the training step on synthetic pictures: the counterpart of bench/peer/step.py. Prints one line of JSON.
+-- Times the training step on synthetic images: the counterpart of bench/peer/step.py. Prints one line of JSON.
 --   build/ijepa bench/step.lua arch=vit_small patch=16 crop=224 batch=16 pred_depth=6 pred_dim=192 dtype=bf16
 local ijepa = require "ijepa"
 local F = require "ijepa._ffi"

@@ -1,6 +1,6 @@
 # The plug-in libijepa_cuda.so, where there is a CUDA toolkit: kernels/cuda/*.cu and kernels/<op>/cuda*.cu, for Ampere to
-# Blackwell (the last also as PTX, for what comes after). The program loads it when it is asked for a card. IJEPA_CUDA=OFF:
-# not built. NCCL, for several cards, where it is found.
+# Blackwell (the last also as PTX, for what comes after). The program loads it when it is asked for a GPU. IJEPA_CUDA=OFF:
+# not built. NCCL, for several GPUs, where it is found.
 option(IJEPA_CUDA "build the CUDA plug-in where nvcc is found" ON)
 set(IJEPA_CUDA_ARCHITECTURES "80-real;90-real;100-real;120" CACHE STRING "what the plug-in is compiled for")
 set(IJEPA_CUDA_TARGET)

@@ -104,7 +104,7 @@ typedef enum ij_dtype { IJ_F32 = 0, IJ_BF16, IJ_I32, IJ_I64, IJ_U8 } ij_dtype;
 typedef struct ij_device ij_device;
 typedef struct ij_tensor ij_tensor;
 
-/* name: "cpu"; "cuda" (the card that this process should take: its local rank's) or "cuda:1", by the plug-in
+/* name: "cpu"; "cuda" (the GPU that this process should take: its local rank's) or "cuda:1", by the plug-in
  * libijepa_cuda.so; for tests "ref" (plain loops), "guard" (cpu ops on memory that is unreadable outside ops) and "dry"
  * (computes nothing and touches no memory, but counts it as the others would). IJ_EINVAL: an unknown name;
  * IJ_EUNSUPPORTED: what this machine lacks. */
@@ -113,7 +113,7 @@ void ij_device_close(ij_device *dev);                        /* memory lives on 
 const char *ij_device_name(const ij_device *dev);            /* as it was opened; borrowed */
 int ij_device_bf16(const ij_device *dev);                    /* 1 where bf16 products are faster than f32 ones */
 typedef struct ij_device_info {
-  char name[80];                    /* of the card or processor */
+  char name[80];                    /* of the GPU or processor */
   char arch[16];                    /* "sm_90", "avx512" */
   uint64_t memory, memory_free;     /* bytes of the device; 0: not known */
   uint64_t memory_used, memory_top; /* bytes in tensors and scratch now, and at most; 0: see ij_mem_live */
@@ -348,13 +348,13 @@ void ij_mask_free(ij_mask_policy *p);
  * of its images are asked for; a request that spans groups is cut to the shortest of them. */
 ij_status ij_mask_sample(ij_mask_policy *p, uint64_t first, int count, ij_masks *out);
 
-/* ---- pictures (core/data) --------------------------------------------------------------------------------------- */
+/* ---- images (core/data) --------------------------------------------------------------------------------------- */
 typedef struct ij_data_config {
   const char *root;               /* a folder, a .tar, or a text file that lists tar shards, one a line */
-  const char *subset;             /* file of picture names, one a line, or NULL */
+  const char *subset;             /* file of image names, one a line, or NULL */
   int sources;                    /* 0: root alone; else so many are mixed, and root is not used */
   const char *const *roots;       /* (sources), each as root */
-  const double *weights;          /* (sources): their shares of an epoch, at any scale; NULL: each picture once */
+  const double *weights;          /* (sources): their shares of an epoch, at any scale; NULL: each image once */
   const char *cache;              /* folder for indexes of large tars, or NULL: none are kept */
   int height, width;              /* of the output */
   int train;                      /* 1: random crop and what follows; 0: the short side to `resize`, centre crop */
@@ -367,9 +367,9 @@ typedef struct ij_data_config {
   /* This process's n-th batch is the (n * world + rank)-th of an epoch's order; in training all make as many steps, a
    * multiple of `multiple` (0: 1). */
   int rank, world, multiple;
-  double max_bad;                 /* share of broken pictures past which next fails; negative: .01. A single one never
+  double max_bad;                 /* share of corrupt images past which next fails; negative: .01. A single one never
                                      ends a run unless this is 0. Others, drawn by (seed, epoch, sample), take their place */
-  int64_t max_pixels;             /* of one source picture; 0: 2^28 */
+  int64_t max_pixels;             /* of one source image; 0: 2^28 */
   int64_t max_bytes;              /* of its file; 0: 2^28 */
   int untrusted_loaders;          /* 1: also what libvips calls unsafe (SVG, PDF, ...); from then on in all the process */
 } ij_data_config;
@@ -378,27 +378,27 @@ typedef struct ij_batch {         /* memory of the loader, valid until its next 
   int64_t epoch, step;            /* from 0; step within the epoch */
   const uint8_t *pixels;          /* (B, H, W, 3) RGB */
   const int32_t *labels;          /* (B): number of the class folder, -1 without one */
-  const uint32_t *samples;        /* (B): number of the picture in the sorted list */
+  const uint32_t *samples;        /* (B): number of the image in the sorted list */
 } ij_batch;
 typedef struct ij_data ij_data;
-/* Lists the pictures and starts the workers. IJ_EIO: root can't be read; IJ_EFORMAT: nothing to read in it; IJ_EINVAL.
+/* Lists the images and starts the workers. IJ_EIO: root can't be read; IJ_EFORMAT: nothing to read in it; IJ_EINVAL.
  * c and its strings are copied. */
 ij_status ij_data_open(const ij_data_config *c, ij_data **out);
 void ij_data_close(ij_data *d);                     /* waits for the workers */
-int64_t ij_data_count(const ij_data *d);            /* pictures of all processes */
+int64_t ij_data_count(const ij_data *d);            /* images of all processes */
 int64_t ij_data_steps(const ij_data *d);            /* batches of an epoch for this process */
 int ij_data_classes(const ij_data *d);              /* 0 for a plain folder */
 const char *ij_data_class(const ij_data *d, int i); /* its folder's name; NULL: no such class */
 int ij_data_sources(const ij_data *d);
-int ij_data_source(const ij_data *d, int64_t sample);        /* number of its source; -1: no such picture */
-const char *ij_data_name(const ij_data *d, int64_t sample);  /* in its source; NULL: no such picture */
+int ij_data_source(const ij_data *d, int64_t sample);        /* number of its source; -1: no such image */
+const char *ij_data_name(const ij_data *d, int64_t sample);  /* in its source; NULL: no such image */
 int ij_data_label(const ij_data *d, int64_t sample);         /* number of its class folder; -1 without one */
-/* Picture `sample` as an epoch crops and colours it -> pixels (H, W, 3) of the caller; apart from what next gives. */
-ij_status ij_data_picture(const ij_data *d, int64_t sample, int64_t epoch, uint8_t *pixels);
+/* Image `sample` as an epoch crops and colours it -> pixels (H, W, 3) of the caller; apart from what next gives. */
+ij_status ij_data_image(const ij_data *d, int64_t sample, int64_t epoch, uint8_t *pixels);
 /* Of what the data set holds: names, sizes and times of change of its files, or of its tars and what lies where in them;
- * not of where it lies. Another one as soon as a picture is added, taken away or written again. */
+ * not of where it lies. Another one as soon as an image is added, taken away or written again. */
 uint64_t ij_data_stamp(const ij_data *d);
-int64_t ij_data_bad(const ij_data *d);              /* broken pictures met so far */
+int64_t ij_data_bad(const ij_data *d);              /* corrupt images met so far */
 const char *ij_data_bad_next(ij_data *d);           /* "name: reason" of one not yet reported, or NULL */
 /* The next batch will be `step` of `epoch`, both from 0: the same as if all before it had been read. IJ_EINVAL. */
 ij_status ij_data_seek(ij_data *d, int64_t epoch, int64_t step);
@@ -407,7 +407,7 @@ typedef struct ij_progress { int64_t files, files_done, bytes, bytes_done; int o
 /* Copies the files of all sources to their real paths under folder, but those that are there with the same size and time
  * of change; then reads them from there. Call it until p->over; bytes: of what is missing. */
 ij_status ij_data_copy(ij_data *d, const char *folder, double seconds, ij_progress *p);
-/* SHA-256 of the files of a source (pictures of a folder, or tars), and what differs from the manifest in the file
+/* SHA-256 of the files of a source (images of a folder, or tars), and what differs from the manifest in the file
  * `expected` (NULL: none), in the form that sha256sum writes and reads. d must live longer. */
 typedef struct ij_manifest ij_manifest;
 ij_status ij_manifest_open(ij_data *d, int source, const char *expected, ij_manifest **out);
@@ -419,14 +419,14 @@ const char *ij_manifest_problem(const ij_manifest *m, int64_t i); /* of the firs
 /* Next batch; at an epoch's end goes on with the next epoch when shuffle is on, else IJ_EEND once (then starts over). */
 ij_status ij_data_next(ij_data *d, ij_batch *out);
 
-/* One picture as RGB bytes (H, W, 3); ij_bytes_free it. IJ_EIO: no such file; IJ_EFORMAT: no picture, or a broken one. */
-ij_status ij_picture_load(const char *path, uint8_t **pixels, int *height, int *width);
-ij_status ij_picture_save(const char *path, const uint8_t *pixels, int height, int width); /* by the name's ending */
+/* One image as RGB bytes (H, W, 3); ij_bytes_free it. IJ_EIO: no such file; IJ_EFORMAT: no image, or a broken one. */
+ij_status ij_image_load(const char *path, uint8_t **pixels, int *height, int *width);
+ij_status ij_image_save(const char *path, const uint8_t *pixels, int height, int width); /* by the name's ending */
 /* The box (top, left, h, w) of pixels resized to (out_h, out_w), bilinear with antialias, exactly as PIL does it. */
-ij_status ij_picture_crop(const uint8_t *pixels, int height, int width, int top, int left, int h, int w, int out_h,
+ij_status ij_image_crop(const uint8_t *pixels, int height, int width, int top, int left, int h, int w, int out_h,
                           int out_w, uint8_t *out);
-/* As the loader prepares a picture when it does not train: the short side resized, (out_h, out_w) cut from the middle. */
-ij_status ij_picture_centre(const uint8_t *pixels, int height, int width, int short_side, int out_h, int out_w,
+/* As the loader prepares an image when it does not train: the short side resized, (out_h, out_w) cut from the middle. */
+ij_status ij_image_centre(const uint8_t *pixels, int height, int width, int short_side, int out_h, int out_w,
                             uint8_t *out);
 
 /* ---- files of tensors (core/save) ------------------------------------------------------------------------------- */

@@ -1,29 +1,29 @@
 -- What does the predictor predict, in pixels? Trains a small decoder on the features of a run's frozen target encoder, then
--- paints what the predictor says of the targets of pictures that the decoder has not seen.
+-- paints what the predictor says of the targets of images that the decoder has not seen.
 --   ijepa recipes/decoder.lua                      after recipes/quickstart.lua
 --   ijepa recipes/decoder.lua run=runs/mine data=FOLDER_OR_TAR file=painted.png
 local ijepa = require "ijepa"
-local picture, panel, decoder, predict = ijepa.picture, ijepa.panel, ijepa.decoder, require "ijepa.imagine".predict
+local plot, panel, decoder, predict = ijepa.plot, ijepa.panel, ijepa.decoder, require "ijepa.imagine".predict
 local function leaf(kind, default, doc) return { type = kind, default = default, doc = doc } end
 local o = ijepa.config({}, {
   run = leaf("string", "runs/quickstart", "a run's folder, or a checkpoint"),
-  data = leaf("string", nil, "pictures; default: what the run was trained on"),
-  pictures = leaf("integer", 1024, "of the decoder's training"), held = leaf("integer", 64, "to measure on"),
-  rows = leaf("integer", 5, "pictures to show"), steps = leaf("integer", 1500, "of the decoder's training"),
+  data = leaf("string", nil, "images; default: what the run was trained on"),
+  images = leaf("integer", 1024, "of the decoder's training"), held = leaf("integer", 64, "to measure on"),
+  rows = leaf("integer", 5, "images to show"), steps = leaf("integer", 1500, "of the decoder's training"),
   hidden = leaf("integer", 256, "width of the decoder"), seed = leaf("integer", 0, "initial values and order"),
   file = leaf("string", nil, "default: decoder.png in the run's folder"),
 })
 local model = assert(ijepa.model(o.run))
 local grid, P = model.target.grid, model.target.patch
 local N, size = grid[1] * grid[2], P * P * 3
-local x = picture.batch(o.data or model.config.data.root, model.target, { count = o.pictures + o.held })
+local x = plot.batch(o.data or model.config.data.root, model.target, { count = o.images + o.held })
 local held = math.min(o.held, math.floor(x:size(1) / 2))
 local train = x:narrow(1, held + 1, x:size(1) - held):contiguous()
-io.stderr:write(("training a decoder on %d patches of %d pictures\n"):format(train:size(1) * N, train:size(1)))
+io.stderr:write(("training a decoder on %d patches of %d images\n"):format(train:size(1) * N, train:size(1)))
 local d = decoder.new(model.target, o)
 local seen = panel.cut(train, P)
-d:train(picture.features(model.target, train), seen, o)
-local mean = { 0, 0, 0 }   -- colour of the training pictures: what painting without knowing anything would be
+d:train(plot.features(model.target, train), seen, o)
+local mean = { 0, 0, 0 }   -- colour of the training images: what painting without knowing anything would be
 for i = 0, train:numel() - 1 do mean[i % 3 + 1] = mean[i % 3 + 1] + seen[i] * 3 / train:numel() end
 
 local names = { "mean colour", "decoded truth", "decoded predictions" }
@@ -44,7 +44,7 @@ for b = 1, held do
   count = count + #patches * size
   if b <= o.rows then
     local function add(c, title) parts[#parts + 1] = { c, title = b == 1 and title or nil } end
-    add(panel.picture(one, 1, grid, cell), "picture")
+    add(panel.image(one, 1, grid, cell), "image")
     add(panel.context(one, context, grid, cell), "context")
     for k = 2, 3 do
       local c = panel.context(one, context, grid, cell)
@@ -53,8 +53,8 @@ for b = 1, held do
     end
   end
 end
-print(("pixel error in the targets of %d pictures not trained on (root mean square, of 255):"):format(held))
+print(("pixel error in the targets of %d images not trained on (root mean square, of 255):"):format(held))
 for k, name in ipairs(names) do print(("  %-22s %5.1f"):format(name, math.sqrt(squares[k] / count))) end
 local file = o.file or model.out .. "/decoder.png"
 assert(panel.rows(parts, { columns = 4 }):save(file))
-print("picture: " .. file)
+print("image: " .. file)

@@ -3,8 +3,8 @@
 local ijepa = require "ijepa"
 local leaf = function(kind, default, doc) return { type = kind, default = default, doc = doc } end
 local o = ijepa.config({}, ijepa.probe_settings {
-  epochs = leaf("integer", 50, "over the training pictures"), warmup = leaf("number", 5, "epochs of rising rate"),
-  batch = leaf("integer", 64, "pictures of a step"), lr = leaf("number", 1e-3, "AdamW's largest"), wd = leaf("number", .05, "weight decay"),
+  epochs = leaf("integer", 50, "over the training images"), warmup = leaf("number", 5, "epochs of rising rate"),
+  batch = leaf("integer", 64, "images of a step"), lr = leaf("number", 1e-3, "AdamW's largest"), wd = leaf("number", .05, "weight decay"),
   layer_decay = leaf("number", .75, "of the rate, from one layer to the one below; 1: none"),
   drop_path = leaf("number", .1, "chance that the last block is left out"), smoothing = leaf("number", .1, "of the labels"),
   mixup = leaf("number", 0, "alpha; 0: off, usually 0.8"), cutmix = leaf("number", 0, "alpha; 0: off, usually 1"),

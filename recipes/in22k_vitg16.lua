@@ -1,4 +1,4 @@
--- I-JEPA, ViT-g/16 on ImageNet-22k, 44 epochs, 128 x 16 pictures a step: the published settings, quirks included.
+-- I-JEPA, ViT-g/16 on ImageNet-22k, 44 epochs, 128 x 16 images a step: the published settings, quirks included.
 --   ijepa recipes/in22k_vitg16.lua data.root=/data/imagenet22k/train     any value can be set like this; on a laptop, to look at it:
 --   ijepa recipes/in22k_vitg16.lua data.root=FOLDER model.arch=vit_tiny data.batch=8 optim.steps=20
 local ijepa = require "ijepa"

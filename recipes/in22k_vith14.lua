@@ -1,4 +1,4 @@
--- I-JEPA, ViT-H/14 on ImageNet-22k, 66 epochs, 64 x 32 pictures a step: the published settings, quirks included.
+-- I-JEPA, ViT-H/14 on ImageNet-22k, 66 epochs, 64 x 32 images a step: the published settings, quirks included.
 --   ijepa recipes/in22k_vith14.lua data.root=/data/imagenet22k/train     any value can be set like this; on a laptop, to look at it:
 --   ijepa recipes/in22k_vith14.lua data.root=FOLDER model.arch=vit_tiny data.batch=8 optim.steps=20
 local ijepa = require "ijepa"

@@ -1,7 +1,7 @@
--- I-JEPA on your own pictures, on one machine: a sensible start.
+-- I-JEPA on your own images, on one machine: a sensible start.
 --   ijepa recipes/pretrain.lua data.root=FOLDER                 the folder is searched with all its subfolders
 --   ijepa recipes/pretrain.lua data.root=FOLDER model.arch=vit_base optim.epochs=300 out=runs/mine
--- Ctrl-C saves; the same command goes on from there. Then: ijepa recipes/probe_linear.lua run=runs/mine train=... test=...
+-- Ctrl-C saves; the same command resumes from there. Then: ijepa recipes/probe_linear.lua run=runs/mine train=... test=...
 local ijepa = require "ijepa"
 local cfg = ijepa.config {
   out = "runs/pretrain",

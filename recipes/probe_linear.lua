@@ -28,6 +28,6 @@ for _, blocks in ipairs(o.blocks) do
     if not best or (r.held or 0) > (best.held or 0) then best = r end
   end
 end
-print(("best on the pictures held out: %s: %s"):format(best.name, ijepa.score.text(best)))
+print(("best on the images held out: %s: %s"):format(best.name, ijepa.score.text(best)))
 if o.per_class then print(ijepa.score.classes(best)) end
 return best

@@ -4,9 +4,9 @@
 --   ijepa recipes/probe_lowshot.lua ... per_class_n=5 tune=true
 local ijepa = require "ijepa"
 local o = ijepa.config({}, ijepa.probe_settings {
-  share = { type = "number", default = .01, doc = "of the training pictures of each class, at least one" },
-  per_class_n = { type = "integer", default = 0, doc = "pictures of each class instead; 0: by share" },
-  draws = { type = "integer", default = 3, doc = "of the pictures" },
+  share = { type = "number", default = .01, doc = "of the training images of each class, at least one" },
+  per_class_n = { type = "integer", default = 0, doc = "images of each class instead; 0: by share" },
+  draws = { type = "integer", default = 3, doc = "of the images" },
   blocks = { type = "integer", default = 0, doc = "0: last layer, n: the last n blocks" },
   tune = { type = "boolean", default = false, doc = "also train the encoder on the first draw" },
   epochs = { type = "integer", default = 50, doc = "of either training" },

@@ -1,6 +1,6 @@
-"""Pictures per second of one core with torchvision and Pillow: decode + random crop, and what a training loader adds.
+"""Images per second of one core with torchvision and Pillow: decode + random crop, and what a training loader adds.
 
-usage: loader.py FOLDER [SIDE [PASSES]]     prints one line a variant: name, pictures per CPU second
+usage: loader.py FOLDER [SIDE [PASSES]]     prints one line a variant: name, images per CPU second
 CPU seconds of one thread, so that other work on the machine weighs little."""
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Times the I-JEPA training step in PyTorch on the CPU, on synthetic pictures. Prints one line of JSON.
+"""Times the I-JEPA training step in PyTorch on the CPU, on synthetic images. Prints one line of JSON.
 
     python step.py --arch vit_small --patch 16 --crop 224 --batch 16 --pred-depth 6 --pred-dim 192 --dtype bf16
 """
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 import model as M
 
-GROUP = 128            # pictures masked together: this sets the lengths of context and targets, as in the published runs
+GROUP = 128            # images masked together: this sets the lengths of context and targets, as in the published runs
 
 
 def arguments():

@@ -1,4 +1,4 @@
-/* augment.c: the random choices of one picture: crop box, flip, colours, blur. Each choice is drawn whether it is used
+/* augment.c: the random choices of one image: crop box, flip, colours, blur. Each choice is drawn whether it is used
  * or not where that keeps what follows the same. */
 #include "data.h"
 #include <math.h>

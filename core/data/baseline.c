@@ -259,8 +259,8 @@ AVX2 static void grey_to_rgb(const uint8_t *y, int n, uint8_t *to) {
   for (int i = 0; i < n; i++) to[4 * i] = to[4 * i + 1] = to[4 * i + 2] = to[4 * i + 3] = y[i];
 }
 
-/* ---- one picture ---- */
-/* Copies the scan without stuffed bytes; 0: not one scan that ends with the picture. */
+/* ---- one image ---- */
+/* Copies the scan without stuffed bytes; 0: not one scan that ends with the image. */
 static size_t unstuff(const uint8_t *from, size_t n, uint8_t *to) {
   const uint8_t *end = from + n;
   uint8_t *start = to;
@@ -379,7 +379,7 @@ bool ij_baseline_rows(ij_baseline *b, struct jpeg_decompress_struct *info, int t
   uint8_t *pixels = b->rows.p, *cb = pixels + row * 4, *cr = cb + row;
   uint16_t *sum = (uint16_t *)(void *)(cr + row);
   int x0 = m.x0 * mcu_w, skip = left - x0, many = right - x0;
-  if (p[0].h == 2) { /* past the picture's edge its last sample counts */
+  if (p[0].h == 2) { /* past the image's edge its last sample counts */
     int edge = (width + 1) / 2 - m.x0 * 8;
     for (int i = 1; i < 3; i++)
       for (size_t y = 0; y < rows * 8; y++) {

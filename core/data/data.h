@@ -1,4 +1,4 @@
-/* data.h: what the files of core/data share. The way of a picture: list (names, where they lie) -> decode (bytes to
+/* data.h: what the files of core/data share. The way of an image: list (names, where they lie) -> decode (bytes to
  * rows of pixels) -> resize (rows to the output) -> augment (colours) -> loader (threads, batches). */
 #ifndef IJ_DATA_H
 #define IJ_DATA_H
@@ -13,7 +13,7 @@ ij_status ij_room_get(ij_room *r, size_t bytes); /* at least so many bytes at r-
 void ij_room_free(ij_room *r);
 
 /* ---- resize.c: PIL's bilinear resampling ---- */
-/* Which pixels of a picture are wanted: box (top, left, h, w) is resized to (full_h, full_w), and of that the part
+/* Which pixels of an image are wanted: box (top, left, h, w) is resized to (full_h, full_w), and of that the part
  * (height, width) at (y, x) is the output. */
 typedef struct ij_window {
   int top, left, h, w;
@@ -29,7 +29,7 @@ typedef struct ij_axis {
   int32_t *pair; /* across alone: the weights as the inner loop wants them */
   ij_room room, pair_room;
 } ij_axis;
-/* Rows are given top to bottom and resized across as they come, so that the whole picture is never held. */
+/* Rows are given top to bottom and resized across as they come, so that the whole image is never held. */
 typedef struct ij_resizer {
   ij_axis across, down;
   int rows; /* rows taken so far, of down.hi - down.lo */
@@ -45,7 +45,7 @@ void ij_resizer_free(ij_resizer *r);
 enum { IJ_ROW_SLACK = 64 };
 
 /* ---- decode.c, other.c: encoded bytes to pixels ---- */
-typedef struct ij_decoder ij_decoder; /* of one thread; keeps its memory between pictures */
+typedef struct ij_decoder ij_decoder; /* of one thread; keeps its memory between images */
 ij_status ij_decoder_new(int64_t max_pixels, ij_decoder **out);
 void ij_decoder_free(ij_decoder *d);
 /* Reads the header; bytes must stay until the next open. IJ_EFORMAT: broken or too big. */
@@ -70,7 +70,7 @@ const char *ij_names_at(const ij_names *v, uint32_t i);
 const char *ij_names_meta(const ij_names *v, uint32_t i);
 void ij_names_free(ij_names *v);
 
-/* ---- list.c: the pictures of one folder, tar or list of tars ---- */
+/* ---- list.c: the images of one folder, tar or list of tars ---- */
 typedef struct ij_list ij_list;
 /* Notes on what was left out and why go to note(arg, text). */
 typedef void ij_note_fn(void *arg, const char *text);
@@ -84,9 +84,9 @@ uint64_t ij_list_stamp(const ij_list *l);        /* see ij_data_stamp */
 int ij_list_label(const ij_list *l, uint32_t i); /* -1 without one */
 int ij_list_classes(const ij_list *l);
 const char *ij_list_class(const ij_list *l, int i);
-/* The bytes of picture i, read into room; at most max bytes. */
+/* The bytes of image i, read into room; at most max bytes. */
 ij_status ij_list_read(const ij_list *l, uint32_t i, size_t max, ij_room *room, size_t *n);
-/* The files that hold them: pictures of a folder, or tars. Strings are the caller's to ij_free; NULL: out of memory. */
+/* The files that hold them: images of a folder, or tars. Strings are the caller's to ij_free; NULL: out of memory. */
 const char *ij_list_root(const ij_list *l);
 bool ij_list_is_part(const ij_list *l); /* a subset */
 bool ij_list_is_tar(const ij_list *l);
@@ -103,14 +103,14 @@ ij_status ij_sources_open(const ij_data_config *c, ij_note_fn *note, void *arg, 
 void ij_sources_free(ij_sources *s);
 int ij_sources_number(const ij_sources *s);
 ij_list *ij_sources_list(ij_sources *s, int i);
-uint32_t ij_sources_count(const ij_sources *s); /* pictures; those of the first source come first */
+uint32_t ij_sources_count(const ij_sources *s); /* images; those of the first source come first */
 int ij_sources_of(const ij_sources *s, uint32_t sample, uint32_t *within); /* its source; its number in there */
 const char *ij_sources_title(const ij_sources *s);                         /* for messages */
 int ij_sources_label(const ij_sources *s, uint32_t sample);
 int ij_sources_classes(const ij_sources *s);
 const char *ij_sources_class(const ij_sources *s, int i);
 uint64_t ij_sources_stamp(const ij_sources *s);
-/* What stands at a position of an epoch: which picture, and how many times it has come before (turn). */
+/* What stands at a position of an epoch: which image, and how many times it has come before (turn). */
 void ij_sources_at(const ij_sources *s, uint64_t seed, bool shuffle, uint32_t epoch, uint32_t position,
                    uint32_t *sample, uint32_t *turn);
 /* i's place in a shuffled order of [0, n); another one for each key. */
@@ -155,11 +155,11 @@ ij_status ij_tar_scan(int fd, const char *path, ij_member_fn *add, void *arg, ij
 ij_status ij_tar_members(int fd, const char *path, const char *cache, ij_member_fn *add, void *arg, ij_note_fn *note,
                          void *note_arg);
 ij_status ij_text_read(const char *path, const char *what, char **text); /* a text file, ended by 0; ij_free it */
-int ij_is_picture_name(const char *name);                                /* by its ending; hidden files are not */
+int ij_is_image_name(const char *name);                                /* by its ending; hidden files are not */
 ij_status ij_read_at(int fd, void *to, size_t n, uint64_t offset,
                      size_t *got); /* less than n at the file's end alone */
 
-/* ---- augment.c: random choices of one picture ---- */
+/* ---- augment.c: random choices of one image ---- */
 void ij_crop_draw(ij_rng *r, int height, int width, const double scale[2], const double ratio[2], int box[4]);
 void ij_crop_centre(int height, int width, int resize, int out_h, int out_w, ij_window *win);
 typedef struct ij_colours {

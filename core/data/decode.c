@@ -135,7 +135,7 @@ static void cmyk_to_rgb(uint8_t *p, int n, bool inverted) {
   }
 }
 
-/* Whether the picture's last marker is there: rows below the window aren't decoded, so it is looked for. */
+/* Whether the image's last marker is there: rows below the window aren't decoded, so it is looked for. */
 static bool jpeg_ends(struct jpeg_decompress_struct *info) {
   if (jpeg_input_complete(info) || info->unread_marker == 0xd9) return true;
   const uint8_t *p = info->src->next_input_byte, *end = p + info->src->bytes_in_buffer;

@@ -3,7 +3,7 @@
 #define IJ_DECODE_H
 #include "data.h"
 
-typedef struct ij_other ij_other; /* a picture that libvips reads */
+typedef struct ij_other ij_other; /* an image that libvips reads */
 ij_status ij_other_open(const uint8_t *bytes, size_t n, ij_other **out, int *height, int *width);
 void ij_other_close(ij_other *o);
 /* Rows [top, bottom), columns [left, right) to the resizer. */

@@ -1,9 +1,9 @@
-/* index.c: where the pictures of a large tar lie, kept in a cache folder, so that the tar's headers, one seek each, are
+/* index.c: where the images of a large tar lie, kept in a cache folder, so that the tar's headers, one seek each, are
  * read once. An index belongs to a path, size and time of change, and ends with a hash of itself: an old, torn or
  * foreign one is made again.
  *
  * "ijtar 1\n", u64 size of the tar, u64 its time of change in ns, u64 members; of each u64 offset, u64 size, name, 0;
- * u64 hash. Members that are no pictures are kept by number alone: names say no more than that they were there.
+ * u64 hash. Members that are no images are kept by number alone: names say no more than that they were there.
  *
  * The hash is no secret, so whoever can write to the cache can make one up. It gets no further than a made-up tar: what
  * it names must lie in the tar, under a name that a tar could have. */
@@ -46,7 +46,7 @@ static ij_status on_member(void *arg, const char *name, uint64_t offset, uint64_
   index_ *x = arg;
   uint64_t place[2] = {offset, size};
   IJ_TRY(put(x, place, sizeof place));
-  IJ_TRY(put(x, ij_is_picture_name(name) ? name : "", ij_is_picture_name(name) ? strlen(name) + 1 : 1));
+  IJ_TRY(put(x, ij_is_image_name(name) ? name : "", ij_is_image_name(name) ? strlen(name) + 1 : 1));
   x->count++;
   return x->add(x->arg, name, offset, size);
 }

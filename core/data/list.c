@@ -1,4 +1,4 @@
-/* list.c: which pictures a data set holds, sorted by the bytes of their names, and in which files they lie. */
+/* list.c: which images a data set holds, sorted by the bytes of their names, and in which files they lie. */
 #include "data.h"
 #include <ctype.h>
 #include <dirent.h>
@@ -24,11 +24,11 @@ struct ij_list {
   ij_names names;       /* in a tar with u64 shard << 40 | offset, u32 size */
   strings shard, class; /* shard: where to read them */
   strings moved;        /* the shards' paths before ij_list_move */
-  char *base;           /* the folder that pictures are read from: root, or where they were copied to */
+  char *base;           /* the folder that images are read from: root, or where they were copied to */
   const char *cache;    /* while it is opened */
   bool part;            /* a subset */
   int *fd;              /* of the first FDS_KEPT shards */
-  int others;           /* files that aren't pictures */
+  int others;           /* files that aren't images */
   char *subset_text;
   strings subset; /* sorted */
   uint8_t *met;   /* for each line of the subset */
@@ -41,7 +41,7 @@ static const char *const endings[] = {"jpg", "jpeg", "jpe", "jfif", "png", "webp
                                       "ppm", "pgm",  "pbm", "pnm",  "pfm", "bmp",  "avif", "heic", "heif",
                                       "jxl", "jp2",  "j2k", "jpx",  "j2c", "jpc",  "hdr",  "exr",  "fits"};
 
-int ij_is_picture_name(const char *name) {
+int ij_is_image_name(const char *name) {
   const char *slash = strrchr(name, '/'), *base = slash ? slash + 1 : name, *dot = strrchr(base, '.');
   if (*base == '.' || !dot) return 0;
   for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
@@ -145,7 +145,7 @@ static void subset_report(ij_list *l, const char *path) {
 
 /* ---- adding ---- */
 static ij_status add_name(ij_list *l, const char *name, const void *meta) {
-  if (!ij_is_picture_name(name)) {
+  if (!ij_is_image_name(name)) {
     l->others++;
     return IJ_OK;
   }
@@ -244,7 +244,7 @@ static ij_status add_shard(ij_list *l, char *path) { /* takes the path */
   int kind = st == IJ_OK ? ij_tar_kind(head, n) : 0;
   if (st != IJ_OK) ij_fail_in(st, "tar '%s'", path);
   else if (kind == 2)
-    st = ij_fail(IJ_EUNSUPPORTED, "tar '%s' is compressed: decompress it, since pictures are read in place", path);
+    st = ij_fail(IJ_EUNSUPPORTED, "tar '%s' is compressed: decompress it, since images are read in place", path);
   else if (kind == 0) st = ij_fail(IJ_EFORMAT, "'%s' is not a tar", path);
   else st = ij_tar_members(fd, path, l->cache, on_member, l, l->note, l->arg);
   if (st == IJ_OK && l->shard.n <= FDS_KEPT) l->fd[l->shard.n - 1] = fd;
@@ -297,7 +297,7 @@ out:
   return st;
 }
 
-/* A folder without pictures, but with tars: these are its shards. */
+/* A folder without images, but with tars: these are its shards. */
 static ij_status list_folder_of_tars(ij_list *l) {
   char *names;
   ij_status st = ij_dir_list(l->root, &names);
@@ -416,8 +416,8 @@ ij_status ij_list_open(const char *root, const char *subset, const char *cache, 
   if (kind == 2 && l->names.n == 0 && !l->subset.n) IJ_TRY_TO(failed, st, list_folder_of_tars(l));
   if (l->names.n == 0) {
     st = l->subset.n
-             ? ij_fail(IJ_EFORMAT, "data '%s' has none of the pictures of subset '%s'", root, subset)
-             : ij_fail(IJ_EFORMAT, "data '%s' has no pictures (%d other files; .jpg, .png, .webp and the like count)",
+             ? ij_fail(IJ_EFORMAT, "data '%s' has none of the images of subset '%s'", root, subset)
+             : ij_fail(IJ_EFORMAT, "data '%s' has no images (%d other files; .jpg, .png, .webp and the like count)",
                        root, l->others);
     goto failed;
   }

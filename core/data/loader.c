@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct bad { /* one picture that could not be read */
+typedef struct bad { /* one image that could not be read */
   int item, attempt;
   uint32_t sample;
   char *text;
@@ -16,7 +16,7 @@ typedef struct bad { /* one picture that could not be read */
 typedef struct slot { /* one batch */
   int64_t number;     /* counted from the last seek; -1: none */
   int64_t epoch, step;
-  int count, left;            /* pictures; those not yet done */
+  int count, left;            /* images; those not yet done */
   uint8_t *pixels;            /* (B, H, W, 3) */
   int32_t *labels;            /* (B) */
   uint32_t *wanted, *samples; /* (B): by the order; what stands there in the end */
@@ -49,15 +49,15 @@ struct ij_data {
   int slots;
   /* under the lock */
   bool stop, hold;
-  int busy;                      /* workers at a picture */
+  int busy;                      /* workers at an image */
   int64_t opened, taken;         /* batches: begun, delivered */
   int64_t open_epoch, open_step; /* of the next to begin */
   int64_t last_epoch;            /* without shuffle: no batch of a later epoch is begun */
-  int claimed;                   /* pictures given out of the batch begun last */
+  int claimed;                   /* images given out of the batch begun last */
   /* the consumer's alone */
   int64_t epoch, step; /* of the next batch */
   int at_end;          /* without shuffle: 1 IJ_EEND is due, 2 it was told */
-  uint8_t *is_bad;     /* one bit a picture */
+  uint8_t *is_bad;     /* one bit an image */
   int64_t bad_total;
   char **told; /* texts not yet reported */
   size_t told_count, told_cap, told_next;
@@ -111,7 +111,7 @@ const char *ij_data_bad_next(ij_data *d) {
   return d->text;
 }
 
-/* ---- one picture ---- */
+/* ---- one image ---- */
 static ij_status load(const ij_data *d, worker *w, uint32_t sample, uint32_t key, uint32_t turn, uint8_t *out) {
   const ij_data_config *c = &d->c;
   size_t n;
@@ -137,10 +137,10 @@ int ij_data_label(const ij_data *d, int64_t sample) {
   return sample < 0 || sample >= ij_data_count(d) ? -1 : ij_sources_label(d->sources, (uint32_t)sample);
 }
 
-ij_status ij_data_picture(const ij_data *d, int64_t sample, int64_t epoch, uint8_t *pixels) {
+ij_status ij_data_image(const ij_data *d, int64_t sample, int64_t epoch, uint8_t *pixels) {
   int64_t n = ij_data_count(d);
   if (sample < 0 || sample >= n || epoch < 0 || epoch > UINT32_MAX)
-    return ij_fail(IJ_EINVAL, "data: picture %lld of %lld, epoch %lld", (long long)sample, (long long)n,
+    return ij_fail(IJ_EINVAL, "data: image %lld of %lld, epoch %lld", (long long)sample, (long long)n,
                    (long long)epoch);
   worker own = {0}; /* the threads' are in use */
   ij_status st = ij_decoder_new(d->c.max_pixels, &own.decoder);
@@ -182,7 +182,7 @@ static ij_status fill_item(ij_data *d, worker *w, slot *s, int i) {
   uint32_t wanted = s->wanted[i], sample = wanted, turn = s->turns[i], within;
   const ij_list *l = list_of(d, wanted, &within);
   uint32_t first = wanted - within;
-  ij_rng instead; /* a broken picture's place is taken by others of its source, drawn here */
+  ij_rng instead; /* a corrupt image's place is taken by others of its source, drawn here */
   ij_rng_init(&instead, c->seed, IJ_RNG_ORDER, turn, wanted + 1);
   for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
     size_t bytes = (size_t)c->height * (size_t)c->width * 3;
@@ -196,7 +196,7 @@ static ij_status fill_item(ij_data *d, worker *w, slot *s, int i) {
     IJ_TRY(note_bad(d, s, i, attempt, sample));
     sample = first + ij_rng_below(&instead, ij_list_count(l));
   }
-  return ij_fail(IJ_EFORMAT, "data '%s': %d pictures one after the other could not be read, the last is %s: %s",
+  return ij_fail(IJ_EFORMAT, "data '%s': %d images one after the other could not be read, the last is %s: %s",
                  ij_sources_title(d->sources), ATTEMPTS, ij_data_name(d, sample), ij_errmsg());
 }
 
@@ -226,7 +226,7 @@ static slot *batch_open(ij_data *d) {
   return s;
 }
 
-/* Next pictures [*from, *to) to be made, or NULL where there is nothing to do now; under the lock. */
+/* Next images [*from, *to) to be made, or NULL where there is nothing to do now; under the lock. */
 static slot *claim(ij_data *d, int *from, int *to) {
   if (d->hold) return NULL;
   slot *s = d->opened ? slot_of(d, d->opened - 1) : NULL;
@@ -307,9 +307,9 @@ static ij_status settle_bad(ij_data *d, slot *s) {
   }
   s->bad_count = 0;
   double n = (double)ij_data_count(d), most = floor(d->c.max_bad * n);
-  if (d->c.max_bad > 0 && most < 1) most = 1; /* in a small set one broken picture is no verdict */
+  if (d->c.max_bad > 0 && most < 1) most = 1; /* in a small set one corrupt image is no verdict */
   if ((double)d->bad_total > most)
-    return ij_fail(IJ_EFORMAT, "data '%s': %lld of %.0f pictures are broken, more than the share data.max_bad = %g",
+    return ij_fail(IJ_EFORMAT, "data '%s': %lld of %.0f images are broken, more than the share data.max_bad = %g",
                    ij_sources_title(d->sources), (long long)d->bad_total, n, d->c.max_bad);
   return IJ_OK;
 }
@@ -444,10 +444,10 @@ static ij_status size_up(ij_data *d) {
   if (d->steps < 0) d->steps = 0;
   d->steps -= d->steps % c->multiple;
   if (d->steps < 1 && c->world * c->multiple == 1)
-    return ij_fail(IJ_EINVAL, "data '%s': %lld pictures don't fill a batch of %d; lower data.batch",
+    return ij_fail(IJ_EINVAL, "data '%s': %lld images don't fill a batch of %d; lower data.batch",
                    ij_sources_title(d->sources), (long long)n, c->batch);
   if (d->steps < 1)
-    return ij_fail(IJ_EINVAL, "data '%s': %lld pictures don't fill %d batches of %d in %d processes; lower data.batch",
+    return ij_fail(IJ_EINVAL, "data '%s': %lld images don't fill %d batches of %d in %d processes; lower data.batch",
                    ij_sources_title(d->sources), (long long)n, c->multiple, c->batch, c->world);
   return IJ_OK;
 }

@@ -16,7 +16,7 @@ ij_status ij_names_add(ij_names *v, const char *name, const void *meta) {
   size_t len = strlen(name) + 1;
   if (v->blocks == 0 || v->used + v->meta + len > BLOCK) {
     if (v->blocks == (size_t)1 << (32 - BLOCK_BITS) || len > BLOCK / 2)
-      return ij_fail(IJ_EUNSUPPORTED, "too many pictures: their names pass 4 GiB");
+      return ij_fail(IJ_EUNSUPPORTED, "too many images: their names pass 4 GiB");
     if (v->blocks == v->cap_blocks) {
       size_t cap = v->cap_blocks ? 2 * v->cap_blocks : 16;
       char **more = ij_realloc(v->block, cap * sizeof *more);

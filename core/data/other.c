@@ -1,4 +1,4 @@
-/* other.c: pictures that libvips reads, as 8-bit RGB; and writing. libvips is loaded when the first such picture comes:
+/* other.c: images that libvips reads, as 8-bit RGB; and writing. libvips is loaded when the first such image comes:
  * linked to the program, its hundred libraries would cost every start 30 ms. */
 #include "decode.h"
 #include <dlfcn.h>
@@ -37,7 +37,7 @@ static bool load(void) {
   return true;
 }
 
-/* libvips has settings of the process: one thread a picture, no cache, no loaders that it calls unsafe for strangers'
+/* libvips has settings of the process: one thread an image, no cache, no loaders that it calls unsafe for strangers'
  * files, no messages of its own on stderr. */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static atomic_bool ready, untrusted;
@@ -73,7 +73,7 @@ void ij_vips_thread_end(void) {
 static ij_status vips_failed(void) {
   const char *text = lib.vips_error_buffer();
   int n = (int)strcspn(text, "\n");
-  ij_status st = ij_fail(IJ_EFORMAT, "%.*s", n ? n : 32, n ? text : "not a picture that libvips reads");
+  ij_status st = ij_fail(IJ_EFORMAT, "%.*s", n ? n : 32, n ? text : "not an image that libvips reads");
   lib.vips_error_clear();
   return st;
 }
@@ -144,7 +144,7 @@ ij_status ij_other_rows(ij_other *o, int top, int bottom, int left, int right, i
   VipsRegion *region = lib.vips_region_new(o->image);
   uint8_t *row = r->row.p; /* (w, 4), with room behind it */
   ij_status st = region ? IJ_OK : vips_failed();
-  for (int y = top; st == IJ_OK && y < bottom; y += STRIP) { /* of a huge picture never more than a strip is held */
+  for (int y = top; st == IJ_OK && y < bottom; y += STRIP) { /* of a huge image never more than a strip is held */
     VipsRect strip = {left, y, w, bottom - y < STRIP ? bottom - y : STRIP};
     if (lib.vips_region_prepare(region, &strip) != 0) {
       st = vips_failed();
@@ -162,11 +162,11 @@ ij_status ij_other_rows(ij_other *o, int top, int bottom, int left, int right, i
   return st;
 }
 
-ij_status ij_picture_save(const char *path, const uint8_t *pixels, int height, int width) {
+ij_status ij_image_save(const char *path, const uint8_t *pixels, int height, int width) {
   IJ_TRY(ij_vips_ready());
-  if (height < 1 || width < 1) return ij_fail(IJ_EINVAL, "picture '%s' has %d x %d pixels", path, width, height);
+  if (height < 1 || width < 1) return ij_fail(IJ_EINVAL, "image '%s' has %d x %d pixels", path, width, height);
   const char *slash = strrchr(path, '/'), *ending = strrchr(slash ? slash : path, '.');
-  if (!ending) return ij_fail(IJ_EINVAL, "picture '%s' needs an ending such as .png or .jpg", path);
+  if (!ending) return ij_fail(IJ_EINVAL, "image '%s' needs an ending such as .png or .jpg", path);
   VipsImage *image =
       lib.vips_image_new_from_memory(pixels, (size_t)height * (size_t)width * 3, width, height, 3, VIPS_FORMAT_UCHAR);
   void *bytes = NULL;
@@ -177,7 +177,7 @@ ij_status ij_picture_save(const char *path, const uint8_t *pixels, int height, i
   if (!step(&image, &made, lib.vips_copy(image, &made, "interpretation", VIPS_INTERPRETATION_sRGB, NULL)) ||
       lib.vips_image_write_to_buffer(image, ending, &bytes, &n, NULL) != 0) {
     vips_failed();
-    st = ij_fail_in(IJ_EUNSUPPORTED, "picture '%s' could not be made", path);
+    st = ij_fail_in(IJ_EUNSUPPORTED, "image '%s' could not be made", path);
   } else st = ij_file_replace(path, bytes, n);
   (lib.g_free)(bytes);
   lib.g_object_unref(image);

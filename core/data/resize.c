@@ -1,5 +1,5 @@
-/* resize.c: bilinear with antialias, as PIL computes it on 8-bit pictures: across first, rounded to 8 bits, then down;
- * weights in 22-bit fixed point. A picture is taken row by row. */
+/* resize.c: bilinear with antialias, as PIL computes it on 8-bit images: across first, rounded to 8 bits, then down;
+ * weights in 22-bit fixed point. An image is taken row by row. */
 #include "data.h"
 #include <math.h>
 #include <string.h>

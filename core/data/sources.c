@@ -1,8 +1,8 @@
-/* sources.c: one source of pictures or several mixed by weights, and the order of an epoch.
+/* sources.c: one source of images or several mixed by weights, and the order of an epoch.
  *
- * An epoch has as many positions as all sources together have pictures. Of these each source gets its share, always the
- * same number, which is its quota. Its pictures come in a shuffled order of its own, which goes on from epoch to epoch
- * and is drawn again when all have come: turn t of a source shows each of its pictures once. What stands at a position
+ * An epoch has as many positions as all sources together have images. Of these each source gets its share, always the
+ * same number, which is its quota. Its images come in a shuffled order of its own, which resumes from epoch to epoch
+ * and is drawn again when all have come: turn t of a source shows each of its images once. What stands at a position
  * is a function of (seed, epoch, position) alone, by permutations that are computed and not kept, so any place is found
  * at once. Of one source each epoch is a turn. */
 #include "data.h"
@@ -11,7 +11,7 @@
 
 typedef struct source {
   ij_list *list;
-  uint32_t first;        /* its first picture's number */
+  uint32_t first;        /* its first image's number */
   uint32_t quota, begin; /* of an epoch's (unshuffled) positions: how many, from where */
   int *class;            /* numbers of its classes; NULL: as they are */
 } source;
@@ -156,7 +156,7 @@ static ij_status share_out(ij_sources *s, const double *weights) {
     s->s[i].begin = begin;
     begin += s->s[i].quota;
     if (s->s[i].quota == 0)
-      return ij_fail(IJ_EINVAL, "data.weights: '%s' gets none of the %u pictures of an epoch; raise its weight",
+      return ij_fail(IJ_EINVAL, "data.weights: '%s' gets none of the %u images of an epoch; raise its weight",
                      ij_list_root(s->s[i].list), s->count);
   }
   return IJ_OK;
@@ -187,7 +187,7 @@ ij_status ij_sources_open(const ij_data_config *c, ij_note_fn *note, void *arg, 
     }
     if (count > UINT32_MAX / 2) {
       s->n++;
-      IJ_TRY_TO(failed, st, ij_fail(IJ_EUNSUPPORTED, "data '%s': more than 2^31 pictures", s->title));
+      IJ_TRY_TO(failed, st, ij_fail(IJ_EUNSUPPORTED, "data '%s': more than 2^31 images", s->title));
     }
   }
   s->count = (uint32_t)count;

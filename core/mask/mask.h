@@ -1,4 +1,4 @@
-/* core/mask: which patches a picture shows to the context encoder and which the predictor must fill in.
+/* core/mask: which patches an image shows to the context encoder and which the predictor must fill in.
  *
  *   policy.c  checks a configuration, draws block sizes, refuses what could never be valid
  *   draw.c    draws the masks of one group of images as bitsets (uncut) and finds the length they share

@@ -1,4 +1,4 @@
-/* The plug-in's runtime: one card, one stream of work, memory from the driver's pool, copies beside the work. */
+/* The plug-in's runtime: one GPU, one stream of work, memory from the driver's pool, copies beside the work. */
 #include "cuda.h"
 #include "memory.h"
 #include <stdio.h>
@@ -10,13 +10,13 @@ const ij_host *ij_cuda_host;
 ij_status ij_cuda_status(cudaError_t e, const char *what) {
   if (e == cudaSuccess) return IJ_OK;
   return ij_cuda_host->fail(e == cudaErrorMemoryAllocation ? IJ_ENOMEM : IJ_EIO,
-                            "cuda: %s: %s (%s); if it stays so, start again: the run goes on from its last checkpoint",
+                            "cuda: %s: %s (%s); if it stays so, start again: the run resumes from its last checkpoint",
                             what, cudaGetErrorString(e), cudaGetErrorName(e));
 }
 ij_status ij_cuda_launched(const char *op) { return ij_cuda_status(cudaGetLastError(), op); }
 
 /* ---- opening */
-static ij_status usable(int *cards) {
+static ij_status usable(int *gpus) {
   int driver = 0, needed = CUDART_VERSION;
   cudaDriverGetVersion(&driver);
   if (driver == 0)
@@ -26,22 +26,22 @@ static ij_status usable(int *cards) {
     return ij_cuda_host->fail(
         IJ_EUNSUPPORTED, "device 'cuda': the driver is for CUDA %d.%d and this build needs %d.%d: update the driver",
         driver / 1000, driver % 1000 / 10, needed / 1000, needed % 1000 / 10);
-  cudaError_t e = cudaGetDeviceCount(cards);
-  if (e != cudaSuccess || *cards < 1)
+  cudaError_t e = cudaGetDeviceCount(gpus);
+  if (e != cudaSuccess || *gpus < 1)
     return ij_cuda_host->fail(IJ_EUNSUPPORTED,
-                              "device 'cuda': no card can be used: %s (look at nvidia-smi and CUDA_VISIBLE_DEVICES)",
+                              "device 'cuda': no GPU can be used: %s (look at nvidia-smi and CUDA_VISIBLE_DEVICES)",
                               e != cudaSuccess ? cudaGetErrorString(e) : "the driver sees none");
   return IJ_OK;
 }
 
-/* The card that this process should take: processes of one machine share its cards by their local number. SLURM's
+/* The GPU that this process should take: processes of one machine share its GPUs by their local number. SLURM's
  * comes last: a batch script has one of its own, 0, that all processes of an mpirun in it see. */
-static int own_card(int cards) {
+static int own_gpu(int gpus) {
   static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_LOCAL_RANK",
                                       "SLURM_LOCALID"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     const char *v = getenv(names[i]);
-    if (v && *v) return atoi(v) % cards;
+    if (v && *v) return atoi(v) % gpus;
   }
   return 0;
 }
@@ -63,17 +63,17 @@ static void close_queue(ij_queue *q) {
   memset(q, 0, sizeof *q);
 }
 
-static ij_status open_card(int index, ij_queue *q) {
-  int cards = 0;
-  ij_status st = usable(&cards);
+static ij_status open_gpu(int index, ij_queue *q) {
+  int gpus = 0;
+  ij_status st = usable(&gpus);
   if (st != IJ_OK) return st;
-  if (index >= cards)
-    return ij_cuda_host->fail(IJ_EINVAL, "device 'cuda:%d': this machine has %d card%s, numbered from 0", index, cards,
-                              cards == 1 ? "" : "s");
-  if (index < 0) index = own_card(cards);
+  if (index >= gpus)
+    return ij_cuda_host->fail(IJ_EINVAL, "device 'cuda:%d': this machine has %d GPU%s, numbered from 0", index, gpus,
+                              gpus == 1 ? "" : "s");
+  if (index < 0) index = own_gpu(gpus);
   cudaDeviceProp p;
-  if ((st = ij_cuda_status(cudaSetDevice(index), "opening the card")) != IJ_OK) return st;
-  if ((st = ij_cuda_status(cudaGetDeviceProperties(&p, index), "looking at the card")) != IJ_OK) return st;
+  if ((st = ij_cuda_status(cudaSetDevice(index), "opening the GPU")) != IJ_OK) return st;
+  if ((st = ij_cuda_status(cudaGetDeviceProperties(&p, index), "looking at the GPU")) != IJ_OK) return st;
   if (p.major < 8)
     return ij_cuda_host->fail(IJ_EUNSUPPORTED,
                               "device 'cuda:%d': %s is older than Ampere (sm_80), which this needs: use device=cpu",
@@ -116,7 +116,7 @@ extern "C" __attribute__((visibility("default"))) const ij_backend *ij_backend_c
   ij_cuda_host = host;
   b.abi = IJ_BACKEND_ABI;
   b.ops = ij_cuda_table;
-  b.open = open_card;
+  b.open = open_gpu;
   b.close = close_queue;
   b.alloc = ij_cuda_alloc;
   b.free = ij_cuda_free;

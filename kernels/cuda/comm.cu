@@ -1,4 +1,4 @@
-/* Sums between processes on their cards, by NCCL, on a stream beside the work. Without NCCL there is one process. */
+/* Sums between processes on their GPUs, by NCCL, on a stream beside the work. Without NCCL there is one process. */
 #include "memory.h"
 #include <string.h>
 #ifdef IJ_NCCL

@@ -22,7 +22,7 @@ typedef struct ij_cuda {
   struct ij_cuda_products *products; /* linear's: what cublasLt has chosen for which shape */
   struct ij_cuda_comm *comm;
 } ij_cuda;
-/* The calling thread then works on that card: a process may have several, and every function begins with this. */
+/* The calling thread then works on that GPU: a process may have several, and every function begins with this. */
 static inline ij_cuda *ij_cuda_of(ij_queue *q) {
   ij_cuda *c = (ij_cuda *)q->stream;
   if (c) cudaSetDevice(c->device);

@@ -1,8 +1,8 @@
-/* Memory of a card and the ways into and out of it.
+/* Memory of a GPU and the ways into and out of it.
  *
  * Tensors come from the driver's pool, in the order of the stream: what is freed is used again by later work without
  * waiting. Bytes go up through rings of pinned buffers (one for batches, one for small things), each with its twin on
- * the card: the host copies into a pinned one, a stream of copies carries it to the twin while the stream of work still
+ * the GPU: the host copies into a pinned one, a stream of copies carries it to the twin while the stream of work still
  * computes, and the work copies it (at the memory's speed) to where it belongs, since that place may not be free
  * earlier. */
 #include "memory.h"
@@ -94,7 +94,7 @@ ij_status ij_cuda_alloc(ij_queue *q, size_t bytes, void **out) {
     cudaGetLastError();
     cudaMemGetInfo(&unused, &total);
     return ij_cuda_host->fail(
-        IJ_ENOMEM, "out of memory on the card: %.2f GiB more are needed, %.2f of its %.2f GiB are free, %.2f are ours",
+        IJ_ENOMEM, "out of memory on the GPU: %.2f GiB more are needed, %.2f of its %.2f GiB are free, %.2f are ours",
         (double)bytes / (1 << 30), (double)unused / (1 << 30), (double)total / (1 << 30),
         (double)c->memory->used / (1 << 30));
   }
@@ -176,10 +176,10 @@ static double now(void) {
 }
 ij_status ij_cuda_wait_event(ij_queue *q, cudaEvent_t e, double seconds) {
   (void)q;
-  if (seconds <= 0) return ij_cuda_status(cudaEventSynchronize(e), "waiting for the card");
+  if (seconds <= 0) return ij_cuda_status(cudaEventSynchronize(e), "waiting for the GPU");
   for (double until = now() + seconds;;) {
     cudaError_t st = cudaEventQuery(e);
-    if (st != cudaErrorNotReady) return ij_cuda_status(st, "waiting for the card");
+    if (st != cudaErrorNotReady) return ij_cuda_status(st, "waiting for the GPU");
     if (now() > until)
       return ij_cuda_host->fail(
           IJ_EIO, "processes: nothing came from the others in %.0f seconds: one of them is gone or stands still",
@@ -191,11 +191,11 @@ ij_status ij_cuda_wait_event(ij_queue *q, cudaEvent_t e, double seconds) {
 ij_status ij_cuda_wait(ij_queue *q) {
   ij_cuda *c = ij_cuda_of(q);
   double seconds = ij_cuda_comm_seconds(q);
-  if (seconds <= 0) return ij_cuda_status(cudaStreamSynchronize(c->stream), "waiting for the card");
+  if (seconds <= 0) return ij_cuda_status(cudaStreamSynchronize(c->stream), "waiting for the GPU");
   cudaEvent_t e;
   cudaError_t made = cudaEventCreateWithFlags(&e, cudaEventDisableTiming);
-  if (made != cudaSuccess) return ij_cuda_status(made, "waiting for the card");
-  ij_status st = ij_cuda_status(cudaEventRecord(e, c->stream), "waiting for the card");
+  if (made != cudaSuccess) return ij_cuda_status(made, "waiting for the GPU");
+  ij_status st = ij_cuda_status(cudaEventRecord(e, c->stream), "waiting for the GPU");
   if (st == IJ_OK) st = ij_cuda_wait_event(q, e, seconds);
   cudaEventDestroy(e);
   return st;
@@ -206,7 +206,7 @@ static cudaError_t grow(ij_cuda *c, stage *s, size_t n) {
   if (s->bytes >= n) return cudaSuccess;
   size_t bytes = n > LEAST ? n : LEAST;
   if (s->pinned) cudaFreeHost(s->pinned);
-  if (s->twin) cudaFree(s->twin); /* waits for the card: seldom, since batches have one size */
+  if (s->twin) cudaFree(s->twin); /* waits for the GPU: seldom, since batches have one size */
   s->pinned = s->twin = NULL;
   s->bytes = 0;
   cudaError_t e = cudaMallocHost(&s->pinned, bytes);
@@ -241,7 +241,7 @@ ij_status ij_cuda_write(ij_queue *q, void *to, const void *host, size_t n) {
     if (s->busy)
       st = ij_cuda_wait_event(q, s->bytes < some ? s->used : s->copied, seconds); /* the pinned part is free */
     if (st == IJ_OK)
-      st = ij_cuda_status(carry(c, s, (char *)to + at, (const char *)host + at, some), "copying to the card");
+      st = ij_cuda_status(carry(c, s, (char *)to + at, (const char *)host + at, some), "copying to the GPU");
     if (st != IJ_OK) return st;
   }
   return IJ_OK;
@@ -253,7 +253,7 @@ ij_status ij_cuda_read(ij_queue *q, const void *from, void *host, size_t n) {
   ij_status st = ij_cuda_comm_seconds(q) > 0 ? ij_cuda_wait(q) : IJ_OK;
   if (st != IJ_OK) return st;
   st = ij_cuda_status(cudaMemcpyAsync(host, from, n, cudaMemcpyDeviceToHost, ij_cuda_of(q)->stream),
-                      "copying from the card");
+                      "copying from the GPU");
   return st == IJ_OK ? ij_cuda_wait(q) : st;
 }
 ij_status ij_cuda_read_begin(ij_queue *q, const void *from, size_t n, void **out) {
@@ -265,7 +265,7 @@ ij_status ij_cuda_read_begin(ij_queue *q, const void *from, size_t n, void **out
   ticket *t = &c->memory->tickets[i];
   cudaError_t e = cudaMemcpyAsync(t->pinned, from, n, cudaMemcpyDeviceToHost, c->stream);
   if (e == cudaSuccess) e = cudaEventRecord(t->there, c->stream);
-  if (e != cudaSuccess) return ij_cuda_status(e, "copying from the card");
+  if (e != cudaSuccess) return ij_cuda_status(e, "copying from the GPU");
   t->taken = true;
   *out = t;
   return IJ_OK;

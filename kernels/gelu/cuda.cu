@@ -1,7 +1,7 @@
 /* GELU, u Phi(u), in its exact form: cublasLt's epilogues can't be used, since theirs is the tanh approximation (off by
  * up to 5e-4).
  *
- * bf16: forward 4 bytes an element, backward 8; a card of 3.3 TB/s and 29e12 f32 operations a second has 35 and 70 of
+ * bf16: forward 4 bytes an element, backward 8; a GPU of 3.3 TB/s and 29e12 f32 operations a second has 35 and 70 of
  * them for an element. So Phi costs one exponential, one reciprocal and a polynomial, as on the CPU: the upper tail of
  * the normal distribution is exp(-z^2/2) times a polynomial in 1/(1 + .33 z), z times its error below 1.4e-7. */
 #include "../cuda/cuda.h"

@@ -7,15 +7,15 @@ static void bytes_row(ij_dim P, const uint8_t *x, float a, float b, float *y) {
   for (ij_dim j = 0; j < P; j++) y[j] = (float)x[3 * j] * a + b;
 }
 
-typedef struct pictures {
+typedef struct batch {
   ij_dim H, W, P;
   int u8;
   const void *images;
   const float *scale6;
-} pictures;
+} batch;
 
 /* y (3, P, P) = patch number `patch` of image b */
-static void patch_get(const pictures *v, ij_dim b, ij_dim patch, float *y) {
+static void patch_get(const batch *v, ij_dim b, ij_dim patch, float *y) {
   ij_dim grid_w = v->W / v->P, top = patch / grid_w * v->P, left = patch % grid_w * v->P;
   for (ij_dim c = 0; c < 3; c++)
     for (ij_dim i = 0; i < v->P; i++, y += v->P) {
@@ -28,7 +28,7 @@ static void patch_get(const pictures *v, ij_dim b, ij_dim patch, float *y) {
 
 ij_status IJ_CPU(patchify)(ij_queue *q, ij_dtype dt, ij_dim C, ij_dim B, ij_dim K, ij_dim H, ij_dim W, ij_dim P, int u8,
                            const void *images, const int32_t *index, const float *scale6, void *y) {
-  pictures v = {H, W, P, u8, images, scale6};
+  batch v = {H, W, P, u8, images, scale6};
   ij_dim F = 3 * P * P;
   int threads = C * B * K * F < SMALL ? 1 : omp_get_max_threads();
   float *bufs = ij_queue_scratch(q, 0, (size_t)(threads * F) * sizeof *bufs); /* (threads, F) */

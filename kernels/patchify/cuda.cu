@@ -3,7 +3,7 @@
 #include "../cuda/rows.h"
 
 namespace {
-struct Pictures {
+struct Images {
   ij_dim C, B, K, H, W, P;
 };
 struct Scale {
@@ -30,7 +30,7 @@ template <int V> __device__ static void pixels_of(const float *x, ij_dim plane, 
 }
 
 template <class Image, class T, int V>
-static __global__ void patches(Pictures d, const Image *__restrict__ images, const int32_t *__restrict__ index,
+static __global__ void patches(Images d, const Image *__restrict__ images, const int32_t *__restrict__ index,
                                const float *__restrict__ scale6, T *__restrict__ y) {
   constexpr bool u8 = sizeof(Image) == 1;
   int P = (int)d.P, across = P / V, grid_w = (int)(d.W / d.P);
@@ -51,7 +51,7 @@ static __global__ void patches(Pictures d, const Image *__restrict__ images, con
 }
 
 template <class Image, class T, int V>
-static bool patches_as(ij_queue *q, Pictures d, const Image *images, const int32_t *index, const float *scale6, T *y) {
+static bool patches_as(ij_queue *q, Images d, const Image *images, const int32_t *index, const float *scale6, T *y) {
   if (d.P % V || !ij_packs<V>(d.W, images, y)) return false;
   ij_grid g = ij_rows_grid(d.C * d.B * d.K, d.P * d.P / V);
   auto patchify = patches<Image, T, V>;
@@ -59,7 +59,7 @@ static bool patches_as(ij_queue *q, Pictures d, const Image *images, const int32
   return true;
 }
 template <class Image, class T>
-static void widest(ij_queue *q, Pictures d, const Image *images, const int32_t *index, const float *scale6, T *y) {
+static void widest(ij_queue *q, Images d, const Image *images, const int32_t *index, const float *scale6, T *y) {
   if (patches_as<Image, T, 4>(q, d, images, index, scale6, y)) return;
   if (patches_as<Image, T, 2>(q, d, images, index, scale6, y)) return;
   patches_as<Image, T, 1>(q, d, images, index, scale6, y);
@@ -67,7 +67,7 @@ static void widest(ij_queue *q, Pictures d, const Image *images, const int32_t *
 
 ij_status ij_cuda_patchify(ij_queue *q, ij_dtype dt, ij_dim C, ij_dim B, ij_dim K, ij_dim H, ij_dim W, ij_dim P, int u8,
                            const void *images, const int32_t *index, const float *scale6, void *y) {
-  Pictures d = {C, B, K, H, W, P};
+  Images d = {C, B, K, H, W, P};
   const uint8_t *bytes = (const uint8_t *)images;
   const float *planes = (const float *)images;
   if (C * B * K == 0) return IJ_OK;

@@ -1,7 +1,7 @@
 -- Attention-guided targets: blocks land where the target encoder looks, the context is what is left of the grid.
---   mask.policy=recipes/masks/attention.lua mask.group=BATCH       the pictures decide (a group is a batch then)
+--   mask.policy=recipes/masks/attention.lua mask.group=BATCH       the images decide (a group is a batch then)
 --   ijepa.mask.new { policy = "recipes/masks/attention.lua", grid = { 14, 14 }, saliency = list_of_196_numbers }
---                                                                  a map made before, the same for all pictures
+--                                                                  a map made before, the same for all images
 return {
   options = { targets = 4, share = 0.15, block = -1, sharp = 2 },   -- block: of the encoder, -1 the last; sharp: power
 

@@ -1,4 +1,4 @@
--- One half of the picture from the other: left and right, or with options vertical=false top and bottom.
+-- One half of the image from the other: left and right, or with options vertical=false top and bottom.
 return {
   options = { vertical = true },   -- the cut runs from top to bottom
   policy = function(rng, grid, _, options)

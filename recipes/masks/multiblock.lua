@@ -6,7 +6,7 @@ return function(rng, grid, _, options)
   local m = options.mask   -- mask.context, mask.target, mask.min_keep, mask.overlap of the recipe
   local lo, hi = m.target.aspect[1], m.target.aspect[2]
 
-  -- sizes: the same for all pictures of a group; drawn again while no place can make them valid
+  -- sizes: the same for all images of a group; drawn again while no place can make them valid
   local h, w, side_h, side_w
   for _ = 1, 1000 do
     local area = rng.group:uniform(m.target.scale[1], m.target.scale[2])
@@ -16,7 +16,7 @@ return function(rng, grid, _, options)
     if h * w > m.min_keep and side_h * side_w > m.min_keep then break end
   end
 
-  -- places: of this picture
+  -- places: of this image
   local targets = {}
   for i = 1, m.target.n do targets[i] = grid:random_block(rng, h, w) end
   local contexts, gave_up = {}, false

@@ -40,7 +40,7 @@ return"rgb(255,255,255)"}
 for(const e of seen){const r=e.getBoundingClientRect(),n=e.tagName+" "+(e.alt||e.getAttribute("aria-label")||e.innerText||"").slice(0,40)
 if(!(r.width>40&&r.height>30))faults.push("no size: "+n)
 if(r.left<0||r.right>W+.5)faults.push("outside: "+n)
-if(e.tagName=="IMG"&&!e.naturalWidth)faults.push("no picture: "+n)
+if(e.tagName=="IMG"&&!e.naturalWidth)faults.push("no image: "+n)
 if(e.tagName!="FIGURE"&&!(e.alt||e.getAttribute("aria-label")))faults.push("no words: "+n)}
 for(const e of document.querySelectorAll("p,td,th,dd,dt,figcaption,.level,a,svg text")){const s=getComputedStyle(e)
 const a=light(e.closest("svg")?s.fill:s.color),b=light(behind(e)),c=(Math.max(a,b)+.05)/(Math.min(a,b)+.05)
@@ -94,7 +94,7 @@ local bad = [[<!doctype html><meta charset="utf-8"><body><figure style="width:20
 <figure style="height:0;width:0;padding:0;overflow:hidden"></figure><p style="color:#999;background:#aaa">pale</p>
 <script>console.error("x");throw 1</script>]]
 local all = table.concat((faults_of(bad, 360, false)), "\n")
-for _, part in ipairs { "outside: FIGURE", "no size: FIGURE", "no picture: IMG", "no words: IMG", "contrast", "sideways", "console: ",
+for _, part in ipairs { "outside: FIGURE", "no size: FIGURE", "no image: IMG", "no words: IMG", "contrast", "sideways", "console: ",
   "request: http://example.invalid/a.png" } do
   say(all:find(part, 1, true), "a planted fault is found: %s", part)
 end

@@ -1,5 +1,5 @@
-/* core/data/copy.c, manifest.c, sha256.c, and the limits that protect from hostile pictures. */
-#include "pictures.h"
+/* core/data/copy.c, manifest.c, sha256.c, and the limits that protect from hostile images. */
+#include "images.h"
 #include <sys/stat.h>
 #include <vips/vips.h>
 
@@ -10,7 +10,7 @@ static void make_set(void) {
   for (int i = 0; i < 12; i++) {
     char name[40];
     snprintf(name, sizeof name, "d/%c/%02d.png", 'a' + i % 3, i);
-    put_picture(name, 12 + i, 14, i);
+    put_image(name, 12 + i, 14, i);
   }
   run_in_scratch("mkdir s; tar cf s/x.tar -C d a b; tar cf s/y.tar -C d c");
   snprintf(root, sizeof root, "%s/d", scratch);
@@ -207,7 +207,7 @@ static void write_manifest(const char *path, const char *to) {
 
 START_TEST(sha256sum_reads_our_manifests_and_we_its)
 {
-  put_picture("d/a/new\nline\\.png", 9, 9, 1);
+  put_image("d/a/new\nline\\.png", 9, 9, 1);
   write_manifest(root, "m.txt");
   run_in_scratch("cd d; sha256sum -c ../m.txt && test $(wc -l <../m.txt) = 13");
   char path[80];
@@ -260,7 +260,7 @@ START_TEST(what_differs_is_named)
 }
 END_TEST
 
-/* ---- hostile pictures ---- */
+/* ---- hostile images ---- */
 static ij_status decode(ij_decoder *d, const void *bytes, size_t n) {
   int h, w;
   uint8_t out[16 * 16 * 3];

@@ -1,5 +1,5 @@
 /* core/data/resize.c and the crop boxes: PIL's numbers. */
-#include "pictures.h"
+#include "images.h"
 #include <cjson/cJSON.h>
 #include <math.h>
 
@@ -9,7 +9,7 @@ static uint64_t hash(const uint8_t *p, size_t n) { /* FNV-1a */
   return h;
 }
 
-/* Printed by golden/pil_resize.py: the same picture, boxes and sizes through PIL. */
+/* Printed by golden/pil_resize.py: the same image, boxes and sizes through PIL. */
 START_TEST(as_pil_resizes)
 {
   static const struct {
@@ -24,7 +24,7 @@ START_TEST(as_pil_resizes)
       for (int c = 0; c < 3; c++)
         p[(y * 203 + x) * 3 + c] = (uint8_t)((x * x * (c + 1) + y * y * 3 + x * y * (5 - c) + c * 77) / 7);
   for (size_t i = 0; i < sizeof golden / sizeof *golden; i++) {
-    ck_assert_int_eq(ij_picture_crop(p, 150, 203, golden[i].top, golden[i].left, golden[i].h, golden[i].w,
+    ck_assert_int_eq(ij_image_crop(p, 150, 203, golden[i].top, golden[i].left, golden[i].h, golden[i].w,
                                      golden[i].out_h, golden[i].out_w, out),
                      IJ_OK);
     ck_assert_msg(hash(out, (size_t)golden[i].out_h * (size_t)golden[i].out_w * 3) == golden[i].hash, "size %zu", i);
@@ -37,7 +37,7 @@ END_TEST
 START_TEST(the_same_size_is_a_copy)
 {
   uint8_t *p = draw(13, 21, 1), out[5 * 7 * 3];
-  ck_assert_int_eq(ij_picture_crop(p, 13, 21, 4, 9, 5, 7, 5, 7, out), IJ_OK);
+  ck_assert_int_eq(ij_image_crop(p, 13, 21, 4, 9, 5, 7, 5, 7, out), IJ_OK);
   for (int y = 0; y < 5; y++) ck_assert_mem_eq(out + y * 21, p + ((y + 4) * 21 + 9) * 3, 21);
   ij_free(p);
 }
@@ -49,9 +49,9 @@ START_TEST(boxes_outside_are_refused)
   static const int box[][4] = {{-1, 0, 1, 1}, {0, -1, 1, 1}, {0, 0, 0, 1},       {0, 0, 1, 0},
                                {1, 0, 3, 1},  {0, 1, 1, 3},  {0, 0, INT_MAX, 1}, {INT_MAX, 0, 1, 1}};
   for (size_t i = 0; i < sizeof box / sizeof *box; i++)
-    ck_assert_int_eq(ij_picture_crop(p, 3, 3, box[i][0], box[i][1], box[i][2], box[i][3], 1, 1, out), IJ_EINVAL);
-  ck_assert_int_eq(ij_picture_crop(p, 3, 3, 0, 0, 1, 1, 0, 1, out), IJ_EINVAL);
-  ck_assert_int_eq(ij_picture_crop(p, 3, 3, 2, 2, 1, 1, 1, 1, out), IJ_OK);
+    ck_assert_int_eq(ij_image_crop(p, 3, 3, box[i][0], box[i][1], box[i][2], box[i][3], 1, 1, out), IJ_EINVAL);
+  ck_assert_int_eq(ij_image_crop(p, 3, 3, 0, 0, 1, 1, 0, 1, out), IJ_EINVAL);
+  ck_assert_int_eq(ij_image_crop(p, 3, 3, 2, 2, 1, 1, 1, 1, out), IJ_OK);
 }
 END_TEST
 
@@ -94,7 +94,7 @@ START_TEST(the_middle_in_evaluation)
 }
 END_TEST
 
-/* The published pipeline's crops: exactly, both from a decoded picture and on the loader's way. */
+/* The published pipeline's crops: exactly, both from a decoded image and on the loader's way. */
 START_TEST(conformance)
 {
   const char *folder = SHARED_FOLDER "/conformance/crops";
@@ -120,12 +120,12 @@ START_TEST(conformance)
     uint8_t *want, *pixels, *out;
     size_t side = (size_t)box[4], n = side * side * 3;
     snprintf(path, sizeof path, "%s/%s", folder, cJSON_GetObjectItem(one, "expected")->valuestring);
-    ck_assert_msg(ij_picture_load(path, &want, &eh, &ew) == IJ_OK, "%s", ij_errmsg());
+    ck_assert_msg(ij_image_load(path, &want, &eh, &ew) == IJ_OK, "%s", ij_errmsg());
     ck_assert(eh == box[4] && ew == box[4]);
     snprintf(path, sizeof path, "%s/%s", folder, cJSON_GetObjectItem(one, "image")->valuestring);
-    ck_assert_msg(ij_picture_load(path, &pixels, &h, &w) == IJ_OK, "%s", ij_errmsg());
+    ck_assert_msg(ij_image_load(path, &pixels, &h, &w) == IJ_OK, "%s", ij_errmsg());
     out = ij_alloc(n);
-    ck_assert_int_eq(ij_picture_crop(pixels, h, w, box[0], box[1], box[2], box[3], box[4], box[4], out), IJ_OK);
+    ck_assert_int_eq(ij_image_crop(pixels, h, w, box[0], box[1], box[2], box[3], box[4], box[4], out), IJ_OK);
     ck_assert_mem_eq(out, want, n);
     memset(out, 0, n);
     static uint8_t bytes[1 << 22];

@@ -1,5 +1,5 @@
-/* core/data/decode.c, other.c, picture.c: every form of picture, and what is broken. */
-#include "pictures.h"
+/* core/data/decode.c, other.c, image.c: every form of image, and what is broken. */
+#include "images.h"
 #include <vips/vips.h>
 
 static uint8_t bytes[1 << 22];
@@ -16,7 +16,7 @@ static size_t get_bytes(const char *name) {
 static ij_status load(const char *name, uint8_t **p, int *h, int *w) {
   char *path = in_scratch(name);
   *p = NULL;
-  ij_status st = ij_picture_load(path, p, h, w);
+  ij_status st = ij_image_load(path, p, h, w);
   ij_free(path);
   return st;
 }
@@ -90,7 +90,7 @@ START_TEST(all_colour_forms_become_rgb)
 }
 END_TEST
 
-START_TEST(animations_give_their_first_picture)
+START_TEST(animations_give_their_first_image)
 {
   VipsImage *page[2], *all, *copy;
   char *path = in_scratch("move.webp");
@@ -118,19 +118,19 @@ START_TEST(one_pixel)
 {
   static const char *const name[] = {"a/1.png", "a/1.jpg", "a/1.webp"};
   for (int i = 0; i < 3; i++) {
-    put_picture(name[i], 1, 1, 1);
+    put_image(name[i], 1, 1, 1);
     uint8_t *p, out[6 * 6 * 3];
     int h, w;
     ck_assert_int_eq(load(name[i], &p, &h, &w), IJ_OK);
     ck_assert(h == 1 && w == 1);
-    ck_assert_int_eq(ij_picture_crop(p, 1, 1, 0, 0, 1, 1, 6, 6, out), IJ_OK);
+    ck_assert_int_eq(ij_image_crop(p, 1, 1, 0, 0, 1, 1, 6, 6, out), IJ_OK);
     for (int k = 0; k < 36; k++) ck_assert_mem_eq(out + 3 * k, p, 3);
     ij_bytes_free(p);
   }
 }
 END_TEST
 
-/* Of a window alone, the same pixels as of the whole picture: all samplings of colour, progressive too. */
+/* Of a window alone, the same pixels as of the whole image: all samplings of colour, progressive too. */
 START_TEST(windows_of_jpegs_are_exact)
 {
   static const char *const option[] = {"[Q=90]", "[Q=95,subsample-mode=off]", "[Q=80,interlace,subsample-mode=on]",
@@ -156,7 +156,7 @@ START_TEST(windows_of_jpegs_are_exact)
         int b[4];
         static uint8_t one[40 * 40 * 3], two[40 * 40 * 3];
         ij_crop_draw(&r, h, w, (double[]){.001, 1}, (double[]){.3, 3}, b);
-        ck_assert_int_eq(ij_picture_crop(whole, h, w, b[0], b[1], b[2], b[3], 40, 40, one), IJ_OK);
+        ck_assert_int_eq(ij_image_crop(whole, h, w, b[0], b[1], b[2], b[3], 40, 40, one), IJ_OK);
         ij_window win = {b[0], b[1], b[2], b[3], 40, 40, 0, 0, 40, 40};
         ck_assert_int_eq(ij_decoder_open(d, bytes, n, &h2, &w2), IJ_OK);
         ck_assert_msg(ij_decoder_read(d, &win, two) == IJ_OK, "%s %d %d %d %d: %s", option[k], b[0], b[1], b[2], b[3],
@@ -179,37 +179,37 @@ START_TEST(broken_files_are_told_apart)
 {
   put_text("empty.jpg", "");
   expect_broken("empty.jpg", "empty file");
-  put_text("text.jpg", "this is no picture");
-  expect_broken("text.jpg", "picture '");
+  put_text("text.jpg", "this is no image");
+  expect_broken("text.jpg", "image '");
   put_bytes("start.jpg", "\xff\xd8\xff", 3);
   expect_broken("start.jpg", "JPEG");
   expect_broken("missing.jpg", "No such file");
   run_in_scratch("mkdir folder.jpg");
   expect_broken("folder.jpg", "no file");
-  put_picture("a.jpg", 100, 80, 1);
-  put_picture("a.png", 100, 80, 1);
-  put_picture("a.webp", 100, 80, 1);
+  put_image("a.jpg", 100, 80, 1);
+  put_image("a.png", 100, 80, 1);
+  put_image("a.webp", 100, 80, 1);
   size_t n = get_bytes("a.jpg");
   for (size_t cut = 3; cut < n; cut += 41) {
     put_bytes("cut.jpg", bytes, cut);
-    expect_broken("cut.jpg", "picture '");
+    expect_broken("cut.jpg", "image '");
   }
   put_bytes("cut.jpg", bytes, n - 2); /* only the end marker is missing */
   expect_broken("cut.jpg", "truncated JPEG");
   n = get_bytes("a.png");
   for (size_t cut = 1; cut + 60 < n; cut += n / 7) {
     put_bytes("cut.png", bytes, cut);
-    expect_broken("cut.png", "picture '");
+    expect_broken("cut.png", "image '");
   }
   n = get_bytes("a.webp");
   put_bytes("cut.webp", bytes, n / 2);
-  expect_broken("cut.webp", "picture '");
+  expect_broken("cut.webp", "image '");
 }
 END_TEST
 
 START_TEST(windows_see_truncation_below)
 {
-  put_picture("a.jpg", 400, 80, 1);
+  put_image("a.jpg", 400, 80, 1);
   size_t n = get_bytes("a.jpg");
   ij_decoder *d;
   int h, w;
@@ -225,11 +225,11 @@ START_TEST(windows_see_truncation_below)
 }
 END_TEST
 
-START_TEST(huge_pictures_are_refused_by_their_header)
+START_TEST(huge_images_are_refused_by_their_header)
 {
   static const char *const name[] = {"big.jpg", "big.png"};
   for (int i = 0; i < 2; i++) {
-    put_picture(name[i], 300, 400, 1);
+    put_image(name[i], 300, 400, 1);
     size_t n = get_bytes(name[i]);
     ij_decoder *d;
     int h, w;
@@ -247,7 +247,7 @@ START_TEST(damaged_bytes_never_crash)
   ij_decoder *d;
   ij_decoder_new(1 << 22, &d);
   for (int k = 0; k < 3; k++) {
-    put_picture(name[k], 60, 70, 1);
+    put_image(name[k], 60, 70, 1);
     size_t n = get_bytes(name[k]);
     ij_rng r;
     ij_rng_init(&r, 5, IJ_RNG_USER, 0, 0);
@@ -272,15 +272,15 @@ START_TEST(saving_and_loading)
 {
   uint8_t *p = draw(30, 40, 2), *q;
   int h, w;
-  put_picture("a[1].png", 30, 40, 2); /* libvips would take what is in brackets for options */
+  put_image("a[1].png", 30, 40, 2); /* libvips would take what is in brackets for options */
   ck_assert_int_eq(load("a[1].png", &q, &h, &w), IJ_OK);
   ck_assert(h == 30 && w == 40);
   ck_assert_mem_eq(p, q, 30 * 40 * 3);
   ij_bytes_free(q);
-  ck_assert_int_eq(ij_picture_save("/nowhere/at/all.png", p, 30, 40), IJ_EIO);
-  ck_assert_int_eq(ij_picture_save("/tmp/a.nothing", p, 30, 40), IJ_EUNSUPPORTED);
-  ck_assert_int_eq(ij_picture_save("/tmp/nothing", p, 30, 40), IJ_EINVAL);
-  ck_assert_int_eq(ij_picture_save("/tmp/a.png", p, 0, 40), IJ_EINVAL);
+  ck_assert_int_eq(ij_image_save("/nowhere/at/all.png", p, 30, 40), IJ_EIO);
+  ck_assert_int_eq(ij_image_save("/tmp/a.nothing", p, 30, 40), IJ_EUNSUPPORTED);
+  ck_assert_int_eq(ij_image_save("/tmp/nothing", p, 30, 40), IJ_EINVAL);
+  ck_assert_int_eq(ij_image_save("/tmp/a.png", p, 0, 40), IJ_EINVAL);
   ij_free(p);
 }
 END_TEST
@@ -291,12 +291,12 @@ int main(void) {
   tcase_add_checked_fixture(t, scratch_make, scratch_remove);
   tcase_set_timeout(t, 120);
   tcase_add_test(t, all_colour_forms_become_rgb);
-  tcase_add_test(t, animations_give_their_first_picture);
+  tcase_add_test(t, animations_give_their_first_image);
   tcase_add_test(t, one_pixel);
   tcase_add_test(t, windows_of_jpegs_are_exact);
   tcase_add_test(t, broken_files_are_told_apart);
   tcase_add_test(t, windows_see_truncation_below);
-  tcase_add_test(t, huge_pictures_are_refused_by_their_header);
+  tcase_add_test(t, huge_images_are_refused_by_their_header);
   tcase_add_test(t, damaged_bytes_never_crash);
   tcase_add_test(t, saving_and_loading);
   suite_add_tcase(s, t);

@@ -313,10 +313,10 @@ static int one_gives_up(ij_dist *d) {
   ij_dist_info at;
   ij_dist_look(d, &at);
   WANT(ij_dist_barrier(d, 0) == IJ_OK); /* all have met */
-  if (at.rank == 2) ij_dist_fail(d, "no more pictures");
+  if (at.rank == 2) ij_dist_fail(d, "no more images");
   else {
     WANT(ij_dist_barrier(d, 0) == IJ_EIO);
-    WANT(strstr(ij_errmsg(), "process 2 stopped: no more pictures"));
+    WANT(strstr(ij_errmsg(), "process 2 stopped: no more images"));
   }
   return 7;
 }

@@ -1,5 +1,5 @@
 /* core/data/list.c and tar.c: what a data set holds. */
-#include "pictures.h"
+#include "images.h"
 
 static char notes[4096];
 static void on_note(void *arg, const char *text) {
@@ -92,7 +92,7 @@ START_TEST(subsets_name_files_or_paths)
   ij_list_free(l);
   put_text("sub", "missing.jpg\n");
   ck_assert_int_eq(list("d", "sub", &l), IJ_EFORMAT);
-  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "none of the pictures of subset"));
+  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "none of the images of subset"));
   put_text("sub", "\n");
   ck_assert_int_eq(list("d", "sub", &l), IJ_EFORMAT);
   ck_assert_int_eq(list("d", "nowhere", &l), IJ_EIO);
@@ -107,9 +107,9 @@ START_TEST(what_is_not_there_is_said)
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "nowhere' is not there"));
   run_in_scratch("mkdir -p empty text; touch text/a.txt text/b.csv");
   ck_assert_int_eq(list("empty", NULL, &l), IJ_EFORMAT);
-  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "has no pictures (0 other files"));
+  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "has no images (0 other files"));
   ck_assert_int_eq(list("text", NULL, &l), IJ_EFORMAT);
-  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "has no pictures (2 other files"));
+  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "has no images (2 other files"));
   ck_assert_int_eq(ij_list_open("", NULL, NULL, on_note, NULL, &l), IJ_EINVAL);
   ck_assert_int_eq(ij_list_open(NULL, NULL, NULL, on_note, NULL, &l), IJ_EINVAL);
   ck_assert_int_eq(ij_list_open("/dev/null", NULL, NULL, on_note, NULL, &l), IJ_EIO);
@@ -218,7 +218,7 @@ START_TEST(damaged_tars)
   ck_assert_int_eq(list("none.tar", NULL, &l), IJ_EFORMAT);
   ck_assert_int_eq(list("bad.tar", NULL, &l), IJ_EFORMAT);
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "is damaged at byte 5632"));
-  ck_assert_int_eq(list("cut.tar", NULL, &l), IJ_OK); /* its last picture is there in part, and broken when read */
+  ck_assert_int_eq(list("cut.tar", NULL, &l), IJ_OK); /* its last image is there in part, and broken when read */
   ck_assert_ptr_nonnull(strstr(notes, "the tar is cut off"));
   ck_assert_uint_eq(ij_list_count(l), 3);
   ij_room room = {0};

@@ -1,7 +1,7 @@
 /* core/data/loader.c, augment.c: batches. */
-#include "pictures.h"
+#include "images.h"
 
-enum { SIDE = 16, PICTURES = 23 };
+enum { SIDE = 16, IMAGES = 23 };
 static uint64_t hash(uint64_t h, const void *p, size_t n) {
   for (size_t i = 0; i < n; i++) h = (h ^ ((const uint8_t *)p)[i]) * 1099511628211u;
   return h;
@@ -16,10 +16,10 @@ static uint64_t batch_hash(const ij_batch *b) {
 static char root[80];
 static void make_set(void) {
   scratch_make();
-  for (int i = 0; i < PICTURES; i++) {
+  for (int i = 0; i < IMAGES; i++) {
     char name[40];
     snprintf(name, sizeof name, "d/%c/%02d.jpg", 'a' + i % 3, i);
-    put_picture(name, 30 + i, 50 - i, i);
+    put_image(name, 30 + i, 50 - i, i);
   }
   snprintf(root, sizeof root, "%s/d", scratch);
 }
@@ -80,22 +80,22 @@ START_TEST(the_same_for_any_number_of_workers)
 }
 END_TEST
 
-START_TEST(an_epoch_holds_each_picture_once)
+START_TEST(an_epoch_holds_each_image_once)
 {
   ij_data_config c = config();
   ij_data *d = open_data(&c);
-  int order[2][PICTURES], moved = 0;
-  ck_assert_int_eq(ij_data_count(d), PICTURES);
+  int order[2][IMAGES], moved = 0;
+  ck_assert_int_eq(ij_data_count(d), IMAGES);
   ck_assert_int_eq(ij_data_classes(d), 3);
   ck_assert_str_eq(ij_data_class(d, 1), "b");
   ck_assert_ptr_null(ij_data_class(d, 3));
   ck_assert_str_eq(ij_data_name(d, 0), "a/00.jpg");
-  ck_assert_ptr_null(ij_data_name(d, PICTURES));
+  ck_assert_ptr_null(ij_data_name(d, IMAGES));
   ck_assert_ptr_null(ij_data_name(d, -1));
-  ck_assert_int_eq(ij_data_label(d, PICTURES), -1);
-  ck_assert_int_eq(ij_data_picture(d, PICTURES, 0, NULL), IJ_EINVAL);
+  ck_assert_int_eq(ij_data_label(d, IMAGES), -1);
+  ck_assert_int_eq(ij_data_image(d, IMAGES, 0, NULL), IJ_EINVAL);
   for (int e = 0; e < 2; e++) {
-    int seen[PICTURES] = {0}, at = 0;
+    int seen[IMAGES] = {0}, at = 0;
     for (int s = 0; s < 5; s++) {
       ij_batch b;
       next(d, &b);
@@ -105,14 +105,14 @@ START_TEST(an_epoch_holds_each_picture_once)
         ck_assert_int_eq(b.labels[i], ij_data_name(d, b.samples[i])[0] - 'a');
         ck_assert_int_eq(b.labels[i], ij_data_label(d, b.samples[i]));
         uint8_t one[SIDE * SIDE * 3]; /* by its number, beside the sequence */
-        ck_assert_int_eq(ij_data_picture(d, b.samples[i], e, one), IJ_OK);
+        ck_assert_int_eq(ij_data_image(d, b.samples[i], e, one), IJ_OK);
         ck_assert_mem_eq(one, b.pixels + (size_t)i * sizeof one, sizeof one);
       }
     }
-    for (int i = 0; i < PICTURES; i++) ck_assert_int_eq(seen[i], 1);
+    for (int i = 0; i < IMAGES; i++) ck_assert_int_eq(seen[i], 1);
   }
-  for (int i = 0; i < PICTURES; i++) moved += order[0][i] != order[1][i];
-  ck_assert_int_gt(moved, PICTURES / 2);
+  for (int i = 0; i < IMAGES; i++) moved += order[0][i] != order[1][i];
+  ck_assert_int_gt(moved, IMAGES / 2);
   ij_data_close(d);
 }
 END_TEST
@@ -138,7 +138,7 @@ START_TEST(evaluation_ends_and_starts_over)
         }
         for (int i = 0; i < b.count; i++) ck_assert_uint_eq(b.samples[i], at++);
       }
-      ck_assert_uint_eq(at, PICTURES);
+      ck_assert_uint_eq(at, IMAGES);
       ck_assert_int_eq(ij_data_next(d, &b), IJ_EEND);
     }
     ij_data_close(d);
@@ -149,7 +149,7 @@ END_TEST
 START_TEST(processes_share_an_epoch)
 {
   for (int train = 0; train < 2; train++) {
-    int seen[PICTURES] = {0}, all = 0;
+    int seen[IMAGES] = {0}, all = 0;
     for (int rank = 0; rank < 4; rank++) {
       ij_data_config c = config();
       c.train = train;
@@ -164,8 +164,8 @@ START_TEST(processes_share_an_epoch)
       }
       ij_data_close(d);
     }
-    ck_assert_int_eq(all, train ? 40 : PICTURES); /* in training the last steps are filled up */
-    for (int i = 0; i < PICTURES; i++) ck_assert_int_ge(seen[i], 1);
+    ck_assert_int_eq(all, train ? 40 : IMAGES); /* in training the last steps are filled up */
+    for (int i = 0; i < IMAGES; i++) ck_assert_int_ge(seen[i], 1);
   }
 }
 END_TEST
@@ -173,7 +173,7 @@ END_TEST
 /* Of each epoch, what W processes see in their n-th batches is what one sees in its batches n * W, n * W + 1, ... */
 START_TEST(processes_see_what_one_sees)
 {
-  enum { BATCH = 3, STEPS = PICTURES / (2 * BATCH) };
+  enum { BATCH = 3, STEPS = IMAGES / (2 * BATCH) };
   uint32_t one[2][2 * STEPS][BATCH];
   for (int world = 1; world <= 2; world++) {
     for (int rank = 0; rank < world; rank++) {
@@ -219,10 +219,10 @@ START_TEST(the_last_batch_may_be_dropped)
 }
 END_TEST
 
-START_TEST(broken_pictures_are_replaced_counted_and_named)
+START_TEST(broken_images_are_replaced_counted_and_named)
 {
   uint64_t want[15];
-  put_text("d/a/00.jpg", "no picture");
+  put_text("d/a/00.jpg", "no image");
   put_text("d/b/01.jpg", "");
   for (int w = 0; w < 4; w++) {
     ij_data_config c = config();
@@ -248,11 +248,11 @@ START_TEST(broken_pictures_are_replaced_counted_and_named)
 }
 END_TEST
 
-START_TEST(too_many_broken_pictures_end_the_run)
+START_TEST(too_many_broken_images_end_the_run)
 {
   ij_data_config c = config();
   ij_batch b;
-  put_text("d/a/00.jpg", "no picture");
+  put_text("d/a/00.jpg", "no image");
   ij_data *d = open_data(&c);
   for (int i = 0; i < 10; i++) next(d, &b); /* one alone is no verdict, though it is 4 % */
   ij_data_close(d);
@@ -261,7 +261,7 @@ START_TEST(too_many_broken_pictures_end_the_run)
   ij_status st = IJ_OK;
   for (int i = 0; i < 5 && st == IJ_OK; i++) st = ij_data_next(d, &b);
   ck_assert_int_eq(st, IJ_EFORMAT);
-  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "2 of 23 pictures are broken, more than the share data.max_bad = 0.01"));
+  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "2 of 23 images are broken, more than the share data.max_bad = 0.01"));
   ck_assert_int_eq(ij_data_next(d, &b), IJ_EFORMAT);
   ij_data_close(d);
   c.max_bad = 0;
@@ -273,7 +273,7 @@ START_TEST(too_many_broken_pictures_end_the_run)
   c.workers = 0;
   d = open_data(&c);
   ck_assert_int_eq(ij_data_next(d, &b), IJ_EFORMAT);
-  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "32 pictures one after the other could not be read"));
+  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "32 images one after the other could not be read"));
   ij_data_close(d);
 }
 END_TEST
@@ -376,13 +376,13 @@ int main(void) {
   tcase_add_checked_fixture(t, make_set, scratch_remove);
   tcase_set_timeout(t, 120);
   tcase_add_test(t, the_same_for_any_number_of_workers);
-  tcase_add_test(t, an_epoch_holds_each_picture_once);
+  tcase_add_test(t, an_epoch_holds_each_image_once);
   tcase_add_test(t, evaluation_ends_and_starts_over);
   tcase_add_test(t, processes_share_an_epoch);
   tcase_add_test(t, processes_see_what_one_sees);
   tcase_add_test(t, the_last_batch_may_be_dropped);
-  tcase_add_test(t, broken_pictures_are_replaced_counted_and_named);
-  tcase_add_test(t, too_many_broken_pictures_end_the_run);
+  tcase_add_test(t, broken_images_are_replaced_counted_and_named);
+  tcase_add_test(t, too_many_broken_images_end_the_run);
   tcase_add_test(t, closing_at_any_time);
   tcase_add_test(t, wrong_settings_are_refused);
   tcase_add_test(t, running_out_of_memory_is_survived);

@@ -129,7 +129,7 @@ static void check_lengths(const char *name, const double *a, const double *b, in
   ck_assert_msg(chi < limit, "%s: chi-square %g, limit %g", name, chi, limit);
 }
 
-/* Patches of a picture and pictures of a batch go together, so the unit of sampling is the batch: mean[i] and the
+/* Patches of an image and images of a batch go together, so the unit of sampling is the batch: mean[i] and the
  * variance var[i] of a batch's share give the bound (Bernstein's form, exact for rare patches too), at .001 for all
  * patches together. */
 static void check_frequencies(const char *name, const cJSON *file, const double *mean, const double *var, int patches,

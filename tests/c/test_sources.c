@@ -1,29 +1,29 @@
 /* core/data/sources.c: sources mixed by weights; tar shards and their indexes; going on in the middle of an epoch. */
-#include "pictures.h"
+#include "images.h"
 #include <sys/stat.h>
 
 enum { SIDE = 8 };
 static const char *root[3];
 static char roots[3][80];
 
-/* Three sources: a folder of 20 pictures in two classes, a tar of 10 in two, one of them the folder's, a folder of 3.
+/* Three sources: a folder of 20 images in two classes, a tar of 10 in two, one of them the folder's, a folder of 3.
  */
 static void make_sets(void) {
   scratch_make();
   for (int i = 0; i < 20; i++) {
     char name[40];
     snprintf(name, sizeof name, "a/%s/%02d.png", i % 2 ? "cat" : "dog", i);
-    put_picture(name, 12 + i, 14, i);
+    put_image(name, 12 + i, 14, i);
   }
   for (int i = 0; i < 10; i++) {
     char name[40];
     snprintf(name, sizeof name, "t/%s/%02d.png", i % 2 ? "bee" : "cat", i);
-    put_picture(name, 12, 14 + i, 50 + i);
+    put_image(name, 12, 14 + i, 50 + i);
   }
   for (int i = 0; i < 3; i++) {
     char name[40];
     snprintf(name, sizeof name, "c/%d.png", i);
-    put_picture(name, 13, 11, 90 + i);
+    put_image(name, 13, 11, 90 + i);
   }
   run_in_scratch("tar cf b.tar -C t bee cat");
   static const char *const name[3] = {"a", "b.tar", "c"};
@@ -88,7 +88,7 @@ START_TEST(permutations_are_whole_and_even)
 }
 END_TEST
 
-START_TEST(without_weights_each_picture_comes_once)
+START_TEST(without_weights_each_image_comes_once)
 {
   ij_data_config c = config(3, NULL);
   ij_data *d = open_data(&c);
@@ -116,7 +116,7 @@ START_TEST(without_weights_each_picture_comes_once)
         changes += ij_data_source(d, b.samples[i]) != last;
         last = ij_data_source(d, b.samples[i]);
         uint8_t one[SIDE * SIDE * 3];
-        ck_assert_int_eq(ij_data_picture(d, b.samples[i], e, one), IJ_OK);
+        ck_assert_int_eq(ij_data_image(d, b.samples[i], e, one), IJ_OK);
         ck_assert_mem_eq(one, b.pixels + (size_t)i * sizeof one, sizeof one);
       }
     }
@@ -128,7 +128,7 @@ START_TEST(without_weights_each_picture_comes_once)
 }
 END_TEST
 
-/* Weights 1, 2, 3: of 33 pictures 5.5, 11, 16.5; of each source all pictures come before one comes again. */
+/* Weights 1, 2, 3: of 33 images 5.5, 11, 16.5; of each source all images come before one comes again. */
 START_TEST(weights_are_kept_exactly)
 {
   ij_data_config c = config(3, (double[]){1, 2, 3});
@@ -159,7 +159,7 @@ START_TEST(weights_are_kept_exactly)
 }
 END_TEST
 
-START_TEST(a_picture_shown_again_is_cropped_anew)
+START_TEST(a_image_shown_again_is_cropped_anew)
 {
   ij_data_config c = config(3, (double[]){1, 1, 25});
   ij_data *d = open_data(&c);
@@ -177,7 +177,7 @@ START_TEST(a_picture_shown_again_is_cropped_anew)
     }
   }
   ck_assert_int_ge(n, 9);
-  ck_assert_int_le(same, 1); /* two boxes of so small a picture may be the same */
+  ck_assert_int_le(same, 1); /* two boxes of so small an image may be the same */
   ij_data_close(d);
 }
 END_TEST
@@ -241,7 +241,7 @@ START_TEST(wrong_sources_are_refused)
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "weights are above 0"));
   c = config(3, (double[]){1, 1e-9, 1});
   ck_assert_int_eq(ij_data_open(&c, &d), IJ_EINVAL);
-  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "gets none of the 33 pictures"));
+  ck_assert_ptr_nonnull(strstr(ij_errmsg(), "gets none of the 33 images"));
   c = config(3, NULL);
   c.subset = "x";
   ck_assert_int_eq(ij_data_open(&c, &d), IJ_EINVAL);
@@ -253,9 +253,9 @@ START_TEST(wrong_sources_are_refused)
 }
 END_TEST
 
-START_TEST(a_broken_picture_is_named_with_its_source)
+START_TEST(a_broken_image_is_named_with_its_source)
 {
-  put_text("c/1.png", "no picture");
+  put_text("c/1.png", "no image");
   ij_data_config c = config(3, NULL);
   c.max_bad = .5;
   ij_data *d = open_data(&c);
@@ -393,13 +393,13 @@ int main(void) {
   tcase_add_checked_fixture(t, make_sets, scratch_remove);
   tcase_set_timeout(t, 120);
   tcase_add_test(t, permutations_are_whole_and_even);
-  tcase_add_test(t, without_weights_each_picture_comes_once);
+  tcase_add_test(t, without_weights_each_image_comes_once);
   tcase_add_test(t, weights_are_kept_exactly);
-  tcase_add_test(t, a_picture_shown_again_is_cropped_anew);
+  tcase_add_test(t, a_image_shown_again_is_cropped_anew);
   tcase_add_test(t, a_mixture_goes_on_from_any_place);
   tcase_add_test(t, processes_share_a_mixture);
   tcase_add_test(t, wrong_sources_are_refused);
-  tcase_add_test(t, a_broken_picture_is_named_with_its_source);
+  tcase_add_test(t, a_broken_image_is_named_with_its_source);
   tcase_add_test(t, running_out_of_memory_is_survived);
   tcase_add_test(t, shards_go_on_in_the_middle_of_an_epoch);
   tcase_add_test(t, large_tars_keep_an_index);

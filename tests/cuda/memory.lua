@@ -1,5 +1,5 @@
--- What memory.lua counts without a card against what a card's own pool says after two real steps: run on the emulator of
--- CUDA (ctest label emu) or a card, whichever IJEPA_CUDA or the build offers. Exit 77: neither is here.
+-- What memory.lua counts without a GPU against what a GPU's own pool says after two real steps: run on the emulator of
+-- CUDA (ctest label emu) or a GPU, whichever IJEPA_CUDA or the build offers. Exit 77: neither is here.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local memory, device, jepa = require "ijepa.memory", ijepa.device, ijepa.jepa
@@ -18,7 +18,7 @@ local function masks(_, count)
 end
 
 -- Bytes in tensors at their most in two steps, beyond what the device had before.
-local function on_the_card(cfg)
+local function on_the_gpu(cfg)
   return device.with("cuda", function()
     local before = device.info().used
     local trainer = jepa.trainer(cfg, images_of())
@@ -45,11 +45,11 @@ for _, words in ipairs { {}, { "optim.accumulate=2" }, { "optim.clip=1" }, { "mo
   local list = { "data.root=none", "data.batch=" .. BATCH, "data.crop=" .. SIDE, "model.patch=8", "model.width=64", "model.depth=4",
     "model.heads=2", "model.pred_depth=2", "model.pred_dim=32", "mask.min_keep=3", "mask.group=8", unpack(words) }
   local cfg = ijepa.config({}, nil, list)
-  local need, card = memory.need(cfg, { k = K, t = T }), on_the_card(cfg)
+  local need, gpu = memory.need(cfg, { k = K, t = T }), on_the_gpu(cfg)
   local counted = need.params + need.moments + need.gradients + need.copies + need.step
-  local off = math.abs(card - counted) / counted
+  local off = math.abs(gpu - counted) / counted
   failed = failed or off > ALLOWED
-  print(("%-22s counted %9d, on the card %9d bytes, %.2f %% off%s"):format(words[1] or "as it is", counted, card, 100 * off,
+  print(("%-22s counted %9d, on the GPU %9d bytes, %.2f %% off%s"):format(words[1] or "as it is", counted, gpu, 100 * off,
     off > ALLOWED and ": too far" or ""))
 end
 ijepa.exit(failed and 1 or 0)

@@ -1,4 +1,4 @@
-/* features CHECKPOINT PICTURE: prints the pooled features of a picture, one number a line. A C program without Lua:
+/* features CHECKPOINT IMAGE: prints the pooled features of an image, one number a line. A C program without Lua:
  *   cc features.c -o features $(pkg-config --cflags --libs ijepa) */
 #include <ijepa.h>
 #include <stdio.h>
@@ -16,15 +16,15 @@ int main(int argc, char **argv) {
   ij_tensor *images, *patches, *pooled;
   uint8_t *pixels;
   int h, w;
-  if (argc != 3) return fprintf(stderr, "usage: features CHECKPOINT PICTURE\n"), 2;
+  if (argc != 3) return fprintf(stderr, "usage: features CHECKPOINT IMAGE\n"), 2;
   must(ij_device_open("cpu", &dev));
   must(ij_encoder_load(dev, argv[1], NULL, &encoder)); /* its target encoder */
-  must(ij_picture_load(argv[2], &pixels, &h, &w));
+  must(ij_image_load(argv[2], &pixels, &h, &w));
   const ij_vit_config *c = ij_encoder_config(encoder);
   int height = c->grid_h * c->patch, width = c->grid_w * c->patch;
   uint8_t *crop = malloc((size_t)height * (size_t)width * 3);
   if (!crop) return 1;
-  must(ij_picture_crop(pixels, h, w, 0, 0, h, w, height, width, crop));
+  must(ij_image_crop(pixels, h, w, 0, 0, h, w, height, width, crop));
   must(ij_tensor_new(dev, IJ_U8, 4, (int64_t[]){1, height, width, 3}, &images));
   must(ij_tensor_write(images, crop, (size_t)height * (size_t)width * 3));
   must(ij_encoder_forward(encoder, images, NULL, &patches)); /* (1, N, D) */

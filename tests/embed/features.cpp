@@ -1,4 +1,4 @@
-// features CHECKPOINT PICTURE: the same as features.c in C++, with objects that free themselves.
+// features CHECKPOINT IMAGE: the same as features.c in C++, with objects that free themselves.
 #include <cstdio>
 #include <ijepa.h>
 #include <memory>
@@ -23,17 +23,17 @@ template <class Owner, class F> static Owner make(F f) {
   return Owner(p);
 }
 
-static std::vector<float> features(const char *checkpoint, const char *picture) {
+static std::vector<float> features(const char *checkpoint, const char *image) {
   auto dev = make<Device>([](ij_device **out) { return ij_device_open("cpu", out); });
   auto encoder = make<Encoder>([&](ij_encoder **out) { return ij_encoder_load(dev.get(), checkpoint, nullptr, out); });
   const ij_vit_config *c = ij_encoder_config(encoder.get());
   const int64_t shape[] = {1, c->grid_h * c->patch, c->grid_w * c->patch, 3};
   uint8_t *pixels = nullptr;
   int h, w;
-  must(ij_picture_load(picture, &pixels, &h, &w));
+  must(ij_image_load(image, &pixels, &h, &w));
   std::unique_ptr<uint8_t, void (*)(void *)> owned(pixels, ij_bytes_free);
   std::vector<uint8_t> crop(size_t(shape[1] * shape[2] * 3));
-  must(ij_picture_crop(pixels, h, w, 0, 0, h, w, int(shape[1]), int(shape[2]), crop.data()));
+  must(ij_image_crop(pixels, h, w, 0, 0, h, w, int(shape[1]), int(shape[2]), crop.data()));
   auto images = make<Tensor>([&](ij_tensor **out) { return ij_tensor_new(dev.get(), IJ_U8, 4, shape, out); });
   must(ij_tensor_write(images.get(), crop.data(), crop.size()));
   auto patches =
@@ -45,7 +45,7 @@ static std::vector<float> features(const char *checkpoint, const char *picture) 
 }
 
 int main(int argc, char **argv) {
-  if (argc != 3) return std::fprintf(stderr, "usage: features CHECKPOINT PICTURE\n"), 2;
+  if (argc != 3) return std::fprintf(stderr, "usage: features CHECKPOINT IMAGE\n"), 2;
   try {
     for (float v : features(argv[1], argv[2])) std::printf("%.9g\n", v);
   } catch (const std::exception &e) {

@@ -6,12 +6,12 @@ local C = F.C
 local folder = os.tmpname()
 os.remove(folder)
 F.check(C.ij_mkdirs(folder))
-local checkpoint, picture, broken = folder .. "/a.safetensors", folder .. "/a.png", folder .. "/b.safetensors"
+local checkpoint, image, broken = folder .. "/a.safetensors", folder .. "/a.png", folder .. "/b.safetensors"
 
 local H, W = 40, 56
 local pixels = F.new("uint8_t[?]", H * W * 3)
 for i = 0, H * W * 3 - 1 do pixels[i] = (i * i / 7 + i) % 256 end
-F.check(C.ij_picture_save(picture, pixels, H, W))
+F.check(C.ij_image_save(image, pixels, H, W))
 
 local cfg = { model = { arch = "vit_tiny", width = 48, depth = 2, heads = 3, patch = 8 }, data = { crop = { 32, 48 } }, seed = 5 }
 local encoder = ijepa.jepa.encoder { width = 48, depth = 2, heads = 3, patch = 8, crop = { 32, 48 }, seed = 5 }
@@ -23,7 +23,7 @@ cfg.model.depth = 3
 assert(ijepa.state.save(broken, whole, cfg, { step = 1 }))
 
 
--- A run of square pictures in every layout that the world has: the heads of a published width are known, those of another
+-- A run of square images in every layout that the world has: the heads of a published width are known, those of another
 -- stand in Hugging Face's config.json alone.
 local function exported(name, width, heads, format)
   local model, path = { width = width, depth = 2, heads = heads, patch = 8, crop = 32, seed = 7 }, folder .. "/" .. name
@@ -38,13 +38,13 @@ local headless = exported("headless.safetensors", 48, 4, "timm")
 
 local function features(e, h, w)
   local crop = F.new("uint8_t[?]", h * w * 3)
-  F.check(C.ij_picture_crop(pixels, H, W, 0, 0, H, W, h, w, crop))
+  F.check(C.ij_image_crop(pixels, H, W, 0, 0, H, W, h, w, crop))
   return e(ijepa.tensor.from_pointer(crop, { 1, h, w, 3 }, "u8")):mean(2):read()
 end
 local expected = features(target, 32, 48)
 
 local function output(host, path)
-  local pipe = assert(io.popen(("'%s' '%s' '%s' 2>&1; echo $?"):format(host, path, picture)))
+  local pipe = assert(io.popen(("'%s' '%s' '%s' 2>&1; echo $?"):format(host, path, image)))
   local lines = {}
   for line in pipe:lines() do lines[#lines + 1] = line end
   pipe:close()
@@ -68,7 +68,7 @@ for _, host in ipairs(ijepa.args) do
   same(host, checkpoint, expected, 48)
   for _, layout in ipairs(layouts) do same(host, layout[1], features(layout[2], 32, 32), layout[2].width) end
   refused(host, broken, "lacks the tensor 'target_encoder.blocks.2")
-  refused(host, picture, "not a whole safetensors file")
+  refused(host, image, "not a whole safetensors file")
   refused(host, headless, "does not say what model it holds: how many heads")
   print(host .. ": the features that Lua finds")
 end

@@ -240,7 +240,7 @@ static void check_streams() {
   void *much;
   size_t free_bytes, total;
   cudaMemGetInfo(&free_bytes, &total);
-  expect(cudaMalloc(&much, free_bytes + 1) == cudaErrorMemoryAllocation, "more memory than the card has");
+  expect(cudaMalloc(&much, free_bytes + 1) == cudaErrorMemoryAllocation, "more memory than the GPU has");
   expect(cudaGetLastError() == cudaErrorMemoryAllocation && cudaGetLastError() == cudaSuccess, "the last error, once");
   LAUNCH(add, 1, 2048, 0, s, p, q, 1);
   expect(cudaGetLastError() == cudaErrorInvalidConfiguration, "a block of 2048 threads");

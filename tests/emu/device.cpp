@@ -1,4 +1,4 @@
-/* The card as the runtime describes it, and what goes wrong with it on demand:
+/* The GPU as the runtime describes it, and what goes wrong with it on demand:
  * IJ_EMU_MEMORY=BYTES   its memory (8 GiB)
  * IJ_EMU_DEVICES=N      how many a process sees (1)
  * IJ_EMU_FAULT=         none, no_driver, old_driver, no_device, or lost:N: gone after N launches */
@@ -37,7 +37,7 @@ static cudaError_t missing() {
   return f == NO_DEVICE ? cudaErrorNoDevice : cudaSuccess;
 }
 
-size_t card_bytes() {
+size_t gpu_bytes() {
   static const size_t value = [] {
     const char *text = getenv("IJ_EMU_MEMORY");
     return text && *text ? (size_t)strtoull(text, nullptr, 10) : (size_t)8 << 30;
@@ -175,7 +175,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
   if (call.error) return call.error;
   if (device < 0 || device >= device_count()) return failed(cudaErrorInvalidDevice);
   memset(p, 0, sizeof *p);
-  snprintf(p->name, sizeof p->name, "emulated card %d", device);
+  snprintf(p->name, sizeof p->name, "emulated GPU %d", device);
   p->major = attribute(cudaDevAttrComputeCapabilityMajor);
   p->minor = attribute(cudaDevAttrComputeCapabilityMinor);
   p->multiProcessorCount = attribute(cudaDevAttrMultiProcessorCount);
@@ -185,7 +185,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
   p->sharedMemPerBlock = SHARED_STATIC;
   p->sharedMemPerBlockOptin = SHARED_MOST;
   p->sharedMemPerMultiprocessor = SHARED_MOST + 1024;
-  p->totalGlobalMem = card_bytes();
+  p->totalGlobalMem = gpu_bytes();
   p->l2CacheSize = attribute(cudaDevAttrL2CacheSize);
   p->memoryPoolsSupported = p->unifiedAddressing = p->concurrentKernels = 1;
   p->maxGridSize[0] = 2147483647;

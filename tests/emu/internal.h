@@ -58,7 +58,7 @@ void unlock();
 cudaError_t failed(cudaError_t e); /* remembers it for cudaGetLastError and returns it */
 cudaError_t state();               /* cudaSuccess, or that the device is lost */
 void count_launch();
-size_t card_bytes();
+size_t gpu_bytes();
 int device_count();
 int device_number();     /* the current one */
 extern bool in_callback; /* of cudaLaunchHostFunc: no call is allowed there */

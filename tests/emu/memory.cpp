@@ -228,7 +228,7 @@ void check_range(const void *p, size_t n, const char *what) {
 /* ---- allocation ---- */
 static size_t free_bytes() {
   size_t held = plain_bytes + pool.held;
-  return held < card_bytes() ? card_bytes() - held : 0;
+  return held < gpu_bytes() ? gpu_bytes() - held : 0;
 }
 static void trim(uint64_t keep) {
   uint64_t least = pool.used > keep ? pool.used : keep;
@@ -382,7 +382,7 @@ cudaError_t cudaHostUnregister(void *p) {
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
   Enter call;
   if (call.error) return call.error;
-  *total = card_bytes();
+  *total = gpu_bytes();
   *free = free_bytes();
   return cudaSuccess;
 }

@@ -1,6 +1,6 @@
 /* NCCL between processes of one machine: a communicator is a file in shared memory with a slot a rank. Sums are taken
  * in the order of the ranks. A collective waits in its stream until all have come, however long; while some do, a
- * thread keeps this process' streams going, as a card would. IJ_EMU_NCCL_HANG=RANK[:N]: from its Nth collective on (1)
+ * thread keeps this process' streams going, as a GPU would. IJ_EMU_NCCL_HANG=RANK[:N]: from its Nth collective on (1)
  * this rank takes part in none. */
 #include "internal.h"
 #include <errno.h>

@@ -79,7 +79,7 @@ static ij_tensor *upload(model *m, ij_dtype t, int nd, const int64_t *shape, con
   return x;
 }
 
-/* Pictures and masks of a step, the same on every device. */
+/* Images and masks of a step, the same on every device. */
 static void draw(int step, uint8_t *pixels, int32_t *context, int32_t *target) {
   ij_rng r;
   ij_rng_init(&r, 1, IJ_RNG_USER, (uint32_t)step, 0);
@@ -145,23 +145,23 @@ static double apart(ij_params *a, ij_params *b) {
 /* tol: of the losses; AdamW moves a parameter by at most the rate a step, whichever way a tiny gradient points, so two
  * steps part by 4e-3 at most and, but for such, by rounding: `most` counts all of them. */
 static int compare(const char *name, ij_dtype dt, int recompute, double tol, double most) {
-  model card = model_new("cuda", dt, recompute), plain = model_new("ref", dt, 0);
+  model gpu = model_new("cuda", dt, recompute), plain = model_new("ref", dt, 0);
   int failed = 0;
   for (int s = 0; s < STEPS; s++) {
-    double a = step_of(&card, s), b = step_of(&plain, s);
+    double a = step_of(&gpu, s), b = step_of(&plain, s);
     if (fabs(a - b) <= tol * fabs(b)) continue;
     fprintf(stderr, "FAILED: %s: loss of step %d is %.8g, expected %.8g\n", name, s, a, b);
     failed = 1;
   }
-  double encoder = apart(ij_encoder_params(card.context), ij_encoder_params(plain.context));
-  double target = apart(ij_encoder_params(card.target), ij_encoder_params(plain.target));
-  double predictor = apart(ij_predictor_params(card.predictor), ij_predictor_params(plain.predictor));
+  double encoder = apart(ij_encoder_params(gpu.context), ij_encoder_params(plain.context));
+  double target = apart(ij_encoder_params(gpu.target), ij_encoder_params(plain.target));
+  double predictor = apart(ij_predictor_params(gpu.predictor), ij_predictor_params(plain.predictor));
   printf("%s: %d steps; parameters apart by %.2g, %.2g, %.2g of %.2g\n", name, STEPS, encoder, target, predictor, most);
   if (!(encoder <= most && target <= most && predictor <= most)) {
     fprintf(stderr, "FAILED: %s: parameters part\n", name);
     failed = 1;
   }
-  model_free(&card);
+  model_free(&gpu);
   model_free(&plain);
   return failed;
 }

@@ -23,7 +23,7 @@ static void clean_up(void) {
   rmdir(folder);
 }
 
-/* A tar of one picture, large enough to get an index, hardly any of it on the disk. */
+/* A tar of one image, large enough to get an index, hardly any of it on the disk. */
 static void make_tar(void) {
   uint8_t h[512] = "a/real.jpg";
   struct stat s;

@@ -11,12 +11,12 @@ local folder
 function tests.setUp()
   folder = os.tmpname()
   os.remove(folder)
-  assert(F.try(C.ij_mkdirs(folder .. "/pictures")))
+  assert(F.try(C.ij_mkdirs(folder .. "/images")))
   assert(F.try(C.ij_mkdirs(folder .. "/empty")))
   local px = F.new("uint8_t[?]", 40 * 40 * 3)
   for i = 1, 24 do
     for k = 0, 40 * 40 * 3 - 1 do px[k] = (k * i) % 251 end
-    assert(F.try(C.ij_picture_save(("%s/pictures/p%02d.png"):format(folder, i), px, 40, 40)))
+    assert(F.try(C.ij_image_save(("%s/images/p%02d.png"):format(folder, i), px, 40, 40)))
   end
 end
 function tests.tearDown() os.execute("rm -rf " .. folder) end
@@ -24,7 +24,7 @@ function tests.tearDown() os.execute("rm -rf " .. folder) end
 local TINY = "data.batch=4 data.crop=32 data.workers=1 model.width=16 model.depth=1 model.heads=2 model.patch=4 model.pred_depth=1 "
   .. "model.pred_dim=8 mask.min_keep=3 optim.epochs=1 optim.warmup=0 optim.steps=3 "
 
--- Exit code, and what was said, of the recipe for one's own pictures.
+-- Exit code, and what was said, of the recipe for one's own images.
 local function pretrain(words, before)
   local pipe = io.popen(("cd %s && %s %s %s %s out=%s/run %s 2>&1; echo exit $?"):format(os.getenv "PWD", before or "", program,
     "recipes/pretrain.lua", TINY, folder, words))
@@ -50,28 +50,28 @@ function tests.test_wrong_key_and_type()
   refused("data.batch=many", "'data.batch' is 'many', expected an integer")
   refused("data.batch=0", "'data.batch' is 0", "expected 1 or more")
   refused("model.dtype=fp16", "one of f32, bf16")
-  refused("model.arch=vit_enormous model.width=16", "pictures")   -- data.root is looked at first: still one line
+  refused("model.arch=vit_enormous model.width=16", "images")   -- data.root is looked at first: still one line
 end
 
 function tests.test_folders()
   refused("", "data.root is not set")
   refused("data.root=" .. folder .. "/nowhere", folder .. "/nowhere")
-  refused("data.root=" .. folder .. "/empty", folder .. "/empty", "no picture")
-  refused("data.batch=100 data.root=" .. folder .. "/pictures", "24 pictures", "data.batch")
+  refused("data.root=" .. folder .. "/empty", folder .. "/empty", "no image")
+  refused("data.batch=100 data.root=" .. folder .. "/images", "24 images", "data.batch")
 end
 
 function tests.test_masks_that_can_never_be_valid()
-  refused("mask.min_keep=60 data.root=" .. folder .. "/pictures", "min_keep 60")
-  refused("mask.target.scale=0.5,0.2 data.root=" .. folder .. "/pictures", "'mask.target.scale'")
+  refused("mask.min_keep=60 data.root=" .. folder .. "/images", "min_keep 60")
+  refused("mask.target.scale=0.5,0.2 data.root=" .. folder .. "/images", "'mask.target.scale'")
 end
 
 function tests.test_sizes_that_do_not_fit()
-  refused("model.patch=5 data.root=" .. folder .. "/pictures", "32", "patches of 5")
-  refused("model.heads=3 data.root=" .. folder .. "/pictures", "width 16 does not divide by 3 heads")
+  refused("model.patch=5 data.root=" .. folder .. "/images", "32", "patches of 5")
+  refused("model.heads=3 data.root=" .. folder .. "/images", "width 16 does not divide by 3 heads")
 end
 
 local function trained()
-  local code, text = pretrain("data.root=" .. folder .. "/pictures")
+  local code, text = pretrain("data.root=" .. folder .. "/images")
   lu.assertEquals(code, 0, text)
   return folder .. "/run/jepa-latest.safetensors"
 end
@@ -90,7 +90,7 @@ end
 function tests.test_checkpoint_of_another_architecture()
   local path = trained()
   local before = slurp(path)
-  refused("optim.steps=5 model.width=32 data.root=" .. folder .. "/pictures", "another architecture", "resume=false")
+  refused("optim.steps=5 model.width=32 data.root=" .. folder .. "/images", "another architecture", "resume=false")
   lu.assertTrue(slurp(path) == before)
 end
 
@@ -105,26 +105,26 @@ function tests.test_unreadable_checkpoint()
   lu.assertStrContains(said, "exit 1")
 end
 
-function tests.test_odd_pictures_are_read_and_broken_ones_named()
+function tests.test_odd_images_are_read_and_broken_ones_named()
   local one = F.new("uint8_t[3]", 1, 2, 3)
-  assert(F.try(C.ij_picture_save(folder .. "/pictures/tiny.png", one, 1, 1)))
-  local jpeg = slurp(folder .. "/pictures/p01.png")
-  write(folder .. "/pictures/broken.png", jpeg:sub(1, 60))
-  write(folder .. "/pictures/empty.jpg", "")
+  assert(F.try(C.ij_image_save(folder .. "/images/tiny.png", one, 1, 1)))
+  local jpeg = slurp(folder .. "/images/p01.png")
+  write(folder .. "/images/broken.png", jpeg:sub(1, 60))
+  write(folder .. "/images/empty.jpg", "")
   -- 16 bit grey with alpha, as PAM and PPM: what libvips reads without help
-  write(folder .. "/pictures/deep.ppm", "P6\n4 4\n65535\n" .. ("\1\2\3\4\5\6"):rep(16))
-  local code, text = pretrain("data.max_bad=0.2 optim.steps=0 data.root=" .. folder .. "/pictures")
+  write(folder .. "/images/deep.ppm", "P6\n4 4\n65535\n" .. ("\1\2\3\4\5\6"):rep(16))
+  local code, text = pretrain("data.max_bad=0.2 optim.steps=0 data.root=" .. folder .. "/images")
   lu.assertEquals(code, 0, text)
   lu.assertStrContains(text, "broken.png")
   lu.assertStrContains(text, "empty.jpg")
   lu.assertNotStrContains(text, "tiny.png")
-  code, text = pretrain("data.max_bad=0 resume=false optim.steps=0 data.root=" .. folder .. "/pictures")
+  code, text = pretrain("data.max_bad=0 resume=false optim.steps=0 data.root=" .. folder .. "/images")
   lu.assertEquals(code, 1, text)
   lu.assertStrContains(text, "broken")
 end
 
 function tests.test_out_of_memory_is_one_line()
-  local code, text = pretrain("model.width=8192 model.heads=8 model.depth=20 data.root=" .. folder .. "/pictures", "ulimit -v 1500000;")
+  local code, text = pretrain("model.width=8192 model.heads=8 model.depth=20 data.root=" .. folder .. "/images", "ulimit -v 1500000;")
   lu.assertEquals(code, 1, text)
   lu.assertStrContains(text, "out of memory")
 end
@@ -133,7 +133,7 @@ function tests.test_full_disk_leaves_the_old_checkpoint()
   local path = trained()
   local before = slurp(path)
   -- a limit on the size of written files stands for the full disk: the write fails in the same place
-  local code, text = pretrain("optim.epochs=2 optim.steps=6 data.root=" .. folder .. "/pictures", "trap '' XFSZ; ulimit -f 8;")
+  local code, text = pretrain("optim.epochs=2 optim.steps=6 data.root=" .. folder .. "/images", "trap '' XFSZ; ulimit -f 8;")
   lu.assertEquals(code, 1, text)
   lu.assertStrContains(text, "jepa-latest.safetensors")
   lu.assertTrue(slurp(path) == before)
@@ -142,7 +142,7 @@ end
 function tests.test_two_classes_are_needed_to_probe()
   local path = trained()
   local pipe = io.popen(("%s recipes/probe_linear.lua run=%s train=%s test=%s resize=32 2>&1; echo exit $?"):format(program, path,
-    folder .. "/pictures", folder .. "/pictures"))
+    folder .. "/images", folder .. "/images"))
   local said = pipe:read "*a"
   pipe:close()
   lu.assertStrContains(said, "no classes")

@@ -169,7 +169,7 @@ function tests.test_check_names_every_point()
   local code, out, err = run { "check" }
   lu.assertEquals(err, "")
   lu.assertEquals(code, 0)
-  for _, point in ipairs { "program", "processor", "threads", "memory", "matrix products", "training", "pictures" } do
+  for _, point in ipairs { "program", "processor", "threads", "memory", "matrix products", "training", "images" } do
     lu.assertStrContains(out, " " .. point .. " ")
   end
   lu.assertNotStrContains(out, "fail")

@@ -1,4 +1,4 @@
--- The CUDA plug-in through the whole program: on a card (IJEPA_CUDA=build/libijepa_cuda.so), or, without one, the same
+-- The CUDA plug-in through the whole program: on a GPU (IJEPA_CUDA=build/libijepa_cuda.so), or, without one, the same
 -- sources on the emulator (tests/emu), which can also be told to fail.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
@@ -11,12 +11,12 @@ TestCuda = tests -- luacheck: ignore
 local program, plugin = os.getenv "IJEPA_PROGRAM" or "build/ijepa", os.getenv "IJEPA_CUDA"
 local emulated = plugin and plugin:find "emu"
 
--- Whether so many cards are here.
-local function cards(n)
+-- Whether so many GPUs are here.
+local function gpus(n)
   if emulated then return true end   -- any number, as IJ_EMU_DEVICES says
   return plugin and pcall(ijepa.device.with, "cuda:" .. n - 1, function() end)
 end
-local folder, pictures
+local folder, images
 
 -- Exit code and all that a command of the shell says.
 local function shell(command)
@@ -28,11 +28,11 @@ end
 
 function tests.setUp()
   lu.skipIf(not plugin, "no plug-in: IJEPA_CUDA is not set, and there are no headers of CUDA to build the emulator's")
-  lu.skipIf(not cards(1), "no card here")
+  lu.skipIf(not gpus(1), "no GPU here")
   folder = os.tmpname()
   os.remove(folder)
   assert(F.try(C.ij_mkdirs(folder)))
-  pictures = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 24, test = 60, size = 32 })
+  images = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 24, test = 60, size = 32 })
   local file = assert(io.open(folder .. "/recipe.lua", "w"))
   file:write 'local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {})\n'
   file:close()
@@ -42,7 +42,7 @@ function tests.tearDown() if folder then os.execute("rm -rf " .. folder) end end
 -- A run of a small model; over: settings, with `before` in front of the program.
 local function run(name, over)
   local words = {
-    ["data.root"] = pictures.train, ["data.batch"] = 4, ["data.crop"] = 32, ["data.workers"] = 1, ["model.width"] = 32,
+    ["data.root"] = images.train, ["data.batch"] = 4, ["data.crop"] = 32, ["data.workers"] = 1, ["model.width"] = 32,
     ["model.depth"] = 2, ["model.heads"] = 2, ["model.patch"] = 4, ["model.pred_depth"] = 1, ["model.pred_dim"] = 16,
     ["model.dtype"] = "f32", ["mask.min_keep"] = 3, ["mask.group"] = 8, ["optim.epochs"] = 1, ["optim.warmup"] = 0,
     ["model.init_gain"] = .7, ["model.patch_gain"] = 1.5, ["diagnose.every"] = 0, out = folder .. "/" .. name,
@@ -91,18 +91,18 @@ function tests.test_recorded_steps_of_the_published_implementation()
 end
 
 function tests.test_a_run_equals_the_processor_s()
-  fine("card", { device = "cuda" })
+  fine("GPU", { device = "cuda" })
   fine "host"
-  lu.assertTrue(#losses "card" == 6)
-  for i, loss in ipairs(losses "host") do lu.assertAlmostEquals(losses "card"[i], loss, 2e-5) end
+  lu.assertTrue(#losses "GPU" == 6)
+  for i, loss in ipairs(losses "host") do lu.assertAlmostEquals(losses "GPU"[i], loss, 2e-5) end
   -- six steps of AdamW at a rate of 1e-3: one whose gradient is near to 0 may go the other way at first
-  lu.assertTrue(apart("card", "host") < 2e-4)
+  lu.assertTrue(apart("GPU", "host") < 2e-4)
 end
 
 function tests.test_bf16_learns_the_same()
-  fine("card", { device = "cuda", ["model.dtype"] = "bf16", ["model.recompute"] = true })
+  fine("GPU", { device = "cuda", ["model.dtype"] = "bf16", ["model.recompute"] = true })
   fine "host"
-  for i, loss in ipairs(losses "host") do lu.assertAlmostEquals(losses "card"[i], loss, .02 * loss) end   -- 2^-9 a number, over 4 layers
+  for i, loss in ipairs(losses "host") do lu.assertAlmostEquals(losses "GPU"[i], loss, .02 * loss) end   -- 2^-9 a number, over 4 layers
 end
 
 function tests.test_resume_equals_the_uninterrupted_run()
@@ -114,9 +114,9 @@ function tests.test_resume_equals_the_uninterrupted_run()
 end
 
 function tests.test_accumulated_and_clipped_updates()
-  fine("card", { device = "cuda", ["data.batch"] = 2, ["optim.accumulate"] = 2, ["optim.clip"] = .1 })
+  fine("GPU", { device = "cuda", ["data.batch"] = 2, ["optim.accumulate"] = 2, ["optim.clip"] = .1 })
   fine("host", { ["data.batch"] = 2, ["optim.accumulate"] = 2, ["optim.clip"] = .1 })
-  lu.assertTrue(apart("card", "host") < 2e-4)
+  lu.assertTrue(apart("GPU", "host") < 2e-4)
 end
 
 function tests.test_a_loss_that_is_no_number_changes_nothing()   -- though it is read a step late
@@ -132,16 +132,16 @@ end
 function tests.test_a_probe()
   fine("run", { device = "cuda" })
   local code, text = shell(("%s recipes/probe_ridge.lua device=cuda run=%s/run train=%s test=%s resize=32 cache=false"):format(program, folder,
-    pictures.train, pictures.test))
+    images.train, images.test))
   lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
   local _, host = shell(("%s recipes/probe_ridge.lua run=%s/run train=%s test=%s resize=32 cache=false"):format(program, folder,
-    pictures.train, pictures.test))
+    images.train, images.test))
   lu.assertEquals(text:match "[%d.]+ %%", host:match "[%d.]+ %%")
 end
 
-function tests.test_machines_without_a_usable_card()
-  lu.skipIf(not emulated, "a real card does not fail on request")
-  for fault, words in pairs { no_driver = "no NVIDIA driver", old_driver = "update the driver", no_device = "no card can be used" } do
+function tests.test_machines_without_a_usable_gpu()
+  lu.skipIf(not emulated, "a real GPU does not fail on request")
+  for fault, words in pairs { no_driver = "no NVIDIA driver", old_driver = "update the driver", no_device = "no GPU can be used" } do
     local code, text = run("run", { device = "cuda", before = "IJ_EMU_FAULT=" .. fault })
     lu.assertEquals(code, 1)
     lu.assertStrContains(text, "device 'cuda'")
@@ -150,42 +150,42 @@ function tests.test_machines_without_a_usable_card()
   end
   local code, text = run("run", { device = "cuda:7" })
   lu.assertEquals(code, 1)
-  lu.assertStrContains(text, "this machine has 1 card")
+  lu.assertStrContains(text, "this machine has 1 GPU")
   code, text = run("run", { device = "cuda", before = "IJEPA_CUDA=/nothing.so" })
   lu.assertEquals(code, 1)
   lu.assertStrContains(text, "could not be loaded")
 end
 
-function tests.test_a_card_with_too_little_memory_says_what_would_fit()
-  lu.skipIf(not emulated, "a real card has the memory that it has")
+function tests.test_a_gpu_with_too_little_memory_says_what_would_fit()
+  lu.skipIf(not emulated, "a real GPU has the memory that it has")
   local code, text = run("run", { device = "cuda", ["data.batch"] = 24, before = "IJ_EMU_MEMORY=" .. 34 * 2 ^ 20 })
   lu.assertEquals(code, 1)
-  lu.assertStrContains(text, "out of memory on the card")
+  lu.assertStrContains(text, "out of memory on the GPU")
   lu.assertStrContains(text, "this run needs")
 end
 
-function tests.test_a_card_that_disappears()
-  lu.skipIf(not emulated, "a real card does not go on request")
+function tests.test_a_gpu_that_disappears()
+  lu.skipIf(not emulated, "a real GPU does not go on request")
   local code, text = run("run", { device = "cuda", ["optim.epochs"] = 50, ["log.save_steps"] = 1, before = "IJ_EMU_FAULT=lost:1200" })
   lu.assertEquals(code, 1)
-  lu.assertStrContains(text, "goes on from its last checkpoint")
+  lu.assertStrContains(text, "resumes from its last checkpoint")
   local step = latest "run":meta "step"
   lu.assertTrue(step >= 1)
   local again = fine("run", { device = "cuda", ["optim.epochs"] = 50, ["optim.steps"] = step + 1 })
-  lu.assertStrContains(again, "goes on from")
+  lu.assertStrContains(again, "resumes from")
 end
 
--- Two processes, each with a card of its own.
+-- Two processes, each with a GPU of its own.
 local function two(name, over, before)
   lu.skipIf(os.execute "command -v mpirun >/dev/null" ~= 0, "no mpirun here")
-  lu.skipIf(not cards(2), "one card alone")
+  lu.skipIf(not gpus(2), "one GPU alone")
   over = over or {}
   over.device = "cuda"
   over.before = (before or "") .. " IJ_EMU_DEVICES=2 timeout 120 mpirun --allow-run-as-root --oversubscribe --bind-to none -n 2"
   return run(name, over)
 end
 
-function tests.test_two_cards_are_one_with_two_batches()
+function tests.test_two_gpus_are_one_with_two_batches()
   local code, text = two("two", {}, "SLURM_LOCALID=0")   -- as in a batch script: not the processes' own numbers
   lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
   fine("one", { device = "cuda", ["optim.accumulate"] = 2 })
@@ -196,7 +196,7 @@ function tests.test_two_cards_are_one_with_two_batches()
   lu.assertEquals(apart("two", "shard"), 0)
 end
 
-function tests.test_a_sum_between_cards_that_never_ends()
+function tests.test_a_sum_between_gpus_that_never_ends()
   lu.skipIf(not emulated, "NCCL does not hang on request")
   local code, text = two("run", { ["dist.timeout"] = 3 }, "IJ_EMU_NCCL_HANG=1:2")
   lu.assertNotEquals(code, 0)

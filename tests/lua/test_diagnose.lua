@@ -8,7 +8,7 @@ local C = F.C
 local tests = {}
 TestDiagnose = tests -- luacheck: ignore
 
-local folder, pictures
+local folder, images
 function tests.setUp()
   folder = os.tmpname()
   os.remove(folder)
@@ -40,7 +40,7 @@ function tests.test_rank_of_known_matrices()
 end
 
 function tests.test_lidar_counts_directions_that_views_share()
-  -- P pictures on 3 directions, their views apart by little in all 8: 3; without any difference between pictures: about all
+  -- P images on 3 directions, their views apart by little in all 8: 3; without any difference between images: about all
   local P, V, W = 40, 4, 8
   local means, jitter = noise(P, W):read(), noise(P * V, W):read()
   local rows = {}
@@ -75,12 +75,12 @@ function tests.test_words()
   lu.assertStrContains(text, "features use 2 of 64 dimensions, falling")
   level, text = verdict { spread = .01 }
   lu.assertEquals(level, "collapse")
-  lu.assertStrContains(text, "pictures differ by 0.010, once 0.500")
+  lu.assertStrContains(text, "images differ by 0.010, once 0.500")
   lu.assertEquals((verdict { mean_loss = .01, loss = .001 }), "collapse")
   lu.assertEquals((verdict({ rankme = 1.9, spread = .02 }, { rankme = 1.2, spread = .01 })), "watch")   -- getting better
   level, text = verdict { position = .95 }
   lu.assertEquals(level, "watch")
-  lu.assertStrContains(text, "hardly looks at the picture")
+  lu.assertStrContains(text, "hardly looks at the image")
   lu.assertEquals((verdict { rankme = 12 }), "watch")
   lu.assertEquals((verdict { loss = .3 }), "watch")
   lu.assertEquals((verdict { rankme = 0 / 0 }), "collapse")
@@ -89,12 +89,12 @@ end
 
 -- A run of a few hundred steps on small scenes; returns what pretrain does.
 local function train(over, hooks)
-  pictures = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 64, test = 2, size = 32 })
-  local words = { out = folder .. "/run", ["data.root"] = pictures.train, ["data.batch"] = 16, ["data.crop"] = 32, ["data.workers"] = 0,
+  images = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 64, test = 2, size = 32 })
+  local words = { out = folder .. "/run", ["data.root"] = images.train, ["data.batch"] = 16, ["data.crop"] = 32, ["data.workers"] = 0,
     ["model.width"] = 16, ["model.depth"] = 1, ["model.heads"] = 2, ["model.patch"] = 4, ["model.pred_depth"] = 1,
     ["model.pred_dim"] = 8, ["model.init_gain"] = .7, ["model.patch_gain"] = 1.5, ["mask.min_keep"] = 3, ["mask.group"] = 16,
     ["optim.epochs"] = 60, ["optim.warmup"] = 2, ["optim.lr"] = 3e-3, ["optim.ema"] = ".98,1", ["diagnose.every"] = 80,
-    ["diagnose.pictures"] = 20, ["diagnose.views"] = 2, ["log.every"] = 1000 }
+    ["diagnose.images"] = 20, ["diagnose.views"] = 2, ["log.every"] = 1000 }
   for k, v in pairs(over or {}) do words[k] = v end
   local list = {}
   for k, v in pairs(words) do list[#list + 1] = k .. "=" .. tostring(v) end
@@ -137,7 +137,7 @@ end
 
 function tests.test_a_probe_on_the_way()   -- of the colour of scenes, which even raw pixels tell better than chance
   for _, kind in ipairs { "knn", "ridge" } do
-    local run = train { ["optim.steps"] = 4, ["diagnose.every"] = 4, ["diagnose.probe"] = kind, ["diagnose.probe_pictures"] = 64,
+    local run = train { ["optim.steps"] = 4, ["diagnose.every"] = 4, ["diagnose.probe"] = kind, ["diagnose.probe_images"] = 64,
       out = folder .. "/" .. kind }
     local top1 = run.diagnoses[2].probe
     lu.assertTrue(top1 > 0 and top1 <= 100)
@@ -189,7 +189,7 @@ end
 
 function tests.test_a_policy_that_breaks_loses_no_step()
   local path = folder .. "/breaks.lua"
-  for how, message in pairs { ['error "mine"'] = "breaks.lua:2: mask policy, picture 144, step 9: mine", ["return 5"] = "breaks.lua:1: " } do
+  for how, message in pairs { ['error "mine"'] = "breaks.lua:2: mask policy, image 144, step 9: mine", ["return 5"] = "breaks.lua:1: " } do
     local file = assert(io.open(path, "w"))
     file:write(("return function(rng, grid, at)\n  if at.step == 9 then %s end\n%s\nend\n"):format(how,
       "  local t = grid:random_block(rng, 2, 3)\n  return grid:all() - t, { t }"))
@@ -202,7 +202,7 @@ function tests.test_a_policy_that_breaks_loses_no_step()
   end
 end
 
-function tests.test_a_policy_may_look_at_the_pictures()
+function tests.test_a_policy_may_look_at_the_images()
   local run = train { ["mask.policy"] = "recipes/masks/attention.lua", ["optim.steps"] = 3, ["diagnose.every"] = 2 }
   lu.assertEquals(#run.losses, 3)
 end

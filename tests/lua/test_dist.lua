@@ -9,7 +9,7 @@ local tests = {}
 TestDist = tests -- luacheck: ignore
 
 local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
-local folder, pictures
+local folder, images
 
 local function output(command)
   local pipe = io.popen(command .. " 2>&1")
@@ -23,7 +23,7 @@ function tests.setUp()
   folder = os.tmpname()
   os.remove(folder)
   assert(F.try(C.ij_mkdirs(folder)))
-  pictures = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 70, test = 10, size = 32 })
+  images = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 70, test = 10, size = 32 })
 end
 function tests.tearDown() os.execute("rm -rf " .. folder) end
 
@@ -43,7 +43,7 @@ end
 
 local function settings(over)
   local words = {
-    ["data.root"] = pictures.train, ["data.batch"] = 4, ["data.crop"] = 32, ["data.workers"] = 1, ["model.width"] = 16,
+    ["data.root"] = images.train, ["data.batch"] = 4, ["data.crop"] = 32, ["data.workers"] = 1, ["model.width"] = 16,
     ["model.depth"] = 2, ["model.heads"] = 2, ["model.patch"] = 4, ["model.pred_depth"] = 1, ["model.pred_dim"] = 8,
     ["mask.min_keep"] = 3, ["mask.group"] = 4, ["optim.epochs"] = 3, ["optim.warmup"] = 1, ["model.init_gain"] = .7,
     ["model.patch_gain"] = 1.5, ["model.dtype"] = "f32", ["dist.bucket"] = .01, ["diagnose.every"] = 0, out = folder .. "/" .. over.out,
@@ -138,7 +138,7 @@ local function resumes_to_the_same(run, n, over)
   lu.assertTrue(start("mpi", 1, { out = "whole", ["optim.accumulate"] = 4 }))
   local fine, text = start("srun", n, { out = run, ["optim.accumulate"] = over })
   lu.assertTrue(fine, text)
-  lu.assertStrContains(text, "goes on from")
+  lu.assertStrContains(text, "resumes from")
   local apart, step, steps = difference("whole", run)
   lu.assertEquals(steps, step)
   lu.assertTrue(apart < ROUNDING, ("%g"):format(apart))
@@ -151,8 +151,8 @@ function tests.test_a_killed_process_ends_the_others()
     local fine, text = start(how, 2, { out = how, ["optim.accumulate"] = 2, ["log.save_steps"] = 2 }, recipe(1, 7, "kill -9 $PPID"))
     lu.assertFalse(fine)
     lu.assertTrue(C.ij_time() - started < 20)
-    lu.assertStrMatches(text:gsub("\n", " "), ".*process 1 %(%d+ on %S+%) is gone; step %d+ is saved in '.-': the same command goes on from there.*")
-    lu.assertStrContains(resumes_to_the_same(how, 4, 2), "4 processes instead of 2: optim.accumulate is 1, so that a step has 16 pictures as before")
+    lu.assertStrMatches(text:gsub("\n", " "), ".*process 1 %(%d+ on %S+%) is gone; step %d+ is saved in '.-': the same command resumes from there.*")
+    lu.assertStrContains(resumes_to_the_same(how, 4, 2), "4 processes instead of 2: optim.accumulate is 1, so that a step has 16 images as before")
   end
 end
 
@@ -175,7 +175,7 @@ function tests.test_signals_stop_all_at_one_step()
   file:close()
   resumes_to_the_same("run", 4, 2)
   local last = select(2, start("mpi", 1, { out = "whole", ["optim.accumulate"] = 4 }))
-  lu.assertStrContains(last, "goes on from")
+  lu.assertStrContains(last, "resumes from")
 end
 
 -- Two processes, of which number 1 gets further words; what they say and their exit codes.
@@ -204,7 +204,7 @@ function tests.test_other_recipes_and_other_data_are_noticed()
     return ijepa.pretrain(ijepa.config {})]]):format(other.train))
   file:close()
   text = two(path, { out = "y" })
-  lu.assertStrContains(text, "process 1 has another set of pictures (names, sizes, times of change) than process 0")
+  lu.assertStrContains(text, "process 1 has another set of images (names, sizes, times of change) than process 0")
   lu.assertStrContains(text, "exit 1\nexit 1\n")
 end
 

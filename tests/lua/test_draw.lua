@@ -6,7 +6,7 @@ local draw = require "ijepa.draw"
 local tests = {}
 TestDraw = tests -- luacheck: ignore
 
--- Two pictures, a 4 x 4 grid, one context of 3 patches, two targets of 4.
+-- Two images, a 4 x 4 grid, one context of 3 patches, two targets of 4.
 local function masks()
   return { count = 2, contexts = 1, targets = 2, k = 3, t = 4,
     context = F.new("int32_t[6]", { 0, 1, 2, 13, 14, 15 }),
@@ -32,13 +32,13 @@ function tests.test_masks()
   lu.assertTrue(holds(draw.masks(nil, masks(), { grid = { 4, 4 }, first = 1 }), draw.palette[1]))
 end
 
--- The struct that the library fills, two contexts, a grid that is not square, pictures wider than they are drawn.
+-- The struct that the library fills, two contexts, a grid that is not square, images wider than they are drawn.
 function tests.test_masks_of_the_library()
   local m, memory = F.new "ij_masks", F.new("int32_t[24]")
   for i = 0, 23 do memory[i] = i % 6 end
   m.count, m.contexts, m.targets, m.k, m.t, m.context, m.target = 2, 2, 3, 2, 3, memory, memory
   local pixels = F.new("uint8_t[?]", 2 * 200 * 300 * 3)
-  local c = draw.masks(nil, m, { grid = { 2, 3 }, pixels = pixels, height = 200, width = 300, pictures = 1, side = 96 })
+  local c = draw.masks(nil, m, { grid = { 2, 3 }, pixels = pixels, height = 200, width = 300, images = 1, side = 96 })
   lu.assertTrue(holds(c, draw.palette[3]))
 end
 

@@ -1,4 +1,4 @@
--- Faults, each made to happen: killed anywhere, a full disk, two runs in one folder, signals, a clock that jumps, pictures that
+-- Faults, each made to happen: killed anywhere, a full disk, two runs in one folder, signals, a clock that jumps, images that
 -- vanish. IJEPA_KILLS=200: how often the run of the random kills is killed (15).
 local lu = require "luaunit"
 local ijepa = require "ijepa"
@@ -227,10 +227,10 @@ function tests.test_a_clock_that_jumps()
   for ms in read(folder .. "/run/jepa_r0.csv"):gmatch ",(%-?%d+)\n" do lu.assertTrue(tonumber(ms) >= 0 and tonumber(ms) < 60000) end
 end
 
-function tests.test_pictures_that_vanish()   -- the tar is emptied under the run
+function tests.test_images_that_vanish()   -- the tar is emptied under the run
   local code, said = signalled("0", (": > %s; (sleep 20; kill -9 $p) 2>/dev/null &"):format(made.train))
   lu.assertEquals(code, 1)
-  lu.assertStrContains(said, "of 40 pictures are broken")
+  lu.assertStrContains(said, "of 40 images are broken")
   lu.assertTrue(step_of "run" >= 20)
 end
 
@@ -238,7 +238,7 @@ function tests.test_read_errors_in_an_epoch()   -- the disk fails from the 70th 
   local code, said = shell("IJ_FAULT='EIO pread 70 train.tar' " .. with_faults() .. command())
   lu.assertEquals(code, 1)
   lu.assertStrContains(said, "Input/output error")
-  lu.assertStrContains(said, "of 40 pictures are broken")
+  lu.assertStrContains(said, "of 40 images are broken")
   local step = step_of "run"
   lu.assertTrue(step >= 1)   -- what was whole is saved, and goes on where the disk is well again
   lu.assertEquals((shell(command())), 0)

@@ -1,4 +1,4 @@
--- Features of drawn pictures: what they are, and their cache: hit, miss by weights and by pictures, damage, off.
+-- Features of drawn images: what they are, and their cache: hit, miss by weights and by images, damage, off.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -8,7 +8,7 @@ local C = F.C
 local tests = {}
 TestFeatures = tests -- luacheck: ignore
 
-local folder, pictures, encoder
+local folder, images, encoder
 local function new_encoder(seed)
   return jepa.encoder({ width = 8, depth = 3, heads = 2, patch = 8, crop = 16, seed = seed, init_gain = 1 }):requires_grad_(false)
 end
@@ -16,7 +16,7 @@ function tests.setUp()
   folder = os.tmpname()
   os.remove(folder)
   assert(F.try(C.ij_mkdirs(folder)))
-  pictures = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 24, test = 16, size = 16, label = "colour", form = "folder" })
+  images = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 24, test = 16, size = 16, label = "colour", form = "folder" })
   encoder = new_encoder(1)
 end
 function tests.tearDown() os.execute("rm -rf " .. folder) end
@@ -40,7 +40,7 @@ local function counted(e, blocks)
   end)
 end
 local function read(e, over)
-  local o = { root = pictures.train, crop = 16, resize = 16, workers = 0, cache = folder .. "/cache", say = function(text) said = text end }
+  local o = { root = images.train, crop = 16, resize = 16, workers = 0, cache = folder .. "/cache", say = function(text) said = text end }
   for k, v in pairs(over or {}) do o[k] = v end
   computed = 0
   local f = assert(features.of(counted(e or encoder, o.blocks), o))
@@ -50,20 +50,20 @@ local function same(a, b) lu.assertEquals(a:totable(), b:totable()) end
 
 function tests.test_pooled_features_are_what_the_encoder_gives()
   local f = read(nil, { cache = false })
-  local images = assert(ijepa.data.open { root = pictures.train, crop = 16, resize = 16, batch = 24, workers = 0 })
-  local x, labels = images:read()
+  local set = assert(ijepa.data.open { root = images.train, crop = 16, resize = 16, batch = 24, workers = 0 })
+  local x, labels = set:read()
   lu.assertEquals(labels:totable(), f.y:totable())
   same(ijepa.no_grad(function() return encoder(x):mean(2) end), f.x)
-  local both = assert(features.of(features.pooled_both(encoder, 2), { root = pictures.train, crop = 16, resize = 16, workers = 0, cache = false }))
+  local both = assert(features.of(features.pooled_both(encoder, 2), { root = images.train, crop = 16, resize = 16, workers = 0, cache = false }))
   lu.assertEquals(both.x:shape(), { 24, 24 })
   local last, want = features.columns(both, 1, 8).x:read(), f.x:read()
   for i = 0, 24 * 8 - 1 do lu.assertAlmostEquals(last[i], want[i], 1e-5) end
-  local tokens = assert(features.of(features.tokens(encoder), { root = pictures.train, crop = 16, resize = 16, cache = false }))
+  local tokens = assert(features.of(features.tokens(encoder), { root = images.train, crop = 16, resize = 16, cache = false }))
   lu.assertEquals(tokens.x:shape(), { 24, 4, 8 })
   local part = features.rows(f, { 3, 0 })
   lu.assertEquals(part.y:totable(), { f.y:totable()[4], f.y:totable()[1] })
   lu.assertEquals(part.sample:totable(), { 3, 0 })
-  images:close()
+  set:close()
 end
 
 function tests.test_hit_and_miss()
@@ -90,8 +90,8 @@ function tests.test_hit_and_miss()
   lu.assertFalse(select(2, read(nil, { limit = 10, seed = 1 })))
   lu.assertEquals(#cached(), 7)
   os.execute(("mv %s/scenes %s/moved"):format(folder, folder))
-  local moved = pictures.train:gsub("/scenes/", "/moved/")
-  lu.assertFalse(select(2, read(nil, { root = moved })))   -- the same pictures elsewhere
+  local moved = images.train:gsub("/scenes/", "/moved/")
+  lu.assertFalse(select(2, read(nil, { root = moved })))   -- the same images elsewhere
   os.execute(("find %s -name '*.png' | head -1 | xargs touch -d 2001-01-01"):format(moved))
   lu.assertTrue(select(2, read(nil, { root = moved })))
 end
@@ -100,7 +100,7 @@ function tests.test_off()
   read(nil, { cache = false })
   lu.assertTrue(select(2, read(nil, { cache = false })))
   local function plain(x) return encoder(x):mean(2) end
-  assert(features.of(plain, { root = pictures.train, crop = 16, cache = folder .. "/cache" }))
+  assert(features.of(plain, { root = images.train, crop = 16, cache = folder .. "/cache" }))
   lu.assertEquals(cached(), {})   -- nobody knows what a plain function computes
 end
 
@@ -155,21 +155,21 @@ function tests.test_bad_input_is_one_line()
     lu.assertStrContains(message, text)
     lu.assertNotStrContains(message, "\n")
   end
-  refused("has no classes", { root = pictures.train .. "/" .. read().classes[1], crop = 16, cache = false })
+  refused("has no classes", { root = images.train .. "/" .. read().classes[1], crop = 16, cache = false })
   encoder.by_name["norm.bias"].tensor:fill_(0 / 0)
-  refused("the features hold NaN or infinity", { root = pictures.train, crop = 16, cache = folder .. "/cache" })
+  refused("the features hold NaN or infinity", { root = images.train, crop = 16, cache = folder .. "/cache" })
   lu.assertEquals(#cached(), 1)   -- the good ones alone
-  os.execute(("cp $(find %s -name '*.png' | head -1) %s/loose.png"):format(pictures.train, pictures.train))
-  refused("a picture lies in no class folder", { root = pictures.train, crop = 16, cache = false }, features.pixels)
-  os.execute(("rm -rf %s/%s"):format(pictures.test, read(new_encoder(1), { root = pictures.test, cache = false }).classes[1]))
-  os.remove(pictures.train .. "/loose.png")
-  local a, message = features.pair(features.pixels, { train = pictures.test, test = pictures.train, crop = 16, cache = false })
+  os.execute(("cp $(find %s -name '*.png' | head -1) %s/loose.png"):format(images.train, images.train))
+  refused("an image lies in no class folder", { root = images.train, crop = 16, cache = false }, features.pixels)
+  os.execute(("rm -rf %s/%s"):format(images.test, read(new_encoder(1), { root = images.test, cache = false }).classes[1]))
+  os.remove(images.train .. "/loose.png")
+  local a, message = features.pair(features.pixels, { train = images.test, test = images.train, crop = 16, cache = false })
   lu.assertNil(a)
   lu.assertStrContains(message, "has the class")
 end
 
-function tests.test_tensor_is_used()   -- pixels: 0 to 1, a row a picture
-  local f = assert(features.of(features.pixels, { root = pictures.train, crop = 16, resize = 16, cache = false }))
+function tests.test_tensor_is_used()   -- pixels: 0 to 1, a row an image
+  local f = assert(features.of(features.pixels, { root = images.train, crop = 16, resize = 16, cache = false }))
   lu.assertEquals(f.x:shape(), { 24, 768 })
   local v, n = f.x:read()
   for i = 0, n - 1 do lu.assertTrue(v[i] >= 0 and v[i] <= 1) end

@@ -36,7 +36,7 @@ local function scale(e, block, branch, k)
   end
 end
 
-function tests.test_drop_path_leaves_out_branches_of_some_pictures()
+function tests.test_drop_path_leaves_out_branches_of_some_images()
   -- depth 2: only the last block drops, with the whole rate; four outcomes, each an encoder with scaled branches
   local rate, B, steps, e = .4, 16, 60, encoder { depth = 2 }
   for _, name in ipairs { "blocks.1.attn.proj.bias", "blocks.1.mlp.fc2.bias" } do e.by_name[name].tensor:fill_(.3) end
@@ -127,7 +127,7 @@ end
 function tests.test_mixing_keeps_the_label_mass()
   local B, side, rng = 6, 8, F.new "ij_rng"
   local x, v, labels = tensor.zeros { B, 3, side, side }, F.new("float[?]", B * 3 * side * side), F.new("int32_t[?]", B)
-  for b = 0, B - 1 do   -- picture b is 2^b everywhere: what is in a mixture can be read off
+  for b = 0, B - 1 do   -- image b is 2^b everywhere: what is in a mixture can be read off
     labels[b] = b
     for i = 0, 3 * side * side - 1 do v[b * 3 * side * side + i] = 2 ^ b end
   end

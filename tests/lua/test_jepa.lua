@@ -29,7 +29,7 @@ function tests.test_published_sizes()   -- positions included, /16 at 224
   lu.assertErrorMsgContains("encoder: unknown arch 'vit_hug': one of vit_tiny", function() jepa.encoder { arch = "vit_hug" } end)
 end
 
-local function picture(h, w, b)
+local function image(h, w, b)
   local t = tensor.zeros({ b or 1, h, w, 3 }, "u8")
   return t
 end
@@ -41,7 +41,7 @@ function tests.test_head_widths_train()
       local p = jepa.predictor(e, { width = 32, depth = 1, heads = 2 })
       local ctx = tensor.new({ { { 0, 3, 5 } } }, "i32")
       local tgt = tensor.new({ { { 8, 9 } }, { { 1, 2 } } }, "i32")
-      local z = p(e(picture(32, 32), ctx), ctx, tgt)
+      local z = p(e(image(32, 32), ctx), ctx, tgt)
       lu.assertEquals(z:shape(), { 2, 2, 2 * s })
       z:mean():backward()
       local norm, finite = tensor.norm { e.by_name["blocks.0.attn.qkv.weight"].tensor:grad() }
@@ -103,28 +103,28 @@ end
 
 function tests.test_other_sizes_and_shapes_than_trained()
   local e = jepa.encoder { width = 32, depth = 2, heads = 2, patch = 8, crop = 32 }
-  lu.assertEquals(e(picture(48, 16, 2)):shape(), { 2, 12, 32 })
+  lu.assertEquals(e(image(48, 16, 2)):shape(), { 2, 12, 32 })
   local wide = jepa.encoder { width = 32, depth = 2, heads = 2, patch = 8, crop = { 48, 16 } }
   wide:requires_grad_(false)
   for i, p in ipairs(wide:params()) do   -- same weights; positions of that grid are its own
     if p.trained then p.tensor:copy_(e:params()[i].tensor) end
   end
-  local a, b = e(picture(48, 16)):read(), wide(picture(48, 16)):read()
+  local a, b = e(image(48, 16)):read(), wide(image(48, 16)):read()
   for i = 0, 12 * 32 - 1 do lu.assertAlmostEquals(a[i], b[i], 1e-6) end
 end
 
-function tests.test_the_whole_picture_as_context_is_the_whole_picture()
+function tests.test_the_whole_image_as_context_is_the_whole_image()
   local e = jepa.encoder { width = 32, depth = 2, heads = 2, patch = 8, crop = 32, init_gain = 1 }
   local all = {}
   for i = 1, 16 do all[i] = i - 1 end
-  local a, n = e(picture(32, 32)):read()
-  local b = e(picture(32, 32), tensor.new({ { all } }, "i32")):read()
+  local a, n = e(image(32, 32)):read()
+  local b = e(image(32, 32), tensor.new({ { all } }, "i32")):read()
   for i = 0, n - 1 do lu.assertAlmostEquals(a[i], b[i], 1e-6) end
 end
 
-function tests.test_bytes_and_floats_are_the_same_picture()
+function tests.test_bytes_and_floats_are_the_same_image()
   local e = jepa.encoder { width = 32, depth = 1, heads = 2, patch = 8, crop = 16 }
-  local px = picture(16, 16)
+  local px = image(16, 16)
   local a, n = e(px):read()
   local b = e(tensor.normalise(px)):read()
   for i = 0, n - 1 do lu.assertAlmostEquals(a[i], b[i], 1e-5) end
@@ -132,16 +132,16 @@ end
 
 function tests.test_bf16_is_near_f32()   -- 8 bits of mantissa through two blocks, outputs of size 1
   local o = { width = 64, depth = 2, heads = 2, patch = 8, crop = 32, init_gain = 1, patch_gain = 1 }
-  local a, n = jepa.encoder(o)(picture(32, 32)):read()
+  local a, n = jepa.encoder(o)(image(32, 32)):read()
   o.dtype = "bf16"
-  local b = jepa.encoder(o)(picture(32, 32)):read()
+  local b = jepa.encoder(o)(image(32, 32)):read()
   for i = 0, n - 1 do lu.assertAlmostEquals(a[i], b[i], .1) end
 end
 
 function tests.test_misuse()
   local e = jepa.encoder { width = 32, depth = 1, heads = 2, patch = 8, crop = 32 }
-  lu.assertErrorMsgContains("not whole patches of 8", e, picture(30, 32))
-  lu.assertErrorMsgContains("outside 0..15", e, picture(32, 32), tensor.new({ { { 16 } } }, "i32"))
+  lu.assertErrorMsgContains("not whole patches of 8", e, image(30, 32))
+  lu.assertErrorMsgContains("outside 0..15", e, image(32, 32), tensor.new({ { { 16 } } }, "i32"))
   lu.assertErrorMsgContains("unknown arch 'vit_huger'", jepa.encoder, { arch = "vit_huger" })
   lu.assertErrorMsgContains("does not divide", jepa.encoder, { width = 32, depth = 1, heads = 3, patch = 8, crop = 32 })
 end

@@ -46,7 +46,7 @@ end
 function tests.test_goes_on_where_it_was()
   local p, q = mask.new { grid = { 16, 16 }, group = 8 }, mask.new { grid = { 16, 16 }, group = 8 }
   p:sample_raw(8)
-  local m = p:sample_raw(4)   -- pictures 8..11
+  local m = p:sample_raw(4)   -- images 8..11
   local a = rows_of(m.context, 4, m.k)
   m = q:sample_raw(4, 8)
   lu.assertEquals(rows_of(m.context, 4, m.k), a)
@@ -131,7 +131,7 @@ function tests.test_stats()
   for i = 1, 256 do sum = sum + s.coverage.context[i] end
   lu.assertAlmostEquals(sum, s.k_mean, 1e-6)
   lu.assertEquals(s.coverage.target[256], 0)
-  lu.assertStrContains(tostring(s), "200 groups of 8 pictures, 16x16 grid")
+  lu.assertStrContains(tostring(s), "200 groups of 8 images, 16x16 grid")
   lu.assertStrContains(tostring(s), "context blocks:  15x15 1.000")
   lu.assertEquals(mask.stats(mask.new { grid = { 10, 10 }, policy = "random" }, 1).target_blocks, {})
 end
@@ -193,7 +193,7 @@ function tests.test_policy_in_lua_like_the_default()
   end
 end
 
-function tests.test_policy_in_lua_is_a_function_of_the_picture()
+function tests.test_policy_in_lua_is_a_function_of_the_image()
   local p = mask.policy(multiblock, { grid = { 10, 10 }, group = 8, seed = 5 })
   local q = mask.policy(multiblock, { grid = { 10, 10 }, group = 8, seed = 5 })
   local m = p:sample_raw(8, 16)
@@ -237,7 +237,7 @@ function tests.test_policy_in_lua_misuse()
   wrong("the context holds 16, which is no patch of 0 to 15", function() return { 3, 16 }, { 4 } end)
   wrong("of another grid", function(_, g) return g:all(), { mask.grid(2, 2):all() } end)
   wrong("1 contexts and 2 targets, 1 and 1 before", function(_, g, at)
-    return g:all(), at.picture == 0 and g:all() or { g:all(), g:all() }
+    return g:all(), at.image == 0 and g:all() or { g:all(), g:all() }
   end)
   wrong("no whole number from 1", function(rng) rng:below(0) end)
   wrong("(1, 2, 3, nil) are not four", function(_, g) g:block(1, 2, 3) end)

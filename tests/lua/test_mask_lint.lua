@@ -21,7 +21,7 @@ function tests.test_defaults_are_healthy()
   local l = mask.lint { grid = { 16, 16 } }
   lu.assertEquals({ l.errors, l.warnings }, { 0, 0 })
   found(l, "target blocks: ")
-  local shrink = found(l, "context patches by pictures masked together")
+  local shrink = found(l, "context patches by images masked together")
   lu.assertEquals(shrink.level, "note")
   lu.assertTrue(l.by_group[1] > l.by_group[8] and l.by_group[8] > l.by_group[32] and l.by_group[32] > l.by_group[128])
   lu.assertEquals({ #l.rows.context, #l.rows.target }, { 16, 16 })
@@ -69,7 +69,7 @@ end
 
 function tests.test_fallbacks_and_overlap()
   local l = mask.lint { grid = { 6, 6 }, min_keep = 8, group = 8, target = { scale = { .3, .4 } } }
-  found(l, "of the pictures needed a fallback")
+  found(l, "of the images needed a fallback")
   l = mask.lint { grid = { 16, 16 }, overlap = true }
   found(l, "of the target patches are in the context")
   found(l, "mask.overlap is true, published false")
@@ -95,10 +95,10 @@ function tests.test_policies_in_lua()
   found(l, "48 of 64 patches are never in a target")
   found(l, "of the target patches are in the context")
   l = mask.lint(mask.policy(function(_, g, at)
-    if at.picture > 500 then error "tired" end
+    if at.image > 500 then error "tired" end
     return g:all(), { g:all() }
   end, { 8, 8 }))
-  lu.assertStrContains(found(l, "the policy fails while it draws").why, "picture 501, step 3: tired")
+  lu.assertStrContains(found(l, "the policy fails while it draws").why, "image 501, step 3: tired")
   for _, name in ipairs { "rasterised", "halves", "multiblock", "curriculum", "attention" } do
     lu.assertEquals(mask.lint({ grid = { 14, 14 }, policy = ("recipes/masks/%s.lua"):format(name) }, { groups = 4 }).errors, 0, name)
   end

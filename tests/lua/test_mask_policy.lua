@@ -168,14 +168,14 @@ end
 function tests.test_steps()
   local seen = {}
   local function f(_, grid, at)
-    seen[at.picture] = at.step
+    seen[at.image] = at.step
     return grid:all(), { grid:block(0, 0, 1, 1 + math.min(at.step, 3)) }
   end
   local p = mask.policy(f, { grid = { 4, 4 }, group = 8, batch = 4 })
   p:sample_raw(8, 8)
   lu.assertEquals({ seen[8], seen[11], seen[12], seen[15] }, { 2, 2, 3, 3 })
   lu.assertEquals(p:sample_raw(4, 0, 0).t, 1)
-  lu.assertEquals(p:sample_raw(4, 0, 5).t, 4)   -- the first pictures again, as of step 5: a diagnosis does so
+  lu.assertEquals(p:sample_raw(4, 0, 5).t, 4)   -- the first images again, as of step 5: a diagnosis does so
   lu.assertEquals({ seen[0], seen[4] }, { 5, 6 })
 end
 
@@ -186,7 +186,7 @@ function tests.test_curriculum_resumes()
   local p, all = policy(), {}
   for step = 0, 11 do all[step] = bytes(p:sample_raw(8, step * 8, step)) end
   for _, from in ipairs { 0, 3, 5, 11 } do
-    local q = policy()   -- as a run that goes on from there
+    local q = policy()   -- as a run that resumes from there
     for step = from, 11 do lu.assertTrue(bytes(q:sample_raw(8, step * 8, step)) == all[step], ("step %d from %d"):format(step, from)) end
   end
   lu.assertTrue(p:sample_raw(8, 0).t < p:sample_raw(8, 88).t)
@@ -226,12 +226,12 @@ function tests.test_saliency()
     local q = given(saliency)
     m = q:sample_raw(2, 0, nil, { images = true })
     lu.assertEquals({ m.target[0], m.target[1], m.target[2], m.target[3] }, { 0, 1, 2, 3 })
-    lu.assertErrorMsgContains("looks at the pictures", q.sample_raw, q, 2)
+    lu.assertErrorMsgContains("looks at the images", q.sample_raw, q, 2)
     lu.assertErrorMsgContains("set mask.group=1 (it is 2)", q.sample_raw, q, 1, 0, nil, { images = true })
-    lu.assertStrContains(mask.text(q), "context 4, target 2")   -- looking needs no pictures
+    lu.assertStrContains(mask.text(q), "context 4, target 2")   -- looking needs no images
   end
   local q = given(function() return { { 1 }, { 2 } } end)
-  lu.assertErrorMsgContains("picture 0: its saliency", q.sample_raw, q, 2, 0, nil, { images = true })
+  lu.assertErrorMsgContains("image 0: its saliency", q.sample_raw, q, 2, 0, nil, { images = true })
   q = given(function() return 3 end)
   lu.assertErrorMsgContains("number, expected a tensor (2, 4)", q.sample_raw, q, 2, 0, nil, { images = true })
   q = given(function() error "no eyes" end)
@@ -243,13 +243,13 @@ function tests.test_attention_of_an_encoder()
   local n, looked = 16, 3
   local target = { depth = 12 }
   function target:attention(images, block)   -- (B, heads, N, N): all look at one patch
-    lu.assertEquals({ images, block, self.depth }, { "pictures", 12, 12 })
+    lu.assertEquals({ images, block, self.depth }, { "images", 12, 12 })
     local values = {}
     for i = 1, 2 * 2 * n * n do values[i] = (i - 1) % n == looked and 1 or 0 end
     return tensor.new(values):reshape(2, 2, n, n)
   end
   local p = mask.new { policy = shipped "attention", grid = { 4, 4 }, group = 2 }
-  local m = p:sample_raw(2, 0, 0, { images = "pictures", target = target })
+  local m = p:sample_raw(2, 0, 0, { images = "images", target = target })
   for row = 0, m.targets * m.count - 1 do
     local holds = false
     for i = 0, m.t - 1 do holds = holds or m.target[row * m.t + i] == looked end
@@ -281,13 +281,13 @@ function tests.test_bad_files()
   wrong("nothing.lua", "local x = 1", "the file gave nil")
   wrong("notable.lua", "return { polcy = 1 }", "without the function 'policy'")
   wrong("field.lua", "return { policy = function() end, option = {} }", "unknown field 'option' %(did you mean 'options'")
-  wrong("nil.lua", "\nreturn function(rng, grid)\nend", ":2: mask policy, picture 0, step 0: the function gave no context")
+  wrong("nil.lua", "\nreturn function(rng, grid)\nend", ":2: mask policy, image 0, step 0: the function gave no context")
   wrong("empty.lua", "return function(rng, grid) return grid:none(), { grid:all() } end", ":1: .*the context is empty")
   wrong("garbage.lua", "return function(rng, grid) return grid:all(), { { 1, 2, 99 } } end", "the target holds 99, which is no patch")
-  wrong("call.lua", "return function(rng, grid)\n  return grid:block(1), {}\nend", ":2: mask policy, picture 0.*not four whole")
+  wrong("call.lua", "return function(rng, grid)\n  return grid:block(1), {}\nend", ":2: mask policy, image 0.*not four whole")
   wrong("object.lua", "return function() error({}) end", ":1: mask policy, .*error object is a table")
   wrong("deep.lua", "local function f(g) return f(g) + 1 end\nreturn f", ":1: mask policy.*stack overflow")
-  wrong(("long"):rep(40) .. ".lua", "return function(r, g)\n return g.x.y end", ":2: mask policy, picture 0, step 0: attempt to index")
+  wrong(("long"):rep(40) .. ".lua", "return function(r, g)\n return g.x.y end", ":2: mask policy, image 0, step 0: attempt to index")
   lu.assertErrorMsgContains("cannot read file", mask.new, { policy = folder .. "/none.lua", grid = { 4, 4 } })
   lu.assertErrorMsgContains("cannot read file", mask.new, { policy = folder .. "/", grid = { 4, 4 } })
 end
@@ -298,7 +298,7 @@ function tests.test_error_late_in_a_run()
   local p = mask.new { policy = path, grid = { 4, 4 }, group = 8, batch = 4 }
   p:sample_raw(4, 4 * 997)
   local e = message_of(p.sample_raw, p, 4, 4 * 1000)
-  lu.assertEquals(e, path .. ":3: mask policy, picture 4000, step 1000: tired")
+  lu.assertEquals(e, path .. ":3: mask policy, image 4000, step 1000: tired")
   local m = p:sample_raw(4, 8)   -- and the policy is whole
   lu.assertEquals(m.k, 16)
 end
@@ -317,7 +317,7 @@ function tests.test_ctrl_c_stops_a_loop()
   rawset(_G, "GLOBAL_HELPER", assert(loadstring "while true do end"))
   for i, loop in ipairs(loops) do
     local path = write(("loop%d.lua"):format(i), ("local function helper() while true do end end\nlocal list = { of = { helper = helper } }\n"
-      .. "return function(rng, grid, at)\n  local a = 0\n  for i = 1, 1000 do a = a + i end\n  if at.picture >= 4 then INTERRUPT() %s end\n"
+      .. "return function(rng, grid, at)\n  local a = 0\n  for i = 1, 1000 do a = a + i end\n  if at.image >= 4 then INTERRUPT() %s end\n"
       .. "  return grid:all(), { grid:all() }, list, helper\nend\n"):format(loop))
     rawset(_G, "INTERRUPT", function() C.ij_interrupt_set(1) end)
     local p = mask.new { policy = path, grid = { 4, 4 }, group = 4 }
@@ -352,7 +352,7 @@ function tests.test_ctrl_c_from_outside()
 local ijepa = require "ijepa"
 ijepa.interrupted()
 local masks = ijepa.mask.policy(function(_, grid, at)
-  if at.picture > 0 then while true do end end
+  if at.image > 0 then while true do end end
   return grid:all(), { grid:all() }
 end, { grid = { 4, 4 }, group = 1 })
 local ok, e = pcall(masks.sample_raw, masks, 4)
@@ -368,15 +368,15 @@ end
 local TINY = "data.batch=4 data.crop=32 data.workers=1 model.width=16 model.depth=1 model.heads=2 model.patch=4 model.pred_depth=1 "
   .. "model.pred_dim=8 mask.min_keep=3 optim.epochs=1 optim.warmup=0 optim.steps=3 "
 local function pretrain(words)
-  return run(("%s recipes/pretrain.lua %s data.root=%s/pictures out=%s/run %s"):format(program, TINY, folder, folder, words))
+  return run(("%s recipes/pretrain.lua %s data.root=%s/images out=%s/run %s"):format(program, TINY, folder, folder, words))
 end
 
 function tests.test_training_with_a_file()
-  assert(F.try(C.ij_mkdirs(folder .. "/pictures")))
+  assert(F.try(C.ij_mkdirs(folder .. "/images")))
   local px = F.new("uint8_t[?]", 40 * 40 * 3)
   for i = 1, 16 do
     for k = 0, 40 * 40 * 3 - 1 do px[k] = (k * i) % 251 end
-    assert(F.try(C.ij_picture_save(("%s/pictures/p%02d.png"):format(folder, i), px, 40, 40)))
+    assert(F.try(C.ij_image_save(("%s/images/p%02d.png"):format(folder, i), px, 40, 40)))
   end
   local code, text = pretrain "mask.policy=recipes/masks/curriculum.lua mask.options=over=3,targets=2"
   lu.assertEquals(code, 0, text)
@@ -385,7 +385,7 @@ function tests.test_training_with_a_file()
   local path = write("bad.lua", "return function(rng, grid, at)\n  if at.step == 2 then error 'tired' end\n  return grid:all(), { grid:all() }\nend")
   code, text = pretrain("resume=false mask.group=4 mask.policy=" .. path)
   lu.assertEquals(code, 1, text)
-  lu.assertStrContains(text, path .. ":2: mask policy, picture 8, step 2: tired")
+  lu.assertStrContains(text, path .. ":2: mask policy, image 8, step 2: tired")
   code, text = pretrain "mask.policy=recipes/masks/none.lua"
   lu.assertEquals(code, 1)
   lu.assertStrContains(text, "cannot read file 'recipes/masks/none.lua'")

@@ -1,4 +1,4 @@
--- What a training step needs of a card: counted on the dry device, compared with arithmetic of its own.
+-- What a training step needs of a GPU: counted on the dry device, compared with arithmetic of its own.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local memory, device, config = require "ijepa.memory", ijepa.device, ijepa.config
@@ -117,7 +117,7 @@ function tests.test_advice()
   local cfg = settings "data.batch=64"
   local need = memory.need(cfg)
   local text = memory.advice(cfg, need.total - need.step / 2)
-  lu.assertStrMatches(text, "this run needs [%d.]+ GiB a card and the card has [%d.]+ GiB: these would fit: .*data%.batch=%d+ " ..
+  lu.assertStrMatches(text, "this run needs [%d.]+ GiB a GPU and the GPU has [%d.]+ GiB: these would fit: .*data%.batch=%d+ " ..
     "optim%.accumulate=%d+ %([%d.]+ GiB%).*")
   lu.assertNil(text:find "\n")
   lu.assertStrContains(memory.advice(cfg, 2 ^ 20), "take a smaller model.arch")
@@ -133,13 +133,13 @@ local function shell(words)
 end
 
 function tests.test_command()
-  local code, text = shell "memory recipes/in1k_vith14.lua data.batch=64 device=cuda card=40"
+  local code, text = shell "memory recipes/in1k_vith14.lua data.batch=64 device=cuda gpu=40"
   lu.assertEquals(code, 0, text)
-  lu.assertStrContains(text, "vit_huge/14 at 224, 64 pictures")
-  lu.assertStrContains(text, "\ncard of 40 GiB: fits as it is\n")
+  lu.assertStrContains(text, "vit_huge/14 at 224, 64 images")
+  lu.assertStrContains(text, "\nGPU of 40 GiB: fits as it is\n")
   local all = tonumber(text:match "\nall +([%d.]+)")
   lu.assertTrue(all > 15 and all < 30, text)
-  code, text = shell "memory recipes/in1k_vith14.lua data.batch=512 card=24 processes=8"
+  code, text = shell "memory recipes/in1k_vith14.lua data.batch=512 gpu=24 processes=8"
   lu.assertEquals(code, 0, text)
   lu.assertStrContains(text, "model.recompute=true")
   lu.assertStrContains(text, "optim.shard=true")

@@ -238,7 +238,7 @@ function tests.test_lowshot_draws_of_each_class()
   for _, i in ipairs(rows) do count[labels[i + 1]] = (count[labels[i + 1]] or 0) + 1 end
   for c = 0, 5 do lu.assertEquals(count[c], 5) end
   lu.assertNotEquals(assert(features.few(train, { number = 5, seed = 2 })), rows)
-  lu.assertErrorMsgContains("class 'class1' has 50 pictures in 'part1', not 51", probe.lowshot, train, test, { number = 51 })
+  lu.assertErrorMsgContains("class 'class1' has 50 images in 'part1', not 51", probe.lowshot, train, test, { number = 51 })
 end
 
 function tests.test_interval()
@@ -256,11 +256,11 @@ function tests.test_misuse_is_one_line()
     lu.assertStrContains(message, text)
     lu.assertNotStrContains(message, "\n")
   end
-  refused("k is 31, but 'part1' has 30 pictures", probe.knn, train, test, { k = 31 })
+  refused("k is 31, but 'part1' has 30 images", probe.knn, train, test, { k = 31 })
   refused("temperature is 0", probe.knn, train, test, { k = 3, temperature = 0 })
   refused("'part2' has the class 'other', which 'part1' has not", probe.knn, train, made(12, 3, { 4 }, 1, 2, { "class1", "class2", "other" }))
   local lacking = made(30, 3, { 4 }, 1, 1, { "class1", "class2", "class3", "class4" })
-  refused("class 'class4' has no training picture in 'part1'", probe.classifier, lacking, made(12, 3, { 4 }, 1, 2, lacking.classes))
+  refused("class 'class4' has no training image in 'part1'", probe.classifier, lacking, made(12, 3, { 4 }, 1, 2, lacking.classes))
   refused("lambda is -1", probe.ridge, train, test, { lambda = { -1 } })
   refused("norm is 'layer'", probe.classifier, train, test, { norm = "layer" })
   refused("optimizer is 'lion'", probe.classifier, train, test, { optimizer = "lion" })

@@ -50,7 +50,7 @@ end
 
 function tests.test_linear()
   local text = works("recipes/probe_linear.lua", "epochs=4 blocks=0,2 per_class=true", "last layer, norm data", "last 2 blocks, norm none",
-    "best on the pictures held out", "64 pictures")
+    "best on the images held out", "64 images")
   local lines = 0
   for _ in text:gmatch "\n +[%d.]+ %%  %a+" do lines = lines + 1 end
   lu.assertEquals(lines, 8)   -- the classes alone
@@ -105,7 +105,7 @@ function tests.test_the_document_runs()
     count = count + 1
     local path = ("%s/doc%d.lua"):format(folder, count)
     write(path, block)
-    works(path, "", "64 pictures")
+    works(path, "", "64 images")
   end
   lu.assertEquals(count, 2)
 end

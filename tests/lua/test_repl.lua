@@ -162,7 +162,7 @@ function tests.test_history_lasts_without_repetitions()
 end
 
 function tests.test_tab_completes_names_methods_settings_and_files()
-  os.execute(("mkdir %s/pictures; touch %s/pictures/cat.png %s/pictures/cow.png %s/home/notes.txt"):format(folder, folder, folder, folder))
+  os.execute(("mkdir %s/images; touch %s/images/cat.png %s/images/cow.png %s/home/notes.txt"):format(folder, folder, folder, folder))
   local t = session()
   t:type("ijepa.tens", "Tab")
   t:wait "ijepa.tensor"
@@ -177,12 +177,12 @@ function tests.test_tab_completes_names_methods_settings_and_files()
   t:type("ijepa.c", "Tab")
   t:wait "checkpoint"
   t:type("", "C-u")
-  t:type("io.open('pic", "Tab")
-  t:wait "io.open('pictures/"
+  t:type("io.open('ima", "Tab")
+  t:wait "io.open('images/"
   t:type("c", "Tab")
   t:wait "cat.png  cow.png"
   t:type("a", "Tab")
-  t:wait "io.open('pictures/cat.png'"
+  t:wait "io.open('images/cat.png'"
   t:type("", "C-u")
   t:type("io.open('~/no", "Tab")
   t:wait "home/notes.txt'"
@@ -275,7 +275,7 @@ function tests.test_a_narrow_window_wraps_what_is_shown_and_typed()
   t:wait "\ntyped after the window has grown\n"
 end
 
-function tests.test_a_picture_shows_itself()
+function tests.test_a_image_shows_itself()
   local t = session()
   t:enter "{ width = 1, height = 1, show = function() print 'here I am' end }"
   t:wait "\nhere I am\n"

@@ -99,11 +99,11 @@ function tests.test_without_a_checkpoint()
   lu.assertStrContains(html, "<b>masks of this run&#39;s policy</b>")
 end
 
-function tests.test_without_pictures()
+function tests.test_without_images()
   local copy = part("config.lua", "jepa_r0.csv", "jepa-latest.safetensors")
   write(copy .. "/config.lua", (slurp(copy .. "/config.lua"):gsub('root = "[^\n]*"', 'root = "gone"')))
   local html = report(copy)
-  lu.assertStrContains(html, "Left out: The pictures could not be read:")
+  lu.assertStrContains(html, "Left out: The images could not be read:")
   lu.assertStrContains(html, "on a plain board:")
 end
 

@@ -119,11 +119,11 @@ function tests:test_bar_fits_and_messages_stand_on_their_own()
     log_steps(r, 1, 1)
     for _ = 1, 3 do r:_draw(0) end
     r:say("100%")
-    r:say("%d pictures", 3)
+    r:say("%d images", 3)
     r:close()
     for bar in s.text:gmatch "\r([^\r\n]*)\27%[K" do lu.assertTrue(#bar < width, bar) end
     lu.assertStrContains(s.text, "\r\27[K100%\n")
-    lu.assertStrContains(s.text, "\r\27[K3 pictures\n")
+    lu.assertStrContains(s.text, "\r\27[K3 images\n")
     lu.assertEquals(s.text:sub(-1), "\n")
     if width >= 80 then
       lu.assertStrContains(s.text, "[----")

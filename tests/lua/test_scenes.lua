@@ -25,7 +25,7 @@ local function temporary_folder()
   return name
 end
 
-function tests.test_a_picture_depends_on_its_number_alone()
+function tests.test_a_image_depends_on_its_number_alone()
   local a, truth = draw(5, "train", 17)
   draw(5, "train", 3)
   local b, again = draw(5, "train", 17)

@@ -1,4 +1,4 @@
--- Pictures as escape sequences: what is written for a canvas of 2 x 2 pixels, and which way is chosen.
+-- Images as escape sequences: what is written for a canvas of 2 x 2 pixels, and which way is chosen.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local canvas, show = ijepa.canvas, ijepa.show
@@ -97,7 +97,7 @@ function tests.test_show()
   local parts = {}
   local function write(s) parts[#parts + 1] = s end
   four():show { with = "none", write = write }
-  lu.assertStrContains(parts[1], "picture of 2 x 2 pixels")
+  lu.assertStrContains(parts[1], "image of 2 x 2 pixels")
   lu.assertStrContains(parts[1], "file = ")
   canvas.new(100, 40):show { with = "half", columns = 10, write = write }   -- 10 x 4
   lu.assertEquals(select(2, parts[2]:gsub(UP, "")), 20)

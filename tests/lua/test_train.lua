@@ -1,4 +1,4 @@
--- Whole training runs on a few drawn pictures: they learn, resume bit for bit, and don't depend on the workers.
+-- Whole training runs on a few drawn images: they learn, resume bit for bit, and don't depend on the workers.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -8,19 +8,19 @@ local tests = {}
 TestTrain = tests -- luacheck: ignore
 
 local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
-local folder, pictures
+local folder, images
 function tests.setUp()
   folder = os.tmpname()
   os.remove(folder)
   assert(F.try(C.ij_mkdirs(folder)))
   local made = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 40, test = 20, size = 32 })
-  pictures = made
+  images = made
 end
 function tests.tearDown() os.execute("rm -rf " .. folder) end
 
 local function settings(over)
   local words = {
-    out = folder .. "/" .. (over.out or "run"), ["data.root"] = pictures.train, ["data.batch"] = 8, ["data.crop"] = 32,
+    out = folder .. "/" .. (over.out or "run"), ["data.root"] = images.train, ["data.batch"] = 8, ["data.crop"] = 32,
     ["data.workers"] = 1, ["model.width"] = 16, ["model.depth"] = 2, ["model.heads"] = 2, ["model.patch"] = 4,
     ["model.pred_depth"] = 1, ["model.pred_dim"] = 8, ["mask.min_keep"] = 3, ["mask.group"] = 8, ["optim.epochs"] = 3,
     ["optim.warmup"] = 1, ["model.init_gain"] = .7, ["model.patch_gain"] = 1.5,
@@ -74,7 +74,7 @@ function tests.test_resume_equals_the_uninterrupted_run()
   lu.assertEquals((spawn { out = "parts", ["optim.steps"] = 7 }), 0)     -- in the middle of an epoch
   local code, text = spawn { out = "parts", ["optim.steps"] = 11 }
   lu.assertEquals(code, 0)
-  lu.assertStrContains(text, "goes on from")
+  lu.assertStrContains(text, "resumes from")
   lu.assertEquals((spawn { out = "parts" }), 0)
   lu.assertTrue(tensors_of(latest "whole") == tensors_of(latest "parts"))
   local function losses(run) return (bytes_of(folder .. "/" .. run .. "/jepa_r0.csv"):gsub(",%d+\n", "\n")) end
@@ -93,14 +93,14 @@ function tests.test_whole_run_and_probe_on_guarded_memory()   -- unreadable but 
   lu.assertEquals((spawn { out = "cpu", ["optim.steps"] = 3 }), 0)
   lu.assertTrue(tensors_of(latest "guard") == tensors_of(latest "cpu"))
   local pipe = io.popen(("IJEPA_DEVICE=guard %s recipes/probe_linear.lua run=%s/guard train=%s test=%s %s 2>&1"):format(program,
-    folder, pictures.train, pictures.test, "resize=32 epochs=2 lr=1e-3 wd=0.1 blocks=2 cache=false"))
+    folder, images.train, images.test, "resize=32 epochs=2 lr=1e-3 wd=0.1 blocks=2 cache=false"))
   text = pipe:read "*a"
   pipe:close()
-  lu.assertStrContains(text, "best on the pictures held out: last 2 blocks, norm ")
+  lu.assertStrContains(text, "best on the images held out: last 2 blocks, norm ")
 end
 
 function tests.test_accumulation_equals_a_larger_batch()
-  -- one mask group of 8 pictures in both, so both see the same masks; sums in another order: not bit for bit
+  -- one mask group of 8 images in both, so both see the same masks; sums in another order: not bit for bit
   local a = ijepa.pretrain(config { out = "a8", ["optim.steps"] = 2, ["data.batch"] = 8 })
   local b = ijepa.pretrain(config { out = "a4", ["optim.steps"] = 2, ["data.batch"] = 4, ["optim.accumulate"] = 2 })
   lu.assertAlmostEquals(a.losses[1], b.losses[1], 1e-5)
@@ -117,8 +117,8 @@ function tests.test_overfits_one_batch()
   local tensor, device = ijepa.tensor, ijepa.device
   local cfg = config { out = "over" }
   local context, predictor, target = ijepa.jepa.models(cfg)
-  local images = assert(ijepa.data.open { train = true, root = pictures.train, crop = 32, batch = 8, workers = 0 })
-  local x = tensor.from_pointer(images:next().pixels, { 8, 32, 32, 3 }, "u8", true)
+  local set = assert(ijepa.data.open { train = true, root = images.train, crop = 32, batch = 8, workers = 0 })
+  local x = tensor.from_pointer(set:next().pixels, { 8, 32, 32, 3 }, "u8", true)
   local ctx, tgt = ijepa.jepa.policy(cfg, context.grid):sample(8, 0)
   ctx, tgt = ctx:clone(true), tgt:clone(true)
   local opt = ijepa.optim.adamw { models = { context, predictor } }    -- the target stays as it is

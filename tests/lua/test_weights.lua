@@ -181,9 +181,9 @@ end
 
 -- Whole runs: 2 epochs at once, and 1 epoch, through a published checkpoint, another one.
 function tests.test_a_run_goes_on_from_a_published_checkpoint()
-  local pictures = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 24, test = 8, size = 32 })
+  local images = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 24, test = 8, size = 32 })
   local function run(over)
-    local words = { "data.root=" .. pictures.train, "data.batch=8", "data.crop=32", "data.workers=0", "model.width=48", "model.depth=2",
+    local words = { "data.root=" .. images.train, "data.batch=8", "data.crop=32", "data.workers=0", "model.width=48", "model.depth=2",
       "model.heads=2", "model.patch=8", "model.pred_depth=1", "model.pred_dim=24", "mask.min_keep=0", "mask.group=8", "optim.epochs=2",
       "optim.warmup=1", "diagnose.every=0", "log.save_epochs=1", "model.dtype=f32" }
     for k, v in pairs(over) do words[#words + 1] = k .. "=" .. v end

@@ -1,19 +1,19 @@
--- ijepa tests/python/make.lua FOLDER: a small run after three updates (FOLDER/run/jepa-latest.safetensors), and a picture
+-- ijepa tests/python/make.lua FOLDER: a small run after three updates (FOLDER/run/jepa-latest.safetensors), and an image
 -- with the features of its target encoder (FOLDER/features.safetensors: images, features).
--- ijepa tests/python/make.lua FOLDER CHECKPOINT: the features of that picture by CHECKPOINT's encoder (other.safetensors).
+-- ijepa tests/python/make.lua FOLDER CHECKPOINT: the features of that image by CHECKPOINT's encoder (other.safetensors).
 local ijepa = require "ijepa"
 local state = require "ijepa.state"
 local tensor, jepa, device = ijepa.tensor, ijepa.jepa, ijepa.device
 local folder, path = ...
 
-local function picture()   -- f32 (2, 3, 32, 32), normalised
+local function image()   -- f32 (2, 3, 32, 32), normalised
   local values = {}
   for i = 1, 2 * 3 * 32 * 32 do values[i] = math.sin(i * .37) + math.cos(i * i * .011) end
   return tensor.new(values):reshape(2, 3, 32, 32)
 end
 
 local function save(name, encoder)
-  local x = picture()
+  local x = image()
   local y = device.no_grad(function() return encoder(x) end)
   assert(ijepa.tensors.save(folder .. "/" .. name, { { name = "images", tensor = x.h }, { name = "features", tensor = y.h } }))
 end
@@ -26,7 +26,7 @@ local opt = ijepa.optim.adamw { models = { e, p }, average = { [e] = target } }
 local ctx, tgt = tensor.new({ { { 0, 3, 5 }, { 1, 2, 4 } } }, "i32"), tensor.new({ { { 8, 9 }, { 10, 11 } } }, "i32")
 for _ = 1, 3 do
   device.step(function()
-    local x = picture()
+    local x = image()
     local h = device.no_grad(function() return target(x):layer_norm():gather(tgt) end)
     tensor.smooth_l1(p(e(x, ctx), ctx, tgt), h):backward()
     opt:step { lr = 1e-3, wd = .04, momentum = .9 }

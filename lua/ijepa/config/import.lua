@@ -74,15 +74,15 @@ local keys = {
     pred_mask_scale = { "pair", function(out, v) out.mask.target.scale = v end },
   },
   meta = {
-    copy_data = { "boolean", function(_, v) return v and "copy_data: pictures are read where they are" end },
+    copy_data = { "boolean", function(_, v) return v and "copy_data: images are read where they are" end },
     load_checkpoint = { "boolean", function(_, v)
-      return not v and "load_checkpoint: false: a run goes on from the newest checkpoint of its folder; resume=false starts anew"
+      return not v and "load_checkpoint: false: a run resumes from the newest checkpoint of its folder; resume=false starts anew"
     end },
     model_name = { "string", field("model", "arch") },
     pred_depth = { "integer", field("model", "pred_depth") },
     pred_emb_dim = { "integer", field("model", "pred_dim") },
     read_checkpoint = { "string", function(_, v)
-      return v and ("read_checkpoint: '%s' is not read: a run goes on from the newest checkpoint of its folder"):format(v)
+      return v and ("read_checkpoint: '%s' is not read: a run resumes from the newest checkpoint of its folder"):format(v)
     end },
     use_bfloat16 = { "boolean", function(out, v) out.model.dtype = v and "bf16" or "f32" end },
   },
@@ -101,7 +101,7 @@ local keys = {
 
 -- ---- the file ---------------------------------------------------------------------------------------------------------
 
--- The pictures' folder as the published code puts it together.
+-- The images' folder as the published code puts it together.
 local function folder_of(root, folder)
   local path = folder and folder:sub(1, 1) == "/" and folder or (root or "") .. "/" .. (folder or "")
   path = (path .. "/train"):gsub("/%.%f[/]", ""):gsub("//+", "/")

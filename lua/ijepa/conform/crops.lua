@@ -1,6 +1,6 @@
 --- Crops that the published pipeline made, against ours: `ijepa conform FOLDER` with a crops.json in it.
 -- crops.json is a list of { image, top, left, height, width, size, expected }: the box of the image (pixels), resized
--- to (size, size), is the picture `expected`. Names are relative to the file.
+-- to (size, size), is the image `expected`. Names are relative to the file.
 local F = require "ijepa.base.ffi"
 local json = require "cjson.safe"
 local C = F.C
@@ -10,9 +10,9 @@ local C = F.C
 local tolerance = .02 -- mean absolute difference, grey levels
 
 -- Pixels u8 (h, w, 3), h, w; or nil, message.
-local function load_picture(path)
+local function load_image(path)
   local out, h, w = F.new "uint8_t *[1]", F.new "int[1]", F.new "int[1]"
-  local ok, message, code = F.try(C.ij_picture_load(path, out, h, w))
+  local ok, message, code = F.try(C.ij_image_load(path, out, h, w))
   if not ok then return nil, message, code end
   return F.gc(out[0], C.ij_bytes_free), h[0], w[0]
 end
@@ -35,16 +35,16 @@ local function compare(folder, entry)
       return nil, ("'%s' is no whole number"):format(key)
     end
   end
-  local image, h, w = load_picture(folder .. "/" .. entry.image)
+  local image, h, w = load_image(folder .. "/" .. entry.image)
   if not image then return nil, h end
-  local expected, eh, ew = load_picture(folder .. "/" .. entry.expected)
+  local expected, eh, ew = load_image(folder .. "/" .. entry.expected)
   if not expected then return nil, eh end
   if eh ~= entry.size or ew ~= entry.size then
     return nil, ("'%s' is %d x %d, 'size' says %d"):format(entry.expected, eh, ew, entry.size)
   end
   local ours = F.new("uint8_t[?]", eh * ew * 3)
   local e = entry
-  local ok, message = F.try(C.ij_picture_crop(image, h, w, e.top, e.left, e.height, e.width, eh, ew, ours))
+  local ok, message = F.try(C.ij_image_crop(image, h, w, e.top, e.left, e.height, e.width, eh, ew, ours))
   if not ok then return nil, message end
   return mean_difference(ours, expected, eh * ew * 3)
 end

@@ -71,7 +71,7 @@ local function read(path)
   local r = { batches = whole(path, file, "batches", 1, MOST_BATCHES), images = whole(path, c, "batch_size", 1, 65536),
     grid = { math.floor(crop[1] / patch), math.floor(crop[2] / patch) },
     contexts = whole(path, c, "num_enc_masks", 1, 256), targets = whole(path, c, "num_pred_masks", 1, 256) }
-  if r.batches * r.images > MOST_IMAGES then fail("'%s': more than %d pictures", path, MOST_IMAGES) end
+  if r.batches * r.images > MOST_IMAGES then fail("'%s': more than %d images", path, MOST_IMAGES) end
   r.settings = { grid = r.grid, min_keep = whole(path, c, "min_keep", 0, 2 ^ 24), overlap = c.allow_overlap == true,
     context = { n = r.contexts, scale = pair(path, c, "enc_mask_scale") },
     target = { n = r.targets, scale = pair(path, c, "pred_mask_scale"), aspect = pair(path, c, "aspect_ratio") },
@@ -181,8 +181,8 @@ local function chi_square(a, b, times)
   return chi, chi_limit(math.max(bins - 1, 1))
 end
 
--- The worst patch as a share of its bound: five standard deviations of a mean of batches (patches of a picture and
--- pictures of a batch go together), with Bernstein's term for patches that are rare; all patches together at .001.
+-- The worst patch as a share of its bound: five standard deviations of a mean of batches (patches of an image and
+-- images of a batch go together), with Bernstein's term for patches that are rare; all patches together at .001.
 local function worst_patch(frequency, drawn, batches, repeats)
   local n = 1 / (1 / batches + 1 / (batches * repeats))
   local z = #frequency > 1000 and 5.7 or 5

@@ -33,7 +33,7 @@ local function set_sources(c, o)
   if type(roots) == "string" then roots = { roots } end
   local n = type(roots) == "table" and #roots or 0
   if n == 0 or roots[1] == "" then
-    return nil, "data.root is not set: give a folder of pictures, e.g. data.root=pictures"
+    return nil, "data.root is not set: give a folder of images, e.g. data.root=images"
   end
   if weights and #weights == 0 then weights = nil end
   if weights and #weights ~= n then
@@ -100,7 +100,7 @@ local function wait_for(wait, what, say)
   return p, C.ij_time() - started
 end
 
---- The number of pictures.
+--- The number of images.
 ---@return integer
 function Data:count() return tonumber(C.ij_data_count(self.h)) end
 --- Batches of an epoch.
@@ -113,7 +113,7 @@ function Data:classes()
   for i = 0, C.ij_data_classes(self.h) - 1 do list[i + 1] = F.string(C.ij_data_class(self.h, i)) end
   return list
 end
---- The number of sources, and of which one picture i is (from 0).
+--- The number of sources, and of which one image i is (from 0).
 ---@return integer
 function Data:sources() return C.ij_data_sources(self.h) end
 ---@param i integer
@@ -134,7 +134,7 @@ function Data:copy(folder, say)
   return true
 end
 
---- The SHA-256 of each file of source i (from 0; pictures of a folder, or tars) as lines of sha256sum, in order.
+--- The SHA-256 of each file of source i (from 0; images of a folder, or tars) as lines of sha256sum, in order.
 ---@param i integer?
 ---@return (fun(): string?)? lines, string? message
 function Data:manifest(i)
@@ -182,24 +182,24 @@ function Data:verify(files, say)
   return true
 end
 
---- The name of picture i in its source, from 0 as in a batch's samples.
+--- The name of image i in its source, from 0 as in a batch's samples.
 ---@param i integer
 ---@return string?
 function Data:name(i)
   local s = C.ij_data_name(self.h, i)
   return s ~= nil and F.string(s) or nil
 end
---- The class of picture i, from 0, or -1 without one.
+--- The class of image i, from 0, or -1 without one.
 ---@param i integer
 ---@return integer
 function Data:label(i) return C.ij_data_label(self.h, i) end
---- Picture i (from 0) as an epoch (0) crops and colours it, apart from the sequence of batches.
+--- Image i (from 0) as an epoch (0) crops and colours it, apart from the sequence of batches.
 ---@param i integer
 ---@param epoch integer?
 ---@return ijepa.tensor? x u8 (1, H, W, 3), string? message
-function Data:picture(i, epoch)
+function Data:image(i, epoch)
   local pixels = F.new("uint8_t[?]", self.height * self.width * 3)
-  local ok, message = F.try(C.ij_data_picture(self.h, i, epoch or 0, pixels))
+  local ok, message = F.try(C.ij_data_image(self.h, i, epoch or 0, pixels))
   if not ok then return nil, message end
   return tensor.from_pointer(pixels, { 1, self.height, self.width, 3 }, "u8")
 end
@@ -210,7 +210,7 @@ function Data:stamp() return bit.tohex(C.ij_data_stamp(self.h), 16) end
 ---@param epoch integer
 ---@param step integer
 function Data:seek(epoch, step) F.check(C.ij_data_seek(self.h, epoch, step)) end
---- Messages about broken pictures since the last call.
+--- Messages about corrupt images since the last call.
 ---@return string[]
 function Data:complaints()
   local list = {}
@@ -221,7 +221,7 @@ function Data:complaints()
   end
 end
 --- The next batch as the library gives it (pixels (B, H, W, 3), labels, samples: valid until the next call); nil at the
---- end, nil and a message when pictures can't be read.
+--- end, nil and a message when images can't be read.
 ---@return ffi.cdata*? batch, string? message, integer? code
 function Data:next()
   local st = C.ij_data_next(self.h, self.batch)
@@ -238,7 +238,7 @@ function Data:read()
   return tensor.from_pointer(b.pixels, { b.count, self.height, self.width, 3 }, "u8"),
     tensor.from_pointer(b.labels, { b.count }, "i32"), b
 end
---- Iterates over one pass: for x, labels, batch in data:batches() do ... end. Raises when pictures can't be read.
+--- Iterates over one pass: for x, labels, batch in data:batches() do ... end. Raises when images can't be read.
 ---@return fun(): ijepa.tensor?, ijepa.tensor?, ffi.cdata*?
 function Data:batches()
   return function()

@@ -1,9 +1,9 @@
---- Pictures that the program draws itself, with labels: a large shape on a patterned ground among small dots. They let
+--- Images that the program draws itself, with labels: a large shape on a patterned ground among small dots. They let
 -- the quickstart and the tests train and probe without a download.
 --
 -- Shape and count can't be told from a few pixels or from average colours: the shape's colour, place, size, direction,
 -- texture and ground are drawn independently of its class, and all classes cover the same area on average. The shape's
--- colour is the easier label, but not a plain one: the ground, which covers more, is just as bright. Picture i of a
+-- colour is the easier label, but not a plain one: the ground, which covers more, is just as bright. Image i of a
 -- seed is a function of (seed, part, i) alone, so any number of them, in any order, is the same set.
 local F = require "ijepa.base.ffi"
 local canvas = require "ijepa.draw.canvas"
@@ -146,7 +146,7 @@ end
 
 local parts = { train = 0, test = 1 }
 
---- Draws picture number `index` (from 0) of a seed.
+--- Draws image number `index` (from 0) of a seed.
 ---@param c ijepa.canvas square; what is on it is replaced
 ---@param seed integer
 ---@param part "train"|"test" two disjoint sets
@@ -156,7 +156,7 @@ function scenes.draw(c, seed, part, index)
   if getmetatable(c) ~= canvas or c.width ~= c.height then F.raise "scenes.draw: expected a square canvas" end
   if not parts[part] then F.raise(string.format("scenes.draw: part '%s' is neither train nor test", tostring(part))) end
   if type(index) ~= "number" or index % 1 ~= 0 or index < 0 or index >= 2 ^ 32 then
-    F.raise(string.format("scenes.draw: picture number '%s' is no whole number from 0", tostring(index)))
+    F.raise(string.format("scenes.draw: image number '%s' is no whole number from 0", tostring(index)))
   end
   local rng = F.new "ij_rng"
   C.ij_rng_init(rng, seed, C.IJ_RNG_SCENE, parts[part], index)
@@ -176,7 +176,7 @@ function scenes.draw(c, seed, part, index)
   local equal = uniform(24, 31) * unit -- radius of a shape of area 1; in area the classes are alike
   local radius = equal / sqrt(shape.area)
   local reach = radius * shape.rim + 1
-  local edge = 0.4 * reach -- the picture's edge may cut some of it off
+  local edge = 0.4 * reach -- the image's edge may cut some of it off
   local cx, cy, angle = uniform(edge, size - edge), uniform(edge, size - edge), uniform(0, 2 * pi)
   lay(c, shape.distance, cx, cy, radius, angle, reach, r, g, b, uniform(-0.2, 0.2), uniform(0.3, 0.7),
     uniform(0, 1) < 0.3 and uniform(0.1, 0.2) or 0, uniform(4, 9))
@@ -206,7 +206,7 @@ local function tar_header(name, size)
   return h:sub(1, 148) .. string.format("%06o\0 ", sum) .. h:sub(157)
 end
 
--- Where pictures go: a function that takes (name, bytes), and one that ends the writing. Both: true or nil, message.
+-- Where images go: a function that takes (name, bytes), and one that ends the writing. Both: true or nil, message.
 local function tar_sink(path)
   local file, message = io.open(path .. ".part", "wb")
   if not file then return nil, message end
@@ -252,7 +252,7 @@ local function generate_part(o, part, n)
     put, finish = folder_sink(path, scenes.labels[o.label])
   end
   if not put then return nil, finish, EIO end
-  local c, rows = canvas.new(o.size, o.size), { "picture\tshape\tcolour\tcount\tx\ty\tradius\tangle\n" }
+  local c, rows = canvas.new(o.size, o.size), { "image\tshape\tcolour\tcount\tx\ty\tradius\tangle\n" }
   for i = 0, n - 1 do
     local truth = scenes.draw(c, o.seed, part, i)
     local name = string.format("%s/%06d.png", truth[o.label], i)
@@ -278,8 +278,8 @@ end
 local defaults = { out = "scenes", n = 8000, test = 2000, seed = 0, size = 64, label = "shape", form = "tar" }
 
 --- Draws a data set: `out`/train.tar and `out`/test.tar with members CLASS/NUMBER.png, and beside each a table
---- (train.tsv, test.tsv) of all that is true of each picture. Equal settings give equal bytes.
----@param options? table out: folder (scenes); n, test: pictures (8000, 2000; 0: leave that part out); seed (0);
+--- (train.tsv, test.tsv) of all that is true of each image. Equal settings give equal bytes.
+---@param options? table out: folder (scenes); n, test: images (8000, 2000; 0: leave that part out); seed (0);
 --- size: side in pixels (64); label: "shape", "colour" or "count" (shape); form: "tar" or "folder" (tar);
 --- progress: function(part, done, all)
 ---@return table? made train, test: paths (nil for a part left out); classes: names in the order of their numbers

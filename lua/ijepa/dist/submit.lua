@@ -237,7 +237,7 @@ if [ "$(wc -l <"$folder/$job.steps")" -ge 3 ] && [ "$(tail -n 3 "$folder/$job.st
 fi
 say "stopped at step ${step:-0}: queued again"
 scontrol requeue "$job" && exit 0
-say "could not be queued again: submit it once more, and it goes on from its checkpoint"
+say "could not be queued again: submit it once more, and it resumes from its checkpoint"
 exit 1
 ]=]
 

@@ -59,13 +59,13 @@ function canvas.from_pixels(pixels, width, height)
   return c
 end
 
---- A picture from a file.
+--- An image from a file.
 ---@param path string
 ---@return ijepa.canvas? canvas, string? message, integer? code
 function canvas.load(path)
   need(type(path) == "string", "canvas.load: path is a %s, expected a string", type(path))
   local data, height, width = F.new "uint8_t *[1]", F.new "int[1]", F.new "int[1]"
-  local ok, message, code = F.try(F.C.ij_picture_load(path, data, height, width))
+  local ok, message, code = F.try(F.C.ij_image_load(path, data, height, width))
   if not ok then return nil, message, code end
   local c, h, w = nil, height[0], width[0]
   if w * h <= max_pixels then
@@ -73,7 +73,7 @@ function canvas.load(path)
     F.copy(c.pixels, data[0], w * h * 3)
   end
   F.C.ij_bytes_free(data[0])
-  if not c then return nil, string.format("picture '%s' is %d x %d, more than %d pixels", path, w, h, max_pixels), 2 end
+  if not c then return nil, string.format("image '%s' is %d x %d, more than %d pixels", path, w, h, max_pixels), 2 end
   return c
 end
 
@@ -82,7 +82,7 @@ end
 ---@return true? ok, string? message, integer? code
 function canvas:save(path)
   need(type(path) == "string", "canvas:save: path is a %s, expected a string", type(path))
-  return F.try(F.C.ij_picture_save(path, self.pixels, self.height, self.width))
+  return F.try(F.C.ij_image_save(path, self.pixels, self.height, self.width))
 end
 
 --- Shows the canvas in the terminal, or writes it with file = "NAME.png": see ijepa.show.
@@ -358,7 +358,7 @@ end
 function canvas:resized(width, height)
   numbers("resized", width, height)
   local c = canvas.new(width, height)
-  F.check(F.C.ij_picture_crop(self.pixels, self.height, self.width, 0, 0, self.height, self.width, height, width,
+  F.check(F.C.ij_image_crop(self.pixels, self.height, self.width, 0, 0, self.height, self.width, height, width,
     c.pixels))
   return c
 end
@@ -516,7 +516,7 @@ local function chunk(kind, data)
 end
 
 --- The bytes of a PNG file that stores the pixels as they are: larger than `save` makes it, but made and read in no
---- time. For thousands of small pictures.
+--- time. For thousands of small images.
 ---@return string
 function canvas:png()
   if not crc_of then crc_table() end

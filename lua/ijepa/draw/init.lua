@@ -69,8 +69,8 @@ local function outline(c, set, gh, gw, x0, y0, ph, pw, colour, thick, inset)
   end
 end
 
--- Picture b of the batch at the size in which it is drawn; without pixels, a plain board of patches.
-local function base_picture(o, b, width, height, gh, gw)
+-- Image b of the batch at the size in which it is drawn; without pixels, a plain board of patches.
+local function base_image(o, b, width, height, gh, gw)
   if o.pixels then
     local source = canvas.from_pixels(o.pixels + b * o.height * o.width * 3, o.width, o.height)
     if width % o.width == 0 and height == o.height * (width / o.width) then
@@ -95,20 +95,20 @@ local function check_masks(m, o)
     "draw.masks: pixels need the options 'height' and 'width'")
 end
 
---- Pictures side by side, each from top to bottom: as it is, its context (all else dimmed), its targets outlined.
+--- Images side by side, each from top to bottom: as it is, its context (all else dimmed), its targets outlined.
 ---@param file? string
 ---@param m table masks of a batch: count B, contexts C, targets M, k, t, context i32 (C, B, K), target i32 (M, B, T);
 --- an ij_masks will do
 ---@param o table grid: { rows, columns } of patches; pixels: u8 (B, height, width, 3), with height and width;
---- pictures: how many at most (4); first: number of the first, from 0; side: about how wide a picture is drawn (224);
+--- images: how many at most (4); first: number of the first, from 0; side: about how wide an image is drawn (224);
 --- title
 ---@return ijepa.canvas|boolean? done, string? message, integer? code
 function draw.masks(file, m, o)
   check_masks(m, o)
   local gh, gw, patches = o.grid[1], o.grid[2], o.grid[1] * o.grid[2]
   local first = o.first or 0
-  local pictures = min(o.pictures or 4, m.count - first)
-  need(pictures >= 1, "draw.masks: no picture number %d among %d", first, m.count)
+  local images = min(o.images or 4, m.count - first)
+  need(images >= 1, "draw.masks: no image number %d among %d", first, m.count)
   local side = o.side or 224
   local width = gw * max(2, floor(side / gw))
   local height = width / gw * gh
@@ -122,7 +122,7 @@ function draw.masks(file, m, o)
   local gap, margin, top = 12, 44, o.title and 48 or 16
   local rows = 2 + m.contexts
   local legend = 30
-  local total = max(margin + pictures * (width + gap) + 4, 440)
+  local total = max(margin + images * (width + gap) + 4, 440)
   local c = canvas.new(total, top + rows * (height + gap) + legend + 12, white)
   if o.title then c:text(margin, 18, o.title, ink, 2) end
   local thick = max(1, min(3, floor(min(pw, ph) / 6)))
@@ -131,18 +131,18 @@ function draw.masks(file, m, o)
   local function label(row, text)
     c:text(16, top + row * (height + gap) + floor(height / 2), text, soft, 2, "centre", true)
   end
-  label(0, "picture")
+  label(0, "image")
   for j = 0, m.contexts - 1 do label(1 + j, m.contexts > 1 and "context " .. j + 1 or "context") end
   label(rows - 1, "targets")
 
-  for i = 0, pictures - 1 do
+  for i = 0, images - 1 do
     local b, x = first + i, margin + i * (width + gap)
-    local picture = base_picture(o, b, width, height, gh, gw)
-    c:blit(picture, x, top)
+    local image = base_image(o, b, width, height, gh, gw)
+    c:blit(image, x, top)
     for j = 0, m.contexts - 1 do
       local y = top + (1 + j) * (height + gap)
       local set = patch_set(m.context, (j * m.count + b) * m.k, m.k, patches)
-      c:blit(picture, x, y)
+      c:blit(image, x, y)
       for patch = 0, patches - 1 do
         if not set[patch] then
           local py, px = y + floor(patch / gw) * ph, x + patch % gw * pw
@@ -152,7 +152,7 @@ function draw.masks(file, m, o)
       outline(c, set, gh, gw, x, y, ph, pw, 0x888888, 1, 0)
     end
     local y = top + (rows - 1) * (height + gap)
-    c:blit(picture, x, y):rect(x, y, width, height, white, 0.55)
+    c:blit(image, x, y):rect(x, y, width, height, white, 0.55)
     for j = 0, m.targets - 1 do
       local set = patch_set(m.target, (j * m.count + b) * m.t, m.t, patches)
       for patch in pairs(set) do
@@ -404,7 +404,7 @@ end
 
 -- ---- summary --------------------------------------------------------------------------------------------------
 
---- One picture of a run: a title, lines of text, the masks, the curves.
+--- One image of a run: a title, lines of text, the masks, the curves.
 ---@param file? string
 ---@param o table title; lines: list of texts; masks: { masks, options of draw.masks }; curves: list of
 --- { series, options of draw.curves } or one such

@@ -1,4 +1,4 @@
---- Pictures in the terminal: `canvas:show()`, or ijepa.show(canvas). By kitty's graphics protocol, by sixel through
+--- Images in the terminal: `canvas:show()`, or ijepa.show(canvas). By kitty's graphics protocol, by sixel through
 -- libsixel (package libsixel1), or with half blocks: characters whose upper half is one pixel and whose ground is the next.
 -- What the terminal knows is asked once; ijepa.show.with "half" or IJEPA_GRAPHICS=half says it instead.
 local F = require "ijepa.base.ffi"
@@ -41,7 +41,7 @@ local function sixel_library()
   return libsixel
 end
 
---- Whether sixel pictures can be made here.
+--- Whether sixel images can be made here.
 ---@return boolean
 function show.has_sixel() return sixel_library() and true or false end
 
@@ -148,7 +148,7 @@ local function check(kind, where)
 end
 
 local forced
---- Says how pictures are shown from now on: "kitty", "sixel", "half" (24-bit half blocks), "half256", "ascii", "none";
+--- Says how images are shown from now on: "kitty", "sixel", "half" (24-bit half blocks), "half256", "ascii", "none";
 --- nil: what IJEPA_GRAPHICS says, else what the terminal can.
 ---@param kind string?
 function show.with(kind) forced = kind and check(kind, "show.with") end
@@ -174,7 +174,7 @@ local function ask()
   return asked
 end
 
---- How a picture is shown, and whether that was said (show.with, IJEPA_GRAPHICS) rather than found out.
+--- How an image is shown, and whether that was said (show.with, IJEPA_GRAPHICS) rather than found out.
 ---@param getenv? fun(name: string): string?
 ---@return string kind, boolean said
 function show.kind(getenv)
@@ -228,7 +228,7 @@ local function run(_, c, o)
   local write = o.write or function(s) io.stdout:write(s) end
   local kind = o.with and check(o.with, "show") or show.kind()
   if kind == "none" then
-    write(("picture of %d x %d pixels: no terminal that shows it; write it with :show { file = \"NAME.png\" }, or force "
+    write(("image of %d x %d pixels: no terminal that shows it; write it with :show { file = \"NAME.png\" }, or force "
       .. "IJEPA_GRAPHICS=half\n"):format(c.width, c.height))
     return
   end

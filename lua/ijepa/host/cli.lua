@@ -17,9 +17,9 @@ usage: ijepa FILE [key=value ...]   run a recipe or any Lua file; key=value sets
                                     the weights for other programs
        ijepa submit RECIPE... --folder F [OPTION ...] [key=value ...]
                                     as a job of a SLURM cluster; its options: ijepa help submit
-       ijepa memory RECIPE [key=value ...] [processes=N] [card=GIB]
-                                    what a training step needs of a card's memory, and which settings would fit
-       ijepa manifest FOLDER        SHA-256 of its pictures or tars, for data.manifest and sha256sum -c
+       ijepa memory RECIPE [key=value ...] [processes=N] [gpu=GIB]
+                                    what a training step needs of a GPU's memory, and which settings would fit
+       ijepa manifest FOLDER        SHA-256 of its images or tars, for data.manifest and sha256sum -c
        ijepa -v, ijepa --help
 environment: IJEPA_TRACE=1 shows our own lines in tracebacks, IJEPA_LUA=DIR reads our Lua modules from DIR
 ]]
@@ -211,7 +211,7 @@ function commands.memory(argv)
 end
 
 function commands.manifest(argv)
-  if #argv ~= 2 then return fail_usage "manifest: one folder of pictures, tar or list of tars is needed" end
+  if #argv ~= 2 then return fail_usage "manifest: one folder of images, tar or list of tars is needed" end
   local ok, code = cli.protected(function()
     local data = require "ijepa.data"
     local images, message = data.open { root = argv[2], workers = 0, batch = 1, crop = 1 }

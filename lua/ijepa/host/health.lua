@@ -95,10 +95,10 @@ add("matrix products", function()
     end
     local square, weight = tensor.zeros { n, n }, tensor.zeros { n, n }
     rate = 2e-9 * n ^ 3 / seconds(function() square:linear(weight) end)
-    local pictures = tensor.zeros({ 2, 96, 96, 3 }, "u8")
+    local images = tensor.zeros({ 2, 96, 96, 3 }, "u8")
     for _, dtype in ipairs { "f32", "bf16" } do   -- a small encoder in both types
       local encoder = jepa.encoder { width = 384, depth = 2, heads = 6, patch = 16, crop = 96, dtype = dtype }
-      forward[dtype] = seconds(function() outputs[dtype] = encoder(pictures) end)
+      forward[dtype] = seconds(function() outputs[dtype] = encoder(images) end)
     end
   end)
   local apart = (outputs.f32 - outputs.bf16):totable()[1][1]
@@ -125,17 +125,17 @@ add("training", function()   -- a gradient through the engine
   return "fail", ("a gradient is (%g, %g, %g), not (1, 2, 3)"):format(g[1], g[2], g[3]), "please report this"
 end)
 
--- Writes and reads a picture of this ending. true, or nil and why not.
+-- Writes and reads an image of this ending. true, or nil and why not.
 local function round_trip(ending)
   local path = os.tmpname()
   os.remove(path)
   path = path .. "." .. ending
   local pixels = F.new("uint8_t[?]", 16 * 16 * 3)
   F.fill(pixels, 16 * 16 * 3, 200)
-  local ok, message = F.try(C.ij_picture_save(path, pixels, 16, 16))
+  local ok, message = F.try(C.ij_image_save(path, pixels, 16, 16))
   if ok then
     local read, height, width = F.new "uint8_t *[1]", F.new "int[1]", F.new "int[1]"
-    ok, message = F.try(C.ij_picture_load(path, read, height, width))
+    ok, message = F.try(C.ij_image_load(path, read, height, width))
     if ok then
       if height[0] ~= 16 or width[0] ~= 16 or math.abs(read[0][100] - 200) > 8 then ok, message = nil, "wrong pixels" end
       C.ij_bytes_free(read[0])
@@ -148,7 +148,7 @@ end
 add("cuda", function()
   local device, out = require "ijepa.tensor.device", F.new "ij_device *[1]"
   local ok, message = F.try(C.ij_device_open("cuda", out))
-  if not ok then return "ok", "no card: " .. message end
+  if not ok then return "ok", "no GPU: " .. message end
   local i = device.info(F.gc(out[0], C.ij_device_close))
   return "ok", ("%s (%s), %s of %s free: device=cuda"):format(i.name, i.arch, gib(i.free), gib(i.memory))
 end)
@@ -159,7 +159,7 @@ add("processes", function()
   return "ok", "mpirun -n N ijepa RECIPE on one machine and srun ijepa RECIPE, by TCP; no MPI: " .. message
 end)
 
-add("pictures", function()
+add("images", function()
   local works, broken = {}, {}
   for _, ending in ipairs { "jpg", "png", "webp", "tif", "gif" } do
     local ok, message = round_trip(ending)

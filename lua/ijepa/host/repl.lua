@@ -113,7 +113,7 @@ local function print_results(results, how)
   local parts = {}
   for i = 1, results.n do
     local value = results[i]
-    if how.terminal and show.is_picture(value) then
+    if how.terminal and show.is_image(value) then
       value:show()
     else
       parts[#parts + 1] = type(value) == "string" and results.n == 1 and show.paint(how.colours, "string", value)

@@ -117,8 +117,8 @@ function show.text(value, o)
   return render(value, { width = o.width or 80, colours = o.colours, left = MOST_ITEMS, open = {} }, 0, 0)
 end
 
---- Whether a value is a picture that shows itself: it has a method show, a width and a height.
-function show.is_picture(value)
+--- Whether a value is an image that shows itself: it has a method show, a width and a height.
+function show.is_image(value)
   return type(value) == "table" and pcall(function()
     assert(type(value.show) == "function" and type(value.width) == "number" and type(value.height) == "number")
   end)

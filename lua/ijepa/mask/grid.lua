@@ -15,7 +15,7 @@ local words_type, doubles = F.typeof "int32_t[?]", F.typeof "double[?]"
 -- ---- random numbers -----------------------------------------------------------------------------------------------
 
 ---@class ijepa.mask_rng
----@field group ijepa.mask_rng the same numbers for every picture of a group: sizes that a group shares
+---@field group ijepa.mask_rng the same numbers for every image of a group: sizes that a group shares
 local Rng = {}
 Rng.__index = Rng
 

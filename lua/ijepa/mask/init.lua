@@ -12,9 +12,9 @@ local mask = {}
 ---@class ijepa.mask_policy
 ---@field name string "multiblock", "random" or "block"
 ---@field grid integer[] rows and columns of patches
----@field contexts integer context masks of a picture
----@field targets integer target masks of a picture
----@field group integer pictures whose masks are cut to one length
+---@field contexts integer context masks of an image
+---@field targets integer target masks of an image
+---@field group integer images whose masks are cut to one length
 local Policy = {}
 Policy.__index = Policy
 
@@ -28,7 +28,7 @@ mask.quirks = {
   shared_draw = C.IJ_SHARED_DRAW,                       -- one number sets a block's scale and aspect
   exclusive_position = C.IJ_EXCLUSIVE_POSITION,         -- the last row and column are never in a mask
   block_below_grid = C.IJ_BLOCK_BELOW_GRID,             -- a block's side is at most the grid's less 1
-  raster_cut = C.IJ_RASTER_CUT,                         -- the cut keeps the top of the picture
+  raster_cut = C.IJ_RASTER_CUT,                         -- the cut keeps the top of the image
   batch_sizes_seeded_by_counter = C.IJ_SIZES_BY_COUNTER, -- sizes do not depend on the seed
   no_hang_guard = C.IJ_NO_HANG_GUARD,                   -- sizes that can never be valid are found when they come up
 }
@@ -123,7 +123,7 @@ function mask.is_file(name) return name:find "%.lua$" ~= nil or name:find "/" ~=
 
 --- A new policy. `o.grid` is required; the rest has the published values as defaults, without the published quirks.
 --- `o.policy` is "multiblock", "random", "block", the path of a file as in recipes/masks/, or a function as mask.policy
---- takes it. For the last two: options (what the function gets as options.NAME), batch (pictures of a step, for policies
+--- takes it. For the last two: options (what the function gets as options.NAME), batch (images of a step, for policies
 --- that follow the step; default: the group) and saliency (numbers per patch, or a function: see mask.policy); context,
 --- target, min_keep and overlap reach them as options.mask.
 ---@param o { policy: string|function|nil, grid: integer[], context: table?, target: table?, min_keep: integer?,
@@ -184,12 +184,12 @@ local function check_self(self)
   need(type(self) == "table" and self.sample_raw, "sample: call it with a colon, as in masks:sample(32)")
 end
 
---- Masks of pictures [first, first + count) as the library's struct (see ijepa.h): its memory is the policy's, valid
+--- Masks of images [first, first + count) as the library's struct (see ijepa.h): its memory is the policy's, valid
 --- until the policy's next call.
 ---@param count integer
----@param first integer?  number of the first picture, from 0; default: on from the last call
----@param step integer?  updates done before, for policies that follow it; default: as many as the pictures before make
----@param batch { images: ijepa.tensor }|false|nil  what a policy that looks at the pictures is given; false: all look alike
+---@param first integer?  number of the first image, from 0; default: on from the last call
+---@param step integer?  updates done before, for policies that follow it; default: as many as the images before make
+---@param batch { images: ijepa.tensor }|false|nil  what a policy that looks at the images is given; false: all look alike
 ---@return ffi.cdata* masks an ij_masks
 function Policy:sample_raw(count, first, step, batch) -- luacheck: no unused
   check_self(self)
@@ -202,13 +202,13 @@ function Policy:sample_raw(count, first, step, batch) -- luacheck: no unused
   return m
 end
 
---- Masks of pictures [first, first + count): the context (C, B, K) and the targets (M, B, T), i32, and a table that
---- says k, t, fallbacks (pictures with a context that a target had to stay in) and the block sizes target and context,
+--- Masks of images [first, first + count): the context (C, B, K) and the targets (M, B, T), i32, and a table that
+--- says k, t, fallbacks (images with a context that a target had to stay in) and the block sizes target and context,
 --- {h, w}.
 ---@param count integer
----@param first integer?  number of the first picture, from 0; default: on from the last call
+---@param first integer?  number of the first image, from 0; default: on from the last call
 ---@param step integer? update of the run, from 0, for policies that change with it
----@param batch table|false|nil what a policy that looks at the pictures is given: { images =, target = }
+---@param batch table|false|nil what a policy that looks at the images is given: { images =, target = }
 ---@return ijepa.tensor context
 ---@return ijepa.tensor target
 ---@return table about
@@ -229,14 +229,14 @@ end
 
 --- A policy written in Lua. f(rng, grid, at, options) returns a context (or a list of them), a list of targets and, if
 --- it likes, true where it had to give something up (counted as a fallback). docs/masks.md walks through one.
---- rng: uniform(lo, hi), below(n), normal() of this picture; rng.group: the same for all pictures of a group.
---- grid: makes regions (ijepa.mask_grid). at: picture (number from 0), group, step (updates done before), saliency (map).
+--- rng: uniform(lo, hi), below(n), normal() of this image; rng.group: the same for all images of a group.
+--- grid: makes regions (ijepa.mask_grid). at: image (number from 0), group, step (updates done before), saliency (map).
 --- f must depend on these alone, so that a run can be resumed; it runs interpreted, so that Ctrl-C stops it.
 --- o.saliency: a number per patch, or a function(batch, grid, options) that gives (B, N) numbers of 0 or more for the
---- pictures that sample_raw was given; a group is one batch then.
+--- images that sample_raw was given; a group is one batch then.
 ---@param f function
 ---@param o { grid: integer[], group: integer?, seed: integer?, batch: integer?, options: table?, saliency: table|function|nil }|integer[]
----settings, or the grid alone; batch: pictures of a step (default: the group)
+---settings, or the grid alone; batch: images of a step (default: the group)
 ---@return ijepa.mask_policy
 function mask.policy(f, o) return require("ijepa.mask.policy").policy(Policy, f, o) end
 
@@ -253,7 +253,7 @@ local function want_policy(policy, where)
     where)
 end
 
--- What each patch of picture b is: 0 nothing, 1.. a target, -1 context. A patch of several masks shows its first
+-- What each patch of image b is: 0 nothing, 1.. a target, -1 context. A patch of several masks shows its first
 -- target.
 local function roles(m, b, patches)
   local role = {}
@@ -279,8 +279,8 @@ local function rgb(role)
   return ("%d;%d;%d"):format(bit.rshift(colour, 16), bit.band(bit.rshift(colour, 8), 255), bit.band(colour, 255))
 end
 
--- The lines of one picture: letters, or two rows of patches in a line of half blocks.
-local function picture_lines(role, h, w, color)
+-- The lines of one image: letters, or two rows of patches in a line of half blocks.
+local function image_lines(role, h, w, color)
   local lines = {}
   for y = 0, h - 1, color and 2 or 1 do
     local line = {}
@@ -299,11 +299,11 @@ local function picture_lines(role, h, w, color)
   return lines
 end
 
---- The masks of one picture, or of several side by side, as text: # context, 1 2 3 ... targets, . neither; with `color`
+--- The masks of one image, or of several side by side, as text: # context, 1 2 3 ... targets, . neither; with `color`
 --- in half blocks of 24-bit colours.
 ---@param policy ijepa.mask_policy
 ---@param o { first: integer?, image: integer?, images: integer?, step: integer?, color: boolean? }?  first: number of a
----picture (0); image: which one from there (1); images: how many side by side (1); step: of the training, for policies
+---image (0); image: which one from there (1); images: how many side by side (1); step: of the training, for policies
 ---that follow it
 ---@return string
 function mask.text(policy, o)
@@ -317,7 +317,7 @@ function mask.text(policy, o)
   local m = policy:sample_raw(images, first, o.step, false)
   policy.next = before
   local all, out = {}, {}
-  for b = 0, images - 1 do all[b + 1] = picture_lines(roles(m, b, h * w), h, w, o.color) end
+  for b = 0, images - 1 do all[b + 1] = image_lines(roles(m, b, h * w), h, w, o.color) end
   for y = 1, #all[1] do
     local parts = {}
     for b = 1, images do parts[b] = all[b][y] end
@@ -354,7 +354,7 @@ end
 local Stats = {}
 Stats.__index = Stats
 
--- Shares per patch as a picture of digits: 0 is never, 9 is the most frequent patch.
+-- Shares per patch as an image of digits: 0 is never, 9 is the most frequent patch.
 local function shade(share, h, w)
   local most = 0
   for i = 1, h * w do most = math.max(most, share[i]) end
@@ -382,7 +382,7 @@ end
 function Stats:__tostring()
   local h, w = self.grid[1], self.grid[2]
   local out = {
-    ("%d groups of %d pictures, %dx%d grid"):format(self.batches, self.group, h, w),
+    ("%d groups of %d images, %dx%d grid"):format(self.batches, self.group, h, w),
     ("context patches: mean %.1f, %d to %d"):format(self.k_mean, self.k_min, self.k_max),
     ("target patches:  mean %.1f, %d to %d"):format(self.t_mean, self.t_min, self.t_max),
   }
@@ -390,7 +390,7 @@ function Stats:__tostring()
     out[#out + 1] = "target blocks:   " .. sizes_text(self.target_blocks, self.batches)
     out[#out + 1] = "context blocks:  " .. sizes_text(self.context_blocks, self.batches)
   end
-  out[#out + 1] = ("pictures with a target left in the context: %d of %d"):format(self.fallbacks, self.images)
+  out[#out + 1] = ("images with a target left in the context: %d of %d"):format(self.fallbacks, self.images)
   local left, most_left = shade(self.coverage.context, h, w)
   local right, most_right = shade(self.coverage.target, h, w)
   out[#out + 1] = ("how often a patch is in a context (9: %.3f), in a target mask (9: %.3f):"):format(most_left,
@@ -406,12 +406,12 @@ end
 ---@return ijepa.mask_findings
 function mask.lint(what, o) return require "ijepa.mask.lint" (what, o) end
 
---- What a policy draws, over `batches` groups of pictures: k and t (length -> how many groups), k_mean, k_min, k_max,
+--- What a policy draws, over `batches` groups of images: k and t (length -> how many groups), k_mean, k_min, k_max,
 --- t_mean, t_min, t_max, target_blocks and context_blocks ("7x6" -> groups), coverage.context and coverage.target
 --- (share of the masks that hold patch i - 1, row-major), fallbacks, batches, images. Prints as a summary.
 ---@param policy ijepa.mask_policy
 ---@param batches integer?  100
----@param step integer?  of the training, for policies that follow it; default: of each picture
+---@param step integer?  of the training, for policies that follow it; default: of each image
 ---@return table
 function mask.stats(policy, batches, step)
   want_policy(policy, "mask.stats")

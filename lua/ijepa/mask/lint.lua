@@ -94,7 +94,7 @@ local function regrouped(p, group)
   return setmetatable(o, getmetatable(p))
 end
 
--- Mean context patches of a picture, by pictures masked together.
+-- Mean context patches of an image, by images masked together.
 local function context_by_group(p, step)
   local out = {}
   for _, group in ipairs(GROUPS) do
@@ -105,7 +105,7 @@ local function context_by_group(p, step)
   return out
 end
 
--- Shares over some groups: of a picture's target patches that lie in another target too, and that the context shows.
+-- Shares over some groups: of an image's target patches that lie in another target too, and that the context shows.
 local function overlaps(p, groups, step)
   local n, sum, again, seen = p.grid[1] * p.grid[2], 0, 0, 0
   local times = F.new("int32_t[?]", n)
@@ -188,16 +188,16 @@ function checks.fallbacks(add, about)
   local st = about.stats
   if st.fallbacks == 0 then return end
   local share = st.fallbacks / st.images
-  add(share > .01 and "warn" or "note", ("%s of the pictures needed a fallback"):format(percent(share)),
+  add(share > .01 and "warn" or "note", ("%s of the images needed a fallback"):format(percent(share)),
     "no context of more than min_keep patches was found, so a target was left in it: those patches are no riddle, and each such "
-    .. "picture costs 20 or more tries", "smaller or fewer targets, a larger mask.context.scale or a lower mask.min_keep")
+    .. "image costs 20 or more tries", "smaller or fewer targets, a larger mask.context.scale or a lower mask.min_keep")
 end
 
 function checks.context(add, about)
   local st, n = about.stats, about.n
   if st.k_min <= max(1, .02 * n) then
     add("error", ("contexts of %d of %d patches"):format(st.k_min, n),
-      "nearly empty: the encoder learns little from them, and one picture cuts the context of its whole group",
+      "nearly empty: the encoder learns little from them, and one image cuts the context of its whole group",
       "raise mask.min_keep, make targets smaller or lower mask.group")
   elseif st.k_mean < .1 * n then
     add("warn", ("the context is %s of the grid on average (%d to %d patches)"):format(percent(st.k_mean / n), st.k_min, st.k_max),
@@ -206,7 +206,7 @@ function checks.context(add, about)
   local g, parts = about.by_group, {}
   for i, group in ipairs(GROUPS) do parts[i] = ("%.0f (%d)"):format(g[group], group) end
   local drop = 1 - g[128] / g[1]
-  add(drop > .5 and "warn" or "note", ("context patches by pictures masked together: %s"):format(table.concat(parts, ", ")),
+  add(drop > .5 and "warn" or "note", ("context patches by images masked together: %s"):format(table.concat(parts, ", ")),
     ("sampled; a group is cut to its shortest context: %s less at 128 than alone. This policy's group is %d"):format(percent(drop),
       about.policy.group), drop > .5 and "a smaller mask.group, or sizes that vary less" or nil)
 end
@@ -219,7 +219,7 @@ function checks.coverage(add, about)
     local edge, quirky = rows[h] == 0 and columns[w] == 0, about.settings and quirk(about.settings, "exclusive_position")
     add("warn", ("%d of %d patches are never in a target%s"):format(never, h * w, edge and ": the last row and column" or ""),
       quirky and "exclusive_position: a block's place is drawn from 0 to side - 1 excluded, so none ends at the edge"
-      or ("in %d pictures drawn"):format(st.images), quirky and "turn off the quirk exclusive_position" or "draw places over the whole grid")
+      or ("in %d images drawn"):format(st.images), quirky and "turn off the quirk exclusive_position" or "draw places over the whole grid")
   end
   local kept = by_row(st.coverage.context, h, w)
   local top, bottom, q = 0, 0, max(1, floor(h / 4))
@@ -235,7 +235,7 @@ end
 
 function checks.overlap(add, about)
   if about.policy.targets > 1 then
-    add(about.again > .5 and "warn" or "note", ("%s of the target patches lie in another target of the picture too"):format(
+    add(about.again > .5 and "warn" or "note", ("%s of the target patches lie in another target of the image too"):format(
       percent(about.again)), "sampled; what two targets share is predicted twice")
   end
   if about.seen > .005 then
@@ -257,7 +257,7 @@ function checks.repeats(add, about)
   local before = draw(0)
   draw(p.group)
   if draw(0) ~= before then
-    add("error", "the same pictures get other masks when they are drawn again",
+    add("error", "the same images get other masks when they are drawn again",
       "the function depends on more than its arguments (a variable that it changes, math.random, the clock): a resumed run would differ",
       "draw from rng and rng.group, and follow at.step")
   end
@@ -303,7 +303,7 @@ local ORDER = { "repeats", "hang", "fallbacks", "context", "coverage", "overlap"
 ---@field warnings integer
 ---@field stats table? as mask.stats gives it
 ---@field rows { context: number[], target: number[] }? mean share of the masks that hold a patch of each row
----@field by_group table<integer, number>? mean context patches by pictures masked together
+---@field by_group table<integer, number>? mean context patches by images masked together
 local Findings = {}
 Findings.__index = Findings
 

@@ -158,7 +158,7 @@ end
 -- One region, a list of patch numbers or a list of either -> a list of regions.
 local function as_list(v) return (grids.is_region(v) or type(v) == "table" and type(v[1]) == "number") and { v } or v end
 
--- Copies the sets of picture i behind those before it; returns the shortest.
+-- Copies the sets of image i behind those before it; returns the shortest.
 local function keep_sets(self, g, i, at, list, what)
   local words, shortest = self.cells.words, self.cells.n
   for j = 1, #list do
@@ -173,7 +173,7 @@ local function keep_sets(self, g, i, at, list, what)
   return shortest
 end
 
-local function draw_picture(self, g, i, at)
+local function draw_image(self, g, i, at)
   local context, targets, fallback = self.f(self.rng, self.cells, at, self.options)
   context, targets = as_list(context), as_list(targets)
   if type(context) ~= "table" or context[1] == nil then
@@ -197,7 +197,7 @@ local function draw_picture(self, g, i, at)
   g.relaxed[i] = fallback and 1 or 0
 end
 
--- A map per picture of the group: what the saliency function makes of the batch, flat where there are no pictures.
+-- A map per image of the group: what the saliency function makes of the batch, flat where there are no images.
 local function saliencies(self, number, batch)
   if type(self.saliency) ~= "function" then return nil end
   if batch == false then
@@ -205,9 +205,9 @@ local function saliencies(self, number, batch)
     return function() return flat end
   end
   need(type(batch) == "table",
-    "this mask policy looks at the pictures: sample_raw(count, first, step, { images = ... }), or mask.new { saliency = a list }")
+    "this mask policy looks at the images: sample_raw(count, first, step, { images = ... }), or mask.new { saliency = a list }")
   need(batch.first == number * self.group and batch.count == self.group,
-    "this mask policy looks at the pictures, so a group must be one batch: set mask.group=%d (it is %d)", batch.count, self.group)
+    "this mask policy looks at the images, so a group must be one batch: set mask.group=%d (it is %d)", batch.count, self.group)
   local ok, v = guarded(self.saliency, batch, self.cells, self.options)
   if not ok then raise(v, self.saliency, "'s saliency") end
   local tensor = require "ijepa.tensor"
@@ -223,12 +223,12 @@ local function saliencies(self, number, batch)
   end
   return function(i)
     local fine, map = guarded(self.cells.map, self.cells, row(i))
-    if not fine then raise({ message = map.message }, self.saliency, (", picture %d: its saliency"):format(batch.first + i)) end
+    if not fine then raise({ message = map.message }, self.saliency, (", image %d: its saliency"):format(batch.first + i)) end
     return map
   end
 end
 
---- Masks of a group, uncut. offset: how far the step is from what the picture's number says.
+--- Masks of a group, uncut. offset: how far the step is from what the image's number says.
 ---@param number integer
 ---@param offset integer
 ---@param batch table|false|nil
@@ -244,15 +244,15 @@ function Custom:draw_group(number, offset, batch)
   local at = { group = number, saliency = self.map }
   local ok, e = guarded(function()
     for i = 0, self.group - 1 do
-      at.picture = number * self.group + i
-      at.step = math.max(0, floor(at.picture / self.batch) + offset)
+      at.image = number * self.group + i
+      at.step = math.max(0, floor(at.image / self.batch) + offset)
       if salient then at.saliency = salient(i) end
-      grids.start(self.rng, self.seed, C.IJ_RNG_MASK_POS, at.picture)
+      grids.start(self.rng, self.seed, C.IJ_RNG_MASK_POS, at.image)
       grids.start(self.rng.group, self.seed, C.IJ_RNG_MASK_SIZE, number)
-      draw_picture(self, g, i, at)
+      draw_image(self, g, i, at)
     end
   end)
-  if not ok then raise(e, self.f, at.step and (", picture %.0f, step %.0f"):format(at.picture, at.step) or "") end
+  if not ok then raise(e, self.f, at.step and (", image %.0f, step %.0f"):format(at.image, at.step) or "") end
   self.drawn = g
   return g
 end
@@ -274,8 +274,8 @@ local function cut(self, bits, at, n, keep, out, to)
   F.copy(out + to, row, keep * 4)
 end
 
---- As Policy:sample_raw. step: updates done before (default: what the number of the picture says); batch: what the
---- policy's saliency function is given, a table with `images`; false: no pictures, all patches alike.
+--- As Policy:sample_raw. step: updates done before (default: what the number of the image says); batch: what the
+--- policy's saliency function is given, a table with `images`; false: no images, all patches alike.
 ---@param count integer
 ---@param first integer?
 ---@param step integer?
@@ -299,17 +299,17 @@ function Custom:sample_raw(count, first, step, batch)
     groups[number], k, t = g, min(k, g.k), min(t, g.t)
   end
   local C_, M, words = self.contexts, self.targets, self.cells.words
-  need(count * (C_ * k + M * t) < 2 ^ 31, "mask: masks of %d pictures take too much memory: ask for fewer", count)
+  need(count * (C_ * k + M * t) < 2 ^ 31, "mask: masks of %d images take too much memory: ask for fewer", count)
   local context, target = ints(C_ * count * k), ints(M * count * t)
   local m = F.new "ij_masks"
   m.count, m.contexts, m.targets, m.k, m.t = count, C_, M, k, t
   m.context, m.target = context, target
   owner[m] = { context, target }
   for b = 0, count - 1 do
-    local picture = first + b
-    local g, i = groups[floor(picture / self.group)], picture % self.group
+    local image = first + b
+    local g, i = groups[floor(image / self.group)], image % self.group
     m.fallbacks = m.fallbacks + g.relaxed[i]
-    grids.start(self.cutter, self.seed, C.IJ_RNG_MASK_CUT, picture)
+    grids.start(self.cutter, self.seed, C.IJ_RNG_MASK_CUT, image)
     for j = 0, M - 1 do
       local mine = i * g.masks + j
       cut(self, g.bits, mine * words, g.length[mine], t, target, (j * count + b) * t)
@@ -342,7 +342,7 @@ local function new_policy(base, f, o)
   local group, seed = o.group or 128, o.seed or 0
   local batch = o.batch or group
   need(is_whole(group, 1, 65536), "mask.policy: 'group' is %s, expected 1 to 65536", tostring(group))
-  need(is_whole(batch, 1, 2 ^ 31), "mask.policy: 'batch' is %s, expected a whole number from 1: pictures of a step", tostring(batch))
+  need(is_whole(batch, 1, 2 ^ 31), "mask.policy: 'batch' is %s, expected a whole number from 1: images of a step", tostring(batch))
   need(type(seed) == "cdata" or is_whole(seed, 0, 2 ^ 53), "mask.policy: 'seed' is %s, expected a whole number from 0", tostring(seed))
   need(o.options == nil or type(o.options) == "table", "mask.policy: 'options' is %s, expected a table", tostring(o.options))
   need(o.saliency == nil or type(o.saliency) == "table" or type(o.saliency) == "function",

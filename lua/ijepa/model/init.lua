@@ -80,7 +80,7 @@ local function vit_config(o, what)
   c.grid_h, c.grid_w = math.floor(h / c.patch), math.floor(w / c.patch)
   if o.grid then c.grid_h, c.grid_w = pair(o.grid) end
   if h % c.patch ~= 0 or w % c.patch ~= 0 then
-    F.raise(("%s: a picture of %d x %d is not whole patches of %d"):format(what, h, w, c.patch))
+    F.raise(("%s: an image of %d x %d is not whole patches of %d"):format(what, h, w, c.patch))
   end
   if o.dtype and o.dtype ~= "f32" and o.dtype ~= "bf16" then F.raise(what .. ": dtype is f32 or bf16") end
   c.dtype = o.dtype == "bf16" and 1 or 0
@@ -134,8 +134,8 @@ function Encoder:copy_(src)
   F.check(C.ij_encoder_copy(self.h, src.h))
   return self
 end
---- Stochastic depth in forwards that are recorded for gradients: block i loses each of its branches, for each picture
---- alone, with probability rate * i / (depth - 1). A function of (seed, step, block, branch, picture); rate 0: off.
+--- Stochastic depth in forwards that are recorded for gradients: block i loses each of its branches, for each image
+--- alone, with probability rate * i / (depth - 1). A function of (seed, step, block, branch, image); rate 0: off.
 ---@param rate number
 ---@param seed integer?
 ---@param step integer?

@@ -1,5 +1,5 @@
 -- Did a run learn something? The linear probe of its target encoder beside the same encoder before training and beside
--- raw pixels, as a table and as a picture of the masks and the losses.
+-- raw pixels, as a table and as an image of the masks and the losses.
 local jepa = require "ijepa.model"
 local probe = require "ijepa.probe"
 local features = require "ijepa.probe.features"
@@ -63,10 +63,10 @@ return function(run, o)
   local file = run.out .. "/summary.png"
   local ok, message = draw.summary(file, { title = "ijepa: " .. run.out, lines = lines,
     masks = { run.policy:sample_raw(4, 0, nil, false), { grid = run.encoder.grid, pixels = b.pixels, height = images.height,
-      width = images.width, pictures = 4 } },
+      width = images.width, images = 4 } },
     curves = { { { { name = "loss", x = x, y = y } }, { title = "loss", x = "step", y = "smooth L1" } } } })
   images:close()
-  if ok then print("picture of masks and losses: " .. file)
-  else say("summary picture: %s", tostring(message)) end
+  if ok then print("image of masks and losses: " .. file)
+  else say("summary image: %s", tostring(message)) end
   return results
 end

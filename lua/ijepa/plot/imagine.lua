@@ -1,11 +1,11 @@
---- What does the predictor predict? `ijepa.imagine(model, picture)`: for each target patch the distance between predicted
--- and actual features, and the real patch of other pictures whose features are nearest to the prediction.
+--- What does the predictor predict? `ijepa.imagine(model, image)`: for each target patch the distance between predicted
+-- and actual features, and the real patch of other images whose features are nearest to the prediction.
 -- Energy is smooth L1 between the prediction and the layer-normed features of the target encoder, as in training; relative
--- energy is energy over that of always predicting the mean feature: 1 is no better than knowing nothing of the picture.
+-- energy is energy over that of always predicting the mean feature: 1 is no better than knowing nothing of the image.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
-local picture = require "ijepa.plot"
+local plot = require "ijepa.plot"
 local panel = require "ijepa.plot.panel"
 
 local imagine = {}
@@ -21,14 +21,14 @@ end
 ---@field mean ijepa.tensor f32 (D)
 ---@field pixels ffi.cdata* u8 (R, P, P, 3)
 ---@field rows integer R
----@field patches integer patches of a picture: row r is patch r % patches of picture r / patches, both from 0
+---@field patches integer patches of an image: row r is patch r % patches of image r / patches, both from 0
 local Bank = {}
 Bank.__index = Bank
 
---- Features of the patches of many pictures, with their pixels: where `imagine` looks for what a prediction resembles.
+--- Features of the patches of many images, with their pixels: where `imagine` looks for what a prediction resembles.
 ---@param model table as ijepa.model or ijepa.pretrain gives it
----@param data any pictures as for ijepa.picture, or a folder or tar; default: what the model was trained on
----@param o { pictures: integer?, resize: integer? }? pictures: at most so many; default: as many as hold 16384 patches
+---@param data any images as for ijepa.plot, or a folder or tar; default: what the model was trained on
+---@param o { images: integer?, resize: integer? }? images: at most so many; default: as many as hold 16384 patches
 ---@return ijepa.bank
 function imagine.bank(model, data, o)
   o = o or {}
@@ -36,9 +36,9 @@ function imagine.bank(model, data, o)
     "bank: the first argument is no model: see ijepa.model")
   local encoder = model.target
   local N = encoder.grid[1] * encoder.grid[2]
-  local x = picture.batch(data or model.config.data.root, encoder, { count = o.pictures or math.max(1, math.floor(16384 / N)),
+  local x = plot.batch(data or model.config.data.root, encoder, { count = o.images or math.max(1, math.floor(16384 / N)),
     resize = o.resize })
-  local h = picture.features(encoder, x)
+  local h = plot.features(encoder, x)
   local D = h:size(3)
   N = h:size(2)
   local rows = x:size(1) * N
@@ -48,7 +48,7 @@ function imagine.bank(model, data, o)
 end
 
 function Bank:__tostring()
-  return ("bank of %d patches of %d pictures, %d numbers each"):format(self.rows, self.rows / self.patches, self.width)
+  return ("bank of %d patches of %d images, %d numbers each"):format(self.rows, self.rows / self.patches, self.width)
 end
 
 --- The rows (from 0) of the bank that are nearest to each feature, the nearest first.
@@ -109,7 +109,7 @@ end
 
 -- ---- imagine -----------------------------------------------------------------------------------------------------
 
---- Predictions and target features of one picture's target patches; a patch that several targets (or contexts) predict has
+--- Predictions and target features of one image's target patches; a patch that several targets (or contexts) predict has
 --- the mean of its predictions.
 ---@param model table
 ---@param x ijepa.tensor u8 (1, H, W, 3)
@@ -150,11 +150,11 @@ local About = { __tostring = function(a)
   return ("%d patches: energy %.4f, %.2f of that of predicting the mean"):format(#a.patches, a.energy_mean, a.relative_mean)
 end }
 
---- Shows what a model predicts for one picture: the picture, its context, in the places of the targets the nearest real
+--- Shows what a model predicts for one image: the image, its context, in the places of the targets the nearest real
 --- patches to the predictions and to the actual features, energy, and energy against predicting the mean. A patch that
 --- several targets hold counts with the mean of its predictions. Returns the canvas and the numbers, or writes a file.
 ---@param model table as ijepa.model or ijepa.pretrain gives it
----@param one any one picture, see ijepa.picture
+---@param one any one image, see ijepa.plot
 ---@param context any? patches that are seen: a region of a mask grid, a list of numbers from 0, or i32 (C, 1, K); default: as
 --- the model's own mask policy draws it
 ---@param target any? the same, or a list of such: patches to predict
@@ -165,7 +165,7 @@ end }
 function imagine.imagine(model, one, context, target, o)
   need(type(model) == "table" and model.predictor and model.target, "imagine: the first argument is no model: see ijepa.model")
   o = o or {}
-  local x = picture.batch(one, model.target):narrow(1, 1, 1):contiguous()
+  local x = plot.batch(one, model.target):narrow(1, 1, 1):contiguous()
   local P = model.target.patch
   local grid = { x:size(2) / P, x:size(3) / P }
   local N = grid[1] * grid[2]
@@ -180,7 +180,7 @@ function imagine.imagine(model, one, context, target, o)
   local about = setmetatable({ energy = {}, base = {}, relative = {}, nearest = {}, patches = patches }, About)
   local energies, relatives, total, base, most = {}, {}, 0, 0, 0
   for i, p in ipairs(patches) do
-    local e, b = picture.distance(predicted, i - 1, actual, i - 1, D), picture.distance(mean, 0, actual, i - 1, D)
+    local e, b = plot.distance(predicted, i - 1, actual, i - 1, D), plot.distance(mean, 0, actual, i - 1, D)
     about.energy[p], about.base[p], about.relative[p] = e, b, e / math.max(b, 1e-12)
     energies[p + 1], relatives[p + 1] = e, about.relative[p]
     total, base, most = total + e, base + b, math.max(most, e)
@@ -199,7 +199,7 @@ function imagine.imagine(model, one, context, target, o)
   for i, p in ipairs(patches) do about.nearest[p] = near[i] end
   local width = grid[2] * cell
   local c = panel.rows({
-    { panel.picture(x, 1, grid, cell), title = "picture" }, { panel.context(x, context, grid, cell), title = "context" },
+    { panel.image(x, 1, grid, cell), title = "image" }, { panel.context(x, context, grid, cell), title = "context" },
     { panel.heat(energies, grid, cell, { low = 0, high = most }), title = ("energy, mean %.4f"):format(about.energy_mean),
       below = panel.bar(width, 0, most, "%.3f") },
     { by_prediction, title = "nearest to predictions" }, { painted(h), title = "nearest to the truth" },

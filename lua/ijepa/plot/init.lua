@@ -14,7 +14,7 @@ local panel = require "ijepa.plot.panel"
 local Run = require "ijepa.run"
 local C = F.C
 
-local picture = {}
+local plot = {}
 
 local function need(ok, ...)
   if not ok then F.raise(string.format(...)) end
@@ -29,67 +29,67 @@ local function encoder_of(v, name)
   return e
 end
 
--- ---- pictures in -------------------------------------------------------------------------------------------------
+-- ---- images in -------------------------------------------------------------------------------------------------
 
 local function centred(c, o)
   local h, w = pair(o.crop or 224)
   local out = F.new("uint8_t[?]", h * w * 3)
-  F.check(C.ij_picture_centre(c.pixels, c.height, c.width, o.resize or math.floor(h * 8 / 7 + .5), h, w, out))
+  F.check(C.ij_image_centre(c.pixels, c.height, c.width, o.resize or math.floor(h * 8 / 7 + .5), h, w, out))
   return tensor.from_pointer(out, { 1, h, w, 3 }, "u8", true)
 end
 
---- A picture as the loader gives it for evaluation: its short side resized, the crop cut from the middle.
+--- An image as the loader gives it for evaluation: its short side resized, the crop cut from the middle.
 ---@param path string|ijepa.canvas
 ---@param o { crop: integer|integer[]|nil, resize: integer? }? crop: side or { height, width }, 224; resize: crop * 8 / 7
 ---@return ijepa.tensor? pixels u8 (1, H, W, 3), string? message, integer? code
-function picture.load(path, o)
+function plot.load(path, o)
   if canvas.is(path) then return centred(path, o or {}) end
   local c, message, code = canvas.load(path)
   if not c then return nil, message, code end
   return centred(c, o or {})
 end
 
---- Pictures as a tensor for an encoder: see the top of this module; a folder or a tar gives `count` (16),
+--- Images as a tensor for an encoder: see the top of this module; a folder or a tar gives `count` (16),
 --- drawn from all of it, the same in each call.
----@param pictures string|string[]|ijepa.canvas|ijepa.tensor
+---@param images string|string[]|ijepa.canvas|ijepa.tensor
 ---@param encoder ijepa.encoder
 ---@param o { resize: integer?, count: integer? }?
 ---@return ijepa.tensor pixels u8 (B, H, W, 3)
-function picture.batch(pictures, encoder, o)
+function plot.batch(images, encoder, o)
   o = o or {}
-  if tensor.is(pictures) then return pictures end
+  if tensor.is(images) then return images end
   local crop = { encoder.grid[1] * encoder.patch, encoder.grid[2] * encoder.patch }
-  local first = type(pictures) == "table" and not canvas.is(pictures) and pictures[1] or pictures
+  local first = type(images) == "table" and not canvas.is(images) and images[1] or images
   local many = type(first) == "string" and (C.ij_path_kind(first) == 2 or first:find "%.tar$")
   if many then
-    local images = data.open { root = pictures, crop = crop, resize = o.resize, batch = o.count or 16, workers = 0,
+    local set, message = data.open { root = images, crop = crop, resize = o.resize, batch = o.count or 16, workers = 0,
       shuffle = true }
-    local x, message = nil, ("'%s' could not be read"):format(data.title(pictures))
-    if images then x, message = images:read() end
+    local x = nil
+    if set then x, message = set:read() end
     if not x then F.raise(tostring(message)) end
     return x
   end
-  if type(pictures) ~= "table" or canvas.is(pictures) then pictures = { pictures } end
-  need(#pictures > 0, "pictures: the list is empty")
+  if type(images) ~= "table" or canvas.is(images) then images = { images } end
+  need(#images > 0, "images: the list is empty")
   local size = crop[1] * crop[2] * 3
-  local all = F.new("uint8_t[?]", #pictures * size)
-  for i, one in ipairs(pictures) do
-    need(type(one) == "string" or canvas.is(one), "pictures: number %d is a %s, expected a file's name or a canvas", i, type(one))
-    local x, message = picture.load(one, { crop = crop, resize = o.resize })
+  local all = F.new("uint8_t[?]", #images * size)
+  for i, one in ipairs(images) do
+    need(type(one) == "string" or canvas.is(one), "images: number %d is a %s, expected a file's name or a canvas", i, type(one))
+    local x, message = plot.load(one, { crop = crop, resize = o.resize })
     if not x then F.raise(message) end
     F.copy(all + (i - 1) * size, x:read(), size)
   end
-  return tensor.from_pointer(all, { #pictures, crop[1], crop[2], 3 }, "u8", true)
+  return tensor.from_pointer(all, { #images, crop[1], crop[2], 3 }, "u8", true)
 end
 
--- The patches' rows and columns in a picture of this size.
+-- The patches' rows and columns in an image of this size.
 local function grid_of(x, encoder) return { x:size(2) / encoder.patch, x:size(3) / encoder.patch } end
 
---- Features of pictures, some at a time: the encoder's outputs after a layer norm.
+--- Features of images, some at a time: the encoder's outputs after a layer norm.
 ---@param encoder ijepa.encoder
 ---@param x ijepa.tensor u8 (B, H, W, 3)
 ---@return ijepa.tensor f32 (B, N, D)
-function picture.features(encoder, x)
+function plot.features(encoder, x)
   local B, out, chunk = x:size(1), nil, 16
   for from = 1, B, chunk do
     local n = math.min(chunk, B - from + 1)
@@ -116,22 +116,22 @@ end
 
 -- ---- masks and curves --------------------------------------------------------------------------------------------
 
---- What a mask policy draws, over pictures: as they are, the contexts, the targets.
+--- What a mask policy draws, over images: as they are, the contexts, the targets.
 ---@param policy ijepa.mask_policy|table a policy, or a model (ijepa.model) with its policy
----@param o { picture: any, draws: integer?, first: integer?, side: integer?, title: string?, file: string? }? picture: see
+---@param o { images: any, draws: integer?, first: integer?, side: integer?, title: string?, file: string? }? images: see
 --- the top of this module, nil: a plain board; draws: how many (4); first: number of the first, from 0
 ---@return ijepa.canvas|boolean? done, string? message
-function picture.masks(policy, o)
+function plot.masks(policy, o)
   o = o or {}
   policy = policy.policy or policy
-  need(policy.sample_raw, "picture.masks: expected a mask policy or a model")
+  need(policy.sample_raw, "plot.masks: expected a mask policy or a model")
   local grid, n = policy.grid, o.draws or 4
-  local settings = { grid = grid, pictures = n, side = o.side, title = o.title }
-  if o.picture then
-    local x = o.picture
+  local settings = { grid = grid, images = n, side = o.side, title = o.title }
+  if o.images then
+    local x = o.images
     if not tensor.is(x) then   -- whole patches of the policy's grid, at about the size that is drawn
       local cell = panel.cell(grid, o.side or 224)
-      x = picture.batch(x, { grid = grid, patch = cell }, { count = n })
+      x = plot.batch(x, { grid = grid, patch = cell }, { count = n })
     end
     local B, h, w = x:size(1), x:size(2), x:size(3)
     local from, size = x:read(), h * w * 3
@@ -145,10 +145,10 @@ end
 ---@param run string|table a run's folder, or what ijepa.pretrain or ijepa.model gave
 ---@param o { title: string?, log: boolean?, width: integer?, height: integer?, file: string? }?
 ---@return ijepa.canvas|boolean? done, string? message
-function picture.curves(run, o)
+function plot.curves(run, o)
   o = o or {}
   local out = type(run) == "table" and run.out or run
-  need(type(out) == "string", "picture.curves: expected a run's folder, or a model")
+  need(type(out) == "string", "plot.curves: expected a run's folder, or a model")
   local log, message = Run.read_log(out, type(run) == "table" and run.config and run.config.tag or nil)
   if not log then F.raise(message) end
   local x, y = draw.smooth(log.loss, 200)
@@ -168,16 +168,16 @@ end }
 ---@field deviation number[] standard deviation along each
 ---@field share number[] part of the variance
 
---- The three directions in which features of these patches differ most: fitted once, usable for all pictures. A
+--- The three directions in which features of these patches differ most: fitted once, usable for all images. A
 --- direction's sign is the one in which the sum of its cubed numbers is positive.
 ---@param encoder ijepa.encoder
----@param pictures any
+---@param images any
 ---@return ijepa.basis
-function picture.basis(encoder, pictures)
-  encoder = encoder_of(encoder, "picture.basis")
-  local h = picture.features(encoder, picture.batch(pictures, encoder, { count = 64 }))
+function plot.basis(encoder, images)
+  encoder = encoder_of(encoder, "plot.basis")
+  local h = plot.features(encoder, plot.batch(images, encoder, { count = 64 }))
   local D = h:size(3)
-  need(D >= 3, "picture.basis: features have %d numbers, three are needed", D)
+  need(D >= 3, "plot.basis: features have %d numbers, three are needed", D)
   local covariance, mean = linalg.covariance(h:reshape(-1, D))
   local values, vectors = linalg.eigh(covariance, true)
   local v, total = vectors:read(), 0
@@ -197,21 +197,21 @@ end
 --- Features as colours: red, green and blue are the first three principal components, from -2.5 standard deviations
 --- (dark) to 2.5. With the same basis the same colour means the same everywhere.
 ---@param encoder ijepa.encoder
----@param pictures any
----@param o { basis: ijepa.basis?, side: integer?, file: string? }? basis: default: of these pictures
+---@param images any
+---@param o { basis: ijepa.basis?, side: integer?, file: string? }? basis: default: of these images
 ---@return ijepa.canvas|boolean? done, ijepa.basis|string basis_or_message
-function picture.pca(encoder, pictures, o)
-  encoder = encoder_of(encoder, "picture.pca")
+function plot.pca(encoder, images, o)
+  encoder = encoder_of(encoder, "plot.pca")
   o = o or {}
-  local x = picture.batch(pictures, encoder)
-  local basis = o.basis or picture.basis(encoder, x)
+  local x = plot.batch(images, encoder)
+  local basis = o.basis or plot.basis(encoder, x)
   local grid = grid_of(x, encoder)
   local B, N, cell = x:size(1), grid[1] * grid[2], panel.cell(grid, o.side)
-  local h = picture.features(encoder, x)
+  local h = plot.features(encoder, x)
   local D = h:size(3)
   local y = (h:reshape(B * N, D) - basis.mean):linear(basis.vectors):read()   -- (B * N, 3)
   local parts = {}
-  for b = 1, B do parts[b] = { panel.picture(x, b, grid, cell) } end
+  for b = 1, B do parts[b] = { panel.image(x, b, grid, cell) } end
   for b = 1, B do
     local c = canvas.new(grid[2] * cell, grid[1] * cell)
     for i = 0, N - 1 do
@@ -234,20 +234,20 @@ end
 --- Where a block looks: for each head and for their mean, the attention of one patch to all, or, without `patch`, of all
 --- patches on average. The numbers are multiples of even attention.
 ---@param encoder ijepa.encoder
----@param one any one picture
+---@param one any one image
 ---@param o { block: integer?, patch: integer[]?, side: integer?, file: string? }? block: 1 the first, -1 the last (the
 --- default); patch: { row, column } from 0
 ---@return ijepa.canvas|boolean? done
-function picture.attention(encoder, one, o)
-  encoder = encoder_of(encoder, "picture.attention")
+function plot.attention(encoder, one, o)
+  encoder = encoder_of(encoder, "plot.attention")
   o = o or {}
-  local x = picture.batch(one, encoder):narrow(1, 1, 1):contiguous()
+  local x = plot.batch(one, encoder):narrow(1, 1, 1):contiguous()
   local grid = grid_of(x, encoder)
   local N, A, cell = grid[1] * grid[2], encoder.heads, panel.cell(grid, o.side)
-  local at = o.patch and place(o.patch, grid, "picture.attention")
+  local at = o.patch and place(o.patch, grid, "plot.attention")
   local p = device.no_grad(function() return encoder:attention(x, o.block or -1) end):read()   -- (1, A, N, N)
-  local original = panel.picture(x, 1, grid, cell)
-  local parts, mean = { { at and mark(panel.picture(x, 1, grid, cell), at, grid, cell) or original, title = "picture" } }, {}
+  local original = panel.image(x, 1, grid, cell)
+  local parts, mean = { { at and mark(panel.image(x, 1, grid, cell), at, grid, cell) or original, title = "image" } }, {}
   local function add(values, title)
     local high = math.max(unpack(values))
     parts[#parts + 1] = { panel.heat(values, grid, cell, { low = 0, high = high }), title = title,
@@ -269,19 +269,19 @@ function picture.attention(encoder, one, o)
   return finish(panel.rows(parts, { columns = math.min(#parts, 5) }), o.file)
 end
 
---- How alike one patch of the first picture is to all patches of all pictures: cosine of their features.
+--- How alike one patch of the first image is to all patches of all images: cosine of their features.
 ---@param encoder ijepa.encoder
----@param pictures any
+---@param images any
 ---@param o { patch: integer[]?, side: integer?, file: string? }? patch: { row, column } from 0; default: the middle
 ---@return ijepa.canvas|boolean? done, number[][] values
-function picture.similarity(encoder, pictures, o)
-  encoder = encoder_of(encoder, "picture.similarity")
+function plot.similarity(encoder, images, o)
+  encoder = encoder_of(encoder, "plot.similarity")
   o = o or {}
-  local x = picture.batch(pictures, encoder)
+  local x = plot.batch(images, encoder)
   local grid = grid_of(x, encoder)
   local B, N, cell = x:size(1), grid[1] * grid[2], panel.cell(grid, o.side)
-  local at = place(o.patch or { math.floor(grid[1] / 2), math.floor(grid[2] / 2) }, grid, "picture.similarity")
-  local t = picture.features(encoder, x)
+  local at = place(o.patch or { math.floor(grid[1] / 2), math.floor(grid[2] / 2) }, grid, "plot.similarity")
+  local t = plot.features(encoder, x)
   local h, D = t:read(), t:size(3)
   local function norm(i)
     local sum = 0
@@ -299,7 +299,7 @@ function picture.similarity(encoder, pictures, o)
     end
   end
   local parts = {}
-  for b = 1, B do parts[b] = { panel.picture(x, b, grid, cell) } end
+  for b = 1, B do parts[b] = { panel.image(x, b, grid, cell) } end
   for b = 1, B do
     parts[B + b] = { panel.heat(values[b], grid, cell, { low = low, high = 1 }) }
   end
@@ -318,7 +318,7 @@ end
 ---@param j integer
 ---@param D integer
 ---@return number
-function picture.distance(p, i, q, j, D)
+function plot.distance(p, i, q, j, D)
   local sum = 0
   for d = 0, D - 1 do
     local off = math.abs(p[i * D + d] - q[j * D + d])
@@ -330,9 +330,9 @@ end
 --- The loss of each predicted patch: smooth L1, a mean over the features' numbers and over contexts.
 ---@param z ijepa.tensor predictions f32 (M * C * B, T, D), order [target][context][image]
 ---@param h ijepa.tensor target features f32 (M * B, T, D)
----@param B integer pictures
+---@param B integer images
 ---@return number[] losses (M * B * T), order [target][image][patch], from 1
-function picture.patch_losses(z, h, B)
+function plot.patch_losses(z, h, B)
   local rows, T, D = h:size(1), h:size(2), h:size(3)
   local contexts = z:size(1) / rows
   local p, q, list = z:read(), h:read(), {}
@@ -341,7 +341,7 @@ function picture.patch_losses(z, h, B)
     for t = 0, T - 1 do
       local sum = 0
       for c = 0, contexts - 1 do
-        sum = sum + picture.distance(p, ((m * contexts + c) * B + b) * T + t, q, r * T + t, D)
+        sum = sum + plot.distance(p, ((m * contexts + c) * B + b) * T + t, q, r * T + t, D)
       end
       list[#list + 1] = sum / contexts
     end
@@ -349,24 +349,24 @@ function picture.patch_losses(z, h, B)
   return list
 end
 
---- The loss of each patch position, a mean over pictures and masks of the model's policy.
+--- The loss of each patch position, a mean over images and masks of the model's policy.
 ---@param model table as ijepa.model or ijepa.pretrain gives it
----@param pictures any default: 64 of those that it was trained on
----@param o { rounds: integer?, first: integer?, side: integer?, file: string? }? rounds: masks drawn for each picture, 8;
+---@param images any default: 64 of those that it was trained on
+---@param o { rounds: integer?, first: integer?, side: integer?, file: string? }? rounds: masks drawn for each image, 8;
 --- first: number of the first mask, from 0
 ---@return ijepa.canvas|boolean? done, number[] losses by patch, row-major from 1; nil where it was never a target
-function picture.loss(model, pictures, o)
+function plot.loss(model, images, o)
   o = o or {}
-  need(type(model) == "table" and model.predictor and model.policy and (pictures or model.config),
-    "picture.loss: the first argument is no model with a mask policy: see ijepa.model")
-  local x = picture.batch(pictures or model.config.data.root, model.target, { count = 64 })
+  need(type(model) == "table" and model.predictor and model.policy and (images or model.config),
+    "plot.loss: the first argument is no model with a mask policy: see ijepa.model")
+  local x = plot.batch(images or model.config.data.root, model.target, { count = 64 })
   local grid = grid_of(x, model.target)
   local B, N, sum, count = x:size(1), grid[1] * grid[2], {}, {}
-  local features = picture.features(model.target, x)
+  local features = plot.features(model.target, x)
   for round = 0, (o.rounds or 8) - 1 do
     device.step(function() device.no_grad(function()
       local context, target = model.policy:sample(B, (o.first or 0) + round * B, nil, false)
-      local losses = picture.patch_losses(model.predictor(model.encoder(x, context), context, target, grid),
+      local losses = plot.patch_losses(model.predictor(model.encoder(x, context), context, target, grid),
         features:gather(target), B)
       local index = target:read()
       for i = 0, #losses - 1 do
@@ -388,4 +388,4 @@ function picture.loss(model, pictures, o)
   return finish(c, o.file), values
 end
 
-return picture
+return plot

@@ -1,4 +1,4 @@
---- What pictures of features are made of: pictures at the grid's size, heat maps, patches, panels side by side.
+--- What images of features are made of: images at the grid's size, heat maps, patches, panels side by side.
 local F = require "ijepa.base.ffi"
 local canvas = require "ijepa.draw.canvas"
 local floor, max, min = math.floor, math.max, math.min
@@ -25,13 +25,13 @@ end
 ---@return integer
 function panel.cell(grid, side) return max(2, floor((side or 192) / max(grid[1], grid[2]))) end
 
---- One picture of a batch, as large as its grid is drawn.
+--- One image of a batch, as large as its grid is drawn.
 ---@param pixels ijepa.tensor u8 (B, H, W, 3)
 ---@param i integer from 1
 ---@param grid integer[]
 ---@param cell integer
 ---@return ijepa.canvas
-function panel.picture(pixels, i, grid, cell)
+function panel.image(pixels, i, grid, cell)
   local h, w = pixels:size(2), pixels:size(3)
   local p = pixels:narrow(1, i, 1):read()
   return canvas.from_pixels(p, w, h):resized(grid[2] * cell, grid[1] * cell)
@@ -41,7 +41,7 @@ end
 ---@param values number[] row-major, from 1; nil or not a number: grey
 ---@param grid integer[]
 ---@param cell integer
----@param o { low: number, high: number, over: ijepa.canvas?, colour: (fun(share: number): integer)? } over: a picture that
+---@param o { low: number, high: number, over: ijepa.canvas?, colour: (fun(share: number): integer)? } over: an image that
 --- shines through
 ---@return ijepa.canvas
 function panel.heat(values, grid, cell, o)
@@ -110,7 +110,7 @@ function panel.rows(parts, o)
   return c
 end
 
---- The pixels of pictures, patch by patch.
+--- The pixels of images, patch by patch.
 ---@param pixels ijepa.tensor u8 (B, H, W, 3)
 ---@param patch integer side P
 ---@return ffi.cdata* u8 (B, N, P, P, 3)
@@ -144,7 +144,7 @@ function panel.paste(c, pixels, patch, at, grid, cell)
   return c:blit(source, at % grid[2] * cell, floor(at / grid[2]) * cell)
 end
 
---- The patches of a picture that its contexts hold; the others are covered.
+--- The patches of an image that its contexts hold; the others are covered.
 ---@param pixels ijepa.tensor u8 (1, H, W, 3)
 ---@param context ijepa.tensor i32 (C, 1, K)
 ---@param grid integer[]
@@ -153,7 +153,7 @@ end
 function panel.context(pixels, context, grid, cell)
   local seen, list, n = {}, context:read()
   for i = 0, n - 1 do seen[list[i]] = true end
-  local c = panel.picture(pixels, 1, grid, cell)
+  local c = panel.image(pixels, 1, grid, cell)
   for i = 0, grid[1] * grid[2] - 1 do
     if not seen[i] then c:rect(i % grid[2] * cell, floor(i / grid[2]) * cell, cell, cell, 0xececec) end
   end

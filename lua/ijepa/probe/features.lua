@@ -1,7 +1,7 @@
---- Features of pictures: what a frozen encoder makes of a data set, a row a picture, kept on disk between runs.
+--- Features of images: what a frozen encoder makes of a data set, a row an image, kept on disk between runs.
 -- A cache file belongs to the content of an encoder (names, shapes and bytes of its tensors, heads and patch size) and
 -- of a data set (names, sizes and times of change of its files, see data:stamp), with crop, resize and the kind of
--- feature: other weights or other pictures mean another file, a moved folder or checkpoint the same one.
+-- feature: other weights or other images mean another file, a moved folder or checkpoint the same one.
 local bit = require "bit"
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
@@ -13,9 +13,9 @@ local C = F.C
 local features = {}
 
 ---@class ijepa.features
----@field x ijepa.tensor f32 (R, W), or (R, N, D) for tokens: a row a picture, kept
+---@field x ijepa.tensor f32 (R, W), or (R, N, D) for tokens: a row an image, kept
 ---@field y ijepa.tensor i32 (R): class numbers from 0, kept
----@field sample ijepa.tensor i32 (R): the picture's number in the data set's list, kept
+---@field sample ijepa.tensor i32 (R): the image's number in the data set's list, kept
 ---@field classes string[]
 ---@field root string where they come from, for messages
 
@@ -67,7 +67,7 @@ function features.pooled_both(encoder, blocks)
   end)
 end
 
---- All patches of the last layer, (B, N, D): what an attentive probe looks at. Memory: pictures * N * D * 4 bytes.
+--- All patches of the last layer, (B, N, D): what an attentive probe looks at. Memory: images * N * D * 4 bytes.
 ---@param encoder ijepa.encoder
 ---@return table
 function features.tokens(encoder)
@@ -190,7 +190,7 @@ local function compute(f, images, n, root)
     for i = 0, take - 1 do labels[at + i], samples[at + i] = b.labels[i], b.samples[i] end
     at = at + take
   end
-  if at == 0 then return nil, ("'%s' gave no pictures"):format(root) end
+  if at == 0 then return nil, ("'%s' gave no images"):format(root) end
   return { x = rows:narrow(1, 1, at), y = tensor.from_pointer(labels, { at }, "i32", true),
     sample = tensor.from_pointer(samples, { at }, "i32", true) }
 end
@@ -199,7 +199,7 @@ local function check(f)
   local n, labels = #f.classes, f.y:read()
   for i = 0, f.y:numel() - 1 do
     if labels[i] < 0 or labels[i] >= n then
-      return nil, ("'%s': a picture lies in no class folder: move it into one, or out"):format(f.root)
+      return nil, ("'%s': an image lies in no class folder: move it into one, or out"):format(f.root)
     end
   end
   local _, finite = tensor.norm { f.x }
@@ -209,10 +209,10 @@ local function check(f)
   return f
 end
 
---- The features of all pictures of a folder or tar of class folders, in order; from the cache where it has them.
+--- The features of all images of a folder or tar of class folders, in order; from the cache where it has them.
 ---@param f ijepa.extractor|fun(x: ijepa.tensor): ijepa.tensor a plain function's features are not cached
 ---@param o table root, subset, crop, resize, batch (128), workers, max_bad as data.open; limit: at most so many
---- pictures, drawn by seed; cache: false (off) or a folder (features.folder);
+--- images, drawn by seed; cache: false (off) or a folder (features.folder);
 --- say: function(text) instead of stderr
 ---@return ijepa.features? features, string? message
 function features.of(f, o)
@@ -239,7 +239,7 @@ function features.of(f, o)
   if not found then
     found, message = compute(f, images, n, o.root)
     local bad = tonumber(C.ij_data_bad(images.h))
-    if bad > 0 then tell("features of '%s': %d broken pictures were left out", o.root, bad) end
+    if bad > 0 then tell("features of '%s': %d corrupt images were left out", o.root, bad) end
     if found then
       found.classes, found.root = classes, o.root
       found, message = check(found)
@@ -263,7 +263,7 @@ local function mismatch(train, test)
   end
 end
 
---- Stops with a message where the two can't be used for a probe: other classes, a class without a training picture.
+--- Stops with a message where the two can't be used for a probe: other classes, a class without a training image.
 ---@param train ijepa.features
 ---@param test ijepa.features
 ---@return boolean? ok, string? message
@@ -272,7 +272,7 @@ function features.fit(train, test)
   if message then return nil, message end
   local count = features.counts(train)
   for i, name in ipairs(train.classes) do
-    if count[i] == 0 then return nil, ("class '%s' has no training picture in '%s'"):format(name, train.root) end
+    if count[i] == 0 then return nil, ("class '%s' has no training image in '%s'"):format(name, train.root) end
   end
   return true
 end
@@ -340,7 +340,7 @@ function features.few(f, o)
   local list = {}
   for i, rows in ipairs(of) do
     local want = o.number or math.max(1, math.floor(o.share * #rows + .5))
-    if #rows < want then return nil, ("class '%s' has %d pictures in '%s', not %d"):format(f.classes[i], #rows, f.root or "train", want) end
+    if #rows < want then return nil, ("class '%s' has %d images in '%s', not %d"):format(f.classes[i], #rows, f.root or "train", want) end
     for k = 1, want do list[#list + 1] = rows[k] end
   end
   return list

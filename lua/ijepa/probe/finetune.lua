@@ -1,4 +1,4 @@
---- Fine-tuning: encoder and a linear head on its average-pooled patches, trained together on labelled pictures, with
+--- Fine-tuning: encoder and a linear head on its average-pooled patches, trained together on labelled images, with
 --- layer decay, drop path, label smoothing, mixup and cutmix.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
@@ -86,7 +86,7 @@ end
 
 --- Trains an encoder (in place) and a head on o.train and scores both on o.test.
 ---@param encoder ijepa.encoder
----@param given table train, test: folders or tars of class folders; names: only these training pictures; crop, resize;
+---@param given table train, test: folders or tars of class folders; names: only these training images; crop, resize;
 --- epochs (50), warmup (5), batch (64), lr (1e-3), wd (.05), layer_decay (.75), drop_path (.1), smoothing (.1), mixup (0),
 --- cutmix (0), scale ({.35, 1}: share of the random crops), flip (.5), jitter (0), workers, seed, per_class,
 --- say: function(text) called after each epoch

@@ -123,7 +123,7 @@ function probe.sweep(make, train, test, o)
   local R, G, n, epochs = train.x:size(1), #lrs * #wds, #train.classes, o.epochs or 30
   local held = features.held(train)
   local left = R - held
-  if left < 2 then F.raise(("probe: %d training pictures are too few"):format(R)) end
+  if left < 2 then F.raise(("probe: %d training images are too few"):format(R)) end
   local batch = math.min(o.batch or 256, left)
 
   local order, rng = features.shuffled(R, o.seed), F.new "ij_rng"   -- the first `held` are for choosing

@@ -3,13 +3,13 @@ local F = require "ijepa.base.ffi"
 local features = require "ijepa.probe.features"
 local probe = require "ijepa.probe"
 
---- Trains linear classifiers on a few frozen features of each class. To train the encoder too, give the pictures of
+--- Trains linear classifiers on a few frozen features of each class. To train the encoder too, give the images of
 --- features.few to finetune.
 ---@param train ijepa.features
 ---@param test ijepa.features
----@param o table share (.01) of each class, or `number` pictures of each; draws (3); and as probe.sweep
----@return table result top1 (mean of the draws), deviation (of the draws, in points), count (training pictures),
---- draws (results of probe.sweep), rows (numbers in the data set of the first draw's pictures)
+---@param o table share (.01) of each class, or `number` images of each; draws (3); and as probe.sweep
+---@return table result top1 (mean of the draws), deviation (of the draws, in points), count (training images),
+--- draws (results of probe.sweep), rows (numbers in the data set of the first draw's images)
 return function(train, test, o)
   o = o or {}
   local draws, sum, squares, count, first = {}, 0, 0, 0, nil

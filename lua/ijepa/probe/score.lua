@@ -7,7 +7,7 @@ local score = {}
 local Score = {}
 Score.__index = Score
 
---- The 95 % interval of a share of `hits` of `n` (Wilson's, for independent pictures), in percent.
+--- The 95 % interval of a share of `hits` of `n` (Wilson's, for independent images), in percent.
 ---@param hits integer
 ---@param n integer
 ---@return number low, number high
@@ -56,7 +56,7 @@ function Score:add(logits, labels, from)
   self.n = self.n + rows
 end
 
---- What was counted, in percent. top5 where there are more than five classes; per_class: of the classes with pictures.
+--- What was counted, in percent. top5 where there are more than five classes; per_class: of the classes with images.
 ---@return { top1: number, top5: number?, interval: number[], count: integer, per_class: table<string, number>? }
 function Score:result()
   local r = { top1 = 100 * self.first / self.n, interval = { score.interval(self.first, self.n) }, count = self.n }
@@ -70,12 +70,12 @@ function Score:result()
   return r
 end
 
---- A result as one line: "top-1 91.20 % (90.63 to 91.74), top-5 99.10 %, 10000 pictures".
+--- A result as one line: "top-1 91.20 % (90.63 to 91.74), top-5 99.10 %, 10000 images".
 ---@param r table
 ---@return string
 function score.text(r)
   local five = r.top5 and (", top-5 %.2f %%"):format(r.top5) or ""
-  return ("top-1 %.2f %% (%.2f to %.2f)%s, %d pictures"):format(r.top1, r.interval[1], r.interval[2], five, r.count)
+  return ("top-1 %.2f %% (%.2f to %.2f)%s, %d images"):format(r.top1, r.interval[1], r.interval[2], five, r.count)
 end
 
 --- The classes of a result alone as lines, the worst first.

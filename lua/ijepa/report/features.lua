@@ -1,25 +1,25 @@
---- The report's sections that need a model and pictures: features, attention, predictions.
+--- The report's sections that need a model and images: features, attention, predictions.
 local imagine = require "ijepa.plot.imagine"
-local picture = require "ijepa.plot"
+local plot = require "ijepa.plot"
 local page = require "ijepa.report.page"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local C = F.C
 
 local sections = {}
-local WORK = 5e10   -- products of one pass over the pictures: about a second on a laptop
+local WORK = 5e10   -- products of one pass over the images: about a second on a laptop
 
 -- Why there is nothing to show, or nil.
 local function lacking(r)
   if not r.model then return "No model could be loaded: " .. tostring(r.model_message) .. "." end
-  if not r.pictures then return "The pictures could not be read: " .. tostring(r.pictures_message) .. "." end
+  if not r.images then return "The images could not be read: " .. tostring(r.images_message) .. "." end
 end
 
--- As many of the pictures as a model of this size sees in a few seconds, at least 4.
+-- As many of the images as a model of this size sees in a few seconds, at least 4.
 local function affordable(r)
   local e = r.model.target
   local count = math.floor(WORK / (2 * e:size() * e.grid[1] * e.grid[2]))
-  return r.pictures:narrow(1, 1, math.min(r.pictures:size(1), math.max(4, count))):contiguous()
+  return r.images:narrow(1, 1, math.min(r.images:size(1), math.max(4, count))):contiguous()
 end
 
 -- A figure of what f draws, or the sentence why there is none.
@@ -30,7 +30,7 @@ local function figure(title, note, f)
     if type(canvas) == "table" then error(canvas, 0) end
     return page.figure(title, { html = page.p("Left out: " .. tostring(canvas)) })
   end
-  local html, message = page.picture(title, type(note) == "function" and note(more) or note, canvas)
+  local html, message = page.image(title, type(note) == "function" and note(more) or note, canvas)
   return html or page.figure(title, { html = page.p("Left out: " .. tostring(message)) })
 end
 
@@ -42,13 +42,13 @@ function sections.features(r)
   if why then return nil, why end
   local m, all = r.model, affordable(r)
   local few = all:narrow(1, 1, math.min(3, all:size(1))):contiguous()
-  return '<div class="pictures">' .. figure("principal components",
-    "pictures above, the first three components of their patches' features as red, green and blue below: one colour means the same in all", function()
-      return picture.pca(m, few, { basis = picture.basis(m, all), side = 136 })
-    end) .. figure("similarity", "cosine of the marked patch's feature to all patches of these pictures", function()
-      return picture.similarity(m, few, { side = 136 })
+  return '<div class="images">' .. figure("principal components",
+    "images above, the first three components of their patches' features as red, green and blue below: one colour means the same in all", function()
+      return plot.pca(m, few, { basis = plot.basis(m, all), side = 136 })
+    end) .. figure("similarity", "cosine of the marked patch's feature to all patches of these images", function()
+      return plot.similarity(m, few, { side = 136 })
     end) .. figure("attention of the last block", "of all patches on average, head by head, in multiples of even attention", function()
-      return picture.attention(m, few, { side = m.target.heads > 3 and 84 or 136 })
+      return plot.attention(m, few, { side = m.target.heads > 3 and 84 or 136 })
     end) .. "</div>\n"
 end
 
@@ -60,13 +60,13 @@ function sections.predictions(r)
   if why then return nil, why end
   local m, all = r.model, affordable(r)
   if not r.policy then return nil, "The masks can't be drawn: " .. tostring(r.policy_message) .. "." end
-  return '<div class="pictures">' .. figure("predicted against actual", function(about)
-    return tostring(about) .. "; in the targets' places stand the patches of other pictures whose features are nearest"
+  return '<div class="images">' .. figure("predicted against actual", function(about)
+    return tostring(about) .. "; in the targets' places stand the patches of other images whose features are nearest"
   end, function()
-    local bank = imagine.bank(m, all:narrow(1, 3, all:size(1) - 2):contiguous())   -- not of the picture itself
+    local bank = imagine.bank(m, all:narrow(1, 3, all:size(1) - 2):contiguous())   -- not of the image itself
     return imagine.imagine(m, all:narrow(1, 2, 1):contiguous(), nil, nil, { bank = bank, side = 136 })
-  end) .. figure("loss by position", "smooth L1, a mean over pictures and masks; grey: never a target", function()
-    return picture.loss(m, all, { rounds = all:size(1) < 32 and 2 or 4, side = 256 })
+  end) .. figure("loss by position", "smooth L1, a mean over images and masks; grey: never a target", function()
+    return plot.loss(m, all, { rounds = all:size(1) < 32 and 2 or 4, side = 256 })
   end) .. "</div>\n"
 end
 

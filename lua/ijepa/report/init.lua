@@ -10,7 +10,7 @@ local data = require "ijepa.data"
 local diagnose = require "ijepa.train.diagnose"
 local jepa = require "ijepa.model"
 local mask = require "ijepa.mask"
-local picture = require "ijepa.plot"
+local plot = require "ijepa.plot"
 local probe = require "ijepa.probe"
 local schedule = require "ijepa.optim.schedule"
 local state = require "ijepa.save.state"
@@ -60,7 +60,7 @@ end
 ---@field meta table of the checkpoint: step, seconds, ijepa
 ---@field model table? as ijepa.model gives it
 ---@field policy ijepa.mask_policy?
----@field pictures ijepa.tensor? u8 (B, H, W, 3)
+---@field images ijepa.tensor? u8 (B, H, W, 3)
 ---@field schedules table? as schedule.of gives it
 local function gather(out)
   local r = { out = out, meta = {}, diagnoses = {} }
@@ -84,10 +84,10 @@ local function gather(out)
     crop = type(crop) == "table" and crop or { crop, crop }
     return jepa.policy(r.cfg, { math.floor(crop[1] / patch), math.floor(crop[2] / patch) })
   end)
-  r.pictures, r.pictures_message = attempt(function()
+  r.images, r.images_message = attempt(function()
     local crop, patch = r.cfg.data.crop, r.cfg.model.patch
     crop = type(crop) == "table" and crop or { crop, crop }
-    return picture.batch(r.cfg.data.root, { grid = { math.floor(crop[1] / patch), math.floor(crop[2] / patch) }, patch = patch },
+    return plot.batch(r.cfg.data.root, { grid = { math.floor(crop[1] / patch), math.floor(crop[2] / patch) }, patch = patch },
       { count = 64, resize = crop[1] == crop[2] and crop[1] or nil })
   end)
   r.ipe = steps_of_epoch(r)
@@ -138,7 +138,7 @@ local function lead(r)
     facts[2] = { "loss, last twentieth", #last > 0 and page.number(sum / #last) or "not finite" }
     facts[3] = { "training time", r.meta.seconds and Run.time_text(r.meta.seconds) or Run.time_text(clock(r)[n]) }
     facts[4] = { "median step", page.number(times[math.ceil(n / 2)]) .. " ms" }
-    attempt(function() facts[5] = { "pictures seen", page.number(n * r.cfg.data.batch * r.cfg.optim.accumulate) } end)
+    attempt(function() facts[5] = { "images seen", page.number(n * r.cfg.data.batch * r.cfg.optim.accumulate) } end)
   end
   if r.model then facts[#facts + 1] = { "encoder parameters", page.number(r.model.target:size()) } end
   if #facts > 0 then parts[2] = page.facts(facts) end
@@ -192,7 +192,7 @@ local function curves(r)
   end
   smoothed("loss", "smooth L1", r.log.loss, 40)
   local k, t = svg.buckets(r.log.k, 60), svg.buckets(r.log.t, 60)
-  parts[#parts + 1] = chart("patches", "of a picture", { { name = "context", x = k.x, y = k.mean },
+  parts[#parts + 1] = chart("patches", "of an image", { { name = "context", x = k.x, y = k.mean },
     { name = "one target", x = t.x, y = t.mean } }, {})
   smoothed("time of a step", "milliseconds", r.log.ms, 40)
   parts[#parts + 1] = r.cfg and (attempt(schedule_charts, r) or "") or ""
@@ -217,9 +217,9 @@ local function verdicts(r)
   local parts = { '<div class="figures">',
     chart("effective rank", d.most and ("of %d possible"):format(d.most) or nil,
       { line("rankme", "RankMe"), line("lidar", "LiDAR") }, { zero = true }),
-    chart("spread", "of unit features of pictures: 0 alike, 1 unlike", { line("spread") }, { zero = true }),
+    chart("spread", "of unit features of images: 0 alike, 1 unlike", { line("spread") }, { zero = true }),
     chart("position", "share of the patch features' variance that the place explains", { line("position") }, { zero = true }),
-    chart("predictor", "smooth L1 on the same pictures", { line("loss", "predictor"), line("mean_loss", "the mean feature") }, {}),
+    chart("predictor", "smooth L1 on the same images", { line("loss", "predictor"), line("mean_loss", "the mean feature") }, {}),
     chart("distance", "of encoder and moving average, relative", { line("distance") }, { zero = true }),
     d.probe and chart("online probe", "top-1, %", { line("probe") }, { zero = true }) or "", "</div>\n<h3>In words</h3>\n" }
   local rows, shown = {}, 60
@@ -237,10 +237,10 @@ local function masks(r)
   local ok, why = need_settings(r)
   if not ok then return nil, why end
   if not r.policy then return nil, "The masks can't be drawn: " .. tostring(r.policy_message) .. "." end
-  local parts = { '<div class="pictures">' }
-  local c, message = attempt(picture.masks, r.policy, { picture = r.pictures, draws = 3, side = 128 })
-  parts[2] = c and page.picture("masks of this run's policy", r.pictures and "picture, context that the encoder sees, targets that are predicted" or
-    "on a plain board: " .. tostring(r.pictures_message), c)
+  local parts = { '<div class="images">' }
+  local c, message = attempt(plot.masks, r.policy, { image = r.images, draws = 3, side = 128 })
+  parts[2] = c and page.image("masks of this run's policy", r.images and "image, context that the encoder sees, targets that are predicted" or
+    "on a plain board: " .. tostring(r.images_message), c)
   if not c then parts[2] = page.p("The masks can't be drawn: " .. tostring(message) .. ".") end
   local findings = attempt(mask.lint, r.cfg)
   if findings and #findings > 0 then
@@ -267,8 +267,8 @@ local function probes(r)
       type(e.count) == "number" and page.number(e.count) or "", type(e.step) == "number" and page.number(e.step) or "",
       type(e.time) == "number" and os.date("%Y-%m-%d %H:%M", e.time) or "", type(e.test) == "string" and e.test or "" }
   end
-  return page.p "Accuracy on pictures not trained on, the newest first." ..
-    page.table({ "probe", "top-1", "95 % interval", "top-5", "pictures", "step", "when", "tested on" }, rows,
+  return page.p "Accuracy on images not trained on, the newest first." ..
+    page.table({ "probe", "top-1", "95 % interval", "top-5", "images", "step", "when", "tested on" }, rows,
     { "wide", "number", "name", "number", "number", "number", "name", "name" })
 end
 
@@ -326,7 +326,7 @@ local function provenance(r)
     return r.schedules and done and (done >= r.schedules.last and "over" or ("not over: %s steps planned"):format(page.number(r.schedules.last)))
   end)
   add("the run is", over or nil)
-  attempt(function() add("pictures seen", done and page.number(done * r.cfg.data.batch * r.cfg.optim.accumulate)) end)
+  attempt(function() add("images seen", done and page.number(done * r.cfg.data.batch * r.cfg.optim.accumulate)) end)
   attempt(function() add("trained on", tostring(r.cfg.data.root)) end)
   add("this report", ("ijepa %s, %s, products %s, %s"):format(ijepa.version, F.string(C.ij_cpu_isa()), F.string(C.ij_cpu_matmul()),
     os.date "%Y-%m-%d %H:%M"))

@@ -64,7 +64,7 @@ dl.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));
 .facts dt{color:var(--soft);font-size:.85rem}
 .facts dd{margin:0;font-size:1.2rem;font-variant-numeric:tabular-nums}
 .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1rem}
-.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:1rem 1.5rem;align-items:start}
+.images{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:1rem 1.5rem;align-items:start}
 figure{margin:0;background:var(--card);border-radius:6px;padding:.75rem;min-width:0}
 figcaption{font-size:.9rem;margin-bottom:.5rem}
 figcaption b{display:block;color:var(--ink)}
@@ -91,11 +91,11 @@ mark{color:inherit;background:color-mix(in srgb,var(--s1) 20%,transparent);borde
 th{font-weight:600}
 tr:last-child td{border-bottom:0}
 summary{cursor:pointer;padding:.6rem 0}
-.pictures h3{margin-top:0}
+.images h3{margin-top:0}
 ul{padding-left:1.2rem;max-width:50rem}
 li{margin:.4rem 0}
 footer{padding:2.5rem 1rem 2rem;font-size:.85rem;color:var(--soft)}
-@media (max-width:700px){.figures,.pictures{grid-template-columns:minmax(0,1fr)}h2{margin-top:2rem}}
+@media (max-width:700px){.figures,.images{grid-template-columns:minmax(0,1fr)}h2{margin-top:2rem}}
 @media print{:root{--ground:#fff;--card:#fff;--ink:#000;--soft:#444;--faint:#ccc;--ok:#00694d;--watch:#8a5a00;--collapse:#b03a00;LIGHT}
 nav{display:none}figure,.verdict,tr{break-inside:avoid}.scroll{overflow:visible}h2{break-after:avoid}}
 ]]):gsub("LIGHT", (colours { 1, 2, 3, 4 })):gsub("DARK", (colours { 6, 5, 3, 4 }))
@@ -139,23 +139,23 @@ function page.figure(title, o)
     o.note and page.escape(o.note) .. " " or "", table.concat(keys), o.html)
 end
 
---- A picture in a figure, its PNG inside the page.
+--- An image in a figure, its PNG inside the page.
 ---@param title string
 ---@param note string what it shows, also for screen readers
----@param picture ijepa.canvas
+---@param image ijepa.canvas
 ---@return string? html, string? message
-function page.picture(title, note, picture)
+function page.image(title, note, image)
   local path = os.tmpname()
   os.remove(path)
   path = path .. ".png"
-  local ok, message = picture:save(path)
+  local ok, message = image:save(path)
   local file = ok and io.open(path, "rb")
-  if not file then return nil, message or "the picture could not be written" end
+  if not file then return nil, message or "the image could not be written" end
   local bytes = file:read "*a"
   file:close()
   os.remove(path)
   return page.figure(title, { note = note, html = ('<img alt="%s: %s" width="%d" height="%d" src="data:image/png;base64,%s">'):format(
-    page.escape(title), page.escape(note), picture.width, picture.height, text.base64(F.cast("const uint8_t *", bytes), #bytes)) })
+    page.escape(title), page.escape(note), image.width, image.height, text.base64(F.cast("const uint8_t *", bytes), #bytes)) })
 end
 
 --- A paragraph.

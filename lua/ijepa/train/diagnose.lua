@@ -1,4 +1,4 @@
---- Is it collapse? Looks at the target encoder of a run now and then, on the same pictures every time, and says in words
+--- Is it collapse? Looks at the target encoder of a run now and then, on the same images every time, and says in words
 --- what the numbers mean. Written to the log and to OUT/TAG-diagnoses.csv.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
@@ -14,22 +14,22 @@ local diagnose = {}
 diagnose.thresholds = {
   rank = .05,       -- share of the dimensions in use: fewer (or less than 2) is collapse
   fall = .5,        -- of the rank at its best: less is a warning
-  alike = .1,       -- of the differences between pictures, or between patches, at their best: less is collapse
-  position = .9,    -- share of the patch features' variance that a patch's place explains: more, and the picture is ignored
+  alike = .1,       -- of the differences between images, or between patches, at their best: less is collapse
+  position = .9,    -- share of the patch features' variance that a patch's place explains: more, and the image is ignored
   explained = .05,  -- share of the mean's loss that the predictor saves: less, and it predicts the mean
 }
 
 ---@class ijepa.diagnosis
 ---@field step integer
----@field spread number standard deviation of unit features of pictures, all dimensions together: 0 alike, near 1 unlike
+---@field spread number standard deviation of unit features of images, all dimensions together: 0 alike, near 1 unlike
 ---@field rankme number RankMe (Garrido et al., 2023): effective rank (exp of the entropy of singular values) of pooled features
 ---@field rank number the same of centred features: says little when their common part is all there is
 ---@field patch_rank number effective rank of centred patch features
----@field most integer what the rank could be: the width, or the number of pictures less 1
+---@field most integer what the rank could be: the width, or the number of images less 1
 ---@field patch_most integer
----@field lidar number LiDAR (Thilak et al., 2024): rank of differences between pictures in units of those between crops
+---@field lidar number LiDAR (Thilak et al., 2024): rank of differences between images in units of those between crops
 ---@field position number share of the patch features' variance that the patch's place explains
----@field loss number of the predictor on these pictures
+---@field loss number of the predictor on these images
 ---@field mean_loss number of predicting the mean feature
 ---@field distance number |encoder - target| / |encoder|, of all parameters
 ---@field probe number? top-1 in percent of a kNN or ridge probe of pooled features, where settings ask for it
@@ -81,8 +81,8 @@ local function shortened(x)
   return vectors:transpose(1, 2):clone() * tensor.new(values)
 end
 
---- LiDAR of views: effective rank of the scatter between pictures, whitened by the scatter between their views.
----@param x ijepa.tensor f32 (P * V, W): V views of each of P pictures, a picture's views one after the other
+--- LiDAR of views: effective rank of the scatter between images, whitened by the scatter between their views.
+---@param x ijepa.tensor f32 (P * V, W): V views of each of P images, an image's views one after the other
 ---@param views integer V, 2 or more
 ---@return number
 function diagnose.lidar(x, views)
@@ -124,7 +124,7 @@ local function position_share(x)
   local all = centred(x:reshape(P * S, W))
   local total = tensor.norm { all } ^ 2 / (P * S)
   local between = tensor.norm { all:reshape(P, S, W):mean(1) } ^ 2 / S
-  -- means of P pictures vary by chance too: a share of (total - between) / (P - 1)
+  -- means of P images vary by chance too: a share of (total - between) / (P - 1)
   return total > 0 and math.max(0, (between - (total - between) / math.max(P - 1, 1)) / total) or 0
 end
 
@@ -161,7 +161,7 @@ local function collapsed(list)
   local t, d = diagnose.thresholds, list[#list]
   if d.rankme < math.max(2, t.rank * d.most) then return "they point into few directions" end
   local best = best_of(list, "spread")
-  if d.spread < t.alike * best then return ("pictures differ by %.3f, once %.3f"):format(d.spread, best) end
+  if d.spread < t.alike * best then return ("images differ by %.3f, once %.3f"):format(d.spread, best) end
   best = best_of(list, "mean_loss")
   if d.mean_loss < t.alike * best then return ("patches differ by %.4f, once %.4f"):format(d.mean_loss, best) end
 end
@@ -177,7 +177,7 @@ function diagnose.verdict(list)
   local moves = trend(d.rankme, before and before.rankme)
   local uses = ("features use %.0f of %d dimensions%s"):format(d.rankme, d.most, moves)
   local explained = d.mean_loss > 0 and 1 - d.loss / d.mean_loss or 0
-  local fine = ("%s; pictures differ by %.2f; the predictor saves %.0f %% of the mean's loss"):format(uses, d.spread, 100 * explained)
+  local fine = ("%s; images differ by %.2f; the predictor saves %.0f %% of the mean's loss"):format(uses, d.spread, 100 * explained)
   if not before then return "ok", fine end   -- before training, small numbers say nothing
   local what = collapsed(list)
   if what then
@@ -186,7 +186,7 @@ function diagnose.verdict(list)
       better and ", but less so than before" or "; try a higher optim.ema, a lower optim.lr, or larger targets (mask.target.scale)")
   end
   if d.position > t.position then
-    return "watch", ("%.0f %% of the patch features' variance is their place: the encoder hardly looks at the picture; %s"):format(
+    return "watch", ("%.0f %% of the patch features' variance is their place: the encoder hardly looks at the image; %s"):format(
       100 * d.position, "try model.init_gain=0.7 model.patch_gain=1.5, or a higher optim.lr")
   end
   local best = best_of(list, "rankme")
@@ -205,15 +205,15 @@ Diagnosis.__index = Diagnosis
 local COLUMNS = { "step", "spread", "rank", "rankme", "patch_rank", "most", "patch_most", "lidar", "position", "loss", "mean_loss",
   "distance", "probe", "ms", "level", "text" }
 
--- `count` pictures spread over the list, `views` crops of each: pixels u8 (count * views, H, W, 3) and labels.
-local function read_pictures(images, count, views)
+-- `count` images spread over the list, `views` crops of each: pixels u8 (count * views, H, W, 3) and labels.
+local function read_images(images, count, views)
   local n, size = images:count(), images.height * images.width * 3
   count = math.min(count, n)
   local pixels, labels, found = F.new("uint8_t[?]", count * views * size), {}, 0
   for i = 0, count - 1 do
     local sample, good = math.floor(i * n / count), true
     for v = 0, views - 1 do
-      good = good and C.ij_data_picture(images.h, sample, v, pixels + (found * views + v) * size) == 0
+      good = good and C.ij_data_image(images.h, sample, v, pixels + (found * views + v) * size) == 0
     end
     if good then   -- a broken one is named when its turn comes in training
       found = found + 1
@@ -223,7 +223,7 @@ local function read_pictures(images, count, views)
   return pixels, labels, found
 end
 
---- Prepares the looks of a run (settings `diagnose`): reads its pictures, and takes the first one, before training.
+--- Prepares the looks of a run (settings `diagnose`): reads its images, and takes the first one, before training.
 ---@param t ijepa.trainer
 ---@return table? diagnosis, string? message
 function diagnose.new(t)
@@ -231,13 +231,13 @@ function diagnose.new(t)
   local self = setmetatable({ every = o.every, quiet = t.dist and t.dist.rank > 0, views = o.views, list = {},
     path = ("%s/%s-diagnoses.csv"):format(t.config.out, t.config.tag) },
     Diagnosis)
-  self.pixels, self.labels, self.count = read_pictures(t.images, o.pictures, o.views)
+  self.pixels, self.labels, self.count = read_images(t.images, o.images, o.views)
   local root = data.title(t.config.data.root)
-  if self.count < 2 then return nil, ("diagnose: of %d pictures of '%s' fewer than 2 could be read"):format(o.pictures, root) end
+  if self.count < 2 then return nil, ("diagnose: of %d images of '%s' fewer than 2 could be read"):format(o.images, root) end
   self.height, self.width = t.images.height, t.images.width
   if o.probe ~= "" then
     self.probe = {}
-    self.probe.pixels, self.probe.labels, self.probe.count = read_pictures(t.images, o.probe_pictures, 1)
+    self.probe.pixels, self.probe.labels, self.probe.count = read_images(t.images, o.probe_images, 1)
     if #t.images:classes() < 2 then return nil, ("diagnose.probe=%s: '%s' has no classes"):format(o.probe, root) end
   end
   self:reopen(t.step)
@@ -245,11 +245,11 @@ function diagnose.new(t)
   return self
 end
 
--- Features of pixels u8 (n, H, W, 3), in batches: pooled (n, D), and of each picture's first view some patches
+-- Features of pixels u8 (n, H, W, 3), in batches: pooled (n, D), and of each image's first view some patches
 -- (n / views, S, D), the same places in all; both kept.
 local function features(encoder, pixels, n, height, width, views)
   local N, D = encoder.grid[1] * encoder.grid[2], encoder.width
-  local S, batch = math.min(8, N), 64 - 64 % (views or 1)   -- whole pictures with all their views
+  local S, batch = math.min(8, N), 64 - 64 % (views or 1)   -- whole images with all their views
   local pooled, patches = tensor.empty({ n, D }, "f32", true), views and tensor.empty({ n / views, S, D }, "f32", true)
   local places = F.new("int32_t[?]", S * batch)   -- the same of each first view
   for i = 0, S * batch - 1 do places[i] = (i % S + .5) * N / S end
@@ -269,7 +269,7 @@ local function features(encoder, pixels, n, height, width, views)
   return pooled, patches
 end
 
--- Every second labelled picture teaches, the others test: features of both. Classes that have only one are left out.
+-- Every second labelled image teaches, the others test: features of both. Classes that have only one are left out.
 local function halves(x, labels, root)
   local of, classes, sides = {}, {}, { { index = {}, y = {} }, { index = {}, y = {} } }
   for i, label in ipairs(labels) do
@@ -294,14 +294,14 @@ local function halves(x, labels, root)
   return sides[1], sides[2]
 end
 
--- Top-1 in percent of a probe of the labelled pictures, or nil where too few classes have two of them.
+-- Top-1 in percent of a probe of the labelled images, or nil where too few classes have two of them.
 local function probed(kind, x, labels, root)
   local train, test = device.no_grad(halves, x, labels, root)
   if not train then return nil end
   return probe[kind](train, test, { k = math.min(20, train.x:size(1)) }).top1
 end
 
---- Loss of the predictor on the first view of every picture, and that of the mean feature.
+--- Loss of the predictor on the first view of every image, and that of the mean feature.
 ---@param t ijepa.trainer
 ---@return number loss, number mean_loss
 function Diagnosis:losses(t)

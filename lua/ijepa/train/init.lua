@@ -1,5 +1,5 @@
 -- The training loop. `return ijepa.pretrain(ijepa.config { ... })` is a whole recipe; config/settings.lua lists its settings.
--- Uses: base, tensor, data, mask, optim, model, run, save, dist, probe.
+-- Uses: base, tensor, data, optim, model, run, save, dist, probe.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
@@ -7,7 +7,6 @@ local device = require "ijepa.tensor.device"
 local jepa = require "ijepa.model"
 local optim = require "ijepa.optim"
 local data = require "ijepa.data"
-local mask = require "ijepa.mask"
 local schedule = require "ijepa.optim.schedule"
 local checkpoint = require "ijepa.save.checkpoint"
 local state = require "ijepa.save.state"
@@ -24,8 +23,8 @@ local function must(value, message)
   return value
 end
 
--- Masks of pictures [first, first + count) of the run, for update `step` (from 0): context i32 (C, B, K), target i32 (M, B, T).
--- batch: what a policy that looks at the pictures is given, or false.
+-- Masks of images [first, first + count) of the run, for update `step` (from 0): context i32 (C, B, K), target i32 (M, B, T).
+-- batch: what a policy that looks at the images is given, or false.
 local function draw_masks(policy, count, first, step, batch)
   local m = policy:sample_raw(count, first, step, batch)
   return tensor.from_pointer(m.context, { m.contexts, m.count, m.k }, "i32"),
@@ -84,7 +83,7 @@ local function new_trainer(cfg, hooks, dist, images)
   return t
 end
 
---- Takes over the state that a checkpoint holds, and goes on from there.
+--- Takes over the state that a checkpoint holds, and resumes from there.
 ---@param path string
 function Trainer:load(path)
   local meta = must(state.load(path, self.whole))
@@ -152,7 +151,7 @@ function Trainer:save(later)
   return self:finish_save()
 end
 
---- Predictions and what they should be, for pictures and masks as policies give them.
+--- Predictions and what they should be, for images and masks as policies give them.
 ---@param x ijepa.tensor u8 (B, H, W, 3)
 ---@param ctx ijepa.tensor i32 (C, B, K)
 ---@param tgt ijepa.tensor i32 (M, B, T)
@@ -340,7 +339,7 @@ end
 
 ---@param code integer?
 function Trainer:interrupted(code)
-  self.run:say("interrupted: step %d is saved in '%s'; the same command goes on from there", self.step, self.config.out)
+  self.run:say("interrupted: step %d is saved in '%s'; the same command resumes from there", self.step, self.config.out)
   self.run:close()
   ijepa.exit(code or 130)
 end
@@ -375,7 +374,7 @@ function Trainer:close()
   self.lock = nil
 end
 
---- A step failed: what is whole is saved before anyone hears of it, so that no broken policy, hook or picture costs a run.
+--- A step failed: what is whole is saved before anyone hears of it, so that no broken policy, hook or image costs a run.
 ---@param e any
 function Trainer:failed(e)
   local left, lost = type(e) == "table" and e.exit, self.dist:lost()
@@ -391,11 +390,11 @@ function Trainer:failed(e)
     self.run:say(ok and "step %d is saved in '%s'" or "step %d could not be saved in '%s': %s", self.step, self.config.out, message)
   end
   if left and not self.run._closed then
-    self.run:say("interrupted: step %d is saved in '%s'; the same command goes on from there", self.saved, self.config.out)
+    self.run:say("interrupted: step %d is saved in '%s'; the same command resumes from there", self.saved, self.config.out)
   end
   if others and type(e) == "string" then
     e = self.saved == 0 and e .. "; nothing is saved yet"
-      or ("%s; step %d is saved in '%s': the same command goes on from there"):format(e, self.saved, self.config.out)
+      or ("%s; step %d is saved in '%s': the same command resumes from there"):format(e, self.saved, self.config.out)
   end
   self:close()
   error(e, 0)
@@ -432,7 +431,7 @@ function Trainer:open(from, note)
   self:open_log(from ~= nil)
   if note then self.run:say(note) end
   if init then self.run:say("starts from %s: %s", cfg.init, init) end
-  self.run:say("%s%s, %d + %d parameters, %s %s%s; %d pictures, %s of %d a step%s", from and ("goes on from %s: "):format(from) or "",
+  self.run:say("%s%s, %d + %d parameters, %s %s%s; %d images, %s of %d a step%s", from and ("resumes from %s: "):format(from) or "",
     cfg.model.width and "vit" or cfg.model.arch, self.encoder:size(), self.predictor:size(), device.name(),
     self.ahead and ("%s (%s)"):format(device.info().name, device.info().arch) or F.string(C.ij_cpu_isa()),
     self.dist.size > 1 and (" x %d processes (%s)"):format(self.dist.size, self.dist.transport) or "", self.images:count(),
@@ -441,20 +440,20 @@ function Trainer:open(from, note)
       and "; products in f32: this processor has no fast bf16" or "")
 end
 
---- A trainer alone, of pictures that are none, with models whose values are not drawn: for steps that only count.
+--- A trainer alone, of images that are none, with models whose values are not drawn: for steps that only count.
 ---@param cfg table
 ---@param images table with height, width, epoch_steps and next, as ijepa.data has them
 ---@return ijepa.trainer
 function jepa.trainer(cfg, images) return new_trainer(cfg, {}, must(require "ijepa.dist".open { transport = "none" }), images) end
 
--- What a card's memory was too little for, with what would fit.
+-- What a GPU's memory was too little for, with what would fit.
 local function advised(e, cfg, dist)
-  if type(e) ~= "string" or not e:find "out of memory on the card" then return e end
+  if type(e) ~= "string" or not e:find "out of memory on the GPU" then return e end
   local ok, advice = pcall(require "ijepa.train.memory".advice, cfg, device.info().memory, { processes = dist.size, shard = cfg.optim.shard })
   return ok and ("%s; %s"):format(e, advice) or e
 end
 
---- Trains an encoder on pictures without labels. Returns the context encoder, the predictor, the target encoder (the one
+--- Trains an encoder on images without labels. Returns the context encoder, the predictor, the target encoder (the one
 --- to use), the losses of the steps done here, and the run's folder. Goes on from the newest checkpoint in cfg.out.
 ---@param cfg table as ijepa.config gives it
 ---@param hooks { step: fun(t: ijepa.trainer, values: table)?, diagnosis: fun(t: ijepa.trainer, d: ijepa.diagnosis)? }?
@@ -470,7 +469,7 @@ local function pretrain(cfg, hooks)
     local from, note = processes.origin(dist, cfg)
     t = new_trainer(cfg, hooks or {}, dist)
     t.lock = lock
-    dist:same { { "set of pictures (names, sizes, times of change)", t.images:stamp() } }
+    dist:same { { "set of images (names, sizes, times of change)", t.images:stamp() } }
     t:open(from, note)
     ijepa.interrupted()   -- from here on Ctrl-C ends a step before it ends the run
     local fine, why = pcall(function()

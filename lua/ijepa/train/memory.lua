@@ -1,6 +1,6 @@
--- What a training step needs of a card's memory: counted, not guessed. The step of pretrain.lua runs on the device "dry",
--- which hands out addresses and computes nothing, with masks of chosen lengths and no pictures; what a card needs besides
--- its tensors is added from the plug-in's own rules. Nothing of it needs a card.
+-- What a training step needs of a GPU's memory: counted, not guessed. The step of pretrain.lua runs on the device "dry",
+-- which hands out addresses and computes nothing, with masks of chosen lengths and no images; what a GPU needs besides
+-- its tensors is added from the plug-in's own rules. Nothing of it needs a GPU.
 local F = require "ijepa.base.ffi"
 local device = require "ijepa.tensor.device"
 local jepa = require "ijepa.model"
@@ -10,8 +10,8 @@ local memory = {}
 
 local MIB, GIB = 2 ^ 20, 2 ^ 30
 local WORKSPACE = 32 * MIB     -- of cuBLASLt's products: kernels/cuda/backend.cu
-local RING, LEAST, MOST = 3, MIB, 64 * MIB   -- of copies to the card: kernels/cuda/memory.cu
-local PARTS = 8 * MIB          -- a bound: kernels' partial sums, whose number follows the card's processors (kernels/cuda/stripes.cu)
+local RING, LEAST, MOST = 3, MIB, 64 * MIB   -- of copies to the GPU: kernels/cuda/memory.cu
+local PARTS = 8 * MIB          -- a bound: kernels' partial sums, whose number follows the GPU's processors (kernels/cuda/stripes.cu)
 local TILE, WIDEST = 32, 128   -- of attention: the least queries a block takes; wider heads are copied whole (attention/cuda.cu)
 local CONTEXT = 600 * MIB      -- assumed: what driver, kernels and cuBLAS take before the first tensor
 local NCCL = 200 * MIB         -- assumed: its own buffers, with several processes
@@ -54,13 +54,13 @@ local function fixed_policy(lengths, k, t)
   end }
 end
 
-local function no_pictures(cfg)
+local function no_images(cfg)
   local crop, batch = cfg.data.crop, { count = cfg.data.batch }
   return { height = type(crop) == "table" and crop[1] or crop, width = type(crop) == "table" and crop[2] or crop,
     epoch_steps = function() return 1000 * cfg.optim.accumulate end, next = function() return batch end }
 end
 
--- Elements of a model: all, trained, of products' weights (of which the card keeps a bf16 copy), and the largest tensor.
+-- Elements of a model: all, trained, of products' weights (of which the GPU keeps a bf16 copy), and the largest tensor.
 local function elements(model)
   local e = { all = 0, trained = 0, copies = 0, largest = 0 }
   for _, p in ipairs(model:params()) do
@@ -74,7 +74,7 @@ local function elements(model)
   return e
 end
 
--- Scratch memory that attention's backward pass takes of a card, which keeps an eighth more: copies of queries with their
+-- Scratch memory that attention's backward pass takes of a GPU, which keeps an eighth more: copies of queries with their
 -- bias, three numbers a query, sums of the bias's gradient. sequences: { their number, tokens, width, heads } of each model.
 local function scratch(cfg, sequences)
   local slots, bytes = { 0, 0, 0 }, cfg.model.dtype == "bf16" and 2 or 4
@@ -105,10 +105,10 @@ local function of_several(sizes, processes, shard)
 end
 
 -- Two updates on the device that counts: gradients that are kept are there from the second one on. Tensors that nobody
--- holds any more count until the step's end, as on a card, whose memory Lua's collector does not see.
+-- holds any more count until the step's end, as on a GPU, whose memory Lua's collector does not see.
 local function count(cfg, lengths, k, t)
   return device.with("dry", function()
-    local trainer = jepa.trainer(cfg, no_pictures(cfg))
+    local trainer = jepa.trainer(cfg, no_images(cfg))
     trainer.policy = fixed_policy(lengths, k, t)
     local before, sizes, moments = device.info().used, {}, 0
     for i = 1, #trainer.opt.entries do
@@ -121,9 +121,9 @@ local function count(cfg, lengths, k, t)
     collectgarbage "restart"
     if not ok then error(e, 0) end
     local info, models, p = device.info(), { trainer.encoder, trainer.predictor, trainer.target }, trainer.predictor.options
-    local pictures, width, heads = lengths.contexts * cfg.data.batch, trainer.encoder.width, trainer.encoder.heads
+    local images, width, heads = lengths.contexts * cfg.data.batch, trainer.encoder.width, trainer.encoder.heads
     local out = { params = before - moments, moments = moments, kept = info.used - before, step = info.top - info.used,
-      scratch = scratch(cfg, { { pictures, k, width, heads }, { lengths.targets * pictures, k + t, p.width, p.heads or heads } }),
+      scratch = scratch(cfg, { { images, k, width, heads }, { lengths.targets * images, k + t, p.width, p.heads or heads } }),
       copies = 0, trained = 0, largest = 0, sizes = sizes }
     for i, model in ipairs(models) do
       local n = elements(model)
@@ -171,7 +171,7 @@ function memory.need(cfg, o)
 end
 
 -- ---- what would fit
--- Changes of settings from the cheapest to the dearest, each with its words. The update's pictures stay the same.
+-- Changes of settings from the cheapest to the dearest, each with its words. The update's images stay the same.
 local function candidates(cfg, processes, shard)
   local list, batch, acc = {}, cfg.data.batch, cfg.optim.accumulate
   local shards = processes > 1 and not shard and { false, true } or { shard or false }
@@ -194,7 +194,7 @@ local function candidates(cfg, processes, shard)
   return list
 end
 
---- Settings of a run with the same pictures an update that fit into so many bytes of a card: without recomputation and
+--- Settings of a run with the same images an update that fit into so many bytes of a GPU: without recomputation and
 --- with it, each with the largest batch; the run's own are words = "". An empty list: none does.
 ---@param cfg table
 ---@param bytes number
@@ -223,9 +223,9 @@ end
 
 local function gib(n) return ("%.1f GiB"):format(n / GIB) end
 
---- One line for a run that does not fit: what it needs, what the card has, which settings would do.
+--- One line for a run that does not fit: what it needs, what the GPU has, which settings would do.
 ---@param cfg table
----@param bytes_available number of the whole card
+---@param bytes_available number of the whole GPU
 ---@param o { processes: integer?, shard: boolean? }?
 ---@return string
 function memory.advice(cfg, bytes_available, o)
@@ -233,9 +233,9 @@ function memory.advice(cfg, bytes_available, o)
   for _, c in ipairs(memory.fitting(cfg, bytes_available, o)) do
     if c.words ~= "" then list[#list + 1] = ("%s (%s)"):format(c.words, gib(c.need.total)) end
   end
-  local text = ("this run needs %s a card and the card has %s: "):format(gib(need.total), gib(bytes_available))
+  local text = ("this run needs %s a GPU and the GPU has %s: "):format(gib(need.total), gib(bytes_available))
   if need.total <= bytes_available then
-    return text .. "it should fit if nothing else uses the card (nvidia-smi shows what does)"
+    return text .. "it should fit if nothing else uses the GPU (nvidia-smi shows what does)"
   end
   return text .. (#list > 0 and "these would fit: " .. table.concat(list, "; or ")
     or "no data.batch, model.recompute or optim.shard makes it fit; take a smaller model.arch")
@@ -272,7 +272,7 @@ local ROWS = { { "params", "parameters of the three models" }, { "moments", "mom
 
 --- What `ijepa memory` prints.
 ---@param cfg table
----@param o { processes: integer, shard: boolean?, card: number[] } card: sizes in GiB
+---@param o { processes: integer, shard: boolean?, GPU: number[] } GPU: sizes in GiB
 ---@return string
 function memory.report(cfg, o)
   local m, lengths = cfg.model, memory.lengths(cfg)
@@ -280,37 +280,37 @@ function memory.report(cfg, o)
     t = math.floor(lengths.t + .5) })
   local most = memory.need(cfg, { processes = o.processes, shard = o.shard, lengths = lengths })
   local crop = type(cfg.data.crop) == "table" and table.concat(cfg.data.crop, " x ") or tostring(cfg.data.crop)
-  local lines = { ("%s/%d at %s, %d pictures%s on each of %d card%s, %s%s"):format(m.width and "vit" or m.arch, m.patch, crop,
+  local lines = { ("%s/%d at %s, %d images%s on each of %d GPU%s, %s%s"):format(m.width and "vit" or m.arch, m.patch, crop,
     cfg.data.batch, cfg.optim.accumulate > 1 and (" x %d"):format(cfg.optim.accumulate) or "", o.processes,
     o.processes == 1 and "" or "s", m.dtype, m.recompute and ", recomputing" or ""),
-    ("%-34s %9s %9s"):format("GiB a card", "usual", "most"),
+    ("%-34s %9s %9s"):format("GiB a GPU", "usual", "most"),
     ("%-34s %9.0f %9d"):format("  context patches", lengths.k, lengths.most_k),
     ("%-34s %9.0f %9d"):format("  patches of a target", lengths.t, lengths.most_t) }
   for _, row in ipairs(ROWS) do
     lines[#lines + 1] = ("%-34s %9.2f %9.2f"):format(row[2], usual[row[1]] / GIB, most[row[1]] / GIB)
   end
   lines[#lines + 1] = ("%-34s %9.2f %9.2f"):format("all", usual.total / GIB, most.total / GIB)
-  for _, card in ipairs(o.card) do
+  for _, gpu in ipairs(o.gpu) do
     local list = {}
-    for _, c in ipairs(memory.fitting(cfg, card * GIB, o)) do
+    for _, c in ipairs(memory.fitting(cfg, gpu * GIB, o)) do
       list[#list + 1] = c.words == "" and "fits as it is" or ("%s (%.1f)"):format(c.words, c.need.total / GIB)
     end
-    lines[#lines + 1] = ("card of %g GiB: %s"):format(card, #list > 0 and table.concat(list, "; or ") or "nothing fits")
+    lines[#lines + 1] = ("GPU of %g GiB: %s"):format(gpu, #list > 0 and table.concat(list, "; or ") or "nothing fits")
   end
   return table.concat(lines, "\n")
 end
 
---- ijepa memory RECIPE [key=value ...] [processes=N] [card=GIB]: prints the report. False and why: misused.
+--- ijepa memory RECIPE [key=value ...] [processes=N] [gpu=GIB]: prints the report. False and why: misused.
 ---@param words string[]
 ---@return boolean? ok, string? wrong
 function memory.main(words)
-  local o, rest = { processes = 1, card = { 24, 40, 80 } }, {}
+  local o, rest = { processes = 1, gpu = { 24, 40, 80 } }, {}
   for i = 2, #words do
     local key, value = words[i]:match "^(%w+)=(.*)$"
-    if key == "processes" or key == "card" then
+    if key == "processes" or key == "gpu" then
       local n = tonumber(value)
       if not n or n <= 0 or key == "processes" and n % 1 ~= 0 then return nil, ("'%s': expected a number"):format(words[i]) end
-      o[key] = key == "card" and { n } or n
+      o[key] = key == "gpu" and { n } or n
     else
       rest[#rest + 1] = words[i]
     end

@@ -55,7 +55,7 @@ function processes.compare(d, cfg)
   d:same(list)
 end
 
---- The checkpoint to go on from, as process 0 finds it, or nil. Where so many processes can make the steps that it was made
+--- The checkpoint to resume from, as process 0 finds it, or nil. Where so many processes can make the steps that it was made
 --- with, optim.accumulate is set to it. note: what is to be told.
 ---@param d ijepa.dist
 ---@param cfg table
@@ -77,10 +77,10 @@ function processes.origin(d, cfg)
   local fits = all / (d.size * cfg.data.batch)
   if fits % 1 == 0 then
     o.accumulate = fits
-    return from, ("%d processes instead of %d: optim.accumulate is %d, so that a step has %d pictures as before"):format(d.size, world,
+    return from, ("%d processes instead of %d: optim.accumulate is %d, so that a step has %d images as before"):format(d.size, world,
       fits, all)
   end
-  return from, ("warning: steps of %d pictures instead of %d, by %d processes instead of %d: goes on by the epoch"):format(
+  return from, ("warning: steps of %d images instead of %d, by %d processes instead of %d: goes on by the epoch"):format(
     d.size * o.accumulate * cfg.data.batch, all, d.size, world)
 end
 

@@ -1,14 +1,14 @@
--- Pictures of features: what they show is compared with plain computations, and with models whose answers are known.
+-- Images of features: what they show is compared with plain computations, and with models whose answers are known.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
-local tensor, jepa, canvas, picture, panel = ijepa.tensor, ijepa.jepa, ijepa.canvas, ijepa.picture, ijepa.panel
+local tensor, jepa, canvas, plot, panel = ijepa.tensor, ijepa.jepa, ijepa.canvas, ijepa.plot, ijepa.panel
 
 local tests = {}
-TestPicture = tests -- luacheck: ignore
+TestPlot = tests -- luacheck: ignore
 
--- B pictures of 16 x 24 pixels, no two patches alike.
-local function pictures(B, seed)
+-- B images of 16 x 24 pixels, no two patches alike.
+local function images(B, seed)
   local n = B * 16 * 24 * 3
   local p, rng = F.new("uint8_t[?]", n), F.new "ij_rng"
   F.C.ij_rng_init(rng, seed or 1, F.C.IJ_RNG_USER, 0, 0)
@@ -46,7 +46,7 @@ end
 -- ---- attention
 
 function tests.test_attention_is_the_softmax()
-  local e, x = encoder(), pictures(2)
+  local e, x = encoder(), images(2)
   for block = 1, 2 do
     local p = e:attention(x, block)
     lu.assertEquals(p:shape(), { 2, 2, 6, 6 })
@@ -82,7 +82,7 @@ function tests.test_attention_is_the_softmax()
 end
 
 function tests.test_attention_without_memory()
-  local e, x, failed = encoder(), pictures(1), 0
+  local e, x, failed = encoder(), images(1), 0
   collectgarbage()
   local live = ijepa.memory()
   for n = 1, 1000 do
@@ -102,7 +102,7 @@ function tests.test_attention_without_memory()
   lu.assertTrue(ijepa.memory() - live < 2 ^ 16)   -- no tensor of it is left; the device may keep some scratch
 end
 
--- ---- pictures in
+-- ---- images in
 
 function tests.test_load_is_what_the_loader_gives()
   local folder = os.tmpname()
@@ -114,22 +114,22 @@ function tests.test_load_is_what_the_loader_gives()
     assert(c:save(("%s/%d.png"):format(folder, i)))
   end
   for _, o in ipairs { { crop = 32 }, { crop = { 24, 40 }, resize = 48 } } do
-    local images = assert(ijepa.data.open { root = folder, crop = o.crop, resize = o.resize, batch = 3 })
-    local all = images:read()
+    local set = assert(ijepa.data.open { root = folder, crop = o.crop, resize = o.resize, batch = 3 })
+    local all = set:read()
     for i = 1, 3 do
-      lu.assertEquals(worst(all:narrow(1, i, 1), assert(picture.load(("%s/%d.png"):format(folder, i), o))), 0)
+      lu.assertEquals(worst(all:narrow(1, i, 1), assert(plot.load(("%s/%d.png"):format(folder, i), o))), 0)
     end
-    images:close()
+    set:close()
   end
   local e = encoder()
   local one, other = folder .. "/1.png", folder .. "/3.png"
-  lu.assertEquals(picture.batch({ one, other, one }, e):shape(), { 3, 16, 24, 3 })
-  lu.assertEquals(picture.batch(folder, e, { count = 2 }):shape(), { 2, 16, 24, 3 })
-  local x, message = picture.load(folder .. "/4.png")
+  lu.assertEquals(plot.batch({ one, other, one }, e):shape(), { 3, 16, 24, 3 })
+  lu.assertEquals(plot.batch(folder, e, { count = 2 }):shape(), { 2, 16, 24, 3 })
+  local x, message = plot.load(folder .. "/4.png")
   lu.assertNil(x)
   lu.assertStrContains(message, "4.png")
-  lu.assertErrorMsgContains("4.png", picture.batch, folder .. "/4.png", e)
-  lu.assertErrorMsgContains("number 1 is a number", picture.batch, { 5 }, e)
+  lu.assertErrorMsgContains("4.png", plot.batch, folder .. "/4.png", e)
+  lu.assertErrorMsgContains("number 1 is a number", plot.batch, { 5 }, e)
   os.execute("rm -rf " .. folder)
 end
 
@@ -142,9 +142,9 @@ local function reversed(x)
 end
 
 function tests.test_pca_is_stable()
-  local e, x = encoder(), pictures(12)
-  local basis = picture.basis(e, x)
-  local again = picture.basis(e, reversed(x))
+  local e, x = encoder(), images(12)
+  local basis = plot.basis(e, x)
+  local again = plot.basis(e, reversed(x))
   -- sums of 72 terms in another order; neighbouring eigenvalues of noise lie some percent apart
   lu.assertTrue(worst(basis.vectors, again.vectors) < 1e-3)
   local v = basis.vectors:totable()
@@ -155,12 +155,12 @@ function tests.test_pca_is_stable()
     lu.assertAlmostEquals(norm, 1, 1e-5)
   end
   lu.assertTrue(basis.share[1] >= basis.share[2] and basis.share[2] >= basis.share[3] and basis.share[3] > 0)
-  local a, used = picture.pca(e, x, { basis = basis })
+  local a, used = plot.pca(e, x, { basis = basis })
   lu.assertTrue(used == basis)
-  lu.assertTrue(same(a, (picture.pca(e, x))))
-  -- with a basis a picture's colours do not depend on its company
-  local alone = picture.pca(e, x:narrow(1, 2, 1):contiguous(), { basis = basis, side = 30 })
-  local both = picture.pca(e, x:narrow(1, 1, 2):contiguous(), { basis = basis, side = 30 })
+  lu.assertTrue(same(a, (plot.pca(e, x))))
+  -- with a basis an image's colours do not depend on its company
+  local alone = plot.pca(e, x:narrow(1, 2, 1):contiguous(), { basis = basis, side = 30 })
+  local both = plot.pca(e, x:narrow(1, 1, 2):contiguous(), { basis = basis, side = 30 })
   local cell = panel.cell({ 2, 3 }, 30)
   local colours = {}
   for i = 0, 5 do
@@ -171,19 +171,19 @@ function tests.test_pca_is_stable()
   lu.assertNotEquals(colours[0], colours[5])
 end
 
--- ---- similarity, attention, masks, loss as pictures
+-- ---- similarity, attention, masks, loss as images
 
 function tests.test_similarity()
-  local e, x = encoder(), pictures(2)
-  local c, cosines = picture.similarity(e, x, { patch = { 1, 2 } })
+  local e, x = encoder(), images(2)
+  local c, cosines = plot.similarity(e, x, { patch = { 1, 2 } })
   lu.assertTrue(canvas.is(c))
   lu.assertAlmostEquals(cosines[1][6], 1, 1e-5)
   for b = 1, 2 do
     for i = 1, 6 do lu.assertTrue(cosines[b][i] <= 1 + 1e-5 and cosines[b][i] >= -1 - 1e-5) end
   end
-  lu.assertErrorMsgContains("in a grid of 2 x 3", picture.similarity, e, x, { patch = { 2, 0 } })
-  lu.assertTrue(canvas.is(picture.attention(e, x, { patch = { 0, 1 }, block = 1 })))
-  lu.assertTrue(canvas.is((picture.attention(e, x))))
+  lu.assertErrorMsgContains("in a grid of 2 x 3", plot.similarity, e, x, { patch = { 2, 0 } })
+  lu.assertTrue(canvas.is(plot.attention(e, x, { patch = { 0, 1 }, block = 1 })))
+  lu.assertTrue(canvas.is((plot.attention(e, x))))
 end
 
 -- A model whose predictor knows the answer (or always says `answer`, f32 (D)).
@@ -207,16 +207,16 @@ local function oracle(x, answer)
 end
 
 function tests.test_loss_by_position()
-  local x = pictures(4)
-  local c, values = picture.loss(oracle(x), x, { rounds = 6 })
+  local x = images(4)
+  local c, values = plot.loss(oracle(x), x, { rounds = 6 })
   lu.assertTrue(canvas.is(c))
   for i = 1, 6 do lu.assertEquals(values[i] or 0, 0) end
   -- against the loss of training
   local m = oracle(x, tensor.zeros({ 32 }))
-  values = select(2, picture.loss(m, x, { rounds = 1 }))
+  values = select(2, plot.loss(m, x, { rounds = 1 }))
   local context, target = m.policy:sample(4, 0)
   local h = m.target(x):layer_norm():gather(target)
-  local losses = picture.patch_losses(m.predictor(nil, context, target), h, 4)
+  local losses = plot.patch_losses(m.predictor(nil, context, target), h, 4)
   local mean = 0
   for _, v in ipairs(losses) do mean = mean + v / #losses end
   lu.assertAlmostEquals(mean, tensor.smooth_l1(h * 0, h):item(), 1e-5)
@@ -232,26 +232,26 @@ function tests.test_loss_of_several_contexts()
   local h = tensor.new { { { 0, 0 } }, { { 1, 1 } }, { { 2, 2 } }, { { 3, 3 } } }           -- M 2, B 2, T 1
   local z = tensor.new { { { 1, 1 } }, { { 1, 1 } }, { { 3, 3 } }, { { 1, 1 } },            -- m 0: contexts 0, 1
     { { 2, 2 } }, { { 3, 3 } }, { { 2, 2 } }, { { 5, 5 } } }
-  lu.assertEquals(picture.patch_losses(z, h, 2), { (.5 + 2.5) / 2, 0, 0, (0 + 1.5) / 2 })
+  lu.assertEquals(plot.patch_losses(z, h, 2), { (.5 + 2.5) / 2, 0, 0, (0 + 1.5) / 2 })
 end
 
-function tests.test_masks_over_a_picture()
+function tests.test_masks_over_a_image()
   local policy = ijepa.mask.new { grid = { 8, 12 }, min_keep = 2 }
-  lu.assertTrue(canvas.is(picture.masks(policy, { draws = 2 })))
+  lu.assertTrue(canvas.is(plot.masks(policy, { draws = 2 })))
   local c = canvas.new(100, 80, 0x33cc55)
-  local over = picture.masks({ policy = policy }, { draws = 2, picture = c, side = 96 })
+  local over = plot.masks({ policy = policy }, { draws = 2, images = c, side = 96 })
   local found = false
   for i = 0, over.width * over.height * 3 - 1, 3 do
     found = found or (over.pixels[i] == 0x33 and over.pixels[i + 1] == 0xcc and over.pixels[i + 2] == 0x55)
   end
   lu.assertTrue(found)
-  lu.assertErrorMsgContains("expected a mask policy or a model", picture.masks, {})
+  lu.assertErrorMsgContains("expected a mask policy or a model", plot.masks, {})
 end
 
 -- ---- the bank, and what is imagined
 
 function tests.test_bank_finds_itself()
-  local m, x = oracle(nil), pictures(3)
+  local m, x = oracle(nil), images(3)
   local bank = ijepa.bank(m, x)
   lu.assertEquals({ bank.rows, bank.patches }, { 18, 6 })
   for i, near in ipairs(bank:nearest(bank.x, 4)) do
@@ -265,7 +265,7 @@ function tests.test_bank_finds_itself()
       last = d
     end
   end
-  -- its pixels are the patches': row 7 is patch 1 of picture 1, at pixels (8, 0)
+  -- its pixels are the patches': row 7 is patch 1 of image 1, at pixels (8, 0)
   local p = x:read()
   for row = 0, 7 do
     for i = 0, 23 do lu.assertEquals(bank.pixels[(7 * 8 + row) * 24 + i], p[((16 + row) * 24 + 8) * 3 + i]) end
@@ -274,13 +274,13 @@ function tests.test_bank_finds_itself()
 end
 
 function tests.test_imagine_of_a_perfect_predictor()
-  local x = pictures(1)
+  local x = images(1)
   local m = oracle(x)
   local bank = ijepa.bank(m, x)
   local c, about = ijepa.imagine(m, x, nil, nil, { bank = bank })
   lu.assertTrue(canvas.is(c))
   lu.assertEquals({ about.energy_mean, about.relative_mean, #about.patches }, { 0, 0, 2 })
-  for _, p in ipairs(about.patches) do lu.assertEquals(about.nearest[p], { p }) end   -- the bank holds this picture
+  for _, p in ipairs(about.patches) do lu.assertEquals(about.nearest[p], { p }) end   -- the bank holds this image
   -- masks as lists, regions and tensors are the same; two contexts too
   local g = ijepa.mask.grid(2, 3)
   local list = ijepa.imagine(m, x, { 0, 1, 3, 4 }, { 2, 5 }, { bank = bank })
@@ -291,16 +291,16 @@ function tests.test_imagine_of_a_perfect_predictor()
 end
 
 function tests.test_imagine_of_the_mean()
-  local x = pictures(1)
+  local x = images(1)
   local m = oracle(x)
-  local bank = ijepa.bank(m, pictures(3, 2))
+  local bank = ijepa.bank(m, images(3, 2))
   local _, about = ijepa.imagine(oracle(x, bank.mean), x, nil, nil, { bank = bank })
   lu.assertAlmostEquals(about.relative_mean, 1, 1e-5)
   lu.assertTrue(about.energy_mean > .1)
 end
 
 function tests.test_imagine_misuse()
-  local x = pictures(1)
+  local x = images(1)
   local m = oracle(x)
   m.bank = ijepa.bank(m, x)
   for want, call in pairs {
@@ -312,14 +312,14 @@ function tests.test_imagine_misuse()
     ["there is no target"] = function() ijepa.imagine(m, x, { 1 }, {}) end,
   } do
     lu.assertErrorMsgContains(want, call)
-    lu.assertErrorMsgContains("test_picture.lua:", call)
+    lu.assertErrorMsgContains("test_plot.lua:", call)
   end
 end
 
 -- ---- the decoder
 
 function tests.test_decoder_learns_what_features_tell()
-  local e, x = encoder(), pictures(8)
+  local e, x = encoder(), images(8)
   local p = x:read()   -- patches of one grey each, told by their features
   for b = 0, 7 do
     for y = 0, 15 do
@@ -327,7 +327,7 @@ function tests.test_decoder_learns_what_features_tell()
     end
   end
   x = tensor.from_pointer(p, x:shape(), "u8", true)
-  local h, wanted = picture.features(e, x), panel.cut(x, 8)
+  local h, wanted = plot.features(e, x), panel.cut(x, 8)
   local patches = {}
   for i = 1, 48 do patches[i] = (i - 1) % 6 end
   local d = ijepa.decoder.new(e, { hidden = 64 })
@@ -340,7 +340,7 @@ function tests.test_decoder_learns_what_features_tell()
   d:train(h, wanted, { steps = 300, batch = 32, lr = 3e-3 })
   lu.assertTrue(before > 40)
   lu.assertTrue(off() < 15)
-  -- without features, positions are all it has: six greys, the same in each picture
+  -- without features, positions are all it has: six greys, the same in each image
   for i = 0, 8 * 6 * 192 - 1 do wanted[i] = math.floor(i / 192) % 6 * 40 end
   h, d = h * 0, ijepa.decoder.new(e, { hidden = 64 })
   d:train(h, wanted, { steps = 300, batch = 32, lr = 3e-3 })
@@ -361,21 +361,21 @@ function tests.test_model_of_a_run()
     for i, p in ipairs(run[part]:params()) do lu.assertEquals(worst(p.tensor, m[part]:params()[i].tensor), 0) end
   end
   lu.assertEquals(worst((m.policy:sample(4, 0)), (run.policy:sample(4, 0))), 0)
-  lu.assertTrue(canvas.is((ijepa.imagine(m, picture.batch(made.test, m.target, { count = 1 })))))
-  lu.assertTrue(canvas.is(picture.curves(m)))
-  lu.assertTrue(canvas.is((picture.loss(m, nil, { rounds = 1 }))))
+  lu.assertTrue(canvas.is((ijepa.imagine(m, plot.batch(made.test, m.target, { count = 1 })))))
+  lu.assertTrue(canvas.is(plot.curves(m)))
+  lu.assertTrue(canvas.is((plot.loss(m, nil, { rounds = 1 }))))
   lu.assertNotNil(ijepa.model(folder .. "/run/jepa-latest.safetensors"))
-  lu.assertTrue(canvas.is((picture.pca(m, picture.batch(made.train, m.target)))))   -- a model's target encoder
+  lu.assertTrue(canvas.is((plot.pca(m, plot.batch(made.train, m.target)))))   -- a model's target encoder
   for want, call in pairs {
-    ["expected an encoder or a model"] = function() picture.pca({}, "x.png") end,
-    ["no model with a mask policy"] = function() picture.loss(m.target) end,
+    ["expected an encoder or a model"] = function() plot.pca({}, "x.png") end,
+    ["no model with a mask policy"] = function() plot.loss(m.target) end,
     ["bank: the first argument is no model"] = function() ijepa.bank(m.target) end,
     ["not a nil"] = function() ijepa.model() end,
-    ["the list is empty"] = function() picture.batch(nil, m.target) end,
-    ["jepa_r0.csv' could not be read"] = function() picture.curves "nowhere" end,
+    ["the list is empty"] = function() plot.batch(nil, m.target) end,
+    ["jepa_r0.csv' could not be read"] = function() plot.curves "nowhere" end,
   } do
     lu.assertErrorMsgContains(want, call)
-    lu.assertErrorMsgContains("test_picture.lua:", call)
+    lu.assertErrorMsgContains("test_plot.lua:", call)
   end
   lu.assertEquals({ ijepa.model "nowhere" }, { nil, "run 'nowhere' is not there" })
   local none, message = ijepa.model(folder)

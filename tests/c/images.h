@@ -1,6 +1,6 @@
-/* pictures.h: what the tests of core/data share: a scratch folder, and pictures in it. */
-#ifndef PICTURES_H
-#define PICTURES_H
+/* images.h: what the tests of core/data share: a scratch folder, and images in it. */
+#ifndef IMAGES_H
+#define IMAGES_H
 #include "data/data.h"
 #include <check.h>
 #include <limits.h>
@@ -28,7 +28,7 @@ static inline void scratch_remove(void) {
 /* The path of a file in the scratch folder; ij_free it. */
 static inline char *in_scratch(const char *name) { return ij_format("%s/%s", scratch, name); }
 
-/* Any picture: smooth, with some texture, another one for each seed. */
+/* Any image: smooth, with some texture, another one for each seed. */
 static inline uint8_t *draw(int height, int width, int seed) {
   uint8_t *p = ij_alloc((size_t)height * (size_t)width * 3), *to = p;
   for (int y = 0; y < height; y++)
@@ -37,12 +37,12 @@ static inline uint8_t *draw(int height, int width, int seed) {
         *to++ = (uint8_t)(x * (2 + seed % 5) + y * (3 + c) + c * 40 + seed * 17 + (x * y) % 11);
   return p;
 }
-static inline void put_picture(const char *name, int height, int width, int seed) {
+static inline void put_image(const char *name, int height, int width, int seed) {
   char *path = in_scratch(name), *folder = ij_strdup(path);
   *strrchr(folder, '/') = 0;
   uint8_t *p = draw(height, width, seed);
   ck_assert_int_eq(ij_mkdirs(folder), IJ_OK);
-  ck_assert_msg(ij_picture_save(path, p, height, width) == IJ_OK, "%s", ij_errmsg());
+  ck_assert_msg(ij_image_save(path, p, height, width) == IJ_OK, "%s", ij_errmsg());
   ij_free(p);
   ij_free(path);
   ij_free(folder);

@@ -1,4 +1,4 @@
-/* picture.c: single pictures, for those who call from outside. */
+/* image.c: single images, for those who call from outside. */
 #include "data.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -13,24 +13,24 @@ static ij_status file_bytes(const char *path, uint8_t **bytes, size_t *n) {
   *bytes = NULL;
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0 || fstat(fd, &s) != 0) {
-    st = ij_fail(IJ_EIO, "picture '%s' could not be read: %s", path, strerror(errno));
+    st = ij_fail(IJ_EIO, "image '%s' could not be read: %s", path, strerror(errno));
     goto out;
   }
   if (!S_ISREG(s.st_mode) || s.st_size > INT_MAX) {
-    st = ij_fail(IJ_EFORMAT, "picture '%s' is no file, or above 2 GB", path);
+    st = ij_fail(IJ_EFORMAT, "image '%s' is no file, or above 2 GB", path);
     goto out;
   }
   if (!(*bytes = ij_alloc((size_t)s.st_size + 1))) {
     st = IJ_ENOMEM;
     goto out;
   }
-  if (ij_read_at(fd, *bytes, (size_t)s.st_size, 0, n) != IJ_OK) st = ij_fail_in(IJ_EIO, "picture '%s'", path);
+  if (ij_read_at(fd, *bytes, (size_t)s.st_size, 0, n) != IJ_OK) st = ij_fail_in(IJ_EIO, "image '%s'", path);
 out:
   if (fd >= 0) close(fd);
   return st;
 }
 
-ij_status ij_picture_load(const char *path, uint8_t **pixels, int *height, int *width) {
+ij_status ij_image_load(const char *path, uint8_t **pixels, int *height, int *width) {
   uint8_t *bytes = NULL, *out = NULL;
   size_t n = 0;
   int h, w;
@@ -51,7 +51,7 @@ ij_status ij_picture_load(const char *path, uint8_t **pixels, int *height, int *
   out = NULL;
   goto done;
 failed:
-  if (st != IJ_ENOMEM) ij_fail_in(st, "picture '%s'", path);
+  if (st != IJ_ENOMEM) ij_fail_in(st, "image '%s'", path);
 done:
   ij_decoder_free(d);
   ij_free(out);
@@ -76,17 +76,17 @@ static ij_status resize(const uint8_t *pixels, int width, const ij_window *win, 
   return st;
 }
 
-ij_status ij_picture_crop(const uint8_t *pixels, int height, int width, int top, int left, int h, int w, int out_h,
+ij_status ij_image_crop(const uint8_t *pixels, int height, int width, int top, int left, int h, int w, int out_h,
                           int out_w, uint8_t *out) {
   if (top < 0 || left < 0 || h < 1 || w < 1 || h > height - top || w > width - left)
-    return ij_fail(IJ_EINVAL, "box of %d x %d at (%d, %d) is not inside the picture of %d x %d", h, w, top, left,
+    return ij_fail(IJ_EINVAL, "box of %d x %d at (%d, %d) is not inside the image of %d x %d", h, w, top, left,
                    height, width);
   if (out_h < 1 || out_w < 1) return ij_fail(IJ_EINVAL, "output of %d x %d pixels", out_h, out_w);
   ij_window win = {top, left, h, w, out_h, out_w, 0, 0, out_h, out_w};
   return resize(pixels, width, &win, out);
 }
 
-ij_status ij_picture_centre(const uint8_t *pixels, int height, int width, int short_side, int out_h, int out_w,
+ij_status ij_image_centre(const uint8_t *pixels, int height, int width, int short_side, int out_h, int out_w,
                             uint8_t *out) {
   if (height < 1 || width < 1 || short_side < 1 || short_side > 1 << 16 || out_h < 1 || out_w < 1 || out_h > 1 << 14 ||
       out_w > 1 << 14)
