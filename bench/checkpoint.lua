@@ -1,8 +1,8 @@
 -- ijepa bench/checkpoint.lua make FILE: a published-layout checkpoint of 2.5 GB, a ViT-H/14 encoder.
 -- ijepa bench/checkpoint.lua read FILE: ijepa.load of it, timed; and what memory it took beside the weights.
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
-local pickle = require "ijepa.pickle"
+local F = require "ijepa.base.ffi"
+local pickle = require "ijepa.save.pickle"
 local what, path = ...
 
 if what == "make" then

@@ -1,7 +1,7 @@
 -- What probes cost, on generated features: ijepa bench/probes.lua [train=50000] [test=5000] [width=192] [classes=10]
 -- [epochs=30] [rounds=3] [what=linear,knn,ridge]. Prints the median of the rounds, in seconds.
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local C = F.C
 local function integer(default) return { type = "integer", default = default } end
 local o = ijepa.config({}, { train = integer(50000), test = integer(5000), width = integer(192), classes = integer(10),

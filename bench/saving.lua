@@ -3,7 +3,7 @@
 -- ours. Medians, milliseconds.
 --   build/ijepa bench/saving.lua [arch=vit_small] [steps=24]
 local ijepa = require "ijepa"
-local C = require "ijepa._ffi".C
+local C = require "ijepa.base.ffi".C
 local words = table.concat(ijepa.args, " ")
 local arch, steps = words:match "arch=(%S+)" or "vit_small", tonumber(words:match "steps=(%d+)" or 24)
 ijepa.args = {}

@@ -1,7 +1,7 @@
 -- Times the training step on synthetic images: the counterpart of bench/peer/step.py. Prints one line of JSON.
 --   build/ijepa bench/step.lua arch=vit_small patch=16 crop=224 batch=16 pred_depth=6 pred_dim=192 dtype=bf16
 local ijepa = require "ijepa"
-local F = require "ijepa._ffi"
+local F = require "ijepa.base.ffi"
 local C = F.C
 local tensor, jepa, optim, device, mask = ijepa.tensor, ijepa.jepa, ijepa.optim, ijepa.device, ijepa.mask
 

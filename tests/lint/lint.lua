@@ -127,6 +127,18 @@ for _, path in ipairs(matching "^lua/ijepa/[%w_/]*%.lua$") do
   for _, breach in ipairs(public[path] and annotations.breaches(text[path]) or {}) do problem(path, "line %d: %s", breach[1], breach[2]) end
 end
 
+-- Scripts that no test runs (bench/) load modules that exist: public names or files.
+local names = dofile "lua/ijepa/base/names.lua"
+local function module_exists(name)
+  local path = "lua/ijepa/" .. (names[name] or name):gsub("%.", "/")
+  return text[path .. ".lua"] or text[path .. "/init.lua"]
+end
+for _, path in ipairs(matching "^bench/.*%.lua$") do
+  for name in text[path]:gmatch "require%s*%(?%s*[\"']ijepa%.([%w_.]+)[\"']" do
+    if not module_exists(name) then problem(path, "requires 'ijepa.%s', which is nowhere", name) end
+  end
+end
+
 local seen = {}
 for line in text["packages.txt"]:gmatch "[^\n]+" do
   local package, mark = line:match "^([%w.+-]+)%s*(%a*)$"
