@@ -55,6 +55,31 @@ for _, path in ipairs(files) do
   end
 end
 
+-- Lines: 100 columns in Lua and prose, 120 in C. Tables and what a program printed (fenced blocks that are not Lua) may be wider.
+-- tests/lint/wide.txt lists files that are not reflowed yet; one that keeps the rule leaves the list, so that it only shrinks.
+local function widest(path, content)
+  local limit, fence, line = path:find "%.[ch]$" and 120 or path:find "%.cu$" and 120 or path:find "%.cpp$" and 120 or 100, nil, 0
+  for source in (content .. "\n"):gmatch "([^\n]*)\n" do
+    line = line + 1
+    local prose = path:find "%.md$"
+    if prose and source:find "^%s*```" then fence = not fence and (source:match "```(%w*)") or nil end
+    local free = prose and (source:find "^%s*|" or fence and fence ~= "lua" or not source:find "%s%S+%s")
+    if not free and select(2, source:gsub("[^\128-\191]", "")) > limit then return line, limit end
+  end
+end
+local wide = {}
+for path in (text["tests/lint/wide.txt"] or ""):gmatch "[^\n]+" do wide[path] = true end
+for _, path in ipairs(matching "%.lua$") do wide[#wide + 1] = path end
+for _, pattern in ipairs { "%.md$", "%.[ch]$", "%.cu$", "%.cpp$" } do
+  for _, path in ipairs(matching(pattern)) do wide[#wide + 1] = path end
+end
+for _, path in ipairs(wide) do
+  local line, limit = widest(path, text[path])
+  if line and not wide[path] then problem(path, "line %d has more than %d columns", line, limit) end
+  if not line and wide[path] then problem(path, "keeps the rule of lines: take it off tests/lint/wide.txt") end
+  if arg[1] == "--wide" and line then print(path) end
+end
+
 -- Only base/ffi.lua talks to the FFI.
 for _, path in ipairs(matching "%.lua$") do
   if path ~= "lua/ijepa/base/ffi.lua" and not path:find "^tests/lint/" and text[path]:find "require%s*%(?%s*[\"']ffi[\"']" then
