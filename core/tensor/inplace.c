@@ -28,10 +28,9 @@ ij_status ij_normalise(ij_tensor *pixels, const double *mean, const double *std,
     scale[2 * c + 1] = (float)(-mean[c] / std[c]);
   }
   float *k = ij_save(&op, IJ_F32, 1, (int64_t[]){6}), *y = ij_out(&op, IJ_F32, 4, (int64_t[]){B, 3, H, W});
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK) st = ij_tensor_write(op.node.saved[0], scale, sizeof scale);
-  if (st == IJ_OK) st = op.dev->ops.normalise(&op.dev->queue, B, H, W, ij_data_of(pixels), k, y);
-  return ij_end(&op, st);
+  if (ij_ready(&op)) op.status = ij_tensor_write(op.node.saved[0], scale, sizeof scale);
+  if (op.status == IJ_OK) op.status = op.dev->ops.normalise(&op.dev->queue, B, H, W, ij_data_of(pixels), k, y);
+  return ij_end(&op);
 }
 
 ij_status ij_sum_squares(ij_tensor **t, int count, double *sum, int *finite) {

@@ -13,107 +13,96 @@ static const float *f32_or_null(const ij_tensor *t) { return t ? ij_f32_of(t) : 
 
 /* ---- linear */
 static ij_status linear_backward(ij_node *n) { /* in: x (..., K), w (N, K), b (N) or NULL */
-  ij_tensor *x = n->in[0], *w = n->in[1], *b = n->in[2], *g;
+  ij_tensor *x = n->in[0], *w = n->in[1], *b = n->in[2];
   ij_device *dev = ij_device_of(x);
   int64_t K = w->shape[1], N = w->shape[0], R = rows_of(x);
   float *dw = NULL, *db = NULL;
   if (wants_grad(w)) IJ_TRY(ij_grad_into(w, &dw));
   if (wants_grad(b)) IJ_TRY(ij_grad_into(b, &db));
   if (dw || db) IJ_TRY(dev->ops.linear_bwd_w(&dev->queue, IJ_F32, R, N, K, out_grad(n), ij_data_of(x), dw, db));
-  if (!wants_grad(x)) return IJ_OK;
-  IJ_TRY(ij_grad_new(x, &g));
-  ij_status st =
-      dev->ops.linear_bwd_x(&dev->queue, IJ_F32, R, N, K, out_grad(n), ij_f32_of(w), w->storage->version, ij_f32_of(g));
-  return ij_grad_end(st, x, g);
+  if (!n->dx[0]) return IJ_OK;
+  return dev->ops.linear_bwd_x(&dev->queue, IJ_F32, R, N, K, out_grad(n), ij_f32_of(w), w->storage->version, n->dx[0]);
 }
 ij_status ij_linear(ij_tensor *x, ij_tensor *w, ij_tensor *b, ij_tensor **out) {
   ij_op op = ij_begin("linear", linear_backward, out);
   IJ_TRY(ij_in(&op, "x", x, IJ_F32));
-  IJ_TRY(ij_in_shape(&op, "w", w, IJ_F32, 2, (int64_t[]){-1, last_size(x)}));
-  if (b) IJ_TRY(ij_in_shape(&op, "b", b, IJ_F32, 1, &w->shape[0]));
+  IJ_TRY(ij_in_weight(&op, "w", w, 2, (int64_t[]){-1, last_size(x)}));
+  if (b) IJ_TRY(ij_in_weight(&op, "b", b, 1, &w->shape[0]));
   int64_t R = rows_of(x), N = w->shape[0], K = w->shape[1], shape[IJ_MAX_DIMS];
   if (!x->ndim || !N || !K) return ij_fail(IJ_ESHAPE, "linear: empty 'x' or 'w'");
   memcpy(shape, x->shape, sizeof shape);
   shape[x->ndim - 1] = N;
   float *y = ij_out(&op, IJ_F32, x->ndim, shape);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK)
-    st = op.dev->ops.linear_fwd(&op.dev->queue, IJ_F32, R, N, K, ij_data_of(x), ij_f32_of(w), w->storage->version, y);
-  if (st == IJ_OK && b) st = op.dev->ops.bias_add(&op.dev->queue, IJ_F32, R, N, ij_f32_of(b), y);
-  return ij_end(&op, st);
+  if (ij_ready(&op))
+    op.status =
+        op.dev->ops.linear_fwd(&op.dev->queue, IJ_F32, R, N, K, ij_data_of(x), ij_f32_of(w), w->storage->version, y);
+  if (op.status == IJ_OK && b) op.status = op.dev->ops.bias_add(&op.dev->queue, IJ_F32, R, N, ij_f32_of(b), y);
+  return ij_end(&op);
 }
 
 /* ---- activations and norms */
 static ij_status gelu_backward(ij_node *n) {
-  ij_tensor *x = n->in[0], *g;
+  ij_tensor *x = n->in[0];
   ij_device *dev = ij_device_of(x);
-  IJ_TRY(ij_grad_new(x, &g));
-  ij_status st = dev->ops.gelu_bwd(&dev->queue, IJ_F32, rows_of(x), last_size(x), ij_data_of(x), NULL, out_grad(n),
-                                   ij_data_of(g), NULL, NULL);
-  return ij_grad_end(st, x, g);
+  return dev->ops.gelu_bwd(&dev->queue, IJ_F32, rows_of(x), last_size(x), ij_data_of(x), NULL, out_grad(n), n->dx[0],
+                           NULL, NULL);
 }
 ij_status ij_gelu(ij_tensor *x, ij_tensor **out) {
   ij_op op = ij_begin("gelu", gelu_backward, out);
   IJ_TRY(ij_in(&op, "x", x, IJ_F32));
   float *y = ij_out(&op, IJ_F32, x->ndim, x->shape);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK) st = op.dev->ops.gelu_fwd(&op.dev->queue, IJ_F32, rows_of(x), last_size(x), ij_data_of(x), NULL, y);
-  return ij_end(&op, st);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.gelu_fwd(&op.dev->queue, IJ_F32, rows_of(x), last_size(x), ij_data_of(x), NULL, y);
+  return ij_end(&op);
 }
 
 static ij_status relu_backward(ij_node *n) {
-  ij_tensor *x = n->in[0], *g;
+  ij_tensor *x = n->in[0];
   ij_device *dev = ij_device_of(x);
-  IJ_TRY(ij_grad_new(x, &g));
-  ij_status st = dev->ops.relu_bwd(&dev->queue, ij_tensor_count(x), ij_f32_of(x), out_grad(n), ij_f32_of(g));
-  return ij_grad_end(st, x, g);
+  return dev->ops.relu_bwd(&dev->queue, ij_tensor_count(x), ij_f32_of(x), out_grad(n), n->dx[0]);
 }
 ij_status ij_relu(ij_tensor *x, ij_tensor **out) {
   ij_op op = ij_begin("relu", relu_backward, out);
   IJ_TRY(ij_in(&op, "x", x, IJ_F32));
   float *y = ij_out(&op, IJ_F32, x->ndim, x->shape);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK) st = op.dev->ops.relu_fwd(&op.dev->queue, ij_tensor_count(x), ij_f32_of(x), y);
-  return ij_end(&op, st);
+  if (ij_ready(&op)) op.status = op.dev->ops.relu_fwd(&op.dev->queue, ij_tensor_count(x), ij_f32_of(x), y);
+  return ij_end(&op);
 }
 
-/* x's gradient g, and what is added to those of w and b; spare: zeros (D) for the one of the two that is not wanted. */
-static ij_status layer_norm_grads(ij_node *n, ij_tensor *g, float *spare) {
+/* spare: zeros (D) for the one of w and b whose gradient is not wanted: the kernel adds to both or to none. */
+static ij_status layer_norm_grads(ij_node *n, float *spare) {
   ij_tensor *x = n->in[0], *w = n->in[1], *b = n->in[2];
   ij_device *dev = ij_device_of(x);
   float *dw = spare, *db = spare;
   if (wants_grad(w)) IJ_TRY(ij_grad_into(w, &dw));
   if (wants_grad(b)) IJ_TRY(ij_grad_into(b, &db));
   return dev->ops.norm_bwd(&dev->queue, IJ_F32, rows_of(x), last_size(x), ij_f32_of(x), ij_f32_of(n->saved[0]),
-                           ij_f32_of(n->saved[1]), f32_or_null(w), out_grad(n), NULL, ij_f32_of(g), NULL, dw, db);
+                           ij_f32_of(n->saved[1]), f32_or_null(w), out_grad(n), NULL, n->dx[0], NULL, dw, db);
 }
 static ij_status layer_norm_backward(ij_node *n) { /* in: x (..., D), w (D), b (D); saved: mean (R), rstd (R) */
-  ij_tensor *x = n->in[0], *g, *spare = NULL;
-  IJ_TRY(ij_grad_new(x, &g));
-  ij_status st = IJ_OK;
-  if (wants_grad(n->in[1]) != wants_grad(n->in[2])) { /* the kernel adds to both or to none */
-    st = ij_tensor_make(ij_device_of(x), IJ_F32, 1, n->in[1]->shape, false, &spare);
-    if (st == IJ_OK) st = ij_fill(spare, 0);
-  }
-  if (st == IJ_OK) st = layer_norm_grads(n, g, spare ? ij_f32_of(spare) : NULL);
+  if (wants_grad(n->in[1]) == wants_grad(n->in[2])) return layer_norm_grads(n, NULL);
+  ij_tensor *spare;
+  IJ_TRY(ij_tensor_make(ij_device_of(n->in[0]), IJ_F32, 1, n->in[1]->shape, false, &spare));
+  ij_status st = ij_fill(spare, 0);
+  if (st == IJ_OK) st = layer_norm_grads(n, ij_f32_of(spare));
   ij_tensor_free(spare);
-  return ij_grad_end(st, x, g);
+  return st;
 }
 ij_status ij_layer_norm(ij_tensor *x, ij_tensor *w, ij_tensor *b, double eps, ij_tensor **out) {
   ij_op op = ij_begin("layer_norm", layer_norm_backward, out);
   IJ_TRY(ij_in(&op, "x", x, IJ_F32));
+  op.node.always_dx = true; /* norm_bwd writes it in any case */
   int64_t D = last_size(x), R = rows_of(x);
   if (!x->ndim || D < 1) return ij_fail(IJ_ESHAPE, "layer_norm: 'x' has no last dimension to normalise");
   if (!w != !b) return ij_fail(IJ_EINVAL, "layer_norm: give both 'w' and 'b', or none");
-  if (w) IJ_TRY(ij_in_shape(&op, "w", w, IJ_F32, 1, &D));
-  if (b) IJ_TRY(ij_in_shape(&op, "b", b, IJ_F32, 1, &D));
+  if (w) IJ_TRY(ij_in_weight(&op, "w", w, 1, &D));
+  if (b) IJ_TRY(ij_in_weight(&op, "b", b, 1, &D));
   float *y = ij_out(&op, IJ_F32, x->ndim, x->shape);
   float *mean = ij_save(&op, IJ_F32, 1, &R), *rstd = ij_save(&op, IJ_F32, 1, &R);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK)
-    st = op.dev->ops.norm_fwd(&op.dev->queue, IJ_F32, R, D, ij_f32_of(x), NULL, NULL, f32_or_null(w), f32_or_null(b),
-                              (float)eps, NULL, y, mean, rstd);
-  return ij_end(&op, st);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.norm_fwd(&op.dev->queue, IJ_F32, R, D, ij_f32_of(x), NULL, NULL, f32_or_null(w),
+                                     f32_or_null(b), (float)eps, NULL, y, mean, rstd);
+  return ij_end(&op);
 }
 
 struct batch_norm {
@@ -122,12 +111,10 @@ struct batch_norm {
 };
 static ij_status batch_norm_backward(ij_node *n) { /* in: x (R, D); saved: mean (D) and var (D) as used */
   const struct batch_norm *a = (const void *)n->attr;
-  ij_tensor *x = n->in[0], *g;
+  ij_tensor *x = n->in[0];
   ij_device *dev = ij_device_of(x);
-  IJ_TRY(ij_grad_new(x, &g));
-  ij_status st = dev->ops.batch_norm_bwd(&dev->queue, x->shape[0], x->shape[1], a->training, a->eps, ij_f32_of(x),
-                                         ij_f32_of(n->saved[0]), ij_f32_of(n->saved[1]), out_grad(n), ij_f32_of(g));
-  return ij_grad_end(st, x, g);
+  return dev->ops.batch_norm_bwd(&dev->queue, x->shape[0], x->shape[1], a->training, a->eps, ij_f32_of(x),
+                                 ij_f32_of(n->saved[0]), ij_f32_of(n->saved[1]), out_grad(n), n->dx[0]);
 }
 /* t (D) = (1 - momentum) * t + scale * batch (D) */
 static ij_status follow(ij_tensor *t, double momentum, float scale, const float *batch) {
@@ -141,34 +128,28 @@ ij_status ij_batch_norm(ij_tensor *x, ij_tensor *mean, ij_tensor *var, double mo
   ij_op op = ij_begin("batch_norm", batch_norm_backward, out);
   IJ_TRY(ij_in_shape(&op, "x", x, IJ_F32, 2, (int64_t[]){-1, -1}));
   int64_t R = x->shape[0], D = x->shape[1];
-  IJ_TRY(ij_in_shape(&op, "mean", mean, IJ_F32, 1, &D));
-  IJ_TRY(ij_in_shape(&op, "var", var, IJ_F32, 1, &D));
+  IJ_TRY(ij_in_weight(&op, "mean", mean, 1, &D));
+  IJ_TRY(ij_in_weight(&op, "var", var, 1, &D));
   if (training && R < 2) return ij_fail(IJ_ESHAPE, "batch_norm: training needs 2 rows or more, not %lld", (long long)R);
   ij_attr(&op, &(struct batch_norm){training, (float)eps}, sizeof(struct batch_norm));
   float *y = ij_out(&op, IJ_F32, 2, x->shape), *m = ij_save(&op, IJ_F32, 1, &D), *v = ij_save(&op, IJ_F32, 1, &D);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK) st = ij_tensor_copy(op.node.saved[0], mean);
-  if (st == IJ_OK) st = ij_tensor_copy(op.node.saved[1], var);
-  if (st == IJ_OK) st = op.dev->ops.batch_norm_fwd(&op.dev->queue, R, D, training, (float)eps, ij_f32_of(x), m, v, y);
-  if (st == IJ_OK && training) st = follow(mean, momentum, (float)momentum, m);
-  if (st == IJ_OK && training) /* the running variance is the unbiased one */
-    st = follow(var, momentum, (float)(momentum * (double)R / (double)(R - 1)), v);
-  return ij_end(&op, st);
+  if (ij_ready(&op)) op.status = ij_tensor_copy(op.node.saved[0], mean);
+  if (op.status == IJ_OK) op.status = ij_tensor_copy(op.node.saved[1], var);
+  if (op.status == IJ_OK)
+    op.status = op.dev->ops.batch_norm_fwd(&op.dev->queue, R, D, training, (float)eps, ij_f32_of(x), m, v, y);
+  if (op.status == IJ_OK && training) op.status = follow(mean, momentum, (float)momentum, m);
+  if (op.status == IJ_OK && training) /* the running variance is the unbiased one */
+    op.status = follow(var, momentum, (float)(momentum * (double)R / (double)(R - 1)), v);
+  return ij_end(&op);
 }
 
 /* ---- attention */
-struct attention {
-  int64_t heads;
-};
 static ij_status attention_backward(ij_node *n) { /* in: qkv (B, N, 3 * A * S); saved: lse (B, A, N) */
-  ij_tensor *qkv = n->in[0], *g;
+  ij_tensor *qkv = n->in[0];
   ij_device *dev = ij_device_of(qkv);
-  int64_t A = ((const struct attention *)(const void *)n->attr)->heads, S = qkv->shape[2] / 3 / A;
-  IJ_TRY(ij_grad_new(qkv, &g));
-  ij_status st =
-      dev->ops.attention_bwd(&dev->queue, IJ_F32, qkv->shape[0], qkv->shape[1], A, S, 0, ij_data_of(qkv), NULL,
-                             ij_data_of(n->out), ij_f32_of(n->saved[0]), out_grad(n), ij_data_of(g), NULL);
-  return ij_grad_end(st, qkv, g);
+  int64_t A = *(const int *)(const void *)n->attr, S = qkv->shape[2] / 3 / A;
+  return dev->ops.attention_bwd(&dev->queue, IJ_F32, qkv->shape[0], qkv->shape[1], A, S, 0, ij_data_of(qkv), NULL,
+                                ij_data_of(n->out), ij_f32_of(n->saved[0]), out_grad(n), n->dx[0], NULL);
 }
 ij_status ij_attention(ij_tensor *qkv, int heads, ij_tensor **out) {
   ij_op op = ij_begin("attention", attention_backward, out);
@@ -176,32 +157,27 @@ ij_status ij_attention(ij_tensor *qkv, int heads, ij_tensor **out) {
   int64_t B = qkv->shape[0], N = qkv->shape[1], W = qkv->shape[2];
   if (heads < 1 || W < 3 * (int64_t)heads || W % (3 * (int64_t)heads))
     return ij_fail(IJ_ESHAPE, "attention: width %lld is not 3 x heads (%d) x head width", (long long)W, heads);
-  ij_attr(&op, &(struct attention){heads}, sizeof(struct attention));
+  ij_attr(&op, &heads, sizeof heads);
   float *y = ij_out(&op, IJ_F32, 3, (int64_t[]){B, N, W / 3});
   float *lse = ij_save(&op, IJ_F32, 3, (int64_t[]){B, heads, N});
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK)
-    st =
+  if (ij_ready(&op))
+    op.status =
         op.dev->ops.attention_fwd(&op.dev->queue, IJ_F32, B, N, heads, W / 3 / heads, 0, ij_data_of(qkv), NULL, y, lse);
-  return ij_end(&op, st);
+  return ij_end(&op);
 }
 
 static ij_status softmax_backward(ij_node *n) {
-  ij_tensor *x = n->in[0], *g;
+  ij_tensor *x = n->in[0];
   ij_device *dev = ij_device_of(x);
-  IJ_TRY(ij_grad_new(x, &g));
-  ij_status st =
-      dev->ops.softmax_bwd(&dev->queue, rows_of(x), last_size(x), ij_f32_of(n->out), out_grad(n), ij_f32_of(g));
-  return ij_grad_end(st, x, g);
+  return dev->ops.softmax_bwd(&dev->queue, rows_of(x), last_size(x), ij_f32_of(n->out), out_grad(n), n->dx[0]);
 }
 ij_status ij_softmax(ij_tensor *x, ij_tensor **out) {
   ij_op op = ij_begin("softmax", softmax_backward, out);
   IJ_TRY(ij_in(&op, "x", x, IJ_F32));
   if (!x->ndim || !last_size(x)) return ij_fail(IJ_ESHAPE, "softmax: 'x' has no last dimension or an empty one");
   float *y = ij_out(&op, IJ_F32, x->ndim, x->shape);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK) st = op.dev->ops.softmax_fwd(&op.dev->queue, rows_of(x), last_size(x), ij_f32_of(x), y);
-  return ij_end(&op, st);
+  if (ij_ready(&op)) op.status = op.dev->ops.softmax_fwd(&op.dev->queue, rows_of(x), last_size(x), ij_f32_of(x), y);
+  return ij_end(&op);
 }
 
 /* ---- matrix products of two tensors */
@@ -209,23 +185,20 @@ struct matmul {
   int64_t P, M, N, K;
   bool ta, tb;
 };
-/* Where t requires a gradient, it grows by P matrix products of x (M, K) and y (K, N), each perhaps transposed. */
-static ij_status matmul_grad(ij_tensor *t, int64_t P, int64_t M, int64_t N, int64_t K, bool tx, bool ty, ij_tensor *x,
+/* dx = P matrix products of x (M, K) and y (K, N), each perhaps transposed; nothing where dx is NULL. */
+static ij_status matmul_grad(float *dx, int64_t P, int64_t M, int64_t N, int64_t K, bool tx, bool ty, ij_tensor *x,
                              ij_tensor *y) {
-  if (!t->requires_grad) return IJ_OK;
-  ij_tensor *g;
-  ij_device *dev = ij_device_of(t);
-  IJ_TRY(ij_grad_new(t, &g));
-  ij_status st = dev->ops.matmul(&dev->queue, P, M, N, K, tx, ty, ij_f32_of(x), ij_f32_of(y), ij_f32_of(g));
-  return ij_grad_end(st, t, g);
+  ij_device *dev = ij_device_of(x);
+  return dx ? dev->ops.matmul(&dev->queue, P, M, N, K, tx, ty, ij_f32_of(x), ij_f32_of(y), dx) : IJ_OK;
 }
 static ij_status matmul_backward(ij_node *n) { /* in: a, b */
   const struct matmul *s = (const void *)n->attr;
   ij_tensor *a = n->in[0], *b = n->in[1], *dc = n->out->grad;
   int64_t P = s->P, M = s->M, N = s->N, K = s->K;
   bool ta = s->ta, tb = s->tb;
-  IJ_TRY(ta ? matmul_grad(a, P, K, M, N, tb, true, b, dc) : matmul_grad(a, P, M, K, N, false, !tb, dc, b));
-  return tb ? matmul_grad(b, P, N, K, M, true, ta, dc, a) : matmul_grad(b, P, K, N, M, !ta, false, a, dc);
+  float *da = n->dx[0], *db = n->dx[1];
+  IJ_TRY(ta ? matmul_grad(da, P, K, M, N, tb, true, b, dc) : matmul_grad(da, P, M, K, N, false, !tb, dc, b));
+  return tb ? matmul_grad(db, P, N, K, M, true, ta, dc, a) : matmul_grad(db, P, K, N, M, !ta, false, a, dc);
 }
 ij_status ij_matmul(ij_tensor *a, ij_tensor *b, int ta, int tb, ij_tensor **out) {
   ij_op op = ij_begin("matmul", matmul_backward, out);
@@ -242,21 +215,18 @@ ij_status ij_matmul(ij_tensor *a, ij_tensor *b, int ta, int tb, ij_tensor **out)
           K = a->shape[nd - (ta ? 2 : 1)], shape[] = {P, M, N};
   ij_attr(&op, &(struct matmul){P, M, N, K, ta != 0, tb != 0}, sizeof(struct matmul));
   float *c = ij_out(&op, IJ_F32, nd, nd == 3 ? shape : shape + 1);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK) st = op.dev->ops.matmul(&op.dev->queue, P, M, N, K, ta != 0, tb != 0, ij_f32_of(a), ij_f32_of(b), c);
-  return ij_end(&op, st);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.matmul(&op.dev->queue, P, M, N, K, ta != 0, tb != 0, ij_f32_of(a), ij_f32_of(b), c);
+  return ij_end(&op);
 }
 
 /* ---- picking and joining */
 static ij_status gather_backward(ij_node *n) { /* in: x (B, N, D), index (M, B, T) */
-  ij_tensor *x = n->in[0], *index = n->in[1], *g;
+  ij_tensor *x = n->in[0], *index = n->in[1];
   ij_device *dev = ij_device_of(x);
-  IJ_TRY(ij_grad_new(x, &g));
-  ij_status st = dev->ops.fill(&dev->queue, ij_tensor_count(g), 0, ij_f32_of(g));
-  if (st == IJ_OK)
-    st = dev->ops.gather_bwd(&dev->queue, index->shape[0], index->shape[1], index->shape[2], x->shape[1], x->shape[2],
-                             out_grad(n), ij_data_of(index), ij_f32_of(g));
-  return ij_grad_end(st, x, g);
+  IJ_TRY(dev->ops.fill(&dev->queue, ij_tensor_count(x), 0, n->dx[0]));
+  return dev->ops.gather_bwd(&dev->queue, index->shape[0], index->shape[1], index->shape[2], x->shape[1], x->shape[2],
+                             out_grad(n), ij_data_of(index), n->dx[0]);
 }
 ij_status ij_gather(ij_tensor *x, ij_tensor *index, ij_tensor **out) {
   ij_op op = ij_begin("gather", gather_backward, out);
@@ -265,9 +235,9 @@ ij_status ij_gather(ij_tensor *x, ij_tensor *index, ij_tensor **out) {
   IJ_TRY(ij_check_index("gather", index, x->shape[1]));
   int64_t M = index->shape[0], B = index->shape[1], T = index->shape[2], N = x->shape[1], D = x->shape[2];
   float *y = ij_out(&op, IJ_F32, 3, (int64_t[]){M * B, T, D});
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK) st = op.dev->ops.gather_fwd(&op.dev->queue, M, B, T, N, D, ij_f32_of(x), ij_data_of(index), y);
-  return ij_end(&op, st);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.gather_fwd(&op.dev->queue, M, B, T, N, D, ij_f32_of(x), ij_data_of(index), y);
+  return ij_end(&op);
 }
 
 ij_status ij_index_range(const ij_tensor *index, int32_t *lo, int32_t *hi) {
@@ -313,16 +283,11 @@ ij_status ij_check_index(const char *op, const ij_tensor *index, int64_t n) {
 }
 
 static ij_status concat_backward(ij_node *n) { /* in: 1 to 8 of (..., d), d any; out: (..., D) */
-  ij_tensor *y = n->out;
-  ij_device *dev = ij_device_of(y);
-  int64_t offset = 0, D = last_size(y);
+  ij_device *dev = ij_device_of(n->out);
+  int64_t offset = 0, D = last_size(n->out);
   for (int i = 0; i < IJ_MAX_INPUTS && n->in[i]; i++) {
-    ij_tensor *x = n->in[i], *g;
-    int64_t d = last_size(x), shape[2] = {rows_of(x), d}, from[2] = {D, 1}, to[2] = {d, 1};
-    if (x->requires_grad) {
-      IJ_TRY(ij_grad_new(x, &g));
-      IJ_TRY(ij_grad_end(dev->ops.copy(&dev->queue, 2, shape, 4, out_grad(n) + offset, from, ij_f32_of(g), to), x, g));
-    }
+    int64_t d = last_size(n->in[i]), shape[2] = {rows_of(n->in[i]), d}, from[2] = {D, 1}, to[2] = {d, 1};
+    if (n->dx[i]) IJ_TRY(dev->ops.copy(&dev->queue, 2, shape, 4, out_grad(n) + offset, from, n->dx[i], to));
     offset += d;
   }
   return IJ_OK;
@@ -343,13 +308,13 @@ ij_status ij_concat(ij_tensor **x, int count, ij_tensor **out) {
   }
   shape[nd - 1] = D;
   float *y = ij_out(&op, IJ_F32, nd, shape);
-  ij_status st = ij_ready(&op);
-  for (int i = 0; i < count && st == IJ_OK; i++) {
+  ij_ready(&op);
+  for (int i = 0; i < count && op.status == IJ_OK; i++) {
     int64_t d = last_size(x[i]), size[2] = {rows_of(x[i]), d}, from[2] = {d, 1}, to[2] = {D, 1};
-    st = op.dev->ops.copy(&op.dev->queue, 2, size, 4, ij_f32_of(x[i]), from, y + offset, to);
+    op.status = op.dev->ops.copy(&op.dev->queue, 2, size, 4, ij_f32_of(x[i]), from, y + offset, to);
     offset += d;
   }
-  return ij_end(&op, st);
+  return ij_end(&op);
 }
 
 /* ---- arithmetic */
@@ -359,43 +324,35 @@ struct binary {
   int mode;
 };
 
-/* t, an operand of that mode, gets the gradient g, of the output's shape; takes over g. */
-static ij_status reduce_to(ij_tensor *t, int mode, ij_tensor *g) {
-  ij_device *dev = ij_device_of(g);
-  if (mode == SAME) return ij_grad_add(t, g);
-  ij_tensor *sum = NULL;
-  int64_t n = ij_tensor_count(g), d = mode == ONE ? 1 : ij_tensor_count(t);
-  ij_status st = ij_grad_new(t, &sum);
-  if (st == IJ_OK) st = dev->ops.sum_fwd(&dev->queue, 1, n / d, d, 1, ij_f32_of(g), ij_f32_of(sum));
-  ij_tensor_free(g);
-  return ij_grad_end(st, t, sum);
-}
-
-static ij_status binary_backward(ij_node *n) { /* in: x, y */
+/* dy of (x op y), of x's shape. */
+static ij_status binary_dy(ij_node *n, float *dy) {
   const struct binary *a = (const void *)n->attr;
-  ij_tensor *x = n->in[0], *y = n->in[1], *g;
+  ij_tensor *x = n->in[0], *y = n->in[1];
   ij_device *dev = ij_device_of(x);
   ij_queue *q = &dev->queue;
-  bool sum = a->op == '+' || a->op == '-';
   int64_t count = ij_tensor_count(x), D = ij_tensor_count(y);
-  const float *dz = out_grad(n);
-  ij_status st;
-  if (x->requires_grad) {
-    IJ_TRY(ij_grad_new(x, &g));
-    st = sum ? dev->ops.affine(q, count, 1, 0, dz, ij_f32_of(g))
-             : dev->ops.binary(q, a->op, a->mode, count, D, dz, ij_f32_of(y), ij_f32_of(g));
-    IJ_TRY(ij_grad_end(st, x, g));
-  }
-  if (!y->requires_grad) return IJ_OK;
-  IJ_TRY(ij_grad_new(x, &g));
-  if (sum) st = dev->ops.affine(q, count, a->op == '+' ? 1 : -1, 0, dz, ij_f32_of(g));
-  else st = dev->ops.binary(q, '*', SAME, count, count, dz, ij_f32_of(a->op == '*' ? x : n->out), ij_f32_of(g));
-  if (st == IJ_OK && a->op == '/') { /* d(x / y) / dy = -(x / y) / y */
-    st = dev->ops.binary(q, '/', a->mode, count, D, ij_f32_of(g), ij_f32_of(y), ij_f32_of(g));
-    if (st == IJ_OK) st = dev->ops.affine(q, count, -1, 0, ij_f32_of(g), ij_f32_of(g));
-  }
-  if (st == IJ_OK) return reduce_to(y, a->mode, g);
-  ij_tensor_free(g);
+  if (a->op == '+' || a->op == '-') return dev->ops.affine(q, count, a->op == '+' ? 1 : -1, 0, out_grad(n), dy);
+  IJ_TRY(dev->ops.binary(q, '*', SAME, count, count, out_grad(n), ij_f32_of(a->op == '*' ? x : n->out), dy));
+  if (a->op == '*') return IJ_OK;
+  IJ_TRY(dev->ops.binary(q, '/', a->mode, count, D, dy, ij_f32_of(y), dy)); /* d(x / y) / dy = -(x / y) / y */
+  return dev->ops.affine(q, count, -1, 0, dy, dy);
+}
+static ij_status binary_backward(ij_node *n) { /* in: x, y */
+  const struct binary *a = (const void *)n->attr;
+  ij_tensor *x = n->in[0], *y = n->in[1], *wide;
+  ij_device *dev = ij_device_of(x);
+  ij_queue *q = &dev->queue;
+  int64_t count = ij_tensor_count(x), D = ij_tensor_count(y);
+  bool sum = a->op == '+' || a->op == '-';
+  if (n->dx[0])
+    IJ_TRY(sum ? dev->ops.affine(q, count, 1, 0, out_grad(n), n->dx[0])
+               : dev->ops.binary(q, a->op, a->mode, count, D, out_grad(n), ij_f32_of(y), n->dx[0]));
+  if (!n->dx[1]) return IJ_OK;
+  if (a->mode == SAME) return binary_dy(n, n->dx[1]);
+  IJ_TRY(ij_tensor_make(dev, IJ_F32, x->ndim, x->shape, false, &wide)); /* then summed to y's shape */
+  ij_status st = binary_dy(n, ij_f32_of(wide));
+  if (st == IJ_OK) st = dev->ops.sum_fwd(q, 1, count / D, D, 1, ij_f32_of(wide), n->dx[1]);
+  ij_tensor_free(wide);
   return st;
 }
 ij_status ij_binary(char sign, ij_tensor *x, ij_tensor *y, ij_tensor **out) {
@@ -414,32 +371,25 @@ ij_status ij_binary(char sign, ij_tensor *x, ij_tensor *y, ij_tensor **out) {
                    ij_shape_text(x, a), ij_shape_text(y, b));
   ij_attr(&op, &(struct binary){sign, mode}, sizeof(struct binary));
   float *z = ij_out(&op, IJ_F32, x->ndim, x->shape);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK)
-    st = op.dev->ops.binary(&op.dev->queue, sign, mode, ij_tensor_count(x), ij_tensor_count(y), ij_f32_of(x),
-                            ij_f32_of(y), z);
-  return ij_end(&op, st);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.binary(&op.dev->queue, sign, mode, ij_tensor_count(x), ij_tensor_count(y), ij_f32_of(x),
+                                   ij_f32_of(y), z);
+  return ij_end(&op);
 }
 
-struct affine {
-  float scale;
-};
 static ij_status affine_backward(ij_node *n) {
-  const struct affine *a = (const void *)n->attr;
-  ij_tensor *x = n->in[0], *g;
-  ij_device *dev = ij_device_of(x);
-  IJ_TRY(ij_grad_new(x, &g));
-  return ij_grad_end(dev->ops.affine(&dev->queue, ij_tensor_count(x), a->scale, 0, out_grad(n), ij_f32_of(g)), x, g);
+  const double *scale = (const void *)n->attr;
+  ij_device *dev = ij_device_of(n->out);
+  return dev->ops.affine(&dev->queue, ij_tensor_count(n->out), (float)*scale, 0, out_grad(n), n->dx[0]);
 }
 ij_status ij_affine(ij_tensor *x, double scale, double shift, ij_tensor **out) {
   ij_op op = ij_begin("affine", affine_backward, out);
   IJ_TRY(ij_in(&op, "x", x, IJ_F32));
-  ij_attr(&op, &(struct affine){(float)scale}, sizeof(struct affine));
+  ij_attr(&op, &scale, sizeof scale);
   float *y = ij_out(&op, IJ_F32, x->ndim, x->shape);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK)
-    st = op.dev->ops.affine(&op.dev->queue, ij_tensor_count(x), (float)scale, (float)shift, ij_f32_of(x), y);
-  return ij_end(&op, st);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.affine(&op.dev->queue, ij_tensor_count(x), (float)scale, (float)shift, ij_f32_of(x), y);
+  return ij_end(&op);
 }
 
 struct mean {
@@ -447,11 +397,9 @@ struct mean {
 };
 static ij_status mean_backward(ij_node *node) {
   const struct mean *a = (const void *)node->attr;
-  ij_tensor *x = node->in[0], *g;
+  ij_tensor *x = node->in[0];
   ij_device *dev = ij_device_of(x);
-  IJ_TRY(ij_grad_new(x, &g));
-  ij_status st = dev->ops.sum_bwd(&dev->queue, a->P, a->n, a->Q, 1.0f / (float)a->n, out_grad(node), ij_f32_of(g));
-  return ij_grad_end(st, x, g);
+  return dev->ops.sum_bwd(&dev->queue, a->P, a->n, a->Q, 1.0f / (float)a->n, out_grad(node), node->dx[0]);
 }
 ij_status ij_mean(ij_tensor *x, int dim, ij_tensor **out) {
   ij_op op = ij_begin("mean", mean_backward, out);
@@ -467,9 +415,8 @@ ij_status ij_mean(ij_tensor *x, int dim, ij_tensor **out) {
   if (n < 1) return ij_fail(IJ_ESHAPE, "mean: 'x' has no elements to average");
   ij_attr(&op, &(struct mean){P, n, Q}, sizeof(struct mean));
   float *y = ij_out(&op, IJ_F32, nd, shape);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK) st = op.dev->ops.sum_fwd(&op.dev->queue, P, n, Q, 1.0f / (float)n, ij_f32_of(x), y);
-  return ij_end(&op, st);
+  if (ij_ready(&op)) op.status = op.dev->ops.sum_fwd(&op.dev->queue, P, n, Q, 1.0f / (float)n, ij_f32_of(x), y);
+  return ij_end(&op);
 }
 
 ij_status ij_argmax(ij_tensor *x, ij_tensor **out) {
@@ -477,9 +424,8 @@ ij_status ij_argmax(ij_tensor *x, ij_tensor **out) {
   IJ_TRY(ij_in(&op, "x", x, IJ_F32));
   if (!x->ndim || !last_size(x)) return ij_fail(IJ_ESHAPE, "argmax: 'x' has no last dimension or an empty one");
   int32_t *y = ij_out(&op, IJ_I32, x->ndim - 1, x->shape);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK) st = op.dev->ops.argmax(&op.dev->queue, rows_of(x), last_size(x), ij_f32_of(x), y);
-  return ij_end(&op, st);
+  if (ij_ready(&op)) op.status = op.dev->ops.argmax(&op.dev->queue, rows_of(x), last_size(x), ij_f32_of(x), y);
+  return ij_end(&op);
 }
 
 ij_status ij_topk(ij_tensor *x, int64_t k, ij_tensor **values, ij_tensor **index) {
@@ -493,10 +439,10 @@ ij_status ij_topk(ij_tensor *x, int64_t k, ij_tensor **values, ij_tensor **index
   shape[x->ndim - 1] = k;
   float *v = ij_out(&op, IJ_F32, x->ndim, shape);
   int32_t *position = ij_save(&op, IJ_I32, x->ndim, shape);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK) st = op.dev->ops.topk(&op.dev->queue, rows_of(x), last_size(x), k, ij_f32_of(x), v, position);
-  if (st == IJ_OK) *index = ij_hold(op.node.saved[0]);
-  return ij_end(&op, st);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.topk(&op.dev->queue, rows_of(x), last_size(x), k, ij_f32_of(x), v, position);
+  if (op.status == IJ_OK) *index = ij_hold(op.node.saved[0]);
+  return ij_end(&op);
 }
 
 /* ---- losses */
@@ -506,20 +452,16 @@ struct smooth_l1 {
 };
 static ij_status smooth_l1_backward(ij_node *n) { /* in: x, y */
   const struct smooth_l1 *a = (const void *)n->attr;
-  ij_tensor *x = n->in[0], *y = n->in[1], *dx, *dy = NULL;
+  ij_tensor *x = n->in[0], *y = n->in[1];
   ij_device *dev = ij_device_of(x);
-  IJ_TRY(ij_grad_new(x, &dx));
-  ij_status st = y->requires_grad ? ij_grad_new(y, &dy) : IJ_OK;
-  if (st == IJ_OK)
-    st = dev->ops.smooth_l1_bwd(&dev->queue, a->outer, a->repeat, a->inner, a->beta, ij_f32_of(x), ij_f32_of(y),
-                                out_grad(n), ij_f32_of(dx), dy ? ij_f32_of(dy) : NULL);
-  if (dy) st = ij_grad_end(st, y, dy);
-  return ij_grad_end(st, x, dx);
+  return dev->ops.smooth_l1_bwd(&dev->queue, a->outer, a->repeat, a->inner, a->beta, ij_f32_of(x), ij_f32_of(y),
+                                out_grad(n), n->dx[0], n->dx[1]);
 }
 ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, int64_t outer, ij_tensor **out) {
   ij_op op = ij_begin("smooth_l1", smooth_l1_backward, out);
   IJ_TRY(ij_in(&op, "x", x, IJ_F32));
   IJ_TRY(ij_in(&op, "y", y, IJ_F32));
+  op.node.always_dx = true; /* smooth_l1_bwd writes it in any case */
   int64_t n = ij_tensor_count(x), m = ij_tensor_count(y);
   if (outer < 1) outer = 1;
   char a[160], b[160];
@@ -530,10 +472,10 @@ ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, int64_t outer, i
   int64_t inner = m / outer, repeat = n / m, one = 1;
   ij_attr(&op, &(struct smooth_l1){outer, repeat, inner, (float)beta}, sizeof(struct smooth_l1));
   float *loss = ij_out(&op, IJ_F32, 1, &one);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK)
-    st = op.dev->ops.smooth_l1_fwd(&op.dev->queue, outer, repeat, inner, (float)beta, ij_f32_of(x), ij_f32_of(y), loss);
-  return ij_end(&op, st);
+  if (ij_ready(&op))
+    op.status =
+        op.dev->ops.smooth_l1_fwd(&op.dev->queue, outer, repeat, inner, (float)beta, ij_f32_of(x), ij_f32_of(y), loss);
+  return ij_end(&op);
 }
 
 static ij_status check_label(const ij_tensor *label, int64_t classes) {
@@ -546,17 +488,12 @@ static ij_status check_label(const ij_tensor *label, int64_t classes) {
                  (long long)position + 1, (long long)classes);
 }
 
-struct cross_entropy {
-  float smoothing;
-};
 static ij_status cross_entropy_backward(ij_node *n) { /* in: logits (R, classes), label (R) */
-  const struct cross_entropy *a = (const void *)n->attr;
-  ij_tensor *x = n->in[0], *g;
+  const double *smoothing = (const void *)n->attr;
+  ij_tensor *x = n->in[0];
   ij_device *dev = ij_device_of(x);
-  IJ_TRY(ij_grad_new(x, &g));
-  ij_status st = dev->ops.cross_entropy_bwd(&dev->queue, x->shape[0], x->shape[1], a->smoothing, ij_f32_of(x),
-                                            ij_data_of(n->in[1]), out_grad(n), ij_f32_of(g));
-  return ij_grad_end(st, x, g);
+  return dev->ops.cross_entropy_bwd(&dev->queue, x->shape[0], x->shape[1], (float)*smoothing, ij_f32_of(x),
+                                    ij_data_of(n->in[1]), out_grad(n), n->dx[0]);
 }
 ij_status ij_cross_entropy(ij_tensor *logits, ij_tensor *label, double smoothing, ij_tensor **out) {
   ij_op op = ij_begin("cross_entropy", cross_entropy_backward, out);
@@ -566,11 +503,10 @@ ij_status ij_cross_entropy(ij_tensor *logits, ij_tensor *label, double smoothing
   if (!(smoothing >= 0 && smoothing < 1))
     return ij_fail(IJ_EINVAL, "cross_entropy: smoothing is %g, expected 0 up to 1", smoothing);
   IJ_TRY(check_label(label, classes));
-  ij_attr(&op, &(struct cross_entropy){(float)smoothing}, sizeof(struct cross_entropy));
+  ij_attr(&op, &smoothing, sizeof smoothing);
   float *loss = ij_out(&op, IJ_F32, 1, &one);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK)
-    st = op.dev->ops.cross_entropy_fwd(&op.dev->queue, R, classes, (float)smoothing, ij_f32_of(logits),
-                                       ij_data_of(label), loss);
-  return ij_end(&op, st);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.cross_entropy_fwd(&op.dev->queue, R, classes, (float)smoothing, ij_f32_of(logits),
+                                              ij_data_of(label), loss);
+  return ij_end(&op);
 }

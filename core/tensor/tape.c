@@ -46,7 +46,6 @@ void ij_tape_clear(ij_device *dev) {
 static ij_status make(const ij_tensor *t, bool kept, ij_tensor **g) {
   return ij_tensor_make(ij_device_of(t), IJ_F32, t->ndim, t->shape, kept, g);
 }
-ij_status ij_grad_new(const ij_tensor *t, ij_tensor **g) { return make(t, false, g); }
 
 static ij_status publish(ij_status st, ij_tensor *t, ij_tensor *g) {
   if (st == IJ_OK) t->grad = g;
@@ -71,12 +70,6 @@ ij_status ij_grad_add(ij_tensor *t, ij_tensor *g) {
   return st;
 }
 
-ij_status ij_grad_end(ij_status st, ij_tensor *t, ij_tensor *g) {
-  if (st == IJ_OK) return ij_grad_add(t, g);
-  ij_tensor_free(g);
-  return st;
-}
-
 ij_status ij_grad_into(ij_tensor *t, float **grad) {
   *grad = NULL;
   if (!t->grad) {
@@ -97,13 +90,29 @@ ij_status ij_grad_whole(ij_tensor *t) {
 }
 
 /* ---- backward */
+/* Runs a node with new gradients for its inputs, and adds these only where it succeeds. */
+static ij_status run(ij_node *n) {
+  ij_tensor *g[IJ_MAX_INPUTS] = {0};
+  ij_status st = IJ_OK;
+  for (int i = 0; i < IJ_MAX_INPUTS && st == IJ_OK; i++) {
+    bool wanted = n->makes_dx[i] && (n->in[i]->requires_grad || (i == 0 && n->always_dx));
+    if (wanted) st = make(n->in[i], false, &g[i]);
+    n->dx[i] = g[i] ? ij_f32_of(g[i]) : NULL;
+  }
+  if (st == IJ_OK) st = n->backward(n);
+  for (int i = 0; i < IJ_MAX_INPUTS; i++) {
+    if (g[i] && st == IJ_OK) st = ij_grad_add(n->in[i], g[i]);
+    else ij_tensor_free(g[i]);
+  }
+  return st;
+}
 static ij_status walk(ij_device *dev, ij_tensor *loss) {
   float *seed;
   IJ_TRY(ij_grad_into(loss, &seed));
   IJ_TRY(dev->ops.fill(&dev->queue, 1, 1, seed));
   while (dev->tape_len > 0) { /* each node is dropped after its use, to free memory as early as possible */
     ij_node *n = &dev->tape[dev->tape_len - 1];
-    if (n->out->grad) IJ_TRY(n->backward(n));
+    if (n->out->grad) IJ_TRY(run(n));
     node_drop(n);
     dev->tape_len--;
   }

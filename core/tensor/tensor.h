@@ -43,15 +43,19 @@ struct ij_tensor {
   ij_sink *sink;   /* borrowed; NULL: the gradient stays until it is used */
 };
 
-/* One recorded op: backward() turns out->grad into gradients of the inputs. On the tape it owns a reference to each
- * tensor that it names. */
+/* One recorded op. On the tape it owns a reference to each tensor that it names. backward turns out->grad into
+ * gradients of the inputs: it fills each dx that is not NULL, and adds by itself to the gradients of weights
+ * (ij_grad_into). */
 struct ij_node {
   ij_status (*backward)(ij_node *n);
   ij_tensor *in[IJ_MAX_INPUTS], *out;
   ij_tensor *saved[2];             /* made by the op for its backward */
+  bool makes_dx[IJ_MAX_INPUTS];    /* the tape makes dx of this input where it requires a gradient, */
+  bool always_dx;                  /* of the first one in any case */
+  float *dx[IJ_MAX_INPUTS];        /* in backward; like the input, not filled */
   void *ctx;                       /* what a model saved beyond tensors, or NULL */
   void (*drop)(void *ctx);         /* frees ctx */
-  _Alignas(int64_t) char attr[48]; /* the op's own struct of settings, see ij_attr */
+  _Alignas(int64_t) char attr[48]; /* the op's settings, see ij_attr */
 };
 
 struct ij_device {
@@ -125,44 +129,42 @@ ij_status ij_tape_reserve(ij_device *dev); /* memory for one more node */
 /* Appends a copy of the node, which then holds its inputs and its output. Takes over saved and ctx, also on failure. */
 ij_status ij_record(const ij_node *node);
 void ij_tape_clear(ij_device *dev);
-/* Gradients. None is published before it is complete: where one of these fails, t->grad is what it was.
- * new: a tensor like t for a backward to fill. add: t's gradient grows by g (f32, t's size); takes over g. end: add
- * where st, the status of what filled g, is IJ_OK; else frees g and returns st. */
-ij_status ij_grad_new(const ij_tensor *t, ij_tensor **g);
+/* t's gradient grows by g (f32, t's size); takes over g. No gradient is published before it is complete: where this or
+ * ij_grad_into fails to make one, t->grad stays NULL. */
 ij_status ij_grad_add(ij_tensor *t, ij_tensor *g);
-ij_status ij_grad_end(ij_status st, ij_tensor *t, ij_tensor *g);
 /* t's gradient for a kernel that adds to it: zeros at first. */
 ij_status ij_grad_into(ij_tensor *t, float **grad);
 /* This backward adds nothing more to t's gradient: t's sink, if it has one, takes it. */
 ij_status ij_grad_whole(ij_tensor *t);
 
 /* ---- op.c: one op, from the checks of its inputs to its record on the tape:
- *   ij_op op = ij_begin("name", backward, out);      sets *out to NULL
- *   IJ_TRY(ij_in(&op, "x", x, IJ_F32));              all inputs, in the order of node.in; nothing is held until now
- *   ij_attr(&op, &attributes, sizeof attributes);    what backward needs beyond tensors
- *   float *y = ij_out(&op, IJ_F32, ndim, shape);     the output; ij_save: a tensor for backward
- *   ij_status st = ij_ready(&op);                    the first failure of all these; IJ_OK: y can be computed
- *   if (st == IJ_OK) st = kernel(..., y);
- *   return ij_end(&op, st);                          publishes and records the output, or frees everything */
+ *   ij_op op = ij_begin("name", backward, out);       sets *out to NULL
+ *   IJ_TRY(ij_in(&op, "x", x, IJ_F32));               all inputs, in the order of node.in; nothing is held so far
+ *   ij_attr(&op, &settings, sizeof settings);         what backward needs beyond tensors
+ *   float *y = ij_out(&op, IJ_F32, ndim, shape);      the output; ij_save: a tensor for backward
+ *   if (ij_ready(&op)) op.status = kernel(..., y);    false where memory for these, or for the record, is missing
+ *   return ij_end(&op);                               publishes and records the output, or frees everything */
 typedef struct ij_op {
   const char *name;
   ij_tensor **result;
   ij_device *dev;    /* of the first input */
   const char *first; /* that input's name */
   int inputs, saves;
-  ij_status status; /* of ij_out and ij_save */
+  ij_status status; /* the first failure since the checks */
   bool record;
   ij_node node; /* inputs are borrowed; out and saved are owned */
 } ij_op;
 ij_op ij_begin(const char *name, ij_status (*backward)(ij_node *), ij_tensor **out); /* backward NULL: no gradient */
 ij_status ij_in(ij_op *op, const char *arg, ij_tensor *t, ij_dtype dt);              /* of any shape */
 ij_status ij_in_shape(ij_op *op, const char *arg, ij_tensor *t, ij_dtype dt, int ndim, const int64_t *shape);
+/* f32; its backward adds to its gradient by itself, or has none */
+ij_status ij_in_weight(ij_op *op, const char *arg, ij_tensor *t, int ndim, const int64_t *shape);
 ij_status ij_in_any(ij_op *op, const char *arg, ij_tensor *t); /* of any type, shape and strides */
 void ij_attr(ij_op *op, const void *attributes, size_t bytes);
 void *ij_out(ij_op *op, ij_dtype dt, int ndim, const int64_t *shape);  /* the address of its data */
 void *ij_save(ij_op *op, ij_dtype dt, int ndim, const int64_t *shape); /* likewise */
-ij_status ij_ready(ij_op *op);
-ij_status ij_end(ij_op *op, ij_status st);
+bool ij_ready(ij_op *op);
+ij_status ij_end(ij_op *op);
 
 /* ---- ops.c */
 /* Smallest and largest value of an i32 tensor: known for what was written from outside, else read back. Of an empty

@@ -4,17 +4,11 @@
 /* ---- views */
 /* The gradient of a view of a contiguous tensor: the same view of zeros receives it. */
 static ij_status view_backward(ij_node *n) {
-  ij_tensor *x = n->in[0], *v = n->out, *g;
+  ij_tensor *x = n->in[0], *v = n->out;
   ij_device *dev = ij_device_of(x);
-  IJ_TRY(ij_grad_new(x, &g));
-  ij_status st = dev->ops.fill(&dev->queue, ij_tensor_count(g), 0, ij_f32_of(g));
-  ij_tensor into = *v;
-  into.storage = g->storage;
-  into.offset = v->offset - x->offset;
-  if (st == IJ_OK)
-    st = dev->ops.copy(&dev->queue, v->ndim, v->shape, 4, ij_data_of(v->grad), v->grad->stride, ij_data_of(&into),
-                       v->stride);
-  return ij_grad_end(st, x, g);
+  IJ_TRY(dev->ops.fill(&dev->queue, ij_tensor_count(x), 0, n->dx[0]));
+  return dev->ops.copy(&dev->queue, v->ndim, v->shape, 4, ij_data_of(v->grad), v->grad->stride,
+                       n->dx[0] + (v->offset - x->offset), v->stride);
 }
 
 /* Makes the output a view of all of t: the caller then changes its shape, strides and offset. */
@@ -42,7 +36,8 @@ ij_status ij_tensor_narrow(ij_tensor *t, int dim, int64_t start, int64_t len, ij
   IJ_TRY(view_of(&op, t));
   op.node.out->offset += start * t->stride[dim];
   op.node.out->shape[dim] = len;
-  return ij_end(&op, ij_ready(&op));
+  ij_ready(&op);
+  return ij_end(&op);
 }
 
 ij_status ij_tensor_select(ij_tensor *t, int dim, int64_t index, ij_tensor **out) {
@@ -59,7 +54,8 @@ ij_status ij_tensor_select(ij_tensor *t, int dim, int64_t index, ij_tensor **out
     v->shape[i] = t->shape[i + 1];
     v->stride[i] = t->stride[i + 1];
   }
-  return ij_end(&op, ij_ready(&op));
+  ij_ready(&op);
+  return ij_end(&op);
 }
 
 ij_status ij_tensor_reshape(ij_tensor *t, int ndim, const int64_t *shape, ij_tensor **out) {
@@ -88,7 +84,8 @@ ij_status ij_tensor_reshape(ij_tensor *t, int ndim, const int64_t *shape, ij_ten
     v->stride[i] = step;
     step *= size[i];
   }
-  return ij_end(&op, ij_ready(&op));
+  ij_ready(&op);
+  return ij_end(&op);
 }
 
 ij_status ij_tensor_transpose(ij_tensor *t, int a, int b, ij_tensor **out) {
@@ -101,7 +98,8 @@ ij_status ij_tensor_transpose(ij_tensor *t, int a, int b, ij_tensor **out) {
   v->stride[a] = t->stride[b];
   v->shape[b] = t->shape[a];
   v->stride[b] = t->stride[a];
-  return ij_end(&op, ij_ready(&op));
+  ij_ready(&op);
+  return ij_end(&op);
 }
 
 /* ---- copies */
@@ -133,13 +131,15 @@ ij_status ij_tensor_copy(ij_tensor *dst, const ij_tensor *src) {
   return st;
 }
 
-static ij_status clone_backward(ij_node *n) { return ij_grad_add(n->in[0], ij_hold(n->out->grad)); }
+static ij_status clone_backward(ij_node *n) {
+  ij_device *dev = ij_device_of(n->out);
+  return dev->ops.convert(&dev->queue, ij_tensor_count(n->out), IJ_F32, ij_f32_of(n->out->grad), IJ_F32, n->dx[0]);
+}
 
 ij_status ij_tensor_clone(const ij_tensor *t, ij_dtype as, int kept, ij_tensor **out) {
   ij_op op = ij_begin("clone", as == IJ_F32 && t->dtype == IJ_F32 ? clone_backward : NULL, out);
   IJ_TRY(ij_in_any(&op, "tensor", (ij_tensor *)t)); /* const but for the tape's reference */
   op.status = ij_tensor_make(op.dev, as, t->ndim, t->shape, kept, &op.node.out);
-  ij_status st = ij_ready(&op);
-  if (st == IJ_OK) st = ij_tensor_copy(op.node.out, t);
-  return ij_end(&op, st);
+  if (ij_ready(&op)) op.status = ij_tensor_copy(op.node.out, t);
+  return ij_end(&op);
 }
