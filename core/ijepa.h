@@ -104,100 +104,107 @@ typedef enum ij_dtype { IJ_F32 = 0, IJ_BF16, IJ_I32, IJ_I64, IJ_U8 } ij_dtype;
 typedef struct ij_device ij_device;
 typedef struct ij_tensor ij_tensor;
 
-/* name: "cpu"; "cuda" (the GPU that this process should take: its local rank's) or "cuda:1", by the plug-in
+/* name: "cpu"; "cuda" (the GPU of this process: that of its local rank) or "cuda:1", through the plug-in
  * libijepa_cuda.so; for tests "ref" (plain loops), "guard" (cpu ops on memory that is unreadable outside ops) and "dry"
- * (computes nothing and touches no memory, but counts it as the others would). IJ_EINVAL: an unknown name;
- * IJ_EUNSUPPORTED: what this machine lacks. */
+ * (computes nothing and accesses no memory, but counts it as the others would). Each call opens another device, also under
+ * the same name. IJ_EINVAL: an unknown name; IJ_EUNSUPPORTED: this machine lacks what the message names. */
 ij_status ij_device_open(const char *name, ij_device **out);
-void ij_device_close(ij_device *dev);                        /* memory lives on until the last tensor is freed */
+void ij_device_close(ij_device *dev);                        /* memory stays until the last tensor is freed */
 const char *ij_device_name(const ij_device *dev);            /* as it was opened; borrowed */
-int ij_device_bf16(const ij_device *dev);                    /* 1 where bf16 products are faster than f32 ones */
+int ij_device_bf16(const ij_device *dev);                    /* 1 where matmuls are faster in bf16 than in f32 */
 typedef struct ij_device_info {
-  char name[80];                    /* of the GPU or processor */
+  char name[80];                    /* of the GPU or CPU */
   char arch[16];                    /* "sm_90", "avx512" */
   uint64_t memory, memory_free;     /* bytes of the device; 0: not known */
-  uint64_t memory_used, memory_top; /* bytes in tensors and scratch now, and at most; 0: see ij_mem_live */
-  int bf16;                         /* 1: products in bf16 are faster than in f32 */
-  int ahead;                        /* 1: the device works behind the caller, and reading waits for it */
+  uint64_t memory_used, memory_top; /* bytes in tensors and scratch: now, and the peak; 0: see ij_mem_live */
+  int bf16;                         /* 1: matmuls are faster in bf16 than in f32 */
+  int ahead;                        /* 1: the device works asynchronously, and reading waits for it */
 } ij_device_info;
 void ij_device_look(ij_device *dev, ij_device_info *out);
-ij_status ij_device_wait(ij_device *dev);                    /* until all that was asked for is done; IJ_EIO: a fault of the device */
-/* A step: tensors made inside it lose their memory at its end, whoever still holds them; clone after ij_step_end to keep. */
+ij_status ij_device_wait(ij_device *dev);                    /* until queued work is done; IJ_EIO: a device fault */
+/* A step: tensors made inside it lose their memory at its end, even where they are still referenced. To keep one, clone it
+ * before ij_step_end with kept = 1. */
 void ij_step_begin(ij_device *dev);
 void ij_step_end(ij_device *dev);
 
 ij_status ij_tensor_new(ij_device *dev, ij_dtype t, int ndim, const int64_t *shape, ij_tensor **out); /* not filled */
-/* Like ij_tensor_new, but lives past the step that it is made in. */
+/* Like ij_tensor_new, but outlives the step that it is made in. */
 ij_status ij_tensor_new_kept(ij_device *dev, ij_dtype t, int ndim, const int64_t *shape, ij_tensor **out);
 void ij_tensor_free(ij_tensor *t);                           /* drops one reference */
 void ij_tensor_ref(ij_tensor *t);                            /* one more reference */
-ij_dtype ij_tensor_dtype(const ij_tensor *t);                /* these only look at t */
+ij_dtype ij_tensor_dtype(const ij_tensor *t);                /* this and the next ones only read t */
 int ij_tensor_ndim(const ij_tensor *t);
 int64_t ij_tensor_size(const ij_tensor *t, int dim);         /* dim from 0 */
 int64_t ij_tensor_stride(const ij_tensor *t, int dim);       /* in elements */
 int64_t ij_tensor_count(const ij_tensor *t);                 /* of elements */
-int ij_tensor_contiguous(const ij_tensor *t);                /* 1: row-major without holes */
+int ij_tensor_contiguous(const ij_tensor *t);                /* 1: row-major without gaps */
 ij_device *ij_tensor_device(const ij_tensor *t);             /* borrowed */
-/* The only ways for bytes in and out: n must be the tensor's size in bytes; the tensor must be contiguous. */
+/* Bytes in and out, for contiguous tensors; n must be the tensor's size in bytes. */
 ij_status ij_tensor_write(ij_tensor *t, const void *host, size_t n);
 ij_status ij_tensor_read(const ij_tensor *t, void *host, size_t n);
-/* A read that does not hold up the caller: the tensor's bytes (at most 256) as they are now. end waits for them, hands
- * them out where host is not NULL, and frees r. */
+/* An asynchronous read of the tensor's bytes (at most 256) as they are now. end waits for them, copies them to host where
+ * that is not NULL, and frees r. */
 typedef struct ij_reading ij_reading;
 ij_status ij_reading_begin(const ij_tensor *t, ij_reading **out);
 ij_status ij_reading_end(ij_reading *r, void *host, size_t n);
-/* Views share memory with t and keep it alive. dim from 0. IJ_ESHAPE where they reach outside of it. */
+/* Views share memory with t and keep it alive. dim from 0. IJ_ESHAPE where they reach outside of t, or where t is not
+ * contiguous f32 and requires a gradient. */
 ij_status ij_tensor_narrow(ij_tensor *t, int dim, int64_t start, int64_t len, ij_tensor **out);
 ij_status ij_tensor_select(ij_tensor *t, int dim, int64_t index, ij_tensor **out);      /* drops the dimension */
 ij_status ij_tensor_reshape(ij_tensor *t, int ndim, const int64_t *shape, ij_tensor **out); /* t contiguous; one -1 */
 ij_status ij_tensor_transpose(ij_tensor *t, int a, int b, ij_tensor **out);
-ij_status ij_tensor_copy(ij_tensor *dst, const ij_tensor *src);   /* same shape; converts types; any strides */
+ij_status ij_tensor_copy(ij_tensor *dst, const ij_tensor *src);   /* same shape and device; converts types; any strides */
 ij_status ij_tensor_clone(const ij_tensor *t, ij_dtype as, int kept, ij_tensor **out); /* contiguous copy */
 
-/* Autograd: ops on tensors that require a gradient are recorded on their device's tape. */
+/* Autograd: ops on tensors that require a gradient are recorded on the tape of their device. Gradients add up over
+ * backwards. Only leaves, tensors that no recorded op made, keep theirs. */
 void ij_tensor_require_grad(ij_tensor *t, int on);
 int ij_tensor_requires_grad(const ij_tensor *t);             /* 1: ops on it are recorded */
 ij_tensor *ij_tensor_grad(ij_tensor *t);                     /* borrowed; NULL before a backward */
-ij_status ij_backward(ij_tensor *loss);                      /* loss has one element; clears the tape */
+/* loss has one element; clears the tape. Where it fails, the gradients of leaves hold the terms that were complete: free or
+ * zero them before the next backward. */
+ij_status ij_backward(ij_tensor *loss);
 int ij_grad_enable(ij_device *dev, int on);                  /* returns what it was */
 
 /* ---- ops on tensors, recorded for autograd (core/tensor) -------------------------------------------------------- */
-/* All of them: IJ_ESHAPE for shapes and types other than named (IJ_F32 where none is), IJ_EINVAL for numbers out of range;
- * tensors of one device. out: a new tensor, of the running step if there is one. */
+/* All of them: IJ_ESHAPE for shapes and types other than those given here (IJ_F32 where none is), IJ_EINVAL for values out
+ * of range and for tensors of more than one device. out: a new tensor, of the open step if there is one. */
 /* x (..., K), w (N, K), b (N) or NULL -> (..., N) */
 ij_status ij_linear(ij_tensor *x, ij_tensor *w, ij_tensor *b, ij_tensor **out);
 ij_status ij_gelu(ij_tensor *x, ij_tensor **out);            /* x * Phi(x), the exact form */
 ij_status ij_relu(ij_tensor *x, ij_tensor **out);            /* max(x, 0) */
 /* over the last dimension; w, b (D) or both NULL */
 ij_status ij_layer_norm(ij_tensor *x, ij_tensor *w, ij_tensor *b, double eps, ij_tensor **out);
-/* over rows of x (R, D): batch statistics when training (they update mean and var (D)), else those kept */
+/* over rows of x (R, D). training: with the mean and variance of the batch, which also update mean and var (D) with weight
+ * momentum; else with mean and var */
 ij_status ij_batch_norm(ij_tensor *x, ij_tensor *mean, ij_tensor *var, double momentum, double eps, int training,
                         ij_tensor **out);
 /* qkv (B, N, 3 * A * S) packed [3][A][S] -> (B, N, A * S) */
 ij_status ij_attention(ij_tensor *qkv, int heads, ij_tensor **out);
 ij_status ij_softmax(ij_tensor *x, ij_tensor **out);         /* over the last dimension */
-/* a (M, K) times b (K, N) -> (M, N), or P of each: (P, M, K), (P, K, N) -> (P, M, N). ta, tb: that factor is stored
+/* a (M, K) times b (K, N) -> (M, N), or P of each: (P, M, K), (P, K, N) -> (P, M, N). ta, tb: a or b is stored
  * transposed, (K, M) or (N, K) */
 ij_status ij_matmul(ij_tensor *a, ij_tensor *b, int ta, int tb, ij_tensor **out);
 /* x (B, N, D), index i32 (M, B, T), 0 <= patch < N -> (M * B, T, D) */
 ij_status ij_gather(ij_tensor *x, ij_tensor *index, ij_tensor **out);
-/* op: '+', '-', '*', '/'. y: same shape as x, or one element, or the last dimension's (D) */
+/* op: '+', '-', '*', '/'. y: of x's shape, or one element, or (D) for x (..., D) */
 ij_status ij_binary(char op, ij_tensor *x, ij_tensor *y, ij_tensor **out);
 ij_status ij_affine(ij_tensor *x, double scale, double shift, ij_tensor **out);   /* scale * x + shift */
 ij_status ij_mean(ij_tensor *x, int dim, ij_tensor **out);   /* drops dim; dim -1: mean of all, (1) */
-ij_status ij_concat(ij_tensor **x, int count, ij_tensor **out); /* along the last dimension */
+ij_status ij_concat(ij_tensor **x, int count, ij_tensor **out); /* 1 to 8, along the last dimension */
 /* Mean over all -> (1). y may repeat: x (outer, repeat, inner), y (outer, inner); outer 1 when they are the same size. */
 ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, int64_t outer, ij_tensor **out);
 /* logits (R, n), label i32 (R) -> (1): mean over rows with label >= 0; smoothing in [0, 1) */
 ij_status ij_cross_entropy(ij_tensor *logits, ij_tensor *label, double smoothing, ij_tensor **out);
 ij_status ij_argmax(ij_tensor *x, ij_tensor **out);          /* over the last dimension -> i32; no gradient */
-/* the k largest along the last dimension, falling, of equals the first: (..., k) f32 and places i32; no gradient */
+/* the k largest along the last dimension, in descending order, the first of equal ones first: values (..., k) f32 and
+ * their positions i32; no gradient */
 ij_status ij_topk(ij_tensor *x, int64_t k, ij_tensor **values, ij_tensor **index);
 ij_status ij_fill(ij_tensor *t, double value);
 ij_status ij_add_scaled(ij_tensor *y, ij_tensor *x, double scale); /* y += scale * x, in place, no gradient */
 /* pixels u8 (B, H, W, 3) -> f32 (B, 3, H, W): (p / 255 - mean[c]) / std[c] */
 ij_status ij_normalise(ij_tensor *pixels, const double *mean, const double *std, ij_tensor **out);
-/* sum of squares of all t, in double, and whether all are finite */
+/* sum of squares over all of t, in double, and whether all values are finite */
 ij_status ij_sum_squares(ij_tensor **t, int count, double *sum, int *finite);
 
 /* ---- models (core/model) ---------------------------------------------------------------------------------------- */
@@ -281,34 +288,36 @@ int ij_dist_lost(ij_dist *d);                                /* 1: a process is 
 /* ---- optimizer (core/optim) ------------------------------------------------------------------------------------- */
 typedef struct ij_optim ij_optim;
 typedef struct ij_optim_config { /* AdamW */
-  double beta1, beta2, eps;  /* 0s mean .9, .999, 1e-8 */
+  double beta1, beta2, eps;  /* 0 means .9, .999, 1e-8 */
   ij_dist *dist;             /* NULL, or processes that each have the same tensors: gradients are summed over them */
-  int shard;                 /* 1: each process has the moments of a part of the tensors alone, and updates these */
-  size_t bucket;             /* bytes of gradients that are summed at once; 0: 25 MiB */
+  int shard;                 /* 1: each process has the moments of some of the tensors only, and updates these */
+  size_t bucket;             /* bytes of gradients per sum over the processes; 0: 25 MiB */
 } ij_optim_config;
 ij_status ij_adamw_new(const ij_optim_config *c, ij_optim **out);
 void ij_optim_free(ij_optim *o);                             /* drops its references to the tensors */
-/* average: NULL, or the tensor that follows p: a = m * a + (1 - m) * p, in the same pass over memory as the update */
+/* Adds a tensor to update. decayed: 1 where weight decay applies. average: NULL, or the EMA of p: a = m * a + (1 - m) * p
+ * with the step's momentum m, in the same pass over memory as the update. IJ_EINVAL after the first update. */
 ij_status ij_optim_add(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *average);
-/* Only elements [first, first + count) of p (row-major), with the step's lr and wd multiplied: side-by-side sweeps,
- * layer decay. */
+/* Only elements [first, first + count) of p (row-major), with the step's learning rate and weight decay times these scales:
+ * for sweeps side by side and layer-wise learning rates. */
 ij_status ij_optim_add_part(ij_optim *o, ij_tensor *p, int64_t first, int64_t count, double lr_scale, double wd_scale);
-/* One update of all tensors with their gradients times grad_scale, which are set to 0. Decay is decoupled: p -= lr wd p. */
+/* One update of all tensors with their gradients times grad_scale; it sets the gradients to 0. lr: learning rate; wd:
+ * weight decay, decoupled: p -= lr * wd * p. Where it fails, some tensors may have been updated. */
 ij_status ij_optim_step(ij_optim *o, double lr, double wd, double momentum, double grad_scale);
-/* Before the only backward of an update: from now to ij_optim_step, which must get the same numbers, each tensor is
- * updated as soon as the models have its whole gradient, whose memory is then free. The result is the same bit for bit.
- * For tensors that nothing but models use; without clipping or anything else that wants all gradients first. */
+/* Before the only backward of an update: from now to ij_optim_step, which must get the same arguments, each tensor is
+ * updated as soon as the models have its complete gradient, whose memory is then freed. The result has the same bits.
+ * For tensors that only models use; not with clipping or anything else that needs all gradients first. */
 ij_status ij_optim_eager(ij_optim *o, double lr, double wd, double momentum, double grad_scale);
-/* gate: f32 (1) of the caller, looked at when an update is done, or NULL: where it (in any process) is not finite, the
- * update changes nothing but the gradients. For devices that work behind the caller. */
+/* gate: f32 (1) of the caller, or NULL. An update reads it on the device: where it is not finite in any process, the update
+ * changes nothing but the gradients. For devices that work asynchronously. */
 ij_status ij_optim_gate(ij_optim *o, ij_tensor *gate);
 /* (all) The norm of all gradients as ij_optim_step will use them, before grad_scale: sums them over the processes. */
 ij_status ij_optim_norm(ij_optim *o, double *norm, int *finite);
-void ij_optim_watch(ij_optim *o, int i, int on);             /* whether updates keep the norm of gradient i */
+void ij_optim_watch(ij_optim *o, int i, int on);             /* 1: updates keep the norm of gradient i */
 double ij_optim_grad_norm(const ij_optim *o, int i);         /* of the last watched update, before grad_scale */
 int ij_optim_count(const ij_optim *o);                       /* of ij_optim_add and ij_optim_add_part */
-int ij_optim_owner(const ij_optim *o, int i);                /* the process that has the moments of i; -1: each */
-/* Borrowed: 0 first moment, 1 second; shape of tensor (or length of part) i; NULL where another process has it. */
+int ij_optim_owner(const ij_optim *o, int i);                /* the process that has the moments of tensor i; -1: each */
+/* Borrowed. which: 0 first moment, 1 second. Of the shape of tensor i (or length of part i); NULL: another process has it. */
 ij_tensor *ij_optim_state(ij_optim *o, int i, int which);
 int64_t ij_optim_steps(const ij_optim *o);                   /* updates so far: AdamW's bias correction counts them */
 void ij_optim_set_steps(ij_optim *o, int64_t n);             /* of a resumed run */

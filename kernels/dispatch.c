@@ -1,4 +1,4 @@
-/* The reference table, the choice of the CPU's instruction set, and scratch memory of a queue. */
+/* The reference table, the choice of the CPU's instruction set, and the scratch memory of a queue. */
 #include "ops.h"
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +15,7 @@ void ij_cpu_avx2_table(ij_op_table *t);
 void ij_cpu_avx512_table(ij_op_table *t);
 #endif
 
-/* 0 base, 1 avx2, 2 avx512; constant for the process. */
+/* 0 base, 1 avx2, 2 avx512; the same throughout the process. */
 static int isa_level(void) {
   int level = 0;
 #if defined(__x86_64__)
@@ -49,7 +49,7 @@ void ij_cpu_fill(ij_op_table *t) {
 
 void *ij_queue_scratch(ij_queue *q, int slot, size_t bytes) {
   if (q->slot_bytes[slot] < bytes) {
-    bytes += bytes / 8; /* lengths vary from step to step: a little room saves growing again */
+    bytes += bytes / 8; /* lengths vary from step to step: an eighth more avoids growing again */
     void *p = ij_alloc(bytes);
     if (!p) return NULL;
     ij_free(q->slot[slot]);

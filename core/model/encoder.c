@@ -85,6 +85,7 @@ static ij_status measure(ij_encoder *e, ij_tensor *images, ij_tensor *context, g
   g->u8 = images->dtype == IJ_U8;
   if (g->u8) IJ_TRY(ij_want_shape("encoder", "images", images, IJ_U8, 4, (int64_t[]){-1, -1, -1, 3}));
   else IJ_TRY(ij_want_shape("encoder", "images", images, IJ_F32, 4, (int64_t[]){-1, 3, -1, -1}));
+  IJ_TRY(ij_want_device("encoder", "images", images, e->dev, "the model"));
   g->B = images->shape[0];
   g->H = images->shape[g->u8 ? 1 : 2];
   g->W = images->shape[g->u8 ? 2 : 3];
@@ -98,6 +99,7 @@ static ij_status measure(ij_encoder *e, ij_tensor *images, ij_tensor *context, g
   g->K = g->gh * g->gw;
   if (context) {
     IJ_TRY(ij_want_shape("encoder", "context", context, IJ_I32, 3, (int64_t[]){-1, g->B, -1}));
+    IJ_TRY(ij_want_device("encoder", "context", context, e->dev, "the model"));
     IJ_TRY(ij_check_index("encoder", context, g->K));
     g->C = context->shape[0];
     g->K = context->shape[2];
@@ -157,8 +159,9 @@ static ij_status encoder_backward(ij_node *n) { /* in: images, context */
   ij_tensor *dx = NULL, *dx_dt = NULL, *p = NULL;
   IJ_TRY(ij_stack_bwd(&e->stack, s->stack, n->out->grad, &dx, &dx_dt));
   ij_status st = patches_of(e, g, n->in[0], n->in[1], &p); /* again, rather than kept */
-  float *dw = ij_grad_of(e->embed_w), *db = ij_grad_of(e->embed_b);
-  if (st == IJ_OK && (!dw || !db)) st = IJ_ENOMEM;
+  float *dw, *db;
+  if (st == IJ_OK) st = ij_grad_into(e->embed_w, &dw);
+  if (st == IJ_OK) st = ij_grad_into(e->embed_b, &db);
   if (st == IJ_OK)
     st = dev->ops.linear_bwd_w(&dev->queue, dt, g->C * g->B * g->K, e->c.width, 3 * (int64_t)e->c.patch * e->c.patch,
                                ij_data_of(dx_dt), ij_data_of(p), dw, db);
@@ -188,7 +191,8 @@ ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *contex
   IJ_TRY_TO(out, st, ij_tensor_reshape(y, 3, (int64_t[]){g.C * g.B, g.K, e->c.width}, &y3));
   if (s) {
     s->g = g;
-    st = ij_record(y3, (ij_tensor *[]){images, context}, 2, encoder_backward, s, saved_free, NULL);
+    st = ij_record(
+        &(ij_node){.backward = encoder_backward, .in = {images, context}, .out = y3, .ctx = s, .drop = saved_free});
     s = NULL;
   }
   if (st == IJ_OK) *out = ij_hold(y3);

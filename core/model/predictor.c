@@ -85,10 +85,13 @@ static ij_status predictor_backward(ij_node *n) { /* in: x, context, target */
   ij_dtype dt = p->c.vit.dtype;
   int64_t E = p->c.vit.width, D = p->c.encoder_width, R = s->M * s->C * s->B * s->T, Rc = s->C * s->B * s->K;
   ij_tensor *x = n->in[0], *dy = NULL, *dz = NULL, *dt_tokens = NULL, *d_tokens = NULL, *demb = NULL, *dx_dt = NULL;
-  float *dw = ij_grad_of(p->proj_w), *db = ij_grad_of(p->proj_b), *dew = ij_grad_of(p->embed_w),
-        *deb = ij_grad_of(p->embed_b), *dtoken = ij_grad_of(p->token);
-  ij_status st = IJ_ENOMEM;
-  if (!dw || !db || !dew || !deb || !dtoken) goto out;
+  float *dw, *db, *dew, *deb, *dtoken;
+  ij_status st;
+  IJ_TRY_TO(out, st, ij_grad_into(p->proj_w, &dw));
+  IJ_TRY_TO(out, st, ij_grad_into(p->proj_b, &db));
+  IJ_TRY_TO(out, st, ij_grad_into(p->embed_w, &dew));
+  IJ_TRY_TO(out, st, ij_grad_into(p->embed_b, &deb));
+  IJ_TRY_TO(out, st, ij_grad_into(p->token, &dtoken));
   IJ_TRY_TO(out, st, ij_as_dtype(n->out->grad, dt, &dy));
   IJ_TRY_TO(out, st, dev->ops.linear_bwd_w(q, dt, R, D, E, ij_data_of(dy), ij_data_of(s->z), dw, db));
   st = IJ_ENOMEM;
@@ -146,6 +149,9 @@ ij_status ij_predictor_forward(ij_predictor *p, ij_tensor *x, ij_tensor *context
   IJ_TRY(ij_want_shape("predictor", "target", target, IJ_I32, 3, (int64_t[]){-1, B, -1}));
   int64_t M = target->shape[0], T = target->shape[2];
   IJ_TRY(ij_want_shape("predictor", "x", x, IJ_F32, 3, (int64_t[]){C * B, K, D}));
+  IJ_TRY(ij_want_device("predictor", "x", x, dev, "the model"));
+  IJ_TRY(ij_want_device("predictor", "context", context, dev, "the model"));
+  IJ_TRY(ij_want_device("predictor", "target", target, dev, "the model"));
   if (!C || !B || !K || !M || !T) return ij_fail(IJ_ESHAPE, "predictor: an empty context or target");
   IJ_TRY(ij_check_index("predictor", context, N));
   IJ_TRY(ij_check_index("predictor", target, N));
@@ -180,7 +186,8 @@ ij_status ij_predictor_forward(ij_predictor *p, ij_tensor *x, ij_tensor *context
   if (s) {
     *s = (saved){.p = p, .M = M, .C = C, .B = B, .K = K, .T = T, .x_dt = x_dt, .z = z, .stack = s->stack};
     x_dt = z = NULL;
-    st = ij_record(y32, (ij_tensor *[]){x, context, target}, 3, predictor_backward, s, saved_free, NULL);
+    st = ij_record(&(ij_node){
+        .backward = predictor_backward, .in = {x, context, target}, .out = y32, .ctx = s, .drop = saved_free});
     s = NULL;
   }
   if (st == IJ_OK) *out = ij_hold(y32);

@@ -362,8 +362,9 @@ out:
 /* ---- backward */
 /* dw += dy^T x, db += sum dy, for parameters that require it. x, dy: rows [dt]. */
 static ij_status linear_w(ij_stack *s, int64_t R, ij_tensor *dy, ij_tensor *x, ij_tensor *w, ij_tensor *b) {
-  float *dw = ij_grad_of(w), *db = b ? ij_grad_of(b) : NULL;
-  if (!dw || (b && !db)) return IJ_ENOMEM;
+  float *dw, *db = NULL;
+  IJ_TRY(ij_grad_into(w, &dw));
+  if (b) IJ_TRY(ij_grad_into(b, &db));
   return s->dev->ops.linear_bwd_w(&s->dev->queue, s->dt, R, w->shape[0], w->shape[1], ij_data_of(dy), ij_data_of(x), dw,
                                   db);
 }
@@ -379,8 +380,9 @@ static ij_status norm_again(ij_stack *s, int64_t R, ij_tensor *sum, ij_tensor *w
 }
 static ij_status norm_grad(ij_stack *s, int64_t R, ij_tensor *sum, ij_tensor *mean, ij_tensor *rstd, ij_tensor *w,
                            ij_tensor *b, ij_tensor *dh, ij_tensor *dx, ij_tensor *dx_dt) {
-  float *dw = ij_grad_of(w), *db = ij_grad_of(b);
-  if (!dw || !db) return IJ_ENOMEM;
+  float *dw, *db;
+  IJ_TRY(ij_grad_into(w, &dw));
+  IJ_TRY(ij_grad_into(b, &db));
   return s->dev->ops.norm_bwd(&s->dev->queue, s->dt, R, s->D, ij_f32_of(sum), ij_f32_of(mean), ij_f32_of(rstd),
                               ij_f32_of(w), ij_data_of(dh), ij_f32_of(dx), ij_f32_of(dx),
                               dx_dt == dx ? NULL : ij_data_of(dx_dt), dw, db);
@@ -395,8 +397,8 @@ static ij_status block_bwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N,
   ij_tensor *d = NULL, *dh = NULL, *h = NULL, *g = NULL; /* g: gradient of a branch's output */
   ij_status e;
   /* mlp */
-  float *db1 = ij_grad_of(w->fc1_b);
-  if (!db1) return IJ_ENOMEM;
+  float *db1, *dbqkv;
+  IJ_TRY(ij_grad_into(w->fc1_b, &db1));
   IJ_TRY_TO(out, e, branch_grad(s, b->keep2, Q, N - first, *dx_dt, &g));
   IJ_TRY_TO(out, e, linear_x(s, r, g, w->fc2_w, &d));
   IJ_TRY_TO(out, e,
@@ -448,8 +450,7 @@ static ij_status block_bwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N,
     IJ_TRY_TO(out, e, linear_w(s, R, g, b->att, w->proj_w, w->proj_b));
   }
   ij_drop(&g);
-  float *dbqkv = ij_grad_of(w->qkv_b);
-  if (!dbqkv) goto memory;
+  IJ_TRY_TO(out, e, ij_grad_into(w->qkv_b, &dbqkv));
   IJ_TRY_TO(out, e,
             dev->ops.attention_bwd(q, s->dt, Q, N, s->A, s->S, first, ij_data_of(b->qkv), ij_f32_of(w->qkv_b),
                                    ij_data_of(b->att), ij_f32_of(b->lse), ij_data_of(d), ij_data_of(b->qkv), dbqkv));
@@ -482,10 +483,12 @@ static ij_status block_whole(const ij_block *b) {
 ij_status ij_stack_bwd(ij_stack *s, ij_stack_saved *v, ij_tensor *dy, ij_tensor **dx, ij_tensor **dx_dt) {
   ij_device *dev = s->dev;
   int64_t r = v->Q * (v->N - v->first);
-  ij_status e = IJ_ENOMEM;
+  float *dw, *db;
+  ij_status e;
   *dx = *dx_dt = NULL;
-  float *dw = ij_grad_of(s->norm_w), *db = ij_grad_of(s->norm_b);
-  if (!dw || !db || !(*dx = ij_make2(dev, IJ_F32, r, s->D))) goto out;
+  IJ_TRY_TO(out, e, ij_grad_into(s->norm_w, &dw));
+  IJ_TRY_TO(out, e, ij_grad_into(s->norm_b, &db));
+  IJ_TRY_TO(out, e, ij_tensor_make(dev, IJ_F32, 2, (int64_t[]){r, s->D}, false, dx));
   e = dev->ops.norm_bwd(&dev->queue, v->y_dt, r, s->D, ij_f32_of(v->last), ij_f32_of(v->mean), ij_f32_of(v->rstd),
                         ij_f32_of(s->norm_w), ij_data_of(dy), NULL, ij_f32_of(*dx), NULL, dw, db);
   ij_drop(&v->last);

@@ -1,16 +1,16 @@
-/* Gradients of several processes: packed into buckets, summed while the backward goes on, then used for the update by
- * all, or, with shard, by the one process that has the moments, which hands out the new parameters. */
+/* Gradients of several processes: packed into buckets and summed while the backward continues. Then each process
+ * updates all parameters, or, with shard, the process that has the moments updates its own and broadcasts them. */
 #include "optim.h"
 #include <math.h>
 #include <string.h>
 
-static bool mine(const ij_optim *o, const ij_bucket *b) { return b->owner < 0 || b->owner == o->d->rank; }
+static bool owned_here(const ij_optim *o, const ij_bucket *b) { return b->owner < 0 || b->owner == o->dist->rank; }
 
-/* The smallest bucket that is not in use and has room, or a new one, at place o->used. */
+/* Puts at o->used the smallest free bucket with space for n elements, or a new one. */
 static ij_status bucket_for(ij_optim *o, int64_t n, ij_device *dev) {
   int best = -1;
   for (int i = o->used; i < o->buckets; i++)
-    if (o->bucket[i]->room >= n && (best < 0 || o->bucket[i]->room < o->bucket[best]->room)) best = i;
+    if (o->bucket[i]->space >= n && (best < 0 || o->bucket[i]->space < o->bucket[best]->space)) best = i;
   if (best < 0) {
     if (o->buckets == o->bucket_cap) {
       int cap = o->bucket_cap ? 2 * o->bucket_cap : 16;
@@ -20,11 +20,13 @@ static ij_status bucket_for(ij_optim *o, int64_t n, ij_device *dev) {
       o->bucket_cap = cap;
     }
     ij_bucket *b = ij_calloc(1, sizeof *b);
-    if (!b || !(b->x = ij_make(dev, IJ_F32, 1, &n, true))) {
+    if (!b) return IJ_ENOMEM;
+    ij_status st = ij_tensor_make(dev, IJ_F32, 1, &n, true, &b->x);
+    if (st != IJ_OK) {
       ij_free(b);
-      return IJ_ENOMEM;
+      return st;
     }
-    b->room = n;
+    b->space = n;
     best = o->buckets++;
     o->bucket[best] = b;
   }
@@ -36,45 +38,46 @@ static ij_status bucket_for(ij_optim *o, int64_t n, ij_device *dev) {
 
 ij_status ij_bucket_send(ij_optim *o, ij_group *g, int owner) {
   if (g->count == 0) return IJ_OK;
-  ij_device *dev = g->e[0]->p->storage->dev;
+  ij_device *dev = g->entry[0]->p->storage->dev;
   IJ_TRY(bucket_for(o, g->total, dev));
   ij_bucket *b = o->bucket[o->used];
   for (int i = 0; i < g->count; i++) {
-    ij_entry *e = g->e[i];
-    float *to = ij_f32_of(b->x) + e->at;
-    int64_t end = i + 1 < g->count ? g->e[i + 1]->at : g->total, gap = end - e->at - e->count;
+    ij_update_entry *e = g->entry[i];
+    float *to = ij_f32_of(b->x) + e->offset;
+    int64_t end = i + 1 < g->count ? g->entry[i + 1]->offset : g->total, gap = end - e->offset - e->count;
     IJ_TRY(dev->ops.convert(&dev->queue, e->count, IJ_F32, ij_f32_of(e->grad), IJ_F32, to));
-    if (gap) IJ_TRY(dev->ops.fill(&dev->queue, gap, 0, to + e->count)); /* it is summed too */
+    if (gap) IJ_TRY(dev->ops.fill(&dev->queue, gap, 0, to + e->count)); /* the gap is summed too */
     ij_drop(&e->grad);
   }
-  ij_group empty = b->in;
+  ij_group empty = b->group;
   empty.count = 0;
   empty.total = 0;
-  b->in = *g;
-  *g = empty; /* the lists change places */
+  b->group = *g;
+  *g = empty; /* the bucket's old list serves the group again */
   b->owner = owner;
-  b->here = false;
+  b->summed = false;
   o->used++;
-  return ij_dist_sum_begin(o->d, b->x, b->in.total, owner, &b->ticket);
+  return ij_dist_sum_begin(o->dist, b->x, b->group.total, owner, &b->ticket);
 }
 
 static ij_status gates_begin(ij_optim *o) {
   if (!o->gate) return IJ_OK;
-  ij_device *dev = o->gate->storage->dev;
-  if (!o->gates && !(o->gates = ij_make(dev, IJ_F32, 1, (int64_t[]){1}, true))) return IJ_ENOMEM;
-  IJ_TRY(ij_tensor_copy(o->gates, o->gate)); /* the caller's goes on adding up */
-  return ij_dist_sum_begin(o->d, o->gates, 1, -1, &o->gates_ticket);
+  ij_device *dev = ij_device_of(o->gate);
+  if (!o->gates) IJ_TRY(ij_tensor_make(dev, IJ_F32, 1, (int64_t[]){1}, true, &o->gates));
+  IJ_TRY(ij_tensor_copy(o->gates, o->gate)); /* the caller may change its own gate during the sum */
+  return ij_dist_sum_begin(o->dist, o->gates, 1, -1, &o->gates_ticket);
 }
 
 ij_status ij_bucket_gather(ij_optim *o) {
   if (o->gathered) return IJ_OK;
   for (int i = 0; i < o->count; i++) {
-    ij_entry *e = o->e[i];
-    if (e->done) continue;
-    if (!ij_grad_of(e->p)) return IJ_ENOMEM; /* zeros where nothing used it */
+    ij_update_entry *e = o->entry[i];
+    if (e->taken) continue;
+    float *unused;
+    IJ_TRY(ij_grad_into(e->p, &unused)); /* zeros where the parameter was not used */
     e->grad = ij_hold(e->p->grad);
     ij_drop(&e->p->grad);
-    e->done = true;
+    e->taken = true;
     ij_group *g = &o->group[o->load ? e->owner : 0];
     IJ_TRY(ij_group_add(g, e));
     if (g->total >= o->limit) IJ_TRY(ij_bucket_send(o, g, e->owner));
@@ -85,139 +88,145 @@ ij_status ij_bucket_gather(ij_optim *o) {
   return IJ_OK;
 }
 
-static ij_status arrive(ij_optim *o, ij_bucket *b) {
-  if (b->here) return IJ_OK;
-  IJ_TRY(ij_dist_finish(o->d, b->ticket));
-  b->here = true;
+static ij_status wait_for(ij_optim *o, ij_bucket *b) {
+  if (b->summed) return IJ_OK;
+  IJ_TRY(ij_dist_finish(o->dist, b->ticket));
+  b->summed = true;
   return IJ_OK;
 }
 
 ij_status ij_bucket_norm(ij_optim *o, double *norm, int *finite) {
-  double sum[2] = {0, 0}; /* squares; processes that met what is not finite */
+  double sum[2] = {0, 0}; /* squares; buckets with a value that is not finite */
   IJ_TRY(ij_bucket_gather(o));
   for (int i = 0; i < o->used; i++) {
     ij_bucket *b = o->bucket[i];
     double part;
     int fine;
     ij_tensor *all;
-    IJ_TRY(arrive(o, b));
-    if (!mine(o, b)) continue;
-    IJ_TRY(ij_tensor_narrow(b->x, 0, 0, b->in.total, &all)); /* the gaps hold zeros */
+    IJ_TRY(wait_for(o, b));
+    if (!owned_here(o, b)) continue;
+    IJ_TRY(ij_tensor_narrow(b->x, 0, 0, b->group.total, &all)); /* the gaps hold zeros */
     ij_status st = ij_sum_squares(&all, 1, &part, &fine);
     ij_tensor_free(all);
     if (st != IJ_OK) return st;
     sum[0] += part;
     sum[1] += !fine;
   }
-  if (o->load) IJ_TRY(ij_dist_sum(o->d, sum, 2));
+  if (o->load) IJ_TRY(ij_dist_sum(o->dist, sum, 2));
   *norm = sqrt(sum[0]);
   *finite = sum[1] == 0;
   return IJ_OK;
 }
 
-/* With shard: the bucket's parameters to or from the bucket. */
-static ij_status move(ij_bucket *b, bool in) {
-  for (int i = 0; i < b->in.count; i++) {
-    ij_entry *e = b->in.e[i];
-    ij_device *dev = e->p->storage->dev;
-    float *p = ij_f32_of(e->p), *x = ij_f32_of(b->x) + e->at;
+/* With shard: copies the entries' parameters into the bucket, or from it. */
+static ij_status copy_parameters(ij_bucket *b, bool in) {
+  for (int i = 0; i < b->group.count; i++) {
+    ij_update_entry *e = b->group.entry[i];
+    ij_device *dev = ij_device_of(e->p);
+    float *p = ij_f32_of(e->p), *x = ij_f32_of(b->x) + e->offset;
     IJ_TRY(dev->ops.convert(&dev->queue, e->count, IJ_F32, in ? p : x, IJ_F32, in ? x : p));
   }
   return IJ_OK;
 }
 
-static ij_status zeros_make(ij_optim *o, ij_device *dev, int64_t *most) {
-  *most = 0;
-  for (int i = 0; i < o->count; i++)
-    if (o->e[i]->average && o->e[i]->count > *most) *most = (o->e[i]->count + 63) / 64 * 64;
-  if (o->zeros || !*most) return IJ_OK;
-  if (!(o->zeros = ij_make(dev, IJ_F32, 1, (int64_t[]){2 * *most}, true))) return IJ_ENOMEM;
-  return ij_fill(o->zeros, 0);
+/* o->zeros, in the first update: no entry is added after that. */
+static ij_status zeros_make(ij_optim *o) {
+  int64_t most = 0;
+  for (int i = 0; i < o->count && !o->zeros; i++)
+    if (o->entry[i]->average && o->entry[i]->count > most) most = o->entry[i]->count;
+  if (!most) return IJ_OK;
+  ij_tensor *zeros;
+  IJ_TRY(ij_tensor_make(ij_device_of(o->entry[0]->p), IJ_F32, 2, (int64_t[]){2, (most + 63) / 64 * 64}, true, &zeros));
+  ij_status st = ij_fill(zeros, 0);
+  if (st == IJ_OK) o->zeros = zeros;
+  else ij_tensor_free(zeros);
+  return st;
 }
 
-/* The moving averages of a bucket's parameters, in each process, by the same code as where an update makes them on the
- * way: an update that changes nothing else. */
-static ij_status average(ij_optim *o, ij_bucket *b, const ij_numbers *k, const float *gate) {
-  ij_device *dev = b->x->storage->dev;
-  int64_t most;
+/* The averages (EMA) of a bucket's parameters, in each process. The kernel of the update makes them, so that the bits
+ * are those of a run without shard: with gradients and moments of 0 it changes nothing else. */
+static ij_status average_bucket(ij_optim *o, ij_bucket *b, const ij_settings *k, const float *gate) {
+  ij_device *dev = ij_device_of(b->x);
   int n = 0;
-  IJ_TRY(zeros_make(o, dev, &most));
-  IJ_TRY(dev->ops.fill(&dev->queue, b->in.total, 0, ij_f32_of(b->x)));
-  for (int i = 0; i < b->in.count; i++) {
-    ij_entry *e = b->in.e[i];
+  IJ_TRY(dev->ops.fill(&dev->queue, b->group.total, 0, ij_f32_of(b->x)));
+  for (int i = 0; i < b->group.count; i++) {
+    ij_update_entry *e = b->group.entry[i];
     if (!e->average) continue;
     float *zero = ij_f32_of(o->zeros);
     ij_adamw_item item = {.n = e->count,
                           .p = ij_f32_of(e->p),
-                          .g = ij_f32_of(b->x) + e->at,
+                          .g = ij_f32_of(b->x) + e->offset,
                           .m = zero,
-                          .v = zero + most,
+                          .v = zero + o->zeros->shape[1],
                           .avg = ij_f32_of(e->average),
                           .version = o->version,
                           .avg_version = o->version};
     o->item[n++] = item;
   }
   if (n == 0) return IJ_OK;
-  return dev->ops.adamw(&dev->queue, n, o->item, o->steps, o->c.beta1, o->c.beta2, o->c.eps, 1, k->momentum, gate);
+  return dev->ops.adamw(&dev->queue, n, o->item, o->steps, o->config.beta1, o->config.beta2, o->config.eps, 1,
+                        k->momentum, gate);
 }
 
-static ij_status hand_out(ij_optim *o, const ij_numbers *k, const float *gate) {
+/* Takes over the parameters that other processes have updated. */
+static ij_status receive_parameters(ij_optim *o, const ij_settings *k, const float *gate) {
+  IJ_TRY(zeros_make(o));
   for (int i = 0; i < o->used; i++) {
     ij_bucket *b = o->bucket[i];
-    IJ_TRY(arrive(o, b));
-    if (!mine(o, b)) IJ_TRY(move(b, false));
-    IJ_TRY(average(o, b, k, gate));
+    IJ_TRY(wait_for(o, b));
+    if (!owned_here(o, b)) IJ_TRY(copy_parameters(b, false));
+    IJ_TRY(average_bucket(o, b, k, gate));
   }
   return IJ_OK;
 }
 
-/* With shard only owners have the norms that are watched. */
-static ij_status share_norms(ij_optim *o) {
-  int n = 0, at = 0;
-  for (int i = 0; i < o->count; i++) n += o->e[i]->watched;
+/* With shard only its owner has the norm of a watched gradient: sends it to all. */
+static ij_status send_norms(ij_optim *o) {
+  int n = 0, next = 0;
+  for (int i = 0; i < o->count; i++) n += o->entry[i]->watched;
   if (n == 0) return IJ_OK;
   double *norm = ij_calloc((size_t)n, sizeof *norm);
   if (!norm) return IJ_ENOMEM;
   for (int i = 0; i < o->count; i++)
-    if (o->e[i]->watched) norm[at++] = o->e[i]->owner == o->d->rank ? o->e[i]->grad_norm : 0;
-  ij_status st = ij_dist_sum(o->d, norm, n);
-  for (int i = at = 0; i < o->count; i++)
-    if (o->e[i]->watched) o->e[i]->grad_norm = norm[at++];
+    if (o->entry[i]->watched) norm[next++] = o->entry[i]->owner == o->dist->rank ? o->entry[i]->grad_norm : 0;
+  ij_status st = ij_dist_sum(o->dist, norm, n);
+  for (int i = next = 0; i < o->count; i++)
+    if (o->entry[i]->watched) o->entry[i]->grad_norm = norm[next++];
   ij_free(norm);
   return st;
 }
 
-ij_status ij_bucket_step(ij_optim *o, const ij_numbers *k) {
+ij_status ij_bucket_step(ij_optim *o, const ij_settings *k) {
   IJ_TRY(ij_bucket_gather(o));
-  if (o->gate) IJ_TRY(ij_dist_finish(o->d, o->gates_ticket));
+  if (o->gate) IJ_TRY(ij_dist_finish(o->dist, o->gates_ticket));
   const float *gate = o->gate ? ij_f32_of(o->gates) : NULL;
   for (int i = 0; i < o->used; i++) {
     ij_bucket *b = o->bucket[i];
-    IJ_TRY(arrive(o, b));
-    if (mine(o, b)) IJ_TRY(ij_optim_update(o, &b->in, b->x, k, gate));
+    IJ_TRY(wait_for(o, b));
+    if (owned_here(o, b)) IJ_TRY(ij_optim_update(o, &b->group, b->x, k, gate));
     if (!o->load) continue;
-    if (mine(o, b)) IJ_TRY(move(b, true));
-    b->here = false;
-    IJ_TRY(ij_dist_send_begin(o->d, b->x, b->in.total, b->owner, &b->ticket));
+    if (owned_here(o, b)) IJ_TRY(copy_parameters(b, true));
+    b->summed = false;
+    IJ_TRY(ij_dist_send_begin(o->dist, b->x, b->group.total, b->owner, &b->ticket));
   }
   if (!o->load) return IJ_OK;
-  IJ_TRY(hand_out(o, k, gate));
-  return share_norms(o);
+  IJ_TRY(receive_parameters(o, k, gate));
+  return send_norms(o);
 }
 
 void ij_bucket_reset(ij_optim *o) {
   bool under_way = false;
-  for (int i = 0; i < o->used; i++) under_way |= !o->bucket[i]->here;
-  if (under_way) ij_dist_settle(o->d);
+  for (int i = 0; i < o->used; i++) under_way |= !o->bucket[i]->summed;
+  if (under_way) ij_dist_settle(o->dist);
   o->used = 0;
   o->gathered = false;
 }
 
 void ij_bucket_free(ij_optim *o) {
-  ij_dist_settle(o->d);
+  ij_dist_settle(o->dist);
   for (int i = 0; i < o->buckets; i++) {
     ij_tensor_free(o->bucket[i]->x);
-    ij_free(o->bucket[i]->in.e);
+    ij_free(o->bucket[i]->group.entry);
     ij_free(o->bucket[i]);
   }
   ij_free(o->bucket);

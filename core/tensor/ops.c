@@ -1,313 +1,243 @@
-/* The ops that recipes and probes call: shapes are checked here and nowhere else, then the device's kernel runs. */
+/* The ops that recipes and probes call. Each checks its inputs, then runs the device's kernel; its backward, above it,
+ * is what the tape calls. An op's settings for its backward are a struct named after it. */
 #include "tensor.h"
 #include <string.h>
 
-static ij_device *device_of(const ij_tensor *t) { return t->storage->dev; }
 static int64_t last_size(const ij_tensor *t) { return t->ndim ? t->shape[t->ndim - 1] : 1; }
 static int64_t rows_of(const ij_tensor *t) {
   return t->ndim ? ij_tensor_count(t) / (last_size(t) ? last_size(t) : 1) : 1;
 }
-
-/* Leaves *out made and recorded, or NULL with nothing held. */
-static ij_status finish(ij_status st, ij_tensor *y, ij_tensor *const *in, int n, ij_status (*backward)(ij_node *),
-                        ij_node **node, ij_tensor **out) {
-  const ij_tensor *seen[8] = {0};
-  for (int i = 0; i < n; i++) seen[i] = in[i];
-  *node = NULL;
-  if (st == IJ_OK && !y) st = IJ_ENOMEM;
-  if (st == IJ_OK && backward && ij_recording(seen, n)) st = ij_record(y, in, n, backward, NULL, NULL, node);
-  if (st != IJ_OK) ij_drop(&y);
-  *out = y;
-  return st;
-}
-
-/* A gradient tensor like t, filled by the statement `run` (which sees it as g), then added to t's gradient. */
-static ij_status grad_like(ij_tensor *t, ij_tensor **g) {
-  *g = ij_make(device_of(t), IJ_F32, t->ndim, t->shape, false);
-  return *g ? IJ_OK : IJ_ENOMEM;
-}
-static ij_status grad_done(ij_status st, ij_tensor *t, ij_tensor *g) {
-  if (st == IJ_OK) return ij_grad_add(t, g);
-  ij_tensor_free(g);
-  return st;
-}
+static const float *out_grad(const ij_node *n) { return ij_f32_of(n->out->grad); }
+static bool wants_grad(const ij_tensor *t) { return t && t->requires_grad; } /* t may be NULL */
+static const float *f32_or_null(const ij_tensor *t) { return t ? ij_f32_of(t) : NULL; }
 
 /* ---- linear */
-static ij_status linear_backward(ij_node *n) {
-  ij_tensor *x = n->in[0], *w = n->in[1], *b = n->in[2], *g;
-  ij_device *dev = device_of(x);
+static ij_status linear_backward(ij_node *n) { /* in: x (..., K), w (N, K), b (N) or NULL */
+  ij_tensor *x = n->in[0], *w = n->in[1], *b = n->in[2];
+  ij_device *dev = ij_device_of(x);
   int64_t K = w->shape[1], N = w->shape[0], R = rows_of(x);
-  const float *dy = ij_f32_of(n->out->grad);
-  if (w->requires_grad || (b && b->requires_grad)) {
-    float *dw = w->requires_grad ? ij_grad_of(w) : NULL, *db = b && b->requires_grad ? ij_grad_of(b) : NULL;
-    if ((w->requires_grad && !dw) || (b && b->requires_grad && !db)) return IJ_ENOMEM;
-    IJ_TRY(dev->ops.linear_bwd_w(&dev->queue, IJ_F32, R, N, K, dy, ij_data_of(x), dw, db));
-  }
-  if (!x->requires_grad) return IJ_OK;
-  IJ_TRY(grad_like(x, &g));
-  return grad_done(
-      dev->ops.linear_bwd_x(&dev->queue, IJ_F32, R, N, K, dy, ij_f32_of(w), w->storage->version, ij_f32_of(g)), x, g);
+  float *dw = NULL, *db = NULL;
+  if (wants_grad(w)) IJ_TRY(ij_grad_into(w, &dw));
+  if (wants_grad(b)) IJ_TRY(ij_grad_into(b, &db));
+  if (dw || db) IJ_TRY(dev->ops.linear_bwd_w(&dev->queue, IJ_F32, R, N, K, out_grad(n), ij_data_of(x), dw, db));
+  if (!n->dx[0]) return IJ_OK;
+  return dev->ops.linear_bwd_x(&dev->queue, IJ_F32, R, N, K, out_grad(n), ij_f32_of(w), w->storage->version, n->dx[0]);
 }
-
 ij_status ij_linear(ij_tensor *x, ij_tensor *w, ij_tensor *b, ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(ij_want("linear", "x", x, IJ_F32));
-  IJ_TRY(ij_want_shape("linear", "w", w, IJ_F32, 2, (int64_t[]){-1, last_size(x)}));
-  if (b) IJ_TRY(ij_want_shape("linear", "b", b, IJ_F32, 1, &w->shape[0]));
-  if (!x->ndim || !w->shape[0] || !w->shape[1]) return ij_fail(IJ_ESHAPE, "linear: empty 'x' or 'w'");
-  ij_device *dev = device_of(x);
-  int64_t shape[IJ_MAX_DIMS];
+  ij_op op = ij_begin("linear", linear_backward, out);
+  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
+  IJ_TRY(ij_in_weight(&op, "w", w, 2, (int64_t[]){-1, last_size(x)}));
+  if (b) IJ_TRY(ij_in_weight(&op, "b", b, 1, &w->shape[0]));
+  int64_t R = rows_of(x), N = w->shape[0], K = w->shape[1], shape[IJ_MAX_DIMS];
+  if (!x->ndim || !N || !K) return ij_fail(IJ_ESHAPE, "linear: empty 'x' or 'w'");
   memcpy(shape, x->shape, sizeof shape);
-  shape[x->ndim - 1] = w->shape[0];
-  ij_tensor *y = ij_make(dev, IJ_F32, x->ndim, shape, false);
-  ij_status st = IJ_ENOMEM;
-  if (y)
-    st = dev->ops.linear_fwd(&dev->queue, IJ_F32, rows_of(x), w->shape[0], w->shape[1], ij_data_of(x), ij_f32_of(w),
-                             w->storage->version, ij_data_of(y));
-  if (st == IJ_OK && b)
-    st = dev->ops.bias_add(&dev->queue, IJ_F32, rows_of(x), w->shape[0], ij_f32_of(b), ij_data_of(y));
-  ij_node *node;
-  return finish(st, y, (ij_tensor *[]){x, w, b}, 3, linear_backward, &node, out);
+  shape[x->ndim - 1] = N;
+  float *y = ij_out(&op, IJ_F32, x->ndim, shape);
+  if (ij_ready(&op))
+    op.status =
+        op.dev->ops.linear_fwd(&op.dev->queue, IJ_F32, R, N, K, ij_data_of(x), ij_f32_of(w), w->storage->version, y);
+  if (op.status == IJ_OK && b) op.status = op.dev->ops.bias_add(&op.dev->queue, IJ_F32, R, N, ij_f32_of(b), y);
+  return ij_end(&op);
 }
 
 /* ---- activations and norms */
 static ij_status gelu_backward(ij_node *n) {
-  ij_tensor *x = n->in[0], *g;
-  ij_device *dev = device_of(x);
-  IJ_TRY(grad_like(x, &g));
-  return grad_done(dev->ops.gelu_bwd(&dev->queue, IJ_F32, rows_of(x), last_size(x), ij_data_of(x), NULL,
-                                     ij_data_of(n->out->grad), ij_data_of(g), NULL, NULL),
-                   x, g);
+  ij_tensor *x = n->in[0];
+  ij_device *dev = ij_device_of(x);
+  return dev->ops.gelu_bwd(&dev->queue, IJ_F32, rows_of(x), last_size(x), ij_data_of(x), NULL, out_grad(n), n->dx[0],
+                           NULL, NULL);
 }
 ij_status ij_gelu(ij_tensor *x, ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(ij_want("gelu", "x", x, IJ_F32));
-  ij_device *dev = device_of(x);
-  ij_tensor *y = ij_make_like(x);
-  ij_status st = IJ_ENOMEM;
-  if (y) st = dev->ops.gelu_fwd(&dev->queue, IJ_F32, rows_of(x), last_size(x), ij_data_of(x), NULL, ij_data_of(y));
-  ij_node *node;
-  return finish(st, y, &x, 1, gelu_backward, &node, out);
+  ij_op op = ij_begin("gelu", gelu_backward, out);
+  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
+  float *y = ij_out(&op, IJ_F32, x->ndim, x->shape);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.gelu_fwd(&op.dev->queue, IJ_F32, rows_of(x), last_size(x), ij_data_of(x), NULL, y);
+  return ij_end(&op);
 }
 
 static ij_status relu_backward(ij_node *n) {
-  ij_tensor *x = n->in[0], *g;
-  ij_device *dev = device_of(x);
-  IJ_TRY(grad_like(x, &g));
-  return grad_done(
-      dev->ops.relu_bwd(&dev->queue, ij_tensor_count(x), ij_f32_of(x), ij_f32_of(n->out->grad), ij_f32_of(g)), x, g);
+  ij_tensor *x = n->in[0];
+  ij_device *dev = ij_device_of(x);
+  return dev->ops.relu_bwd(&dev->queue, ij_tensor_count(x), ij_f32_of(x), out_grad(n), n->dx[0]);
 }
 ij_status ij_relu(ij_tensor *x, ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(ij_want("relu", "x", x, IJ_F32));
-  ij_device *dev = device_of(x);
-  ij_tensor *y = ij_make_like(x);
-  ij_status st = IJ_ENOMEM;
-  if (y) st = dev->ops.relu_fwd(&dev->queue, ij_tensor_count(x), ij_f32_of(x), ij_f32_of(y));
-  ij_node *node;
-  return finish(st, y, &x, 1, relu_backward, &node, out);
+  ij_op op = ij_begin("relu", relu_backward, out);
+  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
+  float *y = ij_out(&op, IJ_F32, x->ndim, x->shape);
+  if (ij_ready(&op)) op.status = op.dev->ops.relu_fwd(&op.dev->queue, ij_tensor_count(x), ij_f32_of(x), y);
+  return ij_end(&op);
 }
 
-static ij_status layer_norm_backward(ij_node *n) { /* in: x, w, b, mean, rstd */
-  ij_tensor *x = n->in[0], *w = n->in[1], *b = n->in[2], *g;
-  ij_device *dev = device_of(x);
-  float *dw = w && w->requires_grad ? ij_grad_of(w) : NULL, *db = b && b->requires_grad ? ij_grad_of(b) : NULL;
-  ij_tensor *spare = NULL; /* the kernel adds to both or none */
-  if ((dw != NULL) != (db != NULL)) {
-    if (!(spare = ij_make1(dev, IJ_F32, last_size(x)))) return IJ_ENOMEM;
-    IJ_TRY(dev->ops.fill(&dev->queue, last_size(x), 0, ij_f32_of(spare)));
-    if (!dw) dw = ij_f32_of(spare);
-    else db = ij_f32_of(spare);
-  }
-  ij_status st = grad_like(x, &g);
-  if (st == IJ_OK)
-    st = grad_done(dev->ops.norm_bwd(&dev->queue, IJ_F32, rows_of(x), last_size(x), ij_f32_of(x), ij_f32_of(n->in[3]),
-                                     ij_f32_of(n->in[4]), w ? ij_f32_of(w) : NULL, ij_data_of(n->out->grad), NULL,
-                                     ij_f32_of(g), NULL, dw, db),
-                   x, g);
+/* spare: zeros (D) for the one of w and b whose gradient is not wanted: the kernel adds to both or to none. */
+static ij_status layer_norm_grads(ij_node *n, float *spare) {
+  ij_tensor *x = n->in[0], *w = n->in[1], *b = n->in[2];
+  ij_device *dev = ij_device_of(x);
+  float *dw = spare, *db = spare;
+  if (wants_grad(w)) IJ_TRY(ij_grad_into(w, &dw));
+  if (wants_grad(b)) IJ_TRY(ij_grad_into(b, &db));
+  return dev->ops.norm_bwd(&dev->queue, IJ_F32, rows_of(x), last_size(x), ij_f32_of(x), ij_f32_of(n->saved[0]),
+                           ij_f32_of(n->saved[1]), f32_or_null(w), out_grad(n), NULL, n->dx[0], NULL, dw, db);
+}
+static ij_status layer_norm_backward(ij_node *n) { /* in: x (..., D), w (D), b (D); saved: mean (R), rstd (R) */
+  if (wants_grad(n->in[1]) == wants_grad(n->in[2])) return layer_norm_grads(n, NULL);
+  ij_tensor *spare;
+  IJ_TRY(ij_tensor_make(ij_device_of(n->in[0]), IJ_F32, 1, n->in[1]->shape, false, &spare));
+  ij_status st = ij_fill(spare, 0);
+  if (st == IJ_OK) st = layer_norm_grads(n, ij_f32_of(spare));
   ij_tensor_free(spare);
   return st;
 }
 ij_status ij_layer_norm(ij_tensor *x, ij_tensor *w, ij_tensor *b, double eps, ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(ij_want("layer_norm", "x", x, IJ_F32));
+  ij_op op = ij_begin("layer_norm", layer_norm_backward, out);
+  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
+  op.node.always_dx = true; /* norm_bwd writes it in any case */
   int64_t D = last_size(x), R = rows_of(x);
   if (!x->ndim || D < 1) return ij_fail(IJ_ESHAPE, "layer_norm: 'x' has no last dimension to normalise");
   if (!w != !b) return ij_fail(IJ_EINVAL, "layer_norm: give both 'w' and 'b', or none");
-  if (w) {
-    IJ_TRY(ij_want_shape("layer_norm", "w", w, IJ_F32, 1, &D));
-    IJ_TRY(ij_want_shape("layer_norm", "b", b, IJ_F32, 1, &D));
-  }
-  ij_device *dev = device_of(x);
-  ij_tensor *y = ij_make_like(x), *mean = ij_make1(dev, IJ_F32, R), *rstd = ij_make1(dev, IJ_F32, R);
-  ij_status st = IJ_ENOMEM;
-  if (y && mean && rstd)
-    st = dev->ops.norm_fwd(&dev->queue, IJ_F32, R, D, ij_f32_of(x), NULL, NULL, w ? ij_f32_of(w) : NULL,
-                           b ? ij_f32_of(b) : NULL, (float)eps, NULL, ij_data_of(y), ij_f32_of(mean), ij_f32_of(rstd));
-  ij_node *node;
-  st = finish(st, y, (ij_tensor *[]){x, w, b, mean, rstd}, 5, layer_norm_backward, &node, out);
-  ij_tensor_free(mean);
-  ij_tensor_free(rstd);
-  return st;
+  if (w) IJ_TRY(ij_in_weight(&op, "w", w, 1, &D));
+  if (b) IJ_TRY(ij_in_weight(&op, "b", b, 1, &D));
+  float *y = ij_out(&op, IJ_F32, x->ndim, x->shape);
+  float *mean = ij_save(&op, IJ_F32, 1, &R), *rstd = ij_save(&op, IJ_F32, 1, &R);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.norm_fwd(&op.dev->queue, IJ_F32, R, D, ij_f32_of(x), NULL, NULL, f32_or_null(w),
+                                     f32_or_null(b), (float)eps, NULL, y, mean, rstd);
+  return ij_end(&op);
 }
 
-static ij_status batch_norm_backward(ij_node *n) { /* in: x, mean, var used */
-  ij_tensor *x = n->in[0], *g;
-  ij_device *dev = device_of(x);
-  IJ_TRY(grad_like(x, &g));
-  return grad_done(dev->ops.batch_norm_bwd(&dev->queue, x->shape[0], x->shape[1], (int)n->i[0], (float)n->f[0],
-                                           ij_f32_of(x), ij_f32_of(n->in[1]), ij_f32_of(n->in[2]),
-                                           ij_f32_of(n->out->grad), ij_f32_of(g)),
-                   x, g);
+struct batch_norm {
+  int training;
+  float eps;
+};
+static ij_status batch_norm_backward(ij_node *n) { /* in: x (R, D); saved: mean (D) and var (D) as used */
+  const struct batch_norm *a = (const void *)n->attr;
+  ij_tensor *x = n->in[0];
+  ij_device *dev = ij_device_of(x);
+  return dev->ops.batch_norm_bwd(&dev->queue, x->shape[0], x->shape[1], a->training, a->eps, ij_f32_of(x),
+                                 ij_f32_of(n->saved[0]), ij_f32_of(n->saved[1]), out_grad(n), n->dx[0]);
+}
+/* t (D) = (1 - momentum) * t + scale * batch (D) */
+static ij_status follow(ij_tensor *t, double momentum, float scale, const float *batch) {
+  ij_device *dev = ij_device_of(t);
+  int64_t D = t->shape[0];
+  IJ_TRY(dev->ops.affine(&dev->queue, D, (float)(1 - momentum), 0, ij_f32_of(t), ij_f32_of(t)));
+  return dev->ops.axpy(&dev->queue, D, scale, batch, ij_f32_of(t));
 }
 ij_status ij_batch_norm(ij_tensor *x, ij_tensor *mean, ij_tensor *var, double momentum, double eps, int training,
                         ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(ij_want_shape("batch_norm", "x", x, IJ_F32, 2, (int64_t[]){-1, -1}));
+  ij_op op = ij_begin("batch_norm", batch_norm_backward, out);
+  IJ_TRY(ij_in_shape(&op, "x", x, IJ_F32, 2, (int64_t[]){-1, -1}));
   int64_t R = x->shape[0], D = x->shape[1];
-  IJ_TRY(ij_want_shape("batch_norm", "mean", mean, IJ_F32, 1, &D));
-  IJ_TRY(ij_want_shape("batch_norm", "var", var, IJ_F32, 1, &D));
+  IJ_TRY(ij_in_weight(&op, "mean", mean, 1, &D));
+  IJ_TRY(ij_in_weight(&op, "var", var, 1, &D));
   if (training && R < 2) return ij_fail(IJ_ESHAPE, "batch_norm: training needs 2 rows or more, not %lld", (long long)R);
-  ij_device *dev = device_of(x);
-  ij_queue *q = &dev->queue;
-  ij_tensor *y = ij_make_like(x), *m = NULL, *s = NULL;
-  ij_status st = y ? ij_tensor_clone(mean, IJ_F32, 0, &m) : IJ_ENOMEM;
-  if (st == IJ_OK) st = ij_tensor_clone(var, IJ_F32, 0, &s);
-  if (st == IJ_OK)
-    st = dev->ops.batch_norm_fwd(q, R, D, training, (float)eps, ij_f32_of(x), ij_f32_of(m), ij_f32_of(s), ij_f32_of(y));
-  if (st == IJ_OK && training) { /* running = (1 - momentum) * running + momentum * batch, the variance unbiased */
-    float keep = (float)(1 - momentum), unbiased = (float)(momentum * (double)R / (double)(R - 1));
-    st = dev->ops.affine(q, D, keep, 0, ij_f32_of(mean), ij_f32_of(mean));
-    if (st == IJ_OK) st = dev->ops.axpy(q, D, (float)momentum, ij_f32_of(m), ij_f32_of(mean));
-    if (st == IJ_OK) st = dev->ops.affine(q, D, keep, 0, ij_f32_of(var), ij_f32_of(var));
-    if (st == IJ_OK) st = dev->ops.axpy(q, D, unbiased, ij_f32_of(s), ij_f32_of(var));
-  }
-  ij_node *node;
-  st = finish(st, y, (ij_tensor *[]){x, m, s}, 3, batch_norm_backward, &node, out);
-  if (node) {
-    node->i[0] = training;
-    node->f[0] = eps;
-  }
-  ij_tensor_free(m);
-  ij_tensor_free(s);
-  return st;
+  ij_attr(&op, &(struct batch_norm){training, (float)eps}, sizeof(struct batch_norm));
+  float *y = ij_out(&op, IJ_F32, 2, x->shape), *m = ij_save(&op, IJ_F32, 1, &D), *v = ij_save(&op, IJ_F32, 1, &D);
+  if (ij_ready(&op)) op.status = ij_tensor_copy(op.node.saved[0], mean);
+  if (op.status == IJ_OK) op.status = ij_tensor_copy(op.node.saved[1], var);
+  if (op.status == IJ_OK)
+    op.status = op.dev->ops.batch_norm_fwd(&op.dev->queue, R, D, training, (float)eps, ij_f32_of(x), m, v, y);
+  if (op.status == IJ_OK && training) op.status = follow(mean, momentum, (float)momentum, m);
+  if (op.status == IJ_OK && training) /* the running variance is the unbiased one */
+    op.status = follow(var, momentum, (float)(momentum * (double)R / (double)(R - 1)), v);
+  return ij_end(&op);
 }
 
 /* ---- attention */
-static ij_status attention_backward(ij_node *n) { /* in: qkv, lse; i: A */
-  ij_tensor *qkv = n->in[0], *g;
-  ij_device *dev = device_of(qkv);
-  int64_t A = n->i[0], S = qkv->shape[2] / 3 / A;
-  IJ_TRY(grad_like(qkv, &g));
-  return grad_done(dev->ops.attention_bwd(&dev->queue, IJ_F32, qkv->shape[0], qkv->shape[1], A, S, 0, ij_data_of(qkv),
-                                          NULL, ij_data_of(n->out), ij_f32_of(n->in[1]), ij_data_of(n->out->grad),
-                                          ij_data_of(g), NULL),
-                   qkv, g);
+static ij_status attention_backward(ij_node *n) { /* in: qkv (B, N, 3 * A * S); saved: lse (B, A, N) */
+  ij_tensor *qkv = n->in[0];
+  ij_device *dev = ij_device_of(qkv);
+  int64_t A = *(const int *)(const void *)n->attr, S = qkv->shape[2] / 3 / A;
+  return dev->ops.attention_bwd(&dev->queue, IJ_F32, qkv->shape[0], qkv->shape[1], A, S, 0, ij_data_of(qkv), NULL,
+                                ij_data_of(n->out), ij_f32_of(n->saved[0]), out_grad(n), n->dx[0], NULL);
 }
 ij_status ij_attention(ij_tensor *qkv, int heads, ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(ij_want_shape("attention", "qkv", qkv, IJ_F32, 3, (int64_t[]){-1, -1, -1}));
+  ij_op op = ij_begin("attention", attention_backward, out);
+  IJ_TRY(ij_in_shape(&op, "qkv", qkv, IJ_F32, 3, (int64_t[]){-1, -1, -1}));
   int64_t B = qkv->shape[0], N = qkv->shape[1], W = qkv->shape[2];
   if (heads < 1 || W < 3 * (int64_t)heads || W % (3 * (int64_t)heads))
     return ij_fail(IJ_ESHAPE, "attention: width %lld is not 3 x heads (%d) x head width", (long long)W, heads);
-  ij_device *dev = device_of(qkv);
-  ij_tensor *y = ij_make3(dev, IJ_F32, B, N, W / 3), *lse = ij_make3(dev, IJ_F32, B, heads, N);
-  ij_status st = IJ_ENOMEM;
-  if (y && lse)
-    st = dev->ops.attention_fwd(&dev->queue, IJ_F32, B, N, heads, W / 3 / heads, 0, ij_data_of(qkv), NULL,
-                                ij_data_of(y), ij_f32_of(lse));
-  ij_node *node;
-  st = finish(st, y, (ij_tensor *[]){qkv, lse}, 2, attention_backward, &node, out);
-  if (node) node->i[0] = heads;
-  ij_tensor_free(lse);
-  return st;
+  ij_attr(&op, &heads, sizeof heads);
+  float *y = ij_out(&op, IJ_F32, 3, (int64_t[]){B, N, W / 3});
+  float *lse = ij_save(&op, IJ_F32, 3, (int64_t[]){B, heads, N});
+  if (ij_ready(&op))
+    op.status =
+        op.dev->ops.attention_fwd(&op.dev->queue, IJ_F32, B, N, heads, W / 3 / heads, 0, ij_data_of(qkv), NULL, y, lse);
+  return ij_end(&op);
 }
 
 static ij_status softmax_backward(ij_node *n) {
-  ij_tensor *x = n->in[0], *g;
-  ij_device *dev = device_of(x);
-  IJ_TRY(grad_like(x, &g));
-  return grad_done(dev->ops.softmax_bwd(&dev->queue, rows_of(x), last_size(x), ij_f32_of(n->out),
-                                        ij_f32_of(n->out->grad), ij_f32_of(g)),
-                   x, g);
+  ij_tensor *x = n->in[0];
+  ij_device *dev = ij_device_of(x);
+  return dev->ops.softmax_bwd(&dev->queue, rows_of(x), last_size(x), ij_f32_of(n->out), out_grad(n), n->dx[0]);
 }
 ij_status ij_softmax(ij_tensor *x, ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(ij_want("softmax", "x", x, IJ_F32));
-  if (!x->ndim || !last_size(x)) return ij_fail(IJ_ESHAPE, "softmax: of nothing");
-  ij_device *dev = device_of(x);
-  ij_tensor *y = ij_make_like(x);
-  ij_status st = IJ_ENOMEM;
-  if (y) st = dev->ops.softmax_fwd(&dev->queue, rows_of(x), last_size(x), ij_f32_of(x), ij_f32_of(y));
-  ij_node *node;
-  return finish(st, y, &x, 1, softmax_backward, &node, out);
+  ij_op op = ij_begin("softmax", softmax_backward, out);
+  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
+  if (!x->ndim || !last_size(x)) return ij_fail(IJ_ESHAPE, "softmax: 'x' has no last dimension or an empty one");
+  float *y = ij_out(&op, IJ_F32, x->ndim, x->shape);
+  if (ij_ready(&op)) op.status = op.dev->ops.softmax_fwd(&op.dev->queue, rows_of(x), last_size(x), ij_f32_of(x), y);
+  return ij_end(&op);
 }
 
-/* ---- products of two tensors */
-/* t's gradient, if it wants one, grows by the P products of x (M, K) and y (K, N), each perhaps transposed. */
-static ij_status product_grad(ij_tensor *t, int64_t P, int64_t M, int64_t N, int64_t K, bool tx, bool ty, ij_tensor *x,
-                              ij_tensor *y) {
-  if (!t->requires_grad) return IJ_OK;
-  ij_tensor *g;
-  ij_device *dev = device_of(t);
-  IJ_TRY(grad_like(t, &g));
-  return grad_done(dev->ops.matmul(&dev->queue, P, M, N, K, tx, ty, ij_f32_of(x), ij_f32_of(y), ij_f32_of(g)), t, g);
+/* ---- matrix products of two tensors */
+struct matmul {
+  int64_t P, M, N, K;
+  bool ta, tb;
+};
+/* dx = P matrix products of x (M, K) and y (K, N), each perhaps transposed; nothing where dx is NULL. */
+static ij_status matmul_grad(float *dx, int64_t P, int64_t M, int64_t N, int64_t K, bool tx, bool ty, ij_tensor *x,
+                             ij_tensor *y) {
+  ij_device *dev = ij_device_of(x);
+  return dx ? dev->ops.matmul(&dev->queue, P, M, N, K, tx, ty, ij_f32_of(x), ij_f32_of(y), dx) : IJ_OK;
 }
-static ij_status matmul_backward(ij_node *n) { /* in: a, b; i: P, M, N, K, ta, tb */
+static ij_status matmul_backward(ij_node *n) { /* in: a, b */
+  const struct matmul *s = (const void *)n->attr;
   ij_tensor *a = n->in[0], *b = n->in[1], *dc = n->out->grad;
-  int64_t P = n->i[0], M = n->i[1], N = n->i[2], K = n->i[3];
-  bool ta = n->i[4], tb = n->i[5];
-  IJ_TRY(ta ? product_grad(a, P, K, M, N, tb, true, b, dc) : product_grad(a, P, M, K, N, false, !tb, dc, b));
-  return tb ? product_grad(b, P, N, K, M, true, ta, dc, a) : product_grad(b, P, K, N, M, !ta, false, a, dc);
+  int64_t P = s->P, M = s->M, N = s->N, K = s->K;
+  bool ta = s->ta, tb = s->tb;
+  float *da = n->dx[0], *db = n->dx[1];
+  IJ_TRY(ta ? matmul_grad(da, P, K, M, N, tb, true, b, dc) : matmul_grad(da, P, M, K, N, false, !tb, dc, b));
+  return tb ? matmul_grad(db, P, N, K, M, true, ta, dc, a) : matmul_grad(db, P, K, N, M, !ta, false, a, dc);
 }
 ij_status ij_matmul(ij_tensor *a, ij_tensor *b, int ta, int tb, ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(ij_want("matmul", "a", a, IJ_F32));
-  IJ_TRY(ij_want("matmul", "b", b, IJ_F32));
+  ij_op op = ij_begin("matmul", matmul_backward, out);
+  IJ_TRY(ij_in(&op, "a", a, IJ_F32));
+  IJ_TRY(ij_in(&op, "b", b, IJ_F32));
   int nd = a->ndim;
   char left[160], right[160];
   bool fits = (nd == 2 || nd == 3) && b->ndim == nd && (nd == 2 || a->shape[0] == b->shape[0]) &&
               a->shape[nd - (ta ? 2 : 1)] == b->shape[nd - (tb ? 1 : 2)];
   if (!fits)
-    return ij_fail(IJ_ESHAPE, "matmul: %s%s and %s%s do not fit: (M, K) and (K, N), or as many of each",
+    return ij_fail(IJ_ESHAPE, "matmul: %s%s and %s%s do not fit: expected (M, K) and (K, N), or P of each",
                    ij_shape_text(a, left), ta ? " transposed" : "", ij_shape_text(b, right), tb ? " transposed" : "");
   int64_t P = nd == 3 ? a->shape[0] : 1, M = a->shape[nd - (ta ? 1 : 2)], N = b->shape[nd - (tb ? 2 : 1)],
-          K = a->shape[nd - (ta ? 2 : 1)];
-  ij_device *dev = device_of(a);
-  ij_tensor *c = nd == 3 ? ij_make3(dev, IJ_F32, P, M, N) : ij_make2(dev, IJ_F32, M, N);
-  ij_status st = IJ_ENOMEM;
-  if (c) st = dev->ops.matmul(&dev->queue, P, M, N, K, ta != 0, tb != 0, ij_f32_of(a), ij_f32_of(b), ij_f32_of(c));
-  ij_node *node;
-  st = finish(st, c, (ij_tensor *[]){a, b}, 2, matmul_backward, &node, out);
-  if (node) memcpy(node->i, (int64_t[]){P, M, N, K, ta != 0, tb != 0}, sizeof node->i);
-  return st;
+          K = a->shape[nd - (ta ? 2 : 1)], shape[] = {P, M, N};
+  ij_attr(&op, &(struct matmul){P, M, N, K, ta != 0, tb != 0}, sizeof(struct matmul));
+  float *c = ij_out(&op, IJ_F32, nd, nd == 3 ? shape : shape + 1);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.matmul(&op.dev->queue, P, M, N, K, ta != 0, tb != 0, ij_f32_of(a), ij_f32_of(b), c);
+  return ij_end(&op);
 }
 
 /* ---- picking and joining */
-static ij_status gather_backward(ij_node *n) {
-  ij_tensor *x = n->in[0], *index = n->in[1], *g;
-  ij_device *dev = device_of(x);
-  IJ_TRY(grad_like(x, &g));
-  ij_status st = dev->ops.fill(&dev->queue, ij_tensor_count(g), 0, ij_f32_of(g));
-  if (st == IJ_OK)
-    st = dev->ops.gather_bwd(&dev->queue, index->shape[0], index->shape[1], index->shape[2], x->shape[1], x->shape[2],
-                             ij_f32_of(n->out->grad), ij_data_of(index), ij_f32_of(g));
-  return grad_done(st, x, g);
+static ij_status gather_backward(ij_node *n) { /* in: x (B, N, D), index (M, B, T) */
+  ij_tensor *x = n->in[0], *index = n->in[1];
+  ij_device *dev = ij_device_of(x);
+  IJ_TRY(dev->ops.fill(&dev->queue, ij_tensor_count(x), 0, n->dx[0]));
+  return dev->ops.gather_bwd(&dev->queue, index->shape[0], index->shape[1], index->shape[2], x->shape[1], x->shape[2],
+                             out_grad(n), ij_data_of(index), n->dx[0]);
 }
 ij_status ij_gather(ij_tensor *x, ij_tensor *index, ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(ij_want_shape("gather", "x", x, IJ_F32, 3, (int64_t[]){-1, -1, -1}));
-  IJ_TRY(ij_want_shape("gather", "index", index, IJ_I32, 3, (int64_t[]){-1, x->shape[0], -1}));
+  ij_op op = ij_begin("gather", gather_backward, out);
+  IJ_TRY(ij_in_shape(&op, "x", x, IJ_F32, 3, (int64_t[]){-1, -1, -1}));
+  IJ_TRY(ij_in_shape(&op, "index", index, IJ_I32, 3, (int64_t[]){-1, x->shape[0], -1}));
   IJ_TRY(ij_check_index("gather", index, x->shape[1]));
-  ij_device *dev = device_of(x);
-  int64_t M = index->shape[0], B = index->shape[1], T = index->shape[2];
-  ij_tensor *y = ij_make3(dev, IJ_F32, M * B, T, x->shape[2]);
-  ij_status st = IJ_ENOMEM;
-  if (y)
-    st = dev->ops.gather_fwd(&dev->queue, M, B, T, x->shape[1], x->shape[2], ij_f32_of(x), ij_data_of(index),
-                             ij_f32_of(y));
-  ij_node *node;
-  return finish(st, y, (ij_tensor *[]){x, index}, 2, gather_backward, &node, out);
+  int64_t M = index->shape[0], B = index->shape[1], T = index->shape[2], N = x->shape[1], D = x->shape[2];
+  float *y = ij_out(&op, IJ_F32, 3, (int64_t[]){M * B, T, D});
+  if (ij_ready(&op))
+    op.status = op.dev->ops.gather_fwd(&op.dev->queue, M, B, T, N, D, ij_f32_of(x), ij_data_of(index), y);
+  return ij_end(&op);
 }
 
 ij_status ij_index_range(const ij_tensor *index, int32_t *lo, int32_t *hi) {
@@ -329,14 +259,14 @@ ij_status ij_index_range(const ij_tensor *index, int32_t *lo, int32_t *hi) {
   return st;
 }
 
-/* The place (from 0) of the first number outside lo..hi. */
-static ij_status find_outside(const ij_tensor *index, int64_t lo, int64_t hi, int64_t *place, int32_t *value) {
+/* The position (from 0) of the first value outside lo..hi. */
+static ij_status find_outside(const ij_tensor *index, int64_t lo, int64_t hi, int64_t *position, int32_t *value) {
   int64_t count = ij_tensor_count(index), i = 0;
   int32_t *v = ij_alloc((size_t)count * 4 + 1);
   if (!v) return IJ_ENOMEM;
   ij_status st = ij_tensor_read(index, v, (size_t)count * 4);
   while (st == IJ_OK && i < count - 1 && v[i] >= lo && v[i] <= hi) i++;
-  *place = i;
+  *position = i;
   *value = st == IJ_OK && count ? v[i] : 0;
   ij_free(v);
   return st;
@@ -344,103 +274,93 @@ static ij_status find_outside(const ij_tensor *index, int64_t lo, int64_t hi, in
 
 ij_status ij_check_index(const char *op, const ij_tensor *index, int64_t n) {
   int32_t lo, hi, value;
-  int64_t place;
+  int64_t position;
   IJ_TRY(ij_index_range(index, &lo, &hi));
   if (lo > hi || (lo >= 0 && hi < n)) return IJ_OK;
-  IJ_TRY(find_outside(index, 0, n - 1, &place, &value));
-  return ij_fail(IJ_EINVAL, "%s: patch number %d at place %lld is outside 0..%lld", op, value, (long long)place + 1,
+  IJ_TRY(find_outside(index, 0, n - 1, &position, &value));
+  return ij_fail(IJ_EINVAL, "%s: patch %d at position %lld is outside 0..%lld", op, value, (long long)position + 1,
                  (long long)n - 1);
 }
 
-static ij_status concat_backward(ij_node *n) {
-  ij_tensor *y = n->out;
-  ij_device *dev = device_of(y);
-  int64_t at = 0, D = last_size(y);
-  for (int i = 0; i < 8 && n->in[i]; i++) {
-    ij_tensor *x = n->in[i], *g;
-    int64_t d = last_size(x), shape[2] = {rows_of(x), d}, from[2] = {D, 1}, to[2] = {d, 1};
-    if (x->requires_grad) {
-      IJ_TRY(grad_like(x, &g));
-      IJ_TRY(grad_done(dev->ops.copy(&dev->queue, 2, shape, 4, ij_f32_of(y->grad) + at, from, ij_f32_of(g), to), x, g));
-    }
-    at += d;
+static ij_status concat_backward(ij_node *n) { /* in: 1 to 8 of (..., d), d any; out: (..., D) */
+  ij_device *dev = ij_device_of(n->out);
+  int64_t offset = 0, D = last_size(n->out);
+  for (int i = 0; i < IJ_MAX_INPUTS && n->in[i]; i++) {
+    int64_t d = last_size(n->in[i]), shape[2] = {rows_of(n->in[i]), d}, from[2] = {D, 1}, to[2] = {d, 1};
+    if (n->dx[i]) IJ_TRY(dev->ops.copy(&dev->queue, 2, shape, 4, out_grad(n) + offset, from, n->dx[i], to));
+    offset += d;
   }
   return IJ_OK;
 }
 ij_status ij_concat(ij_tensor **x, int count, ij_tensor **out) {
-  *out = NULL;
-  if (count < 1 || count > 8) return ij_fail(IJ_EINVAL, "concat: 1 to 8 tensors, not %d", count);
+  ij_op op = ij_begin("concat", concat_backward, out);
+  if (count < 1 || count > IJ_MAX_INPUTS)
+    return ij_fail(IJ_EINVAL, "concat: %d tensors, expected 1 to %d", count, IJ_MAX_INPUTS);
   IJ_TRY(ij_want("concat", "x", x[0], IJ_F32));
-  int64_t shape[IJ_MAX_DIMS], D = 0;
-  if (!x[0]->ndim) return ij_fail(IJ_ESHAPE, "concat: tensors need a dimension");
+  int nd = x[0]->ndim;
+  int64_t shape[IJ_MAX_DIMS], D = 0, offset = 0;
+  if (!nd) return ij_fail(IJ_ESHAPE, "concat: 'x' has no dimension");
   memcpy(shape, x[0]->shape, sizeof shape);
-  shape[x[0]->ndim - 1] = -1;
+  shape[nd - 1] = -1;
   for (int i = 0; i < count; i++) {
-    IJ_TRY(ij_want_shape("concat", "x", x[i], IJ_F32, x[0]->ndim, shape));
+    IJ_TRY(ij_in_shape(&op, "x", x[i], IJ_F32, nd, shape));
     D += last_size(x[i]);
   }
-  shape[x[0]->ndim - 1] = D;
-  ij_device *dev = device_of(x[0]);
-  ij_tensor *y = ij_make(dev, IJ_F32, x[0]->ndim, shape, false);
-  ij_status st = y ? IJ_OK : IJ_ENOMEM;
-  int64_t at = 0;
-  for (int i = 0; i < count && st == IJ_OK; i++) {
+  shape[nd - 1] = D;
+  float *y = ij_out(&op, IJ_F32, nd, shape);
+  ij_ready(&op);
+  for (int i = 0; i < count && op.status == IJ_OK; i++) {
     int64_t d = last_size(x[i]), size[2] = {rows_of(x[i]), d}, from[2] = {d, 1}, to[2] = {D, 1};
-    st = dev->ops.copy(&dev->queue, 2, size, 4, ij_f32_of(x[i]), from, ij_f32_of(y) + at, to);
-    at += d;
+    op.status = op.dev->ops.copy(&op.dev->queue, 2, size, 4, ij_f32_of(x[i]), from, y + offset, to);
+    offset += d;
   }
-  ij_node *node;
-  return finish(st, y, x, count, concat_backward, &node, out);
+  return ij_end(&op);
 }
 
 /* ---- arithmetic */
-enum { SAME = 0, ONE = 1, LAST = 2 };
+enum { SAME = 0, ONE = 1, LAST = 2 }; /* y's shape: x's; one element; x's last dimension */
+struct binary {
+  char op;
+  int mode;
+};
 
-static ij_status reduce_to(ij_tensor *t, int mode, ij_tensor *g) { /* g: like the op's output; t: the operand */
-  ij_device *dev = device_of(g);
-  if (mode == SAME) return ij_grad_add(t, g);
-  ij_tensor *s = ij_make(dev, IJ_F32, t->ndim, t->shape, false);
-  int64_t n = ij_tensor_count(g), d = mode == ONE ? 1 : ij_tensor_count(t);
-  ij_status st = s ? dev->ops.sum_fwd(&dev->queue, 1, n / d, d, 1, ij_f32_of(g), ij_f32_of(s)) : IJ_ENOMEM;
-  ij_tensor_free(g);
-  return s ? grad_done(st, t, s) : st;
-}
-
-static ij_status binary_backward(ij_node *n) { /* in: x, y; i: op, mode */
-  ij_tensor *x = n->in[0], *y = n->in[1], *g;
-  ij_device *dev = device_of(x);
+/* dy of (x op y), of x's shape. */
+static ij_status binary_dy(ij_node *n, float *dy) {
+  const struct binary *a = (const void *)n->attr;
+  ij_tensor *x = n->in[0], *y = n->in[1];
+  ij_device *dev = ij_device_of(x);
   ij_queue *q = &dev->queue;
-  char op = (char)n->i[0];
-  int mode = (int)n->i[1];
   int64_t count = ij_tensor_count(x), D = ij_tensor_count(y);
-  const float *dz = ij_f32_of(n->out->grad);
-  if (x->requires_grad) {
-    IJ_TRY(grad_like(x, &g));
-    ij_status st = op == '+' || op == '-' ? dev->ops.affine(q, count, 1, 0, dz, ij_f32_of(g))
-                                          : dev->ops.binary(q, op, mode, count, D, dz, ij_f32_of(y), ij_f32_of(g));
-    IJ_TRY(grad_done(st, x, g));
-  }
-  if (!y->requires_grad) return IJ_OK;
-  IJ_TRY(grad_like(x, &g));
-  ij_status st;
-  if (op == '+' || op == '-') st = dev->ops.affine(q, count, op == '+' ? 1 : -1, 0, dz, ij_f32_of(g));
-  else st = dev->ops.binary(q, '*', SAME, count, count, dz, ij_f32_of(op == '*' ? x : n->out), ij_f32_of(g));
-  if (st == IJ_OK && op == '/') { /* d(x / y) / dy = -(x / y) / y */
-    st = dev->ops.binary(q, '/', mode, count, D, ij_f32_of(g), ij_f32_of(y), ij_f32_of(g));
-    if (st == IJ_OK) st = dev->ops.affine(q, count, -1, 0, ij_f32_of(g), ij_f32_of(g));
-  }
-  if (st != IJ_OK) {
-    ij_tensor_free(g);
-    return st;
-  }
-  return reduce_to(y, mode, g);
+  if (a->op == '+' || a->op == '-') return dev->ops.affine(q, count, a->op == '+' ? 1 : -1, 0, out_grad(n), dy);
+  IJ_TRY(dev->ops.binary(q, '*', SAME, count, count, out_grad(n), ij_f32_of(a->op == '*' ? x : n->out), dy));
+  if (a->op == '*') return IJ_OK;
+  IJ_TRY(dev->ops.binary(q, '/', a->mode, count, D, dy, ij_f32_of(y), dy)); /* d(x / y) / dy = -(x / y) / y */
+  return dev->ops.affine(q, count, -1, 0, dy, dy);
 }
-ij_status ij_binary(char op, ij_tensor *x, ij_tensor *y, ij_tensor **out) {
-  *out = NULL;
-  const char name[] = {op, 0};
-  if (!op || !strchr("+-*/", op)) return ij_fail(IJ_EINVAL, "binary: unknown op '%s'", name);
-  IJ_TRY(ij_want(name, "x", x, IJ_F32));
-  IJ_TRY(ij_want(name, "y", y, IJ_F32));
+static ij_status binary_backward(ij_node *n) { /* in: x, y */
+  const struct binary *a = (const void *)n->attr;
+  ij_tensor *x = n->in[0], *y = n->in[1], *wide;
+  ij_device *dev = ij_device_of(x);
+  ij_queue *q = &dev->queue;
+  int64_t count = ij_tensor_count(x), D = ij_tensor_count(y);
+  bool sum = a->op == '+' || a->op == '-';
+  if (n->dx[0])
+    IJ_TRY(sum ? dev->ops.affine(q, count, 1, 0, out_grad(n), n->dx[0])
+               : dev->ops.binary(q, a->op, a->mode, count, D, out_grad(n), ij_f32_of(y), n->dx[0]));
+  if (!n->dx[1]) return IJ_OK;
+  if (a->mode == SAME) return binary_dy(n, n->dx[1]);
+  IJ_TRY(ij_tensor_make(dev, IJ_F32, x->ndim, x->shape, false, &wide)); /* then summed to y's shape */
+  ij_status st = binary_dy(n, ij_f32_of(wide));
+  if (st == IJ_OK) st = dev->ops.sum_fwd(q, 1, count / D, D, 1, ij_f32_of(wide), n->dx[1]);
+  ij_tensor_free(wide);
+  return st;
+}
+ij_status ij_binary(char sign, ij_tensor *x, ij_tensor *y, ij_tensor **out) {
+  const char name[] = {sign, 0};
+  ij_op op = ij_begin(name, binary_backward, out);
+  if (!sign || !strchr("+-*/", sign)) return ij_fail(IJ_EINVAL, "binary: unknown op '%s'", name);
+  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
+  IJ_TRY(ij_in(&op, "y", y, IJ_F32));
   bool same = x->ndim == y->ndim;
   for (int i = 0; same && i < x->ndim; i++) same = x->shape[i] == y->shape[i];
   int mode = same ? SAME : ij_tensor_count(y) == 1 ? ONE : LAST;
@@ -449,52 +369,41 @@ ij_status ij_binary(char op, ij_tensor *x, ij_tensor *y, ij_tensor **out) {
     return ij_fail(IJ_ESHAPE,
                    "%s: %s and %s do not fit: the second may be the same, one element, or the last dimension", name,
                    ij_shape_text(x, a), ij_shape_text(y, b));
-  ij_device *dev = device_of(x);
-  ij_tensor *z = ij_make_like(x);
-  ij_status st = IJ_ENOMEM;
-  if (z)
-    st = dev->ops.binary(&dev->queue, op, mode, ij_tensor_count(x), ij_tensor_count(y), ij_f32_of(x), ij_f32_of(y),
-                         ij_f32_of(z));
-  ij_node *node;
-  st = finish(st, z, (ij_tensor *[]){x, y}, 2, binary_backward, &node, out);
-  if (node) {
-    node->i[0] = op;
-    node->i[1] = mode;
-  }
-  return st;
+  ij_attr(&op, &(struct binary){sign, mode}, sizeof(struct binary));
+  float *z = ij_out(&op, IJ_F32, x->ndim, x->shape);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.binary(&op.dev->queue, sign, mode, ij_tensor_count(x), ij_tensor_count(y), ij_f32_of(x),
+                                   ij_f32_of(y), z);
+  return ij_end(&op);
 }
 
 static ij_status affine_backward(ij_node *n) {
-  ij_tensor *x = n->in[0], *g;
-  ij_device *dev = device_of(x);
-  IJ_TRY(grad_like(x, &g));
-  return grad_done(
-      dev->ops.affine(&dev->queue, ij_tensor_count(x), (float)n->f[0], 0, ij_f32_of(n->out->grad), ij_f32_of(g)), x, g);
+  const double *scale = (const void *)n->attr;
+  ij_device *dev = ij_device_of(n->out);
+  return dev->ops.affine(&dev->queue, ij_tensor_count(n->out), (float)*scale, 0, out_grad(n), n->dx[0]);
 }
 ij_status ij_affine(ij_tensor *x, double scale, double shift, ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(ij_want("affine", "x", x, IJ_F32));
-  ij_device *dev = device_of(x);
-  ij_tensor *y = ij_make_like(x);
-  ij_status st = IJ_ENOMEM;
-  if (y) st = dev->ops.affine(&dev->queue, ij_tensor_count(x), (float)scale, (float)shift, ij_f32_of(x), ij_f32_of(y));
-  ij_node *node;
-  st = finish(st, y, &x, 1, affine_backward, &node, out);
-  if (node) node->f[0] = scale;
-  return st;
+  ij_op op = ij_begin("affine", affine_backward, out);
+  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
+  ij_attr(&op, &scale, sizeof scale);
+  float *y = ij_out(&op, IJ_F32, x->ndim, x->shape);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.affine(&op.dev->queue, ij_tensor_count(x), (float)scale, (float)shift, ij_f32_of(x), y);
+  return ij_end(&op);
 }
 
-static ij_status mean_backward(ij_node *n) { /* i: P, n, Q */
-  ij_tensor *x = n->in[0], *g;
-  ij_device *dev = device_of(x);
-  IJ_TRY(grad_like(x, &g));
-  return grad_done(dev->ops.sum_bwd(&dev->queue, n->i[0], n->i[1], n->i[2], 1.0f / (float)n->i[1],
-                                    ij_f32_of(n->out->grad), ij_f32_of(g)),
-                   x, g);
+struct mean {
+  int64_t P, n, Q; /* x as (P, n, Q): the mean is over n */
+};
+static ij_status mean_backward(ij_node *node) {
+  const struct mean *a = (const void *)node->attr;
+  ij_tensor *x = node->in[0];
+  ij_device *dev = ij_device_of(x);
+  return dev->ops.sum_bwd(&dev->queue, a->P, a->n, a->Q, 1.0f / (float)a->n, out_grad(node), node->dx[0]);
 }
 ij_status ij_mean(ij_tensor *x, int dim, ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(ij_want("mean", "x", x, IJ_F32));
+  ij_op op = ij_begin("mean", mean_backward, out);
+  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
   if (dim < -1 || dim >= x->ndim) return ij_fail(IJ_ESHAPE, "mean: no dimension %d of %d", dim + 1, x->ndim);
   int64_t P = 1, n = dim < 0 ? ij_tensor_count(x) : x->shape[dim], Q = 1, shape[IJ_MAX_DIMS] = {1};
   int nd = dim < 0 ? 1 : 0;
@@ -503,71 +412,56 @@ ij_status ij_mean(ij_tensor *x, int dim, ij_tensor **out) {
     *(i < dim ? &P : &Q) *= x->shape[i];
     shape[nd++] = x->shape[i];
   }
-  if (n < 1) return ij_fail(IJ_ESHAPE, "mean: of nothing");
-  ij_device *dev = device_of(x);
-  ij_tensor *y = ij_make(dev, IJ_F32, nd, shape, false);
-  ij_status st = y ? dev->ops.sum_fwd(&dev->queue, P, n, Q, 1.0f / (float)n, ij_f32_of(x), ij_f32_of(y)) : IJ_ENOMEM;
-  ij_node *node;
-  st = finish(st, y, &x, 1, mean_backward, &node, out);
-  if (node) {
-    node->i[0] = P;
-    node->i[1] = n;
-    node->i[2] = Q;
-  }
-  return st;
+  if (n < 1) return ij_fail(IJ_ESHAPE, "mean: 'x' has no elements to average");
+  ij_attr(&op, &(struct mean){P, n, Q}, sizeof(struct mean));
+  float *y = ij_out(&op, IJ_F32, nd, shape);
+  if (ij_ready(&op)) op.status = op.dev->ops.sum_fwd(&op.dev->queue, P, n, Q, 1.0f / (float)n, ij_f32_of(x), y);
+  return ij_end(&op);
 }
 
 ij_status ij_argmax(ij_tensor *x, ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(ij_want("argmax", "x", x, IJ_F32));
-  if (!x->ndim || !last_size(x)) return ij_fail(IJ_ESHAPE, "argmax: of nothing");
-  ij_device *dev = device_of(x);
-  ij_tensor *y = ij_make(dev, IJ_I32, x->ndim - 1, x->shape, false);
-  ij_status st = y ? dev->ops.argmax(&dev->queue, rows_of(x), last_size(x), ij_f32_of(x), ij_data_of(y)) : IJ_ENOMEM;
-  ij_node *node;
-  return finish(st, y, &x, 1, NULL, &node, out);
+  ij_op op = ij_begin("argmax", NULL, out);
+  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
+  if (!x->ndim || !last_size(x)) return ij_fail(IJ_ESHAPE, "argmax: 'x' has no last dimension or an empty one");
+  int32_t *y = ij_out(&op, IJ_I32, x->ndim - 1, x->shape);
+  if (ij_ready(&op)) op.status = op.dev->ops.argmax(&op.dev->queue, rows_of(x), last_size(x), ij_f32_of(x), y);
+  return ij_end(&op);
 }
 
 ij_status ij_topk(ij_tensor *x, int64_t k, ij_tensor **values, ij_tensor **index) {
-  *values = *index = NULL;
-  IJ_TRY(ij_want("topk", "x", x, IJ_F32));
+  *index = NULL;
+  ij_op op = ij_begin("topk", NULL, values);
+  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
   if (!x->ndim || k < 1 || k > last_size(x))
     return ij_fail(IJ_ESHAPE, "topk: the %lld largest of %lld", (long long)k, (long long)(x->ndim ? last_size(x) : 0));
-  ij_device *dev = device_of(x);
   int64_t shape[IJ_MAX_DIMS];
   memcpy(shape, x->shape, sizeof shape);
   shape[x->ndim - 1] = k;
-  ij_tensor *v = ij_make(dev, IJ_F32, x->ndim, shape, false), *at = ij_make(dev, IJ_I32, x->ndim, shape, false);
-  ij_status st = IJ_ENOMEM;
-  if (v && at) st = dev->ops.topk(&dev->queue, rows_of(x), last_size(x), k, ij_f32_of(x), ij_f32_of(v), ij_data_of(at));
-  if (st != IJ_OK) {
-    ij_drop(&v);
-    ij_drop(&at);
-  }
-  *values = v;
-  *index = at;
-  return st;
+  float *v = ij_out(&op, IJ_F32, x->ndim, shape);
+  int32_t *position = ij_save(&op, IJ_I32, x->ndim, shape);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.topk(&op.dev->queue, rows_of(x), last_size(x), k, ij_f32_of(x), v, position);
+  if (op.status == IJ_OK) *index = ij_hold(op.node.saved[0]);
+  return ij_end(&op);
 }
 
 /* ---- losses */
-static ij_status smooth_l1_backward(ij_node *n) { /* in: x, y; i: outer, repeat, inner; f: beta */
-  ij_tensor *x = n->in[0], *y = n->in[1], *dx = NULL, *dy = NULL;
-  ij_device *dev = device_of(x);
-  IJ_TRY(grad_like(x, &dx));
-  if (y->requires_grad && grad_like(y, &dy) != IJ_OK) {
-    ij_tensor_free(dx);
-    return IJ_ENOMEM;
-  }
-  ij_status st =
-      dev->ops.smooth_l1_bwd(&dev->queue, n->i[0], n->i[1], n->i[2], (float)n->f[0], ij_f32_of(x), ij_f32_of(y),
-                             ij_f32_of(n->out->grad), ij_f32_of(dx), dy ? ij_f32_of(dy) : NULL);
-  if (dy) st = grad_done(st, y, dy);
-  return grad_done(st, x, dx);
+struct smooth_l1 {
+  int64_t outer, repeat, inner; /* x is (outer, repeat, inner), y (outer, inner) */
+  float beta;
+};
+static ij_status smooth_l1_backward(ij_node *n) { /* in: x, y */
+  const struct smooth_l1 *a = (const void *)n->attr;
+  ij_tensor *x = n->in[0], *y = n->in[1];
+  ij_device *dev = ij_device_of(x);
+  return dev->ops.smooth_l1_bwd(&dev->queue, a->outer, a->repeat, a->inner, a->beta, ij_f32_of(x), ij_f32_of(y),
+                                out_grad(n), n->dx[0], n->dx[1]);
 }
 ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, int64_t outer, ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(ij_want("smooth_l1", "x", x, IJ_F32));
-  IJ_TRY(ij_want("smooth_l1", "y", y, IJ_F32));
+  ij_op op = ij_begin("smooth_l1", smooth_l1_backward, out);
+  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
+  IJ_TRY(ij_in(&op, "y", y, IJ_F32));
+  op.node.always_dx = true; /* smooth_l1_bwd writes it in any case */
   int64_t n = ij_tensor_count(x), m = ij_tensor_count(y);
   if (outer < 1) outer = 1;
   char a[160], b[160];
@@ -575,57 +469,44 @@ ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, int64_t outer, i
     return ij_fail(IJ_ESHAPE, "smooth_l1: 'x' is %s and 'y' is %s, which does not repeat to it", ij_shape_text(x, a),
                    ij_shape_text(y, b));
   if (!(beta > 0)) return ij_fail(IJ_EINVAL, "smooth_l1: beta is %g, expected more than 0", beta);
-  ij_device *dev = device_of(x);
-  int64_t inner = m / outer, repeat = n / m;
-  ij_tensor *loss = ij_make1(dev, IJ_F32, 1);
-  ij_status st = IJ_ENOMEM;
-  if (loss)
-    st = dev->ops.smooth_l1_fwd(&dev->queue, outer, repeat, inner, (float)beta, ij_f32_of(x), ij_f32_of(y),
-                                ij_f32_of(loss));
-  ij_node *node = NULL;
-  st = finish(st, loss, (ij_tensor *[]){x, y}, 2, smooth_l1_backward, &node, out);
-  if (node) {
-    node->i[0] = outer;
-    node->i[1] = repeat;
-    node->i[2] = inner;
-    node->f[0] = beta;
-  }
-  return st;
+  int64_t inner = m / outer, repeat = n / m, one = 1;
+  ij_attr(&op, &(struct smooth_l1){outer, repeat, inner, (float)beta}, sizeof(struct smooth_l1));
+  float *loss = ij_out(&op, IJ_F32, 1, &one);
+  if (ij_ready(&op))
+    op.status =
+        op.dev->ops.smooth_l1_fwd(&op.dev->queue, outer, repeat, inner, (float)beta, ij_f32_of(x), ij_f32_of(y), loss);
+  return ij_end(&op);
 }
 
 static ij_status check_label(const ij_tensor *label, int64_t classes) {
   int32_t lo, hi, value;
-  int64_t place;
+  int64_t position;
   IJ_TRY(ij_index_range(label, &lo, &hi));
   if (hi < classes) return IJ_OK;
-  IJ_TRY(find_outside(label, INT32_MIN, classes - 1, &place, &value));
-  return ij_fail(IJ_EINVAL, "cross_entropy: label %d at place %lld, but there are %lld classes", value,
-                 (long long)place + 1, (long long)classes);
+  IJ_TRY(find_outside(label, INT32_MIN, classes - 1, &position, &value));
+  return ij_fail(IJ_EINVAL, "cross_entropy: label %d at position %lld, but there are %lld classes", value,
+                 (long long)position + 1, (long long)classes);
 }
 
-static ij_status cross_entropy_backward(ij_node *n) {
-  ij_tensor *x = n->in[0], *g;
-  ij_device *dev = device_of(x);
-  IJ_TRY(grad_like(x, &g));
-  return grad_done(dev->ops.cross_entropy_bwd(&dev->queue, x->shape[0], x->shape[1], (float)n->f[0], ij_f32_of(x),
-                                              ij_data_of(n->in[1]), ij_f32_of(n->out->grad), ij_f32_of(g)),
-                   x, g);
+static ij_status cross_entropy_backward(ij_node *n) { /* in: logits (R, classes), label (R) */
+  const double *smoothing = (const void *)n->attr;
+  ij_tensor *x = n->in[0];
+  ij_device *dev = ij_device_of(x);
+  return dev->ops.cross_entropy_bwd(&dev->queue, x->shape[0], x->shape[1], (float)*smoothing, ij_f32_of(x),
+                                    ij_data_of(n->in[1]), out_grad(n), n->dx[0]);
 }
 ij_status ij_cross_entropy(ij_tensor *logits, ij_tensor *label, double smoothing, ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(ij_want_shape("cross_entropy", "logits", logits, IJ_F32, 2, (int64_t[]){-1, -1}));
-  IJ_TRY(ij_want_shape("cross_entropy", "label", label, IJ_I32, 1, &logits->shape[0]));
+  ij_op op = ij_begin("cross_entropy", cross_entropy_backward, out);
+  IJ_TRY(ij_in_shape(&op, "logits", logits, IJ_F32, 2, (int64_t[]){-1, -1}));
+  int64_t R = logits->shape[0], classes = logits->shape[1], one = 1;
+  IJ_TRY(ij_in_shape(&op, "label", label, IJ_I32, 1, &R));
   if (!(smoothing >= 0 && smoothing < 1))
     return ij_fail(IJ_EINVAL, "cross_entropy: smoothing is %g, expected 0 up to 1", smoothing);
-  IJ_TRY(check_label(label, logits->shape[1]));
-  ij_device *dev = device_of(logits);
-  ij_tensor *loss = ij_make1(dev, IJ_F32, 1);
-  ij_status st = IJ_ENOMEM;
-  if (loss)
-    st = dev->ops.cross_entropy_fwd(&dev->queue, logits->shape[0], logits->shape[1], (float)smoothing,
-                                    ij_f32_of(logits), ij_data_of(label), ij_f32_of(loss));
-  ij_node *node;
-  st = finish(st, loss, (ij_tensor *[]){logits, label}, 2, cross_entropy_backward, &node, out);
-  if (node) node->f[0] = smoothing;
-  return st;
+  IJ_TRY(check_label(label, classes));
+  ij_attr(&op, &smoothing, sizeof smoothing);
+  float *loss = ij_out(&op, IJ_F32, 1, &one);
+  if (ij_ready(&op))
+    op.status = op.dev->ops.cross_entropy_fwd(&op.dev->queue, R, classes, (float)smoothing, ij_f32_of(logits),
+                                              ij_data_of(label), loss);
+  return ij_end(&op);
 }

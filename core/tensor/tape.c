@@ -1,77 +1,85 @@
+/* The tape of a device: recorded ops, run backwards; and the gradients that this makes. */
 #include "tensor.h"
-#include <string.h>
 
-bool ij_recording(const ij_tensor *const *in, int n) {
-  for (int i = 0; i < n; i++)
-    if (in[i] && in[i]->requires_grad) return in[i]->storage->dev->grad_on;
-  return false;
-}
-
-static void node_drop(ij_node *n) {
-  for (int i = 0; i < 8; i++) ij_drop(&n->in[i]);
-  ij_drop(&n->out);
-  if (n->ctx) (n->drop ? n->drop : ij_free)(n->ctx);
+static void drop_saved(ij_node *n) {
+  for (int i = 0; i < 2; i++) ij_drop(&n->saved[i]);
+  if (n->ctx) n->drop(n->ctx);
   n->ctx = NULL;
 }
+static void node_drop(ij_node *n) {
+  for (int i = 0; i < IJ_MAX_INPUTS; i++) ij_drop(&n->in[i]);
+  drop_saved(n);
+  ij_drop(&n->out->grad); /* only leaves keep theirs */
+  ij_drop(&n->out);
+}
 
-ij_status ij_record(ij_tensor *out, ij_tensor *const *in, int n, ij_status (*backward)(ij_node *), void *ctx,
-                    void (*drop)(void *), ij_node **node) {
-  ij_device *dev = out->storage->dev;
-  if (dev->tape_len == dev->tape_cap) {
-    int cap = dev->tape_cap ? 2 * dev->tape_cap : 64;
-    ij_node *more = ij_realloc(dev->tape, (size_t)cap * sizeof *more);
-    if (!more) {
-      if (ctx) (drop ? drop : ij_free)(ctx);
-      return IJ_ENOMEM;
-    }
-    dev->tape = more;
-    dev->tape_cap = cap;
+ij_status ij_tape_reserve(ij_device *dev) {
+  if (dev->tape_len < dev->tape_cap) return IJ_OK;
+  int cap = dev->tape_cap ? 2 * dev->tape_cap : 64;
+  ij_node *more = ij_realloc(dev->tape, (size_t)cap * sizeof *more);
+  if (!more) return IJ_ENOMEM;
+  dev->tape = more;
+  dev->tape_cap = cap;
+  return IJ_OK;
+}
+
+ij_status ij_record(const ij_node *node) {
+  ij_node n = *node;
+  ij_device *dev = ij_device_of(n.out);
+  ij_status st = ij_tape_reserve(dev);
+  if (st != IJ_OK) {
+    drop_saved(&n);
+    return st;
   }
-  ij_node *e = &dev->tape[dev->tape_len++];
-  *e = (ij_node){.backward = backward, .ctx = ctx, .drop = drop, .out = ij_hold(out)};
-  for (int i = 0; i < n; i++) e->in[i] = ij_hold(in[i]);
-  out->requires_grad = true;
-  if (node) *node = e;
+  for (int i = 0; i < IJ_MAX_INPUTS; i++) ij_hold(n.in[i]);
+  ij_hold(n.out)->requires_grad = true;
+  dev->tape[dev->tape_len++] = n;
   return IJ_OK;
 }
 
 void ij_tape_clear(ij_device *dev) {
-  for (int i = dev->tape_len - 1; i >= 0; i--) node_drop(&dev->tape[i]);
-  dev->tape_len = 0;
+  while (dev->tape_len > 0) node_drop(&dev->tape[--dev->tape_len]);
+}
+
+/* ---- gradients */
+/* Like t. A gradient lives as long as t does, unless a sink takes it within the step. */
+static ij_status make(const ij_tensor *t, bool kept, ij_tensor **g) {
+  return ij_tensor_make(ij_device_of(t), IJ_F32, t->ndim, t->shape, kept, g);
+}
+
+static ij_status publish(ij_status st, ij_tensor *t, ij_tensor *g) {
+  if (st == IJ_OK) t->grad = g;
+  else ij_tensor_free(g);
+  return st;
+}
+
+static ij_status add(ij_tensor *t, const ij_tensor *g) {
+  ij_device *dev = ij_device_of(t);
+  int64_t n = ij_tensor_count(t);
+  if (t->grad) return dev->ops.axpy(&dev->queue, n, 1, ij_f32_of(g), ij_f32_of(t->grad));
+  ij_tensor *copy;
+  IJ_TRY(make(t, t->storage->step == 0, &copy));
+  return publish(dev->ops.convert(&dev->queue, n, IJ_F32, ij_f32_of(g), IJ_F32, ij_f32_of(copy)), t, copy);
 }
 
 ij_status ij_grad_add(ij_tensor *t, ij_tensor *g) {
-  if (!t->requires_grad) {
-    ij_tensor_free(g);
-    return IJ_OK;
-  }
-  if (!t->grad) {
-    bool outlives = t->storage->step != 0 || g->storage->step == 0;
-    if (g->refs == 1 && outlives) {
-      t->grad = g;
-      return IJ_OK;
-    }
-    /* someone else holds g, or it ends with the step and t does not: copy */
-    t->grad = ij_make(t->storage->dev, IJ_F32, t->ndim, t->shape, t->storage->step == 0);
-    ij_status st = t->grad ? t->storage->dev->ops.convert(&t->storage->dev->queue, ij_tensor_count(t), IJ_F32,
-                                                          ij_f32_of(g), IJ_F32, ij_f32_of(t->grad))
-                           : IJ_ENOMEM;
-    ij_tensor_free(g);
-    return st;
-  }
-  ij_device *dev = t->storage->dev;
-  ij_status st = dev->ops.axpy(&dev->queue, ij_tensor_count(t), 1, ij_f32_of(g), ij_f32_of(t->grad));
+  bool outlives = t->storage->step != 0 || g->storage->step == 0; /* g does not end before t */
+  if (t->requires_grad && !t->grad && g->refs == 1 && outlives) return publish(IJ_OK, t, g);
+  ij_status st = t->requires_grad ? add(t, g) : IJ_OK;
   ij_tensor_free(g);
   return st;
 }
 
-float *ij_grad_of(ij_tensor *t) {
+ij_status ij_grad_into(ij_tensor *t, float **grad) {
+  *grad = NULL;
   if (!t->grad) {
-    ij_device *dev = t->storage->dev;
-    t->grad = ij_make(dev, IJ_F32, t->ndim, t->shape, t->storage->step == 0 && !t->sink);
-    if (!t->grad || dev->ops.fill(&dev->queue, ij_tensor_count(t), 0, ij_f32_of(t->grad)) != IJ_OK) return NULL;
+    ij_device *dev = ij_device_of(t);
+    ij_tensor *g;
+    IJ_TRY(make(t, t->storage->step == 0 && !t->sink, &g));
+    IJ_TRY(publish(dev->ops.fill(&dev->queue, ij_tensor_count(t), 0, ij_f32_of(g)), t, g));
   }
-  return ij_f32_of(t->grad);
+  *grad = ij_f32_of(t->grad);
+  return IJ_OK;
 }
 
 ij_status ij_grad_whole(ij_tensor *t) {
@@ -81,24 +89,44 @@ ij_status ij_grad_whole(ij_tensor *t) {
   return st;
 }
 
+/* ---- backward */
+/* Runs a node with new gradients for its inputs, and adds these only where it succeeds. */
+static ij_status run(ij_node *n) {
+  ij_tensor *g[IJ_MAX_INPUTS] = {0};
+  ij_status st = IJ_OK;
+  for (int i = 0; i < IJ_MAX_INPUTS && st == IJ_OK; i++) {
+    bool wanted = n->makes_dx[i] && (n->in[i]->requires_grad || (i == 0 && n->always_dx));
+    if (wanted) st = make(n->in[i], false, &g[i]);
+    n->dx[i] = g[i] ? ij_f32_of(g[i]) : NULL;
+  }
+  if (st == IJ_OK) st = n->backward(n);
+  for (int i = 0; i < IJ_MAX_INPUTS; i++) {
+    if (g[i] && st == IJ_OK) st = ij_grad_add(n->in[i], g[i]);
+    else ij_tensor_free(g[i]);
+  }
+  return st;
+}
+static ij_status walk(ij_device *dev, ij_tensor *loss) {
+  float *seed;
+  IJ_TRY(ij_grad_into(loss, &seed));
+  IJ_TRY(dev->ops.fill(&dev->queue, 1, 1, seed));
+  while (dev->tape_len > 0) { /* each node is dropped after its use, to free memory as early as possible */
+    ij_node *n = &dev->tape[dev->tape_len - 1];
+    if (n->out->grad) IJ_TRY(run(n));
+    node_drop(n);
+    dev->tape_len--;
+  }
+  return IJ_OK;
+}
+
 ij_status ij_backward(ij_tensor *loss) {
   IJ_TRY(ij_want("backward", "loss", loss, IJ_F32));
   if (ij_tensor_count(loss) != 1)
     return ij_fail(IJ_ESHAPE, "backward: the loss has %lld elements, expected one: take its mean()",
                    (long long)ij_tensor_count(loss));
   if (!loss->requires_grad) return ij_fail(IJ_EINVAL, "backward: nothing that the loss depends on requires a gradient");
-  ij_device *dev = loss->storage->dev;
-  float *seed = ij_grad_of(loss);
-  ij_status st = seed ? dev->ops.fill(&dev->queue, 1, 1, seed) : IJ_ENOMEM;
-  for (int i = dev->tape_len - 1; i >= 0 && st == IJ_OK; i--) {
-    ij_node *n = &dev->tape[i];
-    if (n->out->grad) {
-      st = n->backward(n);
-      ij_drop(&n->out->grad); /* only leaves keep theirs; memory is given back as early as can be */
-    }
-    node_drop(n);
-    dev->tape_len = i;
-  }
+  ij_device *dev = ij_device_of(loss);
+  ij_status st = walk(dev, loss);
   ij_tape_clear(dev);
   return st;
 }

@@ -1,4 +1,6 @@
+/* Tensors: what they are, the checks of arguments, their memory, and bytes in and out. */
 #include "tensor.h"
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -11,16 +13,16 @@ const char *ij_dtype_name(ij_dtype t) {
   return name[t];
 }
 
-static const char *sizes_text(int ndim, const int64_t *shape, char *buf) {
-  int at = sprintf(buf, "(");
+const char *ij_sizes_text(int ndim, const int64_t *shape, char *buf) {
+  int length = sprintf(buf, "(");
   for (int i = 0; i < ndim; i++) {
-    if (shape[i] < 0) at += sprintf(buf + at, "%sany", i ? ", " : "");
-    else at += sprintf(buf + at, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    if (shape[i] < 0) length += sprintf(buf + length, "%sany", i ? ", " : "");
+    else length += sprintf(buf + length, "%s%lld", i ? ", " : "", (long long)shape[i]);
   }
-  sprintf(buf + at, ")");
+  sprintf(buf + length, ")");
   return buf;
 }
-const char *ij_shape_text(const ij_tensor *t, char *buf) { return sizes_text(t->ndim, t->shape, buf); }
+const char *ij_shape_text(const ij_tensor *t, char *buf) { return ij_sizes_text(t->ndim, t->shape, buf); }
 
 ij_dtype ij_tensor_dtype(const ij_tensor *t) { return t->dtype; }
 int ij_tensor_ndim(const ij_tensor *t) { return t->ndim; }
@@ -39,7 +41,7 @@ int ij_tensor_contiguous(const ij_tensor *t) {
   }
   return 1;
 }
-ij_device *ij_tensor_device(const ij_tensor *t) { return t->storage->dev; }
+ij_device *ij_tensor_device(const ij_tensor *t) { return ij_device_of(t); }
 void ij_tensor_require_grad(ij_tensor *t, int on) { t->requires_grad = on != 0; }
 int ij_tensor_requires_grad(const ij_tensor *t) { return t->requires_grad; }
 ij_tensor *ij_tensor_grad(ij_tensor *t) { return t->grad; }
@@ -47,9 +49,9 @@ void ij_tensor_touched(ij_tensor *t) { t->storage->version = ij_new_version(); }
 
 void *ij_data_of(const ij_tensor *t) { return (char *)t->storage->ptr + (size_t)t->offset * ij_dtype_size(t->dtype); }
 
-static ij_status want_alive(const char *op, const char *arg, const ij_tensor *t) {
+ij_status ij_want_alive(const char *op, const char *arg, const ij_tensor *t) {
   if (t->storage->ptr) return IJ_OK;
-  ij_device *dev = t->storage->dev;
+  ij_device *dev = ij_device_of(t);
   if (dev->step)
     return ij_fail(IJ_EINVAL, "%s: '%s' is a tensor from step %lld used in step %lld: clone() it to keep it", op, arg,
                    (long long)t->storage->step, (long long)dev->step);
@@ -59,7 +61,7 @@ static ij_status want_alive(const char *op, const char *arg, const ij_tensor *t)
 
 ij_status ij_want(const char *op, const char *arg, const ij_tensor *t, ij_dtype dt) {
   if (!t) return ij_fail(IJ_EINVAL, "%s: '%s' is missing", op, arg);
-  IJ_TRY(want_alive(op, arg, t));
+  IJ_TRY(ij_want_alive(op, arg, t));
   if (t->dtype != dt)
     return ij_fail(IJ_ESHAPE, "%s: '%s' is %s, expected %s", op, arg, ij_dtype_name(t->dtype), ij_dtype_name(dt));
   if (!ij_tensor_contiguous(t))
@@ -75,166 +77,204 @@ ij_status ij_want_shape(const char *op, const char *arg, const ij_tensor *t, ij_
   char is[160], want[160];
   if (!fits)
     return ij_fail(IJ_ESHAPE, "%s: '%s' is %s, expected %s", op, arg, ij_shape_text(t, is),
-                   sizes_text(ndim, shape, want));
+                   ij_sizes_text(ndim, shape, want));
   return IJ_OK;
 }
 
-/* ---- views */
-/* The gradient of a view of a contiguous tensor: the same view of zeros receives it. */
-static ij_status view_backward(ij_node *n) {
-  ij_tensor *x = n->in[0], *v = n->out;
-  ij_device *dev = x->storage->dev;
-  ij_tensor *g = ij_make(dev, IJ_F32, x->ndim, x->shape, false);
-  if (!g) return IJ_ENOMEM;
-  ij_status st = dev->ops.fill(&dev->queue, ij_tensor_count(g), 0, ij_f32_of(g));
-  ij_tensor into = *v;
-  into.storage = g->storage;
-  into.offset = v->offset - x->offset;
-  if (st == IJ_OK)
-    st = dev->ops.copy(&dev->queue, v->ndim, v->shape, 4, ij_data_of(v->grad), v->grad->stride, ij_data_of(&into),
-                       v->stride);
-  if (st == IJ_OK) st = ij_grad_add(x, g);
-  else ij_tensor_free(g);
-  return st;
+ij_status ij_want_device(const char *op, const char *arg, const ij_tensor *t, const ij_device *dev, const char *other) {
+  const ij_device *is = ij_device_of(t);
+  if (is == dev) return IJ_OK;
+  if (!strcmp(is->name, dev->name))
+    return ij_fail(IJ_EINVAL,
+                   "%s: '%s' and '%s' are on two devices that were each opened as '%s': use tensors of one "
+                   "device",
+                   op, arg, other, dev->name);
+  return ij_fail(IJ_EINVAL, "%s: '%s' is on device '%s', but '%s' is on '%s': use tensors of one device", op, arg,
+                 is->name, other, dev->name);
 }
 
-static ij_status view_of(const char *op, ij_tensor *t, ij_tensor **out) {
-  *out = NULL;
-  IJ_TRY(want_alive(op, "tensor", t));
-  ij_tensor *v = ij_alloc(sizeof *v);
-  if (!v) return IJ_ENOMEM;
-  *v = *t;
-  v->refs = 1;
-  v->grad = NULL;
-  v->requires_grad = false;
-  v->storage->refs++;
-  *out = v;
+/* ---- storage */
+/* One count for the process, not one per device: a backend's cache knows a tensor's content by address and version, and
+ * the memory of one device's tensor may become that of another device's. */
+static atomic_uint_least64_t newest_version;
+uint64_t ij_new_version(void) { return atomic_fetch_add(&newest_version, 1) + 1; }
+
+static ij_status storage_new(ij_device *dev, size_t bytes, bool kept, ij_storage **out) {
+  ij_storage *s = ij_calloc(1, sizeof *s);
+  if (!s) return IJ_ENOMEM;
+  ij_status st = IJ_OK;
+  s->bytes = bytes ? bytes : 1;
+  s->in_arena = !kept && dev->step && dev->arena;
+  if (!s->in_arena) st = dev->backend.alloc(&dev->queue, s->bytes, &s->ptr);
+  else if (!(s->ptr = ij_arena_take(dev->arena, s->bytes))) st = IJ_ENOMEM;
+  if (st != IJ_OK) {
+    ij_free(s);
+    return st;
+  }
+  s->refs = 1;
+  s->dev = dev;
+  s->step = kept ? 0 : dev->step;
+  s->version = ij_new_version();
+  s->next = dev->all;
+  if (dev->all) dev->all->prev = s;
+  dev->all = s;
+  dev->refs++;
+  *out = s;
   return IJ_OK;
 }
-static ij_status view_record(const char *op, ij_tensor *t, ij_tensor **out) {
-  const ij_tensor *in[] = {t};
-  if (!ij_recording(in, 1)) return IJ_OK;
-  ij_status st = ij_want(op, "tensor", t, IJ_F32); /* gradients through views of contiguous f32 tensors only */
-  if (st == IJ_OK) st = ij_record(*out, &t, 1, view_backward, NULL, NULL, NULL);
-  if (st != IJ_OK) ij_drop(out);
-  return st;
+
+void ij_storage_empty(ij_storage *s) {
+  if (!s->ptr) return;
+  if (s->in_arena) ij_arena_give(s->dev->arena, s->ptr);
+  else s->dev->backend.free(&s->dev->queue, s->ptr);
+  s->ptr = NULL;
 }
 
-ij_status ij_tensor_narrow(ij_tensor *t, int dim, int64_t start, int64_t len, ij_tensor **out) {
-  *out = NULL;
-  if (dim < 0 || dim >= t->ndim) return ij_fail(IJ_ESHAPE, "narrow: no dimension %d of %d", dim + 1, t->ndim);
-  if (start < 0 || len < 0 || start > t->shape[dim] || len > t->shape[dim] - start)
-    return ij_fail(IJ_ESHAPE, "narrow: %lld from %lld is outside dimension %d of size %lld", (long long)len,
-                   (long long)start + 1, dim + 1, (long long)t->shape[dim]);
-  IJ_TRY(view_of("narrow", t, out));
-  (*out)->offset += start * t->stride[dim];
-  (*out)->shape[dim] = len;
-  return view_record("narrow", t, out);
+void ij_device_drop(ij_device *dev) {
+  if (--dev->refs) return;
+  ij_free(dev->tape); /* it is empty: what is on it holds storage, which holds the device */
+  ij_arena_free(dev->arena);
+  dev->backend.close(&dev->queue);
+  ij_free(dev);
 }
 
-ij_status ij_tensor_select(ij_tensor *t, int dim, int64_t index, ij_tensor **out) {
+static void storage_drop(ij_storage *s) {
+  if (--s->refs) return;
+  ij_storage_empty(s);
+  if (s->prev) s->prev->next = s->next;
+  else s->dev->all = s->next;
+  if (s->next) s->next->prev = s->prev;
+  ij_device_drop(s->dev);
+  ij_free(s);
+}
+
+/* ---- making and freeing */
+ij_status ij_tensor_make(ij_device *dev, ij_dtype t, int ndim, const int64_t *shape, bool kept, ij_tensor **out) {
   *out = NULL;
-  if (dim < 0 || dim >= t->ndim) return ij_fail(IJ_ESHAPE, "select: no dimension %d of %d", dim + 1, t->ndim);
-  if (index < 0 || index >= t->shape[dim])
-    return ij_fail(IJ_ESHAPE, "select: index %lld is outside dimension %d of size %lld", (long long)index + 1, dim + 1,
-                   (long long)t->shape[dim]);
-  IJ_TRY(view_of("select", t, out));
-  ij_tensor *v = *out;
-  v->offset += index * t->stride[dim];
-  v->ndim--;
-  for (int i = dim; i < v->ndim; i++) {
-    v->shape[i] = t->shape[i + 1];
-    v->stride[i] = t->stride[i + 1];
+  size_t bytes = ij_dtype_size(t);
+  for (int i = 0; i < ndim; i++)
+    if (__builtin_mul_overflow(bytes, (size_t)shape[i], &bytes))
+      return ij_fail(IJ_ENOMEM, "out of memory: the size of a tensor of shape %s does not fit",
+                     ij_sizes_text(ndim, shape, (char[160]){0}));
+  ij_tensor *x = ij_calloc(1, sizeof *x);
+  if (!x) return IJ_ENOMEM;
+  ij_status st = storage_new(dev, bytes, kept, &x->storage);
+  if (st != IJ_OK) {
+    ij_free(x);
+    return st;
   }
-  return view_record("select", t, out);
-}
-
-ij_status ij_tensor_reshape(ij_tensor *t, int ndim, const int64_t *shape, ij_tensor **out) {
-  *out = NULL;
-  if (ndim < 0 || ndim > IJ_MAX_DIMS)
-    return ij_fail(IJ_ESHAPE, "reshape: 0 to %d dimensions, not %d", IJ_MAX_DIMS, ndim);
-  IJ_TRY(ij_want("reshape", "tensor", t, t->dtype));
-  int64_t n = ij_tensor_count(t), known = 1, size[IJ_MAX_DIMS];
-  int open = -1;
-  bool fits = true;
-  for (int i = 0; i < ndim; i++) {
-    size[i] = shape[i];
-    if (shape[i] == -1 && open < 0) open = i;
-    else if (shape[i] < 0 || __builtin_mul_overflow(known, shape[i], &known)) fits = false;
-  }
-  if (fits && open >= 0 && known > 0 && n % known == 0) known *= size[open] = n / known;
-  char a[160], b[160];
-  if (!fits || known != n || (open >= 0 && size[open] < 0))
-    return ij_fail(IJ_ESHAPE, "reshape: %s does not fit %s", ij_shape_text(t, a), sizes_text(ndim, shape, b));
-  IJ_TRY(view_of("reshape", t, out));
-  ij_tensor *v = *out;
-  v->ndim = ndim;
+  x->refs = 1;
+  x->dtype = t;
+  x->ndim = ndim;
   int64_t step = 1;
   for (int i = ndim - 1; i >= 0; i--) {
-    v->shape[i] = size[i];
-    v->stride[i] = step;
-    step *= size[i];
+    x->shape[i] = shape[i];
+    x->stride[i] = step;
+    step *= shape[i];
   }
-  return view_record("reshape", t, out);
+  *out = x;
+  return IJ_OK;
+}
+ij_tensor *ij_make(ij_device *dev, ij_dtype t, int ndim, const int64_t *shape, bool kept) {
+  ij_tensor *x;
+  ij_tensor_make(dev, t, ndim, shape, kept, &x);
+  return x;
+}
+ij_tensor *ij_make1(ij_device *dev, ij_dtype t, int64_t a) { return ij_make(dev, t, 1, (int64_t[]){a}, false); }
+ij_tensor *ij_make2(ij_device *dev, ij_dtype t, int64_t a, int64_t b) {
+  return ij_make(dev, t, 2, (int64_t[]){a, b}, false);
+}
+ij_tensor *ij_make3(ij_device *dev, ij_dtype t, int64_t a, int64_t b, int64_t c) {
+  return ij_make(dev, t, 3, (int64_t[]){a, b, c}, false);
 }
 
-ij_status ij_tensor_transpose(ij_tensor *t, int a, int b, ij_tensor **out) {
+static ij_status new_checked(ij_device *dev, ij_dtype t, int ndim, const int64_t *shape, bool kept, ij_tensor **out) {
   *out = NULL;
-  if (a < 0 || b < 0 || a >= t->ndim || b >= t->ndim)
-    return ij_fail(IJ_ESHAPE, "transpose: no dimensions %d and %d of %d", a + 1, b + 1, t->ndim);
-  IJ_TRY(view_of("transpose", t, out));
-  ij_tensor *v = *out;
-  v->shape[a] = t->shape[b];
-  v->stride[a] = t->stride[b];
-  v->shape[b] = t->shape[a];
-  v->stride[b] = t->stride[a];
-  return view_record("transpose", t, out);
+  if (ndim < 0 || ndim > IJ_MAX_DIMS)
+    return ij_fail(IJ_ESHAPE, "a tensor has 0 to %d dimensions, not %d", IJ_MAX_DIMS, ndim);
+  if ((int)t < IJ_F32 || t > IJ_U8) return ij_fail(IJ_EINVAL, "unknown type %d", (int)t);
+  for (int i = 0; i < ndim; i++)
+    if (shape[i] < 0) return ij_fail(IJ_ESHAPE, "dimension %d has size %lld", i + 1, (long long)shape[i]);
+  return ij_tensor_make(dev, t, ndim, shape, kept, out);
+}
+ij_status ij_tensor_new(ij_device *dev, ij_dtype t, int ndim, const int64_t *shape, ij_tensor **out) {
+  return new_checked(dev, t, ndim, shape, false, out);
+}
+ij_status ij_tensor_new_kept(ij_device *dev, ij_dtype t, int ndim, const int64_t *shape, ij_tensor **out) {
+  return new_checked(dev, t, ndim, shape, true, out);
 }
 
-/* ---- copies */
-ij_status ij_tensor_copy(ij_tensor *dst, const ij_tensor *src) {
-  IJ_TRY(want_alive("copy", "dst", dst));
-  IJ_TRY(want_alive("copy", "src", src));
-  bool same = dst->ndim == src->ndim;
-  for (int i = 0; same && i < dst->ndim; i++) same = dst->shape[i] == src->shape[i];
-  char a[160], b[160];
-  if (!same) return ij_fail(IJ_ESHAPE, "copy: from %s into %s", ij_shape_text(src, a), ij_shape_text(dst, b));
-  ij_device *dev = dst->storage->dev;
-  if (src->storage->dev != dev)
-    return ij_fail(IJ_EUNSUPPORTED, "copy: from device %s to %s: read and write it", src->storage->dev->name,
-                   dev->name);
-  ij_tensor_touched(dst);
-  int64_t n = ij_tensor_count(dst);
-  bool flat = ij_tensor_contiguous(dst) && ij_tensor_contiguous(src);
-  if (flat) return dev->ops.convert(&dev->queue, n, src->dtype, ij_data_of(src), dst->dtype, ij_data_of(dst));
-  if (dst->dtype == src->dtype)
-    return dev->ops.copy(&dev->queue, dst->ndim, dst->shape, (ij_dim)ij_dtype_size(dst->dtype), ij_data_of(src),
-                         src->stride, ij_data_of(dst), dst->stride);
-  /* type and layout differ: one at a time */
-  ij_tensor *packed = ij_make(dev, src->dtype, src->ndim, src->shape, true);
-  ij_tensor *turned = ij_make(dev, dst->dtype, dst->ndim, dst->shape, true);
-  ij_status st = packed && turned ? IJ_OK : IJ_ENOMEM;
-  if (st == IJ_OK) st = ij_tensor_copy(packed, src);
-  if (st == IJ_OK) st = ij_tensor_copy(turned, packed);
-  if (st == IJ_OK) st = ij_tensor_copy(dst, turned);
-  ij_tensor_free(packed);
-  ij_tensor_free(turned);
-  return st;
+void ij_tensor_ref(ij_tensor *t) { t->refs++; }
+void ij_tensor_free(ij_tensor *t) {
+  if (!t || --t->refs) return;
+  ij_tensor_free(t->grad);
+  storage_drop(t->storage);
+  ij_free(t);
 }
 
-static ij_status clone_backward(ij_node *n) { return ij_grad_add(n->in[0], ij_hold(n->out->grad)); }
+/* ---- bytes in and out */
+static ij_status want_bytes(const char *op, const ij_tensor *t, size_t n) {
+  IJ_TRY(ij_want(op, "tensor", t, t->dtype));
+  size_t have = (size_t)ij_tensor_count(t) * ij_dtype_size(t->dtype);
+  if (n != have) return ij_fail(IJ_ESHAPE, "%s: %zu bytes for a tensor of %zu", op, n, have);
+  return IJ_OK;
+}
+/* The range of values from outside is found while the host has them, so that a later check need not wait for the
+ * device. */
+static void note_range(ij_tensor *t, const int32_t *v) {
+  ij_storage *s = t->storage;
+  int64_t n = ij_tensor_count(t);
+  if (t->dtype != IJ_I32 || t->offset || (size_t)n * sizeof *v != s->bytes) return;
+  s->lo = INT32_MAX;
+  s->hi = INT32_MIN;
+  for (int64_t i = 0; i < n; i++) {
+    if (v[i] < s->lo) s->lo = v[i];
+    if (v[i] > s->hi) s->hi = v[i];
+  }
+  s->ranged = s->version;
+}
+ij_status ij_tensor_write(ij_tensor *t, const void *host, size_t n) {
+  IJ_TRY(want_bytes("write", t, n));
+  ij_device *dev = ij_device_of(t);
+  ij_tensor_touched(t);
+  note_range(t, host);
+  return n ? dev->backend.write(&dev->queue, ij_data_of(t), host, n) : IJ_OK;
+}
+ij_status ij_tensor_read(const ij_tensor *t, void *host, size_t n) {
+  IJ_TRY(want_bytes("read", t, n));
+  ij_device *dev = ij_device_of(t);
+  return n ? dev->backend.read(&dev->queue, ij_data_of(t), host, n) : IJ_OK;
+}
 
-ij_status ij_tensor_clone(const ij_tensor *t, ij_dtype as, int kept, ij_tensor **out) {
+struct ij_reading {
+  ij_device *dev; /* held */
+  void *ticket;
+  size_t bytes;
+};
+ij_status ij_reading_begin(const ij_tensor *t, ij_reading **out) {
   *out = NULL;
-  IJ_TRY(want_alive("clone", "tensor", t));
-  ij_tensor *c = ij_make(t->storage->dev, as, t->ndim, t->shape, kept);
-  if (!c) return IJ_ENOMEM;
-  ij_status st = ij_tensor_copy(c, t);
-  ij_tensor *in[] = {(ij_tensor *)t};
-  const ij_tensor *seen[] = {t};
-  if (st == IJ_OK && as == IJ_F32 && t->dtype == IJ_F32 && ij_recording(seen, 1))
-    st = ij_record(c, in, 1, clone_backward, NULL, NULL, NULL);
-  if (st != IJ_OK) ij_drop(&c);
-  *out = c;
-  return st;
+  IJ_TRY(ij_want("read", "tensor", t, t->dtype));
+  size_t n = (size_t)ij_tensor_count(t) * ij_dtype_size(t->dtype);
+  if (!n || n > IJ_LATE_BYTES)
+    return ij_fail(IJ_ESHAPE, "read: %zu bytes, expected 1 to %d: a late read is for a few values", n, IJ_LATE_BYTES);
+  ij_reading *r = ij_calloc(1, sizeof *r);
+  if (!r) return IJ_ENOMEM;
+  *r = (ij_reading){.dev = ij_device_of(t), .bytes = n};
+  ij_status st = r->dev->backend.read_begin(&r->dev->queue, ij_data_of(t), n, &r->ticket);
+  if (st != IJ_OK) {
+    ij_free(r);
+    return st;
+  }
+  r->dev->refs++;
+  *out = r;
+  return IJ_OK;
+}
+ij_status ij_reading_end(ij_reading *r, void *host, size_t n) {
+  if (!r) return IJ_OK;
+  ij_status st = IJ_OK, read;
+  if (host && n != r->bytes) st = ij_fail(IJ_ESHAPE, "read: %zu bytes of a reading of %zu", n, r->bytes);
+  read = r->dev->backend.read_end(&r->dev->queue, r->ticket, st == IJ_OK ? host : NULL, r->bytes);
+  ij_device_drop(r->dev);
+  ij_free(r);
+  return st == IJ_OK ? read : st;
 }

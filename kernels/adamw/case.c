@@ -8,7 +8,7 @@ enum {
   SHUT = 16
 }; /* SCALED: gradients were scaled up before the backward */
 
-/* Two tensors at once, of n and n / 3 elements, the second without decay; dims n, t */
+/* Two tensors in one call, of n and n / 3 elements, the second without weight decay; dims n, t */
 static void describe(ij_case *c) {
   static const char *const names[] = {"p", "g", "m", "v", "avg"};
   ij_dim n = c->dim[0] + c->dim[0] / 3;

@@ -1,4 +1,4 @@
-/* AdamW and the moving average in one pass. The double settings become f32 factors of small terms only, never of the
+/* AdamW and the EMA in one pass. The double settings become f32 factors of small terms only, never of the
  * whole value: p -= (lr wd) p instead of p *= 1 - lr wd, so that their rounding does not drift over many steps. */
 #include "../cpu/rows.h"
 #include <math.h>

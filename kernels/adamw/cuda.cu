@@ -1,6 +1,6 @@
-/* AdamW, the moving average and the bf16 copies that products use, in one pass over many tensors: their descriptions
+/* AdamW, the EMA and the bf16 copies that matmuls use, in one pass over many tensors: their descriptions
  * travel as the kernel's parameter (below the 4 KiB that every GPU takes), so that nothing is copied to the GPU. An
- * element moves p, g, m, v and avg in and out, 40 bytes, and 2 for each copy: the memory's speed is all there is to
+ * element moves p, g, m, v and avg in and out, 40 bytes, and 2 for each copy: memory bandwidth is the limit to
  * win. */
 #include "../cuda/cuda.h"
 #include "../cuda/vector.h"

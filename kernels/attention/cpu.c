@@ -10,8 +10,8 @@ enum { BLOCK = 48 }; /* query rows of a block: a multiple of every TILE_M */
 typedef struct heads {
   ij_dtype dt;
   ij_dim N, A, S;
-  ij_dim rows, keys, width, ends; /* keys: N up to a multiple of TILE_N; width: S likewise; rows: room for whole tiles;
-                                 ends: N up to a multiple of VL, the columns that tiles write */
+  ij_dim rows, keys, width, ends; /* keys: N up to a multiple of TILE_N; width: S likewise; rows: space for complete
+                                 tiles; ends: N up to a multiple of VL, the columns that tiles write */
   const void *qkv;                /* (B, N, 3, A, S) [dt] */
   const float *bias;              /* (3, A, S), NULL: none */
 } heads;

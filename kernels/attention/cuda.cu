@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(32 * SUM_ROWS) bias_sums(ij_dim count, int par
   dbias[c < part ? c : c + part] += v;
 }
 
-/* p (B, A, N, N), a warp a row: logits, then their softmax, each lane's own numbers in place */
+/* p (B, A, N, N), a warp per row: logits, then their softmax, each lane in place on its own values */
 template <class T>
 __global__ void __launch_bounds__(WEIGHTS_THREADS)
     weights_rows(heads h, ij_dim count, const T *qkv, const float *bias, float *p) {
@@ -144,7 +144,8 @@ static void launch_any(ij_queue *q, Kernel kernel, ij_dim all_rows, int S, Args.
   LAUNCH(kernel, blocks, 32, 0, ij_cuda_of(q)->stream, args...);
 }
 
-/* Blocks of 128 queries load half as much from shared memory a product, but not where the last would be half empty. */
+/* Blocks of 128 queries load half as much from shared memory per product, but not where the last would be half empty.
+ */
 template <int W>
 static void tiled_fwd(ij_queue *q, const heads &h, ij_dim B, const bf16 *qkv, const float *bias, bf16 *out,
                       float *lse) {

@@ -1,4 +1,4 @@
-/* Attention at any width, slowly: a warp a row, in f32. A row of results wider than the warp's registers is made in
+/* Attention at any width, slowly: a warp per row, in f32. A row of results wider than the warp's registers is made in
  * pieces of 128 columns (blockIdx.y), each of which finds the logits anew. */
 #ifndef IJ_ATTENTION_ANY_H
 #define IJ_ATTENTION_ANY_H

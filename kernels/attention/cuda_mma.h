@@ -9,7 +9,7 @@
 #include "cuda_tile.h"
 
 enum { WARPS = 4, THREADS = 32 * WARPS };
-/* Blocks that registers leave room for on a multiprocessor: 168 a thread, or 255. Shared memory has room for as many at
+/* Blocks that fit the registers of an SM: 168 per thread, or 255. As many fit its shared memory at
  * the usual widths: 228 KiB on sm_90 and sm_100. */
 enum { MORE_BLOCKS = 3, FEW_BLOCKS = 2 };
 

@@ -78,7 +78,7 @@ template <class T> struct alignas(16) chunk {
   enum { SIZE = 16 / sizeof(T) };
   T v[SIZE];
 };
-/* 8 numbers of a row of S from x[c] on; 0 behind its end */
+/* 8 values of a row of S from x[c] on; 0 past its end */
 template <class T> __device__ __forceinline__ void load8(const T *x, int c, int S, bool wide, float (&v)[8]) {
   typedef chunk<T> wide_t;
   if (wide) {

@@ -88,7 +88,7 @@ static ij_status call_fill(const ij_op_table *t, ij_queue *q, const ij_case *c) 
 }
 
 enum { ANY_BITS = 1 };
-static void convert(ij_case *c) { /* dims n, from, to; numbers that the types can hold: the contract says no more */
+static void convert(ij_case *c) { /* dims n, from, to; values that the types can hold: the contract covers no others */
   int from = (int)c->dim[1], to = (int)c->dim[2];
   bool whole = from == IJ_I32 || from == IJ_I64 || from == IJ_U8, bytes = from == IJ_U8 || to == IJ_U8;
   ij_case_fill how = c->flags & ANY_BITS ? IJ_CASE_BITS

@@ -233,7 +233,7 @@ static void simplify(Layout *l) {
   for (int d = (int)l->nd - 1; d >= 0; d--)
     if (l->shape[d] == 1) move_dim(l, d, (int)--l->nd);
   for (int end = (int)l->nd; end > 1; end--) {
-    int least = 0; /* the last of equals goes last */
+    int least = 0; /* of equal ones the last stays last */
     for (int d = 1; d < end; d++)
       if (length(l->y[d]) <= length(l->y[least])) least = d;
     move_dim(l, least, end - 1);
@@ -265,7 +265,7 @@ static bool widen(Layout *l, ij_dim size, const void *x, const void *y) {
   return true;
 }
 
-/* The places of row r of the dimensions but the last `inner` */
+/* The offsets of row r of the dimensions but the last `inner` */
 __device__ static void place_of(const Layout &l, int inner, ij_dim r, ij_dim *from, ij_dim *to) {
   *from = *to = 0;
   for (int d = (int)l.nd - 1 - inner; d >= 0; d--) {
@@ -306,7 +306,7 @@ template <class T> static __global__ void copy_turned(ij_dim rows, Layout l, con
   }
 }
 
-/* Whether reads are better turned; the dimension that is dense in x then becomes the last but one. */
+/* Whether reading transposed is faster; the dimension that is dense in x then becomes the last but one. */
 static bool turn(Layout *l) {
   int last = (int)l->nd - 1, dense = -1;
   for (int d = 0; d < last; d++)

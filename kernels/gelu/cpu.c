@@ -3,7 +3,7 @@
 #include "../cpu/rows.h"
 #include "../cpu/vector.h"
 
-enum { CHUNK = 512 }; /* columns worked on at once: all rows of a chunk stay in the first cache */
+enum { CHUNK = 512 }; /* columns at a time: all rows of a chunk stay in the first cache */
 
 typedef struct normal {
   vf phi, density;

@@ -2,8 +2,8 @@
 
 enum { NO_W = 1, NO_B = 2, KEEP = 4 }; /* KEEP: the backend may keep a converted copy of w */
 
-static const char why[] = "a sum of K products in f32; bf16: w is rounded too, at most 5 standard deviations of 2^-9 / "
-                          "sqrt(3) a product, and the result by 2^-9";
+static const char why[] = "a sum of K f32 products; bf16: w is rounded too, at most 5 standard deviations of 2^-9 / "
+                          "sqrt(3) per product, and the result by 2^-9";
 enum { R, N, K };
 
 static const ij_case_shape shapes[] = {
@@ -77,7 +77,7 @@ static ij_status call_bwd_w(const ij_op_table *t, ij_queue *q, const ij_case *c)
   return t->linear_bwd_w(q, c->dt, c->dim[R], c->dim[N], c->dim[K], c->p[0], c->p[1], c->p[2], c->p[3]);
 }
 
-/* The forward that linear_bwd_w belongs to: product and bias */
+/* The forward of linear_bwd_w: matmul and bias */
 static void with_bias(ij_case *c) {
   fwd(c);
   ij_case_in(c, "b", IJ_F32, c->dim[N], 1);

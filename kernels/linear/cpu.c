@@ -1,4 +1,4 @@
-/* Linear layers. f32 products go through the library's sgemm; rows are handed to the threads in blocks as these get
+/* Linear layers. f32 matmuls go through the library's sgemm; rows are handed to the threads in blocks as these get
  * free, so that a core which others use too (the loader's workers) does not hold up the rest. bf16 goes to the library
  * as it is where the machine multiplies it; elsewhere it is converted to f32, a block at a time. */
 #include "../cpu/rows.h"

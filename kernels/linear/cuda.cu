@@ -1,11 +1,11 @@
-/* Linear layers: products by cublasLt; bf16 takes w as a bf16 copy that is kept for its version. */
+/* Linear layers: matmuls by cublasLt; bf16 takes w as a bf16 copy that is kept for its version. */
 #include "../cuda/cuda.h"
 #include "../cuda/stripes.h"
 #include "cuda_products.h"
 
 enum { SUMS_SLOT = 0, THREADS = 256 };
 
-/* w as the products of dt take it; NULL: out of memory */
+/* w in the type of the matmuls of dt; NULL: out of memory */
 static const void *weight_in(ij_queue *q, ij_dtype dt, ij_dim n, const float *w, uint64_t version) {
   return dt == IJ_BF16 ? (const void *)ij_cuda_weight(q, w, n, version) : w;
 }
@@ -28,7 +28,7 @@ extern "C" ij_status ij_cuda_linear_bwd_x(ij_queue *q, ij_dtype dt, ij_dim R, ij
   return ij_cuda_multiply(q, &p, dy, factor, dx, NULL);
 }
 
-/* dw and db in one pass over dy, which the product reads anyway: the library gives bias gradients as f32 beside an f32
+/* dw and db in one pass over dy, which the matmul reads anyway: the library gives bias gradients as f32 beside an f32
  * result. It overwrites, so that they go through scratch. IJ_EUNSUPPORTED: not for this shape. */
 static ij_status both(ij_queue *q, const ij_cuda_product *p, const void *dy, const void *x, float *dw, float *db) {
   float *sums = (float *)ij_cuda_scratch(q, SUMS_SLOT, (size_t)p->M * sizeof *sums);

@@ -1,5 +1,5 @@
-/* Products by cublasLt, which thinks by column: a matrix by row is its transpose to it, so c^T = B^T A^T is what it is
- * asked for, with b as its first operand.
+/* Matmuls by cublasLt, which is column-major: it sees a row-major matrix as its transpose, so c^T = B^T A^T is what it
+ * is asked for, with b as its first operand.
  *
  * Asking for the best algorithm costs it tens of microseconds, and the number of rows changes with every step's masks:
  * the answers are kept by shape, in a table of fixed size whose oldest go. What it has no algorithm for (bf16 in odd
@@ -11,7 +11,7 @@
 /* ---- plans ------------------------------------------------------------------------------------------------------ */
 enum { SETS = 512, WAYS = 4 };
 
-typedef struct plan_key { /* all that the answer depends on; compared as bytes */
+typedef struct plan_key { /* all that the choice depends on; compared as bytes */
   ij_dim P, M, N, K;
   uint8_t ta, tb, add, in, out, sums;
   uint8_t align[3]; /* of a, b, c: 0 for 256 bytes, 1 for 16, 2 for an element */
@@ -20,7 +20,7 @@ typedef struct plan_key { /* all that the answer depends on; compared as bytes *
 typedef struct plan {
   plan_key key;
   uint64_t used; /* 0: empty */
-  bool refused;  /* the library has none */
+  bool refused;  /* the library has no algorithm */
   cublasLtMatmulDesc_t product;
   cublasLtMatrixLayout_t a, b, c;
   cublasLtMatmulAlgo_t algorithm;
@@ -45,7 +45,7 @@ void ij_cuda_products_release(ij_queue *q) {
   c->products = NULL;
 }
 
-/* The place of a key: its own, or the one in its set not used for longest, then emptied. */
+/* The slot of a key: its own, or the least recently used one of its set, then emptied. */
 static plan *plan_of(ij_cuda_products *all, const plan_key *k) {
   uint64_t h = 0xcbf29ce484222325u;
   const uint64_t *words = (const uint64_t *)k;
@@ -91,7 +91,7 @@ static cublasStatus_t describe(plan *p, float *sums) {
   return st;
 }
 
-/* What the operands are aligned to is part of the question: it assumes 256 bytes unless told. */
+/* The alignment of the operands is part of the query: the library assumes 256 bytes otherwise. */
 static cublasStatus_t prefer(cublasLtMatmulPreference_t pref, const plan_key *k, size_t workspace) {
   uint32_t in = k->in == IJ_BF16 ? 2 : 4, out = k->out == IJ_BF16 ? 2 : 4;
   uint32_t bytes[3] = {in, in, out};
@@ -187,7 +187,7 @@ __device__ static inline void tile_load(float (*tile)[TILE + 4], const T *x, ij_
   }
 }
 
-/* A block a tile of c, in grid.x by row of tiles; products in grid.y. */
+/* A block per tile of c, in grid.x by row of tiles; products in grid.y. */
 template <class In, class Out>
 static __global__ void __launch_bounds__(THREADS)
     tiles(ij_dim P, ij_dim M, ij_dim N, ij_dim K, strides s, const In *a, const In *b, Out *c, int add) {

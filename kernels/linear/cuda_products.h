@@ -1,4 +1,4 @@
-/* Matrix products by cublasLt: the only door to that library. Matrices are by row and contiguous, as everywhere. */
+/* Matrix products by cublasLt, which no other file calls. Matrices are row-major and contiguous, as everywhere. */
 #ifndef IJ_PRODUCTS_H
 #define IJ_PRODUCTS_H
 #include "../cuda/cuda.h"

@@ -1,6 +1,6 @@
-/* bf16 copies of weights. A product's w is f32 and stays the same for a step: it is converted once for all products of
- * its version, or by adamw in the pass that makes the version. A copy that no product has asked for in some steps (its
- * model is gone, or rests) is dropped: to make it again costs less than a thousandth of a step.
+/* bf16 copies of weights. The w of a matmul is f32 and stays the same for a step: it is converted once for all products
+ * of its version, or by adamw in the pass that makes the version. A copy that no product has asked for in some steps
+ * (its model is gone, or rests) is dropped: to make it again costs less than a thousandth of a step.
  *
  * Entries go by address and number of elements. Memory that became another tensor's is known by its version, which is
  * never the same twice in a process. */
@@ -16,7 +16,7 @@ typedef struct copy {
   struct copy *next;
   const float *w;
   ij_dim n;
-  uint64_t version, used; /* used: the clock's time of the last product */
+  uint64_t version, used; /* used: the time of the last matmul */
   void *data;
 } copy;
 struct ij_cuda_weights {
@@ -50,7 +50,7 @@ static copy **place_of(ij_cuda_weights *all, const float *w) {
 static void drop(ij_queue *q, copy **p) {
   copy *e = *p;
   *p = e->next;
-  ij_cuda_free(q, e->data); /* in the stream's order: after the products that read it */
+  ij_cuda_free(q, e->data); /* in the order of the stream: after the matmuls that read it */
   ij_cuda_host->free(e);
 }
 /* Those not used since the clock's time `since` */
@@ -69,7 +69,7 @@ static copy *add(ij_queue *q, const float *w, ij_dim n) {
   e->w = w;
   e->n = n;
   if (ij_cuda_alloc(q, (size_t)n * sizeof(__nv_bfloat16), &e->data) != IJ_OK) {
-    drop_before(q, UINT64_MAX); /* then all have to be made again, one by one, but the step goes on */
+    drop_before(q, UINT64_MAX); /* all have to be made again, one by one, but the step continues */
     if (ij_cuda_alloc(q, (size_t)n * sizeof(__nv_bfloat16), &e->data) != IJ_OK) {
       ij_cuda_host->free(e);
       return NULL;

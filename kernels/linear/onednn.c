@@ -95,7 +95,7 @@ ij_status ij_onednn_sgemm(bool ta, bool tb, ij_dim m, ij_dim n, ij_dim k, const 
 }
 
 /* ---- bf16 ------------------------------------------------------------------------------------------------------- */
-enum { FWD, BWD_X, BWD_W }; /* which product */
+enum { FWD, BWD_X, BWD_W }; /* which matmul */
 enum { SIZES = 4, TAIL = 64, WEIGHTS_KEPT = 1024 };
 static const ij_dim block_rows[SIZES] = {4096, 1024, 256, TAIL};
 
@@ -105,7 +105,7 @@ typedef struct block {
   dnnl_memory_t src, weights, dst;
 } block;
 
-/* One kind of product of one (N, K): what is kept for it. */
+/* One kind of matmul of one (N, K): what is kept for it. */
 typedef struct product {
   int kind;
   ij_dtype dt;
@@ -118,7 +118,7 @@ typedef struct product {
   struct product *next;
 } product;
 
-/* Weights in a product's packed layout. */
+/* Weights in the packed layout of a matmul. */
 typedef struct weights {
   const product *p;
   const float *w;

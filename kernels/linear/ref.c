@@ -1,4 +1,4 @@
-/* Products with a weight w (N, K), and the bias. */
+/* Matmuls with a weight w (N, K), and the bias. */
 #include "../ref.h"
 
 /* Eight sums side by side, only because one alone waits for itself. */

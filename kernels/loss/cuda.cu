@@ -134,7 +134,7 @@ ij_status ij_cuda_cross_entropy_fwd(ij_queue *q, ij_dim R, ij_dim n, float s, co
   return ij_cuda_launched("cross_entropy_fwd");
 }
 
-/* A row's share of the gradient: scale / rows with a label */
+/* The factor of a row's gradient: scale / rows with a label */
 static __global__ void row_share(ij_dim R, const int32_t *label, const float *scale, float *share) {
   double count = 0;
   for (ij_dim r = threadIdx.x; r < R; r += IJ_BLOCK) count += label[r] >= 0;

@@ -3,7 +3,7 @@
 enum { P, M, N, K };
 enum { TA = 1, TB = 2 };
 
-static void matmul(ij_case *c) { /* its gradients are products again: tests/lua/test_tensor.lua checks them */
+static void matmul(ij_case *c) { /* its gradients are matmuls again: tests/lua/test_tensor.lua checks them */
   const ij_dim *d = c->dim;
   ij_case_tol(c, 1e-5, 1e-5, "sums of K in f32");
   ij_case_in(c, "a", IJ_F32, d[P] * d[M] * d[K], 1);

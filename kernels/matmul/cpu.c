@@ -1,4 +1,4 @@
-/* Many small products: a thread takes whole rows of the results. */
+/* Many small matmuls: a thread computes complete rows of the results. */
 #include "../cpu/rows.h"
 
 /* c (N) += the sum of four, or of one, of x[k] times row k of b (K, N) */

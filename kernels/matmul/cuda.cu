@@ -1,4 +1,4 @@
-/* Many products of one shape: a batch of cublasLt's. */
+/* Many matmuls of one shape: one batched call of cublasLt. */
 #include "../cuda/cuda.h"
 #include "../linear/cuda_products.h"
 

@@ -1,4 +1,4 @@
-/* Products of two tensors, many at a time. */
+/* Matrix products of two tensors, many at a time. */
 #include "../ref.h"
 
 ij_status ij_ref_matmul(ij_queue *q, ij_dim P, ij_dim M, ij_dim N, ij_dim K, int ta, int tb, const float *a,

@@ -85,7 +85,7 @@ ij_status IJ_CPU(norm_fwd)(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim D, const f
   return IJ_OK;
 }
 
-/* Adds this row's share to dw, db and gives the sums of g = dy w and of g n, n = (s - mean) rstd. */
+/* Adds this row's terms to dw, db and returns the sums of g = dy w and of g n, n = (s - mean) rstd. */
 static void row_grads(ij_dim D, const float *s, float mean, float rstd, const float *w, const float *dy, float *dw,
                       float *db, float *sum_g, float *sum_gn) {
   vf sum[4] = {{0}}, sum_n[4] = {{0}};

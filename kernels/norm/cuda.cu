@@ -21,7 +21,7 @@ template <class T> struct forward { /* the op's arguments */
   float *mean, *rstd;
 };
 
-/* A row of D numbers, a multiple of 4, in a warp's registers: C groups of four a lane, group c at 4 * (lane + 32 c) */
+/* A row of D values, a multiple of 4, in a warp's registers: C groups of four a lane, group c at 4 * (lane + 32 c) */
 template <class T, int C> __device__ static inline void add_groups(float (&s)[C][4], const T *x, int lane, int D) {
 #pragma unroll
   for (int c = 0; c < C; c++)
@@ -148,11 +148,11 @@ template <class T> struct backward { /* the op's arguments; dx may be res */
 };
 
 /* With n = (s - mean) rstd and g = dy w: dx = res + rstd (g - mean of g - n mean of g n). A block takes GROUP rows at a
- * time; thread t has columns 4 t .. 4 t + 3, D <= 4 blockDim.x. part (2, gridDim.x, D): the block's shares of dw, db;
+ * time; thread t has columns 4 t .. 4 t + 3, D <= 4 blockDim.x. part (2, gridDim.x, D): the block's terms of dw, db;
  * NULL: not wanted. */
 template <class T>
 static __global__ void __launch_bounds__(MOST_WIDE / 4) bwd(ij_dim R, int D, const backward<T> a, float *part) {
-  SHARED_ARRAY(float, sums, [2][MOST_WIDE / 128][2 * GROUP]); /* by turns: one barrier a group */
+  SHARED_ARRAY(float, sums, [2][MOST_WIDE / 128][2 * GROUP]); /* two buffers in alternation: one barrier per group */
   int d = 4 * (int)threadIdx.x, warp = (int)threadIdx.x / 32, warps = (int)blockDim.x / 32, turn = 0;
   float w[4] = {1, 1, 1, 1}, dw[4] = {}, db[4] = {};
   if (a.w && d < D) ij_load(w, a.w + d);
@@ -220,7 +220,7 @@ static __global__ void __launch_bounds__(PLAIN_THREADS) bwd_plain(ij_dim R, ij_d
     }
   }
 }
-/* part (2, gridDim.y, D): the stripes' shares of dw and db */
+/* part (2, gridDim.y, D): the stripes' terms of dw and db */
 template <class T>
 static __global__ void __launch_bounds__(IJ_STRIPE_THREADS)
     bwd_sums(ij_dim R, ij_dim D, const backward<T> a, float *part) {
@@ -241,7 +241,7 @@ template <class T> static ij_status bwd_of(ij_queue *q, ij_dim R, ij_dim D, cons
   bool wide =
       D % 4 == 0 && D <= MOST_WIDE && ij_aligned(16, a.s, a.w, a.res, a.dx) && ij_aligned(4 * sizeof(T), a.dy, a.dx_dt);
   unsigned threads = (unsigned)(D / 4 + 31) / 32 * 32, columns = (unsigned)((D + 31) / 32);
-  /* 768 threads a processor have enough on the way; more blocks only leave more shares to add */
+  /* 768 threads per SM keep the memory busy; more blocks only leave more terms to add */
   unsigned blocks = wide ? ij_blocks(R, GROUP, c->processors * (ij_dim)((768 + threads - 1) / threads))
                          : ij_cuda_stripes(q, R, columns);
   float *part = NULL; /* (2, blocks, D) */

@@ -33,7 +33,7 @@ static const ij_case_shape sum_shapes[] = {
     {0},
 };
 
-static void argmax(ij_case *c) { /* few different numbers, so that equals are met */
+static void argmax(ij_case *c) { /* few different values, so that equal ones occur */
   ij_case_tol(c, 0, 0, "an index");
   ij_case_in_as(c, "x", IJ_F32, c->dim[0] * c->dim[1], IJ_CASE_LABEL, (double)c->dim[2]);
   ij_case_out(c, "y", IJ_I32, c->dim[0]);
@@ -51,7 +51,7 @@ static const ij_case_shape argmax_shapes[] = {
     {0},
 };
 
-static void topk(ij_case *c) { /* dims R, n, k, different numbers (0: all differ) */
+static void topk(ij_case *c) { /* dims R, n, k, count of different values (0: all differ) */
   const ij_dim *d = c->dim;
   ij_case_tol(c, 0, 0, "values and places as they are");
   ij_case_in_as(c, "x", IJ_F32, d[0] * d[1], d[3] ? d[3] < 0 ? IJ_CASE_HOLES : IJ_CASE_LABEL : IJ_CASE_NORMAL,

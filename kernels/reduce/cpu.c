@@ -51,7 +51,7 @@ ij_status IJ_CPU(argmax)(ij_queue *q, ij_dim R, ij_dim n, const float *x, int32_
     const float *row = x + r * n;
     float top = row_top(n, row);
     ij_dim i = 0;
-    if (row[0] == row[0]) /* a NaN in the first place stays the best, as nothing is larger */
+    if (row[0] == row[0]) /* a NaN at index 0 stays the best, as nothing is larger */
       while (row[i] != top) i++;
     y[r] = (int32_t)i;
   }
@@ -60,7 +60,7 @@ ij_status IJ_CPU(argmax)(ij_queue *q, ij_dim R, ij_dim n, const float *x, int32_
 
 static float rank_of(float x) { return x == x ? x : -INFINITY; }
 
-/* Puts x[i] into its place among the `held` <= k best; the last falls out when they are k. */
+/* Inserts x[i] among the `held` <= k best, in order; where they are k the last one is dropped. */
 static void topk_insert(ij_dim held, ij_dim k, const float *x, ij_dim i, float *v, int32_t *index) {
   ij_dim at = held < k ? held : k - 1;
   for (; at > 0 && rank_of(x[i]) > rank_of(v[at - 1]); at--) {
@@ -71,7 +71,7 @@ static void topk_insert(ij_dim held, ij_dim k, const float *x, ij_dim i, float *
   index[at] = (int32_t)i;
 }
 
-/* Most runs of a long row hold nothing larger than the k-th so far: one comparison in vectors tells. */
+/* Most runs of a long row hold nothing larger than the k-th so far: one vector comparison finds that. */
 ij_status IJ_CPU(topk)(ij_queue *q, ij_dim R, ij_dim n, ij_dim k, const float *x, float *v, int32_t *index) {
   (void)q;
   enum { SHORT = 64 };

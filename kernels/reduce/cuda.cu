@@ -148,10 +148,10 @@ __device__ static void offer(Candidate *held, Candidate mine, int kept) {
   unsigned waiting = __ballot_sync(0xffffffffu, before(mine, last));
   for (; waiting; waiting &= waiting - 1) {
     Candidate c = of_lane(mine, __ffs((int)waiting) - 1);
-    int place = __popc(__ballot_sync(0xffffffffu, before(*held, c)));
+    int position = __popc(__ballot_sync(0xffffffffu, before(*held, c)));
     Candidate ahead = of_lane(*held, lane ? lane - 1 : 0);
-    if (lane > place) *held = ahead;
-    if (lane == place) *held = c;
+    if (lane > position) *held = ahead;
+    if (lane == position) *held = c;
   }
 }
 

@@ -1,4 +1,4 @@
-/* Softmax: a thread takes whole rows. */
+/* Softmax: a thread computes complete rows. */
 #include "../cpu/rows.h"
 #include "../cpu/softmax.h"
 

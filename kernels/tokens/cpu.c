@@ -1,4 +1,4 @@
-/* Rows that get positions, rows that are picked, and the predictor's sequences: each thread takes whole rows. */
+/* Rows that get positions, rows that are picked, and the predictor's sequences: each thread computes complete rows. */
 #include "../cpu/rows.h"
 
 /* y (D) = x (D) [dt] + b (D) or nothing + pos (D) */
@@ -97,7 +97,7 @@ ij_status IJ_CPU(gather_fwd)(ij_queue *q, ij_dim M, ij_dim B, ij_dim T, ij_dim N
   return IJ_OK;
 }
 
-/* A thread takes whole images, so that no two add to the same row. */
+/* A thread computes complete images, so that no two threads add to the same row. */
 ij_status IJ_CPU(gather_bwd)(ij_queue *q, ij_dim M, ij_dim B, ij_dim T, ij_dim N, ij_dim D, const float *dy,
                              const int32_t *index, float *dx) {
   (void)q;

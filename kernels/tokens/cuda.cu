@@ -160,7 +160,7 @@ ij_status ij_cuda_gather_fwd(ij_queue *q, ij_dim M, ij_dim B, ij_dim T, ij_dim N
   return ij_cuda_launched("gather_fwd");
 }
 
-/* A warp a row of dx: it looks for the row among its image's picks, 32 at a time, and adds in their order. */
+/* A warp per row of dx: it searches the row among its image's picks, 32 at a time, and adds in their order. */
 template <int V>
 static __global__ void gather_grads(ij_dim M, ij_dim B, ij_dim T, ij_dim N, ij_dim D, const float *dy,
                                     const int32_t *index, float *dx) {

@@ -95,7 +95,7 @@ end
 function tests.test_an_update_that_began_otherwise_is_refused()
   local opt = ijepa.optim.adamw { params = { tensor.new({ 1, 2 }):requires_grad_() } }
   opt:eager { lr = 1 }
-  lu.assertErrorMsgContains("not those that", function() opt:step { lr = 2 } end)
+  lu.assertErrorMsgContains("is not what ij_optim_eager got", function() opt:step { lr = 2 } end)
   opt:step { lr = 1 }   -- a tensor that no model used: plain, with a gradient of zeros
   lu.assertNil(opt:grads()[1])
   lu.assertEquals(opt:steps(), 1)

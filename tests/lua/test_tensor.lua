@@ -168,12 +168,25 @@ function tests.test_misuse_is_said_at_the_callers_line()
   end
   says("'w' is (1, 3), expected (any, 2)", function() return t:linear(tensor.new { { 1, 2, 3 } }) end)
   says("'index' is f32, expected i32", function() return t:reshape(1, 2, 2):gather(t:reshape(1, 2, 2)) end)
-  says("patch number 7", function() return t:reshape(1, 2, 2):gather(tensor.new({ { { 7 } } }, "i32")) end)
+  says("patch 7 at position 1 is outside 0..1",
+    function() return t:reshape(1, 2, 2):gather(tensor.new({ { { 7 } } }, "i32")) end)
   says("do not fit", function() return t + tensor.new { 1, 2, 3 } end)
   says("no dimension 3", function() return t:size(3) end)
   says("the loss has 4 elements", function() t:backward() end)
   says("reshape: (2, 2) does not fit (3)", function() return t:reshape(3) end)
   says("unknown dtype 'f64'", function() return tensor.empty({ 2 }, "f64") end)
+end
+
+function tests.test_tensors_of_two_devices_are_refused()
+  local x = tensor.new { { 1, 2 }, { 3, 4 } }
+  local w = ijepa.device.with("dry", function() return tensor.zeros { 2, 2 } end)
+  for op, f in pairs { linear = function() return x:linear(w) end, ["+"] = function() return x + w end } do
+    local ok, message = pcall(f)
+    lu.assertFalse(ok)
+    lu.assertStrContains(message, op .. ": '" .. (op == "linear" and "w" or "y") .. "' is on device 'dry', but 'x' is on '"
+      .. ijepa.device.name() .. "': use tensors of one device")
+    lu.assertStrContains(message, "test_tensor.lua")
+  end
 end
 
 function tests.test_a_step_ends_its_tensors()

@@ -57,7 +57,7 @@ bool ij_check_near(ij_check *k, const ij_case *c, int at, const char *want, cons
     }
     double x = ij_case_get(a->type, w, 0), y = ij_case_get(a->type, g, 0), allowed = tol * (fabs(x) + rms);
     if ((isnan(x) && isnan(y)) || x == y) continue;
-    if (fabs(x) < 0x1p-126 && fabs(y) < 0x1p-126) continue; /* processors may take such small numbers for 0 */
+    if (fabs(x) < 0x1p-126 && fabs(y) < 0x1p-126) continue; /* CPUs may flush such small values to 0 */
     if (fabs(x - y) <= allowed) continue;
     ij_check_fail(k, c, "%s: %s[%lld] is %.9g, expected %.9g, off by %.3g, allowed %.3g (%s)", how, a->name,
                   (long long)i, y, x, fabs(x - y), allowed, tol > 0 ? a->why : "the same bits");

@@ -251,16 +251,16 @@ bool ij_case_place_all(ij_case *c, ij_case_memory *m, ij_case_place place, const
     c->p[i] = NULL;
     if (!c->arg[i].name) continue;
     size_t bytes = (size_t)c->arg[i].n * ij_case_size(c->arg[i].type), p = page();
-    size_t room = (bytes + MARGIN + p - 1) / p * p; /* one page in front, this, one forbidden page */
-    char *map = mmap(NULL, p + room + p, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (map == MAP_FAILED || mprotect(map + p + room, p, PROT_NONE) != 0) return false;
+    size_t space = (bytes + MARGIN + p - 1) / p * p; /* one page in front, this, one forbidden page */
+    char *map = mmap(NULL, p + space + p, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED || mprotect(map + p + space, p, PROT_NONE) != 0) return false;
     m->arg[i].map = map;
-    m->arg[i].map_bytes = p + room + p;
-    m->arg[i].data = map + p + (place == IJ_CASE_AT_END ? room - bytes : 0);
+    m->arg[i].map_bytes = p + space + p;
+    m->arg[i].data = map + p + (place == IJ_CASE_AT_END ? space - bytes : 0);
     m->arg[i].bytes = bytes;
     c->p[i] = m->arg[i].data;
     memset(map, CANARY, (size_t)(m->arg[i].data - map));
-    memset(m->arg[i].data + bytes, CANARY, (size_t)(map + p + room - m->arg[i].data) - bytes);
+    memset(m->arg[i].data + bytes, CANARY, (size_t)(map + p + space - m->arg[i].data) - bytes);
   }
   while (form && *form) { /* "out=in out=in" */
     char out[32], in[32];
