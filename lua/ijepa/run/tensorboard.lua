@@ -1,6 +1,6 @@
 -- TensorBoard event files in a run's folder (log.tensorboard=true): records of a length, the event (protobuf), and
--- checksums of both (CRC32C, masked). A resumed run adds a file that starts by saying from which step on it counts:
--- TensorBoard then forgets what older files hold from that step on.
+-- checksums of both (CRC32C, masked). A resumed run adds a file that starts with the step from which it counts:
+-- TensorBoard then drops what older files hold from that step on.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local bit = require "bit"
@@ -31,7 +31,7 @@ function tensorboard.crc32c(s)
   return bit.bnot(c)
 end
 
--- The checksum as the format wants it, so that data that holds checksums is no trouble: turned by 15 bits, and a constant.
+-- The checksum as the format wants it, rotated by 15 bits plus a constant, so that data may contain checksums.
 local function masked(s)
   local c = tensorboard.crc32c(s)
   return u32(bit.tobit(bor(rshift(c, 15), lshift(c, 17)) + bit.tobit(0xa282ead8)))
@@ -42,7 +42,7 @@ local function record(data)
   return length .. masked(length) .. data .. masked(data)
 end
 
--- ---- protobuf: a field is its number and kind (0 varint, 1 eight bytes, 2 bytes with a length, 5 four bytes), then it ---
+-- ---- protobuf: a field is its number and kind (0 varint, 1 eight bytes, 2 bytes with a length, 5 four bytes), then its value
 
 local function varint(v)
   local bytes = {}
@@ -61,14 +61,14 @@ local function float(field, v) return varint(field * 8 + 5) .. F.string(F.new("f
 local function scalar(tag, v) return bytes_of(1, bytes_of(1, tag) .. float(2, v)) end   -- Summary.value: tag, simple_value
 
 -- Summary.value: tag, tensor (a string), metadata that names the text plugin.
-local function words(tag, s)
+local function text_value(tag, s)
   return bytes_of(1, bytes_of(1, tag) .. bytes_of(8, number(1, 7) .. bytes_of(2, "") .. bytes_of(8, s)) ..
     bytes_of(9, bytes_of(1, bytes_of(1, "text"))))
 end
 
 -- ---- the writer -------------------------------------------------------------------------------------------------------
 
--- A name that sorts after those of all older files, whatever the clock says: they are read in this order.
+-- A name that sorts after those of all older files, whatever the clock shows: readers go by this order.
 local function next_name(out)
   local names, newest = F.new "char *[1]", os.time()
   local ok, message, code = F.try(C.ij_dir_list(out, names))
@@ -88,7 +88,7 @@ function tensorboard:_write(step, event)
   return true
 end
 
---- Opens the log; as every writer of logs does (run.lua). Only the first process writes one.
+--- Opens the log; as every writer of logs does (init.lua). Only the first process writes one.
 ---@param out string
 ---@param o ijepa.log_options
 ---@return table? writer, string? message, integer? code
@@ -122,7 +122,7 @@ function tensorboard:step(v)
   return self:_write(v.step, bytes_of(5, table.concat(values)))
 end
 
---- Writes a diagnosis: its numbers, and its verdict as a text.
+--- Writes a diagnosis: its values, and its verdict as a text.
 ---@param d ijepa.diagnosis
 ---@return boolean? ok, string? message
 function tensorboard:diagnosis(d)
@@ -130,7 +130,7 @@ function tensorboard:diagnosis(d)
   for _, name in ipairs(text.keys(d)) do
     if type(d[name]) == "number" and name ~= "step" then values[#values + 1] = scalar("diagnosis/" .. name, d[name]) end
   end
-  values[#values + 1] = words("diagnosis/verdict", d.level .. ": " .. d.text)
+  values[#values + 1] = text_value("diagnosis/verdict", d.level .. ": " .. d.text)
   return self:_write(d.step, bytes_of(5, table.concat(values)))
 end
 
