@@ -61,30 +61,41 @@ function tests.test_lidar_counts_directions_that_views_share()
 end
 
 local function seen(over)
-  local d = { step = 100, spread = .5, rank = 30, rankme = 30, patch_rank = 40, most = 64, patch_most = 64, lidar = 20, position = .1,
-    loss = .1, mean_loss = .3, distance = .1 }
+  local d = { step = 100, cosine_distance = .5, centred_rank = 30, rankme = 30, patch_rank = 40, max_rank = 64, max_patch_rank = 64,
+    lidar = 20, position = .1, loss = .1, mean_loss = .3, ema_distance = .1 }
   for k, v in pairs(over or {}) do d[k] = v end
   return d
 end
 local function verdict(over, before) return diagnose.verdict { seen(before), seen(over) } end
 
-function tests.test_words()
-  lu.assertEquals((verdict()), "ok")
+function tests.test_cosine_distance_of_known_rows()   -- of pairs of different rows, whatever their lengths
+  lu.assertAlmostEquals(diagnose.cosine_distance(tensor.new { { 2, 0 }, { 0, 5 } }), 1, 1e-6)
+  lu.assertAlmostEquals(diagnose.cosine_distance(tensor.new { { 1, 0 }, { 3, 0 }, { 0, 1 } }), 2 / 3, 1e-6)
+  lu.assertAlmostEquals(diagnose.cosine_distance(tensor.new { { 1, 2 }, { 2, 4 } }), 0, 1e-6)
+end
+
+function tests.test_verdicts()
+  lu.assertEquals({ verdict() }, { "ok",
+    "effective rank of features 30 of 64; mean cosine distance 0.50; loss is 67 % below predicting the mean" })
   local level, text = verdict { rankme = 1.5 }
   lu.assertEquals(level, "collapse")
-  lu.assertStrContains(text, "features use 2 of 64 dimensions, falling")
-  level, text = verdict { spread = .01 }
+  lu.assertStrContains(text, "effective rank of features 2 of 64, falling: features vary in few directions only")
+  level, text = verdict { cosine_distance = .004 }
   lu.assertEquals(level, "collapse")
-  lu.assertStrContains(text, "images differ by 0.010, once 0.500")
+  lu.assertStrContains(text, "mean cosine distance of images 0.0040, at most 0.5000 before")
   lu.assertEquals((verdict { mean_loss = .01, loss = .001 }), "collapse")
-  lu.assertEquals((verdict({ rankme = 1.9, spread = .02 }, { rankme = 1.2, spread = .01 })), "watch")   -- getting better
+  lu.assertEquals((verdict({ rankme = 1.9, cosine_distance = .02 }, { rankme = 1.2, cosine_distance = .01 })), "watch")   -- getting better
   level, text = verdict { position = .95 }
   lu.assertEquals(level, "watch")
-  lu.assertStrContains(text, "hardly looks at the image")
+  lu.assertStrContains(text, "hardly uses the image")
   lu.assertEquals((verdict { rankme = 12 }), "watch")
   lu.assertEquals((verdict { loss = .3 }), "watch")
   lu.assertEquals((verdict { rankme = 0 / 0 }), "collapse")
-  lu.assertEquals((diagnose.verdict { seen { rankme = 1 } }), "ok")   -- before training
+  level, text = diagnose.verdict { seen { step = 0, rankme = 1, loss = .45 } }
+  lu.assertEquals({ level, text }, { "start",
+    "before training: effective rank of features 1 of 64; mean cosine distance 0.50; loss is 50 % above predicting the mean" })
+  lu.assertEquals((diagnose.verdict { seen { rankme = 1 } }), "collapse")   -- also where it is the first diagnosis of a run
+  lu.assertEquals((diagnose.verdict { seen() }), "ok")
 end
 
 -- A run of a few hundred steps on small scenes; returns what pretrain does.
@@ -104,7 +115,9 @@ end
 function tests.test_healthy_run()
   local run = train()
   lu.assertEquals(#run.diagnoses, 4)   -- before the first step, then after 80, 160 and 240
-  for _, d in ipairs(run.diagnoses) do lu.assertEquals({ d.level, d.level ~= "ok" and d.text }, { "ok", false }) end
+  for i, d in ipairs(run.diagnoses) do
+    lu.assertEquals({ d.level, d.level ~= "ok" and i > 1 and d.text }, { i == 1 and "start" or "ok", false })
+  end
   lu.assertTrue(run.diagnoses[4].loss < .7 * run.diagnoses[4].mean_loss)
   local read = diagnose.read(folder .. "/run/jepa-diagnoses.csv")
   lu.assertEquals(#read, 4)
@@ -120,7 +133,7 @@ function tests.test_collapse_is_found_and_ends_the_run()
   lu.assertEquals(ijepa.checkpoint.load(folder .. "/run/jepa-latest.safetensors"):meta "step", #run.losses)
 end
 
-function tests.test_looks_change_no_number_of_the_run()
+function tests.test_diagnoses_change_no_value_of_the_run()
   local with, without = train { ["optim.steps"] = 12, ["diagnose.every"] = 3 },
     train { ["optim.steps"] = 12, ["diagnose.every"] = 0, out = folder .. "/other" }
   lu.assertEquals(with.losses, without.losses)
@@ -144,7 +157,30 @@ function tests.test_a_probe_on_the_way()   -- of the colour of scenes, which eve
   end
 end
 
+function tests.test_the_end_of_a_run_has_a_diagnosis()
+  local function steps_of(run)
+    local steps = {}
+    for i, d in ipairs(run.diagnoses) do steps[i] = d.step end
+    return steps
+  end
+  lu.assertEquals(steps_of(train { ["optim.steps"] = 5 }), { 0, 5 })
+  lu.assertEquals(steps_of(train { ["optim.steps"] = 5 }), { 0, 5 })   -- finished: nothing new
+  lu.assertEquals(steps_of(train({ out = folder .. "/hook" }, { step = function(t) if t.step == 3 then t:stop "enough" end end })),
+    { 0, 3 })
+end
+
 -- ---- hooks
+
+function tests.test_hook_gets_every_diagnosis()
+  local steps = {}
+  train({ ["optim.steps"] = 5, ["diagnose.every"] = 2 }, { diagnosis = function(t, d)
+    lu.assertEquals(t.step, d.step)
+    steps[#steps + 1] = d.step
+  end })
+  lu.assertEquals(steps, { 0, 2, 4, 5 })
+  local run = train({ out = folder .. "/none" }, { diagnosis = function(t) t:stop "before it starts" end })
+  lu.assertEquals({ #run.losses, run.stopped }, { 0, "before it starts" })
+end
 
 function tests.test_hook_stops_and_scales()
   local lrs = {}

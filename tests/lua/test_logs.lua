@@ -40,7 +40,7 @@ function tests:open(resume, rank)
     logs = { json = true, tensorboard = true } }))
 end
 
-local diagnosis = { spread = .5, rankme = 12.5, most = 64, level = "ok", text = 'features "use" 12 of 64', lidar = 0 / 0 }
+local diagnosis = { cosine_distance = .5, rankme = 12.5, max_rank = 64, level = "ok", text = 'effective "rank" 12 of 64', lidar = 0 / 0 }
 
 local function fill(r, from, to)
   for step = from, to do
@@ -66,7 +66,7 @@ function tests:test_json_lines()
   lu.assertEquals(rows[4].qkv_grads.last, require "cjson".null)
   lu.assertEquals(rows[6].step, 5)
   lu.assertEquals(rows[6].diagnosis.rankme, 12.5)
-  lu.assertEquals(rows[6].diagnosis.text, 'features "use" 12 of 64')
+  lu.assertEquals(rows[6].diagnosis.text, 'effective "rank" 12 of 64')
 end
 
 function tests:test_resume_cuts_later_rows()

@@ -34,7 +34,7 @@ local function settings(over)
 end
 local function config(over) return ijepa.config({}, nil, settings(over)) end
 
--- A run in a process of its own; returns exit code and what it said.
+-- A run in a process of its own; returns exit code and what it printed.
 local function spawn(over, env)
   local recipe = folder .. "/recipe.lua"
   local file = assert(io.open(recipe, "w"))
@@ -204,8 +204,36 @@ function tests.test_interrupt_saves_and_exits_130()
   local pipe = io.popen(("timeout -s INT --foreground 5 %s %s %s 2>&1; echo exit $?"):format(program, recipe, table.concat(words, " ")))
   local text = pipe:read "*a"
   pipe:close()
-  lu.assertStrContains(text, "interrupted: step ")
+  lu.assertStrMatches(text, ".*\n[^\n]*step (%d+)/%d+  loss [^\n]*\ninterrupted: step %1 is saved in '[^']*'; the same command resumes there\nexit .*")
   lu.assertNotNil(assert(ijepa.checkpoint.load(latest "long")):meta "step")
+end
+
+function tests.test_what_a_run_prints()
+  local code, text = spawn { out = "said", ["optim.steps"] = 12, ["log.every"] = 5, ["model.dtype"] = "f32", ["diagnose.images"] = 8 }
+  lu.assertEquals(code, 0)
+  local out = folder .. "/said"
+  lu.assertStrContains(text, "encoder 8.4 k, predictor 1.7 k parameters (vit, patches of 4)\nf32 on cpu ")
+  lu.assertStrContains(text, "\n40 images, batch size 8, 12 steps (5 per epoch)\nstep 0: before training: effective rank")
+  lu.assertStrMatches(text, ".*\nmasks of the first batch: context %d+ patches, targets 4 x %d+ patches; grid 8 x 8\nepoch 1  step 1/12 .*")
+  local steps = {}
+  for step in text:gmatch "\nepoch %d  step (%d+)/12  loss [^\n]*" do steps[#steps + 1] = tonumber(step) end
+  lu.assertEquals(steps, { 1, 5, 10, 12 })
+  lu.assertStrMatches(text, (".*\nstep 12: [^\n]*effective rank[^\n]*\ndone: 12 steps in %d+ s, saved in OUT; diagnosis: %a+\nnext: %./ijepa report OUT\n.*")
+    :gsub("OUT", (out:gsub("%p", "%%%0")):gsub("%%", "%%%%")))
+  lu.assertNotStrContains(text, "hint")
+  lu.assertNil(text:find("\27", 1, true))
+  code, text = spawn { out = "said", ["optim.steps"] = 12 }
+  lu.assertEquals(code, 0)
+  lu.assertEquals(text, "already finished: 12 of 12 steps; optim.steps=... continues\nexit 0\n")
+  code, text = spawn { out = "said", ["model.dtype"] = "f32", ["optim.steps"] = 13 }
+  lu.assertEquals(code, 0)
+  lu.assertStrContains(text, ("resumes from %s/jepa-latest.safetensors at step 12\n"):format(out))
+  lu.assertStrContains(text, "\ndone: 1 step in ")
+end
+
+function tests.test_a_predictor_larger_than_the_encoder_is_noticed()
+  local _, text = spawn { out = "large", ["optim.steps"] = 1, ["model.pred_dim"] = 64, ["model.pred_depth"] = 4, ["diagnose.every"] = 0 }
+  lu.assertStrContains(text, "hint: the predictor is larger than the encoder; see model.pred_dim and model.pred_depth\n")
 end
 
 if not ... then os.exit(lu.LuaUnit.run()) end

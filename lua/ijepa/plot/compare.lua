@@ -58,7 +58,8 @@ return function(run, o)
   local images = assert(data.open { train = true, root = cfg.data.root, crop = cfg.data.crop, batch = 4, workers = 0,
     scale = cfg.data.scale, seed = cfg.seed })
   local b = assert(images:next())
-  local log = Run.read_log(run.out, cfg.tag)   -- a resumed run has more than this process saw
+  local log, message = Run.read_log(run.out, cfg.tag)   -- a resumed run has more than this process saw
+  if message then say("warning: %s", message) end
   local x, y = draw.smooth(log and log.loss or run.losses, 400)
   local file = run.out .. "/summary.png"
   local ok, message = draw.summary(file, { title = "ijepa: " .. run.out, lines = lines,

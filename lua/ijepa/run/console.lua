@@ -46,18 +46,23 @@ function Console:_left(v)
   return total and self._seconds and total > v.step and Console.time_text((total - v.step) * self._seconds) .. " left" or nil
 end
 
--- The line of step v. Where it is too long for 80 columns, the epoch, which follows from the step, is left out.
+-- The line of step v. Where it is too long, the epoch, which follows from the step, and then the throughput are left out.
 function Console:_line(v)
-  local s, parts = self._sum, {}
-  local function add(part) parts[#parts + 1] = part or nil end
-  add(v.epoch and ("epoch %d"):format(v.epoch))
-  add(step_text(v.step, self._total))
-  add(loss_text(s.loss / s.steps))
-  add(v.lr and ("lr %.2e"):format(v.lr))
-  add(s.images > 0 and s.seconds > 0 and speed_text(s.images / s.seconds))
-  add(self:_left(v))
-  local line = table.concat(parts, "  ")
-  if #line >= LINE and v.epoch then line = table.concat(parts, "  ", 2) end
+  local s, line = self._sum, nil
+  local epoch, speed = v.epoch, s.images > 0 and s.seconds > 0
+  repeat
+    local parts = {}
+    local function add(part) parts[#parts + 1] = part or nil end
+    add(epoch and ("epoch %d"):format(epoch))
+    add(step_text(v.step, self._total))
+    add(loss_text(s.loss / s.steps))
+    add(v.lr and ("lr %.2e"):format(v.lr))
+    add(speed and speed_text(s.images / s.seconds))
+    add(self:_left(v))
+    line = table.concat(parts, "  ")
+    local shortest = not epoch and not speed
+    if epoch then epoch = nil else speed = false end
+  until #line < LINE or shortest
   self:_clear()
   self._stream:write(line, "\n")
   self._sum = no_sum()

@@ -33,14 +33,15 @@ function opening.open_log(t, resume)
     tag = cfg.tag, config = cfg, ipe = t.ipe, logs = cfg.log, every = cfg.log.every, total = t.last < math.huge and t.last or nil }))
 end
 
-local function millions(n)
-  return n >= 1e7 and ("%.0f M"):format(n / 1e6) or n >= 1e5 and ("%.1f M"):format(n / 1e6) or ("%d"):format(n)
+-- "21.5 M", "8.4 k"
+local function short(n)
+  return n >= 1e6 and ("%.1f M"):format(n / 1e6) or ("%.1f k"):format(n / 1e3)
 end
 
 -- The models, where they run and in which type.
 local function model_line(t)
   local m = t.config.model
-  return ("encoder %s, predictor %s parameters (%s, patches of %d)"):format(millions(t.encoder:size()), millions(t.predictor:size()),
+  return ("encoder %s, predictor %s parameters (%s, patches of %d)"):format(short(t.encoder:size()), short(t.predictor:size()),
     m.width and "vit" or m.arch, m.patch)
 end
 
