@@ -1,4 +1,4 @@
--- Looks at features: ranks and shares of known matrices, the words for them, and runs that are healthy and made to collapse.
+-- The measures of features on known matrices, the verdicts, and runs that are healthy and made to collapse.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -32,7 +32,7 @@ function tests.test_rank_of_known_matrices()
   end
   lu.assertAlmostEquals(diagnose.rank(tensor.new(eye)), 5, 1e-5)
   lu.assertAlmostEquals(diagnose.rank(tensor.new { { 1, 2, 3 }, { 2, 4, 6 }, { -1, -2, -3 } }), 1, 1e-3)
-  -- singular values 3 and 1: shares 3/4 and 1/4
+  -- singular values 3 and 1: 3/4 and 1/4 of their sum
   local h = -(.75 * math.log(.75) + .25 * math.log(.25))
   lu.assertAlmostEquals(diagnose.rank(tensor.new { { 3, 0, 0 }, { 0, 1, 0 } }), math.exp(h), 1e-5)
   lu.assertEquals(diagnose.rank(tensor.zeros { 4, 3 }), 0)

@@ -44,7 +44,7 @@ local function command(over)
   return table.concat(list, " ")
 end
 
--- Runs a shell command; exit code (128 + signal) and what it said.
+-- Runs a shell command; exit code (128 + signal) and what it printed.
 local function shell(text)
   local pipe = io.popen("{ " .. text .. "; } 2>&1; echo exit $?")
   local said = pipe:read "*a"
@@ -240,7 +240,7 @@ function tests.test_read_errors_in_an_epoch()   -- the disk fails from the 70th 
   lu.assertStrContains(said, "Input/output error")
   lu.assertStrContains(said, "of 40 images are broken")
   local step = step_of "run"
-  lu.assertTrue(step >= 1)   -- what was whole is saved, and goes on where the disk is well again
+  lu.assertTrue(step >= 1)   -- what was whole is saved, and the run resumes once the disk works again
   lu.assertEquals((shell(command())), 0)
   lu.assertTrue(tensors_of(latest "run") == uninterrupted())
 end

@@ -12,7 +12,7 @@ local jepa = {}
 --- The names of the published sizes.
 jepa.names = { "vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge", "vit_giant" }
 
---- A published size, or nil where the name is none.
+--- A published size, or nil for an unknown name.
 ---@param name string
 ---@return { width: integer, depth: integer, heads: integer, mlp_ratio: number }?
 function jepa.size(name)
@@ -49,7 +49,7 @@ function Model:requires_grad_(on)
   end
   return self
 end
---- The number of values, positions included.
+--- The number of parameters, position embeddings included.
 ---@return integer
 function Model:size()
   local n = 0
@@ -80,7 +80,7 @@ local function vit_config(o, what)
   c.grid_h, c.grid_w = math.floor(h / c.patch), math.floor(w / c.patch)
   if o.grid then c.grid_h, c.grid_w = pair(o.grid) end
   if h % c.patch ~= 0 or w % c.patch ~= 0 then
-    F.raise(("%s: an image of %d x %d is not whole patches of %d"):format(what, h, w, c.patch))
+    F.raise(("%s: an image of %d x %d is not a multiple of the patch size %d"):format(what, h, w, c.patch))
   end
   if o.dtype and o.dtype ~= "f32" and o.dtype ~= "bf16" then F.raise(what .. ": dtype is f32 or bf16") end
   c.dtype = o.dtype == "bf16" and 1 or 0
@@ -91,7 +91,7 @@ local function vit_config(o, what)
 end
 
 --- A new encoder. o: arch or width, depth, heads, mlp_ratio; patch, crop (side or {h, w}), dtype, recompute, seed,
---- init_gain, patch_gain, blank (no values: a checkpoint fills them all). Called as e(images) or e(images, context).
+--- init_gain, patch_gain, blank (without initial values, for a checkpoint to fill). Called as e(images) or e(images, context).
 ---@param o table
 ---@return ijepa.encoder
 function jepa.encoder(o)
@@ -118,7 +118,7 @@ function Encoder:blocks(images, n)
   for i = 1, n do list[i] = tensor.wrap(out[i - 1]) end
   return list
 end
---- Attention probabilities of a block (1 the first, -1 the last): (B, A, N, N), a row a query, which sums to 1.
+--- Attention probabilities of a block (1 the first, -1 the last): (B, A, N, N), one row per query, which sums to 1.
 ---@param images ijepa.tensor
 ---@param block integer?
 ---@return ijepa.tensor
@@ -127,20 +127,20 @@ function Encoder:attention(images, block)
   return tensor.call(C.ij_encoder_attention, self.h, tensor.want(images, "images", "encoder"),
     block < 0 and self.depth + block or block - 1)
 end
---- Takes over all values of another encoder of the same configuration.
+--- Copies all values of another encoder of the same configuration.
 ---@param src ijepa.encoder
 ---@return ijepa.encoder
 function Encoder:copy_(src)
   F.check(C.ij_encoder_copy(self.h, src.h))
   return self
 end
---- Stochastic depth in forwards that are recorded for gradients: block i loses each of its branches, for each image
---- alone, with probability rate * i / (depth - 1). A function of (seed, step, block, branch, image); rate 0: off.
+--- Stochastic depth in forward passes that are recorded for gradients: each branch of block i is dropped, for each image
+--- separately, with probability rate * i / (depth - 1). A function of (seed, step, block, branch, image); rate 0: off.
 ---@param rate number
 ---@param seed integer?
 ---@param step integer?
 function Encoder:drop_path(rate, seed, step) F.check(C.ij_encoder_drop_path(self.h, rate, seed or 0, step or 0)) end
---- A new encoder like this one, with the same values, that is not trained: a target.
+--- A target encoder: a new encoder with the same values, which is not trained.
 ---@return ijepa.encoder
 function Encoder:target() return jepa.encoder(self.options):copy_(self):requires_grad_(false) end
 
@@ -181,7 +181,7 @@ function jepa.models(cfg, blank)
   return context, predictor, context:target()
 end
 
---- The mask policy of a configuration, for a grid {h, w} and so many processes (1).
+--- The mask policy of a configuration, for a grid {h, w} and `world` processes (1).
 ---@param cfg table
 ---@param grid integer[]
 ---@param world integer?
