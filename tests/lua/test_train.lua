@@ -204,7 +204,8 @@ function tests.test_interrupt_saves_and_exits_130()
   local pipe = io.popen(("timeout -s INT --foreground 5 %s %s %s 2>&1; echo exit $?"):format(program, recipe, table.concat(words, " ")))
   local text = pipe:read "*a"
   pipe:close()
-  lu.assertStrMatches(text, ".*\n[^\n]*step (%d+)/%d+  loss [^\n]*\ninterrupted: step %1 is saved in '[^']*'; the same command resumes there\nexit .*")
+  lu.assertStrMatches(text, ".*\n[^\n]*step (%d+)/%d+  loss [^\n]*\n"
+    .. "interrupted: step %1 is saved in '[^']*'; the same command resumes there\nexit .*")
   lu.assertNotNil(assert(ijepa.checkpoint.load(latest "long")):meta "step")
 end
 
@@ -218,8 +219,10 @@ function tests.test_what_a_run_prints()
   local steps = {}
   for step in text:gmatch "\nepoch %d  step (%d+)/12  loss [^\n]*" do steps[#steps + 1] = tonumber(step) end
   lu.assertEquals(steps, { 1, 5, 10, 12 })
-  lu.assertStrMatches(text, (".*\nstep 12: [^\n]*effective rank[^\n]*\ndone: 12 steps in %d+ s, saved in OUT; diagnosis: %a+\nnext: %./ijepa report OUT\n.*")
-    :gsub("OUT", (out:gsub("%p", "%%%0")):gsub("%%", "%%%%")))
+  local ending = ".*\nstep 12: [^\n]*effective rank[^\n]*\ndone: 12 steps in %d+ s, saved in OUT; "
+    .. "diagnosis: %a+\nnext: %./ijepa report OUT\n.*"
+  local pattern = out:gsub("%p", "%%%0"):gsub("%%", "%%%%")
+  lu.assertStrMatches(text, (ending:gsub("OUT", pattern)))
   lu.assertNotStrContains(text, "hint")
   lu.assertNil(text:find("\27", 1, true))
   code, text = spawn { out = "said", ["optim.steps"] = 12 }

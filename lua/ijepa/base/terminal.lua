@@ -2,13 +2,16 @@
 local F = require "ijepa.base.ffi"
 local terminal = {}
 
-local COLOUR = { string = "32", number = "36", boolean = "35", ["nil"] = "35", key = "34", dim = "2", error = "31", warning = "33" }
+local COLOUR = { string = "32", number = "36", boolean = "35", ["nil"] = "35", key = "34",
+  dim = "2", error = "31", warning = "33" }
 
---- Whether text for a file descriptor may have colours: a terminal, and neither NO_COLOR nor TERM=dumb is set.
+--- Whether text for a file descriptor may have colours: a terminal, and neither NO_COLOR nor
+--- TERM=dumb is set.
 ---@param fd integer
 ---@return boolean
 function terminal.has_colours(fd)
-  return F.C.ij_isatty(fd) ~= 0 and (os.getenv "NO_COLOR" or "") == "" and os.getenv "TERM" ~= "dumb"
+  return F.C.ij_isatty(fd) ~= 0 and (os.getenv "NO_COLOR" or "") == ""
+    and os.getenv "TERM" ~= "dumb"
 end
 
 --- s in the colour of a kind, where `on`.
@@ -25,8 +28,8 @@ end
 ---@return integer
 function terminal.columns(s) return #s:gsub("\27%[[%d;]*m", ""):gsub("[\128-\191]", "") end
 
---- Breaks a line at spaces so that no line is longer than `width` columns, except for longer words. Lines after the
---- first are indented by two spaces.
+--- Breaks a line at spaces so that no line is longer than `width` columns, except for longer words.
+--- Lines after the first are indented by two spaces.
 ---@param s string
 ---@param width integer
 ---@return string

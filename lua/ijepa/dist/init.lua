@@ -1,5 +1,5 @@
--- Processes that train together: those that mpirun or srun has started, or this one alone (docs/dist.md). submit.lua writes
--- jobs for SLURM.
+-- Processes that train together: those that mpirun or srun has started, or this one alone
+-- (docs/dist.md). submit.lua writes jobs for SLURM.
 -- Uses: base.
 local F = require "ijepa.base.ffi"
 local json = require "cjson.safe"
@@ -17,19 +17,23 @@ local Dist = {}
 Dist.__index = Dist
 local current, parted   -- processes meet only once per program
 
---- Meets the other processes, each of which must call this; later calls return the same object. Alone it costs nothing.
+--- Meets the other processes, each of which must call this; later calls return the same object.
+--- Alone it costs nothing.
 ---@param o { timeout: number?, transport: string? }?  seconds; "none", "mpi" or "tcp" (default: by the environment)
 ---@return ijepa.dist? processes, string? message
 function dist.open(o)
   o = o or {}
   if current then return current end
-  if parted then return nil, "processes: they have already trained together: a recipe of several processes trains only once" end
+  if parted then
+    return nil, "processes: they have already trained together: a recipe of several processes trains only once"
+  end
   local out, info = F.new "ij_dist *[1]", F.new "ij_dist_info"
   local ok, message = F.try(C.ij_dist_open(o.transport, o.timeout or 0, out))
   if not ok then return nil, message end
   local h = F.gc(out[0], C.ij_dist_close)
   C.ij_dist_look(h, info)
-  local d = setmetatable({ h = h, rank = info.rank, size = info.size, local_rank = info.local_rank, local_size = info.local_size,
+  local d = setmetatable({ h = h, rank = info.rank, size = info.size, local_rank = info.local_rank,
+    local_size = info.local_size,
     threads = info.threads, transport = F.string(info.transport) }, Dist)
   current = d.size > 1 and d or nil
   return d
@@ -69,8 +73,8 @@ function Dist:tensor(t, root) F.check(C.ij_dist_tensor(self.h, t.h, root), 0) en
 ---@param patient boolean?
 function Dist:barrier(patient) F.check(C.ij_dist_barrier(self.h, patient and -1 or 0), 0) end
 
---- Runs f in process 0, then in the first process of each other machine, then in all others: each finds the files that the
---- earlier ones wrote. Returns what f returns.
+--- Runs f in process 0, then in the first process of each other machine, then in all others: each
+--- finds the files that the earlier ones wrote. Returns what f returns.
 ---@param f fun(): ...
 ---@return any
 function Dist:in_turn(f)
@@ -83,7 +87,8 @@ function Dist:in_turn(f)
   return unpack(result)
 end
 
---- Runs f in process 0 only, and returns its result (a value that JSON can hold) in each process. For files that are made once.
+--- Runs f in process 0 only, and returns its result (a value that JSON can hold) in each process.
+--- For files that are made once.
 ---@param f fun(): any
 ---@return any
 function Dist:once(f)
@@ -98,7 +103,8 @@ function Dist:once(f)
   return json.decode(self:broadcast(json.encode { value }))[1]
 end
 
---- Raises an error in a process that has other values than process 0; the error names the first one.
+--- Raises an error in a process that has other values than process 0; the error names the first
+--- one.
 ---@param list { [1]: string, [2]: string }[] names and values
 function Dist:same(list)
   if self.size == 1 then return end
@@ -118,7 +124,9 @@ function Dist:same(list)
       end
     end
     for name in pairs(theirs) do
-      if not known[name] then error(("process %d has no %s, which process 0 has"):format(self.rank, name), 0) end
+      if not known[name] then
+        error(("process %d has no %s, which process 0 has"):format(self.rank, name), 0)
+      end
     end
   end
   self:barrier()

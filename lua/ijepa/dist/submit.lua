@@ -44,7 +44,8 @@ end
 -- D-HH:MM:SS of a limit in seconds.
 local function clock(s)
   local days = math.floor(s / 86400)
-  return (days > 0 and days .. "-" or "") .. ("%02d:%02d:%02d"):format(math.floor(s / 3600) % 24, math.floor(s / 60) % 60, s % 60)
+  return (days > 0 and days .. "-" or "") .. ("%02d:%02d:%02d"):format(math.floor(s / 3600) % 24,
+    math.floor(s / 60) % 60, s % 60)
 end
 
 -- Seconds of a limit. Two numbers with a colon would be minutes and seconds to SLURM, hours and minutes to many: refused.
@@ -61,8 +62,10 @@ local function limit(v)
 end
 
 local readers = {
-  folder = path, nodes = count, ["tasks-per-node"] = count, partition = name, account = name, qos = name, time = limit,
-  notice = count, ["gpus-per-task"] = count, ["cpus-per-task"] = count, mem = memory, name = name, mpi = name, sbatch = line,
+  folder = path, nodes = count, ["tasks-per-node"] = count, partition = name, account = name,
+  qos = name, time = limit,
+  notice = count, ["gpus-per-task"] = count, ["cpus-per-task"] = count, mem = memory, name = name,
+  mpi = name, sbatch = line,
 }
 local flags = { ["dry-run"] = true, help = true }
 
@@ -110,15 +113,21 @@ end
 local function conflict(o)
   local seen = {}
   for _, recipe in ipairs(o.recipes) do
-    if F.C.ij_path_kind(recipe) ~= 1 then return ("recipe '%s' is not there%s"):format(recipe, nearest_recipe(recipe)) end
-    if seen[recipe] then return ("recipe '%s' is given twice: both runs would write into one folder"):format(recipe) end
+    if F.C.ij_path_kind(recipe) ~= 1 then
+      return ("recipe '%s' is not there%s"):format(recipe, nearest_recipe(recipe))
+    end
+    if seen[recipe] then
+      return ("recipe '%s' is given twice: both runs would write into one folder"):format(recipe)
+    end
     seen[recipe] = true
   end
   for _, word in ipairs(o.words) do
     if word:find "^out=" and #o.recipes > 1 then
       return ("'%s' with %d recipes: all runs would write into one folder; leave it out, each recipe has its own"):format(word, #o.recipes)
     end
-    if word == "resume=false" then return "'resume=false': a run that is queued again would start anew each time; leave it out" end
+    if word == "resume=false" then
+      return "'resume=false': a run that is queued again would start anew each time; leave it out"
+    end
   end
   if o.time and o.notice >= o.time then
     return ("--notice %d s does not fit into --time %s"):format(o.notice, clock(o.time))
@@ -201,7 +210,8 @@ export failed="$folder/$job.failed"
 trap 'rm -f "$failed"' EXIT
 say() { printf '%s job %s: %s\n' "$(date '+%F %T')" "$job" "$*"; }
 
-# A task records its own failure: srun then ends the others by SIGTERM, and their exit codes mean nothing.
+# A task records its own failure: srun then ends the others by SIGTERM,
+  and their exit codes mean nothing.
 task='
 trap : TERM
 "$@"
@@ -228,7 +238,8 @@ if [ -n "$failures" ] || [ $code != 143 ]; then
   exit $code
 fi
 
-# Stopped by the time limit or a preemption. Three stops in a row at one step: a further start would gain nothing.
+# Stopped by the time limit
+  or a preemption. Three stops in a row at one step: a further start would gain nothing.
 step=$(sed -n 's/.*interrupted: step \([0-9]*\) is saved.*/\1/p' "$folder/${job}_0.out" | tail -n 1)
 echo "${step:-0}" >>"$folder/$job.steps"
 if [ "$(wc -l <"$folder/$job.steps")" -ge 3 ] && [ "$(tail -n 3 "$folder/$job.steps" | sort -u | wc -l)" = 1 ]; then
@@ -244,10 +255,13 @@ exit 1
 -- How srun starts the tasks. MPI needs the starter that its library was built for: PMIx for Debian's OpenMPI.
 local function start_lines(o)
   local start = {}
-  if o["cpus-per-task"] then start[1] = "--cpus-per-task=" .. o["cpus-per-task"] end   -- srun does not ask the job for it
+  -- srun does not ask the job for it
+  if o["cpus-per-task"] then start[1] = "--cpus-per-task=" .. o["cpus-per-task"] end
   if o.mpi then start[#start + 1] = "--mpi=" .. o.mpi end
   local lines = { ("start=(%s)"):format(quoted(start)) }
-  if not o.mpi then lines[2] = "case $(srun --mpi=list 2>&1) in *pmix*) start+=(--mpi=pmix) ;; esac" end
+  if not o.mpi then
+    lines[2] = "case $(srun --mpi=list 2>&1) in *pmix*) start+=(--mpi=pmix) ;; esac"
+  end
   if o["cpus-per-task"] then lines[#lines + 1] = "export OMP_NUM_THREADS=" .. o["cpus-per-task"] end
   return lines
 end
@@ -285,8 +299,12 @@ local function hand_in(o, script)
   end
   local said, code = shell(("sbatch --parsable %s 2>&1"):format(quote(file)))
   local job = code == 0 and said:match "(%d+)[^\n]*$"
-  if not job then return nil, ("sbatch refused '%s': %s"):format(file, (said:gsub("sbatch: error: ", ""):gsub("\n", "; "))) end
-  local logs = ("%s/%s%s"):format(o.folder, job, #o.recipes > 1 and ("_{0..%d}"):format(#o.recipes - 1) or "")
+  if not job then
+    return nil, ("sbatch refused '%s': %s"):format(file, (said:gsub("sbatch: error: ",
+      ""):gsub("\n", "; ")))
+  end
+  local logs = ("%s/%s%s"):format(o.folder, job, #o.recipes > 1
+    and ("_{0..%d}"):format(#o.recipes - 1) or "")
   return ("job %s: '%s'; logs: %s.out, of the tasks %s_*.out"):format(job, file, logs, logs)
 end
 

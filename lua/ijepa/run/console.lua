@@ -1,4 +1,5 @@
--- What a run prints, all on stderr: messages, a line every few steps (log.every), and on a terminal a progress bar below.
+-- What a run prints, all on stderr: messages, a line every few steps (log.every), and on a terminal
+-- a progress bar below.
 local F = require "ijepa.base.ffi"
 local terminal = require "ijepa.base.terminal"
 local C = F.C
@@ -9,10 +10,11 @@ local Console = {}
 Console.__index = Console
 
 local LINE = 80          -- columns that a line of a step may take
-local LINE_SECONDS = 1   -- on a terminal at least this long between two lines; the bar shows what lies between
+-- on a terminal at least this long between two lines; the bar shows what lies between
+local LINE_SECONDS = 1
 local BAR_SECONDS = .1   -- between two drawings of the bar
 
--- ---- values as text -------------------------------------------------------------------------------------------------
+-- ---- values as text -----------------------------------------------------------------------------
 
 local function bytes_text(n)
   if n >= 2 ^ 30 then return ("%.1f GiB"):format(n / 2 ^ 30) end
@@ -33,9 +35,11 @@ end
 -- C prints a sign with NaN; nobody needs it.
 local function loss_text(v) return "loss " .. (v ~= v and "nan" or ("%.4f"):format(v)) end
 local function speed_text(v) return (v < 10 and "%.1f images/s" or "%.0f images/s"):format(v) end
-local function step_text(step, total) return total and ("step %d/%d"):format(step, total) or ("step %d"):format(step) end
+local function step_text(step, total)
+  return total and ("step %d/%d"):format(step, total) or ("step %d"):format(step)
+end
 
--- ---- lines ----------------------------------------------------------------------------------------------------------
+-- ---- lines --------------------------------------------------------------------------------------
 
 -- Means over the steps since the last line.
 local function no_sum() return { steps = 0, loss = 0, images = 0, seconds = 0 } end
@@ -43,12 +47,14 @@ local function no_sum() return { steps = 0, loss = 0, images = 0, seconds = 0 } 
 -- Time that is left after a step, or nil.
 function Console:_left(v)
   local total = self._total
-  return total and self._seconds and total > v.step and Console.time_text((total - v.step) * self._seconds) .. " left" or nil
+  return total and self._seconds and total > v.step
+    and Console.time_text((total - v.step) * self._seconds) .. " left" or nil
 end
 
--- The line of step v. Where it is too long, the epoch, which follows from the step, and then the throughput are left out.
+-- The line of step v. Where it is too long, the epoch, which follows from the step, and then the
+-- throughput are left out.
 function Console:_line(v)
-  local s, line = self._sum, nil
+  local s, line = self._sum
   local epoch, speed = v.epoch, s.images > 0 and s.seconds > 0
   repeat
     local parts = {}
@@ -82,12 +88,15 @@ function Console:step(v, seconds, total, last)
   -- a running mean; the first step also warms up, so it is forgotten
   self._seconds = self._count > 1 and .9 * self._seconds + .1 * seconds or seconds
   self._count, self._last = self._count + 1, v
-  local due = (v.step % self._every == 0 or first) and (not self._terminal or now - self._time >= LINE_SECONDS)
+  local due = (v.step % self._every == 0 or first)
+    and (not self._terminal or now - self._time >= LINE_SECONDS)
   if due or last then
     self:_line(v)
     self._time = now
   end
-  if self._terminal and not last and (not self._shown or now - self._drawn >= BAR_SECONDS) then self:_draw(now) end
+  if self._terminal and not last and (not self._shown or now - self._drawn >= BAR_SECONDS) then
+    self:_draw(now)
+  end
 end
 
 --- Prints a message on a line of its own; on a terminal a long one is wrapped.
@@ -114,12 +123,12 @@ function Console:finish()
   self:_clear()
 end
 
--- ---- the bar --------------------------------------------------------------------------------------------------------
+-- ---- the bar ------------------------------------------------------------------------------------
 
 function Console:_columns() return self._width or C.ij_terminal_width() end
 
--- The bar's line: as many of the parts, most important first, as fit beside a bar of 10 columns or more. Where the terminal
--- is narrow, or the fraction that is done is unknown, there is no bar.
+-- The bar's line: as many of the parts, most important first, as fit beside a bar of 10 columns or
+-- more. Where the terminal is narrow, or the fraction that is done is unknown, there is no bar.
 local function bar_line(width, fraction, parts)
   local line, limit = "", fraction and width >= 50 and width - 13 or width
   for i, part in ipairs(parts) do
@@ -141,7 +150,8 @@ function Console:_draw(now)
   local parts = { step_text(v.step, total) }
   parts[#parts + 1] = self:_left(v)
   parts[#parts + 1] = loss_text(v.loss)
-  parts[#parts + 1] = v.images and self._seconds and self._seconds > 0 and speed_text(v.images / self._seconds) or nil
+  parts[#parts + 1] = v.images and self._seconds and self._seconds > 0
+    and speed_text(v.images / self._seconds) or nil
   parts[#parts + 1] = bytes_text(v.memory)
   parts[#parts + 1] = v.epoch and ("epoch %d"):format(v.epoch) or nil
   self._stream:write("\r", bar_line(self:_columns() - 1, total and v.step / total, parts), "\27[K")
@@ -158,11 +168,15 @@ end
 ---@return ijepa.console
 function Console.new(o)
   local is_terminal, colours, rank = o.terminal, o.colours, o.rank or 0
-  if is_terminal == nil then is_terminal = not o.stream and C.ij_isatty(2) ~= 0 and os.getenv "TERM" ~= "dumb" end
+  if is_terminal == nil then
+    is_terminal = not o.stream and C.ij_isatty(2) ~= 0 and os.getenv "TERM" ~= "dumb"
+  end
   if colours == nil then colours = not o.stream and terminal.has_colours(2) end
   local quiet = o.quiet or o.silent or rank > 0
-  return setmetatable({ _stream = o.stream or io.stderr, _terminal = is_terminal and not quiet, _colours = colours, _width = o.width,
-    _rank = rank, _quiet = quiet, _silent = o.silent, _every = o.every or 10, _total = o.total, _sum = no_sum(), _count = 0,
+  return setmetatable({ _stream = o.stream or io.stderr, _terminal = is_terminal and not quiet,
+    _colours = colours, _width = o.width,
+    _rank = rank, _quiet = quiet, _silent = o.silent, _every = o.every or 10, _total = o.total,
+    _sum = no_sum(), _count = 0,
     _time = -math.huge, _drawn = 0, _shown = false }, Console)
 end
 

@@ -28,8 +28,9 @@ local function parsed(line)
   return cells
 end
 
--- The part of a log that holds steps up to `last`, with rows between them that can't be read. A row's step follows from its
--- epoch and number when ipe, the steps per epoch, is known, else rows are counted. nil where the text is not such a log.
+-- The part of a log that holds steps up to `last`, with rows between them that can't be read. A
+-- row's step follows from its epoch and number when ipe, the steps per epoch, is known, else rows
+-- are counted. nil where the text is not such a log.
 local function rows_until(log, last, ipe)
   if log:sub(1, #header) ~= header then return nil end
   local at, row, kept = #header + 1, 0, #header
@@ -50,7 +51,8 @@ end
 -- "2 rows of log 'x' could not be read (lines 5 and 9)"
 local function unreadable_text(path, lines)
   local shown = table.concat(lines, ", ", 1, math.min(#lines, 5)) .. (#lines > 5 and ", ..." or "")
-  return ("%s of log '%s' could not be read: line%s %s"):format(text.count(#lines, "row"), path, #lines == 1 and "" or "s", shown)
+  return ("%s of log '%s' could not be read: line%s %s"):format(text.count(#lines, "row"), path,
+    #lines == 1 and "" or "s", shown)
 end
 
 ---@class ijepa.log column by column: a value per row that could be read
@@ -64,7 +66,7 @@ end
 
 --- Reads a log.
 ---@param path string
----@return ijepa.log? log, string? message where there is a log and a message, the message names the rows that could not be read
+---@return ijepa.log? log, string? message beside a log: the rows that could not be read
 function csv.read(path)
   local file, why = io.open(path, "rb")
   if not file then return nil, ("log '%s' could not be read: %s"):format(path, why) end
@@ -76,7 +78,9 @@ function csv.read(path)
     for i, name in ipairs(COLUMNS) do
       if values then table.insert(log[name], values[i]) end
     end
-    if not values and not (n == 1 and line .. "\n" == header) then table.insert(log.unreadable, n) end
+    if not values and not (n == 1 and line .. "\n" == header) then
+      table.insert(log.unreadable, n)
+    end
   end
   file:close()
   return log, #log.unreadable > 0 and unreadable_text(path, log.unreadable) or nil
@@ -101,8 +105,8 @@ end
 ---@return boolean? ok, string? message
 function csv:step(v)
   local ms = v.ms == v.ms and math.max(-2 ^ 31, math.min(2 ^ 31, v.ms)) or 0
-  return self.rows:write(("%d,%d,%s,%s,%s,%d\n"):format(v.epoch or 1, v.itr or v.step - 1, fixed(v.loss), fixed(v.k),
-    fixed(v.t), ms))
+  return self.rows:write(("%d,%d,%s,%s,%s,%d\n"):format(v.epoch or 1, v.itr or v.step - 1,
+    fixed(v.loss), fixed(v.k), fixed(v.t), ms))
 end
 
 --- Closes the log.

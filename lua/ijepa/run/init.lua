@@ -1,5 +1,5 @@
--- A run's folder: its settings (config.lua) and its logs. The writers of logs: csv.lua, json.lua, tensorboard.lua;
--- console.lua is what the run prints.
+-- A run's folder: its settings (config.lua) and its logs. The writers of logs: csv.lua, json.lua,
+-- tensorboard.lua; console.lua is what the run prints.
 -- Uses: base, config.
 local F = require "ijepa.base.ffi"
 local config = require "ijepa.config"
@@ -16,12 +16,16 @@ local run = { time_text = Console.time_text }
 function run.settings(out)
   local path = out .. "/config.lua"
   local file, why = io.open(path, "rb")
-  if not file then return nil, ("file '%s' could not be read: %s"):format(path, why:match ": ([^:]*)$" or why), tonumber(C.IJ_EIO) end
+  if not file then
+    return nil, ("file '%s' could not be read: %s"):format(path, why:match ": ([^:]*)$" or why),
+      tonumber(C.IJ_EIO)
+  end
   local text = file:read "*a"   -- nil: a folder
   file:close()
   local saved, message = literal.read(text or "")
   if type(saved) == "table" then return saved end
-  return nil, ("file '%s' holds no settings%s"):format(path, message and ": " .. message or ""), tonumber(C.IJ_EFORMAT)
+  return nil, ("file '%s' holds no settings%s"):format(path, message and ": " .. message or ""),
+    tonumber(C.IJ_EFORMAT)
 end
 
 --- The settings of a run's folder, each checked as in a recipe.
@@ -37,10 +41,10 @@ end
 --- The log of a run's folder, column by column.
 ---@param out string
 ---@param tag string? "jepa"
----@return ijepa.log? log, string? message where there is a log and a message, the message names the rows that could not be read
+---@return ijepa.log? log, string? message beside a log: the rows that could not be read
 function run.read_log(out, tag) return csv.read(("%s/%s_r0.csv"):format(out, tag or "jepa")) end
 
--- ---- an open run ----------------------------------------------------------------------------------------------------
+-- ---- an open run --------------------------------------------------------------------------------
 
 ---@class ijepa.log_options
 ---@field tag string
@@ -58,8 +62,9 @@ function run.read_log(out, tag) return csv.read(("%s/%s_r0.csv"):format(out, tag
 local Open = {}
 Open.__index = Open
 
--- Opens the writers of logs that are asked for. Each is a module ijepa.run.NAME, asked for by the setting log.NAME=true:
--- open(out, options) gives an object with step(row), close() and perhaps diagnosis(d); nil and a message for failures.
+-- Opens the writers of logs that are asked for. Each is a module ijepa.run.NAME, asked for by the
+-- setting log.NAME=true: open(out, options) gives an object with step(row), close() and perhaps
+-- diagnosis(d); nil and a message for failures.
 local function open_writers(out, wanted, options)
   local list = {}
   for _, name in ipairs { "csv", "json", "tensorboard" } do
@@ -111,15 +116,22 @@ end
 ---@return boolean? ok, string? message, integer? code where the log could not be written; the run may continue
 function Open:log(step, values)
   local ipe, loss = self._ipe, values.loss
-  if type(step) ~= "number" then F.raise(("run:log: step is a %s, expected a number"):format(type(step))) end
-  if type(loss) ~= "number" then F.raise(("run:log: loss is a %s, expected a number"):format(type(loss))) end
+  if type(step) ~= "number" then
+    F.raise(("run:log: step is a %s, expected a number"):format(type(step)))
+  end
+  if type(loss) ~= "number" then
+    F.raise(("run:log: loss is a %s, expected a number"):format(type(loss)))
+  end
   local now = C.ij_time()
   -- the time between opening and the first step does not count
   local seconds = not self._logged and values.ms and values.ms / 1e3 or now - self._time
   self._time, self._logged, self.step = now, true, step
-  local v = { step = step, epoch = values.epoch or ipe and math.floor((step - 1) / ipe) + 1, itr = values.itr or ipe and (step - 1) % ipe,
-    loss = loss, k = values.k or 0, t = values.t or 0, ms = values.ms or 1e3 * seconds, lr = values.lr, wd = values.wd,
-    momentum = values.momentum, images = values.images, grads = values.grads, memory = values.memory or tonumber(C.ij_rss_peak()),
+  local v = { step = step, epoch = values.epoch or ipe and math.floor((step - 1) / ipe) + 1,
+    itr = values.itr or ipe and (step - 1) % ipe,
+    loss = loss, k = values.k or 0, t = values.t or 0, ms = values.ms or 1e3 * seconds,
+    lr = values.lr, wd = values.wd,
+    momentum = values.momentum, images = values.images, grads = values.grads,
+    memory = values.memory or tonumber(C.ij_rss_peak()),
     images_per_second = values.images and seconds > 0 and values.images / seconds or nil }
   local ok, message, code = self:_write("step", v)
   self._console:step(v, seconds, values.total, values.last)
@@ -178,7 +190,8 @@ end
 ---@return ijepa.run? run, string? message, integer? code
 function run.open(out, options)
   if type(out) ~= "string" or out == "" then
-    F.raise(("run.open: the folder is a %s, expected a string"):format(out == "" and "empty string" or type(out)))
+    F.raise(("run.open: the folder is a %s, expected a string"):format(
+      out == "" and "empty string" or type(out)))
   end
   local o = options or {}
   local rank, tag = o.rank or 0, o.tag or "jepa"
@@ -189,9 +202,13 @@ function run.open(out, options)
   end
   if not ok then return nil, message, code end
   local writers = {}
-  if not o.silent then writers, message, code = open_writers(out, o.logs or {}, { tag = tag, rank = rank, resume = o.resume, ipe = o.ipe }) end
+  if not o.silent then
+    writers, message, code = open_writers(out, o.logs or {}, { tag = tag, rank = rank,
+      resume = o.resume, ipe = o.ipe })
+  end
   if not writers then return nil, message, code end
-  return setmetatable({ out = out, step = o.resume or 0, _writers = writers, _ipe = o.ipe, _time = C.ij_time(), _logged = false,
+  return setmetatable({ out = out, step = o.resume or 0, _writers = writers, _ipe = o.ipe,
+    _time = C.ij_time(), _logged = false,
     _closed = false, _warned = false, _console = Console.new(o) }, Open)
 end
 

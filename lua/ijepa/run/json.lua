@@ -1,5 +1,6 @@
--- The log TAG.jsonl of a run's folder (log.json=true): one JSON object a line, flushed by line. A step is
--- {"step":1,"epoch":1,...}, a diagnosis {"step":1000,"diagnosis":{...}}. NaN and infinite values are null.
+-- The log TAG.jsonl of a run's folder (log.json=true): one JSON object a line, flushed by line. A
+-- step is {"step":1,"epoch":1,...}, a diagnosis {"step":1000,"diagnosis":{...}}. NaN and infinite
+-- values are null.
 local Rows = require "ijepa.base.rows"
 local text = require "ijepa.base.text"
 local encode = require "cjson.safe".encode
@@ -65,7 +66,8 @@ end
 ---@return boolean? ok, string? message
 function json:step(v)
   local list = { "step", value(v.step) }
-  for _, name in ipairs { "epoch", "itr", "loss", "lr", "wd", "momentum", "k", "t", "ms", "images_per_second", "memory" } do
+  for _, name in ipairs { "epoch", "itr", "loss", "lr", "wd", "momentum", "k", "t", "ms",
+    "images_per_second", "memory" } do
     list[#list + 1] = name
     list[#list + 1] = v[name] and value(v[name]) or false
   end

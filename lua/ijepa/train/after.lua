@@ -1,5 +1,6 @@
--- What follows a step: its loss is read, the processes agree, the log gets a row, and diagnosis, hooks and saves take place
--- where they are due. The functions are methods of the trainer (trainer.lua).
+-- What follows a step: its loss is read, the processes agree, the log gets a row, and diagnosis,
+-- hooks and saves take place where they are due. The functions are methods of the trainer
+-- (trainer.lua).
 local F = require "ijepa.base.ffi"
 local processes = require "ijepa.train.processes"
 local check_loss = require "ijepa.train.step".check_loss
@@ -8,8 +9,8 @@ local C = F.C
 
 local after = {}
 
--- The mean loss of a step in this process. Where it is not finite, the run stops: on a GPU the gate has kept the state of
--- the step before.
+-- The mean loss of a step in this process. Where it is not finite, the run stops: on a GPU the gate
+-- has kept the state of the step before.
 local function loss_of(t, values)
   local sum = 0
   for _, loss in ipairs(values.losses) do
@@ -30,30 +31,35 @@ local function masks_text(t, v)
     return n == 1 and ("%s %s"):format(noun, text.count(length, "patch", "patches"))
       or ("%ss %d x %s"):format(noun, n, text.count(length, "patch", "patches"))
   end
-  return ("masks of the first batch: %s, %s; grid %d x %d"):format(blocks(v.contexts, v.k, "context"), blocks(v.targets, v.t, "target"),
+  return ("masks of the first batch: %s, %s; grid %d x %d"):format(blocks(v.contexts, v.k,
+    "context"), blocks(v.targets, v.t, "target"),
     t.encoder.grid[1], t.encoder.grid[2])
 end
 
--- One round of all processes after a step: they agree on the time, on interrupts and saves that were asked for, and on the
--- mean loss of a step (values; nil: none). Then the log gets the step.
+-- One round of all processes after a step: they agree on the time, on interrupts and saves that
+-- were asked for, and on the mean loss of a step (values; nil: none). Then the log gets the step.
 local function agree(t, values)
   processes.agree(t, values, values and loss_of(t, values))
   if not values then return end
   local minutes = t.config.optim.minutes
   values.total = minutes > 0 and math.ceil(t.step * 60 * minutes / t.seconds) or t.last
   values.last = values.step == t.step and (t.interrupt ~= nil or t:over())
+  if values.last and t:over() then values.total = t.step end   -- the clock's estimate is a step off
   t.losses[#t.losses + 1] = values.loss
   if #t.losses == 1 then t.run:say(masks_text(t, values)) end
   t.run:log(values.step, values)
 end
 
---- What follows this step beside its row of the log: "last", "save", "check" (a hook or a diagnosis), or nothing.
+--- What follows this step beside its row of the log: "last", "save", "check" (a hook or a
+--- diagnosis), or nothing.
 ---@return "last"|"save"|"check"|nil
 function after.due(t)
   local cfg, step = t.config, t.step
   if t.interrupt or t:over() then return "last" end
   local epoch_end = step % t.ipe == 0 and (cfg.optim.minutes == 0 or step - t.saved > 1000)
-  if t.save_asked or epoch_end or cfg.log.save_steps > 0 and step % cfg.log.save_steps == 0 then return "save" end
+  if t.save_asked or epoch_end or cfg.log.save_steps > 0 and step % cfg.log.save_steps == 0 then
+    return "save"
+  end
   return (t.hooks.step or t.back or t.diagnosis and t.diagnosis:is_due(step)) and "check" or nil
 end
 
@@ -64,7 +70,8 @@ local function checks(t, values)
   if diagnosed then t.diagnosis:check(t) end
   if t.hooks.step then t.hooks.step(t, values) end
   if t.hooks.step or diagnosed then processes.follow(t) end
-  if t.diagnosis and not diagnosed and not t.back and t:over() and not t.interrupt then   -- a hook has ended the run
+  -- a hook has ended the run
+  if t.diagnosis and not diagnosed and not t.back and t:over() and not t.interrupt then
     t.diagnosis:check(t)
     processes.follow(t)
   end
@@ -86,8 +93,8 @@ local function follow_up(t, values)
   if t.interrupt then t:interrupted(t.interrupt) end
 end
 
---- Logs a step and does what is due after it. To keep a GPU busy, the loss of a step is read after the next step is queued,
---- unless something needs the state as it is now.
+--- Logs a step and does what is due after it. To keep a GPU busy, the loss of a step is read after
+--- the next step is queued, unless something needs the state as it is now.
 ---@param values table as update() gives it
 ---@param started number when the step started (C.ij_time)
 function after.after(t, values, started)

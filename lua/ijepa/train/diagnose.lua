@@ -1,5 +1,5 @@
---- Has it collapsed? From time to time a run checks its target encoder on the same images, and reports what it found in a
---- sentence. The values go to OUT/TAG-diagnoses.csv and to the logs.
+--- Has it collapsed? From time to time a run checks its target encoder on the same images, and
+--- reports what it found in a sentence. The values go to OUT/TAG-diagnoses.csv and to the logs.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
@@ -13,22 +13,26 @@ local C = F.C
 local diagnose = {}
 
 -- Where a verdict begins.
-local MIN_RANK, MIN_RANK_FRACTION = 2, .05   -- effective rank, absolute and of what is possible: below is collapse
+-- effective rank, absolute and of what is possible: below is collapse
+local MIN_RANK, MIN_RANK_FRACTION = 2, .05
 local RANK_FALL = .5            -- of the highest effective rank so far: below is a warning
 local DISTANCE_FALL = .01       -- of the largest mean cosine distance so far: below is collapse
-local PATCH_FALL = .1           -- of the largest loss of the mean feature so far: below, patches are alike: collapse
-local MAX_POSITION = .9         -- fraction of the patch features' variance that the position explains: above is a warning
-local MIN_GAIN = .05            -- by how much the loss is below predicting the mean, as a fraction: below is a warning
+-- of the largest loss of the mean feature so far: below, patches are alike: collapse
+local PATCH_FALL = .1
+-- fraction of the patch features' variance that the position explains: above is a warning
+local MAX_POSITION = .9
+-- by how much the loss is below predicting the mean, as a fraction: below is a warning
+local MIN_GAIN = .05
 
 ---@class ijepa.diagnosis
 ---@field step integer
----@field cosine_distance number mean cosine distance of pooled features of two crops: 0 all alike, near 1 unrelated
----@field rankme number RankMe (Garrido et al., 2023): effective rank (exp of the entropy of singular values) of pooled features
----@field centred_rank number the same after the mean is subtracted; small where the features hold little but their mean
+---@field cosine_distance number mean, of pooled features of two crops: 0 all alike, near 1 unrelated
+---@field rankme number RankMe (Garrido et al., 2023): effective rank of pooled features
+---@field centred_rank number the same after the mean is subtracted
 ---@field patch_rank number effective rank of patch features after the mean is subtracted
 ---@field max_rank integer the largest possible rank: the width, or the number of crops less 1
 ---@field max_patch_rank integer
----@field lidar number LiDAR (Thilak et al., 2024): rank of differences between images, in units of those between crops
+---@field lidar number LiDAR (Thilak et al., 2024): rank of images' differences relative to crops'
 ---@field position number fraction of the patch features' variance that the position explains
 ---@field loss number of the predictor on these images
 ---@field mean_loss number of predicting the mean feature
@@ -38,7 +42,7 @@ local MIN_GAIN = .05            -- by how much the loss is below predicting the 
 ---@field text string the verdict as a sentence
 ---@field ms number time of this check
 
--- ---- measures ---------------------------------------------------------------------------------------------------------
+-- ---- measures -----------------------------------------------------------------------------------
 
 -- exp of the entropy of non-negative values, divided by their sum; 0 where all are 0.
 local function entropy_rank(values)
@@ -55,8 +59,8 @@ end
 -- Rows without their mean.
 local function centred(x) return x - x:mean(1) end
 
--- Squared singular values of x (R, W), by the smaller of its two Gram matrices. Below float32's rounding of the largest
--- everything is rounding: 0.
+-- Squared singular values of x (R, W), by the smaller of its two Gram matrices. Below float32's
+-- rounding of the largest everything is rounding: 0.
 local function squared_singular(x)
   local small = x:size(1) < x:size(2) and x:linear(x) or linalg.gram(x)
   local values = linalg.eigh(small)
@@ -74,7 +78,8 @@ function diagnose.rank(x)
   return entropy_rank(values)
 end
 
--- x (R, W) in coordinates of its own span where that is smaller: inner products of rows stay the same.
+-- x (R, W) in coordinates of its own span where that is smaller: inner products of rows stay the
+-- same.
 local function shortened(x)
   if x:size(2) <= x:size(1) then return x end
   local values, vectors = linalg.eigh(x:linear(x), true)   -- rows of vectors: (R, R)
@@ -82,8 +87,9 @@ local function shortened(x)
   return vectors:transpose(1, 2):clone() * tensor.new(values)
 end
 
---- LiDAR of views: effective rank of the scatter between images, whitened by the scatter between their views.
----@param x ijepa.tensor f32 (P * V, W): V views of each of P images, an image's views one after the other
+--- LiDAR of views: effective rank of the scatter between images, whitened by the scatter between
+--- their views.
+---@param x ijepa.tensor f32 (P * V, W): V views of each of P images, an image's views in sequence
 ---@param views integer V, 2 or more
 ---@return number
 function diagnose.lidar(x, views)
@@ -145,7 +151,7 @@ local function distance(a, b)
   return math.sqrt(sum / math.max(whole, 1e-30))
 end
 
--- ---- verdict ----------------------------------------------------------------------------------------------------------
+-- ---- verdict ------------------------------------------------------------------------------------
 
 local function best_of(list, name)
   local best = 0
@@ -162,20 +168,25 @@ end
 -- What has collapsed, or nil.
 local function collapsed(list)
   local d = list[#list]
-  if d.rankme < math.max(MIN_RANK, MIN_RANK_FRACTION * d.max_rank) then return "features vary in few directions only" end
+  if d.rankme < math.max(MIN_RANK, MIN_RANK_FRACTION * d.max_rank) then
+    return "features vary in few directions only"
+  end
   local best = best_of(list, "cosine_distance")
   if d.cosine_distance < DISTANCE_FALL * best then
-    return ("mean cosine distance of images %.4f, at most %.4f before"):format(d.cosine_distance, best)
+    return ("mean cosine distance of images %.4f, at most %.4f before"):format(
+      d.cosine_distance, best)
   end
   best = best_of(list, "mean_loss")
   if d.mean_loss < PATCH_FALL * best then
-    return ("patches are alike: loss of predicting the mean %.4f, at most %.4f before"):format(d.mean_loss, best)
+    return ("patches are alike: loss of predicting the mean %.4f, at most %.4f before"):format(
+      d.mean_loss, best)
   end
 end
 
 -- "loss is 82 % below predicting the mean"; gain: .82
 local function gain_text(gain)
-  return ("loss is %.0f %% %s predicting the mean"):format(100 * math.abs(gain), gain < 0 and "above" or "below")
+  return ("loss is %.0f %% %s predicting the mean"):format(100 * math.abs(gain),
+    gain < 0 and "above" or "below")
 end
 
 --- Level and text of the newest of a list of diagnoses.
@@ -190,32 +201,42 @@ function diagnose.verdict(list)
   local rank = ("effective rank of features %.0f of %d%s"):format(d.rankme, d.max_rank, moves)
   local gain = d.mean_loss > 0 and 1 - d.loss / d.mean_loss or 0
   local all = ("%s; mean cosine distance %.2f; %s"):format(rank, d.cosine_distance, gain_text(gain))
-  if d.step == 0 then return "start", "before training: " .. all end   -- small values mean nothing yet
+  -- small values mean nothing yet
+  if d.step == 0 then return "start", "before training: " .. all end
   local what = collapsed(list)
   if what then
     local better = before and moves == ", growing" and d.cosine_distance > before.cosine_distance
     return better and "watch" or "collapse", ("%s: %s: this looks like collapse%s"):format(rank, what,
-      better and ", but less so than before" or "; try a higher optim.ema, a lower optim.lr, or larger targets (mask.target.scale)")
+      better and ", but less so than before"
+      or "; try a higher optim.ema, a lower optim.lr, or larger targets (mask.target.scale)")
   end
   if d.position > MAX_POSITION then
-    return "watch", ("position explains %.0f %% of the patch features' variance: the encoder hardly uses the image; %s"):format(
-      100 * d.position, "try model.init_gain=0.7 model.patch_gain=1.5, or a higher optim.lr")
+    return "watch", ("position explains %.0f %% of the patch features' variance: %s; %s"):format(
+      100 * d.position, "the encoder hardly uses the image",
+      "try model.init_gain=0.7 model.patch_gain=1.5, or a higher optim.lr")
   end
   local best = best_of(list, "rankme")
-  if d.rankme < RANK_FALL * best then return "watch", ("%s, after %.0f at its highest"):format(rank, best) end
-  if gain < MIN_GAIN then return "watch", ("%s; %s: the predictor is hardly better than the mean"):format(rank, gain_text(gain)) end
+  if d.rankme < RANK_FALL * best then
+    return "watch", ("%s, after %.0f at its highest"):format(rank, best)
+  end
+  if gain < MIN_GAIN then
+    return "watch", ("%s; %s: the predictor is hardly better than the mean"):format(
+      rank, gain_text(gain))
+  end
   return "ok", all
 end
 
--- ---- the check --------------------------------------------------------------------------------------------------------
+-- ---- the check ----------------------------------------------------------------------------------
 
 local Diagnosis = {}
 Diagnosis.__index = Diagnosis
 
-local COLUMNS = { "step", "rankme", "max_rank", "centred_rank", "patch_rank", "max_patch_rank", "lidar", "cosine_distance", "position",
+local COLUMNS = { "step", "rankme", "max_rank", "centred_rank", "patch_rank", "max_patch_rank",
+  "lidar", "cosine_distance", "position",
   "loss", "mean_loss", "ema_distance", "probe", "ms", "level", "text" }
 
--- `count` images spread over the list, `views` crops of each: pixels u8 (count * views, H, W, 3) and labels.
+-- `count` images spread over the list, `views` crops of each: pixels u8 (count * views, H, W, 3)
+-- and labels.
 local function read_images(images, count, views)
   local n, size = images:count(), images.height * images.width * 3
   count = math.min(count, n)
@@ -233,7 +254,8 @@ local function read_images(images, count, views)
   return pixels, labels, found
 end
 
---- Prepares the diagnoses of a run (settings `diagnose`): reads its images, and makes the first check, before training.
+--- Prepares the diagnoses of a run (settings `diagnose`): reads its images, and makes the first
+--- check, before training.
 ---@param t ijepa.trainer
 function diagnose.open(t)
   local o = t.config.diagnose
@@ -242,13 +264,17 @@ function diagnose.open(t)
   self.pixels, self.labels, self.count = read_images(t.images, o.images, o.views)
   local root = data.title(t.config.data.root)
   if self.count < 2 then
-    error(("diagnose: of %s of '%s' fewer than 2 could be read"):format(text.count(o.images, "image"), root), 0)
+    error(("diagnose: of %s of '%s' fewer than 2 could be read"):format(
+      text.count(o.images, "image"), root), 0)
   end
   self.height, self.width = t.images.height, t.images.width
   if o.probe ~= "" then
     self.probe = {}
-    self.probe.pixels, self.probe.labels, self.probe.count = read_images(t.images, o.probe_images, 1)
-    if #t.images:classes() < 2 then error(("diagnose.probe=%s: '%s' has no classes"):format(o.probe, root), 0) end
+    self.probe.pixels, self.probe.labels, self.probe.count = read_images(t.images, o.probe_images,
+      1)
+    if #t.images:classes() < 2 then
+      error(("diagnose.probe=%s: '%s' has no classes"):format(o.probe, root), 0)
+    end
   end
   self:reopen(t.step)
   t.diagnosis = self
@@ -258,22 +284,25 @@ function diagnose.open(t)
   end
 end
 
--- Features of pixels u8 (n, H, W, 3), in batches: pooled (n, D), and of each image's first view some patches
--- (n / views, S, D), at the same positions in all; both are kept.
+-- Features of pixels u8 (n, H, W, 3), in batches: pooled (n, D), and of each image's first view
+-- some patches (n / views, S, D), at the same positions in all; both are kept.
 local function features(encoder, pixels, n, height, width, views)
   local N, D = encoder.grid[1] * encoder.grid[2], encoder.width
   local S, batch = math.min(8, N), 64 - 64 % (views or 1)   -- a batch holds all views of its images
-  local pooled, patches = tensor.empty({ n, D }, "f32", true), views and tensor.empty({ n / views, S, D }, "f32", true)
+  local pooled = tensor.empty({ n, D }, "f32", true)
+  local patches = views and tensor.empty({ n / views, S, D }, "f32", true)
   local positions = F.new("int32_t[?]", S * batch)   -- the same of each first view
   for i = 0, S * batch - 1 do positions[i] = (i % S + .5) * N / S end
   for at = 0, n - 1, batch do
     device.step(function()
       device.no_grad(function()
         local count = math.min(batch, n - at)
-        local y = encoder(tensor.from_pointer(pixels + at * height * width * 3, { count, height, width, 3 }, "u8"))
+        local x = pixels + at * height * width * 3
+        local y = encoder(tensor.from_pointer(x, { count, height, width, 3 }, "u8"))
         pooled:narrow(1, at + 1, count):copy_(y:mean(2))
         if views then
-          local firsts = y:reshape(count / views, views * N, D):gather(tensor.from_pointer(positions, { 1, count / views, S }, "i32"))
+          local index = tensor.from_pointer(positions, { 1, count / views, S }, "i32")
+          local firsts = y:reshape(count / views, views * N, D):gather(index)
           patches:narrow(1, at / views + 1, count / views):copy_(firsts)
         end
       end)
@@ -282,7 +311,8 @@ local function features(encoder, pixels, n, height, width, views)
   return pooled, patches
 end
 
--- Splits labelled features: every second one of a class for training, the others for the test. A class of one image is left out.
+-- Splits labelled features: every second one of a class for training, the others for the test. A
+-- class of one image is left out.
 local function halves(x, labels, root)
   local of, classes, sides = {}, {}, { { index = {}, y = {} }, { index = {}, y = {} } }
   for i, label in ipairs(labels) do
@@ -301,13 +331,16 @@ local function halves(x, labels, root)
   end
   if #classes < 2 then return nil end
   for _, side in ipairs(sides) do
-    side.x, side.y = x:rows(side.index):clone(true), tensor.from_pointer(F.new("int32_t[?]", #side.y, side.y), { #side.y }, "i32", true)
+    local n = #side.y
+    side.x = x:rows(side.index):clone(true)
+    side.y = tensor.from_pointer(F.new("int32_t[?]", n, side.y), { n }, "i32", true)
     side.classes, side.root = classes, root
   end
   return sides[1], sides[2]
 end
 
--- Top-1 in percent of a probe of the labelled images, or nil where too few classes have two of them.
+-- Top-1 in percent of a probe of the labelled images, or nil where too few classes have two of
+-- them.
 local function probed(kind, x, labels, root)
   local train, test = device.no_grad(halves, x, labels, root)
   if not train then return nil end
@@ -326,7 +359,8 @@ function Diagnosis:losses(t)
     device.step(function()
       device.no_grad(function()
         local count = math.min(batch, B - at)
-        local x = tensor.from_pointer(pixels + at * size, { count, self.height, self.width, 3 }, "u8")
+        local shape = { count, self.height, self.width, 3 }
+        local x = tensor.from_pointer(pixels + at * size, shape, "u8")
         local m = t.policy:sample_raw(count, at, t.step, false)
         local ctx = tensor.from_pointer(m.context, { m.contexts, m.count, m.k }, "i32")
         local tgt = tensor.from_pointer(m.target, { m.targets, m.count, m.t }, "i32")
@@ -346,16 +380,20 @@ end
 function Diagnosis:measure(t)
   local started = C.ij_time()
   local d = { step = t.step }
-  local pooled, patches = features(t.target, self.pixels, self.count * self.views, self.height, self.width, self.views)
+  local pooled, patches = features(t.target, self.pixels, self.count * self.views, self.height,
+    self.width, self.views)
   local D = t.target.width
   local _, finite = tensor.norm { pooled, patches }
-  for _, name in ipairs { "cosine_distance", "centred_rank", "rankme", "patch_rank", "position", "lidar" } do d[name] = 0 / 0 end
-  d.max_rank, d.max_patch_rank = math.min(D, pooled:size(1) - 1), math.min(D, patches:size(1) * patches:size(2) - 1)
+  for _, name in ipairs { "cosine_distance", "centred_rank", "rankme", "patch_rank", "position",
+    "lidar" } do d[name] = 0 / 0 end
+  d.max_rank = math.min(D, pooled:size(1) - 1)
+  d.max_patch_rank = math.min(D, patches:size(1) * patches:size(2) - 1)
   device.step(function()
     device.no_grad(function()
       if not finite then return end
       local rows = patches:reshape(patches:size(1) * patches:size(2), D)
-      d.cosine_distance, d.centred_rank, d.rankme = diagnose.cosine_distance(pooled), diagnose.rank(centred(pooled)), diagnose.rank(pooled)
+      d.cosine_distance = diagnose.cosine_distance(pooled)
+      d.centred_rank, d.rankme = diagnose.rank(centred(pooled)), diagnose.rank(pooled)
       d.patch_rank, d.position = diagnose.rank(centred(rows)), position_fraction(patches)
       d.lidar = self.views > 1 and diagnose.lidar(pooled, self.views) or 0
     end)
@@ -363,7 +401,8 @@ function Diagnosis:measure(t)
   d.loss, d.mean_loss = self:losses(t)
   d.ema_distance = distance(t.encoder, t.target)
   if self.probe then
-    d.probe = probed(t.config.diagnose.probe, features(t.target, self.probe.pixels, self.probe.count, self.height, self.width),
+    d.probe = probed(t.config.diagnose.probe, features(t.target, self.probe.pixels,
+      self.probe.count, self.height, self.width),
       self.probe.labels, data.title(t.config.data.root))
   end
   self.list[#self.list + 1] = d
@@ -391,13 +430,14 @@ function Diagnosis:check(t)
   if t.hooks.diagnosis then t.hooks.diagnosis(t, d) end
 end
 
--- ---- the file ---------------------------------------------------------------------------------------------------------
+-- ---- the file -----------------------------------------------------------------------------------
 
 local function line_of(d)
   local cells = {}
   for i, name in ipairs(COLUMNS) do
     local v = d[name]
-    cells[i] = type(v) == "number" and ("%.6g"):format(v) or v and '"' .. v:gsub('"', "'") .. '"' or ""
+    cells[i] = type(v) == "number" and ("%.6g"):format(v) or v and '"' .. v:gsub('"', "'") .. '"'
+      or ""
   end
   return table.concat(cells, ",") .. "\n"
 end

@@ -1,5 +1,6 @@
--- The training loop. `return ijepa.pretrain(ijepa.config { ... })` is a complete recipe; config/settings.lua lists the
--- settings. A step as the paper has it is step.lua; trainer.lua holds the run.
+-- The training loop. `return ijepa.pretrain(ijepa.config { ... })` is a complete recipe;
+-- config/settings.lua lists the settings. A step as the paper has it is step.lua; trainer.lua holds
+-- the run.
 -- Uses: base, tensor, data, optim, model, run, save, dist, probe.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -10,8 +11,8 @@ local processes = require "ijepa.train.processes"
 local trainer = require "ijepa.train.trainer"
 local C = F.C
 
--- The loop. update: masks, target features, context features, predictions, loss, backward pass, AdamW, EMA. after: the log,
--- diagnosis, hooks, saves.
+-- The loop. update: masks, target features, context features, predictions, loss, backward pass,
+-- AdamW, EMA. after: the log, diagnosis, hooks, saves.
 local function loop(t)
   t.opened, t.first_step = C.ij_time(), t.step
   if t.config.diagnose.every > 0 then diagnose.open(t) end
@@ -26,15 +27,16 @@ end
 -- Adds what would fit to an error of a GPU whose memory is too small.
 local function advised(e, cfg, dist)
   if type(e) ~= "string" or not e:find "out of memory on the GPU" then return e end
-  local ok, advice = pcall(require "ijepa.train.memory".advice, cfg, device.info().memory, { processes = dist.size, shard = cfg.optim.shard })
+  local ok, advice = pcall(require "ijepa.train.memory".advice, cfg, device.info().memory,
+    { processes = dist.size, shard = cfg.optim.shard })
   return ok and ("%s; %s"):format(e, advice) or e
 end
 
 --- Trains an encoder on images without labels; resumes from the newest checkpoint in cfg.out.
 ---@param cfg table as ijepa.config gives it
 ---@param hooks { step: fun(t: ijepa.trainer, values: table)?, diagnosis: fun(t: ijepa.trainer, d: ijepa.diagnosis)? }?
---- called after every step (values: what the log shows of it) and after every diagnosis; they may read all of t, set
---- t.scale, and call t:stop(why), t:rollback(path) and t:save()
+--- called after every step (values: what the log shows of it) and after every diagnosis; they may
+--- read all of t, set t.scale, and call t:stop(why), t:rollback(path) and t:save()
 ---@return { encoder: ijepa.encoder, predictor: ijepa.predictor, target: ijepa.encoder, losses: number[], out: string } run
 --- target: the encoder to use; losses: of the steps of this process; out: the run's folder
 local function pretrain(cfg, hooks)
@@ -56,8 +58,10 @@ local function pretrain(cfg, hooks)
   end)
   if not ok then processes.failed(dist, advised(e, cfg, dist), t and t.interrupt) end
   processes.finished(dist, cfg)
-  return { encoder = t.encoder, predictor = t.predictor, target = t.target, losses = t.losses, out = cfg.out, config = cfg,
-    policy = t.policy, step = t.step, stopped = t.ended, diagnoses = t.diagnosis and t.diagnosis.list or {} }
+  return { encoder = t.encoder, predictor = t.predictor, target = t.target, losses = t.losses,
+    out = cfg.out, config = cfg,
+    policy = t.policy, step = t.step, stopped = t.ended, diagnoses = t.diagnosis
+    and t.diagnosis.list or {} }
 end
 
 return pretrain

@@ -1,5 +1,6 @@
--- What the processes of one training run do together, besides summing gradients: they compare recipe and data, agree after
--- each step, follow what hooks decide, and end together. For one process alone, none of this costs anything.
+-- What the processes of one training run do together, besides summing gradients: they compare
+-- recipe and data, agree after each step, follow what hooks decide, and end together. For one
+-- process alone, none of this costs anything.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local dist = require "ijepa.dist"
@@ -50,26 +51,33 @@ function processes.compare(d, cfg)
   local list = flat({}, "", cfg)
   local script = arg and arg[0]
   list[#list + 1] = { "recipe (file)", file_hash(script) }
-  if cfg.mask.policy:find "%.lua$" then list[#list + 1] = { "mask policy (file)", file_hash(cfg.mask.policy) } end
+  if cfg.mask.policy:find "%.lua$" then
+    list[#list + 1] = { "mask policy (file)", file_hash(cfg.mask.policy) }
+  end
   list[#list + 1] = { "instruction set (IJEPA_ISA=base or avx2 for all)", F.string(C.ij_cpu_isa()) }
-  list[#list + 1] = { "kind of matrix product (IJEPA_MATMUL=f32 for all)", F.string(C.ij_cpu_matmul()) }
+  list[#list + 1] = { "kind of matrix product (IJEPA_MATMUL=f32 for all)",
+    F.string(C.ij_cpu_matmul()) }
   d:same(list)
 end
 
---- The checkpoint to resume from, as process 0 finds it, or nil. With another number of processes than before,
---- optim.accumulate is set so that the batch size stays the same, where that is possible. note: a message about this.
+--- The checkpoint to resume from, as process 0 finds it, or nil. With another number of processes
+--- than before, optim.accumulate is set so that the batch size stays the same, where that is
+--- possible. note: a message about this.
 ---@param d ijepa.dist
 ---@param cfg table
 ---@return string? path, string? note
 function processes.origin(d, cfg)
-  local from = d.rank == 0 and cfg.resume and (checkpoint.latest(cfg.out, cfg.tag) or type(cfg.resume) == "string" and cfg.resume)
+  local from = d.rank == 0 and cfg.resume and (checkpoint.latest(cfg.out, cfg.tag)
+    or type(cfg.resume) == "string" and cfg.resume)
   from = d:broadcast(from or "")
   if from == "" then return nil end
   local file = checkpoint.load(from)
   if not file then return from end   -- loading it will report why
-  local o, world, batch, accumulate = cfg.optim, file:meta "world", file:meta "batch", file:meta "accumulate"
+  local o, world, batch, accumulate = cfg.optim, file:meta "world", file:meta "batch",
+    file:meta "accumulate"
   file:close()
-  for _, n in ipairs { world or 0, batch or 0, accumulate or 0 } do   -- of a file of an earlier version, or of anyone
+  -- of a file of an earlier version, or of anyone
+  for _, n in ipairs { world or 0, batch or 0, accumulate or 0 } do
     if type(n) ~= "number" or n < 1 or n % 1 ~= 0 then return from end
   end
   if world == d.size then return from end
@@ -95,8 +103,9 @@ function processes.step_of(meta, t)
   return math.floor(meta.step / meta.ipe * t.ipe + .5)
 end
 
---- One round after a step: sets t.seconds (process 0's), t.interrupt (an exit code) and t.save_asked. With a loss of this
---- process, values get the means of the loss and of the mask lengths over the processes.
+--- One round after a step: sets t.seconds (process 0's), t.interrupt (an exit code) and
+--- t.save_asked. With a loss of this process, values get the means of the loss and of the mask
+--- lengths over the processes.
 ---@param t ijepa.trainer
 ---@param values table?
 ---@param loss number?
@@ -105,7 +114,8 @@ function processes.agree(t, values, loss)
   local asked = C.ij_save_asked() ~= 0
   if t.dist.size > 1 then
     local first, n = t.dist.rank == 0, t.dist.size
-    local mine = { first and t.seconds or 0, asked and 1 or 0, loss or 0, values and values.k or 0, values and values.t or 0 }
+    local mine = { first and t.seconds or 0, asked and 1 or 0, loss or 0, values and values.k or 0,
+      values and values.t or 0 }
     for i, c in ipairs(SIGNALS) do mine[5 + i] = interrupted and code == c and 1 or 0 end
     local all = t.dist:sum(mine)
     t.seconds, asked, interrupted = all[1], all[2] > 0, false
@@ -123,14 +133,15 @@ end
 ---@param t ijepa.trainer
 function processes.follow(t)
   if t.dist.size == 1 then return end
-  local decided = t.dist:broadcast(("%s\1%s\1%.17g\1%.17g"):format(t.ended or "", t.back or "", t.scale.lr, t.scale.wd))
+  local decided = t.dist:broadcast(("%s\1%s\1%.17g\1%.17g"):format(t.ended or "", t.back or "",
+    t.scale.lr, t.scale.wd))
   local ended, back, lr, wd = decided:match "^([^\1]*)\1([^\1]*)\1([^\1]*)\1([^\1]*)$"
   t.ended, t.back = ended ~= "" and ended or nil, back ~= "" and back or nil
   t.scale.lr, t.scale.wd = tonumber(lr), tonumber(wd)
 end
 
---- Something has failed here or in another process: all end. A failure of another process is reported by process 0, or, where
---- process 0 has failed, by one process of each machine.
+--- Something has failed here or in another process: all end. A failure of another process is
+--- reported by process 0, or, where process 0 has failed, by one process of each machine.
 ---@param d ijepa.dist
 ---@param e any
 ---@param together boolean?

@@ -1,6 +1,6 @@
--- One training step of I-JEPA, in the order of the paper: masks, features of the target encoder, features of the context,
--- predictions, loss, backward pass, AdamW, and the EMA of the target encoder. The functions are methods of the trainer
--- (trainer.lua).
+-- One training step of I-JEPA, in the order of the paper: masks, features of the target encoder,
+-- features of the context, predictions, loss, backward pass, AdamW, and the EMA of the target
+-- encoder. The functions are methods of the trainer (trainer.lua).
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
 local schedule = require "ijepa.optim.schedule"
@@ -15,7 +15,8 @@ local function fail(fmt, ...) error(fmt:format(...), 0) end
 ---@param n integer
 function step.check_loss(loss, n)
   if loss ~= loss or math.abs(loss) == math.huge then
-    fail("step %d: the loss is %s: stopped before the update; try a lower optim.lr or optim.clip=1", n, tostring(loss))
+    fail("step %d: the loss is %s: stopped before the update; try a lower optim.lr or optim.clip=1",
+      n, tostring(loss))
   end
 end
 
@@ -34,7 +35,8 @@ end
 ---@param x ijepa.tensor u8 (B, H, W, 3)
 ---@param context ijepa.tensor i32 (C, B, K)
 ---@param targets ijepa.tensor i32 (M, B, T)
----@return ijepa.tensor z (M * C * B, T, D) predicted, ijepa.tensor h (M * B, T, D) normalised features of the target encoder
+---@return ijepa.tensor z (M * C * B, T, D) predictions
+---@return ijepa.tensor h (M * B, T, D) normalised features of the target encoder
 function step.predict(t, x, context, targets)
   local h
   if t.config.model.stop_gradient then
@@ -49,7 +51,8 @@ end
 ---@param number integer of the batch, from 0, counted over the run and all processes
 ---@param x ijepa.tensor u8 (B, H, W, 3)
 ---@param before_backward fun() called when the loss is finite
----@return number|ijepa.reading loss, { contexts: integer, k: integer, targets: integer, t: integer } masks counts and lengths
+---@return number|ijepa.reading loss
+---@return { contexts: integer, k: integer, targets: integer, t: integer } masks counts and lengths
 function step.batch(t, number, x, before_backward)
   local context, targets = draw_masks(t, x, number * t.config.data.batch)
   local z, h = t:predict(x, context, targets)
@@ -64,16 +67,19 @@ function step.batch(t, number, x, before_backward)
   end
   before_backward()
   loss:backward()
-  return value, { contexts = context:size(1), k = context:size(3), targets = targets:size(1), t = targets:size(3) }
+  return value, { contexts = context:size(1), k = context:size(3), targets = targets:size(1),
+    t = targets:size(3) }
 end
 
--- Norms of the encoder's qkv gradients at this step: of the first and the last block, smallest and largest; nil without blocks.
+-- Norms of the encoder's qkv gradients at this step: of the first and the last block, smallest and
+-- largest; nil without blocks.
 local function qkv_norms(t)
   local g = {}
   for _, i in ipairs(t.qkv) do
     local n = t.opt:grad_norm(i)
     if n ~= n or n == math.huge then
-      fail("step %d: a gradient is not finite: stopped; try a lower optim.lr or optim.clip=1", t.step)
+      fail("step %d: a gradient is not finite: stopped; try a lower optim.lr or optim.clip=1",
+        t.step)
     end
     g.first, g.last = g.first or n, n
     g.min, g.max = math.min(g.min or n, n), math.max(g.max or n, n)
@@ -81,14 +87,19 @@ local function qkv_norms(t)
   return g.first and g
 end
 
--- The factor of all gradients when their norm is limited to optim.clip; `scale` is the factor without the limit.
+-- The factor of all gradients when their norm is limited to optim.clip; `scale` is the factor
+-- without the limit.
 local function clipped(t, scale)
   local norm, finite = t.opt:norm()
-  if not finite then fail("step %d: a gradient is not finite: stopped before the update; try a lower optim.lr", t.step + 1) end
+  if not finite then
+    fail("step %d: a gradient is not finite: stopped before the update; try a lower optim.lr",
+      t.step + 1)
+  end
   return scale * math.min(1, t.config.optim.clip / (norm * scale + 1e-6))
 end
 
--- What AdamW and the EMA get at step n: learning rate, weight decay, momentum, and the factor of the gradients.
+-- What AdamW and the EMA get at step n: learning rate, weight decay, momentum, and the factor of
+-- the gradients.
 local function scheduled(t, n)
   local s = schedule.step_of(t.config, n, t.seconds)
   return { lr = t.lr(s) * t.scale.lr, wd = t.wd(s) * t.scale.wd, momentum = t.momentum(s),
@@ -101,15 +112,16 @@ local function next_batch(t)
   return tensor.from_pointer(b.pixels, { b.count, t.images.height, t.images.width, 3 }, "u8")
 end
 
---- One step: forward and backward pass of all its micro-batches, then the update by AdamW, which also moves the target
---- encoder (EMA).
----@return table values what the log shows of the step; `losses` of the micro-batches, on a GPU to be read later
+--- One step: forward and backward pass of all its micro-batches, then the update by AdamW, which
+--- also moves the target encoder (EMA).
+---@return table values of the log; losses: of the micro-batches, on a GPU to be read later
 function step.update(t)
   local o, n = t.config.optim, t.step + 1
   local numbers = scheduled(t, n)
   local logged = n % t.config.log.every == 0 or n == 1
   for _, i in ipairs(t.qkv) do t.opt:watch(i, logged) end
-  local eager = o.accumulate == 1 and o.clip == 0   -- each tensor can be updated as soon as its gradient is complete
+  -- each tensor can be updated as soon as its gradient is complete
+  local eager = o.accumulate == 1 and o.clip == 0
   local losses, masks, k, length = {}, nil, 0, 0
   for micro = 1, o.accumulate do
     device.step(function()
@@ -131,9 +143,12 @@ function step.update(t)
   end
   t.torn, t.step = false, n
   if t.ahead and logged then t.memory = device.info().top end
-  return { step = n, losses = losses, k = k, t = length, contexts = masks.contexts, targets = masks.targets, lr = numbers.lr,
-    wd = numbers.wd, momentum = numbers.momentum, grads = logged and qkv_norms(t) or nil, memory = t.memory,
-    images = t.config.data.batch * o.accumulate * t.dist.size, epoch = math.floor((n - 1) / t.ipe) + 1, itr = (n - 1) % t.ipe }
+  return { step = n, losses = losses, k = k, t = length, contexts = masks.contexts,
+    targets = masks.targets, lr = numbers.lr,
+    wd = numbers.wd, momentum = numbers.momentum, grads = logged and qkv_norms(t) or nil,
+    memory = t.memory,
+    images = t.config.data.batch * o.accumulate * t.dist.size,
+    epoch = math.floor((n - 1) / t.ipe) + 1, itr = (n - 1) % t.ipe }
 end
 
 return step
