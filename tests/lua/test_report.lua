@@ -91,6 +91,15 @@ function tests.test_names_are_no_markup()
   lu.assertStrContains(html, "&lt;/p&gt;&lt;script&gt;")
 end
 
+function tests.test_a_damaged_log_is_reported()
+  train()
+  lu.assertNotStrContains(whole, "could not be read")
+  local copy = part "config.lua"
+  local lines = slurp(run .. "/jepa_r0.csv")
+  write(copy .. "/jepa_r0.csv", (lines:gsub("\n1,2,[^\n]*", "\n1,2,x")))
+  lu.assertStrContains(report(copy), "1 row of log &#39;" .. copy .. "/jepa_r0.csv&#39; could not be read: line 4.")
+end
+
 function tests.test_without_a_checkpoint()
   local html = report(part("config.lua", "jepa_r0.csv"))
   lu.assertStrContains(html, "Left out: No model could be loaded: there is no checkpoint yet.")

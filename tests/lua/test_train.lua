@@ -215,7 +215,7 @@ function tests.test_what_a_run_prints()
   local out = folder .. "/said"
   lu.assertStrContains(text, "encoder 8.4 k, predictor 1.7 k parameters (vit, patches of 4)\nf32 on cpu ")
   lu.assertStrContains(text, "\n40 images, batch size 8, 12 steps (5 per epoch)\nstep 0: before training: effective rank")
-  lu.assertStrMatches(text, ".*\nmasks of the first batch: context %d+ patches, targets 4 x %d+ patches; grid 8 x 8\nepoch 1  step 1/12 .*")
+  lu.assertStrMatches(text, ".*\nfirst batch: context %d+ patches, targets 4 x %d+ patches; grid 8 x 8\nepoch 1  step 1/12 .*")
   local steps = {}
   for step in text:gmatch "\nepoch %d  step (%d+)/12  loss [^\n]*" do steps[#steps + 1] = tonumber(step) end
   lu.assertEquals(steps, { 1, 5, 10, 12 })

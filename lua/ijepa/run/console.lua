@@ -144,6 +144,7 @@ local function bar_line(width, fraction, parts)
   return line
 end
 
+-- Three columns stay free: the "^C" that a terminal shows must not wrap the line.
 function Console:_draw(now)
   local v, total = self._last, self._total
   if not v then return end
@@ -154,7 +155,7 @@ function Console:_draw(now)
     and speed_text(v.images / self._seconds) or nil
   parts[#parts + 1] = bytes_text(v.memory)
   parts[#parts + 1] = v.epoch and ("epoch %d"):format(v.epoch) or nil
-  self._stream:write("\r", bar_line(self:_columns() - 1, total and v.step / total, parts), "\27[K")
+  self._stream:write("\r", bar_line(self:_columns() - 3, total and v.step / total, parts), "\27[K")
   self._shown, self._drawn = true, now
 end
 

@@ -31,9 +31,8 @@ local function masks_text(t, v)
     return n == 1 and ("%s %s"):format(noun, text.count(length, "patch", "patches"))
       or ("%ss %d x %s"):format(noun, n, text.count(length, "patch", "patches"))
   end
-  return ("masks of the first batch: %s, %s; grid %d x %d"):format(blocks(v.contexts, v.k,
-    "context"), blocks(v.targets, v.t, "target"),
-    t.encoder.grid[1], t.encoder.grid[2])
+  return ("first batch: %s, %s; grid %d x %d"):format(blocks(v.contexts, v.k, "context"),
+    blocks(v.targets, v.t, "target"), t.encoder.grid[1], t.encoder.grid[2])
 end
 
 -- One round of all processes after a step: they agree on the time, on interrupts and saves that

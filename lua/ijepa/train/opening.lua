@@ -104,11 +104,12 @@ function opening.open(t, from, note)
       "hint: the predictor is larger than the encoder; see model.pred_dim and model.pred_depth"))
   end
   if from then
-    run:say("resumes from %s at step %d%s", from, t.step, cfg.init ~= "" and "; init is ignored"
-      or "")
+    run:say("resumes from %s at step %d%s", from, t.step,
+      cfg.init ~= "" and "; init is ignored" or "")
   end
 end
 
+local COLOURS = { watch = "warning", collapse = "error" }
 local VERDICTS = { ok = "healthy", watch = "WATCH", collapse = "COLLAPSE" }
 
 --- Prints how the run ended, and what comes next.
@@ -122,9 +123,10 @@ function opening.say_done(t)
   local verdict = d and d.step == t.step and VERDICTS[d.level]
   run:say("done: %s in %s, saved in %s%s", text.count(t.step - first, "step"),
     Run.time_text(C.ij_time() - t.opened), t.config.out,
-    verdict and ("; diagnosis: " .. run:paint(d.level == "collapse" and "error"
-    or d.level == "watch" and "warning" or "plain", verdict)) or "")
-  run:say("next: ./ijepa report %s", t.config.out)
+    verdict and "; diagnosis: " .. run:paint(COLOURS[d.level] or "plain", verdict) or "")
+  local out = t.config.out
+  run:say("next: ./ijepa report %s", out:find "^[%w_./-]+$" and out
+    or "'" .. out:gsub("'", "'\\''") .. "'")
 end
 
 --- Frees what the run holds: threads, the log, the lock.

@@ -31,11 +31,10 @@ local Trainer = {
   update = step.update, batch = step.batch, predict = step.predict,
   after = after.after, due = after.due,
   load = saving.load, save = saving.save, must_save = saving.must_save,
-  finish_save = saving.finish_save,
-  rollback = saving.rollback, roll_back = saving.roll_back, interrupted = saving.interrupted,
-  failed = saving.failed,
-  open = opening.open, open_log = opening.open_log, say_done = opening.say_done,
-  close = opening.close,
+  finish_save = saving.finish_save, rollback = saving.rollback, roll_back = saving.roll_back,
+  interrupted = saving.interrupted, failed = saving.failed,
+  open = opening.open, open_log = opening.open_log,
+  say_done = opening.say_done, close = opening.close,
 }
 Trainer.__index = Trainer
 
@@ -52,15 +51,13 @@ function Trainer:stop(why) self.ended = tostring(why) end
 
 local function open_images(cfg, processes)
   local d = cfg.data
-  local images, message = data.open { train = true, root = d.root, subset = d.subset, crop = d.crop,
-    batch = d.batch,
-    rank = processes.rank, world = processes.size, multiple = cfg.optim.accumulate,
+  local images, message = data.open { train = true, root = d.root, subset = d.subset, seed = cfg.seed,
+    crop = d.crop, batch = d.batch, multiple = cfg.optim.accumulate,
+    rank = processes.rank, world = processes.size, workers = d.workers, prefetch = d.prefetch,
     scale = d.scale, ratio = d.ratio, flip = d.flip, jitter = d.jitter, jitter_p = d.jitter_p,
-    grey = d.grey, blur = d.blur,
-    workers = d.workers, prefetch = d.prefetch, seed = cfg.seed, max_bad = d.max_bad,
-    max_pixels = d.max_pixels,
-    max_bytes = d.max_bytes, untrusted_loaders = d.untrusted_loaders, weights = d.weights,
-    copy = d.copy,
+    grey = d.grey, blur = d.blur, weights = d.weights, copy = d.copy,
+    max_bad = d.max_bad, max_pixels = d.max_pixels, max_bytes = d.max_bytes,
+    untrusted_loaders = d.untrusted_loaders,
     manifest = processes.local_rank == 0 and d.manifest or nil,
     say = function(line) io.stderr:write(line, "\n") end }
   if not images then error(message, 0) end
@@ -86,17 +83,15 @@ end
 ---@return ijepa.trainer
 function trainer.new(cfg, hooks, processes, images)
   local o = cfg.optim
-  local t = setmetatable({ config = cfg, hooks = hooks, dist = processes, step = 0, saved = 0,
-    seconds = 0, losses = {},
-    scale = { lr = 1, wd = 1 } }, Trainer)
+  local t = setmetatable({ config = cfg, hooks = hooks, dist = processes, losses = {},
+    step = 0, saved = 0, seconds = 0, scale = { lr = 1, wd = 1 } }, Trainer)
   t.ahead = device.info().ahead   -- the device works behind this process: losses are read later
   t.images = images or processes:in_turn(function() return open_images(cfg, processes) end)
   t.ipe = math.floor(t.images:epoch_steps() / o.accumulate)   -- steps per epoch
   t.encoder, t.predictor, t.target = model.models(cfg, images ~= nil)
   t.policy = model.policy(cfg, t.encoder.grid, processes.size)
   t.opt = optim.adamw { models = { t.encoder, t.predictor }, average = { [t.encoder] = t.target },
-    betas = o.betas,
-    eps = o.eps, dist = processes, shard = o.shard, bucket = cfg.dist.bucket }
+    betas = o.betas, eps = o.eps, dist = processes, shard = o.shard, bucket = cfg.dist.bucket }
   if t.ahead then   -- the sum of all losses: once it is not finite, updates do nothing
     t.gate = tensor.zeros({ 1 }, "f32", true)
     t.opt:gate(t.gate)
