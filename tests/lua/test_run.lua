@@ -21,7 +21,8 @@ end
 
 -- A stand-in for stderr that keeps what was written.
 local function stream()
-  return { text = "", write = function(self, ...) self.text = self.text .. table.concat { ... } end }
+  return { text = "", write = function(self, ...) self.text = self.text
+    .. table.concat { ... } end }
 end
 
 function tests:setUp()
@@ -42,7 +43,8 @@ end
 
 local function log_steps(r, from, to)
   for step = from, to do
-    lu.assertTrue(r:log(step, { loss = step / 7, k = 69, t = 41.5, ms = 12.9, lr = 1e-3, wd = .04, images = 32 }))
+    lu.assertTrue(r:log(step, { loss = step / 7, k = 69, t = 41.5, ms = 12.9, lr = 1e-3, wd = .04,
+      images = 32 }))
   end
 end
 
@@ -53,7 +55,8 @@ function tests:test_columns_and_formats()
   lu.assertTrue(r:log(3, { epoch = 2, itr = 0, loss = -math.huge, k = 0, t = 0, ms = 3 }))
   r:close()
   r:close()
-  lu.assertEquals(slurp(self.csv), "epoch,itr,loss,mask-A,mask-B,time (ms)\n1,0,0.12346,69.00000,41.25000,812\n" ..
+  lu.assertEquals(slurp(self.csv),
+    "epoch,itr,loss,mask-A,mask-B,time (ms)\n1,0,0.12346,69.00000,41.25000,812\n" ..
     "1,1,nan,69.00000,41.25000,0\n2,0,-inf,0.00000,0.00000,3\n")
 end
 
@@ -101,7 +104,8 @@ function tests:test_console_line_every_ten_steps()
   local lines = {}
   for line in s.text:gmatch "[^\n]*\n" do lines[#lines + 1] = line end
   lu.assertEquals(#lines, 4)
-  lu.assertStrMatches(lines[1], "epoch 1  step 1/300  loss 0%.1429  lr 1%.00e%-03  [%d.]+ images/s  %d[^ ]* ?s? left\n")
+  lu.assertStrMatches(lines[1],
+    "epoch 1  step 1/300  loss 0%.1429  lr 1%.00e%-03  [%d.]+ images/s  %d[^ ]* ?s? left\n")
   lu.assertStrContains(lines[2], "step 10/300  loss 0.8571")     -- mean of steps 2 to 10
   lu.assertStrContains(lines[4], "step 30/300")
   lu.assertStrContains(lines[4], "lr 5.00e-04")
@@ -161,7 +165,8 @@ function tests:test_colours_and_wrapping_on_a_terminal_only()
   local r = assert(run.open(self.out, { stream = s, terminal = true, colours = true, width = 30 }))
   r:say("step 5: %s: %s", r:paint("error", "COLLAPSE"), ("word "):rep(8) .. "end")
   r:close()
-  lu.assertEquals(s.text, "step 5: \27[31mCOLLAPSE\27[0m: word word\n  word word word word word\n  word end\n")
+  lu.assertEquals(s.text,
+    "step 5: \27[31mCOLLAPSE\27[0m: word word\n  word word word word word\n  word end\n")
   s = stream()
   r = assert(run.open(self.out, { stream = s }))
   r:say("%s %s", r:paint("error", "COLLAPSE"), ("word "):rep(40))
@@ -171,8 +176,10 @@ end
 
 function tests.test_counts()
   local count = require "ijepa.base.text".count
-  lu.assertEquals({ count(1, "step"), count(2, "step"), count(0, "step"), count(1, "patch", "patches"), count(.5, "minute"),
-    count(7, "patch", "patches") }, { "1 step", "2 steps", "0 steps", "1 patch", "0.5 minutes", "7 patches" })
+  lu.assertEquals({ count(1, "step"), count(2, "step"), count(0, "step"), count(1, "patch",
+    "patches"), count(.5, "minute"),
+    count(7, "patch", "patches") }, { "1 step", "2 steps", "0 steps", "1 patch", "0.5 minutes",
+    "7 patches" })
 end
 
 function tests:test_a_damaged_log_is_reported()
@@ -202,13 +209,16 @@ end
 function tests:test_bar_fits_and_messages_stand_on_their_own()
   for _, width in ipairs { 1, 12, 20, 40, 80, 200 } do
     local s = stream()
-    local r = assert(run.open(self.out, { stream = s, terminal = true, width = width, total = 187500, ipe = 625 }))
+    local r = assert(run.open(self.out, { stream = s, terminal = true, width = width,
+      total = 187500, ipe = 625 }))
     log_steps(r, 1, 1)
     for _ = 1, 3 do r._console:_draw(0) end
     r:say("100%")
     r:say("%d images", 3)
     r:close()
-    for bar in s.text:gmatch "\r([^\r\n]*)\27%[K" do lu.assertTrue(#bar <= math.max(width - 3, 0), bar) end
+    for bar in s.text:gmatch "\r([^\r\n]*)\27%[K" do
+      lu.assertTrue(#bar <= math.max(width - 3, 0), bar)
+    end
     lu.assertStrContains(s.text, "\r\27[K100%\n")
     lu.assertStrContains(s.text, "\r\27[K3 images\n")
     lu.assertEquals(s.text:sub(-4), "\r\27[K")   -- the bar goes at the end
@@ -237,8 +247,10 @@ function tests:test_quiet_and_other_processes()
 end
 
 function tests:test_config_reads_back()
-  local config = { out = "runs/\"x\"\n", seed = 0, tiny = 1e-6, third = 1 / 3, big = 2 ^ 60, inf = math.huge,
-    neg = -0.25, data = { crop = 224, scale = { .3, 1 }, ["end"] = true, ["a b"] = false, deep = { { 1 }, {} } } }
+  local config = { out = "runs/\"x\"\n", seed = 0, tiny = 1e-6, third = 1 / 3, big = 2 ^ 60,
+    inf = math.huge,
+    neg = -0.25, data = { crop = 224, scale = { .3, 1 }, ["end"] = true, ["a b"] = false,
+    deep = { { 1 }, {} } } }
   local r = assert(run.open(self.out, { stream = stream(), config = config }))
   r:close()
   lu.assertEquals(run.settings(self.out), config)
@@ -256,13 +268,16 @@ function tests:test_config_reads_back()
     lu.assertStrContains(message, why)
   end
   refused("error 'x'", "holds no settings: line 1: expected return")
-  refused("return {\n  seed = (function() while true do end end)(),\n}", "holds no settings: line 2: this is no value")
+  refused("return {\n  seed = (function() while true do end end)(),\n}",
+    "holds no settings: line 2: this is no value")
   refused("return { seed = 1 } os.exit()", "something stands after the value")
   refused("return " .. ("{"):rep(1e5), "too deep")
   refused("return { seed = 'x }", "a string without an end")
   refused("return { model = { width = 'wide' } }", "'model.width' is 'wide', expected")
-  spit(self.out .. "/config.lua", "-- of another version\nreturn { later = { 1 }, model = { width = 48, other = 3 }, }")
-  lu.assertEquals({ run.config(self.out).model.width, run.config(self.out).model.other, run.config(self.out).later }, { 48 })
+  spit(self.out .. "/config.lua",
+    "-- of another version\nreturn { later = { 1 }, model = { width = 48, other = 3 }, }")
+  lu.assertEquals({ run.config(self.out).model.width, run.config(self.out).model.other,
+    run.config(self.out).later }, { 48 })
   lu.assertNil((run.config(self.base .. "/none")))
 end
 
