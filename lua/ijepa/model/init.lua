@@ -80,7 +80,7 @@ local function vit_config(o, what)
   c.grid_h, c.grid_w = math.floor(h / c.patch), math.floor(w / c.patch)
   if o.grid then c.grid_h, c.grid_w = pair(o.grid) end
   if h % c.patch ~= 0 or w % c.patch ~= 0 then
-    F.raise(("%s: an image of %d x %d is not a multiple of the patch size %d"):format(
+    F.raise(("%s: an image of %d x %d does not divide into patches of %d"):format(
       what, h, w, c.patch))
   end
   if o.dtype and o.dtype ~= "f32" and o.dtype ~= "bf16" then
