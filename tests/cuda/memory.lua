@@ -2,7 +2,7 @@
 -- CUDA (ctest label emu) or a GPU, whichever IJEPA_CUDA or the build offers. Exit 77: neither is here.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
-local memory, device, jepa = require "ijepa.memory", ijepa.device, ijepa.jepa
+local memory, device, trainer = require "ijepa.memory", ijepa.device, require "ijepa.train.trainer"
 
 local ALLOWED = .01   -- of the whole: the pools' rounding, the losses, and scratch memory, which is counted apart
 local K, T, BATCH, SIDE = 20, 9, 4, 64
@@ -21,14 +21,14 @@ end
 local function on_the_gpu(cfg)
   return device.with("cuda", function()
     local before = device.info().used
-    local trainer = jepa.trainer(cfg, images_of())
-    trainer.policy = { sample_raw = masks }
-    for _, model in ipairs { trainer.encoder, trainer.predictor, trainer.target } do
+    local t = trainer.counting(cfg, images_of())
+    t.policy = { sample_raw = masks }
+    for _, model in ipairs { t.encoder, t.predictor, t.target } do
       for _, p in ipairs(model:params()) do p.tensor:fill_(.01) end
     end
     collectgarbage()
     collectgarbage "stop"   -- as memory.lua does: what nobody holds any more counts until the step's end
-    for _ = 1, 2 do trainer:update() end
+    for _ = 1, 2 do t:update() end
     collectgarbage "restart"
     return device.info().top - before
   end)

@@ -1,5 +1,5 @@
--- Training by several processes on this machine: the same as by one, whatever starts them; and how they end when one dies,
--- stops, is interrupted or has another recipe.
+-- Training by several processes on this machine: the same as by one, whatever starts them; and how
+-- they end when one dies, stops, is interrupted or has another recipe.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -17,7 +17,8 @@ local function output(command)
   pipe:close()
   return text
 end
-local has_mpi = os.execute "command -v mpirun >/dev/null" == 0 and C.ij_path_kind(program:match "^(.*)/" .. "/libijepa_mpi.so") == 1
+local has_mpi = os.execute "command -v mpirun >/dev/null" == 0
+  and C.ij_path_kind(program:match "^(.*)/" .. "/libijepa_mpi.so") == 1
 
 function tests.setUp()
   folder = os.tmpname()
@@ -27,14 +28,16 @@ function tests.setUp()
 end
 function tests.tearDown() os.execute("rm -rf " .. folder) end
 
--- A recipe whose hook does something in a process at a step: words of a shell, in which $PPID is the process.
+-- A recipe whose hook does something in a process at a step: words of a shell, in which $PPID is
+-- the process.
 local function recipe(rank, step, words)
   local path = ("%s/recipe%d.lua"):format(folder, step or 0)
   local file = assert(io.open(path, "w"))
   file:write('local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {}, {\n')
   if words then
     file:write(("  step = function(t)\n    if t.step >= %d then os.execute 'sleep .4' end\n"):format(step),
-      ("    if t.dist.rank == %d and t.step == %d then os.execute %q end\n  end,\n"):format(rank, step, words))
+      ("    if t.dist.rank == %d and t.step == %d then os.execute %q end\n  end,\n"):format(rank,
+      step, words))
   end
   file:write "})\n"
   file:close()
@@ -43,10 +46,14 @@ end
 
 local function settings(over)
   local words = {
-    ["data.root"] = images.train, ["data.batch"] = 4, ["data.crop"] = 32, ["data.workers"] = 1, ["model.width"] = 16,
-    ["model.depth"] = 2, ["model.heads"] = 2, ["model.patch"] = 4, ["model.pred_depth"] = 1, ["model.pred_dim"] = 8,
-    ["mask.min_keep"] = 3, ["mask.group"] = 4, ["optim.epochs"] = 3, ["optim.warmup"] = 1, ["model.init_gain"] = .7,
-    ["model.patch_gain"] = 1.5, ["model.dtype"] = "f32", ["dist.bucket"] = .01, ["diagnose.every"] = 0, out = folder .. "/" .. over.out,
+    ["data.root"] = images.train, ["data.batch"] = 4, ["data.crop"] = 32, ["data.workers"] = 1,
+    ["model.width"] = 16,
+    ["model.depth"] = 2, ["model.heads"] = 2, ["model.patch"] = 4, ["model.pred_depth"] = 1,
+    ["model.pred_dim"] = 8,
+    ["mask.min_keep"] = 3, ["mask.group"] = 4, ["optim.epochs"] = 3, ["optim.warmup"] = 1,
+    ["model.init_gain"] = .7,
+    ["model.patch_gain"] = 1.5, ["model.dtype"] = "f32", ["dist.bucket"] = .01,
+    ["diagnose.every"] = 0, out = folder .. "/" .. over.out,
   }
   for k, v in pairs(over) do
     if k ~= "out" then words[k] = v end
@@ -56,8 +63,8 @@ local function settings(over)
   return table.concat(list, " ")
 end
 
--- n processes; how: "mpi", or "srun": with SLURM's variables, as srun without MPI starts them. Returns whether all were
--- content, and what they said.
+-- n processes; how: "mpi", or "srun": with SLURM's variables, as srun without MPI starts them.
+-- Returns whether all were content, and what they said.
 local function start(how, n, over, path)
   local command = ("%s %s %s"):format(program, path or recipe(), settings(over))
   if n == 1 then command = command .. "; echo exit $?"
@@ -65,7 +72,9 @@ local function start(how, n, over, path)
     command = ("timeout 100 mpirun --allow-run-as-root --oversubscribe --bind-to none -n %d %s; echo exit $?"):format(n, command)
   else
     local parts = { ("export SLURM_JOB_ID=$$ SLURM_STEP_ID=0 SLURM_STEP_NODELIST=localhost SLURM_STEP_NUM_TASKS=%d"):format(n) }
-    for i = 0, n - 1 do parts[#parts + 1] = ("SLURM_PROCID=%d timeout 100 %s & p%d=$!"):format(i, command, i) end
+    for i = 0, n - 1 do
+      parts[#parts + 1] = ("SLURM_PROCID=%d timeout 100 %s & p%d=$!"):format(i, command, i)
+    end
     parts[#parts + 1] = "code=0"
     for i = 0, n - 1 do parts[#parts + 1] = ("wait $p%d || code=$?"):format(i) end
     command = table.concat(parts, "\n") .. "\necho exit $code"
@@ -76,9 +85,11 @@ end
 
 local function latest(run) return ("%s/%s/jepa-latest.safetensors"):format(folder, run) end
 
--- The largest difference of two runs' tensors, each in units of the tensor's largest number; and their steps.
+-- The largest difference of two runs' tensors, each in units of the tensor's largest number; and
+-- their steps.
 local function difference(a, b)
-  local one, two, worst = assert(ijepa.checkpoint.load(latest(a))), assert(ijepa.checkpoint.load(latest(b))), 0
+  local one, two, worst = assert(ijepa.checkpoint.load(latest(a))),
+    assert(ijepa.checkpoint.load(latest(b))), 0
   lu.assertEquals(one:names(), two:names())
   for _, name in ipairs(one:names()) do
     local count = 1
@@ -100,12 +111,15 @@ local function rows(run)
   return log.loss, log.k, log.t
 end
 
--- Sums of gradients in another order differ by some 1e-7 of the largest; AdamW and twelve steps make some 1e-6 of it.
+-- Sums of gradients in another order differ by some 1e-7 of the largest; AdamW and twelve steps
+-- make some 1e-6 of it.
 local ROUNDING = 1e-5
 
 local function ways()
   local list = { { "srun", 2 }, { "srun", 4, shard = true } }
-  if has_mpi then list = { { "mpi", 2 }, { "mpi", 4 }, { "mpi", 4, shard = true }, unpack(list) } end
+  if has_mpi then
+    list = { { "mpi", 2 }, { "mpi", 4 }, { "mpi", 4, shard = true }, unpack(list) }
+  end
   return list
 end
 
@@ -117,18 +131,22 @@ function tests.test_several_processes_train_as_one_does()
     local before
     for _, w in ipairs(ways()) do
       local run = ("%s%d%s%d"):format(w[1], w[2], w.shard and "shard" or "", clip)
-      local fine, text = start(w[1], w[2], { out = run, ["optim.accumulate"] = 4 / w[2], ["optim.shard"] = w.shard or false,
+      local fine, text = start(w[1], w[2], { out = run, ["optim.accumulate"] = 4 / w[2],
+        ["optim.shard"] = w.shard or false,
         ["optim.clip"] = clip })
       lu.assertTrue(fine, text)
-      lu.assertStrContains(text, ("x %d processes (%s)"):format(w[2], w[1] == "mpi" and "mpi" or "tcp"))
+      lu.assertStrContains(text, ("x %d processes (%s)"):format(w[2], w[1] == "mpi" and "mpi"
+        or "tcp"))
       local apart, step, steps = difference(name, run)
       lu.assertEquals(steps, step)
       lu.assertTrue(apart < ROUNDING, ("%s: %g"):format(run, apart))
       local its_loss, its_k, its_t = rows(run)
       lu.assertEquals(its_k, k)   -- lengths of masks: exactly
       lu.assertEquals(its_t, t)
-      for i = 1, #loss do lu.assertAlmostEquals(its_loss[i], loss[i], 2e-5) end   -- five digits are in the log
-      if w.shard and before and w[1] == "mpi" then lu.assertTrue(difference(before, run) == 0) end   -- sharded or not: the same bits
+      -- five digits are in the log
+      for i = 1, #loss do lu.assertAlmostEquals(its_loss[i], loss[i], 2e-5) end
+      -- sharded or not: the same bits
+      if w.shard and before and w[1] == "mpi" then lu.assertTrue(difference(before, run) == 0) end
       before = run
     end
   end
@@ -148,24 +166,29 @@ end
 function tests.test_a_killed_process_ends_the_others()
   for _, how in ipairs { "srun", has_mpi and "mpi" or nil } do
     local started = C.ij_time()
-    local fine, text = start(how, 2, { out = how, ["optim.accumulate"] = 2, ["log.save_steps"] = 2 }, recipe(1, 7, "kill -9 $PPID"))
+    local fine, text = start(how, 2, { out = how, ["optim.accumulate"] = 2,
+      ["log.save_steps"] = 2 }, recipe(1, 7, "kill -9 $PPID"))
     lu.assertFalse(fine)
     lu.assertTrue(C.ij_time() - started < 20)
-    lu.assertStrMatches(text:gsub("\n", " "), ".*process 1 %(%d+ on %S+%) is gone; step %d+ is saved in '.-': the same command resumes from there.*")
-    lu.assertStrContains(resumes_to_the_same(how, 4, 2), "4 processes instead of 2: optim.accumulate is 1, so that a step has 16 images as before")
+    lu.assertStrMatches(text:gsub("\n", " "),
+      ".*process 1 %(%d+ on %S+%) is gone; step %d+ is saved in '.-': the same command resumes there.*")
+    lu.assertStrContains(resumes_to_the_same(how, 4, 2),
+      "4 processes instead of 2: optim.accumulate is 1, so that the batch size is 16 as before")
   end
 end
 
 function tests.test_a_stopped_process_is_named()
   local how = has_mpi and "mpi" or "srun"
-  local fine, text = start(how, 2, { out = "run", ["dist.timeout"] = 5 }, recipe(1, 5, "kill -STOP $PPID; (sleep 20; kill -9 $PPID) & "))
+  local fine, text = start(how, 2, { out = "run", ["dist.timeout"] = 5 }, recipe(1, 5,
+    "kill -STOP $PPID; (sleep 20; kill -9 $PPID) & "))
   lu.assertFalse(fine)
   lu.assertStrMatches(text:gsub("\n", " "),
     ".*process 1 %(%d+ on %S+%) did not come to the others within 5 seconds %(dist.timeout%): it is silent, stopped or cut off.*")
 end
 
 function tests.test_signals_stop_all_at_one_step()
-  lu.skipIf(not has_mpi, "SKIPPED: no mpirun, or built without it (packages openmpi-bin, libopenmpi-dev)")
+  lu.skipIf(not has_mpi,
+    "SKIPPED: no mpirun, or built without it (packages openmpi-bin, libopenmpi-dev)")
   local fine, text = start("mpi", 2, { out = "run", ["optim.accumulate"] = 2 },
     recipe(0, 6, "read _ _ _ p _ </proc/$PPID/stat; kill -TERM $p"))
   lu.assertFalse(fine)
@@ -175,7 +198,7 @@ function tests.test_signals_stop_all_at_one_step()
   file:close()
   resumes_to_the_same("run", 4, 2)
   local last = select(2, start("mpi", 1, { out = "whole", ["optim.accumulate"] = 4 }))
-  lu.assertStrContains(last, "resumes from")
+  lu.assertStrContains(last, "already finished: 12 of 12 steps")
 end
 
 -- Two processes, of which number 1 gets further words; what they say and their exit codes.
@@ -191,7 +214,8 @@ function tests.test_other_recipes_and_other_data_are_noticed()
   lu.assertStrContains(text, "process 1 has another optim.lr than process 0: 0.002, not 0.001")
   lu.assertStrContains(text, "exit 1\nexit 1\n")
   -- the same name is another file on process 1's machine
-  local other = assert(ijepa.scenes.generate { out = folder .. "/others", n = 71, test = 10, size = 32 })
+  local other = assert(ijepa.scenes.generate { out = folder .. "/others", n = 71, test = 10,
+    size = 32 })
   local path = recipe()
   local file = assert(io.open(path, "w"))
   file:write(([[
@@ -204,7 +228,8 @@ function tests.test_other_recipes_and_other_data_are_noticed()
     return ijepa.pretrain(ijepa.config {})]]):format(other.train))
   file:close()
   text = two(path, { out = "y" })
-  lu.assertStrContains(text, "process 1 has another set of images (names, sizes, times of change) than process 0")
+  lu.assertStrContains(text,
+    "process 1 has another set of images (names, sizes, times of change) than process 0")
   lu.assertStrContains(text, "exit 1\nexit 1\n")
 end
 

@@ -1,5 +1,6 @@
--- Faults, each made to happen: killed anywhere, a full disk, two runs in one folder, signals, a clock that jumps, images that
--- vanish. IJEPA_KILLS=200: how often the run of the random kills is killed (15).
+-- Faults, each made to happen: killed anywhere, a full disk, two runs in one folder, signals, a
+-- clock that jumps, images that vanish. IJEPA_KILLS=200: how often the run of the random kills is
+-- killed (15).
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -33,18 +34,22 @@ end
 
 -- The command line of a small run.
 local function command(over)
-  local words = { out = folder .. "/run", ["data.root"] = made.train, ["data.batch"] = 8, ["data.crop"] = 32, ["data.workers"] = 1,
-    ["model.width"] = 16, ["model.depth"] = 2, ["model.heads"] = 2, ["model.patch"] = 4, ["model.pred_depth"] = 1,
-    ["model.pred_dim"] = 8, ["mask.min_keep"] = 3, ["mask.group"] = 8, ["optim.epochs"] = 8, ["optim.warmup"] = 1,
+  local words = { out = folder .. "/run", ["data.root"] = made.train, ["data.batch"] = 8,
+    ["data.crop"] = 32, ["data.workers"] = 1,
+    ["model.width"] = 16, ["model.depth"] = 2, ["model.heads"] = 2, ["model.patch"] = 4,
+    ["model.pred_depth"] = 1,
+    ["model.pred_dim"] = 8, ["mask.min_keep"] = 3, ["mask.group"] = 8, ["optim.epochs"] = 8,
+    ["optim.warmup"] = 1,
     ["diagnose.every"] = 0, ["log.save_steps"] = 3, ["log.save_epochs"] = 3 }
   for k, v in pairs(over or {}) do words[k] = v end
-  write(folder .. "/recipe.lua", 'local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {})\n')
+  write(folder .. "/recipe.lua",
+    'local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {})\n')
   local list = { program, folder .. "/recipe.lua" }
   for k, v in pairs(words) do list[#list + 1] = ("'%s=%s'"):format(k, tostring(v)) end
   return table.concat(list, " ")
 end
 
--- Runs a shell command; exit code (128 + signal) and what it said.
+-- Runs a shell command; exit code (128 + signal) and what it printed.
 local function shell(text)
   local pipe = io.popen("{ " .. text .. "; } 2>&1; echo exit $?")
   local said = pipe:read "*a"
@@ -89,7 +94,8 @@ function tests.test_killed_at_random_moments()
   math.randomseed(7)
   local done = 0
   for _ = 1, kills do
-    shell(("%s & p=$!; sleep %.3f; kill -9 $p; wait $p"):format(command(), length * (.1 + math.random())))
+    shell(("%s & p=$!; sleep %.3f; kill -9 $p; wait $p"):format(command(),
+      length * (.1 + math.random())))
     local step = step_of "run"
     lu.assertTrue(step >= last, ("step %d after step %d"):format(step, last))
     seen[step], last = true, step
@@ -103,7 +109,8 @@ function tests.test_killed_at_random_moments()
   lu.assertTrue(tensors_of(latest "run") == want)   -- bit for bit, however often it was killed
   local steps = 0
   for _ in pairs(seen) do steps = steps + 1 end
-  lu.assertTrue(steps > 3 or done > 0, ("killed at %d different steps only: choose other pauses"):format(steps))
+  lu.assertTrue(steps > 3 or done > 0,
+    ("killed at %d different steps only: choose other pauses"):format(steps))
 end
 
 local function with_faults()
@@ -128,9 +135,11 @@ function tests.test_killed_at_every_call_that_changes_a_file()
   lu.assertTrue(last > 0)
 end
 
-function tests.test_order_that_a_power_cut_needs()   -- the bytes are safe before the name, and the name before we go on
+-- the bytes are safe before the name, and the name before we go on
+function tests.test_order_that_a_power_cut_needs()
   local env, log = with_faults(), folder .. "/calls"
-  lu.assertEquals((shell(('IJ_FAULT_LOG=%s %s%s'):format(log, env, command { ["optim.steps"] = 3 }))), 0)
+  lu.assertEquals((shell(('IJ_FAULT_LOG=%s %s%s'):format(log, env,
+    command { ["optim.steps"] = 3 }))), 0)
   local state, saves = "", 0
   for call, path in read(log):gmatch "(%l+) ([^\n]*)\n" do
     if path:find "jepa%-latest" then
@@ -186,7 +195,8 @@ local function signalled(signal, rest)
   local log = folder .. "/log"
   local wait = "i=0; while [ $i -lt 300 ] && ! grep -q 'step 20' %s; do sleep .05; i=$((i + 1)); done"
   local run = command { ["optim.epochs"] = 20000, ["log.save_steps"] = 0, ["diagnose.every"] = 0 }
-  return shell(("%s >%s 2>&1 & p=$!; " .. wait .. "; kill -%s $p; %s wait $p; c=$?; cat %s; (exit $c)"):format(run, log, log,
+  return shell(("%s >%s 2>&1 & p=$!; " .. wait
+    .. "; kill -%s $p; %s wait $p; c=$?; cat %s; (exit $c)"):format(run, log, log,
     signal, rest or "", log))
 end
 
@@ -200,14 +210,16 @@ function tests.test_signals_save_and_leave()
   end
 end
 
-function tests.test_sigterm_again_and_again_does_not_keep_it_from_saving()   -- as job systems send it
+-- as job systems send it
+function tests.test_sigterm_again_and_again_does_not_keep_it_from_saving()
   local code, said = signalled("TERM", "while kill -TERM $p 2>/dev/null; do sleep .001; done;")
   lu.assertEquals(code, 143)
   lu.assertStrContains(said, "interrupted: step")
 end
 
 function tests.test_sigusr1_saves_and_goes_on()
-  local code, said = signalled("USR1", ("i=0; while [ $i -lt 300 ] && ! grep -q USR1 %s; do sleep .05; i=$((i + 1)); done; kill -TERM $p;")
+  local code, said = signalled("USR1",
+    ("i=0; while [ $i -lt 300 ] && ! grep -q USR1 %s; do sleep .05; i=$((i + 1)); done; kill -TERM $p;")
     :format(folder .. "/log"))
   lu.assertEquals(code, 143)
   lu.assertStrContains(said, "as SIGUSR1 asked")
@@ -224,11 +236,14 @@ end
 function tests.test_a_clock_that_jumps()
   lu.assertEquals((shell("IJ_CLOCK=86400 " .. with_faults() .. command())), 0)
   lu.assertTrue(tensors_of(latest "run") == uninterrupted())
-  for ms in read(folder .. "/run/jepa_r0.csv"):gmatch ",(%-?%d+)\n" do lu.assertTrue(tonumber(ms) >= 0 and tonumber(ms) < 60000) end
+  for ms in read(folder .. "/run/jepa_r0.csv"):gmatch ",(%-?%d+)\n" do
+    lu.assertTrue(tonumber(ms) >= 0 and tonumber(ms) < 60000)
+  end
 end
 
 function tests.test_images_that_vanish()   -- the tar is emptied under the run
-  local code, said = signalled("0", (": > %s; (sleep 20; kill -9 $p) 2>/dev/null &"):format(made.train))
+  local code, said = signalled("0",
+    (": > %s; (sleep 20; kill -9 $p) 2>/dev/null &"):format(made.train))
   lu.assertEquals(code, 1)
   lu.assertStrContains(said, "of 40 images are broken")
   lu.assertTrue(step_of "run" >= 20)
@@ -240,14 +255,17 @@ function tests.test_read_errors_in_an_epoch()   -- the disk fails from the 70th 
   lu.assertStrContains(said, "Input/output error")
   lu.assertStrContains(said, "of 40 images are broken")
   local step = step_of "run"
-  lu.assertTrue(step >= 1)   -- what was whole is saved, and goes on where the disk is well again
+  -- what was whole is saved, and the run resumes once the disk works again
+  lu.assertTrue(step >= 1)
   lu.assertEquals((shell(command())), 0)
   lu.assertTrue(tensors_of(latest "run") == uninterrupted())
 end
 
 function tests.test_a_loss_that_is_no_number()
-  -- a rate far too high: whatever happens, no state that is not finite is written, and a message says what to do
-  local code, said = shell(command { ["optim.lr"] = 1e30, ["optim.start_lr"] = 1e30, ["optim.warmup"] = 0, ["model.init_gain"] = 1 })
+  -- a rate far too high: whatever happens, no state that is not finite is written, and a message
+  -- says what to do
+  local code, said = shell(command { ["optim.lr"] = 1e30, ["optim.start_lr"] = 1e30,
+    ["optim.warmup"] = 0, ["model.init_gain"] = 1 })
   lu.assertEquals(code, 1)
   lu.assertStrContains(said, "lower optim.lr")
   if step_of "run" > 0 then

@@ -26,7 +26,8 @@ function tests.test_published_sizes()   -- positions included, /16 at 224
   lu.assertEquals(published("vit_huge", 14, 256), 630762240)
   lu.assertEquals(published("vit_huge", 16, 784), 631668480)
   lu.assertEquals(published("vit_giant", 16, 196), 1011368576)
-  lu.assertErrorMsgContains("encoder: unknown arch 'vit_hug': one of vit_tiny", function() jepa.encoder { arch = "vit_hug" } end)
+  lu.assertErrorMsgContains("encoder: unknown arch 'vit_hug': one of vit_tiny",
+    function() jepa.encoder { arch = "vit_hug" } end)
 end
 
 local function image(h, w, b)
@@ -52,10 +53,12 @@ end
 
 -- Values of all trained tensors after 3 updates of a small pair; the encoder is used twice a step.
 local function trained(eager, recompute)
-  local e = jepa.encoder { width = 16, depth = 2, heads = 2, patch = 8, crop = 32, recompute = recompute }
+  local e = jepa.encoder { width = 16, depth = 2, heads = 2, patch = 8, crop = 32,
+    recompute = recompute }
   local p, target = jepa.predictor(e, { width = 8, depth = 2, heads = 2 }), e:target()
   local opt = ijepa.optim.adamw { models = { e, p }, average = { [e] = target } }
-  local ctx, tgt = tensor.new({ { { 0, 3, 5 } } }, "i32"), tensor.new({ { { 8, 9 } }, { { 1, 2 } } }, "i32")
+  local ctx, tgt = tensor.new({ { { 0, 3, 5 } } }, "i32"), tensor.new({ { { 8, 9 } }, { { 1,
+    2 } } }, "i32")
   local norms, held = {}, 0
   for step = 1, 3 do
     local numbers = { lr = 1e-2 * step, wd = .1, momentum = .9, scale = .5 }
@@ -76,7 +79,9 @@ local function trained(eager, recompute)
   end
   local bytes = {}
   for _, model in ipairs { e, p, target } do
-    for _, t in ipairs(model:params()) do bytes[#bytes + 1] = F.string(t.tensor:read(), t.tensor:bytes()) end
+    for _, t in ipairs(model:params()) do
+      bytes[#bytes + 1] = F.string(t.tensor:read(), t.tensor:bytes())
+    end
   end
   return table.concat(bytes), norms, held
 end
@@ -131,7 +136,8 @@ function tests.test_bytes_and_floats_are_the_same_image()
 end
 
 function tests.test_bf16_is_near_f32()   -- 8 bits of mantissa through two blocks, outputs of size 1
-  local o = { width = 64, depth = 2, heads = 2, patch = 8, crop = 32, init_gain = 1, patch_gain = 1 }
+  local o = { width = 64, depth = 2, heads = 2, patch = 8, crop = 32, init_gain = 1,
+    patch_gain = 1 }
   local a, n = jepa.encoder(o)(image(32, 32)):read()
   o.dtype = "bf16"
   local b = jepa.encoder(o)(image(32, 32)):read()
@@ -143,14 +149,18 @@ function tests.test_misuse()
   lu.assertErrorMsgContains("not whole patches of 8", e, image(30, 32))
   lu.assertErrorMsgContains("outside 0..15", e, image(32, 32), tensor.new({ { { 16 } } }, "i32"))
   lu.assertErrorMsgContains("unknown arch 'vit_huger'", jepa.encoder, { arch = "vit_huger" })
-  lu.assertErrorMsgContains("does not divide", jepa.encoder, { width = 32, depth = 1, heads = 3, patch = 8, crop = 32 })
+  lu.assertErrorMsgContains("does not divide", jepa.encoder, { width = 32, depth = 1, heads = 3,
+    patch = 8, crop = 32 })
 end
 
-function tests.test_a_recorded_forward_keeps_its_models()   -- the tape may be all that is left of them
+-- the tape may be all that is left of them
+function tests.test_a_recorded_forward_keeps_its_models()
   local x = ijepa.tensor.zeros({ 2, 3, 8, 8 }):fill_(.5)
-  local context, target = ijepa.tensor.new({ { { 0, 1 }, { 2, 3 } } }, "i32"), ijepa.tensor.new({ { { 2 }, { 1 } } }, "i32")
+  local context, target = ijepa.tensor.new({ { { 0, 1 }, { 2, 3 } } }, "i32"),
+    ijepa.tensor.new({ { { 2 }, { 1 } } }, "i32")
   local function forward()
-    local e = ijepa.jepa.encoder({ width = 16, depth = 2, heads = 2, patch = 4, crop = 8, seed = 1 }):requires_grad_(true)
+    local e = ijepa.jepa.encoder({ width = 16, depth = 2, heads = 2, patch = 4, crop = 8,
+      seed = 1 }):requires_grad_(true)
     local p = ijepa.jepa.predictor(e, { width = 8, depth = 1 }):requires_grad_(true)
     return p(e(x, context), context, target):mean(), e.by_name["patch_embed.proj.weight"].tensor
   end

@@ -1,4 +1,5 @@
--- The writers of logs that tools read: JSON lines and TensorBoard's event files (tests/python reads those with TensorBoard).
+-- The writers of logs that tools read: JSON lines and TensorBoard's event files (tests/python reads
+-- those with TensorBoard).
 local lu = require "luaunit"
 local F = require "ijepa.base.ffi"
 local run = require "ijepa.run"
@@ -36,15 +37,18 @@ function tests:tearDown()
 end
 
 function tests:open(resume, rank)
-  return assert(run.open(self.out, { stream = self.stream, quiet = true, ipe = 4, resume = resume, rank = rank,
+  return assert(run.open(self.out, { stream = self.stream, quiet = true, ipe = 4, resume = resume,
+    rank = rank,
     logs = { json = true, tensorboard = true } }))
 end
 
-local diagnosis = { spread = .5, rankme = 12.5, most = 64, level = "ok", text = 'features "use" 12 of 64', lidar = 0 / 0 }
+local diagnosis = { cosine_distance = .5, rankme = 12.5, max_rank = 64, level = "ok",
+  text = 'effective "rank" 12 of 64', lidar = 0 / 0 }
 
 local function fill(r, from, to)
   for step = from, to do
-    lu.assertTrue(r:log(step, { loss = step / 7, k = 69, t = 41.5, ms = 12, lr = 1e-3, wd = .04, momentum = .996, images = 32,
+    lu.assertTrue(r:log(step, { loss = step / 7, k = 69, t = 41.5, ms = 12, lr = 1e-3, wd = .04,
+      momentum = .996, images = 32,
       memory = 1, grads = step % 4 == 0 and { first = 1, last = 0 / 0 } or nil }))
     if step % 5 == 0 then
       diagnosis.step = step
@@ -57,20 +61,26 @@ end
 function tests:test_json_lines()
   fill(self:open(), 1, 8)
   local rows = {}
-  for line in slurp(self.out .. "/jepa.jsonl"):gmatch "([^\n]*)\n" do rows[#rows + 1] = assert(decode(line), line) end
+  for line in slurp(self.out .. "/jepa.jsonl"):gmatch "([^\n]*)\n" do
+    rows[#rows + 1] = assert(decode(line), line)
+  end
   lu.assertEquals(#rows, 9)
-  lu.assertEquals({ rows[5].step, rows[5].epoch, rows[5].itr, rows[5].loss, rows[5].momentum }, { 5, 2, 0, 5 / 7, .996 })
-  lu.assertEquals({ rows[5].lr, rows[5].wd, rows[5].k, rows[5].t, rows[5].ms }, { 1e-3, .04, 69, 41.5, 12 })
+  lu.assertEquals({ rows[5].step, rows[5].epoch, rows[5].itr, rows[5].loss, rows[5].momentum }, { 5,
+    2, 0, 5 / 7, .996 })
+  lu.assertEquals({ rows[5].lr, rows[5].wd, rows[5].k, rows[5].t, rows[5].ms }, { 1e-3, .04, 69,
+    41.5, 12 })
   lu.assertTrue(rows[5].images_per_second > 0)
   lu.assertEquals(rows[4].qkv_grads.first, 1)
   lu.assertEquals(rows[4].qkv_grads.last, require "cjson".null)
   lu.assertEquals(rows[6].step, 5)
   lu.assertEquals(rows[6].diagnosis.rankme, 12.5)
-  lu.assertEquals(rows[6].diagnosis.text, 'features "use" 12 of 64')
+  lu.assertEquals(rows[6].diagnosis.text, 'effective "rank" 12 of 64')
 end
 
 function tests:test_resume_cuts_later_rows()
-  local function steady() return (slurp(self.out .. "/jepa.jsonl"):gsub('"images_per_second":[^,}]*', "")) end
+  local function steady()
+    return (slurp(self.out .. "/jepa.jsonl"):gsub('"images_per_second":[^,}]*', ""))
+  end
   fill(self:open(), 1, 11)
   local whole = steady()
   for resume = 1, 11 do
@@ -82,7 +92,8 @@ function tests:test_resume_cuts_later_rows()
   end
   self:open():close()
   lu.assertEquals(slurp(self.out .. "/jepa.jsonl"), "")
-  lu.assertEquals((slurp(self.out .. "/jepa.old.jsonl"):gsub('"images_per_second":[^,}]*', "")), whole)
+  lu.assertEquals((slurp(self.out .. "/jepa.old.jsonl"):gsub('"images_per_second":[^,}]*', "")),
+    whole)
 end
 
 -- { length, data } of every record of an event file; its checksums must be right.
@@ -118,7 +129,8 @@ function tests:test_tensorboard_records()
   end
   lu.assertEquals({ #files, #files[1], #files[2] }, { 2, 8, 5 })
   lu.assertStrContains(files[1][1], "brain.Event:2")
-  lu.assertEquals(files[2][2]:sub(10), "\16\4" .. "\58\2\8\1")   -- counts from step 4 on: SessionLog START
+  -- counts from step 4 on: SessionLog START
+  lu.assertEquals(files[2][2]:sub(10), "\16\4" .. "\58\2\8\1")
   lu.assertStrContains(files[1][3], "train/loss\21" .. F.string(F.new("float[1]", 1 / 7), 4))
   lu.assertStrContains(files[1][8], "diagnosis/verdict")
 end

@@ -52,7 +52,7 @@ function tests.test_sections_and_figures()
   for _, title in ipairs { "Curves", "Is it collapse?", "Masks", "Features", "Predictions", "Probes", "Settings", "Provenance" } do
     lu.assertStrContains(whole, "<h2>" .. title .. "</h2>")
   end
-  for _, title in ipairs { "loss", "patches", "time of a step", "learning rate", "weight decay", "effective rank", "spread", "position",
+  for _, title in ipairs { "loss", "patches", "time of a step", "learning rate", "weight decay", "effective rank", "cosine distance", "position",
     "predictor", "distance", "online probe", "masks of this run's policy", "principal components", "similarity",
     "attention of the last block", "predicted against actual", "loss by position" } do
     lu.assertStrContains(whole, "<figcaption><b>" .. page.escape(title) .. "</b>")
@@ -84,11 +84,20 @@ function tests.test_names_are_no_markup()
   lu.assertStrContains(whole, "a &lt;script&gt;alert(&quot;1&quot;)")
   local copy = make.folder()
   write(copy .. "/config.lua", 'return { tag = "jepa", data = { root = "<script>&\\"\'" }, ["<u>"] = { ["</table>"] = "<script>" } }')
-  write(copy .. "/jepa-diagnoses.csv", 'x\n5,1,1,1,1,1,1,1,1,1,1,1,,1,"<script>","</p><script>"\n')
+  write(copy .. "/jepa-diagnoses.csv", 'step,rankme,probe,level,text\n5,1,,"<script>","</p><script>"\n')
   local html = report(copy)
   lu.assertEquals(count(html, "<script") + count(html, "<u>"), 0)
   lu.assertEquals(count(html, "<table>"), count(html, "</table>"))
   lu.assertStrContains(html, "&lt;/p&gt;&lt;script&gt;")
+end
+
+function tests.test_a_damaged_log_is_reported()
+  train()
+  lu.assertNotStrContains(whole, "could not be read")
+  local copy = part "config.lua"
+  local lines = slurp(run .. "/jepa_r0.csv")
+  write(copy .. "/jepa_r0.csv", (lines:gsub("\n1,2,[^\n]*", "\n1,2,x")))
+  lu.assertStrContains(report(copy), "1 row of log &#39;" .. copy .. "/jepa_r0.csv&#39; could not be read: line 4.")
 end
 
 function tests.test_without_a_checkpoint()

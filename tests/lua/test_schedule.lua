@@ -1,4 +1,5 @@
--- lua/ijepa/optim/schedule.lua against the known answers of the ViT-H/14 recipe, and a published run's own schedule.
+-- lua/ijepa/optim/schedule.lua against the known answers of the ViT-H/14 recipe, and a published
+-- run's own schedule.
 local lu = require "luaunit"
 local schedule = require "ijepa.schedule"
 local tensors = require "ijepa.tensors"
@@ -9,7 +10,8 @@ TestSchedule = tests -- luacheck: ignore
 
 local function recipe(reference)
   local total, warmup = schedule.steps { epochs = 300, warmup = 40, ipe = 625 }
-  return schedule.lr { start = 2e-4, ref = 1e-3, final = 1e-6, warmup = warmup, total = total, reference = reference },
+  return schedule.lr { start = 2e-4, ref = 1e-3, final = 1e-6, warmup = warmup, total = total,
+    reference = reference },
     schedule.wd { ref = .04, final = .4, total = total, reference = reference },
     schedule.ema { from = .996, to = 1, total = total, reference = reference }
 end
@@ -31,7 +33,8 @@ end
 
 function tests.test_steps()
   lu.assertEquals({ schedule.steps { epochs = 300, warmup = 40, ipe = 625 } }, { 187500, 25000 })
-  lu.assertEquals({ schedule.steps { epochs = 3, warmup = .5, ipe = 5, ipe_scale = 1.25 } }, { 18, 2 })
+  lu.assertEquals({ schedule.steps { epochs = 3, warmup = .5, ipe = 5, ipe_scale = 1.25 } }, { 18,
+    2 })
 end
 
 function tests.test_past_the_end_it_stays()
@@ -64,15 +67,18 @@ end
 
 function tests.test_helpers()
   lu.assertEquals(schedule.constant(3)(17), 3)
-  local line, wave = schedule.linear { from = 1, to = 3, total = 4 }, schedule.cosine { from = 1, to = 3, total = 4 }
+  local line, wave = schedule.linear { from = 1, to = 3, total = 4 }, schedule.cosine { from = 1,
+    to = 3, total = 4 }
   lu.assertEquals({ line(0), line(1), line(4), line(9) }, { 1, 1.5, 3, 3 })
   lu.assertAlmostEquals(wave(2), 2, 1e-15)
   lu.assertEquals({ wave(0), wave(4), wave(9) }, { 1, 3, 3 })
 end
 
 function tests.test_misuse_is_told()
-  lu.assertErrorMsgContains("unknown key 'strat' (did you mean 'start'?)", schedule.lr, { strat = 1 })
-  lu.assertErrorMsgContains("schedule.wd: 'total' is a nil, expected a number", schedule.wd, { ref = 1, final = 2 })
+  lu.assertErrorMsgContains("unknown key 'strat' (did you mean 'start'?)", schedule.lr,
+    { strat = 1 })
+  lu.assertErrorMsgContains("schedule.wd: 'total' is a nil, expected a number", schedule.wd,
+    { ref = 1, final = 2 })
   lu.assertErrorMsgContains("test_schedule.lua", function() schedule.ema(3) end)
   lu.assertErrorMsgContains("expected a number", schedule.constant, "x")
   lu.assertErrorMsgContains("'ipe_scale' is a string", schedule.steps, { ipe_scale = "x" })
@@ -84,13 +90,16 @@ local function published(name)
   local file = tensors.open(folder .. "/conformance/" .. name)
   lu.skipIf(not file, folder .. " is not there")
   local ipe = tonumber(file:meta "iterations_per_epoch")
-  local total, warmup = schedule.steps { epochs = tonumber(file:meta "epochs"), warmup = tonumber(file:meta "warmup"),
+  local total, warmup = schedule.steps { epochs = tonumber(file:meta "epochs"),
+    warmup = tonumber(file:meta "warmup"),
     ipe = ipe, ipe_scale = tonumber(file:meta "ipe_scale") }
   local from, to = file:meta("ema"):match "%(([%d.]+), ([%d.]+)%)"
   local number = function(key) return tonumber(file:meta(key)) end
-  local lr = schedule.lr { start = number "start_lr", ref = number "lr", final = number "final_lr", warmup = warmup,
+  local lr = schedule.lr { start = number "start_lr", ref = number "lr", final = number "final_lr",
+    warmup = warmup,
     total = total, reference = true }
-  local wd = schedule.wd { ref = number "weight_decay", final = number "final_weight_decay", total = total }
+  local wd = schedule.wd { ref = number "weight_decay", final = number "final_weight_decay",
+    total = total }
   local ema = schedule.ema { from = tonumber(from), to = tonumber(to), total = total }
   local steps = json.decode(file:meta "schedule")
   for step, want in ipairs(steps) do

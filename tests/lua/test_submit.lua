@@ -213,15 +213,15 @@ function tests.test_a_failure_is_not_queued_again()
   for text, expected in pairs { ["exit 1"] = 1, ["exit 130"] = 130, ["kill -9 $$"] = 137 } do
     local code, said, asked = job(text)
     lu.assertEquals({ code, asked }, { expected, "" })
-    lu.assertStrContains(said, ("task 0 on n1 left with code %d"):format(expected))
+    lu.assertStrContains(said, ("task 0 on n1 exited with code %d"):format(expected))
     lu.assertStrContains(said, "failed, and is not started again: see ")
   end
   local code, said, asked = job("exit 1", { env = "SRUN_CODE=143" })   -- srun ended the other tasks by SIGTERM
   lu.assertEquals({ code, asked }, { 1, "" })
-  lu.assertStrContains(said, "task 0 on n1 left with code 1")
+  lu.assertStrContains(said, "task 0 on n1 exited with code 1")
   code, said, asked = job("exit 0", { env = "SRUN_CODE=5" })   -- no task came to life
   lu.assertEquals({ code, asked }, { 5, "" })
-  lu.assertStrContains(said, "srun left with code 5")
+  lu.assertStrContains(said, "srun exited with code 5")
 end
 
 function tests.test_no_progress_ends_it()

@@ -1,4 +1,5 @@
--- Whole training runs on a few drawn images: they learn, resume bit for bit, and don't depend on the workers.
+-- Whole training runs on a few drawn images: they learn, resume bit for bit, and don't depend on
+-- the workers.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -13,16 +14,20 @@ function tests.setUp()
   folder = os.tmpname()
   os.remove(folder)
   assert(F.try(C.ij_mkdirs(folder)))
-  local made = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 40, test = 20, size = 32 })
+  local made = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 40, test = 20,
+    size = 32 })
   images = made
 end
 function tests.tearDown() os.execute("rm -rf " .. folder) end
 
 local function settings(over)
   local words = {
-    out = folder .. "/" .. (over.out or "run"), ["data.root"] = images.train, ["data.batch"] = 8, ["data.crop"] = 32,
-    ["data.workers"] = 1, ["model.width"] = 16, ["model.depth"] = 2, ["model.heads"] = 2, ["model.patch"] = 4,
-    ["model.pred_depth"] = 1, ["model.pred_dim"] = 8, ["mask.min_keep"] = 3, ["mask.group"] = 8, ["optim.epochs"] = 3,
+    out = folder .. "/" .. (over.out or "run"), ["data.root"] = images.train, ["data.batch"] = 8,
+    ["data.crop"] = 32,
+    ["data.workers"] = 1, ["model.width"] = 16, ["model.depth"] = 2, ["model.heads"] = 2,
+    ["model.patch"] = 4,
+    ["model.pred_depth"] = 1, ["model.pred_dim"] = 8, ["mask.min_keep"] = 3, ["mask.group"] = 8,
+    ["optim.epochs"] = 3,
     ["optim.warmup"] = 1, ["model.init_gain"] = .7, ["model.patch_gain"] = 1.5,
   }
   for k, v in pairs(over) do
@@ -34,7 +39,7 @@ local function settings(over)
 end
 local function config(over) return ijepa.config({}, nil, settings(over)) end
 
--- A run in a process of its own; returns exit code and what it said.
+-- A run in a process of its own; returns exit code and what it printed.
 local function spawn(over, env)
   local recipe = folder .. "/recipe.lua"
   local file = assert(io.open(recipe, "w"))
@@ -42,7 +47,8 @@ local function spawn(over, env)
   file:close()
   local words = {}
   for _, w in ipairs(settings(over)) do words[#words + 1] = "'" .. w .. "'" end
-  local pipe = io.popen(("%s %s %s %s 2>&1; echo exit $?"):format(env or "", program, recipe, table.concat(words, " ")))
+  local pipe = io.popen(("%s %s %s %s 2>&1; echo exit $?"):format(env or "", program, recipe,
+    table.concat(words, " ")))
   local text = pipe:read "*a"
   pipe:close()
   return tonumber(text:match "exit (%d+)%s*$"), text
@@ -71,23 +77,29 @@ local function latest(run) return folder .. "/" .. run .. "/jepa-latest.safetens
 
 function tests.test_resume_equals_the_uninterrupted_run()
   lu.assertEquals((spawn { out = "whole" }), 0)
-  lu.assertEquals((spawn { out = "parts", ["optim.steps"] = 7 }), 0)     -- in the middle of an epoch
+  -- in the middle of an epoch
+  lu.assertEquals((spawn { out = "parts", ["optim.steps"] = 7 }), 0)
   local code, text = spawn { out = "parts", ["optim.steps"] = 11 }
   lu.assertEquals(code, 0)
   lu.assertStrContains(text, "resumes from")
   lu.assertEquals((spawn { out = "parts" }), 0)
   lu.assertTrue(tensors_of(latest "whole") == tensors_of(latest "parts"))
-  local function losses(run) return (bytes_of(folder .. "/" .. run .. "/jepa_r0.csv"):gsub(",%d+\n", "\n")) end
+  local function losses(run)
+    return (bytes_of(folder .. "/" .. run .. "/jepa_r0.csv"):gsub(",%d+\n", "\n"))
+  end
   lu.assertEquals(losses "parts", losses "whole")
 end
 
 function tests.test_workers_change_nothing()
-  for _, n in ipairs { 0, 1, 3 } do lu.assertEquals((spawn { out = "w" .. n, ["data.workers"] = n }), 0) end
+  for _, n in ipairs { 0, 1, 3 } do
+    lu.assertEquals((spawn { out = "w" .. n, ["data.workers"] = n }), 0)
+  end
   lu.assertTrue(tensors_of(latest "w0") == tensors_of(latest "w1"))
   lu.assertTrue(tensors_of(latest "w0") == tensors_of(latest "w3"))
 end
 
-function tests.test_whole_run_and_probe_on_guarded_memory()   -- unreadable but while an op or a copy runs
+-- unreadable but while an op or a copy runs
+function tests.test_whole_run_and_probe_on_guarded_memory()
   local code, text = spawn({ out = "guard", ["optim.steps"] = 3 }, "IJEPA_DEVICE=guard")
   lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
   lu.assertEquals((spawn { out = "cpu", ["optim.steps"] = 3 }), 0)
@@ -100,16 +112,19 @@ function tests.test_whole_run_and_probe_on_guarded_memory()   -- unreadable but 
 end
 
 function tests.test_accumulation_equals_a_larger_batch()
-  -- one mask group of 8 images in both, so both see the same masks; sums in another order: not bit for bit
+  -- one mask group of 8 images in both, so both see the same masks; sums in another order: not bit
+  -- for bit
   local a = ijepa.pretrain(config { out = "a8", ["optim.steps"] = 2, ["data.batch"] = 8 })
-  local b = ijepa.pretrain(config { out = "a4", ["optim.steps"] = 2, ["data.batch"] = 4, ["optim.accumulate"] = 2 })
+  local b = ijepa.pretrain(config { out = "a4", ["optim.steps"] = 2, ["data.batch"] = 4,
+    ["optim.accumulate"] = 2 })
   lu.assertAlmostEquals(a.losses[1], b.losses[1], 1e-5)
   lu.assertAlmostEquals(a.losses[2], b.losses[2], 1e-4)
 end
 
 function tests.test_recompute_changes_no_number()
   local a = ijepa.pretrain(config { out = "plain", ["optim.steps"] = 3 })
-  local b = ijepa.pretrain(config { out = "again", ["optim.steps"] = 3, ["model.recompute"] = true })
+  local b = ijepa.pretrain(config { out = "again", ["optim.steps"] = 3,
+    ["model.recompute"] = true })
   lu.assertEquals(a.losses, b.losses)
 end
 
@@ -117,7 +132,8 @@ function tests.test_overfits_one_batch()
   local tensor, device = ijepa.tensor, ijepa.device
   local cfg = config { out = "over" }
   local context, predictor, target = ijepa.jepa.models(cfg)
-  local set = assert(ijepa.data.open { train = true, root = images.train, crop = 32, batch = 8, workers = 0 })
+  local set = assert(ijepa.data.open { train = true, root = images.train, crop = 32, batch = 8,
+    workers = 0 })
   local x = tensor.from_pointer(set:next().pixels, { 8, 32, 32, 3 }, "u8", true)
   local ctx, tgt = ijepa.jepa.policy(cfg, context.grid):sample(8, 0)
   ctx, tgt = ctx:clone(true), tgt:clone(true)
@@ -141,7 +157,8 @@ function tests.test_memory_is_flat_and_nothing_is_allocated_in_steady_state()
   local cfg = config { out = "flat" }
   local context, predictor, target = ijepa.jepa.models(cfg)
   local policy = ijepa.jepa.policy(cfg, context.grid)
-  local opt = ijepa.optim.adamw { models = { context, predictor }, average = { [context] = target } }
+  local opt = ijepa.optim.adamw { models = { context, predictor },
+    average = { [context] = target } }
   local pixels = tensor.zeros({ 8, 32, 32, 3 }, "u8", true)
   local function step(i)
     device.step(function()
@@ -165,7 +182,8 @@ function tests.test_clipping_bounds_the_update()
   lu.assertEquals(#run.losses, 2)
 end
 
--- A run whose predictions have infinite gradients from its fifth step on, though the loss stays a number.
+-- A run whose predictions have infinite gradients from its fifth step on, though the loss stays a
+-- number.
 local function run_with_infinite_gradients(over)
   local function spoil(t)
     function t:predict(...)
@@ -177,13 +195,15 @@ local function run_with_infinite_gradients(over)
   return ijepa.pretrain(config(over), { step = function(t) if t.step == 4 then spoil(t) end end })
 end
 function tests.test_an_infinite_gradient_stops_and_is_not_saved()
-  for _, over in ipairs { { out = "clipped", ["optim.clip"] = 1 }, { out = "eager" }, { out = "summed", ["optim.accumulate"] = 2,
+  for _, over in ipairs { { out = "clipped", ["optim.clip"] = 1 }, { out = "eager" },
+    { out = "summed", ["optim.accumulate"] = 2,
     ["optim.epochs"] = 6 } } do
     over["log.save_steps"] = 1
     local ok, message = pcall(run_with_infinite_gradients, over)
     lu.assertFalse(ok)
     lu.assertStrContains(message, "not finite")
-    local saved = assert(ijepa.checkpoint.load(folder .. "/" .. over.out .. "/jepa-latest.safetensors"))
+    local saved = assert(ijepa.checkpoint.load(folder .. "/" .. over.out
+      .. "/jepa-latest.safetensors"))
     lu.assertEquals(saved:meta "step", 4)
     for _, name in ipairs(saved:names()) do
       local p, n = saved:data(name)
@@ -199,13 +219,54 @@ function tests.test_interrupt_saves_and_exits_130()
   file:write 'local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {})\n'
   file:close()
   local words = {}
-  for _, w in ipairs(settings { out = "long", ["optim.epochs"] = 100000 }) do words[#words + 1] = "'" .. w .. "'" end
+  for _, w in ipairs(settings { out = "long", ["optim.epochs"] = 100000 }) do
+    words[#words + 1] = "'" .. w .. "'"
+  end
   -- a shell's background job ignores the signal; timeout sends it to a child that does not
   local pipe = io.popen(("timeout -s INT --foreground 5 %s %s %s 2>&1; echo exit $?"):format(program, recipe, table.concat(words, " ")))
   local text = pipe:read "*a"
   pipe:close()
-  lu.assertStrContains(text, "interrupted: step ")
+  lu.assertStrMatches(text, ".*\n[^\n]*step (%d+)/%d+  loss [^\n]*\n"
+    .. "interrupted: step %1 is saved in '[^']*'; the same command resumes there\nexit .*")
   lu.assertNotNil(assert(ijepa.checkpoint.load(latest "long")):meta "step")
+end
+
+function tests.test_what_a_run_prints()
+  local code, text = spawn { out = "said", ["optim.steps"] = 12, ["log.every"] = 5,
+    ["model.dtype"] = "f32", ["diagnose.images"] = 8 }
+  lu.assertEquals(code, 0)
+  local out = folder .. "/said"
+  lu.assertStrContains(text,
+    "encoder 8.4 k, predictor 1.7 k parameters (vit, patches of 4)\nf32 on cpu ")
+  lu.assertStrContains(text,
+    "\n40 images, batch size 8, 12 steps (5 per epoch)\nstep 0: before training: effective rank")
+  lu.assertStrMatches(text,
+    ".*\nfirst batch: context %d+ patches, targets 4 x %d+ patches; grid 8 x 8\nepoch 1  step 1/12 .*")
+  local steps = {}
+  for step in text:gmatch "\nepoch %d  step (%d+)/12  loss [^\n]*" do
+    steps[#steps + 1] = tonumber(step)
+  end
+  lu.assertEquals(steps, { 1, 5, 10, 12 })
+  local ending = ".*\nstep 12: [^\n]*effective rank[^\n]*\ndone: 12 steps in %d+ s, saved in OUT; "
+    .. "diagnosis: %a+\nnext: %./ijepa report OUT\n.*"
+  local pattern = out:gsub("%p", "%%%0"):gsub("%%", "%%%%")
+  lu.assertStrMatches(text, (ending:gsub("OUT", pattern)))
+  lu.assertNotStrContains(text, "hint")
+  lu.assertNil(text:find("\27", 1, true))
+  code, text = spawn { out = "said", ["optim.steps"] = 12 }
+  lu.assertEquals(code, 0)
+  lu.assertEquals(text, "already finished: 12 of 12 steps; optim.steps=... continues\nexit 0\n")
+  code, text = spawn { out = "said", ["model.dtype"] = "f32", ["optim.steps"] = 13 }
+  lu.assertEquals(code, 0)
+  lu.assertStrContains(text, ("resumes from %s/jepa-latest.safetensors at step 12\n"):format(out))
+  lu.assertStrContains(text, "\ndone: 1 step in ")
+end
+
+function tests.test_a_predictor_larger_than_the_encoder_is_noticed()
+  local _, text = spawn { out = "large", ["optim.steps"] = 1, ["model.pred_dim"] = 64,
+    ["model.pred_depth"] = 4, ["diagnose.every"] = 0 }
+  lu.assertStrContains(text,
+    "hint: the predictor is larger than the encoder; see model.pred_dim and model.pred_depth\n")
 end
 
 if not ... then os.exit(lu.LuaUnit.run()) end

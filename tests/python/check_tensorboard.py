@@ -20,7 +20,7 @@ for _, part in ipairs { { 1, 20 }, { 13, 30 } } do
     assert(r:log(step, { loss = step / part[2], k = 69, t = 41.5, ms = 12, lr = 1e-3 / step, wd = .04, momentum = .996,
       images = 32, grads = { first = 1, last = 2, min = .5, max = 3 } }))
     if step % 5 == 0 then
-      assert(r:diagnosis { step = step, spread = .5, rankme = step + .5, most = 64, level = "ok", text = "features use 12 of 64" })
+      assert(r:diagnosis { step = step, cosine_distance = .5, rankme = step + .5, max_rank = 64, level = "ok", text = "effective rank 12 of 64" })
     end
   end
   r:close()
@@ -59,12 +59,12 @@ def main(program):
             got = scalars(acc, tag)
             assert [s for s, _ in got] == list(range(1, 31)), (tag, got)
             assert all(close(v, r[name]) for (_, v), r in zip(got, steps)), (tag, got)
-        for tag, name in {"diagnosis/spread": "spread", "diagnosis/rankme": "rankme"}.items():
+        for tag, name in {"diagnosis/cosine_distance": "cosine_distance", "diagnosis/rankme": "rankme"}.items():
             got = scalars(acc, tag)
             assert [s for s, _ in got] == [r["step"] for r in looks], (tag, got)
             assert all(close(v, r["diagnosis"][name]) for (_, v), r in zip(got, looks)), (tag, got)
         verdicts = acc.Tensors("diagnosis/verdict")
-        assert tensor_util.make_ndarray(verdicts[0].tensor_proto).item() == b"ok: features use 12 of 64", verdicts[0]
+        assert tensor_util.make_ndarray(verdicts[0].tensor_proto).item() == b"ok: effective rank 12 of 64", verdicts[0]
         assert acc.SummaryMetadata("diagnosis/verdict").plugin_data.plugin_name == "text"
         # a planted fault: one wrong byte, and the reader stops there
         name = sorted(n for n in os.listdir(out) if "tfevents" in n)[-1]
@@ -75,7 +75,7 @@ def main(program):
             f.write(bytes([byte[0] ^ 1]))
         acc = EventAccumulator(out, size_guidance={"scalars": 0})
         acc.Reload()
-        assert len(acc.Scalars("diagnosis/spread")) == 5, "a broken record was taken"
+        assert len(acc.Scalars("diagnosis/cosine_distance")) == 5, "a broken record was taken"
     print("TensorBoard reads the event files: %d tags, 30 steps, 6 diagnoses" % (len(TAGS) + 3))
 
 

@@ -239,7 +239,7 @@ ijepa.exit(select(2, ijepa.interrupted()))
   lu.assertEquals(finish(job), "FAILED 1:0 restarts 0")
   lu.assertStrContains(log_of(job, 0), "the other one has failed")
   lu.assertStrContains(log_of(job, 1), "boom")
-  lu.assertStrContains(log_of(job), "task 1 on n2 left with code 1")
+  lu.assertStrContains(log_of(job), "task 1 on n2 exited with code 1")
 end
 
 -- Two processes share the two batches of a step: to SLURM on two machines, whose names nobody can look up.
@@ -275,7 +275,7 @@ function tests.test_a_process_is_killed()
     if t.step == 20 and os.getenv "SLURM_PROCID" == "1" then os.execute "kill -9 $PPID" end]])))
   local job = submit(("'%s/killed.lua' %s"):format(folder, TOGETHER), AT)
   lu.assertStrMatches(finish(job), "FAILED .* restarts 0")
-  lu.assertStrContains(log_of(job), "task 1 on n2 left with code 137")
+  lu.assertStrContains(log_of(job), "task 1 on n2 exited with code 137")
   local code, said = shell(("'%s' '%s/killed.lua'"):format(program, folder))
   lu.assertEquals(code, 0, said)
   lu.assertStrContains(said, "resumes from ")

@@ -1,4 +1,5 @@
--- A log as a text file of rows: goes on after a resumed step, or starts anew and keeps the older one aside.
+-- A log as a text file of rows: continues after a resumed step, or starts anew and keeps the older
+-- one aside.
 local F = require "ijepa.base.ffi"
 local C = F.C
 

@@ -1,5 +1,5 @@
--- Processes that train together: those that mpirun or srun has started; alone where neither has (docs/dist.md). submit.lua
--- writes jobs for SLURM.
+-- Processes that train together: those that mpirun or srun has started, or this one alone
+-- (docs/dist.md). submit.lua writes jobs for SLURM.
 -- Uses: base.
 local F = require "ijepa.base.ffi"
 local json = require "cjson.safe"
@@ -7,35 +7,39 @@ local C = F.C
 
 local dist = {}
 ---@class ijepa.dist
----@field rank integer this process's number, from 0
+---@field rank integer this process's rank, from 0
 ---@field size integer
----@field local_rank integer its number among those of its machine
+---@field local_rank integer its rank among those of its machine
 ---@field local_size integer
----@field threads integer its share of the processors
+---@field threads integer the number of threads that it should use
 ---@field transport string "none", "mpi" or "tcp"
 local Dist = {}
 Dist.__index = Dist
-local current, parted   -- processes meet once in a program
+local current, parted   -- processes meet only once per program
 
---- Meets the other processes, each of which must come here; later calls give the same. Alone it costs nothing.
----@param o { timeout: number?, transport: string? }?  seconds; "none", "mpi", "tcp": default what the environment says
+--- Meets the other processes, each of which must call this; later calls return the same object.
+--- Alone it costs nothing.
+---@param o { timeout: number?, transport: string? }?  seconds; "none", "mpi" or "tcp" (default: by the environment)
 ---@return ijepa.dist? processes, string? message
 function dist.open(o)
   o = o or {}
   if current then return current end
-  if parted then return nil, "processes: they have met and parted: a recipe of several processes trains once" end
+  if parted then
+    return nil, "processes: they have already trained together: a recipe of several processes trains only once"
+  end
   local out, info = F.new "ij_dist *[1]", F.new "ij_dist_info"
   local ok, message = F.try(C.ij_dist_open(o.transport, o.timeout or 0, out))
   if not ok then return nil, message end
   local h = F.gc(out[0], C.ij_dist_close)
   C.ij_dist_look(h, info)
-  local d = setmetatable({ h = h, rank = info.rank, size = info.size, local_rank = info.local_rank, local_size = info.local_size,
+  local d = setmetatable({ h = h, rank = info.rank, size = info.size, local_rank = info.local_rank,
+    local_size = info.local_size,
     threads = info.threads, transport = F.string(info.transport) }, Dist)
   current = d.size > 1 and d or nil
   return d
 end
 
---- Sums of a few numbers over the processes, the same in each.
+--- Sums of a few values over the processes, the same in each.
 ---@param values number[]
 ---@return number[]
 function Dist:sum(values)
@@ -46,8 +50,8 @@ function Dist:sum(values)
   return list
 end
 
---- What process 0 gives, in each.
----@param text string? of process 0
+--- A text of process 0, in each process.
+---@param text string? in process 0
 ---@return string
 function Dist:broadcast(text)
   if self.size == 1 then return text end
@@ -60,30 +64,31 @@ function Dist:broadcast(text)
   return F.string(bytes, count)
 end
 
---- A tensor (f32, contiguous) gets the values that it has in process `root`.
+--- Copies the values of a tensor (f32, contiguous) from process `root` to all.
 ---@param t ijepa.tensor
 ---@param root integer
 function Dist:tensor(t, root) F.check(C.ij_dist_tensor(self.h, t.h, root), 0) end
 
---- Waits until all are here. patient: for ever, not as long as the time-out.
+--- Waits until all processes are here. patient: without a time limit.
 ---@param patient boolean?
 function Dist:barrier(patient) F.check(C.ij_dist_barrier(self.h, patient and -1 or 0), 0) end
 
---- Runs f in process 0, then in the first of each other machine, then in the others: each finds what those before have
---- left on disk. Returns what f does.
+--- Runs f in process 0, then in the first process of each other machine, then in all others: each
+--- finds the files that the earlier ones wrote. Returns what f returns.
 ---@param f fun(): ...
 ---@return any
 function Dist:in_turn(f)
   if self.size == 1 then return f() end
-  local turn, result = self.rank == 0 and 0 or self.local_rank == 0 and 1 or 2, nil
+  local round, result = self.rank == 0 and 0 or self.local_rank == 0 and 1 or 2, nil
   for now = 0, 2 do
-    if turn == now then result = { f() } end
+    if round == now then result = { f() } end
     self:barrier(true)
   end
   return unpack(result)
 end
 
---- What f returns in process 0, in each (a value that JSON can hold): for what is made on disk, once. The others wait.
+--- Runs f in process 0 only, and returns its result (a value that JSON can hold) in each process.
+--- For files that are made once.
 ---@param f fun(): any
 ---@return any
 function Dist:once(f)
@@ -98,7 +103,8 @@ function Dist:once(f)
   return json.decode(self:broadcast(json.encode { value }))[1]
 end
 
---- Stops where a process has other values than process 0, saying which.
+--- Raises an error in a process that has other values than process 0; the error names the first
+--- one.
 ---@param list { [1]: string, [2]: string }[] names and values
 function Dist:same(list)
   if self.size == 1 then return end
@@ -118,21 +124,23 @@ function Dist:same(list)
       end
     end
     for name in pairs(theirs) do
-      if not known[name] then error(("process %d has no %s, which process 0 has"):format(self.rank, name), 0) end
+      if not known[name] then
+        error(("process %d has no %s, which process 0 has"):format(self.rank, name), 0)
+      end
     end
   end
   self:barrier()
 end
 
---- Tells the others that this process gives up, and why.
+--- Informs the other processes that this one has failed, and why.
 ---@param why string
 function Dist:fail(why) C.ij_dist_fail(self.h, why) end
 
---- Whether a process is gone or has given up.
+--- Whether a process is gone or has failed.
 ---@return boolean
 function Dist:lost() return C.ij_dist_lost(self.h) ~= 0 end
 
---- Parts from the others; waits for them, where none has failed.
+--- Disconnects from the others; waits for them, where none has failed.
 function Dist:close()
   if self == current then current, parted = nil, true end
   if self.h then C.ij_dist_close(F.gc(self.h, nil)) end

@@ -4,15 +4,15 @@
 --   --nodes N             machines (1)
 --   --tasks-per-node N    processes on each, one for a GPU (1)
 --   --partition P, --account A, --qos Q
---   --time T              limit: minutes, or H:MM:SS, or D-HH:MM:SS; a run that needs more goes on by itself
+--   --time T              limit: minutes, H:MM:SS or D-HH:MM:SS; a longer run resumes in another job
 --   --notice S            seconds before the limit at which the run saves and is queued again (120, at most a quarter of T)
---   --gpus-per-task N     (1 with device=cuda) each task sees all of its machine's, number SLURM_LOCALID is its own
---   --cpus-per-task N     also the threads of a process
---   --mem M               of a machine, like 64G
---   --name N              of the job (the recipe's)
---   --mpi M               what srun starts processes with (pmix, where there is one)
---   --sbatch=OPTION       any other option of sbatch, like --sbatch=--exclusive; may be given again
---   --dry-run             shows the script; nothing is written or submitted
+--   --gpus-per-task N     (1 with device=cuda) each task sees all GPUs of its machine and uses number SLURM_LOCALID
+--   --cpus-per-task N     also the number of threads per process
+--   --mem M               memory per machine, like 64G
+--   --name N              of the job (default: the recipe's)
+--   --mpi M               how srun starts processes (pmix, where it is there)
+--   --sbatch=OPTION       any other option of sbatch, like --sbatch=--exclusive; may be repeated
+--   --dry-run             prints the script; nothing is written or submitted
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
@@ -44,7 +44,8 @@ end
 -- D-HH:MM:SS of a limit in seconds.
 local function clock(s)
   local days = math.floor(s / 86400)
-  return (days > 0 and days .. "-" or "") .. ("%02d:%02d:%02d"):format(math.floor(s / 3600) % 24, math.floor(s / 60) % 60, s % 60)
+  return (days > 0 and days .. "-" or "") .. ("%02d:%02d:%02d"):format(math.floor(s / 3600) % 24,
+    math.floor(s / 60) % 60, s % 60)
 end
 
 -- Seconds of a limit. Two numbers with a colon would be minutes and seconds to SLURM, hours and minutes to many: refused.
@@ -61,12 +62,14 @@ local function limit(v)
 end
 
 local readers = {
-  folder = path, nodes = count, ["tasks-per-node"] = count, partition = name, account = name, qos = name, time = limit,
-  notice = count, ["gpus-per-task"] = count, ["cpus-per-task"] = count, mem = memory, name = name, mpi = name, sbatch = line,
+  folder = path, nodes = count, ["tasks-per-node"] = count, partition = name, account = name,
+  qos = name, time = limit,
+  notice = count, ["gpus-per-task"] = count, ["cpus-per-task"] = count, mem = memory, name = name,
+  mpi = name, sbatch = line,
 }
 local flags = { ["dry-run"] = true, help = true }
 
--- The value of an option's word, given behind "=" or as the next word, into o. Returns how many words were read.
+-- Reads an option and its value, which follows "=" or is the next argument, into o. Returns the number of arguments read.
 local function read_option(o, word, following)
   local key, value = word:match "^%-%-([^=]+)=?(.*)$"
   if not key then return nil, ("unknown option '%s'"):format(word) end
@@ -89,12 +92,12 @@ local function read_option(o, word, following)
   return used
 end
 
--- The recipe's name without folder and ending, in letters that SLURM takes.
+-- The recipe's name without folder and ending, with only those characters that SLURM takes.
 local function title(recipe)
   return (recipe:match "[^/]*$":gsub("%.lua$", ""):gsub("[^%w_.-]", "_"))
 end
 
--- " (did you mean 'recipes/x.lua'?)" from what lies beside a recipe that is not there.
+-- " (did you mean 'recipes/x.lua'?)" from the files beside a missing recipe.
 local function nearest_recipe(recipe)
   local folder, file = recipe:match "^(.*/)([^/]*)$"
   local names, near = F.new "char *[1]", {}
@@ -106,19 +109,25 @@ local function nearest_recipe(recipe)
   return best and (" (did you mean '%s%s'?)"):format(folder, best) or ""
 end
 
--- What several recipes, or a second start, would trip over: a message, or nil.
+-- What would break with several recipes, or at a second start: a message, or nil.
 local function conflict(o)
   local seen = {}
   for _, recipe in ipairs(o.recipes) do
-    if F.C.ij_path_kind(recipe) ~= 1 then return ("recipe '%s' is not there%s"):format(recipe, nearest_recipe(recipe)) end
-    if seen[recipe] then return ("recipe '%s' is given twice: both runs would write into one folder"):format(recipe) end
+    if F.C.ij_path_kind(recipe) ~= 1 then
+      return ("recipe '%s' is not there%s"):format(recipe, nearest_recipe(recipe))
+    end
+    if seen[recipe] then
+      return ("recipe '%s' is given twice: both runs would write into one folder"):format(recipe)
+    end
     seen[recipe] = true
   end
   for _, word in ipairs(o.words) do
     if word:find "^out=" and #o.recipes > 1 then
       return ("'%s' with %d recipes: all runs would write into one folder; leave it out, each recipe has its own"):format(word, #o.recipes)
     end
-    if word == "resume=false" then return "'resume=false': a run that is queued again would start anew each time; leave it out" end
+    if word == "resume=false" then
+      return "'resume=false': a run that is queued again would start anew each time; leave it out"
+    end
   end
   if o.time and o.notice >= o.time then
     return ("--notice %d s does not fit into --time %s"):format(o.notice, clock(o.time))
@@ -157,7 +166,7 @@ function submit.parse(args)
   return o
 end
 
--- A word for bash.
+-- An argument quoted for bash.
 local function quote(word)
   return word:find "^[%w_./=:,+@-]+$" and word or "'" .. word:gsub("'", "'\\''") .. "'"
 end
@@ -191,7 +200,7 @@ local function directives(o)
 end
 
 -- What each job does. SIGTERM goes to the tasks, not to this shell: before the time limit (--signal) and before a
--- preemption. A run then saves and leaves with 128 + 15.
+-- preemption. A run then saves and exits with 128 + 15.
 local body = [=[
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID}   # in an array SLURM_JOB_ID may stand for all of it
@@ -201,14 +210,15 @@ export failed="$folder/$job.failed"
 trap 'rm -f "$failed"' EXIT
 say() { printf '%s job %s: %s\n' "$(date '+%F %T')" "$job" "$*"; }
 
-# A task notes a failure of its own: srun ends the others by SIGTERM then, and their code says nothing.
+# A task records its own failure: srun then ends the others by SIGTERM,
+  and their exit codes mean nothing.
 task='
 trap : TERM
 "$@"
 code=$?
 case $code in
   0 | 143) ;;
-  *) echo "task $SLURM_PROCID on $SLURMD_NODENAME left with code $code" >>"$failed" ;;
+  *) echo "task $SLURM_PROCID on $SLURMD_NODENAME exited with code $code" >>"$failed" ;;
 esac
 exit $code'
 
@@ -222,13 +232,14 @@ if [ $code = 0 ]; then
   exit 0
 fi
 if [ -n "$failures" ] || [ $code != 143 ]; then
-  say "${failures:-srun left with code $code}"
+  say "${failures:-srun exited with code $code}"
   say "failed, and is not started again: see $folder/${job}_*.out"
   [ $code = 143 ] && exit 1
   exit $code
 fi
 
-# Stopped by the time limit or a preemption. Three stops in a row at one step: a further start would gain nothing.
+# Stopped by the time limit
+  or a preemption. Three stops in a row at one step: a further start would gain nothing.
 step=$(sed -n 's/.*interrupted: step \([0-9]*\) is saved.*/\1/p' "$folder/${job}_0.out" | tail -n 1)
 echo "${step:-0}" >>"$folder/$job.steps"
 if [ "$(wc -l <"$folder/$job.steps")" -ge 3 ] && [ "$(tail -n 3 "$folder/$job.steps" | sort -u | wc -l)" = 1 ]; then
@@ -244,10 +255,13 @@ exit 1
 -- How srun starts the tasks. MPI needs the starter that its library was built for: PMIx for Debian's OpenMPI.
 local function start_lines(o)
   local start = {}
-  if o["cpus-per-task"] then start[1] = "--cpus-per-task=" .. o["cpus-per-task"] end   -- srun does not ask the job for it
+  -- srun does not ask the job for it
+  if o["cpus-per-task"] then start[1] = "--cpus-per-task=" .. o["cpus-per-task"] end
   if o.mpi then start[#start + 1] = "--mpi=" .. o.mpi end
   local lines = { ("start=(%s)"):format(quoted(start)) }
-  if not o.mpi then lines[2] = "case $(srun --mpi=list 2>&1) in *pmix*) start+=(--mpi=pmix) ;; esac" end
+  if not o.mpi then
+    lines[2] = "case $(srun --mpi=list 2>&1) in *pmix*) start+=(--mpi=pmix) ;; esac"
+  end
   if o["cpus-per-task"] then lines[#lines + 1] = "export OMP_NUM_THREADS=" .. o["cpus-per-task"] end
   return lines
 end
@@ -274,7 +288,7 @@ local function shell(command)
   return out, tonumber(code)
 end
 
--- Writes the script and hands it to sbatch. Returns what to tell, or nil and a message.
+-- Writes the script and submits it with sbatch. Returns what to print, or nil and a message.
 local function hand_in(o, script)
   local file = ("%s/%s.sbatch"):format(o.folder, o.name)
   local ok, message = F.try(F.C.ij_mkdirs(o.folder))
@@ -285,8 +299,12 @@ local function hand_in(o, script)
   end
   local said, code = shell(("sbatch --parsable %s 2>&1"):format(quote(file)))
   local job = code == 0 and said:match "(%d+)[^\n]*$"
-  if not job then return nil, ("sbatch refused '%s': %s"):format(file, (said:gsub("sbatch: error: ", ""):gsub("\n", "; "))) end
-  local logs = ("%s/%s%s"):format(o.folder, job, #o.recipes > 1 and ("_{0..%d}"):format(#o.recipes - 1) or "")
+  if not job then
+    return nil, ("sbatch refused '%s': %s"):format(file, (said:gsub("sbatch: error: ",
+      ""):gsub("\n", "; ")))
+  end
+  local logs = ("%s/%s%s"):format(o.folder, job, #o.recipes > 1
+    and ("_{0..%d}"):format(#o.recipes - 1) or "")
   return ("job %s: '%s'; logs: %s.out, of the tasks %s_*.out"):format(job, file, logs, logs)
 end
 

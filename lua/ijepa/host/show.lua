@@ -1,22 +1,10 @@
 -- How the session shows a value: on one line where it fits, else wrapped and indented; with colours when asked.
-local F = require "ijepa.base.ffi"
-local show = {}
+local terminal = require "ijepa.base.terminal"
+local show = { has_colours = terminal.has_colours, paint = terminal.paint }
 
-local COLOUR = { string = "32", number = "36", boolean = "35", ["nil"] = "35", key = "34", dim = "2", error = "31" }
 local MOST_ITEMS, MOST_DEEP, MOST_TEXT = 500, 8, 300   -- of all tables together; tables in tables; bytes of a string
 
---- Whether what goes to a file descriptor may have colours.
-function show.has_colours(fd)
-  return F.C.ij_isatty(fd) ~= 0 and (os.getenv "NO_COLOR" or "") == "" and os.getenv "TERM" ~= "dumb"
-end
-
---- s in the colour of a kind, where `on`.
-function show.paint(on, kind, s)
-  return on and COLOUR[kind] and ("\27[%sm%s\27[0m"):format(COLOUR[kind], s) or s
-end
-
--- Columns that s takes.
-local function width_of(s) return #s:gsub("\27%[[%d;]*m", ""):gsub("[\128-\191]", "") end
+local width_of = terminal.columns
 
 local function quoted(s)
   local cut = #s > MOST_TEXT

@@ -1,5 +1,5 @@
--- The models: encoders of every published size, the predictor, their parameters by name; the models and the mask policy
--- of a configuration.
+-- The models: encoders of every published size, the predictor, their parameters by name; the models
+-- and the mask policy of a configuration.
 -- Uses: base, tensor, mask.
 local F = require "ijepa.base.ffi"
 local device = require "ijepa.tensor.device"
@@ -12,7 +12,7 @@ local jepa = {}
 --- The names of the published sizes.
 jepa.names = { "vit_tiny", "vit_small", "vit_base", "vit_large", "vit_huge", "vit_giant" }
 
---- A published size, or nil where the name is none.
+--- A published size, or nil for an unknown name.
 ---@param name string
 ---@return { width: integer, depth: integer, heads: integer, mlp_ratio: number }?
 function jepa.size(name)
@@ -49,7 +49,7 @@ function Model:requires_grad_(on)
   end
   return self
 end
---- The number of values, positions included.
+--- The number of parameters, position embeddings included.
 ---@return integer
 function Model:size()
   local n = 0
@@ -80,9 +80,12 @@ local function vit_config(o, what)
   c.grid_h, c.grid_w = math.floor(h / c.patch), math.floor(w / c.patch)
   if o.grid then c.grid_h, c.grid_w = pair(o.grid) end
   if h % c.patch ~= 0 or w % c.patch ~= 0 then
-    F.raise(("%s: an image of %d x %d is not whole patches of %d"):format(what, h, w, c.patch))
+    F.raise(("%s: an image of %d x %d does not divide into patches of %d"):format(
+      what, h, w, c.patch))
   end
-  if o.dtype and o.dtype ~= "f32" and o.dtype ~= "bf16" then F.raise(what .. ": dtype is f32 or bf16") end
+  if o.dtype and o.dtype ~= "f32" and o.dtype ~= "bf16" then
+    F.raise(what .. ": dtype is f32 or bf16")
+  end
   c.dtype = o.dtype == "bf16" and 1 or 0
   c.recompute, c.seed = o.recompute and 1 or 0, o.seed or 0
   c.init_gain, c.patch_gain = o.init_gain or 0, o.patch_gain or 0
@@ -90,19 +93,22 @@ local function vit_config(o, what)
   return c
 end
 
---- A new encoder. o: arch or width, depth, heads, mlp_ratio; patch, crop (side or {h, w}), dtype, recompute, seed,
---- init_gain, patch_gain, blank (no values: a checkpoint fills them all). Called as e(images) or e(images, context).
+--- A new encoder. o: arch or width, depth, heads, mlp_ratio; patch, crop (side or {h, w}), dtype,
+--- recompute, seed, init_gain, patch_gain, blank (without initial values, for a checkpoint to
+--- fill). Called as e(images) or e(images, context).
 ---@param o table
 ---@return ijepa.encoder
 function jepa.encoder(o)
   local out, c = F.new "ij_encoder *[1]", vit_config(o, "encoder")
   F.check(C.ij_encoder_new(device.get(), c, out))
-  local self = setmetatable({ h = F.gc(out[0], C.ij_encoder_free), width = c.width, depth = c.depth, heads = c.heads,
+  local self = setmetatable({ h = F.gc(out[0], C.ij_encoder_free), width = c.width, depth = c.depth,
+    heads = c.heads,
     patch = c.patch, grid = { c.grid_h, c.grid_w }, options = o }, Encoder)
   return collect(self, C.ij_encoder_params(self.h))
 end
 
---- images f32 (B, 3, H, W) normalised or u8 (B, H, W, 3); context i32 (C, B, K) or nil -> (C * B, K, D) or (B, N, D)
+--- images f32 (B, 3, H, W) normalised or u8 (B, H, W, 3); context i32 (C, B, K) or nil -> (C * B,
+--- K, D) or (B, N, D)
 function Encoder:__call(images, context)
   return tensor.call(C.ij_encoder_forward, self.h, tensor.want(images, "images", "encoder"),
     context and tensor.want(context, "context", "encoder"))
@@ -118,7 +124,8 @@ function Encoder:blocks(images, n)
   for i = 1, n do list[i] = tensor.wrap(out[i - 1]) end
   return list
 end
---- Attention probabilities of a block (1 the first, -1 the last): (B, A, N, N), a row a query, which sums to 1.
+--- Attention probabilities of a block (1 the first, -1 the last): (B, A, N, N), one row per query,
+--- which sums to 1.
 ---@param images ijepa.tensor
 ---@param block integer?
 ---@return ijepa.tensor
@@ -127,61 +134,73 @@ function Encoder:attention(images, block)
   return tensor.call(C.ij_encoder_attention, self.h, tensor.want(images, "images", "encoder"),
     block < 0 and self.depth + block or block - 1)
 end
---- Takes over all values of another encoder of the same configuration.
+--- Copies all values of another encoder of the same configuration.
 ---@param src ijepa.encoder
 ---@return ijepa.encoder
 function Encoder:copy_(src)
   F.check(C.ij_encoder_copy(self.h, src.h))
   return self
 end
---- Stochastic depth in forwards that are recorded for gradients: block i loses each of its branches, for each image
---- alone, with probability rate * i / (depth - 1). A function of (seed, step, block, branch, image); rate 0: off.
+--- Stochastic depth in forward passes that are recorded for gradients: each branch of block i is
+--- dropped, for each image separately, with probability rate * i / (depth - 1). A function of
+--- (seed, step, block, branch, image); rate 0: off.
 ---@param rate number
 ---@param seed integer?
 ---@param step integer?
-function Encoder:drop_path(rate, seed, step) F.check(C.ij_encoder_drop_path(self.h, rate, seed or 0, step or 0)) end
---- A new encoder like this one, with the same values, that is not trained: a target.
+function Encoder:drop_path(rate, seed, step)
+  F.check(C.ij_encoder_drop_path(self.h, rate, seed or 0, step or 0))
+end
+--- A target encoder: a new encoder with the same values, which is not trained.
 ---@return ijepa.encoder
 function Encoder:target() return jepa.encoder(self.options):copy_(self):requires_grad_(false) end
 
---- A new predictor for an encoder. o: depth, width (E), heads (default: the encoder's), mlp_ratio (default 4).
+--- A new predictor for an encoder. o: depth, width (E), heads (default: the encoder's), mlp_ratio
+--- (default 4).
 ---@param encoder ijepa.encoder
 ---@param o table
 ---@return ijepa.predictor
 function jepa.predictor(encoder, o)
   local c, out = F.new "ij_predictor_config", F.new "ij_predictor *[1]"
   local e = encoder.options
-  c.vit = vit_config({ width = o.width, depth = o.depth, heads = o.heads or encoder.heads, mlp_ratio = o.mlp_ratio or 4,
-    patch = encoder.patch, grid = encoder.grid, crop = encoder.patch, dtype = e.dtype, recompute = e.recompute,
-    seed = (e.seed or 0) + 1, init_gain = e.init_gain, depth_scaled_init = e.depth_scaled_init, blank = e.blank }, "predictor")
+  c.vit = vit_config({ width = o.width, depth = o.depth, heads = o.heads or encoder.heads,
+    mlp_ratio = o.mlp_ratio or 4, patch = encoder.patch, grid = encoder.grid, crop = encoder.patch,
+    dtype = e.dtype, recompute = e.recompute,
+    seed = (e.seed or 0) + 1, init_gain = e.init_gain, depth_scaled_init = e.depth_scaled_init,
+    blank = e.blank }, "predictor")
   c.encoder_width = encoder.width
   F.check(C.ij_predictor_new(device.get(), c, out))
-  local self = setmetatable({ h = F.gc(out[0], C.ij_predictor_free), encoder = encoder, options = o }, Predictor)
+  local self = setmetatable({ h = F.gc(out[0], C.ij_predictor_free), encoder = encoder,
+    options = o }, Predictor)
   return collect(self, C.ij_predictor_params(self.h))
 end
 
---- x (C * B, K, D), context i32 (C, B, K), target i32 (M, B, T) -> (M * C * B, T, D), order [target][context][image]
+--- x (C * B, K, D), context i32 (C, B, K), target i32 (M, B, T) -> (M * C * B, T, D), order
+--- [target][context][image]
 function Predictor:__call(x, context, target, grid)
   return tensor.call(C.ij_predictor_forward, self.h, tensor.want(x, "x", "predictor"),
-    tensor.want(context, "context", "predictor"), tensor.want(target, "target", "predictor"), grid and grid[1] or 0,
-    grid and grid[2] or 0)
+    tensor.want(context, "context", "predictor"), tensor.want(target, "target", "predictor"),
+    grid and grid[1] or 0, grid and grid[2] or 0)
 end
 
---- The models of a configuration: context encoder, predictor, target encoder. blank: without initial values.
+--- The models of a configuration: context encoder, predictor, target encoder. blank: without
+--- initial values.
 ---@param cfg table
 ---@param blank boolean?
 ---@return ijepa.encoder context, ijepa.predictor predictor, ijepa.encoder target
 function jepa.models(cfg, blank)
   local m = cfg.model
   local dtype = m.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
-  local context = jepa.encoder { arch = m.arch, width = m.width, depth = m.depth, heads = m.heads, mlp_ratio = m.mlp_ratio,
-    patch = m.patch, crop = cfg.data.crop, dtype = dtype, recompute = m.recompute, seed = cfg.seed, init_gain = m.init_gain,
+  local context = jepa.encoder { arch = m.arch, width = m.width, depth = m.depth, heads = m.heads,
+    mlp_ratio = m.mlp_ratio,
+    patch = m.patch, crop = cfg.data.crop, dtype = dtype, recompute = m.recompute, seed = cfg.seed,
+    init_gain = m.init_gain,
     patch_gain = m.patch_gain, depth_scaled_init = m.depth_scaled_init, blank = blank }
-  local predictor = jepa.predictor(context, { depth = m.pred_depth, width = m.pred_dim, heads = m.pred_heads })
+  local predictor = jepa.predictor(context, { depth = m.pred_depth, width = m.pred_dim,
+    heads = m.pred_heads })
   return context, predictor, context:target()
 end
 
---- The mask policy of a configuration, for a grid {h, w} and so many processes (1).
+--- The mask policy of a configuration, for a grid {h, w} and `world` processes (1).
 ---@param cfg table
 ---@param grid integer[]
 ---@param world integer?

@@ -1,5 +1,6 @@
--- AdamW over models, in the published groups: encoder decayed, predictor decayed, encoder not, predictor not; SGD; and
--- the schedules of learning rate, weight decay and EMA momentum (`schedule`).
+-- AdamW over models, in the published groups: encoder decayed, predictor decayed, encoder not,
+-- predictor not; SGD; and the schedules of learning rate, weight decay and EMA momentum
+-- (`schedule`).
 -- Uses: base, tensor.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
@@ -11,8 +12,9 @@ local optim = {}
 local Optim = {}
 Optim.__index = Optim
 
---- A new AdamW. models: a list; average: { [model] = the model that follows it as a moving average }; dist: processes that
---- have the same models, over which gradients are summed; shard: each has a part of the moments alone; bucket: MiB.
+--- A new AdamW. models: a list; average: { [model] = the model that follows it as an EMA }; dist:
+--- processes with the same models, over which gradients are summed; shard: each process keeps a
+--- part of the moments only; bucket: MiB.
 ---@param o { models: ijepa.model[], average: table?, params: ijepa.tensor[]?, betas: number[]?, eps: number?,
 ---dist: ijepa.dist?, shard: boolean?, bucket: number? }
 ---@return ijepa.optim
@@ -22,7 +24,8 @@ function optim.adamw(o)
   c.eps, c.shard, c.bucket = o.eps or 0, o.shard and 1 or 0, (o.bucket or 0) * 2 ^ 20
   if o.dist then c.dist = o.dist.h end
   F.check(C.ij_adamw_new(c, out))
-  local self = setmetatable({ h = F.gc(out[0], C.ij_optim_free), entries = {}, dist = o.dist }, Optim)
+  local self = setmetatable({ h = F.gc(out[0], C.ij_optim_free), entries = {}, dist = o.dist },
+    Optim)
   for _, decayed in ipairs { true, false } do
     for _, model in ipairs(o.models or {}) do
       local follower = o.average and o.average[model]
@@ -37,35 +40,44 @@ function optim.adamw(o)
   return self
 end
 
---- One more tensor. average: the tensor that follows it.
+--- Adds a tensor. average: the tensor that follows it as an EMA.
 ---@param t ijepa.tensor
 ---@param decayed boolean
 ---@param average ijepa.tensor?
 ---@param param table?
 function Optim:add(t, decayed, average, param)
-  F.check(C.ij_optim_add(self.h, tensor.want(t, "parameter", "adamw"), decayed and 1 or 0, average and average.h))
+  F.check(C.ij_optim_add(self.h, tensor.want(t, "parameter", "adamw"), decayed and 1 or 0, average
+    and average.h))
   self.entries[#self.entries + 1] = { tensor = t, decayed = decayed, param = param }
 end
 
---- count elements of t from first (from 1), with the step's lr and wd multiplied.
+--- Adds `count` elements of t from element `first` (from 1), with factors of the step's learning
+--- rate and weight decay.
 ---@param t ijepa.tensor
 ---@param first integer
 ---@param count integer
 ---@param lr_scale number
 ---@param wd_scale number
 function Optim:add_part(t, first, count, lr_scale, wd_scale)
-  F.check(C.ij_optim_add_part(self.h, tensor.want(t, "parameter", "adamw"), first - 1, count, lr_scale, wd_scale))
+  F.check(C.ij_optim_add_part(self.h, tensor.want(t, "parameter", "adamw"), first - 1, count,
+    lr_scale, wd_scale))
   self.entries[#self.entries + 1] = { tensor = t }
 end
 
---- One update; gradients are used up. momentum: of the averages.
+--- One update, which consumes the gradients. lr: learning rate; wd: weight decay; momentum: of the
+--- EMA; scale: factor of the gradients.
 ---@param o { lr: number, wd: number?, momentum: number?, scale: number? }
-function Optim:step(o) F.check(C.ij_optim_step(self.h, o.lr, o.wd or 0, o.momentum or 1, o.scale or 1)) end
+function Optim:step(o)
+  F.check(C.ij_optim_step(self.h, o.lr, o.wd or 0, o.momentum or 1, o.scale or 1))
+end
 
---- Before the only backward of an update, which step() with the same numbers must end: each tensor is updated as soon as
---- its gradient is whole, which then needs no memory. The same result bit for bit. For tensors that only models use.
+--- Called before the only backward pass of an update, which step() with the same values must end:
+--- each tensor is updated as soon as its gradient is complete, which then needs no memory. The
+--- result is the same bit for bit. For tensors that only models use.
 ---@param o { lr: number, wd: number?, momentum: number?, scale: number? }
-function Optim:eager(o) F.check(C.ij_optim_eager(self.h, o.lr, o.wd or 0, o.momentum or 1, o.scale or 1)) end
+function Optim:eager(o)
+  F.check(C.ij_optim_eager(self.h, o.lr, o.wd or 0, o.momentum or 1, o.scale or 1))
+end
 
 --- Whether updates keep the norm of entry i's gradient (from 1), for grad_norm.
 ---@param i integer
@@ -76,12 +88,12 @@ function Optim:watch(i, on) C.ij_optim_watch(self.h, i - 1, on and 1 or 0) end
 ---@return number
 function Optim:grad_norm(i) return C.ij_optim_grad_norm(self.h, i - 1) end
 
---- Forgets the gradients.
+--- Sets the gradients to 0.
 function Optim:zero()
   for _, g in ipairs(self:grads()) do g:fill_(0) end
 end
 
---- The gradients there are, a list.
+--- The list of existing gradients.
 ---@return ijepa.tensor[]
 function Optim:grads()
   local list = {}
@@ -89,7 +101,8 @@ function Optim:grads()
   return list
 end
 
---- The norm of all gradients as step() will use them, before `scale`, and whether all are finite. Sums them over the processes.
+--- Sums the gradients over the processes; returns the norm of all that step() will use, before
+--- `scale`, and whether all are finite.
 ---@return number norm, boolean finite
 function Optim:norm()
   local norm, finite = F.new "double[1]", F.new "int[1]"
@@ -97,11 +110,12 @@ function Optim:norm()
   return norm[0], finite[0] ~= 0
 end
 
---- From now on an update does nothing where this tensor, f32 (1), is not finite when the device comes to it; nil: no gate.
+--- From now on an update does nothing when this tensor, f32 (1), is not finite by then on the
+--- device; nil: no gate.
 ---@param t ijepa.tensor?
 function Optim:gate(t) F.check(C.ij_optim_gate(self.h, t and t.h or nil)) end
 
---- The moments of entry i (from 1): first, second; nil where another process has them.
+--- The first and second moments of entry i (from 1); nil where another process has them.
 ---@param i integer
 ---@return ijepa.tensor m, ijepa.tensor v
 function Optim:state(i)
@@ -114,7 +128,8 @@ function Optim:state(i)
   return get(0), get(1)
 end
 
---- The same wherever they are; every process must ask, and only process 0 is sure to get them.
+--- The same, collected from the process that has them: every process must call this, and process 0
+--- gets them.
 ---@param i integer
 ---@return ijepa.tensor m, ijepa.tensor v
 function Optim:whole_state(i)
@@ -140,12 +155,14 @@ end
 local Sgd = {}
 Sgd.__index = Sgd
 
---- Stochastic gradient descent with momentum: m = momentum m + g + wd p; p -= lr m. Used as AdamW's parts are.
+--- Stochastic gradient descent with momentum: m = momentum m + g + wd p; p -= lr m. Its methods are
+--- those of AdamW.
 ---@param o { momentum: number? } .9
 ---@return ijepa.sgd
 function optim.sgd(o) return setmetatable({ momentum = o.momentum or .9, parts = {} }, Sgd) end
 
---- count elements of t from first (from 1), with the step's lr and wd multiplied.
+--- Adds `count` elements of t from element `first` (from 1), with factors of the step's learning
+--- rate and weight decay.
 ---@param t ijepa.tensor
 ---@param first integer
 ---@param count integer
@@ -153,11 +170,12 @@ function optim.sgd(o) return setmetatable({ momentum = o.momentum or .9, parts =
 ---@param wd_scale number
 function Sgd:add_part(t, first, count, lr_scale, wd_scale)
   local value = device.no_grad(function() return t:reshape(-1):narrow(1, first, count) end)
-  self.parts[#self.parts + 1] = { p = t, first = first, count = count, lr = lr_scale, wd = wd_scale, value = value,
+  self.parts[#self.parts + 1] = { p = t, first = first, count = count, lr = lr_scale, wd = wd_scale,
+    value = value,
     m = tensor.zeros({ count }, "f32", true) }
 end
 
---- One update; gradients are used up.
+--- One update, which consumes the gradients.
 ---@param o { lr: number, wd: number?, scale: number? }
 function Sgd:step(o)
   device.no_grad(function()

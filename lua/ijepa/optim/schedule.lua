@@ -1,13 +1,16 @@
---- Learning rate, weight decay and moving average as functions of the step. A step counts from 1, and its value applies
--- to that step's update. With `reference = true` a schedule goes on past its end as the published one does.
+--- Learning rate, weight decay and EMA momentum as functions of the step. Steps count from 1; a
+--- value applies to the update of
+-- its step. With `reference = true` a schedule continues past its end as the published one does.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local cos, max, min, pi = math.cos, math.max, math.min, math.pi
 
-local CLOCK = 1e6   -- a run of so many minutes has schedules of this length, whose step is the fraction of time gone
+-- with optim.minutes: the schedules' length, whose step is the fraction of the time that has passed
+local CLOCK = 1e6
 local schedule = {}
 
--- Checks the settings of a schedule: numbers under the names in `need`, nothing else but `reference`.
+-- Checks the settings of a schedule: numbers under the names in `need`, nothing else but
+-- `reference`.
 local function check(name, settings, need)
   if type(settings) ~= "table" then
     F.raise(("schedule.%s: settings are a %s, expected a table"):format(name, type(settings)))
@@ -18,7 +21,8 @@ local function check(name, settings, need)
     local found = false
     for i = 1, #known do found = found or known[i] == key end
     if not found then
-      F.raise(("schedule.%s: unknown key '%s'%s"):format(name, tostring(key), text.hint(tostring(key), known)))
+      F.raise(("schedule.%s: unknown key '%s'%s"):format(name, tostring(key),
+        text.hint(tostring(key), known)))
     end
   end
   for i = 1, #need do
@@ -30,7 +34,8 @@ local function check(name, settings, need)
   return settings
 end
 
--- Half a cosine from `from` at p = 0 to `to` at p = 1, never past `to`; held there, or coming back when it is endless.
+-- Half a cosine from `from` at p = 0 to `to` at p = 1, never past `to`; constant there, or rising
+-- again when endless.
 local function half_cosine(from, to, p, endless)
   if not endless then p = min(p, 1) end
   local v = to + (from - to) * .5 * (1 + cos(pi * p))
@@ -42,7 +47,7 @@ end
 ---@field start number at step 0
 ---@field ref number at the end of the warm-up
 ---@field final number at `total`
----@field warmup number steps of linear growth; may be 0
+---@field warmup number steps of linear growth, 0 or more
 ---@field total number steps of the run
 ---@field reference? boolean rises again past `total`
 
@@ -68,7 +73,8 @@ function schedule.wd(settings)
   return function(step) return half_cosine(ref, final, step / total, endless) end
 end
 
---- Momentum of the moving average: a line that starts with `from` at step 1 and would reach `to` at step total + 1.
+--- Momentum of the EMA: a line that starts with `from` at step 1 and would reach `to` at step total
+--- + 1.
 ---@param settings { from: number, to: number, total: number, reference: boolean? }
 ---@return fun(step: number): number
 function schedule.ema(settings)
@@ -108,8 +114,8 @@ function schedule.cosine(settings)
   return function(step) return half_cosine(from, to, step / total, endless) end
 end
 
---- How many steps the schedules take, and how many of them warm up.
----@param settings { epochs: number, warmup: number, ipe: integer, ipe_scale: number? } epochs, epochs, steps an epoch
+--- The number of steps of the schedules, and of their warm-up.
+---@param settings { epochs: number, warmup: number, ipe: integer, ipe_scale: number? } epochs, warm-up in epochs, steps per epoch
 ---@return integer total, integer warmup
 function schedule.steps(settings)
   local scale = type(settings) == "table" and settings.ipe_scale
@@ -125,20 +131,25 @@ function schedule.steps(settings)
   return math.floor((scale or 1) * s.epochs * s.ipe), math.floor(s.warmup * s.ipe)
 end
 
--- Length of the schedules, of the warm-up, and the number of steps (of which a run by the clock knows nothing).
+-- Length of the schedules, of the warm-up, and the run's number of steps (endless for a run by the
+-- clock).
 local function length_of(cfg, ipe)
   local o = cfg.optim
   if o.minutes > 0 then
-    if o.warmup > 1 then F.raise(("optim.warmup is %g, but with optim.minutes it is a fraction of the time, 0 to 1"):format(o.warmup), 0) end
+    if o.warmup > 1 then
+      F.raise(("optim.warmup is %g, but with optim.minutes it is a fraction of the time, 0 to 1"):format(o.warmup), 0)
+    end
     return CLOCK, math.floor(o.warmup * CLOCK), o.steps > 0 and o.steps or math.huge
   end
-  local total, warmup = schedule.steps { epochs = o.epochs, warmup = o.warmup, ipe = ipe, ipe_scale = o.ipe_scale }
+  local total, warmup = schedule.steps { epochs = o.epochs, warmup = o.warmup, ipe = ipe,
+    ipe_scale = o.ipe_scale }
   local last = math.floor(o.epochs * ipe)
   return total, warmup, o.steps > 0 and math.min(last, o.steps) or last
 end
 
---- The schedules of a configuration whose epochs have ipe updates, as functions of the schedules' step: with
---- optim.minutes that is the share of the time gone times `total`, else the run's step.
+--- The schedules of a configuration whose epochs have ipe updates, as functions of the schedules'
+--- step: with optim.minutes the fraction of the time that has passed times `total`, else the run's
+--- step.
 ---@param cfg table
 ---@param ipe integer
 ---@return { lr: function, wd: function, momentum: function, total: number, last: number }
@@ -146,12 +157,14 @@ function schedule.of(cfg, ipe)
   local o, reference = cfg.optim, cfg.quirks == "reference"
   local total, warmup, last = length_of(cfg, ipe)
   return { total = total, last = last,
-    lr = schedule.lr { start = o.start_lr, ref = o.lr, final = o.final_lr, warmup = warmup, total = total, reference = reference },
+    lr = schedule.lr { start = o.start_lr, ref = o.lr, final = o.final_lr, warmup = warmup,
+    total = total, reference = reference },
     wd = schedule.wd { ref = o.wd[1], final = o.wd[2], total = total, reference = reference },
-    momentum = schedule.ema { from = o.ema[1], to = o.ema[2], total = total, reference = reference } }
+    momentum = schedule.ema { from = o.ema[1], to = o.ema[2], total = total,
+    reference = reference } }
 end
 
---- The schedules' step of a run's step, after so many seconds of training.
+--- The schedules' step at a run's step, after `seconds` of training.
 ---@param cfg table
 ---@param step integer
 ---@param seconds number

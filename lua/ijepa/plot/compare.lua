@@ -26,7 +26,7 @@ return function(run, o)
     { "pixels", "raw pixels", features.pixels },
   }
   local results, lines = {}, {}
-  print(("%-28s %14s %14s"):format("linear probe, top-1", "last layer", "last 4 blocks"))
+  local rows = { ("%-28s %14s %14s"):format("linear probe, top-1", "last layer", "last 4 blocks") }
   for _, c in ipairs(contenders) do
     local r, blocks = {}, c[4]
     say("probing: %s", c[2])
@@ -45,20 +45,22 @@ return function(run, o)
         "linear, " .. c[2] .. (blocks and ", " .. features.layers(n == 0 and 0 or blocks) or ""), result)
     end
     local four = r[4] and ("%.1f %%"):format(r[4].top1) or ""
-    print(("%-28s %14s %14s"):format(c[2], ("%.1f %%"):format(r[0].top1), four))
+    rows[#rows + 1] = ("%-28s %14s %14s"):format(c[2], ("%.1f %%"):format(r[0].top1), four)
     lines[#lines + 1] = ("%s: %.1f %%  %s"):format(c[2], r[0].top1, four)
   end
+  print(table.concat(rows, "\n"))
   for _, blocks in ipairs { 0, 4 } do
     local best = math.max(results.untrained[blocks].top1, results.pixels[0].top1)
     local gain = results.trained[blocks].top1 - best
-    print(("%s: training %s %.1f points %s the better of the two others"):format(blocks == 0 and "last layer" or "last 4 blocks",
-      gain > 0 and "gained" or "lost", math.abs(gain), gain > 0 and "over" or "under"))
+    print(("%s: after training %.1f points %s the better of the two others"):format(
+      blocks == 0 and "last layer" or "last 4 blocks", math.abs(gain), gain > 0 and "above" or "below"))
   end
 
   local images = assert(data.open { train = true, root = cfg.data.root, crop = cfg.data.crop, batch = 4, workers = 0,
     scale = cfg.data.scale, seed = cfg.seed })
   local b = assert(images:next())
-  local log = Run.read_log(run.out, cfg.tag)   -- a resumed run has more than this process saw
+  local log, unread = Run.read_log(run.out, cfg.tag)   -- a resumed run has more than this process saw
+  if unread then say("warning: %s", unread) end
   local x, y = draw.smooth(log and log.loss or run.losses, 400)
   local file = run.out .. "/summary.png"
   local ok, message = draw.summary(file, { title = "ijepa: " .. run.out, lines = lines,

@@ -151,6 +151,7 @@ function plot.curves(run, o)
   need(type(out) == "string", "plot.curves: expected a run's folder, or a model")
   local log, message = Run.read_log(out, type(run) == "table" and run.config and run.config.tag or nil)
   if not log then F.raise(message) end
+  if message then io.stderr:write("warning: ", message, "\n") end
   local x, y = draw.smooth(log.loss, 200)
   return draw.curves(o.file, { { name = "loss", x = x, y = y } }, { title = o.title or out, x = "step", y = "smooth L1",
     log = o.log, width = o.width, height = o.height })

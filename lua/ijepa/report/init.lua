@@ -92,7 +92,6 @@ local function gather(out)
   end)
   r.ipe = steps_of_epoch(r)
   r.schedules = attempt(function()
-    require "ijepa.train"
     return (r.ipe or r.cfg.optim.minutes > 0) and schedule.of(r.cfg, r.ipe or 1) or nil
   end)
   return r
@@ -110,8 +109,8 @@ end
 
 -- ---- sections --------------------------------------------------------------------------------------------------------
 
-local LEVELS = { ok = "healthy", watch = "watch", collapse = "collapse" }
-local function level_of(d) return LEVELS[d.level] and d.level or "note" end
+local LEVELS = { start = "before training", ok = "healthy", watch = "watch", collapse = "collapse" }
+local function level_of(d) return d.level ~= "start" and LEVELS[d.level] and d.level or "note" end
 local function sentence(d) return (d.text or "no words"):gsub("^%l", string.upper) .. "." end
 
 -- The newest verdict, and the run in a few numbers.
@@ -120,7 +119,7 @@ local function lead(r)
   if newest then
     local level = level_of(newest)
     parts[1] = ('<div class="verdict %s"><span class="level">%s</span> <span class="soft">at step %s</span><p>%s</p></div>\n'):format(level,
-      LEVELS[level] or "unknown", page.number(newest.step), page.escape(sentence(newest)))
+      LEVELS[newest.level] or "unknown", page.number(newest.step), page.escape(sentence(newest)))
   else
     parts[1] = '<div class="verdict note"><p>No verdict: this run holds no diagnosis (setting diagnose.every).</p></div>\n'
   end
@@ -182,6 +181,7 @@ local function curves(r)
   if broken > 0 then
     parts[1] = page.p(("At %s of %s steps the loss is not finite: they are left out."):format(page.number(broken), page.number(n)))
   end
+  if r.log_message then parts[#parts + 1] = page.p(r.log_message:gsub("^%l", string.upper) .. ".") end
   parts[#parts + 1] = '<div class="figures">'
   -- a line of means; behind it each step, or where there are too many the range of neighbours
   local function smoothed(title, unit, values, count)
@@ -215,12 +215,12 @@ local function verdicts(r)
   end
   local d = list[#list]
   local parts = { '<div class="figures">',
-    chart("effective rank", d.most and ("of %d possible"):format(d.most) or nil,
+    chart("effective rank", d.max_rank and ("of %d possible"):format(d.max_rank) or nil,
       { line("rankme", "RankMe"), line("lidar", "LiDAR") }, { zero = true }),
-    chart("spread", "of unit features of images: 0 alike, 1 unlike", { line("spread") }, { zero = true }),
+    chart("cosine distance", "mean over pairs of crops; 0: all alike, near 1: unrelated", { line("cosine_distance") }, { zero = true }),
     chart("position", "share of the patch features' variance that the place explains", { line("position") }, { zero = true }),
     chart("predictor", "smooth L1 on the same images", { line("loss", "predictor"), line("mean_loss", "the mean feature") }, {}),
-    chart("distance", "of encoder and moving average, relative", { line("distance") }, { zero = true }),
+    chart("distance", "of encoder and moving average, relative", { line("ema_distance") }, { zero = true }),
     d.probe and chart("online probe", "top-1, %", { line("probe") }, { zero = true }) or "", "</div>\n<h3>In words</h3>\n" }
   local rows, shown = {}, 60
   for i = #list, math.max(1, #list - shown + 1), -1 do

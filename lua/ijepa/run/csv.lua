@@ -1,30 +1,95 @@
 -- The log TAG_rRANK.csv of a run's folder, in the published columns and formats.
 local Rows = require "ijepa.base.rows"
+local text = require "ijepa.base.text"
 
 local csv = {}
 csv.__index = csv
 
 local header = "epoch,itr,loss,mask-A,mask-B,time (ms)\n"
 
--- The part of a log that holds steps up to `last`. A row counts as the step that its epoch and number say when ipe, the
--- steps of an epoch, is known, else rows are counted. nil where the text is no log of ours.
-local function rows_until(log, last, ipe)
-  if log:sub(1, #header) ~= header then return nil end
-  local at, row = #header + 1, 0
-  while true do
-    local from, to, epoch, itr = log:find("^(%d+),(%d+),[^,\n]+,[^,\n]+,[^,\n]+,%-?%d+\n", at)
-    if not from then break end
-    row = row + 1
-    if (ipe and (tonumber(epoch) - 1) * ipe + tonumber(itr) + 1 or row) > last then break end
-    at = to + 1
-  end
-  return log:sub(1, at - 1)
+local COLUMNS = { "epoch", "itr", "loss", "k", "t", "ms" }
+
+-- The value of a cell, or nil where it is not a number.
+local function number(cell)
+  local sign, word = cell:match "^(-?)(%a+)$"
+  if word == "nan" then return 0 / 0 end
+  if word == "inf" then return sign == "-" and -math.huge or math.huge end
+  return not word and tonumber(cell) or nil
 end
 
--- Not-a-number has a sign in C's text and none here.
+-- The values of a row, in the order of COLUMNS; nil where it can't be read.
+local function parsed(line)
+  local cells = { line:match "^(%d+),(%d+),([^,]+),([^,]+),([^,]+),(%-?%d+)$" }
+  if not cells[1] then return nil end
+  for i, cell in ipairs(cells) do
+    cells[i] = number(cell)
+    if not cells[i] then return nil end
+  end
+  return cells
+end
+
+-- The part of a log that holds steps up to `last`, with rows between them that can't be read. A
+-- row's step follows from its epoch and number when ipe, the steps per epoch, is known, else rows
+-- are counted. nil where the text is not such a log.
+local function rows_until(log, last, ipe)
+  if log:sub(1, #header) ~= header then return nil end
+  local at, row, kept = #header + 1, 0, #header
+  while true do
+    local from, to, line = log:find("^([^\n]*)\n", at)
+    if not from then break end
+    row = row + 1
+    local values = parsed(line)
+    if values then
+      if (ipe and (values[1] - 1) * ipe + values[2] + 1 or row) > last then break end
+      kept = to
+    end
+    at = to + 1
+  end
+  return log:sub(1, kept)
+end
+
+-- "2 rows of log 'x' could not be read (lines 5 and 9)"
+local function unreadable_text(path, lines)
+  local shown = table.concat(lines, ", ", 1, math.min(#lines, 5)) .. (#lines > 5 and ", ..." or "")
+  return ("%s of log '%s' could not be read: line%s %s"):format(text.count(#lines, "row"), path,
+    #lines == 1 and "" or "s", shown)
+end
+
+---@class ijepa.log column by column: a value per row that could be read
+---@field epoch number[]
+---@field itr number[]
+---@field loss number[]
+---@field k number[]
+---@field t number[]
+---@field ms number[]
+---@field unreadable integer[] line numbers of the rows that could not be read; the header is line 1
+
+--- Reads a log.
+---@param path string
+---@return ijepa.log? log, string? message beside a log: the rows that could not be read
+function csv.read(path)
+  local file, why = io.open(path, "rb")
+  if not file then return nil, ("log '%s' could not be read: %s"):format(path, why) end
+  local log, n = { unreadable = {} }, 0
+  for _, name in ipairs(COLUMNS) do log[name] = {} end
+  for line in file:lines() do
+    n = n + 1
+    local values = parsed(line)
+    for i, name in ipairs(COLUMNS) do
+      if values then table.insert(log[name], values[i]) end
+    end
+    if not values and not (n == 1 and line .. "\n" == header) then
+      table.insert(log.unreadable, n)
+    end
+  end
+  file:close()
+  return log, #log.unreadable > 0 and unreadable_text(path, log.unreadable) or nil
+end
+
+-- C prints a sign with NaN; the published logs have none.
 local function fixed(v) return v ~= v and "nan" or ("%.5f"):format(v) end
 
---- Opens the log; as every writer of logs does (run.lua).
+--- Opens the log; as every writer of logs does (init.lua).
 ---@param out string
 ---@param o ijepa.log_options
 ---@return table? writer, string? message, integer? code
@@ -40,8 +105,8 @@ end
 ---@return boolean? ok, string? message
 function csv:step(v)
   local ms = v.ms == v.ms and math.max(-2 ^ 31, math.min(2 ^ 31, v.ms)) or 0
-  return self.rows:write(("%d,%d,%s,%s,%s,%d\n"):format(v.epoch or 1, v.itr or v.step - 1, fixed(v.loss), fixed(v.k),
-    fixed(v.t), ms))
+  return self.rows:write(("%d,%d,%s,%s,%s,%d\n"):format(v.epoch or 1, v.itr or v.step - 1,
+    fixed(v.loss), fixed(v.k), fixed(v.t), ms))
 end
 
 --- Closes the log.

@@ -1,5 +1,6 @@
--- The log TAG.jsonl of a run's folder (log.json=true): one JSON object a line, flushed by line. A step is
--- {"step":1,"epoch":1,...}, a diagnosis {"step":1000,"diagnosis":{...}}. What is no number, or infinite, is null.
+-- The log TAG.jsonl of a run's folder (log.json=true): one JSON object a line, flushed by line. A
+-- step is {"step":1,"epoch":1,...}, a diagnosis {"step":1000,"diagnosis":{...}}. NaN and infinite
+-- values are null.
 local Rows = require "ijepa.base.rows"
 local text = require "ijepa.base.text"
 local encode = require "cjson.safe".encode
@@ -14,7 +15,7 @@ local function value(v)
   return tonumber(short) == v and short or ("%.17g"):format(v)
 end
 
--- Names and values in this order, those without a value left out.
+-- An object of names and values in this order; names without a value are left out.
 local function object(list)
   local parts = {}
   for i = 1, #list, 2 do
@@ -32,7 +33,7 @@ local function sorted(t)
   return object(list)
 end
 
--- Whole rows of steps up to `last`.
+-- The complete rows of steps up to `last`.
 local function rows_until(log, last)
   local at = 1
   while true do
@@ -43,7 +44,7 @@ local function rows_until(log, last)
   return log:sub(1, at - 1)
 end
 
---- Opens the log; as every writer of logs does (run.lua). Only the first process writes one.
+--- Opens the log; as every writer of logs does (init.lua). Only the first process writes one.
 ---@param out string
 ---@param o ijepa.log_options
 ---@return table? writer, string? message, integer? code
@@ -65,7 +66,8 @@ end
 ---@return boolean? ok, string? message
 function json:step(v)
   local list = { "step", value(v.step) }
-  for _, name in ipairs { "epoch", "itr", "loss", "lr", "wd", "momentum", "k", "t", "ms", "images_per_second", "memory" } do
+  for _, name in ipairs { "epoch", "itr", "loss", "lr", "wd", "momentum", "k", "t", "ms",
+    "images_per_second", "memory" } do
     list[#list + 1] = name
     list[#list + 1] = v[name] and value(v[name]) or false
   end

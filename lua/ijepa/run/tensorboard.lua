@@ -1,6 +1,6 @@
--- TensorBoard event files in a run's folder (log.tensorboard=true): records of a length, the event (protobuf), and
--- checksums of both (CRC32C, masked). A resumed run adds a file that starts by saying from which step on it counts:
--- TensorBoard then forgets what older files hold from that step on.
+-- TensorBoard event files in a run's folder (log.tensorboard=true): records of a length, the event
+-- (protobuf), and checksums of both (CRC32C, masked). A resumed run adds a file that starts with
+-- the step from which it counts: TensorBoard then drops what older files hold from that step on.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local bit = require "bit"
@@ -10,7 +10,7 @@ local band, bor, bxor, lshift, rshift = bit.band, bit.bor, bit.bxor, bit.lshift,
 local tensorboard = {}
 tensorboard.__index = tensorboard
 
--- ---- records ----------------------------------------------------------------------------------------------------------
+-- ---- records ------------------------------------------------------------------------------------
 
 local crc_table = {}
 for i = 0, 255 do
@@ -20,7 +20,9 @@ for i = 0, 255 do
 end
 
 -- A number of 32 bits, little-endian.
-local function u32(v) return string.char(band(v, 255), band(rshift(v, 8), 255), band(rshift(v, 16), 255), rshift(v, 24)) end
+local function u32(v)
+  return string.char(band(v, 255), band(rshift(v, 8), 255), band(rshift(v, 16), 255), rshift(v, 24))
+end
 
 --- CRC32C (Castagnoli) of a text, as a number that may be negative.
 ---@param s string
@@ -31,7 +33,8 @@ function tensorboard.crc32c(s)
   return bit.bnot(c)
 end
 
--- The checksum as the format wants it, so that data that holds checksums is no trouble: turned by 15 bits, and a constant.
+-- The checksum as the format wants it, rotated by 15 bits plus a constant, so that data may contain
+-- checksums.
 local function masked(s)
   local c = tensorboard.crc32c(s)
   return u32(bit.tobit(bor(rshift(c, 15), lshift(c, 17)) + bit.tobit(0xa282ead8)))
@@ -42,7 +45,8 @@ local function record(data)
   return length .. masked(length) .. data .. masked(data)
 end
 
--- ---- protobuf: a field is its number and kind (0 varint, 1 eight bytes, 2 bytes with a length, 5 four bytes), then it ---
+-- ---- protobuf: a field is its number and kind, then its value; kinds: 0 varint, 1 eight bytes,
+-- 2 bytes with a length, 5 four bytes
 
 local function varint(v)
   local bytes = {}
@@ -54,26 +58,32 @@ local function varint(v)
 end
 
 local function number(field, v) return varint(field * 8) .. varint(v) end
-local function double(field, v) return varint(field * 8 + 1) .. F.string(F.new("double[1]", v), 8) end
+local function double(field, v)
+  return varint(field * 8 + 1) .. F.string(F.new("double[1]", v), 8)
+end
 local function bytes_of(field, s) return varint(field * 8 + 2) .. varint(#s) .. s end
 local function float(field, v) return varint(field * 8 + 5) .. F.string(F.new("float[1]", v), 4) end
 
-local function scalar(tag, v) return bytes_of(1, bytes_of(1, tag) .. float(2, v)) end   -- Summary.value: tag, simple_value
+-- Summary.value: tag, simple_value
+local function scalar(tag, v) return bytes_of(1, bytes_of(1, tag) .. float(2, v)) end
 
 -- Summary.value: tag, tensor (a string), metadata that names the text plugin.
-local function words(tag, s)
-  return bytes_of(1, bytes_of(1, tag) .. bytes_of(8, number(1, 7) .. bytes_of(2, "") .. bytes_of(8, s)) ..
-    bytes_of(9, bytes_of(1, bytes_of(1, "text"))))
+local function text_value(tag, s)
+  return bytes_of(1, bytes_of(1, tag) .. bytes_of(8, number(1, 7) .. bytes_of(2, "") ..
+    bytes_of(8, s)) .. bytes_of(9, bytes_of(1, bytes_of(1, "text"))))
 end
 
--- ---- the writer -------------------------------------------------------------------------------------------------------
+-- ---- the writer ---------------------------------------------------------------------------------
 
--- A name that sorts after those of all older files, whatever the clock says: they are read in this order.
+-- A name that sorts after those of all older files, whatever the clock shows: readers go by this
+-- order.
 local function next_name(out)
   local names, newest = F.new "char *[1]", os.time()
   local ok, message, code = F.try(C.ij_dir_list(out, names))
   if not ok then return nil, message, code end
-  for stamp in F.string(names[0]):gmatch "events%.out%.tfevents%.(%d+)%.ijepa\n" do newest = math.max(newest, tonumber(stamp) + 1) end
+  for stamp in F.string(names[0]):gmatch "events%.out%.tfevents%.(%d+)%.ijepa\n" do
+    newest = math.max(newest, tonumber(stamp) + 1)
+  end
   C.ij_bytes_free(names[0])
   return ("%s/events.out.tfevents.%010d.ijepa"):format(out, newest)
 end
@@ -88,7 +98,7 @@ function tensorboard:_write(step, event)
   return true
 end
 
---- Opens the log; as every writer of logs does (run.lua). Only the first process writes one.
+--- Opens the log; as every writer of logs does (init.lua). Only the first process writes one.
 ---@param out string
 ---@param o ijepa.log_options
 ---@return table? writer, string? message, integer? code
@@ -99,15 +109,21 @@ function tensorboard.open(out, o)
   self.path, message, code = next_name(out)
   if not self.path then return nil, message, code end
   self.file, why = io.open(self.path, "wb")
-  if not self.file then return nil, ("file '%s' could not be written: %s"):format(self.path, why), tonumber(C.IJ_EIO) end
+  if not self.file then
+    return nil, ("file '%s' could not be written: %s"):format(self.path, why), tonumber(C.IJ_EIO)
+  end
   ok, message = self:_write(0, bytes_of(3, "brain.Event:2"))
-  if ok then ok, message = self:_write(o.resume and o.resume + 1 or 0, bytes_of(7, number(1, 1))) end   -- SessionLog START
+  -- SessionLog START
+  if ok then
+    ok, message = self:_write(o.resume and o.resume + 1 or 0, bytes_of(7, number(1, 1)))
+  end
   if not ok then return nil, message, tonumber(C.IJ_EIO) end
   return self
 end
 
 local names = {   -- of a step's values
-  { "loss", "train/loss" }, { "lr", "train/lr" }, { "wd", "train/weight_decay" }, { "momentum", "train/momentum" },
+  { "loss", "train/loss" }, { "lr", "train/lr" }, { "wd", "train/weight_decay" },
+  { "momentum", "train/momentum" },
   { "k", "mask/context_patches" }, { "t", "mask/target_patches" }, { "ms", "speed/ms" },
   { "images_per_second", "speed/images_per_second" }, { "memory", "speed/memory_bytes" },
 }
@@ -118,19 +134,23 @@ local names = {   -- of a step's values
 function tensorboard:step(v)
   local values = {}
   for i, name in ipairs(names) do values[i] = v[name[1]] and scalar(name[2], v[name[1]]) or "" end
-  for _, name in ipairs(text.keys(v.grads or {})) do values[#values + 1] = scalar("qkv_grads/" .. name, v.grads[name]) end
+  for _, name in ipairs(text.keys(v.grads or {})) do
+    values[#values + 1] = scalar("qkv_grads/" .. name, v.grads[name])
+  end
   return self:_write(v.step, bytes_of(5, table.concat(values)))
 end
 
---- Writes a diagnosis: its numbers, and its verdict as a text.
+--- Writes a diagnosis: its values, and its verdict as a text.
 ---@param d ijepa.diagnosis
 ---@return boolean? ok, string? message
 function tensorboard:diagnosis(d)
   local values = {}
   for _, name in ipairs(text.keys(d)) do
-    if type(d[name]) == "number" and name ~= "step" then values[#values + 1] = scalar("diagnosis/" .. name, d[name]) end
+    if type(d[name]) == "number" and name ~= "step" then
+      values[#values + 1] = scalar("diagnosis/" .. name, d[name])
+    end
   end
-  values[#values + 1] = words("diagnosis/verdict", d.level .. ": " .. d.text)
+  values[#values + 1] = text_value("diagnosis/verdict", d.level .. ": " .. d.text)
   return self:_write(d.step, bytes_of(5, table.concat(values)))
 end
 

@@ -4,7 +4,7 @@
 local F = require "ijepa.base.ffi"
 local device = require "ijepa.tensor.device"
 local jepa = require "ijepa.model"
-require "ijepa.train"   -- its models, policy and trainer
+local trainer_of = require "ijepa.train.trainer".counting
 
 local memory = {}
 
@@ -108,7 +108,7 @@ end
 -- holds any more count until the step's end, as on a GPU, whose memory Lua's collector does not see.
 local function count(cfg, lengths, k, t)
   return device.with("dry", function()
-    local trainer = jepa.trainer(cfg, no_images(cfg))
+    local trainer = trainer_of(cfg, no_images(cfg))
     trainer.policy = fixed_policy(lengths, k, t)
     local before, sizes, moments = device.info().used, {}, 0
     for i = 1, #trainer.opt.entries do

@@ -1,8 +1,10 @@
--- What the processes of one training run do together, beside the sums of gradients: they compare recipe and data, agree
--- after each step, follow what hooks decide, and end together. One process alone passes through at no cost.
+-- What the processes of one training run do together, besides summing gradients: they compare
+-- recipe and data, agree after each step, follow what hooks decide, and end together. For one
+-- process alone, none of this costs anything.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local dist = require "ijepa.dist"
+local text = require "ijepa.base.text"
 local checkpoint = require "ijepa.save.checkpoint"
 local bit = require "bit"
 local C = F.C
@@ -10,7 +12,7 @@ local C = F.C
 local processes = {}
 local SIGNALS = { 129, 130, 143 }   -- exit codes of the signals that end a run
 
---- Meets the others; each takes its share of the processors.
+--- Meets the other processes; each takes its part of the CPUs.
 ---@param cfg table
 ---@return ijepa.dist
 function processes.open(cfg)
@@ -33,15 +35,15 @@ local function flat(list, prefix, t)
   return list
 end
 
--- A number of a file's bytes; "" where there is none.
+-- A hash of a file's bytes; "" where there is none.
 local function file_hash(path)
   local file = path and io.open(path, "rb")
-  local text = file and file:read "*a" or ""
+  local bytes = file and file:read "*a" or ""
   if file then file:close() end
-  return text == "" and "" or bit.tohex(C.ij_hash(0, text, #text), 16)
+  return bytes == "" and "" or bit.tohex(C.ij_hash(0, bytes, #bytes), 16)
 end
 
---- Stops where a process has another recipe, version or kind of processor.
+--- Stops where a process has another recipe, version or kind of CPU.
 ---@param d ijepa.dist
 ---@param cfg table
 function processes.compare(d, cfg)
@@ -49,26 +51,33 @@ function processes.compare(d, cfg)
   local list = flat({}, "", cfg)
   local script = arg and arg[0]
   list[#list + 1] = { "recipe (file)", file_hash(script) }
-  if cfg.mask.policy:find "%.lua$" then list[#list + 1] = { "mask policy (file)", file_hash(cfg.mask.policy) } end
-  list[#list + 1] = { "set of instructions (IJEPA_ISA=base or avx2 for all)", F.string(C.ij_cpu_isa()) }
-  list[#list + 1] = { "way of products (IJEPA_MATMUL=f32 for all)", F.string(C.ij_cpu_matmul()) }
+  if cfg.mask.policy:find "%.lua$" then
+    list[#list + 1] = { "mask policy (file)", file_hash(cfg.mask.policy) }
+  end
+  list[#list + 1] = { "instruction set (IJEPA_ISA=base or avx2 for all)", F.string(C.ij_cpu_isa()) }
+  list[#list + 1] = { "kind of matrix product (IJEPA_MATMUL=f32 for all)",
+    F.string(C.ij_cpu_matmul()) }
   d:same(list)
 end
 
---- The checkpoint to resume from, as process 0 finds it, or nil. Where so many processes can make the steps that it was made
---- with, optim.accumulate is set to it. note: what is to be told.
+--- The checkpoint to resume from, as process 0 finds it, or nil. With another number of processes
+--- than before, optim.accumulate is set so that the batch size stays the same, where that is
+--- possible. note: a message about this.
 ---@param d ijepa.dist
 ---@param cfg table
 ---@return string? path, string? note
 function processes.origin(d, cfg)
-  local from = d.rank == 0 and cfg.resume and (checkpoint.latest(cfg.out, cfg.tag) or type(cfg.resume) == "string" and cfg.resume)
+  local from = d.rank == 0 and cfg.resume and (checkpoint.latest(cfg.out, cfg.tag)
+    or type(cfg.resume) == "string" and cfg.resume)
   from = d:broadcast(from or "")
   if from == "" then return nil end
   local file = checkpoint.load(from)
-  if not file then return from end   -- loading it will say why
-  local o, world, batch, accumulate = cfg.optim, file:meta "world", file:meta "batch", file:meta "accumulate"
+  if not file then return from end   -- loading it will report why
+  local o, world, batch, accumulate = cfg.optim, file:meta "world", file:meta "batch",
+    file:meta "accumulate"
   file:close()
-  for _, n in ipairs { world or 0, batch or 0, accumulate or 0 } do   -- of a file of an earlier version, or of anyone
+  -- of a file of an earlier version, or of anyone
+  for _, n in ipairs { world or 0, batch or 0, accumulate or 0 } do
     if type(n) ~= "number" or n < 1 or n % 1 ~= 0 then return from end
   end
   if world == d.size then return from end
@@ -77,14 +86,14 @@ function processes.origin(d, cfg)
   local fits = all / (d.size * cfg.data.batch)
   if fits % 1 == 0 then
     o.accumulate = fits
-    return from, ("%d processes instead of %d: optim.accumulate is %d, so that a step has %d images as before"):format(d.size, world,
-      fits, all)
+    return from, ("%s instead of %d: optim.accumulate is %d, so that the batch size is %d as before"):format(
+      text.count(d.size, "process", "processes"), world, fits, all)
   end
-  return from, ("warning: steps of %d images instead of %d, by %d processes instead of %d: goes on by the epoch"):format(
-    d.size * o.accumulate * cfg.data.batch, all, d.size, world)
+  return from, ("warning: batch size %d instead of %d, %s instead of %d: resumes at the same epoch"):format(
+    d.size * o.accumulate * cfg.data.batch, all, text.count(d.size, "process", "processes"), world)
 end
 
---- The step at which a run is that a checkpoint with these numbers goes on with.
+--- The step at which a run resumes from a checkpoint with this metadata.
 ---@param meta table
 ---@param t ijepa.trainer
 ---@return integer
@@ -94,8 +103,9 @@ function processes.step_of(meta, t)
   return math.floor(meta.step / meta.ipe * t.ipe + .5)
 end
 
---- One round after a step: sets t.seconds (process 0's), t.interrupt (an exit code), t.asked (to save), and, of the step whose
---- loss in this process is given, the means over the processes in values.
+--- One round after a step: sets t.seconds (process 0's), t.interrupt (an exit code) and
+--- t.save_asked. With a loss of this process, values get the means of the loss and of the mask
+--- lengths over the processes.
 ---@param t ijepa.trainer
 ---@param values table?
 ---@param loss number?
@@ -104,7 +114,8 @@ function processes.agree(t, values, loss)
   local asked = C.ij_save_asked() ~= 0
   if t.dist.size > 1 then
     local first, n = t.dist.rank == 0, t.dist.size
-    local mine = { first and t.seconds or 0, asked and 1 or 0, loss or 0, values and values.k or 0, values and values.t or 0 }
+    local mine = { first and t.seconds or 0, asked and 1 or 0, loss or 0, values and values.k or 0,
+      values and values.t or 0 }
     for i, c in ipairs(SIGNALS) do mine[5 + i] = interrupted and code == c and 1 or 0 end
     local all = t.dist:sum(mine)
     t.seconds, asked, interrupted = all[1], all[2] > 0, false
@@ -113,35 +124,36 @@ function processes.agree(t, values, loss)
       if all[5 + i] > 0 then interrupted, code = true, c end
     end
   end
-  t.asked = asked or t.asked
-  t.interrupt = interrupted and code or nil
+  t.save_asked = asked or t.save_asked
+  t.interrupt = interrupted and (code or 130) or nil   -- the prompt gives no code
   if values then values.loss = loss end
 end
 
---- After hooks and diagnoses, which run in each process: what process 0 has decided counts.
+--- After hooks and diagnoses, which run in each process: all take over what process 0 has decided.
 ---@param t ijepa.trainer
 function processes.follow(t)
   if t.dist.size == 1 then return end
-  local text = t.dist:broadcast(("%s\1%s\1%.17g\1%.17g"):format(t.ended or "", t.back or "", t.scale.lr, t.scale.wd))
-  local ended, back, lr, wd = text:match "^([^\1]*)\1([^\1]*)\1([^\1]*)\1([^\1]*)$"
+  local decided = t.dist:broadcast(("%s\1%s\1%.17g\1%.17g"):format(t.ended or "", t.back or "",
+    t.scale.lr, t.scale.wd))
+  local ended, back, lr, wd = decided:match "^([^\1]*)\1([^\1]*)\1([^\1]*)\1([^\1]*)$"
   t.ended, t.back = ended ~= "" and ended or nil, back ~= "" and back or nil
   t.scale.lr, t.scale.wd = tonumber(lr), tonumber(wd)
 end
 
---- Something has failed here or in another process: all end. Of what comes from another, process 0 tells, or, where that
---- is the one, one process of each machine.
+--- Something has failed here or in another process: all end. A failure of another process is
+--- reported by process 0, or, where process 0 has failed, by one process of each machine.
 ---@param d ijepa.dist
 ---@param e any
 ---@param together boolean?
 function processes.failed(d, e, together)
-  local text, here = tostring(e), not d:lost()
-  if d.size > 1 and here and not together then d:fail(text) end
+  local message, here = tostring(e), not d:lost()
+  if d.size > 1 and here and not together then d:fail(message) end
   d:close()
-  if d.rank == 0 or here or d.local_rank <= 1 and text:find "process 0 %(" then error(e, 0) end
+  if d.rank == 0 or here or d.local_rank <= 1 and message:find "process 0 %(" then error(e, 0) end
   ijepa.exit(1)
 end
 
---- The end of a training: the others' processes end with it, and process 0 goes on with the recipe.
+--- The end of a training: the other processes exit, and process 0 continues with the recipe.
 ---@param d ijepa.dist
 ---@param cfg table
 function processes.finished(d, cfg)

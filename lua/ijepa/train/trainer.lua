@@ -1,0 +1,118 @@
+-- The trainer: a run in progress, as the loop (init.lua) drives it and hooks see it. Its methods
+-- are in step.lua (one training step), after.lua (what follows a step), saving.lua (state on disk),
+-- opening.lua (start and end).
+local tensor = require "ijepa.tensor"
+local device = require "ijepa.tensor.device"
+local data = require "ijepa.data"
+local dist = require "ijepa.dist"
+local model = require "ijepa.model"
+local optim = require "ijepa.optim"
+local schedule = require "ijepa.optim.schedule"
+local step = require "ijepa.train.step"
+local after = require "ijepa.train.after"
+local saving = require "ijepa.train.saving"
+local opening = require "ijepa.train.opening"
+
+local trainer = {}
+
+---@class ijepa.trainer
+---@field config table the settings
+---@field step integer complete steps
+---@field encoder ijepa.encoder the context encoder, which is trained
+---@field predictor ijepa.predictor
+---@field target ijepa.encoder the target encoder, an EMA of the context encoder
+---@field opt ijepa.optim
+---@field policy ijepa.mask_policy
+---@field scale { lr: number, wd: number } factors of the schedules; hooks may set them; they are saved
+---@field losses number[] of the steps of this process
+---@field run table the log: run:say(text)
+---@field dist ijepa.dist the processes that train together
+local Trainer = {
+  update = step.update, batch = step.batch, predict = step.predict,
+  after = after.after, due = after.due,
+  load = saving.load, save = saving.save, must_save = saving.must_save,
+  finish_save = saving.finish_save, rollback = saving.rollback, roll_back = saving.roll_back,
+  interrupted = saving.interrupted, failed = saving.failed,
+  open = opening.open, open_log = opening.open_log,
+  say_done = opening.say_done, close = opening.close,
+}
+Trainer.__index = Trainer
+
+--- Whether the run's steps or minutes are used up, or a hook has ended it.
+---@return boolean
+function Trainer:over()
+  local minutes = self.config.optim.minutes
+  return self.ended ~= nil or self.step >= self.last or minutes > 0 and self.seconds >= 60 * minutes
+end
+
+--- For hooks: the run saves and ends after this step, and prints why.
+---@param why string
+function Trainer:stop(why) self.ended = tostring(why) end
+
+local function open_images(cfg, processes)
+  local d = cfg.data
+  local images, message = data.open { train = true, root = d.root, subset = d.subset, seed = cfg.seed,
+    crop = d.crop, batch = d.batch, multiple = cfg.optim.accumulate,
+    rank = processes.rank, world = processes.size, workers = d.workers, prefetch = d.prefetch,
+    scale = d.scale, ratio = d.ratio, flip = d.flip, jitter = d.jitter, jitter_p = d.jitter_p,
+    grey = d.grey, blur = d.blur, weights = d.weights, copy = d.copy,
+    max_bad = d.max_bad, max_pixels = d.max_pixels, max_bytes = d.max_bytes,
+    untrusted_loaders = d.untrusted_loaders,
+    manifest = processes.local_rank == 0 and d.manifest or nil,
+    say = function(line) io.stderr:write(line, "\n") end }
+  if not images then error(message, 0) end
+  return images
+end
+
+-- Entries of the optimizer whose gradient norms the log shows.
+local function qkv_entries(t)
+  local list = {}
+  for i, e in ipairs(t.opt.entries) do
+    if e.param.model == t.encoder and e.param.name:find "attn%.qkv%.weight$" then
+      list[#list + 1] = i
+    end
+  end
+  return list
+end
+
+--- A trainer of a configuration.
+---@param cfg table as ijepa.config gives it
+---@param hooks { step: function?, diagnosis: function? }
+---@param processes ijepa.dist
+---@param images table? instead of those of data.root; then the models have no initial values
+---@return ijepa.trainer
+function trainer.new(cfg, hooks, processes, images)
+  local o = cfg.optim
+  local t = setmetatable({ config = cfg, hooks = hooks, dist = processes, losses = {},
+    step = 0, saved = 0, seconds = 0, scale = { lr = 1, wd = 1 } }, Trainer)
+  t.ahead = device.info().ahead   -- the device works behind this process: losses are read later
+  t.images = images or processes:in_turn(function() return open_images(cfg, processes) end)
+  t.ipe = math.floor(t.images:epoch_steps() / o.accumulate)   -- steps per epoch
+  t.encoder, t.predictor, t.target = model.models(cfg, images ~= nil)
+  t.policy = model.policy(cfg, t.encoder.grid, processes.size)
+  t.opt = optim.adamw { models = { t.encoder, t.predictor }, average = { [t.encoder] = t.target },
+    betas = o.betas, eps = o.eps, dist = processes, shard = o.shard, bucket = cfg.dist.bucket }
+  if t.ahead then   -- the sum of all losses: once it is not finite, updates do nothing
+    t.gate = tensor.zeros({ 1 }, "f32", true)
+    t.opt:gate(t.gate)
+  end
+  -- what checkpoints hold
+  t.whole = { encoder = t.encoder, predictor = t.predictor, target_encoder = t.target, opt = t.opt }
+  t.qkv = qkv_entries(t)
+  local s = schedule.of(cfg, t.ipe)
+  t.last, t.lr, t.wd, t.momentum = s.last, s.lr, s.wd, s.momentum
+  return t
+end
+
+--- A trainer in this process alone, whose models have no initial values: to count what its steps
+--- need (memory.lua).
+---@param cfg table
+---@param images table with height, width, epoch_steps and next, as ijepa.data has them
+---@return ijepa.trainer
+function trainer.counting(cfg, images)
+  local alone, message = dist.open { transport = "none" }
+  if not alone then error(message, 0) end
+  return trainer.new(cfg, {}, alone, images)
+end
+
+return trainer
