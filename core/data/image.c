@@ -1,4 +1,4 @@
-/* image.c: single images, for those who call from outside. */
+/* image.c: single images of files and of memory, without a catalogue. */
 #include "data.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -17,7 +17,7 @@ static ij_status file_bytes(const char *path, uint8_t **bytes, size_t *n) {
     goto out;
   }
   if (!S_ISREG(s.st_mode) || s.st_size > INT_MAX) {
-    st = ij_fail(IJ_EFORMAT, "image '%s' is no file, or above 2 GB", path);
+    st = ij_fail(IJ_EFORMAT, "image '%s' is not a file, or is larger than 2 GB", path);
     goto out;
   }
   if (!(*bytes = ij_alloc((size_t)s.st_size + 1))) {
@@ -37,7 +37,7 @@ ij_status ij_image_load(const char *path, uint8_t **pixels, int *height, int *wi
   ij_decoder *d = NULL;
   ij_status st;
   IJ_TRY_TO(done, st, file_bytes(path, &bytes, &n));
-  IJ_TRY_TO(done, st, ij_decoder_new((int64_t)1 << 28, &d));
+  IJ_TRY_TO(done, st, ij_decoder_new((int64_t)1 << 28, false, &d));
   IJ_TRY_TO(failed, st, ij_decoder_open(d, bytes, n, &h, &w));
   if (!(out = ij_alloc((size_t)h * (size_t)w * 3))) {
     st = IJ_ENOMEM;

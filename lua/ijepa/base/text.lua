@@ -50,6 +50,15 @@ function text.keys(t)
   return keys
 end
 
+--- A count with its noun: "1 step", "2 steps".
+---@param n number
+---@param noun string singular
+---@param plural string? its plural, where that is not the noun with an "s"
+---@return string
+function text.count(n, noun, plural)
+  return ("%.14g %s"):format(n, n == 1 and noun or plural or noun .. "s")
+end
+
 local digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 --- Base64 of n bytes from p (u8).
 ---@return string

@@ -213,9 +213,9 @@ local function read_images(images, count, views)
   for i = 0, count - 1 do
     local sample, good = math.floor(i * n / count), true
     for v = 0, views - 1 do
-      good = good and C.ij_data_image(images.h, sample, v, pixels + (found * views + v) * size) == 0
+      good = good and images:image_into(sample, v, pixels + (found * views + v) * size)
     end
-    if good then   -- a broken one is named when its turn comes in training
+    if good then   -- a corrupt one is reported when training reads it
       found = found + 1
       labels[found] = images:label(sample)
     end
