@@ -1,7 +1,7 @@
 -- How long a policy in Lua takes for the masks of 128 images on a 16x16 grid: median over groups, each drawn anew.
 --   build/ijepa bench/masks.lua [GROUPS]        (default 301; warm-up: the first third, which is not counted)
 local ijepa = require "ijepa"
-local C = require "ijepa._ffi".C
+local C = require "ijepa.base.ffi".C
 local groups = tonumber(arg[1]) or 301
 
 local centre = {}

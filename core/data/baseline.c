@@ -365,8 +365,8 @@ bool ij_baseline_rows(ij_baseline *b, struct jpeg_decompress_struct *info, int t
     size += p[i].stride * rows * (size_t)p[i].v * 8 + 64;
   }
   size_t row = (across * (size_t)mcu_w + (size_t)r->across.taps + 128) / 64 * 64;
-  if (size > PLANE_MOST || ij_buffer_reserve(&b->scan, n + PAD) != IJ_OK || ij_buffer_reserve(&b->planes, size) != IJ_OK ||
-      ij_buffer_reserve(&b->rows, row * 4 + 2 * row + 2 * row) != IJ_OK)
+  if (size > PLANE_MOST || ij_buffer_reserve(&b->scan, n + PAD) != IJ_OK ||
+      ij_buffer_reserve(&b->planes, size) != IJ_OK || ij_buffer_reserve(&b->rows, row * 4 + 2 * row + 2 * row) != IJ_OK)
     return false;
   for (int i = 0; i < parts; i++) p[i].plane = (uint8_t *)b->planes.p + at[i];
   uint8_t *scan = b->scan.p;

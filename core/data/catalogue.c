@@ -96,7 +96,7 @@ static ij_status join_classes(ij_catalogue *c) {
     for (int k = 0; k < ij_list_classes(c->list[i]); k++) c->class[all++] = (char *)ij_list_class(c->list[i], k);
   if (all) qsort(c->class, (size_t)all, sizeof *c->class, by_bytes);
   for (int i = 0; i < all; i++)
-    if (!kept || by_bytes(&c->class[i], &c->class[kept - 1]) != 0) c->class[kept++] = c->class[i];
+    if (!kept || by_bytes(&c->class[i], &c -> class[kept - 1]) != 0) c->class[kept++] = c->class[i];
   c->classes = kept;
   for (int i = 0; i < c->n; i++) {
     source *from = &c->s[i];

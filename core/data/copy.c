@@ -1,10 +1,10 @@
 /* copy.c: the files of all sources to a folder on a local disk, each to its real path under it. First all files
- * are checked: a copy with the size and modification time of its original is kept, and there must be space for the rest.
- * A file gets its name only when it is complete.
+ * are checked: a copy with the size and modification time of its original is kept, and there must be space for the
+ * rest. A file gets its name only when it is complete.
  *
  * folder/.ijepa-copy holds the boot id of the machine from the start of a copy until all of it is on the disk. If it is
- * found there after another boot, power may have been lost, and a file of the right size may be empty: then all files are
- * copied again. A lock on that file makes a second process wait; it ends with its process. */
+ * found there after another boot, power may have been lost, and a file of the right size may be empty: then all files
+ * are copied again. A lock on that file makes a second process wait; it ends with its process. */
 #include "data.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -154,8 +154,7 @@ static ij_status check_space(ij_copy *c) {
         IJ_EIO, "data.copy '%s': %.2f GB are to be copied, %.2f GB are free there; free space or leave out data.copy",
         c->folder, 1e-9 * (double)want, 1e-9 * (double)have);
   if (v.f_files && (uint64_t)c->count > v.f_favail)
-    return ij_fail(IJ_EIO,
-                   "data.copy '%s': %lld files are to be copied, the file system can hold %llu more; use tars",
+    return ij_fail(IJ_EIO, "data.copy '%s': %lld files are to be copied, the file system can hold %llu more; use tars",
                    c->folder, (long long)c->count, (unsigned long long)v.f_favail);
   return IJ_OK;
 }

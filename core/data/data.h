@@ -1,7 +1,7 @@
 /* data.h: what the files of core/data share. Two public objects: a catalogue (which images there are: catalogue.c, over
  * the list of each source) and a loader (batches by threads: loader.c, in the order of order.c). The path of an image:
- * list (name, file) -> decode (bytes to rows of pixels) -> resize (rows to the output) -> augment (colours); view.c puts
- * these together. A file uses only files that stand above it here. */
+ * list (name, file) -> decode (bytes to rows of pixels) -> resize (rows to the output) -> augment (colours); view.c
+ * puts these together. A file uses only files that stand above it here. */
 #ifndef IJ_DATA_H
 #define IJ_DATA_H
 #include "../base/base.h"
@@ -69,8 +69,8 @@ void ij_decoder_free(ij_decoder *d);
 ij_status ij_decoder_open(ij_decoder *d, const uint8_t *bytes, size_t n, int *height, int *width);
 /* Decodes what win needs, once for each open. out: (win->height, win->width, 3). */
 ij_status ij_decoder_read(ij_decoder *d, const ij_window *win, uint8_t *out);
-ij_status ij_vips_ready(void);  /* starts libvips once */
-void ij_vips_thread_end(void);  /* at the end of a thread that may have used it */
+ij_status ij_vips_ready(void); /* starts libvips once */
+void ij_vips_thread_end(void); /* at the end of a thread that may have used it */
 
 /* ---- augment.c: random choices of one image ---- */
 void ij_crop_draw(ij_rng *r, int height, int width, const double scale[2], const double ratio[2], int box[4]);
@@ -96,7 +96,7 @@ void ij_names_free(ij_names *v);
 
 /* ---- tar.c, index.c ---- */
 typedef void ij_note_fn(void *arg, const char *text); /* gets notes on what was left out and why */
-enum { IJ_TAR_NAME_MOST = 4096 }; /* bytes of a member's name, with the 0 */
+enum { IJ_TAR_NAME_MOST = 4096 };                     /* bytes of a member's name, with the 0 */
 /* Members of the tar open at fd go to add(arg, name, offset, size). */
 typedef ij_status ij_member_fn(void *arg, const char *name, uint64_t offset, uint64_t size);
 /* 1: a tar; 0: not one; 2: compressed */
@@ -114,7 +114,7 @@ ij_status ij_list_open(const char *root, const char *subset, const char *cache, 
 void ij_list_free(ij_list *l);
 uint32_t ij_list_count(const ij_list *l);
 const char *ij_list_name(const ij_list *l, uint32_t i);
-uint64_t ij_list_stamp(ij_list *l);        /* see ij_catalogue_stamp */
+uint64_t ij_list_stamp(ij_list *l);              /* see ij_catalogue_stamp */
 int ij_list_label(const ij_list *l, uint32_t i); /* -1 without one */
 int ij_list_classes(const ij_list *l);
 const char *ij_list_class(const ij_list *l, int i);

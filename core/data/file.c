@@ -47,7 +47,8 @@ ij_status ij_text_read(const char *path, const char *what, char **text) {
   else if ((st = ij_read_at(fd, *text, (size_t)s.st_size, 0, &got)) != IJ_OK) ij_fail_in(st, "%s '%s'", what, path);
   else (*text)[got] = 0;
   if (fd >= 0) close(fd);
-  if (st == IJ_OK && strlen(*text) != got) st = ij_fail(IJ_EFORMAT, "%s '%s' is not a text file with one name per line", what, path);
+  if (st == IJ_OK && strlen(*text) != got)
+    st = ij_fail(IJ_EFORMAT, "%s '%s' is not a text file with one name per line", what, path);
   return st;
 }
 

@@ -22,15 +22,15 @@ typedef struct strings { /* owned strings, or lines of one text */
 struct ij_list {
   char *root;
   bool tar;
-  ij_names names;       /* in a tar with u64 shard << 40 | offset, u32 size */
-  strings shard, class; /* shard: where to read them */
-  strings moved;        /* the shards' paths before ij_list_move */
+  ij_names names;          /* in a tar with u64 shard << 40 | offset, u32 size */
+  strings shard, class;    /* shard: where to read them */
+  strings moved;           /* the shards' paths before ij_list_move */
   pthread_rwlock_t moving; /* shard, base and fd: written by ij_list_move alone, while other threads read */
-  char *base;           /* the folder that images are read from: root, or where they were copied to */
-  const char *cache;    /* while it is opened */
-  bool part;            /* a subset */
-  int *fd;              /* of the first FDS_KEPT shards */
-  int others;           /* files that aren't images */
+  char *base;              /* the folder that images are read from: root, or where they were copied to */
+  const char *cache;       /* while it is opened */
+  bool part;               /* a subset */
+  int *fd;                 /* of the first FDS_KEPT shards */
+  int others;              /* files that aren't images */
   char *subset_text;
   strings subset; /* sorted */
   uint8_t *met;   /* for each line of the subset */

@@ -65,8 +65,8 @@ static ij_status note_corrupt(ij_loader *l, slot *s, int item, int attempt, uint
   uint32_t within;
   const ij_list *list = ij_catalogue_list(l->catalogue, ij_catalogue_of(l->catalogue, sample, &within));
   bool one = ij_catalogue_source_count(l->catalogue) == 1;
-  char *text = ij_format("%s%s%s: %s", one ? "" : ij_list_root(list), one ? "" : ": ", ij_list_name(list, within),
-                         ij_errmsg());
+  char *text =
+      ij_format("%s%s%s: %s", one ? "" : ij_list_root(list), one ? "" : ": ", ij_list_name(list, within), ij_errmsg());
   pthread_mutex_lock(&l->lock);
   if (text && s->corrupt_count == s->corrupt_cap) {
     int cap = s->corrupt_cap ? 2 * s->corrupt_cap : 8;
@@ -76,7 +76,8 @@ static ij_status note_corrupt(ij_loader *l, slot *s, int item, int attempt, uint
       s->corrupt_cap = cap;
     }
   }
-  if (text && s->corrupt_count < s->corrupt_cap) s->corrupt[s->corrupt_count++] = (corrupt){item, attempt, sample, text};
+  if (text && s->corrupt_count < s->corrupt_cap)
+    s->corrupt[s->corrupt_count++] = (corrupt){item, attempt, sample, text};
   else {
     ij_free(text);
     st = IJ_ENOMEM;
@@ -122,8 +123,8 @@ static slot *batch_open(ij_loader *l) {
   s->step = l->open_step;
   s->status = IJ_OK;
   int64_t first = (s->step * c->world + c->rank) * c->batch, n = ij_catalogue_count(l->catalogue);
-  /* In training with several processes the last batch continues at the epoch's start: all processes make the same number
-   * of steps of one size. */
+  /* In training with several processes the last batch continues at the epoch's start: all processes make the same
+   * number of steps of one size. */
   bool full = c->view.train && c->world > 1;
   s->count = s->remaining = (int)(full || n - first > c->batch ? c->batch : n - first);
   for (int i = 0; i < s->count; i++) {
@@ -315,7 +316,8 @@ static ij_status check(ij_loader_config *c) {
 static ij_status steps_count(ij_loader *l) {
   ij_loader_config *c = &l->c;
   const char *title = ij_catalogue_title(l->catalogue);
-  int64_t n = ij_catalogue_count(l->catalogue), all = (int64_t)c->batch * c->world, before = (int64_t)c->batch * c->rank;
+  int64_t n = ij_catalogue_count(l->catalogue), all = (int64_t)c->batch * c->world,
+          before = (int64_t)c->batch * c->rank;
   if (c->view.train) l->steps = c->drop_last ? n / all : (n + all - 1) / all; /* the same number in each process */
   else if (c->drop_last) l->steps = (n - before + all - c->batch) / all;
   else l->steps = n > before ? (n - before + all - 1) / all : 0;

@@ -1,10 +1,10 @@
 /* order.c: which image comes when, of one source or of several mixed by weights.
  *
  * An epoch has as many positions as the catalogue has images. Each source gets a fixed number of them, its quota. Its
- * images come in a shuffled order of its own, which continues from epoch to epoch and is drawn again when all have come:
- * round r of a source shows each of its images once. With one source each epoch is a round. The image at a position is a
- * function of (seed, epoch, position) alone, by permutations that are computed and not stored, so any position is found
- * directly. */
+ * images come in a shuffled order of its own, which continues from epoch to epoch and is drawn again when all have
+ * come: round r of a source shows each of its images once. With one source each epoch is a round. The image at a
+ * position is a function of (seed, epoch, position) alone, by permutations that are computed and not stored, so any
+ * position is found directly. */
 #include "data.h"
 
 typedef struct source {
@@ -40,8 +40,8 @@ uint32_t ij_permute(const uint32_t key[IJ_PERMUTE_ROUNDS], uint32_t n, uint32_t 
   return i;
 }
 
-/* Key `number` mixes the sources (0) or orders source number - 1. It counts down from 2^32 - 1: recorded orders, and runs
- * that resume, depend on these keys. */
+/* Key `number` mixes the sources (0) or orders source number - 1. It counts down from 2^32 - 1: recorded orders, and
+ * runs that resume, depend on these keys. */
 static uint32_t shuffled(uint64_t seed, uint32_t number, uint32_t round, uint32_t n, uint32_t i) {
   uint32_t key[IJ_PERMUTE_ROUNDS];
   ij_rng r;

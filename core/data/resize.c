@@ -14,7 +14,8 @@ static ij_status axis_make(ij_axis *a, int len, int full, int from, int n) {
   double scale = (double)len / full, wide = scale < 1 ? 1 : scale, inverse = 1 / wide;
   int most = 2 * (int)ceil(wide) + 1, taps = 1;
   size_t firsts = ((size_t)n * sizeof(int) + 63) / 64 * 64;
-  IJ_TRY(ij_buffer_reserve(&a->buffer, firsts + (size_t)n * (size_t)most * sizeof(int32_t) + (size_t)most * sizeof(double)));
+  IJ_TRY(ij_buffer_reserve(&a->buffer,
+                           firsts + (size_t)n * (size_t)most * sizeof(int32_t) + (size_t)most * sizeof(double)));
   a->first = a->buffer.p;
   a->weight = (int32_t *)(void *)((char *)a->buffer.p + firsts);
   double *w = (double *)(void *)(a->weight + (size_t)n * (size_t)most + ((size_t)n * (size_t)most) % 2);

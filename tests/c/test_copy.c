@@ -17,8 +17,14 @@ static void make_set(void) {
   snprintf(copy_to, sizeof copy_to, "%s/local", scratch);
 }
 static data open_root(const char *path) {
-  data_config c = {
-      .catalogue.root = path, .loader.view.height = SIDE, .loader.view.width = SIDE, .loader.view.train = 1, .loader.shuffle = 1, .loader.batch = 5, .loader.workers = 2, .loader.max_bad = .5};
+  data_config c = {.catalogue.root = path,
+                   .loader.view.height = SIDE,
+                   .loader.view.width = SIDE,
+                   .loader.view.train = 1,
+                   .loader.shuffle = 1,
+                   .loader.batch = 5,
+                   .loader.workers = 2,
+                   .loader.max_bad = .5};
   data d;
   ck_assert_msg(data_open(&c, &d) == IJ_OK, "%s", ij_errmsg());
   return d;
@@ -312,7 +318,8 @@ START_TEST(formats_unsafe_for_strangers_files_are_off)
   ij_decoder *d;
   ck_assert_int_eq(ij_decoder_new(1 << 20, false, &d), IJ_OK);
   ck_assert_int_eq(decode(d, svg, sizeof svg - 1), IJ_EFORMAT);
-  if (vips_type_find("VipsOperation", "svgload_buffer")) ck_assert_ptr_nonnull(strstr(ij_errmsg(), "untrusted_loaders"));
+  if (vips_type_find("VipsOperation", "svgload_buffer"))
+    ck_assert_ptr_nonnull(strstr(ij_errmsg(), "untrusted_loaders"));
   ck_assert_int_eq(decode(d, pdf, sizeof pdf - 1), IJ_EFORMAT);
   ij_decoder_free(d);
 }
@@ -332,7 +339,8 @@ START_TEST(trust_is_of_one_catalogue)
   if (!vips_type_find("VipsOperation", "svgload_buffer")) puts("SKIPPED: untrusted_loaders: this libvips reads no SVG");
   else {
     ck_assert_int_eq(ij_catalogue_open(&(ij_catalogue_config){.root = folder}, &other), IJ_OK);
-    ck_assert_int_eq(ij_catalogue_open(&(ij_catalogue_config){.root = folder, .untrusted_loaders = 1}, &trusting), IJ_OK);
+    ck_assert_int_eq(ij_catalogue_open(&(ij_catalogue_config){.root = folder, .untrusted_loaders = 1}, &trusting),
+                     IJ_OK);
     for (int i = 0; i < 3; i++) {
       ck_assert_msg(ij_catalogue_image(trusting, &view, 0, 0, pixels) == IJ_OK, "%s", ij_errmsg());
       ck_assert_int_eq(pixels[0], 0); /* a black rectangle */
@@ -408,12 +416,18 @@ END_TEST
 START_TEST(files_above_the_limit_are_corrupt)
 {
   run_in_scratch("truncate -s 2000000 d/a/big.png");
-  data_config c = {.catalogue.root = root, .loader.view.height = 8, .loader.view.width = 8, .loader.batch = 13, .loader.max_bad = .5, .catalogue.max_bytes = 1000000};
+  data_config c = {.catalogue.root = root,
+                   .loader.view.height = 8,
+                   .loader.view.width = 8,
+                   .loader.batch = 13,
+                   .loader.max_bad = .5,
+                   .catalogue.max_bytes = 1000000};
   data d;
   ij_batch b;
   ck_assert_int_eq(data_open(&c, &d), IJ_OK);
   ck_assert_int_eq(ij_loader_next(d.loader, &b), IJ_OK);
-  ck_assert_str_eq(ij_loader_corrupt(d.loader), "a/big.png: file of 2000000 bytes is too big: data.max_bytes = 1000000");
+  ck_assert_str_eq(ij_loader_corrupt(d.loader),
+                   "a/big.png: file of 2000000 bytes is too big: data.max_bytes = 1000000");
   data_close(d);
 }
 END_TEST

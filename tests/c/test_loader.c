@@ -25,18 +25,18 @@ static void make_set(void) {
 }
 static data_config config(void) {
   return (data_config){.catalogue.root = root,
-                          .loader.view.height = SIDE,
-                          .loader.view.width = SIDE,
-                          .loader.view.train = 1,
-                          .loader.shuffle = 1,
-                          .loader.batch = 5,
-                          .loader.view.scale = {.3, 1},
-                          .loader.view.ratio = {.75, 4. / 3},
-                          .loader.workers = 2,
-                          .loader.prefetch = 3,
-                          .loader.view.seed = 9,
-                          .loader.world = 1,
-                          .loader.max_bad = -1};
+                       .loader.view.height = SIDE,
+                       .loader.view.width = SIDE,
+                       .loader.view.train = 1,
+                       .loader.shuffle = 1,
+                       .loader.batch = 5,
+                       .loader.view.scale = {.3, 1},
+                       .loader.view.ratio = {.75, 4. / 3},
+                       .loader.workers = 2,
+                       .loader.prefetch = 3,
+                       .loader.view.seed = 9,
+                       .loader.world = 1,
+                       .loader.max_bad = -1};
 }
 static data open_data(const data_config *c) {
   data d;
@@ -53,7 +53,8 @@ START_TEST(the_same_for_any_number_of_workers)
     data_config c = config();
     c.loader.workers = w == 4 ? 9 : w;
     c.loader.prefetch = 1 + w;
-    c.loader.view.flip = .5, c.loader.view.jitter = .5, c.loader.view.jitter_p = .8, c.loader.view.grey_p = .2, c.loader.view.blur_p = .5;
+    c.loader.view.flip = .5, c.loader.view.jitter = .5, c.loader.view.jitter_p = .8, c.loader.view.grey_p = .2,
+    c.loader.view.blur_p = .5;
     data d = open_data(&c);
     ck_assert_int_eq(ij_loader_steps(d.loader), 5);
     for (int i = 0; i < BATCHES; i++) {

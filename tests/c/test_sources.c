@@ -34,16 +34,16 @@ static void make_sets(void) {
 }
 static data_config config(int sources, const double *weights) {
   return (data_config){.catalogue.source_count = sources,
-                          .catalogue.roots = root,
-                          .loader.weights = weights,
-                          .loader.view.height = SIDE,
-                          .loader.view.width = SIDE,
-                          .loader.view.train = 1,
-                          .loader.shuffle = 1,
-                          .loader.batch = 4,
-                          .loader.workers = 2,
-                          .loader.view.seed = 5,
-                          .loader.max_bad = 0};
+                       .catalogue.roots = root,
+                       .loader.weights = weights,
+                       .loader.view.height = SIDE,
+                       .loader.view.width = SIDE,
+                       .loader.view.train = 1,
+                       .loader.shuffle = 1,
+                       .loader.batch = 4,
+                       .loader.workers = 2,
+                       .loader.view.seed = 5,
+                       .loader.max_bad = 0};
 }
 static data open_data(const data_config *c) {
   data d;
@@ -132,9 +132,11 @@ END_TEST
 START_TEST(the_order_keeps_its_bits)
 {
   static const uint8_t one[2][20] = {{0, 11, 16, 18, 4, 19, 10, 13, 9, 6, 3, 14, 2, 15, 12, 7, 5, 8, 1, 17},
- {3, 18, 7, 8, 6, 16, 2, 17, 14, 5, 19, 12, 15, 9, 11, 13, 1, 10, 0, 4}};
-  static const uint8_t mixed[2][33] = {{4, 32, 30, 28, 31, 25, 32, 16, 11, 30, 32, 30, 0, 18, 21, 30, 32, 25, 30, 31, 31, 24, 19, 22, 31, 30, 31, 23, 32, 29, 26, 20, 27},
- {24, 32, 23, 3, 9, 6, 27, 28, 26, 22, 31, 32, 30, 32, 22, 10, 13, 31, 32, 31, 32, 31, 20, 30, 27, 32, 31, 21, 30, 14, 29, 30, 31}};
+                                     {3, 18, 7, 8, 6, 16, 2, 17, 14, 5, 19, 12, 15, 9, 11, 13, 1, 10, 0, 4}};
+  static const uint8_t mixed[2][33] = {{4,  32, 30, 28, 31, 25, 32, 16, 11, 30, 32, 30, 0,  18, 21, 30, 32,
+                                        25, 30, 31, 31, 24, 19, 22, 31, 30, 31, 23, 32, 29, 26, 20, 27},
+                                       {24, 32, 23, 3,  9,  6,  27, 28, 26, 22, 31, 32, 30, 32, 22, 10, 13,
+                                        31, 32, 31, 32, 31, 20, 30, 27, 32, 31, 21, 30, 14, 29, 30, 31}};
   for (int sources = 1; sources <= 3; sources += 2) {
     data_config c = config(sources, (double[]){1, 2, 3});
     data d = open_data(&c);
