@@ -319,25 +319,25 @@ enum { IJ_SHARED_DRAW = 1, IJ_EXCLUSIVE_POSITION = 2, IJ_BLOCK_BELOW_GRID = 4, I
 /* MULTIBLOCK: targets are blocks, a context is a block without the patches of the image's targets.
  * RANDOM: the same, but each block is a random subset with the scale's number of patches (aspects are not used).
  * BLOCK: one target block (targets must be 1); a context is all of the grid around it (context_scale is not used).
- * A block's area and aspect are drawn once for a group, its place for each image. One that is higher or wider than the
+ * A block's area and aspect are drawn once per group, its position per image. One that is higher or wider than the
  * grid keeps its area: the other side grows (with IJ_BLOCK_BELOW_GRID it loses it). */
 typedef enum ij_mask_kind { IJ_MASK_MULTIBLOCK = 0, IJ_MASK_RANDOM, IJ_MASK_BLOCK } ij_mask_kind;
 typedef struct ij_mask_config {
   ij_mask_kind kind;
   int grid_h, grid_w;
   int contexts, targets;                     /* C (1), M (4) */
-  double context_scale[2];                   /* share of the grid; .85, 1 */
+  double context_scale[2];                   /* fraction of the grid; .85, 1 */
   double target_scale[2], target_aspect[2];  /* .15, .2; h/w .75, 1.5 */
   int min_keep, allow_overlap;               /* a mask holds more than min_keep patches */
   unsigned quirks;                           /* bits above */
-  int group;                                 /* images whose masks are cut to one length; 0: 128 */
+  int group;                                 /* number of images whose masks are cut to one length; 0: 128 */
   uint64_t seed;
 } ij_mask_config;
 typedef struct ij_masks {                    /* memory of the policy, valid until its next call */
   int count, contexts, targets, k, t;
   const int32_t *context;                    /* (C, B, K), each row ascending */
   const int32_t *target;                     /* (M, B, T) */
-  int fallbacks;                             /* images with a context that a target had to be left in: min_keep */
+  int fallbacks;                             /* images whose context keeps patches of a target: min_keep */
   int target_h, target_w, context_h, context_w; /* block sizes of the (first) group; 0: no block (IJ_MASK_RANDOM) */
 } ij_masks;
 typedef struct ij_mask_policy ij_mask_policy;

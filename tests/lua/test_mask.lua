@@ -241,7 +241,7 @@ function tests.test_policy_in_lua_misuse()
   wrong("1 context and 2 targets, but 1 context and 1 target before", function(_, g, at)
     return g:all(), at.image == 0 and g:all() or { g:all(), g:all() }
   end)
-  wrong("no whole number from 1", function(rng) rng:below(0) end)
+  wrong("expected a whole number from 1", function(rng) rng:below(0) end)
   wrong("(1, 2, 3, nil) are not four", function(_, g) g:block(1, 2, 3) end)
   wrong("expected 0 to 16", function(rng, g) g:random(rng, 17) end)
   wrong("needs two regions of one grid", function(_, g) return g:all() - 3 end)

@@ -217,10 +217,12 @@ function Catalogue:verify(files, say)
     for k = 0, math.min(n, 3) - 1 do list[#list + 1] = F.string(C.ij_manifest_problem(m, k)) end
     C.ij_manifest_close(F.gc(m, nil))
     if n > 0 then
-      return nil, ("data.manifest '%s': %s wrong: %s%s"):format(file, text.count(n, "file is", "files are"), table.concat(list, "; "), n > 3 and "; ..." or "")
+      return nil, ("data.manifest '%s': %s wrong: %s%s"):format(file, text.count(n, "file is", "files are"),
+        table.concat(list, "; "), n > 3 and "; ..." or "")
     end
     if say then
-      say(("%s '%s': %s in %.1f s"):format(text.count(tonumber(p.files), "file matches", "files match"), file, gigabytes(tonumber(p.bytes_done)), seconds))
+      say(("%s '%s': %s in %.1f s"):format(text.count(tonumber(p.files), "file matches", "files match"), file,
+        gigabytes(tonumber(p.bytes_done)), seconds))
     end
   end
   return true

@@ -189,7 +189,8 @@ function checks.hang(add, about)
   if s.policy == "multiblock" and not s.overlap and left <= s.min_keep then
     add("warn", "targets can cover the context", ("the smallest context, %g of %d patches, less %s of %d patches "
       .. "that do not overlap, leaves %d, and min_keep is %d: after 20 tries a target stays in the context"):format(s.context.scale[1],
-      s.grid[1] * s.grid[2], text.count(s.target.n, "target"), least.h * least.w, left, s.min_keep), "fewer or smaller targets (mask.target.n, mask.target.scale)")
+      s.grid[1] * s.grid[2], text.count(s.target.n, "target"), least.h * least.w, left, s.min_keep),
+      "fewer or smaller targets (mask.target.n, mask.target.scale)")
   end
 end
 
@@ -226,7 +227,8 @@ function checks.coverage(add, about)
   for i = 1, h * w do never = never + (st.coverage.target[i] == 0 and not about.covered[i] and 1 or 0) end
   if never > 0 then
     local edge, quirky = rows[h] == 0 and columns[w] == 0, about.settings and quirk(about.settings, "exclusive_position")
-    add("warn", ("%d of %d patches %s never in a target%s"):format(never, h * w, never == 1 and "is" or "are", edge and ": the last row and column" or ""),
+    add("warn", ("%d of %d patches %s never in a target%s"):format(never, h * w, never == 1 and "is" or "are",
+      edge and ": the last row and column" or ""),
       quirky and "exclusive_position: no block ever touches the last row or column"
       or ("in %d independent draws"):format(about.draws + st.groups), quirky and "turn off the quirk exclusive_position"
       or "draw positions over the complete grid")
