@@ -83,7 +83,7 @@ uint64_t ij_hash(uint64_t seed, const void *bytes, size_t n); /* to tell content
  * depend on threads or order. */
 typedef struct ij_rng { uint32_t key[2], ctr[4], out[4]; int have; } ij_rng;
 typedef enum ij_purpose { IJ_RNG_INIT = 1, IJ_RNG_ORDER, IJ_RNG_CROP, IJ_RNG_MASK_SIZE, IJ_RNG_MASK_POS, IJ_RNG_MASK_CUT,
-  IJ_RNG_AUGMENT, IJ_RNG_PROBE, IJ_RNG_SCENE, IJ_RNG_DROP, IJ_RNG_USER = 1000 } ij_purpose;
+  IJ_RNG_AUGMENT, IJ_RNG_PROBE, IJ_RNG_SCENE, IJ_RNG_DROP, IJ_RNG_SPARE, IJ_RNG_USER = 1000 } ij_purpose;
 /* The generator is the caller's; purpose: ij_purpose or above IJ_RNG_USER. */
 void ij_rng_init(ij_rng *r, uint64_t seed, uint32_t purpose, uint32_t epoch, uint32_t sample);
 uint32_t ij_rng_u32(ij_rng *r);                              /* [0, 2^32) */
@@ -328,25 +328,25 @@ enum { IJ_SHARED_DRAW = 1, IJ_EXCLUSIVE_POSITION = 2, IJ_BLOCK_BELOW_GRID = 4, I
 /* MULTIBLOCK: targets are blocks, a context is a block without the patches of the image's targets.
  * RANDOM: the same, but each block is a random subset with the scale's number of patches (aspects are not used).
  * BLOCK: one target block (targets must be 1); a context is all of the grid around it (context_scale is not used).
- * A block's area and aspect are drawn once for a group, its place for each image. One that is higher or wider than the
+ * A block's area and aspect are drawn once per group, its position per image. One that is higher or wider than the
  * grid keeps its area: the other side grows (with IJ_BLOCK_BELOW_GRID it loses it). */
 typedef enum ij_mask_kind { IJ_MASK_MULTIBLOCK = 0, IJ_MASK_RANDOM, IJ_MASK_BLOCK } ij_mask_kind;
 typedef struct ij_mask_config {
   ij_mask_kind kind;
   int grid_h, grid_w;
   int contexts, targets;                     /* C (1), M (4) */
-  double context_scale[2];                   /* share of the grid; .85, 1 */
+  double context_scale[2];                   /* fraction of the grid; .85, 1 */
   double target_scale[2], target_aspect[2];  /* .15, .2; h/w .75, 1.5 */
   int min_keep, allow_overlap;               /* a mask holds more than min_keep patches */
   unsigned quirks;                           /* bits above */
-  int group;                                 /* images whose masks are cut to one length; 0: 128 */
+  int group;                                 /* number of images whose masks are cut to one length; 0: 128 */
   uint64_t seed;
 } ij_mask_config;
 typedef struct ij_masks {                    /* memory of the policy, valid until its next call */
   int count, contexts, targets, k, t;
   const int32_t *context;                    /* (C, B, K), each row ascending */
   const int32_t *target;                     /* (M, B, T) */
-  int fallbacks;                             /* images with a context that a target had to be left in: min_keep */
+  int fallbacks;                             /* images whose context keeps patches of a target: min_keep */
   int target_h, target_w, context_h, context_w; /* block sizes of the (first) group; 0: no block (IJ_MASK_RANDOM) */
 } ij_masks;
 typedef struct ij_mask_policy ij_mask_policy;
@@ -358,82 +358,99 @@ void ij_mask_free(ij_mask_policy *p);
 ij_status ij_mask_sample(ij_mask_policy *p, uint64_t first, int count, ij_masks *out);
 
 /* ---- images (core/data) --------------------------------------------------------------------------------------- */
-typedef struct ij_data_config {
-  const char *root;               /* a folder, a .tar, or a text file that lists tar shards, one a line */
-  const char *subset;             /* file of image names, one a line, or NULL */
-  int sources;                    /* 0: root alone; else so many are mixed, and root is not used */
-  const char *const *roots;       /* (sources), each as root */
-  const double *weights;          /* (sources): their shares of an epoch, at any scale; NULL: each image once */
-  const char *cache;              /* folder for indexes of large tars, or NULL: none are kept */
+/* A catalogue knows which images there are and where they lie; a loader reads batches of them in the order of training or
+ * evaluation. Who has opened one closes it, in any order: a catalogue lives until its loaders and manifests are closed
+ * too. Any thread may use a catalogue, but copy, note and close belong to one; a loader belongs to one thread. */
+typedef struct ij_catalogue ij_catalogue;
+typedef struct ij_catalogue_config {
+  const char *root;               /* a folder, a .tar, or a text file that lists tar shards, one per line */
+  const char *subset;             /* file of image names, one per line, or NULL; with one source only */
+  int source_count;               /* 0: root alone; otherwise `roots` are mixed, and root is not used */
+  const char *const *roots;       /* (source_count), each like root */
+  const char *cache;              /* folder for the indexes of large tars, or NULL: none are kept */
+  int64_t max_pixels;             /* of one source image; 0: 2^28 */
+  int64_t max_bytes;              /* of its file; 0: 2^28 */
+  int untrusted_loaders;          /* 1: this catalogue also reads formats that libvips calls unsafe (SVG, PDF, ...) */
+} ij_catalogue_config;
+/* Lists the images. IJ_EIO: root can't be read; IJ_EFORMAT: no images in it; IJ_EINVAL. c and its strings are copied. */
+ij_status ij_catalogue_open(const ij_catalogue_config *c, ij_catalogue **out);
+void ij_catalogue_close(ij_catalogue *c);
+int64_t ij_catalogue_count(const ij_catalogue *c);              /* images of all sources; sample: 0 to count - 1 */
+int ij_catalogue_class_count(const ij_catalogue *c);            /* 0 for a plain folder */
+const char *ij_catalogue_class(const ij_catalogue *c, int i);   /* name of class folder i; NULL: no such class */
+int ij_catalogue_source_count(const ij_catalogue *c);
+int ij_catalogue_source(const ij_catalogue *c, int64_t sample);       /* number of its source; -1: no such image */
+const char *ij_catalogue_name(const ij_catalogue *c, int64_t sample); /* in its source; NULL: no such image */
+int ij_catalogue_label(const ij_catalogue *c, int64_t sample);        /* number of its class folder; -1 without one */
+/* Changes as soon as an image is added, removed or written again: a hash of names, sizes and modification times of the
+ * files, or of the tars and what lies where in them. The location of the data set does not count. */
+uint64_t ij_catalogue_stamp(const ij_catalogue *c);
+const char *ij_catalogue_note(ij_catalogue *c);                 /* next message on what was left out and why, or NULL */
+
+/* How an image becomes pixels (H, W, 3). */
+typedef struct ij_view {
   int height, width;              /* of the output */
   int train;                      /* 1: random crop and what follows; 0: the short side to `resize`, centre crop */
   int resize;                     /* 0: height * 8 / 7, rounded (256 for 224) */
-  int shuffle;                    /* by (seed, epoch) */
-  double scale[2], ratio[2];      /* of the random crop: share of the area, aspect; 0s: .3, 1 and 3/4, 4/3 */
-  double flip, jitter, jitter_p, grey_p, blur_p; /* probabilities; jitter is the strength s, 0 off */
-  int batch, drop_last, workers, prefetch;       /* prefetch: batches ready ahead, 0: 4 */
-  uint64_t seed;
-  /* This process's n-th batch is the (n * world + rank)-th of an epoch's order; in training all make as many steps, a
-   * multiple of `multiple` (0: 1). */
-  int rank, world, multiple;
-  double max_bad;                 /* share of corrupt images past which next fails; negative: .01. A single one never
-                                     ends a run unless this is 0. Others, drawn by (seed, epoch, sample), take their place */
-  int64_t max_pixels;             /* of one source image; 0: 2^28 */
-  int64_t max_bytes;              /* of its file; 0: 2^28 */
-  int untrusted_loaders;          /* 1: also what libvips calls unsafe (SVG, PDF, ...); from then on in all the process */
-} ij_data_config;
-typedef struct ij_batch {         /* memory of the loader, valid until its next call */
-  int count;
-  int64_t epoch, step;            /* from 0; step within the epoch */
-  const uint8_t *pixels;          /* (B, H, W, 3) RGB */
-  const int32_t *labels;          /* (B): number of the class folder, -1 without one */
-  const uint32_t *samples;        /* (B): number of the image in the sorted list */
-} ij_batch;
-typedef struct ij_data ij_data;
-/* Lists the images and starts the workers. IJ_EIO: root can't be read; IJ_EFORMAT: nothing to read in it; IJ_EINVAL.
- * c and its strings are copied. */
-ij_status ij_data_open(const ij_data_config *c, ij_data **out);
-void ij_data_close(ij_data *d);                     /* waits for the workers */
-int64_t ij_data_count(const ij_data *d);            /* images of all processes */
-int64_t ij_data_steps(const ij_data *d);            /* batches of an epoch for this process */
-int ij_data_classes(const ij_data *d);              /* 0 for a plain folder */
-const char *ij_data_class(const ij_data *d, int i); /* its folder's name; NULL: no such class */
-int ij_data_sources(const ij_data *d);
-int ij_data_source(const ij_data *d, int64_t sample);        /* number of its source; -1: no such image */
-const char *ij_data_name(const ij_data *d, int64_t sample);  /* in its source; NULL: no such image */
-int ij_data_label(const ij_data *d, int64_t sample);         /* number of its class folder; -1 without one */
-/* Image `sample` as an epoch crops and colours it -> pixels (H, W, 3) of the caller; apart from what next gives. */
-ij_status ij_data_image(const ij_data *d, int64_t sample, int64_t epoch, uint8_t *pixels);
-/* Of what the data set holds: names, sizes and times of change of its files, or of its tars and what lies where in them;
- * not of where it lies. Another one as soon as an image is added, taken away or written again. */
-uint64_t ij_data_stamp(const ij_data *d);
-int64_t ij_data_bad(const ij_data *d);              /* corrupt images met so far */
-const char *ij_data_bad_next(ij_data *d);           /* "name: reason" of one not yet reported, or NULL */
-/* The next batch will be `step` of `epoch`, both from 0: the same as if all before it had been read. IJ_EINVAL. */
-ij_status ij_data_seek(ij_data *d, int64_t epoch, int64_t step);
-/* Long work by threads of its own: each wait gives back after `seconds`, or earlier when it is over. */
+  double scale[2], ratio[2];      /* of the random crop: fraction of the area, aspect; 0s: .3, 1 and 3/4, 4/3 */
+  double flip, jitter, jitter_p, grey_p, blur_p; /* probabilities, except jitter: the strength s, 0 off */
+  uint64_t seed;                  /* of everything random; also of a loader's order */
+} ij_view;
+/* Image `sample` as a loader with this view gives it in an epoch -> pixels (H, W, 3) of the caller. */
+ij_status ij_catalogue_image(const ij_catalogue *c, const ij_view *view, int64_t sample, int64_t epoch, uint8_t *pixels);
+
+/* Long work by threads of its own: each wait returns after `seconds`, or earlier when it is over. */
 typedef struct ij_progress { int64_t files, files_done, bytes, bytes_done; int over; } ij_progress;
-/* Copies the files of all sources to their real paths under folder, but those that are there with the same size and time
- * of change; then reads them from there. Call it until p->over; bytes: of what is missing. */
-ij_status ij_data_copy(ij_data *d, const char *folder, double seconds, ij_progress *p);
+/* Copies the files of all sources to their real paths under folder, except those that are there with the same size and
+ * modification time; then reads them from there, loaders too. Call it until p->over. bytes: of the missing files. */
+ij_status ij_catalogue_copy(ij_catalogue *c, const char *folder, double seconds, ij_progress *p);
 /* SHA-256 of the files of a source (images of a folder, or tars), and what differs from the manifest in the file
- * `expected` (NULL: none), in the form that sha256sum writes and reads. d must live longer. */
+ * `expected` (NULL: none), in the form that sha256sum writes and reads. */
 typedef struct ij_manifest ij_manifest;
-ij_status ij_manifest_open(ij_data *d, int source, const char *expected, ij_manifest **out);
+ij_status ij_manifest_open(ij_catalogue *c, int source, const char *expected, ij_manifest **out);
 void ij_manifest_close(ij_manifest *m);
 ij_status ij_manifest_wait(ij_manifest *m, double seconds, ij_progress *p);
 const char *ij_manifest_line(ij_manifest *m, int64_t i);     /* "DIGEST  NAME", or NULL; valid until the next call */
 int64_t ij_manifest_problems(const ij_manifest *m);          /* files that differ, are unknown or missing; once over */
 const char *ij_manifest_problem(const ij_manifest *m, int64_t i); /* of the first 1000: "NAME: ...", or NULL */
-/* Next batch; at an epoch's end goes on with the next epoch when shuffle is on, else IJ_EEND once (then starts over). */
-ij_status ij_data_next(ij_data *d, ij_batch *out);
 
-/* One image as RGB bytes (H, W, 3); ij_bytes_free it. IJ_EIO: no such file; IJ_EFORMAT: no image, or a broken one. */
+typedef struct ij_loader ij_loader;
+typedef struct ij_loader_config {
+  ij_view view;
+  const double *weights;          /* (source_count): fractions of an epoch, at any scale; NULL: each image once */
+  int shuffle;                    /* by (view.seed, epoch) */
+  int batch, drop_last, workers, prefetch;       /* prefetch: batches ready ahead, 0: 4 */
+  /* This process's n-th batch is the (n * world + rank)-th of an epoch's order; in training all processes make the same
+   * number of steps, a multiple of `multiple` (0: 1). */
+  int rank, world, multiple;
+  double max_bad;                 /* fraction of corrupt images above which next fails; negative: .01. A single one ends a
+                                     run only if this is 0. Others of its source, drawn by (seed, epoch, sample), replace
+                                     corrupt images */
+} ij_loader_config;
+typedef struct ij_batch {         /* memory of the loader, valid until its next call */
+  int count;
+  int64_t epoch, step;            /* from 0; step within the epoch */
+  const uint8_t *pixels;          /* (B, H, W, 3) RGB */
+  const int32_t *labels;          /* (B): number of the class folder, -1 without one */
+  const uint32_t *samples;        /* (B): number of the image in the catalogue */
+} ij_batch;
+/* Starts the workers. IJ_EINVAL: a setting is out of range, or the images don't fill a batch. config is copied. */
+ij_status ij_loader_open(ij_catalogue *c, const ij_loader_config *config, ij_loader **out);
+void ij_loader_close(ij_loader *l);                  /* waits for the workers */
+int64_t ij_loader_steps(const ij_loader *l);         /* batches of an epoch for this process */
+/* Next batch. After an epoch the next one follows when shuffle is on; otherwise IJ_EEND once, then it starts again. */
+ij_status ij_loader_next(ij_loader *l, ij_batch *out);
+/* The next batch will be `step` of `epoch`, both from 0: the same as if all before it had been read. IJ_EINVAL. */
+ij_status ij_loader_seek(ij_loader *l, int64_t epoch, int64_t step);
+int64_t ij_loader_corrupt_count(const ij_loader *l); /* different corrupt images so far */
+const char *ij_loader_corrupt(ij_loader *l);         /* "name: reason" of one not yet reported, or NULL */
+
+/* One image as RGB bytes (H, W, 3); ij_bytes_free it. IJ_EIO: no such file; IJ_EFORMAT: not an image, or a corrupt one. */
 ij_status ij_image_load(const char *path, uint8_t **pixels, int *height, int *width);
 ij_status ij_image_save(const char *path, const uint8_t *pixels, int height, int width); /* by the name's ending */
 /* The box (top, left, h, w) of pixels resized to (out_h, out_w), bilinear with antialias, exactly as PIL does it. */
 ij_status ij_image_crop(const uint8_t *pixels, int height, int width, int top, int left, int h, int w, int out_h,
-                          int out_w, uint8_t *out);
+                        int out_w, uint8_t *out);
 /* As the loader prepares an image when it does not train: the short side resized, (out_h, out_w) cut from the middle. */
 ij_status ij_image_centre(const uint8_t *pixels, int height, int width, int short_side, int out_h, int out_w,
                             uint8_t *out);

@@ -23,7 +23,7 @@ for i, d in ipairs(r.draws) do print(("draw %d: %s; lr %g, wd %g"):format(i, ije
 ijepa.probe.record(o, ("low-shot, %d labels, mean of %d draws"):format(r.count, #r.draws), { top1 = r.top1, deviation = r.deviation })
 print(("frozen, %d labels: top-1 %.2f %%, deviation %.2f of %d draws"):format(r.count, r.top1, r.deviation, #r.draws))
 if o.tune then
-  local images = assert(ijepa.data.open { root = o.train, crop = o.crop, workers = 0 })
+  local images = assert(ijepa.data.catalogue { root = o.train })
   local names = {}
   for i, row in ipairs(r.rows) do names[i] = images:name(row) end
   images:close()

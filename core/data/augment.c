@@ -120,15 +120,15 @@ static void mirror(uint8_t *pixels, int height, int width) {
 
 /* ---- Gaussian blur: across, then down, edges repeated ---- */
 enum { REACH = 6 }; /* three standard deviations of the widest */
-static ij_status blur(uint8_t *pixels, int height, int width, double sigma, ij_room *room) {
+static ij_status blur(uint8_t *pixels, int height, int width, double sigma, ij_buffer *buffer) {
   float weight[2 * REACH + 1], sum = 0;
   int reach = (int)ceil(3 * sigma);
   if (reach > REACH) reach = REACH;
   for (int k = -reach; k <= reach; k++) sum += weight[k + reach] = (float)exp(-k * k / (2 * sigma * sigma));
   for (int k = 0; k <= 2 * reach; k++) weight[k] /= sum;
   size_t row = 3 * (size_t)width, wide = row + 6 * (size_t)reach;
-  IJ_TRY(ij_room_get(room, ((size_t)height * row + wide + row) * sizeof(float)));
-  float *across = room->p, *line = across + (size_t)height * row, *acc = line + wide;
+  IJ_TRY(ij_buffer_reserve(buffer, ((size_t)height * row + wide + row) * sizeof(float)));
+  float *across = buffer->p, *line = across + (size_t)height * row, *acc = line + wide;
   for (int y = 0; y < height; y++) {
     const uint8_t *p = pixels + (size_t)y * row;
     float *to = across + (size_t)y * row;
@@ -156,7 +156,7 @@ static double around_one(ij_rng *r, double spread) {
   return low + (1 + spread - low) * ij_rng_uniform(r);
 }
 
-ij_status ij_augment(ij_rng *r, const ij_colours *c, int height, int width, uint8_t *pixels, ij_room *room) {
+ij_status ij_augment(ij_rng *r, const ij_colours *c, int height, int width, uint8_t *pixels, ij_buffer *buffer) {
   size_t n = (size_t)height * (size_t)width;
   if (ij_rng_uniform(r) < c->flip) mirror(pixels, height, width);
   bool jitter = ij_rng_uniform(r) < c->jitter_p && c->jitter > 0;
@@ -174,5 +174,5 @@ ij_status ij_augment(ij_rng *r, const ij_colours *c, int height, int width, uint
   if (ij_rng_uniform(r) < c->grey_p) grey(pixels, n);
   bool blurred = ij_rng_uniform(r) < c->blur_p;
   double sigma = .1 + 1.9 * ij_rng_uniform(r);
-  return blurred ? blur(pixels, height, width, sigma, room) : IJ_OK;
+  return blurred ? blur(pixels, height, width, sigma, buffer) : IJ_OK;
 }

@@ -24,7 +24,7 @@ typedef struct table {
 
 struct ij_baseline {
   table dc[NUM_HUFF_TBLS], ac[NUM_HUFF_TBLS];
-  ij_room scan, planes, rows;
+  ij_buffer scan, planes, rows;
 };
 
 typedef struct part { /* one component */
@@ -365,8 +365,8 @@ bool ij_baseline_rows(ij_baseline *b, struct jpeg_decompress_struct *info, int t
     size += p[i].stride * rows * (size_t)p[i].v * 8 + 64;
   }
   size_t row = (across * (size_t)mcu_w + (size_t)r->across.taps + 128) / 64 * 64;
-  if (size > PLANE_MOST || ij_room_get(&b->scan, n + PAD) != IJ_OK || ij_room_get(&b->planes, size) != IJ_OK ||
-      ij_room_get(&b->rows, row * 4 + 2 * row + 2 * row) != IJ_OK)
+  if (size > PLANE_MOST || ij_buffer_reserve(&b->scan, n + PAD) != IJ_OK ||
+      ij_buffer_reserve(&b->planes, size) != IJ_OK || ij_buffer_reserve(&b->rows, row * 4 + 2 * row + 2 * row) != IJ_OK)
     return false;
   for (int i = 0; i < parts; i++) p[i].plane = (uint8_t *)b->planes.p + at[i];
   uint8_t *scan = b->scan.p;
@@ -411,7 +411,7 @@ bool ij_baseline_rows(ij_baseline *b, struct jpeg_decompress_struct *info, int t
 }
 #else
 struct ij_baseline {
-  ij_room scan, planes, rows;
+  ij_buffer scan, planes, rows;
 };
 bool ij_baseline_rows(ij_baseline *b, struct jpeg_decompress_struct *info, int top, int bottom, int left, int right,
                       ij_resizer *r) {
@@ -424,8 +424,8 @@ ij_baseline *ij_baseline_new(void) { return ij_calloc(1, sizeof(ij_baseline)); }
 
 void ij_baseline_free(ij_baseline *b) {
   if (!b) return;
-  ij_room_free(&b->scan);
-  ij_room_free(&b->planes);
-  ij_room_free(&b->rows);
+  ij_buffer_free(&b->scan);
+  ij_buffer_free(&b->planes);
+  ij_buffer_free(&b->rows);
   ij_free(b);
 }

@@ -1,10 +1,10 @@
-/* copy.c: the files of all sources to a folder on a local disk, each to its real path under it. First all are looked
- * at: what is there with the size and time of change of its origin is kept, and for the rest there must be room. A file
- * appears under its name when it is whole.
+/* copy.c: the files of all sources to a folder on a local disk, each to its real path under it. First all files
+ * are checked: a copy with the size and modification time of its original is kept, and there must be space for the
+ * rest. A file gets its name only when it is complete.
  *
- * In folder/.ijepa-copy stands the boot during which a copy began, until it has ended and is on the disk. Found there
- * after another boot, power may have been lost, and a file of the right size may hold nothing: then all are copied
- * again. A lock on that file makes a second process wait; it dies with its process. */
+ * folder/.ijepa-copy holds the boot id of the machine from the start of a copy until all of it is on the disk. If it is
+ * found there after another boot, power may have been lost, and a file of the right size may be empty: then all files
+ * are copied again. A lock on that file makes a second process wait; it ends with its process. */
 #include "data.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -22,9 +22,10 @@
 enum { THREADS = 8, CHUNK = 1 << 20 };
 
 struct ij_copy {
-  ij_sources *sources;
+  ij_list *const *lists; /* (n) */
+  int n;
   char *folder;
-  int fd; /* of .ijepa-copy, locked once it is our turn */
+  int fd; /* of .ijepa-copy; `locked`: we hold its lock */
   bool locked, trusted, copying;
   size_t files;
   uint8_t *missing; /* (files): to be copied */
@@ -36,9 +37,9 @@ struct ij_copy {
 /* Which list file i of all belongs to; *within: its number there. */
 static ij_list *list_of(ij_copy *c, size_t i, size_t *within) {
   int k = 0;
-  for (; i >= ij_list_files(ij_sources_list(c->sources, k)); k++) i -= ij_list_files(ij_sources_list(c->sources, k));
+  for (; i >= ij_list_files(c->lists[k]); k++) i -= ij_list_files(c->lists[k]);
   *within = i;
-  return ij_sources_list(c->sources, k);
+  return c->lists[k];
 }
 
 static ij_status paths(ij_copy *c, size_t i, char **from, char **to) {
@@ -53,9 +54,9 @@ static ij_status paths(ij_copy *c, size_t i, char **from, char **to) {
 
 static bool same_time(struct timespec a, struct timespec b) { return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec; }
 
-/* Marks file i where it is to be copied. One that can't be looked at is left to the loader, which will name it. */
-static ij_status look(void *arg, size_t i, ij_room *room) {
-  (void)room;
+/* Marks file i if it must be copied. One that can't be read is left to the loader, which will report it. */
+static ij_status check(void *arg, size_t i, ij_buffer *buffer) {
+  (void)buffer;
   ij_copy *c = arg;
   char *from, *to;
   struct stat s, t;
@@ -97,27 +98,27 @@ static ij_status write_all(int fd, const char *p, size_t n, const char *path) {
   return IJ_OK;
 }
 
-/* from -> part, with its time of change. False in *there: it can't be read. */
-static ij_status copy_bytes(ij_copy *c, const char *from, const char *part, ij_room *room, bool *there) {
+/* from -> part, with its modification time. *there is false: it can't be read. */
+static ij_status copy_bytes(ij_copy *c, const char *from, const char *part, ij_buffer *buffer, bool *there) {
   struct stat s;
   int out = -1, in = open(from, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   ij_status st = IJ_OK;
   *there = in >= 0 && fstat(in, &s) == 0;
   if (!*there) goto out;
-  IJ_TRY_TO(out, st, ij_room_get(room, CHUNK));
+  IJ_TRY_TO(out, st, ij_buffer_reserve(buffer, CHUNK));
   IJ_TRY_TO(out, st, file_make(part, &out));
   size_t got = CHUNK;
-  uint64_t at = 0;
-  for (; got == CHUNK; at += got) {
+  uint64_t offset = 0;
+  for (; got == CHUNK; offset += got) {
     if (ij_interrupted()) IJ_TRY_TO(out, st, ij_fail(IJ_EINTERRUPT, "interrupted"));
-    if (ij_read_at(in, room->p, CHUNK, at, &got) != IJ_OK) {
+    if (ij_read_at(in, buffer->p, CHUNK, offset, &got) != IJ_OK) {
       *there = false;
       goto out;
     }
-    IJ_TRY_TO(out, st, write_all(out, room->p, got, part));
+    IJ_TRY_TO(out, st, write_all(out, buffer->p, got, part));
     atomic_fetch_add(&c->copied, (int64_t)got);
   }
-  if (at != (uint64_t)s.st_size) st = ij_fail(IJ_EIO, "'%s' has changed while it was copied", from);
+  if (offset != (uint64_t)s.st_size) st = ij_fail(IJ_EIO, "'%s' changed while it was copied", from);
   else if (futimens(out, (struct timespec[2]){s.st_atim, s.st_mtim}) != 0)
     st = ij_fail(IJ_EIO, "copy '%s': its time could not be set: %s", part, strerror(errno));
 out:
@@ -128,14 +129,14 @@ out:
   return st;
 }
 
-static ij_status copy_one(void *arg, size_t i, ij_room *room) {
+static ij_status copy_one(void *arg, size_t i, ij_buffer *buffer) {
   ij_copy *c = arg;
   char *from, *to, *part;
   bool there = false;
   if (!c->missing[i]) return IJ_OK;
   IJ_TRY(paths(c, i, &from, &to));
   ij_status st = IJ_ENOMEM;
-  if ((part = ij_format("%s.part", to))) st = copy_bytes(c, from, part, room, &there);
+  if ((part = ij_format("%s.part", to))) st = copy_bytes(c, from, part, buffer, &there);
   if (st == IJ_OK && there && rename(part, to) != 0)
     st = ij_fail(IJ_EIO, "copy '%s' could not be written: %s", to, strerror(errno));
   ij_free(from);
@@ -146,15 +147,14 @@ static ij_status copy_one(void *arg, size_t i, ij_room *room) {
 
 static ij_status check_space(ij_copy *c) {
   struct statvfs v;
-  if (fstatvfs(c->fd, &v) != 0) return IJ_OK; /* then it will be seen */
+  if (fstatvfs(c->fd, &v) != 0) return IJ_OK; /* then a write will fail */
   uint64_t want = (uint64_t)c->blocks * c->block, have = (uint64_t)v.f_bavail * v.f_frsize;
   if (want > have)
     return ij_fail(
-        IJ_EIO, "data.copy '%s': %.2f GB are to be copied, %.2f GB are free there; make room or leave data.copy away",
+        IJ_EIO, "data.copy '%s': %.2f GB are to be copied, %.2f GB are free there; free space or leave out data.copy",
         c->folder, 1e-9 * (double)want, 1e-9 * (double)have);
   if (v.f_files && (uint64_t)c->count > v.f_favail)
-    return ij_fail(IJ_EIO,
-                   "data.copy '%s': %lld files are to be copied, the disk has room for the names of %llu; use tars",
+    return ij_fail(IJ_EIO, "data.copy '%s': %lld files are to be copied, the file system can hold %llu more; use tars",
                    c->folder, (long long)c->count, (unsigned long long)v.f_favail);
   return IJ_OK;
 }
@@ -167,7 +167,7 @@ static void boot_id(char id[40]) {
   if (fd >= 0) close(fd);
 }
 
-/* Takes the lock, when it is free, and starts looking. */
+/* Takes the lock, when it is free, and starts the check. */
 static ij_status begin(ij_copy *c) {
   char id[40], old[40] = {0};
   if (flock(c->fd, LOCK_EX | LOCK_NB) != 0) {
@@ -180,13 +180,13 @@ static ij_status begin(ij_copy *c) {
   c->trusted = n == 0 || (n > 0 && !strcmp(old, id));
   struct statvfs v;
   c->block = fstatvfs(c->fd, &v) == 0 && v.f_frsize ? v.f_frsize : 4096;
-  return ij_jobs_start(c->files, THREADS, look, c, &c->jobs);
+  return ij_jobs_start(c->files, THREADS, check, c, &c->jobs);
 }
 
 static ij_status begin_copying(ij_copy *c) {
   char id[40];
   IJ_TRY(check_space(c));
-  if (c->count && c->trusted) { /* otherwise what stands there stays, until all is whole */
+  if (c->count && c->trusted) { /* otherwise the old id stays until all is complete */
     boot_id(id);
     if (pwrite(c->fd, id, strlen(id), 0) < 0 || fsync(c->fd) != 0)
       return ij_fail(IJ_EIO, "data.copy '%s' could not be written: %s", c->folder, strerror(errno));
@@ -200,32 +200,31 @@ static ij_status begin_copying(ij_copy *c) {
 static ij_status finish(ij_copy *c) {
   if (c->count && (syncfs(c->fd) != 0 || ftruncate(c->fd, 0) != 0))
     return ij_fail(IJ_EIO, "data.copy '%s' could not be written: %s", c->folder, strerror(errno));
-  for (int k = 0; k < ij_sources_number(c->sources); k++)
-    IJ_TRY(ij_list_move(ij_sources_list(c->sources, k), c->folder));
+  for (int k = 0; k < c->n; k++) IJ_TRY(ij_list_move(c->lists[k], c->folder));
   return IJ_OK;
 }
 
-ij_status ij_copy_start(ij_sources *s, const char *folder, ij_copy **out) {
+ij_status ij_copy_start(ij_list *const *lists, int n, const char *folder, ij_copy **out) {
   char real[PATH_MAX];
   char *mark = NULL;
   ij_copy *c = ij_calloc(1, sizeof *c);
   if (!c) return IJ_ENOMEM;
   ij_status st;
   c->fd = -1;
-  c->sources = s;
+  c->lists = lists;
+  c->n = n;
   IJ_TRY_TO(failed, st, ij_mkdirs(folder));
   if (!realpath(folder, real))
     IJ_TRY_TO(failed, st, ij_fail(IJ_EIO, "data.copy '%s' could not be found: %s", folder, strerror(errno)));
-  for (int k = 0; k < ij_sources_number(s); k++) {
-    char *root = realpath(ij_list_root(ij_sources_list(s, k)), NULL);
-    size_t n = root ? strlen(root) : 0;
-    bool inside = n && !strncmp(real, root, n) && (real[n] == '/' || !real[n]);
+  for (int k = 0; k < n; k++) {
+    char *root = realpath(ij_list_root(lists[k]), NULL);
+    size_t length = root ? strlen(root) : 0;
+    bool inside = length && !strncmp(real, root, length) && (real[length] == '/' || !real[length]);
     (free)(root);
     if (inside)
       IJ_TRY_TO(failed, st,
-                ij_fail(IJ_EINVAL, "data.copy '%s' lies in the data itself, '%s'", folder,
-                        ij_list_root(ij_sources_list(s, k))));
-    c->files += ij_list_files(ij_sources_list(s, k));
+                ij_fail(IJ_EINVAL, "data.copy '%s' lies in the data itself, '%s'", folder, ij_list_root(lists[k])));
+    c->files += ij_list_files(lists[k]);
   }
   st = IJ_ENOMEM;
   if (!(c->folder = ij_strdup(strcmp(real, "/") ? real : "")) || !(c->missing = ij_calloc(c->files, 1)) ||

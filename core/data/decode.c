@@ -1,5 +1,5 @@
-/* decode.c: JPEG by libjpeg-turbo, of which only the rows and columns that are needed are computed; all else by libvips
- * (other.c). Both give rows of 4-byte pixels to the resizer. */
+/* decode.c: JPEG by libjpeg-turbo, which computes only the rows and columns that are needed; all other formats by
+ * libvips (other.c). Both give rows of 4-byte pixels to the resizer. */
 #include "decode.h"
 #include "baseline.h"
 #include <setjmp.h>
@@ -22,6 +22,7 @@ typedef struct jpeg {
 
 struct ij_decoder {
   int64_t max_pixels;
+  bool untrusted; /* formats that are unsafe for files of strangers are allowed */
   const uint8_t *bytes;
   size_t n;
   bool is_jpeg;
@@ -30,10 +31,10 @@ struct ij_decoder {
   ij_baseline *baseline;
   ij_other *other;
   ij_resizer resizer;
-  ij_room rows; /* libjpeg's output */
+  ij_buffer rows; /* libjpeg's output */
 };
 
-/* libjpeg reports through these; neither prints. */
+/* libjpeg reports errors and warnings through these; neither prints. */
 static void on_error(j_common_ptr info) {
   jpeg *j = info->client_data;
   char text[JMSG_LENGTH_MAX];
@@ -73,10 +74,11 @@ static ij_status jpeg_make(jpeg *j) {
   return IJ_OK;
 }
 
-ij_status ij_decoder_new(int64_t max_pixels, ij_decoder **out) {
+ij_status ij_decoder_new(int64_t max_pixels, bool untrusted, ij_decoder **out) {
   ij_decoder *d = ij_calloc(1, sizeof *d);
   if (!d) return IJ_ENOMEM;
   d->max_pixels = max_pixels;
+  d->untrusted = untrusted;
   ij_status st = (d->baseline = ij_baseline_new()) ? jpeg_make(&d->j) : IJ_ENOMEM;
   if (st != IJ_OK) ij_decoder_free(d);
   else *out = d;
@@ -89,7 +91,7 @@ void ij_decoder_free(ij_decoder *d) {
   ij_baseline_free(d->baseline);
   ij_other_close(d->other);
   ij_resizer_free(&d->resizer);
-  ij_room_free(&d->rows);
+  ij_buffer_free(&d->rows);
   ij_free(d);
 }
 
@@ -115,7 +117,7 @@ ij_status ij_decoder_open(ij_decoder *d, const uint8_t *bytes, size_t n, int *he
   if (n == 0) return ij_fail(IJ_EFORMAT, "empty file");
   d->is_jpeg = n > 2 && bytes[0] == 0xff && bytes[1] == 0xd8;
   if (d->is_jpeg) IJ_TRY(jpeg_open(d));
-  else IJ_TRY(ij_other_open(bytes, n, &d->other, &d->height, &d->width));
+  else IJ_TRY(ij_other_open(bytes, n, d->untrusted, &d->other, &d->height, &d->width));
   if ((int64_t)d->height * d->width > d->max_pixels)
     return ij_fail(IJ_EFORMAT, "%d x %d pixels are more than data.max_pixels = %lld", d->width, d->height,
                    (long long)d->max_pixels);
@@ -135,7 +137,7 @@ static void cmyk_to_rgb(uint8_t *p, int n, bool inverted) {
   }
 }
 
-/* Whether the image's last marker is there: rows below the window aren't decoded, so it is looked for. */
+/* Whether the image's last marker is there: rows below the window aren't decoded, so it is searched for. */
 static bool jpeg_ends(struct jpeg_decompress_struct *info) {
   if (jpeg_input_complete(info) || info->unread_marker == 0xd9) return true;
   const uint8_t *p = info->src->next_input_byte, *end = p + info->src->bytes_in_buffer;
@@ -146,7 +148,7 @@ static bool jpeg_ends(struct jpeg_decompress_struct *info) {
   return false;
 }
 
-enum { ROWS = 4 }; /* asked for at once */
+enum { ROWS = 4 }; /* per call of libjpeg */
 static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int right) {
   jpeg *j = &d->j;
   struct jpeg_decompress_struct *info = &j->info;
@@ -160,13 +162,13 @@ static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int rig
   if (x > 0 || end < info->output_width) jpeg_crop_scanline(info, &x, &wide);
   size_t stride = (size_t)wide * 4 + (size_t)d->resizer.across.taps * 4 + IJ_ROW_SLACK;
   stride = (stride + 63) / 64 * 64;
-  if (ij_room_get(&d->rows, stride * ROWS + 64) != IJ_OK) return IJ_ENOMEM;
+  if (ij_buffer_reserve(&d->rows, stride * ROWS + 64) != IJ_OK) return IJ_ENOMEM;
   JSAMPROW row[ROWS];
-  /* To aligned rows libjpeg-turbo writes past the caches, where they'd be missed at once: so 4 bytes off. */
+  /* libjpeg-turbo writes aligned rows past the caches, but they are read again immediately: so 4 bytes off. */
   for (int i = 0; i < ROWS; i++) row[i] = (uint8_t *)d->rows.p + (size_t)i * stride + 4;
   if (top > 0) jpeg_skip_scanlines(info, (JDIMENSION)top);
   while ((int)info->output_scanline < bottom) {
-    int at = (int)info->output_scanline, n = bottom - at < ROWS ? bottom - at : ROWS;
+    int left_over = bottom - (int)info->output_scanline, n = left_over < ROWS ? left_over : ROWS;
     n = (int)jpeg_read_scanlines(info, row, (JDIMENSION)n);
     for (int i = 0; i < n; i++) {
       uint8_t *p = row[i] + 4 * ((size_t)left - x);
@@ -174,10 +176,10 @@ static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int rig
       ij_resizer_row(&d->resizer, p);
     }
   }
-  bool whole = bottom >= d->height || jpeg_ends(info);
+  bool complete = bottom >= d->height || jpeg_ends(info);
   if (bottom >= d->height) jpeg_finish_decompress(info);
   else jpeg_abort_decompress(info);
-  return whole ? IJ_OK : ij_fail(IJ_EFORMAT, "truncated JPEG");
+  return complete ? IJ_OK : ij_fail(IJ_EFORMAT, "truncated JPEG");
 }
 
 ij_status ij_decoder_read(ij_decoder *d, const ij_window *win, uint8_t *out) {

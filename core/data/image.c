@@ -1,4 +1,4 @@
-/* image.c: single images, for those who call from outside. */
+/* image.c: single images of files and of memory, without a catalogue. */
 #include "data.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -17,7 +17,7 @@ static ij_status file_bytes(const char *path, uint8_t **bytes, size_t *n) {
     goto out;
   }
   if (!S_ISREG(s.st_mode) || s.st_size > INT_MAX) {
-    st = ij_fail(IJ_EFORMAT, "image '%s' is no file, or above 2 GB", path);
+    st = ij_fail(IJ_EFORMAT, "image '%s' is not a file, or is larger than 2 GB", path);
     goto out;
   }
   if (!(*bytes = ij_alloc((size_t)s.st_size + 1))) {
@@ -37,7 +37,7 @@ ij_status ij_image_load(const char *path, uint8_t **pixels, int *height, int *wi
   ij_decoder *d = NULL;
   ij_status st;
   IJ_TRY_TO(done, st, file_bytes(path, &bytes, &n));
-  IJ_TRY_TO(done, st, ij_decoder_new((int64_t)1 << 28, &d));
+  IJ_TRY_TO(done, st, ij_decoder_new((int64_t)1 << 28, false, &d));
   IJ_TRY_TO(failed, st, ij_decoder_open(d, bytes, n, &h, &w));
   if (!(out = ij_alloc((size_t)h * (size_t)w * 3))) {
     st = IJ_ENOMEM;
@@ -77,17 +77,17 @@ static ij_status resize(const uint8_t *pixels, int width, const ij_window *win, 
 }
 
 ij_status ij_image_crop(const uint8_t *pixels, int height, int width, int top, int left, int h, int w, int out_h,
-                          int out_w, uint8_t *out) {
+                        int out_w, uint8_t *out) {
   if (top < 0 || left < 0 || h < 1 || w < 1 || h > height - top || w > width - left)
-    return ij_fail(IJ_EINVAL, "box of %d x %d at (%d, %d) is not inside the image of %d x %d", h, w, top, left,
-                   height, width);
+    return ij_fail(IJ_EINVAL, "box of %d x %d at (%d, %d) is not inside the image of %d x %d", h, w, top, left, height,
+                   width);
   if (out_h < 1 || out_w < 1) return ij_fail(IJ_EINVAL, "output of %d x %d pixels", out_h, out_w);
   ij_window win = {top, left, h, w, out_h, out_w, 0, 0, out_h, out_w};
   return resize(pixels, width, &win, out);
 }
 
 ij_status ij_image_centre(const uint8_t *pixels, int height, int width, int short_side, int out_h, int out_w,
-                            uint8_t *out) {
+                          uint8_t *out) {
   if (height < 1 || width < 1 || short_side < 1 || short_side > 1 << 16 || out_h < 1 || out_w < 1 || out_h > 1 << 14 ||
       out_w > 1 << 14)
     return ij_fail(IJ_EINVAL, "%d x %d pixels, short side to %d, cut to %d x %d: a size is out of range", height, width,

@@ -22,11 +22,11 @@ struct ij_jobs {
 
 static void *work(void *arg) {
   ij_jobs *j = arg;
-  ij_room room = {0};
+  ij_buffer buffer = {0};
   ij_status st = IJ_OK;
   for (size_t i; st == IJ_OK && !j->stop && (i = atomic_fetch_add(&j->next, 1)) < j->n;)
-    if ((st = j->f(j->arg, i, &room)) == IJ_OK) atomic_fetch_add(&j->done, 1);
-  ij_room_free(&room);
+    if ((st = j->f(j->arg, i, &buffer)) == IJ_OK) atomic_fetch_add(&j->done, 1);
+  ij_buffer_free(&buffer);
   pthread_mutex_lock(&j->lock);
   if (st != IJ_OK && j->status == IJ_OK) {
     j->status = st;

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -21,14 +22,15 @@ typedef struct strings { /* owned strings, or lines of one text */
 struct ij_list {
   char *root;
   bool tar;
-  ij_names names;       /* in a tar with u64 shard << 40 | offset, u32 size */
-  strings shard, class; /* shard: where to read them */
-  strings moved;        /* the shards' paths before ij_list_move */
-  char *base;           /* the folder that images are read from: root, or where they were copied to */
-  const char *cache;    /* while it is opened */
-  bool part;            /* a subset */
-  int *fd;              /* of the first FDS_KEPT shards */
-  int others;           /* files that aren't images */
+  ij_names names;          /* in a tar with u64 shard << 40 | offset, u32 size */
+  strings shard, class;    /* shard: where to read them */
+  strings moved;           /* the shards' paths before ij_list_move */
+  pthread_rwlock_t moving; /* shard, base and fd: written by ij_list_move alone, while other threads read */
+  char *base;              /* the folder that images are read from: root, or where they were copied to */
+  const char *cache;       /* while it is opened */
+  bool part;               /* a subset */
+  int *fd;                 /* of the first FDS_KEPT shards */
+  int others;              /* files that aren't images */
   char *subset_text;
   strings subset; /* sorted */
   uint8_t *met;   /* for each line of the subset */
@@ -36,18 +38,6 @@ struct ij_list {
   void *arg;
 };
 enum { META = 12 };
-
-static const char *const endings[] = {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif",  "tif",  "tiff",
-                                      "ppm", "pgm",  "pbm", "pnm",  "pfm", "bmp",  "avif", "heic", "heif",
-                                      "jxl", "jp2",  "j2k", "jpx",  "j2c", "jpc",  "hdr",  "exr",  "fits"};
-
-int ij_is_image_name(const char *name) {
-  const char *slash = strrchr(name, '/'), *base = slash ? slash + 1 : name, *dot = strrchr(base, '.');
-  if (*base == '.' || !dot) return 0;
-  for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
-    if (!strcasecmp(dot + 1, endings[i])) return 1;
-  return 0;
-}
 
 static ij_status strings_add(strings *v, char *s) {
   if (!s) return IJ_ENOMEM;
@@ -84,22 +74,6 @@ int ij_list_classes(const ij_list *l) { return (int)l->class.n; }
 const char *ij_list_class(const ij_list *l, int i) { return l->class.s[i]; }
 
 /* ---- subset ---- */
-ij_status ij_text_read(const char *path, const char *what, char **text) {
-  ij_status st = IJ_OK;
-  struct stat s;
-  size_t got = 0;
-  *text = NULL;
-  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0 || fstat(fd, &s) != 0) st = ij_fail(IJ_EIO, "%s '%s' could not be read: %s", what, path, strerror(errno));
-  else if (!S_ISREG(s.st_mode) || s.st_size > INT_MAX) st = ij_fail(IJ_EIO, "%s '%s' is no file of text", what, path);
-  else if (!(*text = ij_alloc((size_t)s.st_size + 1))) st = IJ_ENOMEM;
-  else if ((st = ij_read_at(fd, *text, (size_t)s.st_size, 0, &got)) != IJ_OK) ij_fail_in(st, "%s '%s'", what, path);
-  else (*text)[got] = 0;
-  if (fd >= 0) close(fd);
-  if (st == IJ_OK && strlen(*text) != got) st = ij_fail(IJ_EFORMAT, "%s '%s' is no text, one name a line", what, path);
-  return st;
-}
-
 /* Cuts text into lines without blanks around them; empty ones are left out. */
 static ij_status split_lines(char *text, strings *out) {
   for (char *line = text, *next; line; line = next) {
@@ -252,12 +226,16 @@ static ij_status add_shard(ij_list *l, char *path) { /* takes the path */
   return st;
 }
 
+static ij_status fds_new(int **fd) {
+  if (!(*fd = ij_alloc(FDS_KEPT * sizeof **fd))) return IJ_ENOMEM;
+  for (int i = 0; i < FDS_KEPT; i++) (*fd)[i] = -1;
+  return IJ_OK;
+}
+
 static ij_status shards_begin(ij_list *l) {
   l->tar = true;
   l->names.meta = META;
-  if (!(l->fd = ij_alloc(FDS_KEPT * sizeof *l->fd))) return IJ_ENOMEM;
-  for (int i = 0; i < FDS_KEPT; i++) l->fd[i] = -1;
-  return IJ_OK;
+  return fds_new(&l->fd);
 }
 
 static ij_status list_file(ij_list *l) {
@@ -376,8 +354,9 @@ static uint64_t stamp_file(uint64_t h, const char *path) {
   return ij_hash(h, seen, sizeof seen);
 }
 
-uint64_t ij_list_stamp(const ij_list *l) {
+uint64_t ij_list_stamp(ij_list *l) {
   uint64_t h = ij_hash(l->names.n, l->tar ? "tar" : "dir", 3);
+  pthread_rwlock_rdlock(&l->moving);
   for (size_t i = 0; l->tar && i < l->shard.n; i++) h = stamp_file(h, l->shard.s[i]);
   for (size_t i = 0; i < l->names.n; i++) {
     const char *r = ij_names_meta(&l->names, (uint32_t)i), *name = ij_list_name(l, (uint32_t)i);
@@ -387,16 +366,27 @@ uint64_t ij_list_stamp(const ij_list *l) {
     h = stamp_file(h, path);
     ij_free(path);
   }
+  pthread_rwlock_unlock(&l->moving);
   return h;
 }
 
 /* ---- opening ---- */
+/* A move must not wait for ever behind threads that read one image after the other. */
+static void moving_init(pthread_rwlock_t *lock) {
+  pthread_rwlockattr_t a;
+  pthread_rwlockattr_init(&a);
+  pthread_rwlockattr_setkind_np(&a, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+  pthread_rwlock_init(lock, &a);
+  pthread_rwlockattr_destroy(&a);
+}
+
 ij_status ij_list_open(const char *root, const char *subset, const char *cache, ij_note_fn *note_fn, void *arg,
                        ij_list **out) {
   if (!root || !*root) return ij_fail(IJ_EINVAL, "data.root is not set");
   ij_list *l = ij_calloc(1, sizeof *l);
   if (!l) return IJ_ENOMEM;
   ij_status st;
+  moving_init(&l->moving);
   l->note = note_fn;
   l->arg = arg;
   l->cache = cache;
@@ -438,11 +428,10 @@ failed:
   return st;
 }
 
-static void fds_close(ij_list *l) {
-  for (int i = 0; l->fd && i < FDS_KEPT; i++) {
-    if (l->fd[i] >= 0) close(l->fd[i]);
-    l->fd[i] = -1;
-  }
+static void fds_close(int *fd) {
+  for (int i = 0; fd && i < FDS_KEPT; i++)
+    if (fd[i] >= 0) close(fd[i]);
+  ij_free(fd);
 }
 
 void ij_list_free(ij_list *l) {
@@ -451,8 +440,8 @@ void ij_list_free(ij_list *l) {
   strings_free(&l->shard);
   strings_free(&l->moved);
   strings_free(&l->class);
-  fds_close(l);
-  ij_free(l->fd);
+  fds_close(l->fd);
+  pthread_rwlock_destroy(&l->moving);
   ij_free(l->subset.s);
   ij_free(l->subset_text);
   ij_free(l->met);
@@ -466,58 +455,75 @@ const char *ij_list_root(const ij_list *l) { return l->root; }
 bool ij_list_is_part(const ij_list *l) { return l->part; }
 bool ij_list_is_tar(const ij_list *l) { return l->tar; }
 size_t ij_list_files(const ij_list *l) { return l->tar ? l->shard.n : l->names.n; }
-char *ij_list_file(const ij_list *l, size_t i) {
-  return l->tar ? ij_strdup(l->shard.s[i]) : ij_format("%s/%s", l->base, ij_list_name(l, (uint32_t)i));
+char *ij_list_file(ij_list *l, size_t i) {
+  pthread_rwlock_rdlock(&l->moving);
+  char *path = l->tar ? ij_strdup(l->shard.s[i]) : ij_format("%s/%s", l->base, ij_list_name(l, (uint32_t)i));
+  pthread_rwlock_unlock(&l->moving);
+  return path;
 }
-char *ij_list_file_name(const ij_list *l, size_t i) {
+char *ij_list_file_name(ij_list *l, size_t i) {
   if (!l->tar) return ij_strdup(ij_list_name(l, (uint32_t)i));
+  pthread_rwlock_rdlock(&l->moving);
   const char *path = l->moved.n ? l->moved.s[i] : l->shard.s[i], *slash = strrchr(l->root, '/');
   size_t folder = ij_path_kind(l->root) == 2 ? strlen(l->root) : slash ? (size_t)(slash - l->root) : 0;
   while (folder && l->root[folder - 1] == '/') folder--;
-  return ij_strdup(folder && !strncmp(path, l->root, folder) && path[folder] == '/' ? path + folder + 1 : path);
+  char *name = ij_strdup(folder && !strncmp(path, l->root, folder) && path[folder] == '/' ? path + folder + 1 : path);
+  pthread_rwlock_unlock(&l->moving);
+  return name;
 }
 
-ij_status ij_list_home(const ij_list *l, size_t i, const char *folder, char **path) {
+ij_status ij_list_home(ij_list *l, size_t i, const char *folder, char **path) {
   char real[PATH_MAX];
-  const char *file = l->tar ? l->shard.s[i] : l->base;
-  if (!realpath(file, real)) return ij_fail(IJ_EIO, "'%s' could not be found: %s", file, strerror(errno));
+  char *file = l->tar ? ij_list_file(l, i) : ij_strdup(l->base); /* base: only moved by the caller */
+  if (!file) return IJ_ENOMEM;
+  ij_status st = realpath(file, real) ? IJ_OK : ij_fail(IJ_EIO, "'%s' could not be found: %s", file, strerror(errno));
+  ij_free(file);
+  IJ_TRY(st);
   *path = l->tar ? ij_format("%s%s", folder, real) : ij_format("%s%s/%s", folder, real, ij_list_name(l, (uint32_t)i));
   return *path ? IJ_OK : IJ_ENOMEM;
 }
 
 ij_status ij_list_move(ij_list *l, const char *folder) {
   strings to = {0};
-  char real[PATH_MAX], *path;
+  char real[PATH_MAX], *path = NULL;
+  int *fd = NULL;
   ij_status st;
-  if (!l->tar) {
+  if (l->tar) {
+    IJ_TRY(fds_new(&fd));
+    for (size_t i = 0; i < l->shard.n; i++) {
+      IJ_TRY_TO(failed, st, ij_list_home(l, i, folder, &path));
+      IJ_TRY_TO(failed, st, strings_add_owned(&to, path));
+      if (i < FDS_KEPT) fd[i] = open(path, O_RDONLY | O_CLOEXEC);
+    }
+  } else {
     if (!realpath(l->base, real)) return ij_fail(IJ_EIO, "'%s' could not be found: %s", l->base, strerror(errno));
     if (!(path = ij_format("%s%s", folder, real))) return IJ_ENOMEM;
+  }
+  pthread_rwlock_wrlock(&l->moving);
+  if (l->tar) {
+    fds_close(l->fd);
+    l->fd = fd;
+    strings_free(&l->moved);
+    l->moved = l->shard;
+    l->shard = to;
+  } else {
     ij_free(l->base);
     l->base = path;
-    return IJ_OK;
   }
-  for (size_t i = 0; i < l->shard.n; i++) {
-    IJ_TRY_TO(failed, st, ij_list_home(l, i, folder, &path));
-    IJ_TRY_TO(failed, st, strings_add_owned(&to, path));
-  }
-  fds_close(l);
-  for (size_t i = 0; i < to.n && i < FDS_KEPT; i++) l->fd[i] = open(to.s[i], O_RDONLY | O_CLOEXEC);
-  strings_free(&l->moved);
-  l->moved = l->shard;
-  l->shard = to;
+  pthread_rwlock_unlock(&l->moving);
   return IJ_OK;
 failed:
+  fds_close(fd);
   strings_free(&to);
   return st;
 }
 
 /* ---- reading ---- */
-ij_status ij_list_read(const ij_list *l, uint32_t i, size_t max, ij_room *room, size_t *n) {
+/* Opens the file of image i, and says where in it the image lies; *kept: the descriptor stays open. */
+static ij_status image_open(const ij_list *l, uint32_t i, int *fd, bool *kept, uint64_t *offset, uint64_t *size) {
   char path[2 * PATH_MAX];
   struct stat s;
-  ij_status st = IJ_OK;
-  uint64_t offset = 0, size;
-  int fd, kept = -1;
+  *kept = false;
   if (l->tar) {
     const char *p = ij_names_meta(&l->names, i);
     uint64_t where;
@@ -525,29 +531,47 @@ ij_status ij_list_read(const ij_list *l, uint32_t i, size_t max, ij_room *room, 
     memcpy(&where, p, 8);
     memcpy(&bytes, p + 8, 4);
     size_t shard = (size_t)(where >> 40);
-    offset = where & (((uint64_t)1 << 40) - 1);
-    size = bytes;
-    kept = shard < FDS_KEPT ? l->fd[shard] : -1;
-    fd = kept >= 0 ? kept : open(l->shard.s[shard], O_RDONLY | O_CLOEXEC);
+    *offset = where & (((uint64_t)1 << 40) - 1);
+    *size = bytes;
+    *kept = shard < FDS_KEPT && l->fd[shard] >= 0;
+    *fd = *kept ? l->fd[shard] : open(l->shard.s[shard], O_RDONLY | O_CLOEXEC);
   } else {
     size_t root = strlen(l->base), name = strlen(ij_list_name(l, i));
     if (root + name + 2 > sizeof path) return ij_fail(IJ_EIO, "the path is too long");
     memcpy(path, l->base, root);
     path[root] = '/';
     memcpy(path + root + 1, ij_list_name(l, i), name + 1);
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not hold us up */
-    size = 0;
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not hold us up */
+    *offset = 0;
   }
-  if (fd < 0) return ij_fail(IJ_EIO, "could not be opened: %s", strerror(errno));
-  if (!l->tar) {
-    if (fstat(fd, &s) != 0 || !S_ISREG(s.st_mode)) st = ij_fail(IJ_EFORMAT, "not a file");
-    else size = (uint64_t)s.st_size;
+  if (*fd < 0) return ij_fail(IJ_EIO, "could not be opened: %s", strerror(errno));
+  if (l->tar) return IJ_OK;
+  if (fstat(*fd, &s) == 0 && S_ISREG(s.st_mode)) {
+    *size = (uint64_t)s.st_size;
+    return IJ_OK;
   }
-  if (st == IJ_OK && size > max)
+  close(*fd);
+  return ij_fail(IJ_EFORMAT, "not a file");
+}
+
+static ij_status read_locked(const ij_list *l, uint32_t i, size_t max, ij_buffer *buffer, size_t *n) {
+  uint64_t offset, size;
+  bool kept;
+  int fd;
+  IJ_TRY(image_open(l, i, &fd, &kept, &offset, &size));
+  ij_status st = IJ_OK;
+  if (size > max)
     st = ij_fail(IJ_EFORMAT, "file of %llu bytes is too big: data.max_bytes = %zu", (unsigned long long)size, max);
-  if (st == IJ_OK && (st = ij_room_get(room, (size_t)size + 64)) == IJ_OK &&
-      (st = ij_read_at(fd, room->p, (size_t)size, offset, n)) == IJ_OK && *n < size)
+  if (st == IJ_OK && (st = ij_buffer_reserve(buffer, (size_t)size + 64)) == IJ_OK &&
+      (st = ij_read_at(fd, buffer->p, (size_t)size, offset, n)) == IJ_OK && *n < size)
     st = ij_fail(IJ_EFORMAT, "cut off: %zu of %llu bytes are there", *n, (unsigned long long)size);
-  if (kept < 0) close(fd);
+  if (!kept) close(fd);
+  return st;
+}
+
+ij_status ij_list_read(ij_list *l, uint32_t i, size_t max, ij_buffer *buffer, size_t *n) {
+  pthread_rwlock_rdlock(&l->moving);
+  ij_status st = read_locked(l, i, max, buffer, n);
+  pthread_rwlock_unlock(&l->moving);
   return st;
 }

@@ -13,7 +13,8 @@
 enum { CHUNK = 1 << 18, PROBLEMS_KEPT = 1000, DIGEST = 64 };
 
 struct ij_manifest {
-  const ij_list *list;
+  ij_catalogue *catalogue;
+  ij_list *list; /* the catalogue's */
   size_t n;
   uint8_t (*digest)[32]; /* (n) */
   uint8_t *read;         /* (n): its digest is there */
@@ -45,11 +46,11 @@ static int by_name(const void *a, const void *b) {
 }
 
 /* ---- one file ---- */
-static ij_status digest_of(ij_manifest *m, const char *path, ij_room *room, uint8_t out[32]) {
+static ij_status digest_of(ij_manifest *m, const char *path, ij_buffer *buffer, uint8_t out[32]) {
   ij_sha256 h;
   size_t got = CHUNK;
   struct stat s;
-  IJ_TRY(ij_room_get(room, CHUNK));
+  IJ_TRY(ij_buffer_reserve(buffer, CHUNK));
   int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0 || fstat(fd, &s) != 0 || !S_ISREG(s.st_mode)) {
     ij_status st = ij_fail(IJ_EIO, "could not be read: %s", fd < 0 ? strerror(errno) : "not a file");
@@ -58,9 +59,9 @@ static ij_status digest_of(ij_manifest *m, const char *path, ij_room *room, uint
   }
   ij_status st = IJ_OK;
   ij_sha256_begin(&h);
-  for (uint64_t at = 0; st == IJ_OK && got == CHUNK; at += got) {
-    st = ij_read_at(fd, room->p, CHUNK, at, &got);
-    if (st == IJ_OK) ij_sha256_add(&h, room->p, got);
+  for (uint64_t offset = 0; st == IJ_OK && got == CHUNK; offset += got) {
+    st = ij_read_at(fd, buffer->p, CHUNK, offset, &got);
+    if (st == IJ_OK) ij_sha256_add(&h, buffer->p, got);
     atomic_fetch_add(&m->bytes, (int64_t)got);
     if (ij_interrupted()) st = ij_fail(IJ_EINTERRUPT, "interrupted");
   }
@@ -77,7 +78,7 @@ static void to_hex(const uint8_t digest[32], char hex[static DIGEST + 1]) {
   hex[DIGEST] = 0;
 }
 
-static ij_status check_one(void *arg, size_t i, ij_room *room) {
+static ij_status check_one(void *arg, size_t i, ij_buffer *buffer) {
   ij_manifest *m = arg;
   char hex[DIGEST + 1], **hit = NULL;
   char *path = ij_list_file(m->list, i), *name = ij_list_file_name(m->list, i);
@@ -92,7 +93,7 @@ static ij_status check_one(void *arg, size_t i, ij_room *room) {
       goto out; /* no need to read it */
     }
   }
-  if (st == IJ_OK && (st = digest_of(m, path, room, m->digest[i])) == IJ_OK) {
+  if (st == IJ_OK && (st = digest_of(m, path, buffer, m->digest[i])) == IJ_OK) {
     m->read[i] = 1;
     to_hex(m->digest[i], hex);
     if (hit && strncasecmp(*hit, hex, DIGEST) != 0) problem(m, ij_format("%s: differs from the manifest", name));
@@ -161,14 +162,15 @@ static void find_missing(ij_manifest *m) {
 }
 
 /* ---- from outside ---- */
-ij_status ij_manifest_open(ij_data *d, int source, const char *expected, ij_manifest **out) {
-  ij_sources *all = ij_data_lists(d);
-  if (source < 0 || source >= ij_sources_number(all))
-    return ij_fail(IJ_EINVAL, "manifest: source %d of %d; they count from 0", source, ij_sources_number(all));
+ij_status ij_manifest_open(ij_catalogue *c, int source, const char *expected, ij_manifest **out) {
+  int sources = ij_catalogue_source_count(c);
+  if (source < 0 || source >= sources)
+    return ij_fail(IJ_EINVAL, "manifest: source %d of %d; they count from 0", source, sources);
   ij_manifest *m = ij_calloc(1, sizeof *m);
   if (!m) return IJ_ENOMEM;
   pthread_mutex_init(&m->lock, NULL);
-  m->list = ij_sources_list(all, source);
+  m->catalogue = ij_catalogue_keep(c);
+  m->list = ij_catalogue_list(c, source);
   m->n = ij_list_files(m->list);
   ij_status st = IJ_ENOMEM;
   if (!(m->digest = ij_alloc(m->n * sizeof *m->digest)) || !(m->read = ij_calloc(m->n, 1)) ||
@@ -238,5 +240,6 @@ void ij_manifest_close(ij_manifest *m) {
   ij_free(m->met);
   ij_free(m->text);
   ij_free(m->line);
+  ij_catalogue_close(m->catalogue);
   ij_free(m);
 }

@@ -1,5 +1,5 @@
-/* other.c: images that libvips reads, as 8-bit RGB; and writing. libvips is loaded when the first such image comes:
- * linked to the program, its hundred libraries would cost every start 30 ms. */
+/* other.c: images that libvips reads, as 8-bit RGB; and writing. libvips is loaded with the first such image: linked to
+ * the program, its hundred libraries would add 30 ms to every start. */
 #include "decode.h"
 #include <dlfcn.h>
 #include <pthread.h>
@@ -11,12 +11,13 @@
 /* The functions of libvips that we use, under their own names. */
 /* clang-format off */
 #define FUNCTIONS(F) \
-  F(vips_block_untrusted_set) F(vips_init) F(g_free) F(g_log_set_handler) F(g_object_unref) F(vips_cache_set_max)     \
+  F(vips_init) F(g_free) F(g_log_set_handler) F(g_object_unref) F(vips_cache_set_max)     \
   F(vips_cast) F(vips_colourspace) F(vips_colourspace_issupported) F(vips_concurrency_set) F(vips_copy)               \
   F(vips_error_buffer) F(vips_error_clear) F(vips_extract_band) F(vips_image_get_bands)                  \
   F(vips_image_get_format) F(vips_image_get_height) F(vips_image_get_width) F(vips_image_guess_interpretation)        \
-  F(vips_image_hasalpha) F(vips_image_new_from_buffer) F(vips_image_new_from_memory) F(vips_image_write_to_buffer)    \
-  F(vips_region_new) F(vips_region_prepare) F(vips_thread_shutdown)
+  F(vips_image_hasalpha) F(vips_image_new_from_memory) F(vips_image_write_to_buffer)    \
+  F(vips_call) F(vips_class_find) F(vips_foreign_find_load_buffer) F(vips_foreign_find_load_source)                     \
+  F(vips_blob_new) F(vips_area_unref) F(vips_source_new_from_memory) F(vips_region_new) F(vips_region_prepare) F(vips_thread_shutdown)
 /* clang-format on */
 static struct {
 #define F(name) __typeof__(name) *name;
@@ -37,10 +38,10 @@ static bool load(void) {
   return true;
 }
 
-/* libvips has settings of the process: one thread an image, no cache, no loaders that it calls unsafe for strangers'
- * files, no messages of its own on stderr. */
+/* Settings of libvips for the process: one thread per image, no cache, no messages of its own on stderr. Its switch
+ * against unsafe loaders is of the process too, so we don't use it: each image is checked instead (is_safe). */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static atomic_bool ready, untrusted;
+static atomic_bool ready;
 static void quiet(const char *domain, GLogLevelFlags level, const char *text, void *arg) {
   (void)domain, (void)level, (void)text, (void)arg;
 }
@@ -53,12 +54,7 @@ static void start(void) {
   lib.g_log_set_handler("VIPS", G_LOG_LEVEL_WARNING | G_LOG_LEVEL_INFO | G_LOG_LEVEL_DEBUG, quiet, NULL);
   lib.vips_concurrency_set(1);
   lib.vips_cache_set_max(0);
-  lib.vips_block_untrusted_set(!untrusted);
   ready = true;
-}
-void ij_vips_untrusted(bool allowed) {
-  untrusted = allowed;
-  if (ready) lib.vips_block_untrusted_set(!allowed);
 }
 ij_status ij_vips_ready(void) {
   pthread_once(&once, start);
@@ -88,15 +84,41 @@ void ij_other_close(ij_other *o) {
   ij_free(o);
 }
 
-ij_status ij_other_open(const uint8_t *bytes, size_t n, ij_other **out, int *height, int *width) {
+/* Whether a loader may read files of strangers; loader: the name of its class. */
+static bool is_safe(const char *loader) {
+  const VipsObjectClass *class = lib.vips_class_find("VipsForeignLoad", loader);
+  return class && !(((const VipsOperationClass *)class)->flags & VIPS_OPERATION_UNTRUSTED);
+}
+
+/* As vips_image_new_from_buffer, but the loader is chosen first and checked before it runs. */
+static ij_status image_new(const uint8_t *bytes, size_t n, bool untrusted, VipsImage **image) {
+  VipsSource *source = lib.vips_source_new_from_memory(bytes, n);
+  if (!source) return vips_failed();
+  VipsBlob *blob = NULL; /* for the few loaders that read no sources */
+  const char *loader = lib.vips_foreign_find_load_source(source);
+  if (!loader && (loader = lib.vips_foreign_find_load_buffer(bytes, n))) blob = lib.vips_blob_new(NULL, bytes, n);
+  void *from = blob ? (void *)blob : (void *)source;
+  ij_status st = IJ_OK;
+  if (!loader) st = vips_failed();
+  else if (!untrusted && !is_safe(loader))
+    st = ij_fail(IJ_EFORMAT, "format that libvips calls unsafe (%s); data.untrusted_loaders=true reads it", loader);
+  else if (lib.vips_call(loader, from, image, "access", VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_TRUNCATED,
+                         NULL) != 0)
+    st = vips_failed();
+  lib.vips_error_clear(); /* what find_load_source left */
+  if (blob) lib.vips_area_unref(VIPS_AREA(blob));
+  lib.g_object_unref(source);
+  return st;
+}
+
+ij_status ij_other_open(const uint8_t *bytes, size_t n, bool untrusted, ij_other **out, int *height, int *width) {
   IJ_TRY(ij_vips_ready());
   ij_other *o = ij_calloc(1, sizeof *o);
   if (!o) return IJ_ENOMEM;
-  o->image = lib.vips_image_new_from_buffer(bytes, n, "", "access", VIPS_ACCESS_SEQUENTIAL, "fail_on",
-                                            VIPS_FAIL_ON_TRUNCATED, NULL);
-  if (!o->image) {
+  ij_status st = image_new(bytes, n, untrusted, &o->image);
+  if (st != IJ_OK) {
     ij_other_close(o);
-    return vips_failed();
+    return st;
   }
   *height = lib.vips_image_get_height(o->image);
   *width = lib.vips_image_get_width(o->image);

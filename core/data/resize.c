@@ -9,28 +9,15 @@
 
 enum { PRECISION = 32 - 8 - 2, HALF = 1 << (PRECISION - 1) };
 
-ij_status ij_room_get(ij_room *r, size_t bytes) {
-  if (bytes <= r->size) return IJ_OK;
-  size_t size = bytes + bytes / 4;
-  ij_room_free(r);
-  if (!(r->p = ij_alloc(size))) return IJ_ENOMEM;
-  r->size = size;
-  return IJ_OK;
-}
-
-void ij_room_free(ij_room *r) {
-  ij_free(r->p);
-  *r = (ij_room){0};
-}
-
 /* Outputs [from, from + n) of `full` outputs over a box of `len` inputs. */
 static ij_status axis_make(ij_axis *a, int len, int full, int from, int n) {
   double scale = (double)len / full, wide = scale < 1 ? 1 : scale, inverse = 1 / wide;
   int most = 2 * (int)ceil(wide) + 1, taps = 1;
   size_t firsts = ((size_t)n * sizeof(int) + 63) / 64 * 64;
-  IJ_TRY(ij_room_get(&a->room, firsts + (size_t)n * (size_t)most * sizeof(int32_t) + (size_t)most * sizeof(double)));
-  a->first = a->room.p;
-  a->weight = (int32_t *)(void *)((char *)a->room.p + firsts);
+  IJ_TRY(ij_buffer_reserve(&a->buffer,
+                           firsts + (size_t)n * (size_t)most * sizeof(int32_t) + (size_t)most * sizeof(double)));
+  a->first = a->buffer.p;
+  a->weight = (int32_t *)(void *)((char *)a->buffer.p + firsts);
   double *w = (double *)(void *)(a->weight + (size_t)n * (size_t)most + ((size_t)n * (size_t)most) % 2);
   for (int pass = 0; pass < 2; pass++) { /* first the widest support, then the weights */
     a->lo = len;
@@ -64,8 +51,8 @@ static ij_status axis_make(ij_axis *a, int len, int full, int from, int n) {
 /* Weights of two taps side by side, each for the four bytes of its pixel. */
 static ij_status pairs_make(ij_axis *a) {
   int pairs = (a->taps + 1) / 2;
-  IJ_TRY(ij_room_get(&a->pair_room, (size_t)a->n * (size_t)pairs * 8 * sizeof(int32_t)));
-  int32_t *to = a->pair = a->pair_room.p;
+  IJ_TRY(ij_buffer_reserve(&a->pair_buffer, (size_t)a->n * (size_t)pairs * 8 * sizeof(int32_t)));
+  int32_t *to = a->pair = a->pair_buffer.p;
   for (int i = 0; i < a->n; i++)
     for (int k = 0; k < 2 * pairs; k++, to += 4)
       for (int c = 0; c < 4; c++) to[c] = k < a->taps ? a->weight[i * a->taps + k] : 0;
@@ -76,20 +63,20 @@ ij_status ij_resizer_begin(ij_resizer *r, const ij_window *win) {
   IJ_TRY(axis_make(&r->across, win->w, win->full_w, win->x, win->width));
   IJ_TRY(axis_make(&r->down, win->h, win->full_h, win->y, win->height));
   size_t in = (size_t)(r->across.hi - r->across.lo) + (size_t)r->across.taps + 1;
-  IJ_TRY(ij_room_get(&r->row, in * 4 + IJ_ROW_SLACK));
+  IJ_TRY(ij_buffer_reserve(&r->row, in * 4 + IJ_ROW_SLACK));
   r->stride = ((size_t)win->width * 3 + 1 + 63) / 64 * 64; /* slack for the loops, which read up to 64 bytes at once */
-  IJ_TRY(ij_room_get(&r->mid, (size_t)(r->down.hi - r->down.lo) * r->stride));
+  IJ_TRY(ij_buffer_reserve(&r->mid, (size_t)(r->down.hi - r->down.lo) * r->stride));
   IJ_TRY(pairs_make(&r->across));
   r->rows = 0;
   return IJ_OK;
 }
 
 void ij_resizer_free(ij_resizer *r) {
-  ij_room_free(&r->across.room);
-  ij_room_free(&r->across.pair_room);
-  ij_room_free(&r->down.room);
-  ij_room_free(&r->row);
-  ij_room_free(&r->mid);
+  ij_buffer_free(&r->across.buffer);
+  ij_buffer_free(&r->across.pair_buffer);
+  ij_buffer_free(&r->down.buffer);
+  ij_buffer_free(&r->row);
+  ij_buffer_free(&r->mid);
 }
 
 /* The loops, plain and for AVX2, chosen at run time. Weights that stand beyond the last pixel are 0, so what is read

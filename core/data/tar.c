@@ -6,18 +6,6 @@
 #include <string.h>
 #include <unistd.h>
 
-ij_status ij_read_at(int fd, void *to, size_t n, uint64_t offset, size_t *got) {
-  *got = 0;
-  while (*got < n) {
-    ssize_t k = pread(fd, (char *)to + *got, n - *got, (off_t)(offset + *got));
-    if (k < 0 && errno == EINTR) continue;
-    if (k < 0) return ij_fail(IJ_EIO, "could not be read: %s", strerror(errno));
-    if (k == 0) break;
-    *got += (size_t)k;
-  }
-  return IJ_OK;
-}
-
 enum { BLOCK = 512, WINDOW = 1 << 14, NEAR = 1 << 11 };
 
 /* A number field: octal digits, or GNU's base 256 where the top bit is set. False: neither. */
@@ -99,12 +87,12 @@ static void pax(const char *p, size_t n, extras *x) {
     while (i < n && i < 10 && p[i] >= '0' && p[i] <= '9') len = len * 10 + (size_t)(p[i++] - '0');
     if (i == 0 || i >= n || p[i] != ' ' || len > n || len < i + 3) return;
     const char *key = p + i + 1, *end = p + len - 1;
-    size_t room = (size_t)(end - key);
-    if (room > 5 && !memcmp(key, "path=", 5) && room - 5 < IJ_TAR_NAME_MOST) {
-      memcpy(x->name, key + 5, room - 5);
-      x->name[room - 5] = 0;
+    size_t length = (size_t)(end - key);
+    if (length > 5 && !memcmp(key, "path=", 5) && length - 5 < IJ_TAR_NAME_MOST) {
+      memcpy(x->name, key + 5, length - 5);
+      x->name[length - 5] = 0;
       x->named = true;
-    } else if (room > 5 && !memcmp(key, "size=", 5)) {
+    } else if (length > 5 && !memcmp(key, "size=", 5)) {
       x->size = 0;
       for (const char *c = key + 5; c < end && *c >= '0' && *c <= '9' && x->size < UINT64_MAX / 16; c++)
         x->size = x->size * 10 + (uint64_t)(*c - '0');

@@ -15,8 +15,8 @@ static void choose(uint64_t *b, ij_rng *rng, int n, int r) {
   }
 }
 
-/* A block (or, for IJ_MASK_RANDOM, a subset) at a random place. */
-static void place(const ij_mask_policy *p, ij_rng *rng, block_size b, int area, uint64_t *bits) {
+/* A block (or, for IJ_MASK_RANDOM, a subset) at a random position. */
+static void draw_block(const ij_mask_policy *p, ij_rng *rng, block_size b, int area, uint64_t *bits) {
   memset(bits, 0, (size_t)p->words * 8);
   if (b.h == 0) {
     bool most = area > p->patches / 2; /* then draw those left out */
@@ -39,7 +39,7 @@ static void place(const ij_mask_policy *p, ij_rng *rng, block_size b, int area, 
 static int draw_context(const ij_mask_policy *p, ij_rng *rng, int image, uint64_t *bits, unsigned char *relaxed) {
   int keep_out = p->c.allow_overlap ? 0 : p->c.targets;
   for (int tries = 1;; tries++) {
-    place(p, rng, p->size.context, p->size.context_area, bits);
+    draw_block(p, rng, p->size.context, p->size.context_area, bits);
     for (int m = 0; m < keep_out; m++) {
       const uint64_t *target = mask_bits(p, image, m);
       for (int i = 0; i < p->words; i++) bits[i] &= ~target[i];
@@ -65,7 +65,7 @@ ij_status ij_mask_draw_group(ij_mask_policy *p, uint64_t group) {
     ij_rng rng;
     ij_rng_init(&rng, p->c.seed, IJ_RNG_MASK_POS, (uint32_t)(image >> 32), (uint32_t)image);
     p->relaxed[i] = 0;
-    for (int m = 0; m < p->c.targets; m++) place(p, &rng, p->size.target, p->size.target_area, mask_bits(p, i, m));
+    for (int m = 0; m < p->c.targets; m++) draw_block(p, &rng, p->size.target, p->size.target_area, mask_bits(p, i, m));
     for (int c = 0; c < p->c.contexts; c++) {
       int n = draw_context(p, &rng, i, mask_bits(p, i, p->c.targets + c), &p->relaxed[i]);
       p->length[i * p->c.contexts + c] = n;

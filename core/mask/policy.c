@@ -9,7 +9,7 @@ static bool has(const ij_mask_config *c, unsigned quirk) { return (c->quirks & q
 static int min_int(int a, int b) { return a < b ? a : b; }
 static int max_int(int a, int b) { return a > b ? a : b; }
 
-/* The number of patches of a share of the grid. Each step on its own line: no fused multiply-add may change it. */
+/* The number of patches in a fraction of the grid. Each step on its own line: no fused multiply-add may change it. */
 static int area_of(const ij_mask_config *c, const double scale[2], double u) {
   double span = scale[1] - scale[0], step = u * span, s = scale[0] + step;
   double area = (double)c->grid_h * c->grid_w * s;
@@ -95,7 +95,7 @@ static ij_status refuse(const ij_mask_config *c, const group_size *s, const char
 }
 
 /* Tries sizes along each axis of the draw: the smallest area with all aspects, the largest with all aspects, and with
- * shared_draw the one curve that there is. A size that slips between two probes is redrawn when it comes up. */
+ * shared_draw the one curve that there is. A size between two probes is drawn again when it comes up. */
 static ij_status guard(const ij_mask_config *c) {
   bool shared = has(c, IJ_SHARED_DRAW);
   bool found = false;

@@ -54,6 +54,29 @@ static inline void put_bytes(const char *name, const void *bytes, size_t n) {
 }
 #define put_text(name, text) put_bytes(name, text, strlen(text))
 
+/* A catalogue and a loader of it. */
+typedef struct data_config {
+  ij_catalogue_config catalogue;
+  ij_loader_config loader;
+} data_config;
+typedef struct data {
+  ij_catalogue *catalogue;
+  ij_loader *loader;
+} data;
+static inline ij_status data_open(const data_config *c, data *d) {
+  *d = (data){0};
+  ij_status st = ij_catalogue_open(&c->catalogue, &d->catalogue);
+  if (st == IJ_OK && (st = ij_loader_open(d->catalogue, &c->loader, &d->loader)) != IJ_OK) {
+    ij_catalogue_close(d->catalogue);
+    d->catalogue = NULL;
+  }
+  return st;
+}
+static inline void data_close(data d) {
+  ij_catalogue_close(d.catalogue); /* the loader keeps it alive */
+  ij_loader_close(d.loader);
+}
+
 static inline int run_suite(Suite *s) {
   SRunner *r = srunner_create(s);
   srunner_run_all(r, CK_NORMAL);

@@ -16,40 +16,46 @@ static void make_set(void) {
   snprintf(root, sizeof root, "%s/d", scratch);
   snprintf(copy_to, sizeof copy_to, "%s/local", scratch);
 }
-static ij_data *open_root(const char *path) {
-  ij_data_config c = {
-      .root = path, .height = SIDE, .width = SIDE, .train = 1, .shuffle = 1, .batch = 5, .workers = 2, .max_bad = .5};
-  ij_data *d;
-  ck_assert_msg(ij_data_open(&c, &d) == IJ_OK, "%s", ij_errmsg());
+static data open_root(const char *path) {
+  data_config c = {.catalogue.root = path,
+                   .loader.view.height = SIDE,
+                   .loader.view.width = SIDE,
+                   .loader.view.train = 1,
+                   .loader.shuffle = 1,
+                   .loader.batch = 5,
+                   .loader.workers = 2,
+                   .loader.max_bad = .5};
+  data d;
+  ck_assert_msg(data_open(&c, &d) == IJ_OK, "%s", ij_errmsg());
   return d;
 }
-static uint64_t epoch_hash(ij_data *d) {
+static uint64_t epoch_hash(data d) {
   uint64_t h = 0;
-  ck_assert_int_eq(ij_data_seek(d, 0, 0), IJ_OK);
-  for (int s = 0; s < ij_data_steps(d); s++) {
+  ck_assert_int_eq(ij_loader_seek(d.loader, 0, 0), IJ_OK);
+  for (int s = 0; s < ij_loader_steps(d.loader); s++) {
     ij_batch b;
-    ck_assert_msg(ij_data_next(d, &b) == IJ_OK, "%s", ij_errmsg());
+    ck_assert_msg(ij_loader_next(d.loader, &b) == IJ_OK, "%s", ij_errmsg());
     h = ij_hash(h, b.pixels, (size_t)b.count * SIDE * SIDE * 3);
   }
   return h;
 }
-static ij_status copy(ij_data *d, ij_progress *p) {
+static ij_status copy(data d, ij_progress *p) {
   ij_status st;
-  do st = ij_data_copy(d, copy_to, 1, p);
+  do st = ij_catalogue_copy(d.catalogue, copy_to, 1, p);
   while (st == IJ_OK && !p->over);
   return st;
 }
 static void expect_copied(const char *path, int files, bool all) { /* all: all bytes, else none */
-  ij_data *d = open_root(path);
+  data d = open_root(path);
   ij_progress p;
-  uint64_t stamp = ij_data_stamp(d);
+  uint64_t stamp = ij_catalogue_stamp(d.catalogue);
   ck_assert_msg(copy(d, &p) == IJ_OK, "%s", ij_errmsg());
   ck_assert_int_eq(p.files, files);
   ck_assert_int_eq(p.files_done, files);
   ck_assert_int_eq(p.bytes, p.bytes_done);
   ck_assert_int_eq(p.bytes > 0, all);
-  ck_assert_uint_eq(ij_data_stamp(d), stamp); /* it is the same data */
-  ij_data_close(d);
+  ck_assert_uint_eq(ij_catalogue_stamp(d.catalogue), stamp); /* it is the same data */
+  data_close(d);
 }
 
 START_TEST(a_copy_is_made_once_and_read_from_then_on)
@@ -58,9 +64,9 @@ START_TEST(a_copy_is_made_once_and_read_from_then_on)
   for (int k = 0; k < 2; k++) {
     char path[80], *hide;
     snprintf(path, sizeof path, "%s/%s", scratch, what[k]);
-    ij_data *d = open_root(path);
+    data d = open_root(path);
     uint64_t want = epoch_hash(d);
-    ij_data_close(d);
+    data_close(d);
     expect_copied(path, k ? 2 : 12, true);
     expect_copied(path, k ? 2 : 12, false); /* it is there */
     d = open_root(path);
@@ -70,7 +76,7 @@ START_TEST(a_copy_is_made_once_and_read_from_then_on)
     run_in_scratch(hide);
     ij_free(hide);
     ck_assert_uint_eq(epoch_hash(d), want);
-    ij_data_close(d);
+    data_close(d);
     hide = ij_format("mv away %s", what[k]);
     run_in_scratch(hide);
     ij_free(hide);
@@ -79,6 +85,37 @@ START_TEST(a_copy_is_made_once_and_read_from_then_on)
     ij_free(hide);
   }
   ck_assert_uint_eq(ij_mem_live(), 0);
+}
+END_TEST
+
+/* A loader reads on while the files are copied, and from the copy as soon as it is complete. */
+START_TEST(a_loader_reads_on_while_its_files_are_copied)
+{
+  static const char *const what[2] = {"d", "s"};
+  for (int k = 0; k < 2; k++) {
+    char path[80];
+    snprintf(path, sizeof path, "%s/%s", scratch, what[k]);
+    data d = open_root(path), other = open_root(path);
+    ij_progress p = {0};
+    ij_batch b, same;
+    int steps = 0;
+    for (; !p.over || steps < 20; steps++) {
+      if (!p.over) ck_assert_msg(ij_catalogue_copy(d.catalogue, copy_to, .001, &p) == IJ_OK, "%s", ij_errmsg());
+      ck_assert_msg(ij_loader_next(d.loader, &b) == IJ_OK, "%s", ij_errmsg());
+      ck_assert_msg(ij_loader_next(other.loader, &same) == IJ_OK, "%s", ij_errmsg());
+      ck_assert_mem_eq(b.pixels, same.pixels, (size_t)b.count * SIDE * SIDE * 3);
+    }
+    data_close(other);
+    char *command = ij_format("mv %s away", what[k]);
+    run_in_scratch(command);
+    ij_free(command);
+    for (int i = 0; i < 20; i++) ck_assert_msg(ij_loader_next(d.loader, &b) == IJ_OK, "%s", ij_errmsg());
+    ck_assert_int_eq(ij_loader_corrupt_count(d.loader), 0);
+    data_close(d);
+    command = ij_format("mv away %s", what[k]);
+    run_in_scratch(command);
+    ij_free(command);
+  }
 }
 END_TEST
 
@@ -92,7 +129,7 @@ START_TEST(a_part_of_a_copy_is_completed)
       scratch);
   run_in_scratch(line);
   ij_free(line);
-  ij_data *d = open_root(root);
+  data d = open_root(root);
   ij_progress p;
   struct stat s;
   ck_assert_int_eq(copy(d, &p), IJ_OK);
@@ -105,7 +142,7 @@ START_TEST(a_part_of_a_copy_is_completed)
     ij_free(path);
   }
   ck_assert_int_eq(p.bytes, want);
-  ij_data_close(d);
+  data_close(d);
   line = ij_format("rm local%s/d/t local%s/d/a/*.part; diff -r d local%s/d", scratch, scratch, scratch);
   run_in_scratch(line);
   ij_free(line);
@@ -121,18 +158,18 @@ END_TEST
 START_TEST(what_can_not_be_copied)
 {
   ij_progress p;
-  ij_data *d = open_root(root);
-  ck_assert_int_eq(ij_data_copy(d, "/dev/null/x", 1, &p), IJ_EIO);
+  data d = open_root(root);
+  ck_assert_int_eq(ij_catalogue_copy(d.catalogue, "/dev/null/x", 1, &p), IJ_EIO);
   char inside[100];
   snprintf(inside, sizeof inside, "%s/d/a/local", scratch);
-  ck_assert_int_eq(ij_data_copy(d, inside, 1, &p), IJ_EINVAL);
+  ck_assert_int_eq(ij_catalogue_copy(d.catalogue, inside, 1, &p), IJ_EINVAL);
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "lies in the data itself"));
   run_in_scratch("rm -r d/a/local; ln -s nowhere d/a/link.png");
-  ij_data_close(d);
+  data_close(d);
   d = open_root(root); /* what can't be read stays broken, the rest is copied */
   ck_assert_msg(copy(d, &p) == IJ_OK, "%s", ij_errmsg());
-  ck_assert_int_eq(ij_data_count(d), 13);
-  ij_data_close(d);
+  ck_assert_int_eq(ij_catalogue_count(d.catalogue), 13);
+  data_close(d);
   char *huge = in_scratch("d/huge.png");
   FILE *f = fopen(huge, "wb");
   bool sparse = f && ftruncate(fileno(f), (off_t)1 << 43) == 0;
@@ -143,22 +180,22 @@ START_TEST(what_can_not_be_copied)
     ck_assert_int_eq(copy(d, &p), IJ_EIO);
     ck_assert_msg(strstr(ij_errmsg(), "8796.") && strstr(ij_errmsg(), "GB are free there"), "%s", ij_errmsg());
     ck_assert_msg(epoch_hash(d) != 0, "it can still be read from where it is");
-    ij_data_close(d);
+    data_close(d);
   }
   ij_free(huge);
   ij_interrupt_set(1);
-  ij_data_config c = {.root = "s", .height = 8, .width = 8, .batch = 2};
+  data_config c = {.catalogue.root = "s", .loader.view.height = 8, .loader.view.width = 8, .loader.batch = 2};
   char path[80];
   snprintf(path, sizeof path, "%s/s", scratch);
-  c.root = path;
-  ck_assert_int_eq(ij_data_open(&c, &d), IJ_EINTERRUPT);
+  c.catalogue.root = path;
+  ck_assert_int_eq(data_open(&c, &d), IJ_EINTERRUPT);
   ij_interrupt_set(0);
-  ck_assert_int_eq(ij_data_open(&c, &d), IJ_OK);
+  ck_assert_int_eq(data_open(&c, &d), IJ_OK);
   ij_interrupt_set(1);
   ck_assert_int_eq(copy(d, &p), IJ_EINTERRUPT);
   ij_interrupt_set(0);
   ck_assert_int_eq(copy(d, &p), IJ_OK);
-  ij_data_close(d);
+  data_close(d);
 }
 END_TEST
 
@@ -183,16 +220,16 @@ START_TEST(sha256_as_published)
 }
 END_TEST
 
-static ij_status manifest(ij_data *d, const char *expected, ij_manifest **m) {
+static ij_status manifest(data d, const char *expected, ij_manifest **m) {
   ij_progress p;
   char *path = expected ? in_scratch(expected) : NULL;
-  ij_status st = ij_manifest_open(d, 0, path, m);
+  ij_status st = ij_manifest_open(d.catalogue, 0, path, m);
   ij_free(path);
   for (p.over = 0; st == IJ_OK && !p.over;) st = ij_manifest_wait(*m, 1, &p);
   return st;
 }
 static void write_manifest(const char *path, const char *to) {
-  ij_data *d = open_root(path);
+  data d = open_root(path);
   ij_manifest *m;
   ck_assert_int_eq(manifest(d, NULL, &m), IJ_OK);
   char *out = in_scratch(to);
@@ -202,7 +239,7 @@ static void write_manifest(const char *path, const char *to) {
   fclose(f);
   ij_free(out);
   ij_manifest_close(m);
-  ij_data_close(d);
+  data_close(d);
 }
 
 START_TEST(sha256sum_reads_our_manifests_and_we_its)
@@ -215,7 +252,7 @@ START_TEST(sha256sum_reads_our_manifests_and_we_its)
   write_manifest(path, "s.txt");
   run_in_scratch("cd s; sha256sum -c ../s.txt && test $(wc -l <../s.txt) = 2");
   run_in_scratch("cd d; echo notes >readme.txt; find . -type f -exec sha256sum {} + >../theirs.txt");
-  ij_data *d = open_root(root);
+  data d = open_root(root);
   static const char *const file[] = {"m.txt", "theirs.txt"};
   for (int i = 0; i < 2; i++) {
     ij_manifest *m;
@@ -223,7 +260,7 @@ START_TEST(sha256sum_reads_our_manifests_and_we_its)
     ck_assert_msg(ij_manifest_problems(m) == 0, "%s", ij_manifest_problem(m, 0));
     ij_manifest_close(m);
   }
-  ij_data_close(d);
+  data_close(d);
 }
 END_TEST
 
@@ -231,7 +268,7 @@ START_TEST(what_differs_is_named)
 {
   write_manifest(root, "m.txt");
   run_in_scratch("printf x | dd of=d/a/00.png bs=1 seek=60 conv=notrunc; rm d/b/01.png; cp d/c/02.png d/c/new.png");
-  ij_data *d = open_root(root);
+  data d = open_root(root);
   ij_manifest *m;
   ck_assert_int_eq(manifest(d, "m.txt", &m), IJ_OK);
   ck_assert_int_eq(ij_manifest_problems(m), 3);
@@ -254,8 +291,8 @@ START_TEST(what_differs_is_named)
   put_text("bad.txt", "\n");
   ck_assert_int_eq(manifest(d, "bad.txt", &m), IJ_EFORMAT);
   ck_assert_int_eq(manifest(d, "nowhere", &m), IJ_EIO);
-  ck_assert_int_eq(ij_manifest_open(d, 1, NULL, &m), IJ_EINVAL);
-  ij_data_close(d);
+  ck_assert_int_eq(ij_manifest_open(d.catalogue, 1, NULL, &m), IJ_EINVAL);
+  data_close(d);
   ck_assert_uint_eq(ij_mem_live(), 0);
 }
 END_TEST
@@ -269,26 +306,53 @@ static ij_status decode(ij_decoder *d, const void *bytes, size_t n) {
   return ij_decoder_read(d, &all, out);
 }
 
+static const char svg[] =
+    "<?xml version=\"1.0\"?><svg xmlns=\"http://www.w3.org/2000/svg\" width=\"20\" height=\"20\">"
+    "<image href=\"file:///etc/passwd\" width=\"9\" height=\"9\"/><rect width=\"20\" height=\"20\"/></svg>";
+
 START_TEST(formats_unsafe_for_strangers_files_are_off)
 {
-  static const char svg[] =
-      "<?xml version=\"1.0\"?><svg xmlns=\"http://www.w3.org/2000/svg\" width=\"20\" height=\"20\">"
-      "<image href=\"file:///etc/passwd\" width=\"9\" height=\"9\"/><rect width=\"20\" height=\"20\"/></svg>";
   static const char pdf[] =
       "%PDF-1.1\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
       "3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 20 20]>>endobj\ntrailer<</Root 1 0 R>>\n";
   ij_decoder *d;
-  ck_assert_int_eq(ij_decoder_new(1 << 20, &d), IJ_OK);
+  ck_assert_int_eq(ij_decoder_new(1 << 20, false, &d), IJ_OK);
   ck_assert_int_eq(decode(d, svg, sizeof svg - 1), IJ_EFORMAT);
+  if (vips_type_find("VipsOperation", "svgload_buffer"))
+    ck_assert_ptr_nonnull(strstr(ij_errmsg(), "untrusted_loaders"));
   ck_assert_int_eq(decode(d, pdf, sizeof pdf - 1), IJ_EFORMAT);
+  ij_decoder_free(d);
+}
+END_TEST
+
+/* Two catalogues of the same files, open at the same time: that one of them trusts its files changes nothing in the
+ * other, nor in single images. */
+START_TEST(trust_is_of_one_catalogue)
+{
+  run_in_scratch("mkdir t");
+  put_text("t/a.png", svg); /* by its name an image, by its contents an SVG */
+  char *folder = in_scratch("t"), *file = in_scratch("t/a.png");
+  ij_catalogue *trusting, *other;
+  ij_view view = {.height = 8, .width = 8};
+  uint8_t pixels[8 * 8 * 3], *all = NULL;
+  int h, w;
   if (!vips_type_find("VipsOperation", "svgload_buffer")) puts("SKIPPED: untrusted_loaders: this libvips reads no SVG");
   else {
-    ij_vips_untrusted(true);
-    ck_assert_msg(decode(d, svg, sizeof svg - 1) == IJ_OK, "%s", ij_errmsg());
-    ij_vips_untrusted(false);
-    ck_assert_int_eq(decode(d, svg, sizeof svg - 1), IJ_EFORMAT);
+    ck_assert_int_eq(ij_catalogue_open(&(ij_catalogue_config){.root = folder}, &other), IJ_OK);
+    ck_assert_int_eq(ij_catalogue_open(&(ij_catalogue_config){.root = folder, .untrusted_loaders = 1}, &trusting),
+                     IJ_OK);
+    for (int i = 0; i < 3; i++) {
+      ck_assert_msg(ij_catalogue_image(trusting, &view, 0, 0, pixels) == IJ_OK, "%s", ij_errmsg());
+      ck_assert_int_eq(pixels[0], 0); /* a black rectangle */
+      ck_assert_int_eq(ij_catalogue_image(other, &view, 0, 0, pixels), IJ_EFORMAT);
+      ck_assert_ptr_nonnull(strstr(ij_errmsg(), "unsafe"));
+      ck_assert_int_eq(ij_image_load(file, &all, &h, &w), IJ_EFORMAT);
+    }
+    ij_catalogue_close(trusting);
+    ij_catalogue_close(other);
   }
-  ij_decoder_free(d);
+  ij_free(folder);
+  ij_free(file);
 }
 END_TEST
 
@@ -305,11 +369,11 @@ START_TEST(bombs_do_not_fill_the_memory)
   ck_assert_int_eq(vips_image_write_to_buffer(black, ".png[compression=9]", &png, &n, NULL), 0);
   g_object_unref(black);
   ck_assert_uint_lt(n, 1 << 20);
-  ck_assert_int_eq(ij_decoder_new(WIDE * WIDE - 1, &d), IJ_OK);
+  ck_assert_int_eq(ij_decoder_new(WIDE * WIDE - 1, false, &d), IJ_OK);
   ck_assert_int_eq(decode(d, png, n), IJ_EFORMAT);
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "more than data.max_pixels"));
   ij_decoder_free(d);
-  ck_assert_int_eq(ij_decoder_new(WIDE * WIDE, &d), IJ_OK);
+  ck_assert_int_eq(ij_decoder_new(WIDE * WIDE, false, &d), IJ_OK);
   size_t before = ij_rss_peak();
   ck_assert_msg(decode(d, png, n) == IJ_OK, "%s", ij_errmsg());
   size_t more = ij_rss_peak() - before; /* all of it would be 768 MB */
@@ -338,7 +402,7 @@ START_TEST(jpegs_of_many_scans_are_refused)
   for (size_t i = 0; i < TIMES; i++) memcpy(bomb + last + i * scan, jpeg + last, scan);
   memcpy(bomb + size - 2, "\xff\xd9", 2);
   ij_decoder *d;
-  ck_assert_int_eq(ij_decoder_new(1 << 20, &d), IJ_OK);
+  ck_assert_int_eq(ij_decoder_new(1 << 20, false, &d), IJ_OK);
   ck_assert_int_eq(decode(d, jpeg, n), IJ_OK);
   ck_assert_int_eq(decode(d, bomb, size), IJ_EFORMAT);
   ck_assert_str_eq(ij_errmsg(), "JPEG of more than 200 scans");
@@ -349,16 +413,22 @@ START_TEST(jpegs_of_many_scans_are_refused)
 }
 END_TEST
 
-START_TEST(files_above_the_limit_are_broken)
+START_TEST(files_above_the_limit_are_corrupt)
 {
   run_in_scratch("truncate -s 2000000 d/a/big.png");
-  ij_data_config c = {.root = root, .height = 8, .width = 8, .batch = 13, .max_bad = .5, .max_bytes = 1000000};
-  ij_data *d;
+  data_config c = {.catalogue.root = root,
+                   .loader.view.height = 8,
+                   .loader.view.width = 8,
+                   .loader.batch = 13,
+                   .loader.max_bad = .5,
+                   .catalogue.max_bytes = 1000000};
+  data d;
   ij_batch b;
-  ck_assert_int_eq(ij_data_open(&c, &d), IJ_OK);
-  ck_assert_int_eq(ij_data_next(d, &b), IJ_OK);
-  ck_assert_str_eq(ij_data_bad_next(d), "a/big.png: file of 2000000 bytes is too big: data.max_bytes = 1000000");
-  ij_data_close(d);
+  ck_assert_int_eq(data_open(&c, &d), IJ_OK);
+  ck_assert_int_eq(ij_loader_next(d.loader, &b), IJ_OK);
+  ck_assert_str_eq(ij_loader_corrupt(d.loader),
+                   "a/big.png: file of 2000000 bytes is too big: data.max_bytes = 1000000");
+  data_close(d);
 }
 END_TEST
 
@@ -368,15 +438,17 @@ int main(void) {
   tcase_add_checked_fixture(t, make_set, scratch_remove);
   tcase_set_timeout(t, 120);
   tcase_add_test(t, a_copy_is_made_once_and_read_from_then_on);
+  tcase_add_test(t, a_loader_reads_on_while_its_files_are_copied);
   tcase_add_test(t, a_part_of_a_copy_is_completed);
   tcase_add_test(t, what_can_not_be_copied);
   tcase_add_test(t, sha256_as_published);
   tcase_add_test(t, sha256sum_reads_our_manifests_and_we_its);
   tcase_add_test(t, what_differs_is_named);
   tcase_add_test(t, formats_unsafe_for_strangers_files_are_off);
+  tcase_add_test(t, trust_is_of_one_catalogue);
   tcase_add_test(t, bombs_do_not_fill_the_memory);
   tcase_add_test(t, jpegs_of_many_scans_are_refused);
-  tcase_add_test(t, files_above_the_limit_are_broken);
+  tcase_add_test(t, files_above_the_limit_are_corrupt);
   suite_add_tcase(s, t);
   return run_suite(s);
 }

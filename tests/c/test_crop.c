@@ -25,7 +25,7 @@ START_TEST(as_pil_resizes)
         p[(y * 203 + x) * 3 + c] = (uint8_t)((x * x * (c + 1) + y * y * 3 + x * y * (5 - c) + c * 77) / 7);
   for (size_t i = 0; i < sizeof golden / sizeof *golden; i++) {
     ck_assert_int_eq(ij_image_crop(p, 150, 203, golden[i].top, golden[i].left, golden[i].h, golden[i].w,
-                                     golden[i].out_h, golden[i].out_w, out),
+                                   golden[i].out_h, golden[i].out_w, out),
                      IJ_OK);
     ck_assert_msg(hash(out, (size_t)golden[i].out_h * (size_t)golden[i].out_w * 3) == golden[i].hash, "size %zu", i);
   }
@@ -111,7 +111,7 @@ START_TEST(conformance)
   cJSON *all = cJSON_Parse(text), *one;
   ck_assert_ptr_nonnull(all);
   ij_decoder *d;
-  ck_assert_int_eq(ij_decoder_new(1 << 28, &d), IJ_OK);
+  ck_assert_int_eq(ij_decoder_new(1 << 28, false, &d), IJ_OK);
   int count = 0;
   cJSON_ArrayForEach(one, all) {
     int box[5], h, w, eh, ew;

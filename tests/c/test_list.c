@@ -116,13 +116,13 @@ START_TEST(what_is_not_there_is_said)
 }
 END_TEST
 
-static void expect_read(const ij_list *l, uint32_t i, const char *text) {
-  ij_room room = {0};
+static void expect_read(ij_list *l, uint32_t i, const char *text) {
+  ij_buffer buffer = {0};
   size_t n;
-  ck_assert_msg(ij_list_read(l, i, 1 << 20, &room, &n) == IJ_OK, "%s", ij_errmsg());
+  ck_assert_msg(ij_list_read(l, i, 1 << 20, &buffer, &n) == IJ_OK, "%s", ij_errmsg());
   ck_assert_uint_eq(n, strlen(text));
-  ck_assert_mem_eq(room.p, text, n);
-  ij_room_free(&room);
+  ck_assert_mem_eq(buffer.p, text, n);
+  ij_buffer_free(&buffer);
 }
 
 START_TEST(tars_are_read_in_place)
@@ -221,13 +221,13 @@ START_TEST(damaged_tars)
   ck_assert_int_eq(list("cut.tar", NULL, &l), IJ_OK); /* its last image is there in part, and broken when read */
   ck_assert_ptr_nonnull(strstr(notes, "the tar is cut off"));
   ck_assert_uint_eq(ij_list_count(l), 3);
-  ij_room room = {0};
+  ij_buffer buffer = {0};
   size_t n;
-  ck_assert_int_eq(ij_list_read(l, 1, 1 << 20, &room, &n), IJ_OK);
-  ck_assert_int_eq(ij_list_read(l, 2, 1 << 20, &room, &n), IJ_EFORMAT);
-  ck_assert_int_eq(ij_list_read(l, 1, 100, &room, &n), IJ_EFORMAT);
+  ck_assert_int_eq(ij_list_read(l, 1, 1 << 20, &buffer, &n), IJ_OK);
+  ck_assert_int_eq(ij_list_read(l, 2, 1 << 20, &buffer, &n), IJ_EFORMAT);
+  ck_assert_int_eq(ij_list_read(l, 1, 100, &buffer, &n), IJ_EFORMAT);
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "too big"));
-  ij_room_free(&room);
+  ij_buffer_free(&buffer);
   ij_list_free(l);
   ck_assert_int_eq(list("between.tar", NULL, &l), IJ_OK);
   ck_assert_uint_eq(ij_list_count(l), 3);
@@ -264,10 +264,10 @@ START_TEST(any_byte_may_be_wrong)
     fclose(f);
     ij_list *l;
     if (list("t.tar", NULL, &l) == IJ_OK) {
-      ij_room room = {0};
+      ij_buffer buffer = {0};
       size_t got;
-      for (uint32_t k = 0; k < ij_list_count(l); k++) (void)ij_list_read(l, k, 1 << 20, &room, &got);
-      ij_room_free(&room);
+      for (uint32_t k = 0; k < ij_list_count(l); k++) (void)ij_list_read(l, k, 1 << 20, &buffer, &got);
+      ij_buffer_free(&buffer);
       ij_list_free(l);
     }
     bytes[at] = old;

@@ -68,20 +68,20 @@ static bool put(const uint8_t *bytes, size_t n) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
   ij_list *l;
-  ij_room room = {0};
+  ij_buffer buffer = {0};
   if (!*file) make_tar();
   if (!put(bytes, n)) return 0;
   if (ij_list_open(tar, NULL, folder, no_note, NULL, &l) == IJ_OK) {
     size_t got;
     for (uint32_t i = 0; i < ij_list_count(l); i++) {
       if (!*ij_list_name(l, i) || strlen(ij_list_name(l, i)) >= IJ_TAR_NAME_MOST) __builtin_trap();
-      if (ij_list_read(l, i, 1 << 14, &room, &got) != IJ_OK && !strstr(ij_errmsg(), "too big")) __builtin_trap();
+      if (ij_list_read(l, i, 1 << 14, &buffer, &got) != IJ_OK && !strstr(ij_errmsg(), "too big")) __builtin_trap();
       if (ij_list_label(l, i) >= ij_list_classes(l)) __builtin_trap();
     }
     (void)ij_list_stamp(l);
     ij_list_free(l);
   }
-  ij_room_free(&room);
+  ij_buffer_free(&buffer);
   if (ij_mem_live() != 0) __builtin_trap();
   return 0;
 }

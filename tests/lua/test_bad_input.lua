@@ -120,7 +120,7 @@ function tests.test_odd_images_are_read_and_broken_ones_named()
   lu.assertNotStrContains(text, "tiny.png")
   code, text = pretrain("data.max_bad=0 resume=false optim.steps=0 data.root=" .. folder .. "/images")
   lu.assertEquals(code, 1, text)
-  lu.assertStrContains(text, "broken")
+  lu.assertStrContains(text, "images are corrupt")
 end
 
 function tests.test_out_of_memory_is_one_line()

@@ -245,7 +245,7 @@ function tests.test_images_that_vanish()   -- the tar is emptied under the run
   local code, said = signalled("0",
     (": > %s; (sleep 20; kill -9 $p) 2>/dev/null &"):format(made.train))
   lu.assertEquals(code, 1)
-  lu.assertStrContains(said, "of 40 images are broken")
+  lu.assertStrContains(said, "of 40 images are corrupt")
   lu.assertTrue(step_of "run" >= 20)
 end
 
@@ -253,7 +253,7 @@ function tests.test_read_errors_in_an_epoch()   -- the disk fails from the 70th 
   local code, said = shell("IJ_FAULT='EIO pread 70 train.tar' " .. with_faults() .. command())
   lu.assertEquals(code, 1)
   lu.assertStrContains(said, "Input/output error")
-  lu.assertStrContains(said, "of 40 images are broken")
+  lu.assertStrContains(said, "of 40 images are corrupt")
   local step = step_of "run"
   -- what was whole is saved, and the run resumes once the disk works again
   lu.assertTrue(step >= 1)

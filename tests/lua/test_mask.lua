@@ -102,11 +102,13 @@ function tests.test_text()
     local patch = m.target[j]
     lu.assertEquals(lines[math.floor(patch / 9) + 1]:sub(patch % 9 + 1, patch % 9 + 1), "1")
   end
-  lu.assertEquals(mask.text(p, { first = 5, image = 3 }), mask.text(p, { first = 7 }))
+  lu.assertEquals(mask.text(p, { first = 7, images = 1 }), mask.text(p, { first = 7 }))
   local colored = mask.text(p, { color = true, images = 2 })
   lu.assertStrContains(colored, "▀")
   lu.assertEquals(select(2, colored:gsub("\n", "")), 3)
   lu.assertErrorMsgContains("expected a policy", mask.text, {})
+  lu.assertErrorMsgContains("mask.draw(policy, { images = 3 }): the second argument is 3, expected a table", mask.draw, p, 3)
+  lu.assertErrorMsgContains("mask.stats(policy, { groups = 100 }): the second argument is 9", mask.stats, p, 9)
   lu.assertErrorMsgContains("did you mean 'color'", mask.text, p, { colour = true })
 end
 
@@ -114,14 +116,14 @@ function tests.test_looking_does_not_disturb()
   local p = mask.new { grid = { 16, 16 } }
   p:sample_raw(3)
   mask.text(p, { first = 99 })
-  mask.stats(p, 2)
+  mask.stats(p, { groups = 2 })
   lu.assertEquals(p.next, 3)
 end
 
 function tests.test_stats()
   local p = mask.new { grid = { 16, 16 }, quirks = "reference", group = 8 }
-  local s = mask.stats(p, 200)
-  lu.assertEquals({ s.batches, s.images, s.fallbacks }, { 200, 1600, 0 })
+  local s = mask.stats(p, { groups = 200 })
+  lu.assertEquals({ s.groups, s.images, s.fallbacks }, { 200, 1600, 0 })
   lu.assertAlmostEquals(s.k_mean, 86, 2)
   lu.assertEquals(s.context_blocks, { ["15x15"] = 200 })
   local sum = 0
@@ -133,7 +135,7 @@ function tests.test_stats()
   lu.assertEquals(s.coverage.target[256], 0)
   lu.assertStrContains(tostring(s), "200 groups of 8 images, 16x16 grid")
   lu.assertStrContains(tostring(s), "context blocks:  15x15 1.000")
-  lu.assertEquals(mask.stats(mask.new { grid = { 10, 10 }, policy = "random" }, 1).target_blocks, {})
+  lu.assertEquals(mask.stats(mask.new { grid = { 10, 10 }, policy = "random" }, { groups = 1 }).target_blocks, {})
 end
 
 function tests.test_other_policies()
@@ -163,7 +165,7 @@ function tests.test_policy_in_lua()
   end
   lu.assertTrue(left > 16 and left < 48)
   lu.assertStrContains(mask.text(p, { first = 3 }), "context 128, target 128 of 256 patches")
-  lu.assertEquals(mask.stats(p, 2).k, { [128] = 2 })
+  lu.assertEquals(mask.stats(p, { groups = 2 }).k, { [128] = 2 })
   local ctx, tgt = p:sample(2)
   lu.assertEquals({ ctx:size(3), tgt:size(3) }, { 128, 128 })
   lu.assertEquals(p.next, 66)
@@ -184,8 +186,8 @@ local function multiblock(rng, g)
 end
 
 function tests.test_policy_in_lua_like_the_default()
-  local ours = mask.stats(mask.new { grid = { 16, 16 }, group = 16 }, 60)
-  local theirs = mask.stats(mask.policy(multiblock, { grid = { 16, 16 }, group = 16 }), 60)
+  local ours = mask.stats(mask.new { grid = { 16, 16 }, group = 16 }, { groups = 60 })
+  local theirs = mask.stats(mask.policy(multiblock, { grid = { 16, 16 }, group = 16 }), { groups = 60 })
   lu.assertAlmostEquals(ours.k_mean, theirs.k_mean, 8)
   lu.assertAlmostEquals(ours.t_mean, theirs.t_mean, 2)
   for _, i in ipairs { 1, 16, 120, 256 } do
@@ -210,7 +212,7 @@ end
 
 function tests.test_regions()
   local g = mask.grid(3, 4)
-  local a, b = g:block(0, 0, 2, 2), g:block(-1, 1, 3, 9)
+  local a, b = g:block(0, 0, 2, 2), g:block(0, 1, 2, 3)
   lu.assertEquals(tostring(a), "##..\n##..\n....")
   lu.assertEquals(tostring(a - b), "#...\n#...\n....")
   lu.assertEquals(tostring(a + b), "####\n####\n....")
@@ -228,18 +230,18 @@ function tests.test_policy_in_lua_misuse()
   wrong("expected a function", 3)
   wrong("expected a grid", halves, 3)
   wrong("did you mean 'group'?", halves, { grid = { 4, 4 }, grup = 3 })
-  wrong("0 x 4 is no grid", halves, { 0, 4 })
-  wrong("gave no context", function() end)
-  wrong("gave no target", function(_, g) return g:all() end)
-  wrong("gave no target", function(_, g) return g:all(), {} end)
-  wrong("the target is empty", function(_, g) return g:all(), { g:block(9, 9, 1, 1) } end)
+  wrong("(0, 4), expected two whole numbers", halves, { 0, 4 })
+  wrong("returned no context", function() end)
+  wrong("returned no target", function(_, g) return g:all() end)
+  wrong("returned no target", function(_, g) return g:all(), {} end)
+  wrong("the target is empty", function(_, g) return g:all(), { g:block(0, 0, 0, 1) } end)
   wrong("the context is string", function() return { "all" }, { 4 } end)
-  wrong("the context holds 16, which is no patch of 0 to 15", function() return { 3, 16 }, { 4 } end)
+  wrong("the context holds 16, which is not a patch from 0 to 15", function() return { 3, 16 }, { 4 } end)
   wrong("of another grid", function(_, g) return g:all(), { mask.grid(2, 2):all() } end)
-  wrong("1 contexts and 2 targets, 1 and 1 before", function(_, g, at)
+  wrong("1 context and 2 targets, but 1 context and 1 target before", function(_, g, at)
     return g:all(), at.image == 0 and g:all() or { g:all(), g:all() }
   end)
-  wrong("no whole number from 1", function(rng) rng:below(0) end)
+  wrong("expected a whole number from 1", function(rng) rng:below(0) end)
   wrong("(1, 2, 3, nil) are not four", function(_, g) g:block(1, 2, 3) end)
   wrong("expected 0 to 16", function(rng, g) g:random(rng, 17) end)
   wrong("needs two regions of one grid", function(_, g) return g:all() - 3 end)
@@ -283,7 +285,7 @@ end
 -- A file as the published sampler's counts are written, drawn here with another seed.
 local function made_file(batches)
   local p = mask.new { grid = { 14, 14 }, quirks = "reference", group = 4, seed = 123456 }
-  local s = mask.stats(p, batches)
+  local s = mask.stats(p, { groups = batches })
   local function named(t)
     local out = {}
     for key, n in pairs(t) do out[tostring(key)] = n end

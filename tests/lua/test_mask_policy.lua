@@ -40,7 +40,7 @@ end
 function tests.test_regions_on_odd_grids()
   for _, side in ipairs { { 1, 1 }, { 3, 7 }, { 4, 8 }, { 5, 13 }, { 9, 32 }, { 2, 33 } } do
     local g = mask.grid(side[1], side[2])
-    local a = g:block(0, 1, side[1], side[2])
+    local a = g:block(0, 1, side[1], side[2] - 1)
     lu.assertEquals((-a):size(), g.n - a:size())
     lu.assertTrue(-(-a) == a)
     lu.assertTrue(a + (-a) == g:all())
@@ -52,6 +52,18 @@ function tests.test_regions_on_odd_grids()
   end
 end
 
+function tests.test_grids_and_blocks_that_do_not_fit()
+  lu.assertEquals({ mask.grid { 8, 12 }.h, mask.grid { 8, 12 }.w, mask.grid(8, 12).n }, { 8, 12, 96 })
+  lu.assertErrorMsgContains("mask.grid(rows, columns): (8, nil), expected two whole numbers", mask.grid, { 8 })
+  lu.assertErrorMsgContains("(0, 3), expected two", mask.grid, 0, 3)
+  local g = mask.grid(8, 8)
+  lu.assertEquals(g:block(8, 0, 0, 3):size(), 0)
+  lu.assertEquals(g:block(4, 4, 4, 4):size(), 16)
+  lu.assertErrorMsgContains("(4, 4, 8, 8) is not inside the grid of 8 x 8 patches", g.block, g, 4, 4, 8, 8)
+  lu.assertErrorMsgContains("(-1, 0, 2, 2) is not inside", g.block, g, -1, 0, 2, 2)
+  lu.assertErrorMsgContains("(0, 0, 1.5, 2) are not four whole numbers", g.block, g, 0, 0, 1.5, 2)
+end
+
 function tests.test_shapes()
   local g = mask.grid(4, 5)
   lu.assertEquals(tostring(g:ring(0, 0, 4, 5)), "#####\n#...#\n#...#\n#####")
@@ -59,7 +71,7 @@ function tests.test_shapes()
   lu.assertEquals(tostring(g:checkerboard()), "#.#.#\n.#.#.\n#.#.#\n.#.#.")
   lu.assertTrue(g:checkerboard(1, true) == -g:checkerboard())
   lu.assertEquals(tostring(g:checkerboard(2)), "##..#\n##..#\n..##.\n..##.")
-  lu.assertEquals(tostring(g:union { g:block(0, 0, 1, 1), g:block(3, 4, 9, 9) }), "#....\n.....\n.....\n....#")
+  lu.assertEquals(tostring(g:union { g:block(0, 0, 1, 1), g:block(3, 4, 1, 1) }), "#....\n.....\n.....\n....#")
   lu.assertEquals({ mask.grid(16, 16):block_size(40, 1.5) }, { 8, 5 })
   lu.assertEquals({ mask.grid(4, 16):block_size(32, 4) }, { 4, 8 })   -- too high: the width makes up for it
   lu.assertEquals({ mask.grid(4, 4):block_size(0.2) }, { 1, 1 })
@@ -101,7 +113,7 @@ function tests.test_maps()
   lu.assertErrorMsgContains("patch 2 is -1", g.map, g, { 1, 1, -1, 1, 1, 1 })
   lu.assertErrorMsgContains("patch 1 is nan", g.map, g, { 1, 0 / 0, 1, 1, 1, 1 })
   lu.assertErrorMsgContains("all weights are 0", g.map, g, { 0, 0, 0, 0, 0, 0 })
-  lu.assertErrorMsgContains("is no patch of 0 to 5", g.patches, g, { 6 })
+  lu.assertErrorMsgContains("is not a patch from 0 to 5", g.patches, g, { 6 })
 end
 
 -- ---- the shipped files --------------------------------------------------------------------------------------------
@@ -226,7 +238,7 @@ function tests.test_saliency()
     local q = given(saliency)
     m = q:sample_raw(2, 0, nil, { images = true })
     lu.assertEquals({ m.target[0], m.target[1], m.target[2], m.target[3] }, { 0, 1, 2, 3 })
-    lu.assertErrorMsgContains("looks at the images", q.sample_raw, q, 2)
+    lu.assertErrorMsgContains("needs the images", q.sample_raw, q, 2)
     lu.assertErrorMsgContains("set mask.group=1 (it is 2)", q.sample_raw, q, 1, 0, nil, { images = true })
     lu.assertStrContains(mask.text(q), "context 4, target 2")   -- looking needs no images
   end
@@ -277,13 +289,13 @@ function tests.test_bad_files()
   end
   wrong("syntax.lua", "local x = 1\nreturn function( end\n", ":2: mask policy: ")
   wrong("throws.lua", "local x\n\nx.y = 1\n", ":3: mask policy: attempt to index")
-  wrong("number.lua", "return 3", "the file gave number, expected a function")
-  wrong("nothing.lua", "local x = 1", "the file gave nil")
+  wrong("number.lua", "return 3", "the file returned number, expected a function")
+  wrong("nothing.lua", "local x = 1", "the file returned nil")
   wrong("notable.lua", "return { polcy = 1 }", "without the function 'policy'")
   wrong("field.lua", "return { policy = function() end, option = {} }", "unknown field 'option' %(did you mean 'options'")
-  wrong("nil.lua", "\nreturn function(rng, grid)\nend", ":2: mask policy, image 0, step 0: the function gave no context")
+  wrong("nil.lua", "\nreturn function(rng, grid)\nend", ":2: mask policy, image 0, step 0: the function returned no context")
   wrong("empty.lua", "return function(rng, grid) return grid:none(), { grid:all() } end", ":1: .*the context is empty")
-  wrong("garbage.lua", "return function(rng, grid) return grid:all(), { { 1, 2, 99 } } end", "the target holds 99, which is no patch")
+  wrong("garbage.lua", "return function(rng, grid) return grid:all(), { { 1, 2, 99 } } end", "the target holds 99, which is not a patch")
   wrong("call.lua", "return function(rng, grid)\n  return grid:block(1), {}\nend", ":2: mask policy, image 0.*not four whole")
   wrong("object.lua", "return function() error({}) end", ":1: mask policy, .*error object is a table")
   wrong("deep.lua", "local function f(g) return f(g) + 1 end\nreturn f", ":1: mask policy.*stack overflow")
@@ -331,6 +343,57 @@ function tests.test_ctrl_c_stops_a_loop()
   end
   rawset(_G, "GLOBAL_HELPER", nil)
   rawset(_G, "INTERRUPT", nil)
+end
+
+-- However a policy reaches a loop without end, it runs interpreted: compiled code would not notice Ctrl-C.
+function tests.test_ctrl_c_stops_loops_wherever_they_are()
+  local function forever(n)
+    local x = 0
+    while x < (n or math.huge) do x = x + 1 end
+    return x
+  end
+  write("hanging_module.lua", "local function loop() while true do end end\nreturn { go = function() loop() end }\n")
+  local path = package.path
+  package.path = folder .. "/?.lua;" .. path
+  local deep, indexed = { { { { { { forever } } } } } }, setmetatable({}, { __index = function() return forever() end })
+  local reach = {
+    deep = function(now) return now and deep[1][1][1][1][1][1]() end,
+    metatable = function(now) return now and indexed.x end,
+    module = function(now)
+      local m = require "hanging_module"   -- loaded with the first group
+      if now then m.go() end
+    end,
+    coroutine = function(now) return now and coroutine.wrap(function() forever() end)() end,
+  }
+  for name, hang in pairs(reach) do
+    local p = mask.policy(function(_, grid, at)
+      if at.image == 4 then C.ij_interrupt_set(1) end
+      hang(at.image >= 4)
+      return grid:all(), { grid:all() }
+    end, { grid = { 4, 4 }, group = 4 })
+    for _ = 1, 300 do forever(1000) end   -- it is not compiled outside of the policy either
+    local e = message_of(p.sample_raw, p, 4, 4)
+    C.ij_interrupt_set(0)
+    lu.assertEquals({ type(e), type(e) == "table" and e.exit }, { "table", 130 }, name)
+  end
+  package.path = path
+end
+
+-- The limit: a function that comes into reach after the first group may be compiled; Ctrl-C then waits until it returns.
+function tests.test_ctrl_c_waits_for_functions_that_come_later()
+  local late = "local time = ... local t = time() while time() - t < 1.5 do end"
+  local p = mask.policy(function(_, grid, at)
+    if at.image >= 4 then
+      C.ij_interrupt_set(1)
+      loadstring(late, "=late")(C.ij_time)
+      while true do end
+    end
+    return grid:all(), { grid:all() }
+  end, { grid = { 4, 4 }, group = 4 })
+  local e = message_of(p.sample_raw, p, 4, 4)
+  C.ij_interrupt_set(0)
+  lu.assertEquals(e.exit, 130)
+  lu.assertStrContains(e.place, "test_mask_policy.lua")   -- not late:1, where an interpreted one would have been stopped
 end
 
 -- A healthy policy is not cut off by a Ctrl-C that comes while it runs: the step ends as always.

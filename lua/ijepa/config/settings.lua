@@ -53,7 +53,7 @@ return {
     jitter_p = { type = "number", default = .8, doc = "its probability", check = share },
     grey = { type = "number", default = 0, doc = "probability of a grey crop", check = share },
     blur = { type = "number", default = 0, doc = "probability of a blurred crop", check = share },
-    max_bad = { type = "number", default = .01, doc = "share of corrupt images past which the run stops", check = share },
+    max_bad = { type = "number", default = .01, doc = "fraction of corrupt images above which the run stops", check = share },
     max_pixels = { type = "integer", default = 2 ^ 28, doc = "a larger image counts as broken", check = at_least(1) },
     max_bytes = { type = "integer", default = 2 ^ 28, doc = "a larger file of an image counts as broken", check = at_least(1) },
     untrusted_loaders = { type = "boolean", default = false,

@@ -3,12 +3,21 @@
 -- Uses: base, tensor, draw.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
+local text = require "ijepa.base.text"
 local bit = require "bit"
 local C = F.C
 
 local data = {}
----@class ijepa.data
-local Data = {}
+---@class ijepa.catalogue  which images there are: those of one source or several, numbered from 0
+---@field c ffi.cdata* the library's ij_catalogue
+local Catalogue = {}
+Catalogue.__index = Catalogue
+---@class ijepa.data: ijepa.catalogue  a catalogue, and batches of its images
+---@field loader ffi.cdata* the library's ij_loader
+---@field view ffi.cdata* the library's ij_view: how an image becomes pixels
+---@field height integer of a batch's images, pixels
+---@field width integer
+local Data = setmetatable({}, { __index = Catalogue })
 Data.__index = Data
 
 local function pair(v) if type(v) == "table" then return v[1], v[2] end return v, v end
@@ -27,8 +36,8 @@ function data.cache_folder(folder)
   return (base and base ~= "" and base or (os.getenv "HOME" or ".") .. "/.cache") .. "/ijepa"
 end
 
--- The sources of o in the C configuration c; what must not be collected before it is used, or nil and a message.
-local function set_sources(c, o)
+-- The roots of o as a list, and their weights or nil; or nil and a message.
+local function sources_of(o)
   local roots, weights = o.root, o.weights
   if type(roots) == "string" then roots = { roots } end
   local n = type(roots) == "table" and #roots or 0
@@ -37,55 +46,91 @@ local function set_sources(c, o)
   end
   if weights and #weights == 0 then weights = nil end
   if weights and #weights ~= n then
-    return nil, ("data.weights has %d numbers for the %d sources of data.root"):format(#weights, n)
+    return nil, ("data.weights has %s for %s in data.root: give one weight per source"):format(
+      text.count(#weights, "value"), text.count(n, "source"))
   end
-  local held = { roots = F.new("const char *[?]", n), weights = weights and F.new("double[?]", n), o }
-  for i = 1, n do
-    held.roots[i - 1] = roots[i]
-    if weights then held.weights[i - 1] = weights[i] end
-  end
-  c.sources, c.roots, c.weights = n, held.roots, held.weights or nil
-  return held
+  return roots, weights
 end
 
---- Opens a folder, a tar or a list of tars, or several of them mixed (docs/data.md). o: root, crop, batch; train (random
---- crops, shuffled, for ever) or not (short side to `resize`, centre crop, in order, once); subset, weights, scale, ratio,
---- flip, jitter, grey, blur, workers, prefetch, seed, max_bad, max_pixels, max_bytes, untrusted_loaders; rank, world:
---- of several processes, which take turns at batches; multiple: an epoch's batches are a multiple of it;
---- cache: folder of tars' indexes; copy, manifest: as data:copy and data:verify, with o.say. Returns nil and a message
+-- Copies and verifies, where o asks for it; true, or nil and a message.
+local function prepare(self, o)
+  local good, problem, code = true, nil, nil
+  if o.copy and o.copy ~= "" then good, problem, code = self:copy(o.copy, o.say) end
+  if good and o.manifest and #o.manifest > 0 then good, problem, code = self:verify(o.manifest, o.say) end
+  return good, problem, code
+end
+
+--- Lists the images of a folder, a tar or a list of tars, or of several of them (docs/data.md), without reading any. Give
+--- `data.open` the same options for batches. Returns nil and a message where there is nothing to read.
+---@param o { root: string|string[], subset: string?, cache: string?, max_pixels: integer?, max_bytes: integer?,
+---untrusted_loaders: boolean?, copy: string?, manifest: string|string[]?, say: fun(text: string)? } cache: folder for the
+---indexes of large tars; untrusted_loaders: also read formats that libvips calls unsafe, such as SVG; copy, manifest: as
+---for `copy` and `verify`, which report to say
+---@return ijepa.catalogue? catalogue, string? message, integer? code
+function data.catalogue(o)
+  local roots, why = sources_of(o)
+  if not roots then return nil, why end
+  local c, out = F.new "ij_catalogue_config", F.new "ij_catalogue *[1]"
+  local names = F.new("const char *[?]", #roots)
+  for i, root in ipairs(roots) do names[i - 1] = root end
+  c.source_count, c.roots, c.subset, c.cache = #roots, names, o.subset, data.cache_folder(o.cache)
+  c.max_pixels, c.max_bytes, c.untrusted_loaders = o.max_pixels or 0, o.max_bytes or 0, o.untrusted_loaders and 1 or 0
+  local ok, message, code = F.try(C.ij_catalogue_open(c, out))
+  if not ok then return nil, message, code end
+  local self = setmetatable({ c = F.gc(out[0], C.ij_catalogue_close) }, Catalogue)
+  ok, message, code = prepare(self, o)
+  if ok then return self end
+  self:close()
+  return nil, message, code
+end
+
+-- The view that options stand for.
+local function view_of(o)
+  local v = F.new "ij_view"
+  v.height, v.width = pair(o.crop or 224)
+  v.train, v.resize, v.seed = o.train and 1 or 0, o.resize or 0, o.seed or 0
+  v.scale, v.ratio = o.scale or { .3, 1 }, o.ratio or { 3 / 4, 4 / 3 }
+  v.flip, v.jitter, v.jitter_p, v.grey_p, v.blur_p = o.flip or 0, o.jitter or 0, o.jitter_p or .8, o.grey or 0, o.blur or 0
+  return v
+end
+
+--- Opens a catalogue and batches of its images. Options besides those of `data.catalogue`: crop: side of the output or
+--- {height, width} (224); batch (64); train: random crops, shuffled, without end; otherwise the short side to `resize`,
+--- centre crop, in order, one pass; shuffle, drop_last: as train; weights: fractions of an epoch, one per root; scale,
+--- ratio: of the random crop; flip, jitter, jitter_p, grey, blur: colours; workers: threads (2); prefetch: batches (4);
+--- seed; max_bad: fraction of corrupt images above which reading fails (.01); rank, world: this process and their number,
+--- which take batches in turns; multiple: an epoch's number of batches is a multiple of it. Returns nil and a message
 --- where there is nothing to read.
 ---@param o table
 ---@return ijepa.data? data, string? message, integer? code
 function data.open(o)
-  local c, out = F.new "ij_data_config", F.new "ij_data *[1]"
-  local held, why = set_sources(c, o)
-  if not held then return nil, why end
-  c.subset, c.cache = o.subset, data.cache_folder(o.cache)
-  c.height, c.width = pair(o.crop or 224)
-  c.train, c.resize = o.train and 1 or 0, o.resize or 0
+  local roots, weights = sources_of(o)
+  if not roots then return nil, weights end
+  local self, message, code = data.catalogue(o)
+  if not self then return nil, message, code end
+  local c, out = F.new "ij_loader_config", F.new "ij_loader *[1]"
+  local list = weights and F.new("double[?]", #roots)
+  for i = 1, weights and #roots or 0 do list[i - 1] = weights[i] end
+  c.view, c.weights = view_of(o), list
   c.shuffle = (o.shuffle == nil and o.train or o.shuffle) and 1 or 0
-  c.scale[0], c.scale[1] = (o.scale or { .3, 1 })[1], (o.scale or { .3, 1 })[2]
-  c.ratio[0], c.ratio[1] = (o.ratio or { 3 / 4, 4 / 3 })[1], (o.ratio or { 3 / 4, 4 / 3 })[2]
-  c.flip, c.jitter, c.jitter_p, c.grey_p, c.blur_p = o.flip or 0, o.jitter or 0, o.jitter_p or .8, o.grey or 0, o.blur or 0
   c.batch, c.drop_last = o.batch or 64, (o.drop_last == nil and o.train or o.drop_last) and 1 or 0
-  c.workers, c.prefetch, c.seed = o.workers or 2, o.prefetch or 4, o.seed or 0
-  c.rank, c.world, c.multiple = o.rank or 0, o.world or 1, o.multiple or 1
-  c.max_bad, c.max_pixels, c.max_bytes = o.max_bad or -1, o.max_pixels or 0, o.max_bytes or 0
-  c.untrusted_loaders = o.untrusted_loaders and 1 or 0
-  local ok, message, code = F.try(C.ij_data_open(c, out))
-  if not ok then return nil, message, code end
-  local d = setmetatable({ h = F.gc(out[0], C.ij_data_close), batch = F.new "ij_batch", height = c.height, width = c.width }, Data)
-  local good, problem = true, nil
-  if o.copy and o.copy ~= "" then good, problem = d:copy(o.copy, o.say) end
-  if good and o.manifest and #o.manifest > 0 then good, problem = d:verify(o.manifest, o.say) end
-  if good then return d end
-  d:close()
-  return nil, problem
+  c.workers, c.prefetch = o.workers or 2, o.prefetch or 4
+  c.rank, c.world, c.multiple, c.max_bad = o.rank or 0, o.world or 1, o.multiple or 1, o.max_bad or -1
+  local ok
+  ok, message, code = F.try(C.ij_loader_open(self.c, c, out))
+  if not ok then
+    self:close()
+    return nil, message, code
+  end
+  self.loader, self.batch = F.gc(out[0], C.ij_loader_close), F.new "ij_batch"
+  self.height, self.width, self.view = c.view.height, c.view.width, view_of(o)
+  return setmetatable(self, Data)
 end
 
 local function gigabytes(n) return ("%.2f GB"):format(n / 1e9) end
 
--- Waits for long work, telling how far it is every ten seconds. Returns its last progress and its seconds, or nil, message.
+-- Waits for long work, and reports its progress every ten seconds. Returns its last progress and its seconds, or nil,
+-- message and code.
 local function wait_for(wait, what, say)
   local p, started, told = F.new "ij_progress", C.ij_time(), C.ij_time()
   repeat
@@ -102,31 +147,29 @@ end
 
 --- The number of images.
 ---@return integer
-function Data:count() return tonumber(C.ij_data_count(self.h)) end
---- Batches of an epoch.
----@return integer
-function Data:epoch_steps() return tonumber(C.ij_data_steps(self.h)) end
+function Catalogue:count() return tonumber(C.ij_catalogue_count(self.c)) end
 --- The names of the classes, in the order of their numbers; empty for a plain folder.
 ---@return string[]
-function Data:classes()
+function Catalogue:classes()
   local list = {}
-  for i = 0, C.ij_data_classes(self.h) - 1 do list[i + 1] = F.string(C.ij_data_class(self.h, i)) end
+  for i = 0, C.ij_catalogue_class_count(self.c) - 1 do list[i + 1] = F.string(C.ij_catalogue_class(self.c, i)) end
   return list
 end
---- The number of sources, and of which one image i is (from 0).
+--- The number of sources.
 ---@return integer
-function Data:sources() return C.ij_data_sources(self.h) end
+function Catalogue:sources() return C.ij_catalogue_source_count(self.c) end
+--- The number of the source of image i, both from 0.
 ---@param i integer
 ---@return integer
-function Data:source(i) return C.ij_data_source(self.h, i) end
+function Catalogue:source(i) return C.ij_catalogue_source(self.c, i) end
 
---- Copies all files under a folder of a local disk, but those that are there already, and reads them from there from now
---- on. Each lies there under its real path. Waits until it is done; say(text): what is told on the way.
+--- Copies all files to a folder on a local disk, each to its real path under it, except those that are there already;
+--- reads them from there from now on. Waits until it is done; say(text): gets reports on its progress.
 ---@param folder string
 ---@param say fun(text: string)?
 ---@return boolean? ok, string? message
-function Data:copy(folder, say)
-  local p, seconds, code = wait_for(function(p) return C.ij_data_copy(self.h, folder, 1, p) end, "copying to " .. folder, say)
+function Catalogue:copy(folder, say)
+  local p, seconds, code = wait_for(function(p) return C.ij_catalogue_copy(self.c, folder, 1, p) end, "copying to " .. folder, say)
   if not p then return nil, seconds, code end
   if say and p.bytes > 0 then
     say(("copied to %s: %s in %.1f s"):format(folder, gigabytes(tonumber(p.bytes_done)), seconds))
@@ -137,18 +180,18 @@ end
 --- The SHA-256 of each file of source i (from 0; images of a folder, or tars) as lines of sha256sum, in order.
 ---@param i integer?
 ---@return (fun(): string?)? lines, string? message
-function Data:manifest(i)
+function Catalogue:manifest(i)
   local out = F.new "ij_manifest *[1]"
-  local ok, message, code = F.try(C.ij_manifest_open(self.h, i or 0, nil, out))
+  local ok, message, code = F.try(C.ij_manifest_open(self.c, i or 0, nil, out))
   if not ok then return nil, message, code end
   local m = F.gc(out[0], C.ij_manifest_close)
   local p, seconds = wait_for(function(p) return C.ij_manifest_wait(m, 1, p) end, "", nil)
   if not p then return nil, seconds end
   if C.ij_manifest_problems(m) > 0 then return nil, "manifest: " .. F.string(C.ij_manifest_problem(m, 0)) end
-  local at, held = -1, { m, self }   -- the manifest looks into the lists of self
+  local i_line = -1
   return function()
-    at = at + 1
-    local line = C.ij_manifest_line(held[1], at)
+    i_line = i_line + 1
+    local line = C.ij_manifest_line(m, i_line)
     return line ~= nil and F.string(line) or nil
   end
 end
@@ -157,26 +200,29 @@ end
 ---@param files string|string[] a manifest for each source
 ---@param say fun(text: string)?
 ---@return boolean? ok, string? message
-function Data:verify(files, say)
+function Catalogue:verify(files, say)
   if type(files) == "string" then files = { files } end
   if #files ~= self:sources() then
-    return nil, ("data.manifest names %d files for %d sources"):format(#files, self:sources())
+    return nil, ("data.manifest has %s for %s: give one manifest per source"):format(text.count(#files, "file"),
+      text.count(self:sources(), "source"))
   end
   for i, file in ipairs(files) do
     local out = F.new "ij_manifest *[1]"
-    local ok, message, code = F.try(C.ij_manifest_open(self.h, i - 1, file, out))
+    local ok, message, code = F.try(C.ij_manifest_open(self.c, i - 1, file, out))
     if not ok then return nil, message, code end
     local m = F.gc(out[0], C.ij_manifest_close)
-    local p, seconds = wait_for(function(p) return C.ij_manifest_wait(m, 1, p) end, "checking by " .. file, say)
+    local p, seconds = wait_for(function(p) return C.ij_manifest_wait(m, 1, p) end, "checking against " .. file, say)
     if not p then return nil, seconds end
     local n, list = tonumber(C.ij_manifest_problems(m)), {}
     for k = 0, math.min(n, 3) - 1 do list[#list + 1] = F.string(C.ij_manifest_problem(m, k)) end
     C.ij_manifest_close(F.gc(m, nil))
     if n > 0 then
-      return nil, ("data.manifest '%s': %d files are wrong: %s%s"):format(file, n, table.concat(list, "; "), n > 3 and "; ..." or "")
+      return nil, ("data.manifest '%s': %s wrong: %s%s"):format(file, text.count(n, "file is", "files are"),
+        table.concat(list, "; "), n > 3 and "; ..." or "")
     end
     if say then
-      say(("%d files are as '%s' says: %s in %.1f s"):format(tonumber(p.files), file, gigabytes(tonumber(p.bytes_done)), seconds))
+      say(("%s '%s': %s in %.1f s"):format(text.count(tonumber(p.files), "file matches", "files match"), file,
+        gigabytes(tonumber(p.bytes_done)), seconds))
     end
   end
   return true
@@ -185,46 +231,77 @@ end
 --- The name of image i in its source, from 0 as in a batch's samples.
 ---@param i integer
 ---@return string?
-function Data:name(i)
-  local s = C.ij_data_name(self.h, i)
+function Catalogue:name(i)
+  local s = C.ij_catalogue_name(self.c, i)
   return s ~= nil and F.string(s) or nil
 end
 --- The class of image i, from 0, or -1 without one.
 ---@param i integer
 ---@return integer
-function Data:label(i) return C.ij_data_label(self.h, i) end
---- Image i (from 0) as an epoch (0) crops and colours it, apart from the sequence of batches.
----@param i integer
----@param epoch integer?
----@return ijepa.tensor? x u8 (1, H, W, 3), string? message
-function Data:image(i, epoch)
-  local pixels = F.new("uint8_t[?]", self.height * self.width * 3)
-  local ok, message = F.try(C.ij_data_image(self.h, i, epoch or 0, pixels))
-  if not ok then return nil, message end
-  return tensor.from_pointer(pixels, { 1, self.height, self.width, 3 }, "u8")
+function Catalogue:label(i) return C.ij_catalogue_label(self.c, i) end
+-- The view of a call: given as options, or that of the batches.
+local function want_view(self, o)
+  local view = o and view_of(o) or self.view
+  if not view then F.raise "catalogue:image(i, epoch, options): options such as { crop = 224 } are missing" end
+  return view
 end
---- A number (as 16 hexadecimal digits) of what the data set holds: names, sizes and times of change of its files.
+--- Image i (from 0), apart from the sequence of batches.
+---@param i integer
+---@param epoch integer? the epoch (0) whose random crop and colours it gets
+---@param o table? crop, resize, train, scale, ... as for data.open; default: those of the batches
+---@return ijepa.tensor? x u8 (1, H, W, 3), string? message
+function Catalogue:image(i, epoch, o)
+  local v = want_view(self, o)
+  local pixels = F.new("uint8_t[?]", v.height * v.width * 3)
+  local ok, message = F.try(C.ij_catalogue_image(self.c, v, i, epoch or 0, pixels))
+  if not ok then return nil, message end
+  return tensor.from_pointer(pixels, { 1, v.height, v.width, 3 }, "u8")
+end
+--- As `image`, with the view of the batches, into memory of the caller.
+---@param i integer
+---@param epoch integer
+---@param pixels ffi.cdata* uint8_t *, (H, W, 3)
+---@return boolean? ok, string? message
+function Data:image_into(i, epoch, pixels) return F.try(C.ij_catalogue_image(self.c, self.view, i, epoch, pixels)) end
+--- A hash of the contents, as 16 hexadecimal digits: names, sizes and modification times of the files.
 ---@return string
-function Data:stamp() return bit.tohex(C.ij_data_stamp(self.h), 16) end
---- Goes on with this batch: epoch and step within it, from 0.
+function Catalogue:stamp() return bit.tohex(C.ij_catalogue_stamp(self.c), 16) end
+--- Closes the catalogue; collecting the object does so too.
+function Catalogue:close()
+  if self.c then C.ij_catalogue_close(F.gc(self.c, nil)) end
+  self.c = nil
+end
+
+--- Batches of an epoch.
+---@return integer
+function Data:epoch_steps() return tonumber(C.ij_loader_steps(self.loader)) end
+--- The next batch will be this one: epoch and step within it, from 0.
 ---@param epoch integer
 ---@param step integer
-function Data:seek(epoch, step) F.check(C.ij_data_seek(self.h, epoch, step)) end
---- Messages about corrupt images since the last call.
+function Data:seek(epoch, step) F.check(C.ij_loader_seek(self.loader, epoch, step)) end
+--- The number of different corrupt images so far.
+---@return integer
+function Data:corrupt_count() return tonumber(C.ij_loader_corrupt_count(self.loader)) end
+--- Messages since the last call: what was left out of the catalogue, and corrupt images.
 ---@return string[]
 function Data:complaints()
   local list = {}
-  while true do
-    local s = C.ij_data_bad_next(self.h)
-    if s == nil then return list end
-    list[#list + 1] = F.string(s)
+  local function add(next_message, of)
+    local s = next_message(of)
+    while s ~= nil do
+      list[#list + 1] = F.string(s)
+      s = next_message(of)
+    end
   end
+  add(C.ij_catalogue_note, self.c)
+  add(C.ij_loader_corrupt, self.loader)
+  return list
 end
 --- The next batch as the library gives it (pixels (B, H, W, 3), labels, samples: valid until the next call); nil at the
 --- end, nil and a message when images can't be read.
 ---@return ffi.cdata*? batch, string? message, integer? code
 function Data:next()
-  local st = C.ij_data_next(self.h, self.batch)
+  local st = C.ij_loader_next(self.loader, self.batch)
   if st == C.IJ_EEND then return nil end
   local ok, message, code = F.try(st)
   if not ok then return nil, message, code end
@@ -247,10 +324,11 @@ function Data:batches()
     return x, labels, b
   end
 end
---- Ends its threads; collecting the object does so too.
+--- Stops its threads; collecting the object does so too.
 function Data:close()
-  if self.h then C.ij_data_close(F.gc(self.h, nil)) end
-  self.h = nil
+  if self.loader then C.ij_loader_close(F.gc(self.loader, nil)) end
+  self.loader = nil
+  Catalogue.close(self)
 end
 
 return data

@@ -214,7 +214,7 @@ function commands.manifest(argv)
   if #argv ~= 2 then return fail_usage "manifest: one folder of images, tar or list of tars is needed" end
   local ok, code = cli.protected(function()
     local data = require "ijepa.data"
-    local images, message = data.open { root = argv[2], workers = 0, batch = 1, crop = 1 }
+    local images, message = data.catalogue { root = argv[2] }
     local started, lines, n = F.C.ij_time(), nil, 0
     if images then lines, message = images:manifest() end
     if not lines then

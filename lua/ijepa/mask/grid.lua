@@ -1,5 +1,5 @@
---- What mask policies in Lua are made of: random numbers, regions of a grid, maps of numbers per patch.
--- A region is a bit set: 8 words for a 16 x 16 grid, so joining and cutting cost next to nothing.
+--- What mask policies in Lua are made of: random numbers, regions of a grid, maps with a weight per patch.
+-- A region is a bit set: 8 words for a 16 x 16 grid, so that unions and differences are cheap.
 local F = require "ijepa.base.ffi"
 local bit = require "bit"
 local C = F.C
@@ -25,7 +25,7 @@ local function start(rng, seed, purpose, number)
   C.ij_rng_init(rng.r, seed, purpose, floor(number / 2 ^ 32), number % 2 ^ 32)
   return rng
 end
-local function want_rng(rng, where) need(getmetatable(rng) == Rng, "%s: expected the random source first", where) end
+local function want_rng(rng, where) need(getmetatable(rng) == Rng, "%s: expected rng as the first argument", where) end
 
 --- A number in [lo, hi); [0, 1) without arguments.
 ---@param lo number?
@@ -43,7 +43,7 @@ end
 ---@param n integer
 ---@return integer
 function Rng:below(n)
-  need(is_whole(n, 1, 2 ^ 31), "rng:below: %s is no whole number from 1", tostring(n))
+  need(is_whole(n, 1, 2 ^ 31), "rng:below(n): n is %s, expected a whole number from 1", tostring(n))
   return C.ij_rng_below(self.r, n)
 end
 
@@ -53,7 +53,7 @@ function Rng:normal() return C.ij_rng_normal(self.r) end
 
 -- ---- regions ------------------------------------------------------------------------------------------------------
 
----@class ijepa.mask_region  a set of patches; a + b joins, a - b takes out, a * b is what both hold, -a all others
+---@class ijepa.mask_region  a set of patches; a + b: union, a - b: difference, a * b: intersection, -a: all other patches
 ---@field grid ijepa.mask_grid
 local Region = {}
 Region.__index = Region
@@ -83,19 +83,19 @@ function Region.__mul(a, b)
   return out
 end
 
---- The region joined with another (a + b).
+--- The patches of either region (a + b).
 ---@param other ijepa.mask_region
 ---@return ijepa.mask_region
 function Region:union(other) return self + other end
---- What of the region is not in another (a - b).
+--- The patches that are not in the other region (a - b).
 ---@param other ijepa.mask_region
 ---@return ijepa.mask_region
 function Region:minus(other) return self - other end
---- What both hold (a * b).
+--- The patches of both regions (a * b).
 ---@param other ijepa.mask_region
 ---@return ijepa.mask_region
 function Region:intersect(other) return self * other end
---- All patches that it does not hold (-a).
+--- All patches that are not in the region (-a).
 ---@return ijepa.mask_region
 function Region:complement()
   local out, g = new_region(self.grid), self.grid
@@ -111,25 +111,25 @@ local function ones(v)   -- set bits of a word
   v = band(v + rshift(v, 4), 0x0f0f0f0f)
   return rshift(v + lshift(v, 8) + lshift(v, 16) + lshift(v, 24), 24)
 end
-local function count_ones(words, at, n)
+local function count_ones(words, first, n)
   local sum = 0
-  for i = at, at + n - 1 do
+  for i = first, first + n - 1 do
     if words[i] ~= 0 then sum = sum + ones(words[i]) end
   end
   return sum
 end
 
---- How many patches it holds.
+--- The number of its patches.
 ---@return integer
 function Region:size() return count_ones(self.words, 0, self.grid.words) end
 
 local function has(words, i) return band(rshift(words[rshift(i, 5)], band(i, 31)), 1) end
 local function put(words, i)
-  local at = rshift(i, 5)
-  words[at] = bor(words[at], lshift(1, band(i, 31)))
+  local word = rshift(i, 5)
+  words[word] = bor(words[word], lshift(1, band(i, 31)))
 end
 
---- Whether it holds the patch in this row and column, from 0.
+--- Whether it contains the patch in this row and column, from 0.
 ---@param row integer
 ---@param col integer
 ---@return boolean
@@ -175,48 +175,47 @@ end
 local Grid = {}
 Grid.__index = Grid
 
--- n bits from bit `at` on.
-local function fill(words, at, n)
+-- Sets n bits from bit `first` on.
+local function fill(words, first, n)
   while n > 0 do
-    local from = band(at, 31)
+    local from = band(first, 31)
     local take = min(32 - from, n)
     local ones_of = take == 32 and -1 or lshift(1, take) - 1
-    local i = rshift(at, 5)
+    local i = rshift(first, 5)
     words[i] = bor(words[i], lshift(ones_of, from))
-    at, n = at + take, n - take
+    first, n = first + take, n - take
   end
 end
 
---- The rectangle of h rows and w columns whose first patch is in row top and column left, from 0; what lies outside of
---- the grid is left off.
+--- The rectangle of h rows and w columns whose first patch is in row top and column left, from 0. It must lie in the grid;
+--- h or w may be 0.
 ---@param top integer
 ---@param left integer
 ---@param h integer
 ---@param w integer
 ---@return ijepa.mask_region
 function Grid:block(top, left, h, w)
-  local least, most = -2 ^ 20, 2 ^ 20
-  if not (is_whole(top, least, most) and is_whole(left, least, most) and is_whole(h, least, most)
-    and is_whole(w, least, most)) then
-    F.raise(("grid:block(top, left, h, w): (%s, %s, %s, %s) are not four whole numbers"):format(tostring(top),
-      tostring(left), tostring(h), tostring(w)))
+  if not (is_whole(top, 0, self.h) and is_whole(left, 0, self.w) and is_whole(h, 0, self.h - top)
+    and is_whole(w, 0, self.w - left)) then
+    local whole = is_whole(top, -1e9, 1e9) and is_whole(left, -1e9, 1e9) and is_whole(h, 0, 1e9) and is_whole(w, 0, 1e9)
+    F.raise(("grid:block(top, left, h, w): (%s, %s, %s, %s) %s"):format(tostring(top), tostring(left), tostring(h), tostring(w),
+      whole and ("is not inside the grid of %d x %d patches"):format(self.h, self.w) or "are not four whole numbers"))
   end
   local region = new_region(self)
-  local x, right = max(left, 0), min(left + w, self.w)
-  if right > x then
-    for y = max(top, 0), min(top + h, self.h) - 1 do fill(region.words, y * self.w + x, right - x) end
+  if w > 0 then
+    for y = top, top + h - 1 do fill(region.words, y * self.w + left, w) end
   end
   return region
 end
 
---- A rectangle of h rows and w columns (at most the grid's) at a random place within the grid.
+--- A rectangle of h rows and w columns (at most the grid's) at a random position inside the grid.
 ---@param rng ijepa.mask_rng
 ---@param h integer
 ---@param w integer
 ---@return ijepa.mask_region
 function Grid:random_block(rng, h, w)
   need(getmetatable(rng) == Rng and is_whole(h, 1, 2 ^ 20) and is_whole(w, 1, 2 ^ 20),
-    "grid:random_block(rng, h, w): expected the random source and two whole numbers from 1")
+    "grid:random_block(rng, h, w): expected rng and two whole numbers from 1")
   h, w = min(h, self.h), min(w, self.w)
   local top = rng:below(self.h - h + 1)
   return self:block(top, rng:below(self.w - w + 1), h, w)
@@ -228,8 +227,8 @@ local function rint(x)
   return x + big - big
 end
 
---- Rows and columns of a block of about `area` patches with rows / columns = aspect (1); a side beyond the grid is cut
---- to it and the other one grows, so that the area stays. As the default policy has it.
+--- Rows and columns of a block of about `area` patches with rows / columns = aspect (1); a side that is longer than
+--- the grid is cut to it and the other one grows, so that the area stays. The default policy does the same.
 ---@param area number
 ---@param aspect number?
 ---@return integer h
@@ -277,7 +276,7 @@ end
 --- Every patch.
 ---@return ijepa.mask_region
 function Grid:all() return self:block(0, 0, self.h, self.w) end
---- No patch: what a union starts with.
+--- No patch: the start of a union.
 ---@return ijepa.mask_region
 function Grid:none() return new_region(self) end
 
@@ -288,7 +287,7 @@ function Grid:patches(list)
   need(type(list) == "table", "grid:patches: expected a list of patch numbers")
   local region = new_region(self)
   for _, i in ipairs(list) do
-    need(is_whole(i, 0, self.n - 1), "grid:patches: %s is no patch of 0 to %d", tostring(i), self.n - 1)
+    need(is_whole(i, 0, self.n - 1), "grid:patches: %s is not a patch from 0 to %d", tostring(i), self.n - 1)
     put(region.words, i)
   end
   return region
@@ -319,7 +318,7 @@ function Grid:ring(top, left, h, w, thick)
   return outer - self:block(top + thick, left + thick, h - 2 * thick, w - 2 * thick)
 end
 
---- Every other square of side x side patches; odd (false): those that the first corner is not one of.
+--- Every other square of side x side patches; odd: the squares without the first corner.
 ---@param side integer?  1
 ---@param odd boolean?
 ---@return ijepa.mask_region
@@ -335,7 +334,7 @@ function Grid:checkerboard(side, odd)
   return region
 end
 
--- ---- maps: a number per patch -------------------------------------------------------------------------------------
+-- ---- maps: a weight per patch -------------------------------------------------------------------------------------
 
 ---@class ijepa.mask_map  a weight of 0 or more per patch, row-major
 ---@field grid ijepa.mask_grid
@@ -347,7 +346,7 @@ Map.__index = Map
 ---@return ijepa.mask_map
 function Grid:map(values)
   if getmetatable(values) == Map then
-    need(values.grid.n == self.n and values.grid.w == self.w, "grid:map: a map of another grid")
+    need(values.grid.n == self.n and values.grid.w == self.w, "grid:map: the map is of another grid")
     return values
   end
   local m = setmetatable({ grid = self, v = doubles(self.n) }, Map)
@@ -395,7 +394,7 @@ local function kth(key, n, k)
   return key[k]
 end
 
--- The n patches with the smallest keys; of equal ones those that come first.
+-- The n patches with the smallest keys; of equal ones the first ones.
 local function smallest(grid, key, n)
   local region = new_region(grid)
   if n == 0 then return region end
@@ -422,7 +421,7 @@ local function map_and_count(self, where, values, n)
   return self:map(values)
 end
 
---- The n patches of largest weight; of equal ones those that come first.
+--- The n patches of largest weight; of equal ones the first ones.
 ---@param map ijepa.mask_map|number[]
 ---@param n integer
 ---@return ijepa.mask_region
@@ -432,7 +431,7 @@ function Grid:top(map, n)
   return smallest(self, key, n)
 end
 
---- n patches drawn without putting back, each with a chance that grows with its weight; those of weight 0 come last.
+--- n patches drawn without replacement, with probabilities that grow with their weights; those of weight 0 come last.
 ---@param rng ijepa.mask_rng
 ---@param map ijepa.mask_map
 ---@param n integer
@@ -440,7 +439,7 @@ end
 function Grid:weighted(rng, map, n)
   want_rng(rng, "grid:weighted(rng, map, n)")
   local v, key = map_and_count(self, "grid:weighted(rng, map, n)", map, n).v, self.keys
-  -- the smallest of exponential numbers of rate v (Efraimidis and Spirakis, 2006); weight 0: behind all others
+  -- the smallest of exponential random numbers of rate v (Efraimidis and Spirakis, 2006); weight 0: after all others
   for i = 0, self.n - 1 do
     local e = -math.log(1 - C.ij_rng_uniform(rng.r))
     key[i] = v[i] > 0 and min(e / v[i], 1e300) or 1e301 * (1 + e)
@@ -465,7 +464,7 @@ local function sums_of(map)
   return s
 end
 
---- A block of h x w patches (at most the grid's), drawn with a chance in proportion to the sum of the weights in it.
+--- A block of h x w patches (at most the grid's), drawn with a probability proportional to the sum of its weights.
 ---@param rng ijepa.mask_rng
 ---@param map ijepa.mask_map
 ---@param h integer
@@ -473,7 +472,7 @@ end
 ---@return ijepa.mask_region
 function Grid:weighted_block(rng, map, h, w)
   need(getmetatable(rng) == Rng and is_whole(h, 1, 2 ^ 20) and is_whole(w, 1, 2 ^ 20),
-    "grid:weighted_block(rng, map, h, w): expected the random source, a map and two whole numbers from 1")
+    "grid:weighted_block(rng, map, h, w): expected rng, a map and two whole numbers from 1")
   h, w = min(h, self.h), min(w, self.w)
   local s, W, upto = sums_of(self:map(map)), self.w + 1, self.keys
   local rows, cols, total = self.h - h + 1, self.w - w + 1, 0
@@ -484,7 +483,7 @@ function Grid:weighted_block(rng, map, h, w)
     end
   end
   local u, lo, hi = rng:uniform() * total, 0, rows * cols - 1
-  while lo < hi do   -- the first place up to which there is more than u
+  while lo < hi do   -- the first position whose cumulative sum exceeds u
     local mid = floor((lo + hi) / 2)
     if upto[mid] > u then hi = mid else lo = mid + 1 end
   end
@@ -492,26 +491,27 @@ function Grid:weighted_block(rng, map, h, w)
 end
 
 local function new_grid(h, w)
+  if type(h) == "table" and w == nil then h, w = h[1], h[2] end
   need(is_whole(h, 1, 4096) and is_whole(w, 1, 4096),
-    "mask.grid(rows, columns): %s x %s is no grid of 1 to 4096 a side", tostring(h), tostring(w))
+    "mask.grid(rows, columns): (%s, %s), expected two whole numbers from 1 to 4096", tostring(h), tostring(w))
   local n = h * w
   return setmetatable({ h = h, w = w, n = n, [1] = h, [2] = w, words = math.ceil(n / 32), keys = doubles(n),
     scratch = doubles(n) }, Grid)
 end
 
--- The patches of a bit set, ascending, into row; row has room for one more than there are. Returns how many.
-local function list_bits(words, at, n, row)
+-- Writes the patches of a bit set to row, ascending; row has space for one more. Returns their number.
+local function list_bits(words, first, n, row)
   local found = 0
   for i = 0, n - 1 do
-    row[found] = i   -- stays if the patch is held
-    found = found + band(rshift(words[at + rshift(i, 5)], band(i, 31)), 1)
+    row[found] = i   -- stays if the set contains it
+    found = found + band(rshift(words[first + rshift(i, 5)], band(i, 31)), 1)
   end
   return found
 end
 
--- chosen = the set without what was chosen of it
-local function remove(words, at, chosen, n)
-  for i = 0, n - 1 do chosen[i] = band(words[at + i], bnot(chosen[i])) end
+-- chosen = the set without the chosen patches
+local function remove(words, first, chosen, n)
+  for i = 0, n - 1 do chosen[i] = band(words[first + i], bnot(chosen[i])) end
 end
 
 return { new = new_grid, remove = remove, is_region = is_region, new_rng = new_rng, start = start, choose = choose, list_bits = list_bits,

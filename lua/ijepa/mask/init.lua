@@ -1,6 +1,6 @@
--- Masks: which patches of an image the context encoder sees and which the predictor must fill in. A policy is an endless
--- sequence of masks, one set for each image of a run, counted from 0. grid.lua has regions of patches, policy.lua policies
--- written in Lua, lint.lua the warnings.
+-- Masks: which patches of an image the context encoder sees (context) and which the predictor predicts (targets). A policy
+-- is an endless sequence of masks, one set per image of a run, counted from 0. grid.lua: regions of patches; policy.lua:
+-- policies written in Lua, which guard.lua runs; lint.lua: checks of a policy.
 -- Uses: base, tensor.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
@@ -30,7 +30,7 @@ mask.quirks = {
   block_below_grid = C.IJ_BLOCK_BELOW_GRID,             -- a block's side is at most the grid's less 1
   raster_cut = C.IJ_RASTER_CUT,                         -- the cut keeps the top of the image
   batch_sizes_seeded_by_counter = C.IJ_SIZES_BY_COUNTER, -- sizes do not depend on the seed
-  no_hang_guard = C.IJ_NO_HANG_GUARD,                   -- sizes that can never be valid are found when they come up
+  no_hang_guard = C.IJ_NO_HANG_GUARD,                   -- sizes that can never be valid are found only when they are drawn
 }
 
 local function need(ok, ...)
@@ -123,8 +123,8 @@ function mask.is_file(name) return name:find "%.lua$" ~= nil or name:find "/" ~=
 
 --- A new policy. `o.grid` is required; the rest has the published values as defaults, without the published quirks.
 --- `o.policy` is "multiblock", "random", "block", the path of a file as in recipes/masks/, or a function as mask.policy
---- takes it. For the last two: options (what the function gets as options.NAME), batch (images of a step, for policies
---- that follow the step; default: the group) and saliency (numbers per patch, or a function: see mask.policy); context,
+--- takes it. For the last two: options (what the function gets as options.NAME), batch (images per step, for policies
+--- that follow the step; default: the group) and saliency (a weight per patch, or a function: see mask.policy); context,
 --- target, min_keep and overlap reach them as options.mask.
 ---@param o { policy: string|function|nil, grid: integer[], context: table?, target: table?, min_keep: integer?,
 ---overlap: boolean?, quirks: string|table|nil, group: integer?, seed: integer?, options: table|string|nil, batch: integer?,
@@ -187,9 +187,10 @@ end
 --- Masks of images [first, first + count) as the library's struct (see ijepa.h): its memory is the policy's, valid
 --- until the policy's next call.
 ---@param count integer
----@param first integer?  number of the first image, from 0; default: on from the last call
----@param step integer?  updates done before, for policies that follow it; default: as many as the images before make
----@param batch { images: ijepa.tensor }|false|nil  what a policy that looks at the images is given; false: all look alike
+---@param first integer?  number of the first image, from 0; default: continues after the last call
+---@param step integer?  updates done before, for policies that follow it; default: from the number of the image
+---@param batch { images: ijepa.tensor }|false|nil  for policies that depend on the images; false: no images, all patches
+---weigh the same
 ---@return ffi.cdata* masks an ij_masks
 function Policy:sample_raw(count, first, step, batch) -- luacheck: no unused
   check_self(self)
@@ -202,13 +203,13 @@ function Policy:sample_raw(count, first, step, batch) -- luacheck: no unused
   return m
 end
 
---- Masks of images [first, first + count): the context (C, B, K) and the targets (M, B, T), i32, and a table that
---- says k, t, fallbacks (images with a context that a target had to stay in) and the block sizes target and context,
+--- Masks of images [first, first + count): the context (C, B, K) and the targets (M, B, T), i32, and a table with k, t,
+--- fallbacks (number of images whose context had to keep patches of a target) and the block sizes target and context,
 --- {h, w}.
 ---@param count integer
----@param first integer?  number of the first image, from 0; default: on from the last call
+---@param first integer?  number of the first image, from 0; default: continues after the last call
 ---@param step integer? update of the run, from 0, for policies that change with it
----@param batch table|false|nil what a policy that looks at the images is given: { images =, target = }
+---@param batch table|false|nil for policies that depend on the images: { images =, target = }
 ---@return ijepa.tensor context
 ---@return ijepa.tensor target
 ---@return table about
@@ -223,34 +224,38 @@ function Policy:sample(count, first, step, batch)
 end
 
 function Policy:__tostring()
-  return ("mask policy %s: %dx%d grid, %d context, %d target masks, groups of %d"):format(self.name, self.grid[1],
-    self.grid[2], self.contexts, self.targets, self.group)
+  return ("mask policy %s: %dx%d grid, %s and %s per image, groups of %d"):format(self.name, self.grid[1], self.grid[2],
+    text.count(self.contexts, "context"), text.count(self.targets, "target"), self.group)
 end
 
---- A policy written in Lua. f(rng, grid, at, options) returns a context (or a list of them), a list of targets and, if
---- it likes, true where it had to give something up (counted as a fallback). docs/masks.md walks through one.
+--- A policy written in Lua. f(rng, grid, at, options) returns a context (or a list of them), a list of targets and,
+--- optionally, true for a fallback: an image that could not get what the policy wants. docs/masks.md explains one.
 --- rng: uniform(lo, hi), below(n), normal() of this image; rng.group: the same for all images of a group.
 --- grid: makes regions (ijepa.mask_grid). at: image (number from 0), group, step (updates done before), saliency (map).
 --- f must depend on these alone, so that a run can be resumed; it runs interpreted, so that Ctrl-C stops it.
---- o.saliency: a number per patch, or a function(batch, grid, options) that gives (B, N) numbers of 0 or more for the
---- images that sample_raw was given; a group is one batch then.
+--- o.saliency: a weight per patch, or a function(batch, grid, options) that returns (B, N) weights of 0 or more for the
+--- images of the batch; then a group must be one batch.
 ---@param f function
 ---@param o { grid: integer[], group: integer?, seed: integer?, batch: integer?, options: table?, saliency: table|function|nil }|integer[]
----settings, or the grid alone; batch: images of a step (default: the group)
+---settings, or the grid alone; batch: images per step (default: the group)
 ---@return ijepa.mask_policy
 function mask.policy(f, o) return require("ijepa.mask.policy").policy(Policy, f, o) end
 
---- A grid to make regions on.
----@param rows integer
----@param columns integer
+--- A grid, which makes regions: mask.grid(8, 12) or mask.grid{8, 12}.
+---@param rows integer|integer[] rows, or {rows, columns}
+---@param columns integer?
 ---@return ijepa.mask_grid
 function mask.grid(rows, columns) return require("ijepa.mask.grid").new(rows, columns) end
 
--- ---- looking at them ----------------------------------------------------------------------------------------------
+-- ---- drawing ------------------------------------------------------------------------------------------------------
 
-local function want_policy(policy, where)
-  need(type(policy) == "table" and policy.sample_raw and policy.grid, "%s: expected a policy, as mask.new gives it",
-    where)
+local function want_policy(policy, usage)
+  need(type(policy) == "table" and policy.sample_raw and policy.grid, "%s: expected a policy first, as mask.new returns it",
+    usage)
+end
+local function want_options(o, usage)
+  need(o == nil or type(o) == "table", "%s: the second argument is %s, expected a table of options", usage, tostring(o))
+  return o or {}
 end
 
 -- What each patch of image b is: 0 nothing, 1.. a target, -1 context. A patch of several masks shows its first
@@ -299,19 +304,11 @@ local function image_lines(role, h, w, color)
   return lines
 end
 
---- The masks of one image, or of several side by side, as text: # context, 1 2 3 ... targets, . neither; with `color`
---- in half blocks of 24-bit colours.
----@param policy ijepa.mask_policy
----@param o { first: integer?, image: integer?, images: integer?, step: integer?, color: boolean? }?  first: number of a
----image (0); image: which one from there (1); images: how many side by side (1); step: of the training, for policies
----that follow it
----@return string
-function mask.text(policy, o)
-  want_policy(policy, "mask.text")
-  o = o or {}
-  known_keys("mask.draw", o, "first", "image", "images", "step", "color")
-  local first = long("mask.draw: 'first'", o.first == nil and 0 or o.first) + (integer("image", o.image, 1, 1) - 1)
-  local images = integer("images", o.images, 1, 1)
+local function text_of(policy, o, usage)
+  want_policy(policy, usage)
+  o = want_options(o, usage)
+  known_keys(usage:match "^[^(]+", o, "first", "images", "step", "color")
+  local first, images = long("mask: 'first'", o.first == nil and 0 or o.first), integer("images", o.images, 1, 1)
   local h, w = policy.grid[1], policy.grid[2]
   local before = policy.next
   local m = policy:sample_raw(images, first, o.step, false)
@@ -324,19 +321,25 @@ function mask.text(policy, o)
     out[y] = table.concat(parts, "  ")
   end
   out[#out + 1] = ("context %d, target %d of %d patches%s"):format(m.k, m.t, h * w,
-    m.fallbacks > 0 and (", %d with a target left in the context"):format(m.fallbacks) or "")
+    m.fallbacks > 0 and (", %s with a target left in the context"):format(text.count(m.fallbacks, "image")) or "")
   return table.concat(out, "\n")
 end
 
---- Prints what mask.text gives, in colour where standard output is a terminal.
+--- The masks of images side by side, as text: # context, 1 2 3 ... targets, . neither.
 ---@param policy ijepa.mask_policy
----@param o table? as for mask.text
+---@param o { images: integer?, first: integer?, step: integer?, color: boolean? }?  images: how many (1); first: number
+---of the first one, from 0 (0); step: of the training, for policies that follow it; color: half blocks in 24-bit colours
+---@return string
+function mask.text(policy, o) return text_of(policy, o, "mask.text(policy, { images = 3 })") end
+
+--- Prints what mask.text returns, in colour where standard output is a terminal.
+---@param policy ijepa.mask_policy
+---@param o { images: integer?, first: integer?, step: integer?, color: boolean? }? as for mask.text
 function mask.draw(policy, o)
-  want_policy(policy, "mask.draw")
-  local with = {}
-  for key, value in pairs(o or {}) do with[key] = value end
+  local usage, with = "mask.draw(policy, { images = 3 })", {}
+  for key, value in pairs(want_options(o, usage)) do with[key] = value end
   if with.color == nil then with.color = C.ij_isatty(1) ~= 0 and os.getenv "NO_COLOR" == nil end
-  io.write(mask.text(policy, with), "\n")
+  io.write(text_of(policy, with, usage), "\n")
 end
 
 -- ---- statistics ---------------------------------------------------------------------------------------------------
@@ -354,15 +357,15 @@ end
 local Stats = {}
 Stats.__index = Stats
 
--- Shares per patch as an image of digits: 0 is never, 9 is the most frequent patch.
-local function shade(share, h, w)
+-- Frequencies per patch as a figure of digits: . is never, 9 the most frequent patch. Returns its lines and the maximum.
+local function shade(frequency, h, w)
   local most = 0
-  for i = 1, h * w do most = math.max(most, share[i]) end
+  for i = 1, h * w do most = math.max(most, frequency[i]) end
   local lines = {}
   for y = 0, h - 1 do
     local line = {}
     for x = 1, w do
-      local v = share[y * w + x]
+      local v = frequency[y * w + x]
       line[x] = v == 0 and "." or tostring(math.floor(v / most * 9 + .5))
     end
     lines[y + 1] = table.concat(line)
@@ -382,47 +385,50 @@ end
 function Stats:__tostring()
   local h, w = self.grid[1], self.grid[2]
   local out = {
-    ("%d groups of %d images, %dx%d grid"):format(self.batches, self.group, h, w),
+    ("%s of %s, %dx%d grid"):format(text.count(self.groups, "group"), text.count(self.group, "image"), h, w),
     ("context patches: mean %.1f, %d to %d"):format(self.k_mean, self.k_min, self.k_max),
     ("target patches:  mean %.1f, %d to %d"):format(self.t_mean, self.t_min, self.t_max),
   }
   if next(self.target_blocks) then
-    out[#out + 1] = "target blocks:   " .. sizes_text(self.target_blocks, self.batches)
-    out[#out + 1] = "context blocks:  " .. sizes_text(self.context_blocks, self.batches)
+    out[#out + 1] = "target blocks:   " .. sizes_text(self.target_blocks, self.groups)
+    out[#out + 1] = "context blocks:  " .. sizes_text(self.context_blocks, self.groups)
   end
   out[#out + 1] = ("images with a target left in the context: %d of %d"):format(self.fallbacks, self.images)
   local left, most_left = shade(self.coverage.context, h, w)
   local right, most_right = shade(self.coverage.target, h, w)
-  out[#out + 1] = ("how often a patch is in a context (9: %.3f), in a target mask (9: %.3f):"):format(most_left,
-    most_right)
+  out[#out + 1] = ("fraction of context masks that contain a patch (digit 9 is %.3f), of target masks (9 is %.3f):"):format(
+    most_left, most_right)
   for y = 1, h do out[#out + 1] = left[y] .. "   " .. right[y] end
   return table.concat(out, "\n")
 end
 
---- The findings of mask_lint.lua: what is wrong or unusual about a policy, or about settings as mask.new or a recipe has
---- them (then grid comes from data.crop and model.patch).
+--- Checks a policy, settings as for mask.new, or the configuration of a recipe (whose grid follows from data.crop and
+--- model.patch): what is wrong or unusual about its masks.
 ---@param what ijepa.mask_policy|table
----@param o { groups: integer?, step: integer? }?  how many groups are drawn (20); as of which step of the training
+---@param o { groups: integer?, step: integer? }?  groups: how many are drawn (20); step: of the training
 ---@return ijepa.mask_findings
 function mask.lint(what, o) return require "ijepa.mask.lint" (what, o) end
 
---- What a policy draws, over `batches` groups of images: k and t (length -> how many groups), k_mean, k_min, k_max,
---- t_mean, t_min, t_max, target_blocks and context_blocks ("7x6" -> groups), coverage.context and coverage.target
---- (share of the masks that hold patch i - 1, row-major), fallbacks, batches, images. Prints as a summary.
+--- Statistics of the masks of some groups: k and t (length -> number of groups), k_mean, k_min, k_max, t_mean, t_min,
+--- t_max, target_blocks and context_blocks ("7x6" -> number of groups), coverage.context and coverage.target (fraction of
+--- the masks that contain patch i - 1, row-major), fallbacks, groups, images. Prints as a summary.
 ---@param policy ijepa.mask_policy
----@param batches integer?  100
----@param step integer?  of the training, for policies that follow it; default: of each image
+---@param o { groups: integer?, step: integer? }?  groups: how many (100); step: of the training, for policies that follow
+---it; default: of each image
 ---@return table
-function mask.stats(policy, batches, step)
-  want_policy(policy, "mask.stats")
-  batches = integer("batches", batches, 100, 1)
+function mask.stats(policy, o)
+  local usage = "mask.stats(policy, { groups = 100 })"
+  want_policy(policy, usage)
+  o = want_options(o, usage)
+  known_keys("mask.stats", o, "groups", "step")
+  local groups, step = integer("groups", o.groups, 100, 1), o.step
   local patches, group = policy.grid[1] * policy.grid[2], policy.group
-  local s = setmetatable({ batches = batches, images = batches * group, group = group, grid = policy.grid, k = {},
+  local s = setmetatable({ groups = groups, images = groups * group, group = group, grid = policy.grid, k = {},
     t = {}, target_blocks = {}, context_blocks = {}, fallbacks = 0, coverage = { context = {}, target = {} } }, Stats)
   local context, target = F.new("int64_t[?]", patches), F.new("int64_t[?]", patches)
   local before, contexts, targets = policy.next, 0, 0
-  for b = 0, batches - 1 do
-    local m = policy:sample_raw(group, b * group, step, false)
+  for number = 0, groups - 1 do
+    local m = policy:sample_raw(group, number * group, step, false)
     count_up(s.k, m.k)
     count_up(s.t, m.t)
     if m.target_h > 0 then
@@ -431,18 +437,18 @@ function mask.stats(policy, batches, step)
     end
     s.fallbacks = s.fallbacks + m.fallbacks
     contexts, targets = contexts + m.contexts * m.count, targets + m.targets * m.count
-    local at, n = m.context, m.contexts * m.count * m.k
-    for i = 0, n - 1 do context[at[i]] = context[at[i]] + 1 end
-    at, n = m.target, m.targets * m.count * m.t
-    for i = 0, n - 1 do target[at[i]] = target[at[i]] + 1 end
+    local patch = m.context
+    for i = 0, m.contexts * m.count * m.k - 1 do context[patch[i]] = context[patch[i]] + 1 end
+    patch = m.target
+    for i = 0, m.targets * m.count * m.t - 1 do target[patch[i]] = target[patch[i]] + 1 end
   end
   policy.next = before
   for i = 1, patches do
     s.coverage.context[i] = tonumber(context[i - 1]) / contexts
     s.coverage.target[i] = tonumber(target[i - 1]) / targets
   end
-  s.k_mean, s.k_min, s.k_max = mean_of(s.k, batches)
-  s.t_mean, s.t_min, s.t_max = mean_of(s.t, batches)
+  s.k_mean, s.k_min, s.k_max = mean_of(s.k, groups)
+  s.t_mean, s.t_min, s.t_max = mean_of(s.t, groups)
   return s
 end
 

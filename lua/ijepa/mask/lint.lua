@@ -1,7 +1,8 @@
---- What is wrong or unusual about a mask policy, before it costs a training run: mask.lint(policy or settings).
--- Each check below is a function(add, about) that adds its findings; `about` holds the policy, its settings and figures.
+--- Finds what is wrong or unusual about a mask policy before a training run pays for it: mask.lint(policy or settings).
+-- Each check below is a function(add, about) that adds its findings; `about`: the policy, its settings and statistics.
 local F = require "ijepa.base.ffi"
 local grids = require "ijepa.mask.grid"
+local text = require "ijepa.base.text"
 local floor, min, max = math.floor, math.min, math.max
 
 local ASPECTS = 4096          -- aspects that the enumeration of sizes tries
@@ -9,7 +10,7 @@ local GROUPS = { 1, 8, 32, 128 }
 local PUBLISHED = { context = { n = 1, scale = { .85, 1 } }, target = { n = 4, scale = { .15, .2 }, aspect = { .75, 1.5 } },
   min_keep = 10, overlap = false, group = 128 }
 
-local function percent(share) return (share < .0995 and share > 0 and "%.1f %%" or "%.0f %%"):format(100 * share) end
+local function percent(part) return (part < .0995 and part > 0 and "%.1f %%" or "%.0f %%"):format(100 * part) end
 local function pair(v) return ("%g to %g"):format(v[1], v[2]) end
 local function two(v) return type(v) == "number" and { v, v } or v end
 
@@ -35,14 +36,14 @@ local function completed(s)
     target = { n = t.n or block and 1 or 4, scale = two(t.scale or block and { .6, .6 } or { .15, .2 }), aspect = two(t.aspect or { .75, 1.5 }) } }
 end
 
--- "7x6" -> { h, w, share } of the target blocks that settings can draw: every area with ASPECTS aspects, or the one curve
+-- A list of { name = "7x6", h, w, fraction } of the target blocks that settings can draw: every area with ASPECTS aspects, or the one curve
 -- of shared_draw. Exact but for the width of a step between two aspects.
 local function target_sizes(s)
   local grid, found, list = grids.new(s.grid[1], s.grid[2]), {}, {}
   local lo, hi = s.target.scale[1], s.target.scale[2]
   local a, z = s.target.aspect[1], s.target.aspect[2]
   local shared, below = quirk(s, "shared_draw"), quirk(s, "block_below_grid")
-  local function count(area, aspect, share)
+  local function count(area, aspect, fraction)
     local h, w = grid:block_size(area, aspect)
     if below then
       h, w = math.sqrt(floor(area) * aspect), math.sqrt(floor(area) / aspect)
@@ -51,10 +52,10 @@ local function target_sizes(s)
     end
     local name = ("%dx%d"):format(h, w)
     if not found[name] then
-      found[name] = { name = name, h = h, w = w, share = 0 }
+      found[name] = { name = name, h = h, w = w, fraction = 0 }
       list[#list + 1] = found[name]
     end
-    found[name].share = found[name].share + share
+    found[name].fraction = found[name].fraction + fraction
   end
   if shared then
     for i = 0, ASPECTS - 1 do
@@ -69,13 +70,13 @@ local function target_sizes(s)
       end
     end
   end
-  table.sort(list, function(x, y) return x.share > y.share or x.share == y.share and x.name < y.name end)
+  table.sort(list, function(x, y) return x.fraction > y.fraction or x.fraction == y.fraction and x.name < y.name end)
   return list
 end
 
 local function sizes_text(list)
   local parts = {}
-  for i = 1, min(#list, 6) do parts[i] = ("%s %s"):format(list[i].name, percent(list[i].share)) end
+  for i = 1, min(#list, 6) do parts[i] = ("%s %s"):format(list[i].name, percent(list[i].fraction)) end
   return table.concat(parts, ", ") .. (#list > 6 and (" and %d more"):format(#list - 6) or "")
 end
 
@@ -94,18 +95,26 @@ local function regrouped(p, group)
   return setmetatable(o, getmetatable(p))
 end
 
--- Mean context patches of an image, by images masked together.
+-- Mean context patches of an image, by images per group; which patches were in a target in the groups of one image, and
+-- their number: these draws are independent, whatever the policy draws once per group.
 local function context_by_group(p, step)
-  local out = {}
+  local out, covered, draws = {}, {}, 0
   for _, group in ipairs(GROUPS) do
     local q, sum, n = regrouped(p, group), 0, max(32, floor(512 / group))
-    for i = 0, n - 1 do sum = sum + q:sample_raw(group, i * group, step, false).k end
+    for number = 0, n - 1 do
+      local m = q:sample_raw(group, number * group, step, false)
+      sum = sum + m.k
+      if group == 1 then
+        draws = draws + 1
+        for i = 0, m.targets * m.t - 1 do covered[m.target[i] + 1] = true end
+      end
+    end
     out[group] = sum / n
   end
-  return out
+  return out, covered, draws
 end
 
--- Shares over some groups: of an image's target patches that lie in another target too, and that the context shows.
+-- Over some groups, the fractions of an image's target patches that are in another target too, and in the context.
 local function overlaps(p, groups, step)
   local n, sum, again, seen = p.grid[1] * p.grid[2], 0, 0, 0
   local times = F.new("int32_t[?]", n)
@@ -131,13 +140,13 @@ local function overlaps(p, groups, step)
   return again / sum, seen / sum
 end
 
--- Mean share per row (by columns: per column) of a coverage list, from 1.
-local function by_row(share, h, w, columns)
+-- Mean frequency per row (columns: per column) of a coverage list, from 1.
+local function by_row(frequency, h, w, columns)
   local out = {}
   for y = 1, columns and w or h do
     out[y] = 0
     for x = 1, columns and h or w do
-      out[y] = out[y] + (columns and share[(x - 1) * w + y] or share[(y - 1) * w + x]) / (columns and h or w)
+      out[y] = out[y] + (columns and frequency[(x - 1) * w + y] or frequency[(y - 1) * w + x]) / (columns and h or w)
     end
   end
   return out
@@ -151,7 +160,7 @@ function checks.sizes(add, about)
   local s = about.settings
   if not s or s.policy == "random" then return end
   add("note", "target blocks: " .. sizes_text(about.sizes), ("enumerated: areas %s of %d patches, %d aspects%s"):format(
-    pair(s.target.scale), s.grid[1] * s.grid[2], ASPECTS, quirk(s, "shared_draw") and ", one number for both (shared_draw)" or ""))
+    pair(s.target.scale), s.grid[1] * s.grid[2], ASPECTS, quirk(s, "shared_draw") and ", one random number for both (shared_draw)" or ""))
 end
 
 function checks.hang(add, about)
@@ -162,81 +171,84 @@ function checks.hang(add, about)
     local area = size.h * size.w
     if not least or area < least.h * least.w then least = size end
     if area <= s.min_keep then
-      bad = bad + size.share
+      bad = bad + size.fraction
       names[#names + 1] = ("%s = %d"):format(size.name, area)
     end
   end
   local advice = ("lower mask.min_keep below %d, or raise mask.target.scale"):format(least.h * least.w)
   if bad > 0 then
     add("error", ("%s of the groups draw a block that is never valid"):format(percent(bad)),
-      ("%s patches, and a mask must hold more than min_keep %d, wherever it lies: %s"):format(table.concat(names, ", "), s.min_keep,
-        quirk(s, "no_hang_guard") and "the published sampler would try for ever; here the run stops when it comes up"
-        or "refused when the policy is made"), advice)
+      ("%s patches, but a mask must have more than min_keep = %d: %s"):format(table.concat(names, ", "), s.min_keep,
+        quirk(s, "no_hang_guard") and "the published sampler would try forever; here the run stops when such a block is drawn"
+        or "mask.new refuses it"), advice)
   elseif least.h * least.w <= s.min_keep + 2 then
-    add("warn", "close to a setting that hangs", ("the smallest target block, %s = %d patches, is just above min_keep %d"):format(
+    add("warn", "close to a setting that is refused", ("the smallest target block, %s = %d patches, is just above min_keep = %d"):format(
       least.name, least.h * least.w, s.min_keep), advice)
   end
   local left = s.grid[1] * s.grid[2] * s.context.scale[1] - s.target.n * least.h * least.w
   if s.policy == "multiblock" and not s.overlap and left <= s.min_keep then
-    add("warn", "targets can cover the context", ("%g x %d patches of context, less %d targets of %d, are %d where they lie apart; "
-      .. "min_keep is %d: such a context is tried 20 times before a target may stay in it"):format(s.context.scale[1],
-      s.grid[1] * s.grid[2], s.target.n, least.h * least.w, left, s.min_keep), "fewer or smaller targets (mask.target.n, mask.target.scale)")
+    add("warn", "targets can cover the context", ("the smallest context, %g of %d patches, less %s of %d patches "
+      .. "that do not overlap, leaves %d, and min_keep is %d: after 20 tries a target stays in the context"):format(s.context.scale[1],
+      s.grid[1] * s.grid[2], text.count(s.target.n, "target"), least.h * least.w, left, s.min_keep),
+      "fewer or smaller targets (mask.target.n, mask.target.scale)")
   end
 end
 
 function checks.fallbacks(add, about)
   local st = about.stats
   if st.fallbacks == 0 then return end
-  local share = st.fallbacks / st.images
-  add(share > .01 and "warn" or "note", ("%s of the images needed a fallback"):format(percent(share)),
-    "no context of more than min_keep patches was found, so a target was left in it: those patches are no riddle, and each such "
-    .. "image costs 20 or more tries", "smaller or fewer targets, a larger mask.context.scale or a lower mask.min_keep")
+  local part = st.fallbacks / st.images
+  add(part > .01 and "warn" or "note", ("%s of the images needed a fallback"):format(percent(part)),
+    "no context with more than min_keep patches was found, so patches of a target stay in it: the predictor sees them, and each "
+    .. "such image costs 20 or more tries", "smaller or fewer targets, a larger mask.context.scale or a lower mask.min_keep")
 end
 
 function checks.context(add, about)
   local st, n = about.stats, about.n
   if st.k_min <= max(1, .02 * n) then
     add("error", ("contexts of %d of %d patches"):format(st.k_min, n),
-      "nearly empty: the encoder learns little from them, and one image cuts the context of its whole group",
+      "nearly empty: the encoder learns little from them, and one such image cuts the contexts of its group to the same length",
       "raise mask.min_keep, make targets smaller or lower mask.group")
   elseif st.k_mean < .1 * n then
     add("warn", ("the context is %s of the grid on average (%d to %d patches)"):format(percent(st.k_mean / n), st.k_min, st.k_max),
-      "the published settings leave 27 % at groups of 128", "smaller targets or a smaller mask.group")
+      "the published settings leave 27 % with groups of 128", "smaller targets or a smaller mask.group")
   end
   local g, parts = about.by_group, {}
   for i, group in ipairs(GROUPS) do parts[i] = ("%.0f (%d)"):format(g[group], group) end
   local drop = 1 - g[128] / g[1]
-  add(drop > .5 and "warn" or "note", ("context patches by images masked together: %s"):format(table.concat(parts, ", ")),
-    ("sampled; a group is cut to its shortest context: %s less at 128 than alone. This policy's group is %d"):format(percent(drop),
-      about.policy.group), drop > .5 and "a smaller mask.group, or sizes that vary less" or nil)
+  add(drop > .5 and "warn" or "note", ("mean context patches (images per group): %s"):format(table.concat(parts, ", ")),
+    ("sampled; a group is cut to its shortest context: %s fewer patches with 128 images than with 1. This policy has %d"):format(
+      percent(drop), about.policy.group), drop > .5 and "a smaller mask.group, or sizes that vary less" or nil)
 end
 
 function checks.coverage(add, about)
   local st, h, w = about.stats, about.policy.grid[1], about.policy.grid[2]
   local never, rows, columns = 0, by_row(st.coverage.target, h, w), by_row(st.coverage.target, h, w, true)
-  for i = 1, h * w do never = never + (st.coverage.target[i] == 0 and 1 or 0) end
-  if never > 0 and st.images >= 100 then
+  for i = 1, h * w do never = never + (st.coverage.target[i] == 0 and not about.covered[i] and 1 or 0) end
+  if never > 0 then
     local edge, quirky = rows[h] == 0 and columns[w] == 0, about.settings and quirk(about.settings, "exclusive_position")
-    add("warn", ("%d of %d patches are never in a target%s"):format(never, h * w, edge and ": the last row and column" or ""),
-      quirky and "exclusive_position: a block's place is drawn from 0 to side - 1 excluded, so none ends at the edge"
-      or ("in %d images drawn"):format(st.images), quirky and "turn off the quirk exclusive_position" or "draw places over the whole grid")
+    add("warn", ("%d of %d patches %s never in a target%s"):format(never, h * w, never == 1 and "is" or "are",
+      edge and ": the last row and column" or ""),
+      quirky and "exclusive_position: no block ever touches the last row or column"
+      or ("in %d independent draws"):format(about.draws + st.groups), quirky and "turn off the quirk exclusive_position"
+      or "draw positions over the complete grid")
   end
   local kept = by_row(st.coverage.context, h, w)
   local top, bottom, q = 0, 0, max(1, floor(h / 4))
   for y = 1, q do top, bottom = top + kept[y] / q, bottom + kept[h + 1 - y] / q end
   if h >= 4 and max(top, bottom) > 1.5 * min(top, bottom) then
     local cut = about.settings and quirk(about.settings, "raster_cut")
-    add("warn", ("the context sees the %s more than the %s: %s of the patches of its rows against %s"):format(
+    add("warn", ("contexts contain the %s more often than the %s: %s of its patches against %s"):format(
       top > bottom and "top" or "bottom", top > bottom and "bottom" or "top", percent(max(top, bottom)), percent(min(top, bottom))),
-      cut and "raster_cut: the cut to the group's shortest keeps the first patches, row by row"
-      or "quarter of the rows at each end, sampled", cut and "turn off the quirk raster_cut" or nil)
+      cut and "raster_cut: contexts are cut to the shortest of the group from the bottom, row by row"
+      or "sampled, over a quarter of the rows at each end", cut and "turn off the quirk raster_cut" or nil)
   end
 end
 
 function checks.overlap(add, about)
   if about.policy.targets > 1 then
-    add(about.again > .5 and "warn" or "note", ("%s of the target patches lie in another target of the image too"):format(
-      percent(about.again)), "sampled; what two targets share is predicted twice")
+    add(about.again > .5 and "warn" or "note", ("%s of the target patches are in another target of the same image"):format(
+      percent(about.again)), "sampled; the predictor predicts them twice")
   end
   if about.seen > .005 then
     add("warn", ("%s of the target patches are in the context"):format(percent(about.seen)),
@@ -258,8 +270,8 @@ function checks.repeats(add, about)
   draw(p.group)
   if draw(0) ~= before then
     add("error", "the same images get other masks when they are drawn again",
-      "the function depends on more than its arguments (a variable that it changes, math.random, the clock): a resumed run would differ",
-      "draw from rng and rng.group, and follow at.step")
+      "the function depends on more than its arguments (a variable that it changes, math.random, the time): a resumed run would "
+      .. "get other masks", "draw from rng and rng.group, and use at.step")
   end
 end
 
@@ -284,12 +296,12 @@ function checks.published(add, about)
   differs("mask.overlap", tostring(s.overlap), "false")
   differs("mask.group", tostring(s.group), "128", "the published code masks each device's batch, 128, as one group")
   local off = {}
-  for _, name in ipairs(require "ijepa.base.text".keys(require "ijepa.mask".quirks)) do
+  for _, name in ipairs(text.keys(require "ijepa.mask".quirks)) do
     if not quirk(s, name) then off[#off + 1] = name end
   end
   if #off > 0 then
     add("note", ("the published sampler's quirks are %s"):format(#off == 6 and "off" or "partly off: " .. table.concat(off, ", ")),
-      "it draws scale and aspect by one number, never reaches the last row and column, and cuts contexts from the bottom",
+      "it draws scale and aspect from one random number, never reaches the last row and column, and cuts contexts from the bottom",
       #off == 6 and "quirks=reference to repeat a published run" or nil)
   end
 end
@@ -302,8 +314,8 @@ local ORDER = { "repeats", "hang", "fallbacks", "context", "coverage", "overlap"
 ---@field errors integer
 ---@field warnings integer
 ---@field stats table? as mask.stats gives it
----@field rows { context: number[], target: number[] }? mean share of the masks that hold a patch of each row
----@field by_group table<integer, number>? mean context patches by images masked together
+---@field rows { context: number[], target: number[] }? per row, the mean fraction of masks that contain a patch of it
+---@field by_group table<integer, number>? mean context patches of an image, by images per group
 local Findings = {}
 Findings.__index = Findings
 
@@ -314,7 +326,7 @@ function Findings:__tostring()
     if f.why then out[#out + 1] = "       " .. f.why end
     if f.advice then out[#out + 1] = "       -> " .. f.advice end
   end
-  out[#out + 1] = ("%d errors, %d warnings"):format(self.errors, self.warnings)
+  out[#out + 1] = ("%s, %s"):format(text.count(self.errors, "error"), text.count(self.warnings, "warning"))
   return table.concat(out, "\n")
 end
 
@@ -338,9 +350,9 @@ local function lint(what, o)
   local given = settings_of(what)
   local groups, step = o and o.groups or 20, o and o.step
   local findings, made = setmetatable({ errors = 0, warnings = 0 }, Findings), 0
-  local function add(level, text, why, advice)
+  local function add(level, what_is, why, advice)
     made = made + 1
-    findings[#findings + 1] = { level = level, what = text, why = why, advice = advice, number = made }
+    findings[#findings + 1] = { level = level, what = what_is, why = why, advice = advice, number = made }
     if level == "error" then findings.errors = findings.errors + 1 end
     if level == "warn" then findings.warnings = findings.warnings + 1 end
   end
@@ -365,7 +377,8 @@ local function lint(what, o)
   if p then
     local ok, e = pcall(function()
       local before = p.next
-      about.n, about.stats, about.by_group = p.grid[1] * p.grid[2], mask.stats(p, groups, step), context_by_group(p, step)
+      about.n, about.stats = p.grid[1] * p.grid[2], mask.stats(p, { groups = groups, step = step })
+      about.by_group, about.covered, about.draws = context_by_group(p, step)
       about.again, about.seen = overlaps(p, min(groups, 4), step)
       p.next = before
     end)
@@ -378,8 +391,8 @@ local function lint(what, o)
     if about.by_group and about.again or about.sizes and (name == "hang" or name == "sizes") then checks[name](add, about) end
   end
   if what.mask and what.data and p and p.group ~= (what.data.batch or 0) then
-    add("note", ("contexts are cut as in groups of %d, batches hold %d"):format(p.group, what.data.batch or 0),
-      "the group sets how much context is left, whatever the batch; the published runs have 128")
+    add("note", ("mask.group is %d, data.batch is %d"):format(p.group, what.data.batch or 0),
+      "contexts are cut to the shortest of a group, not of a batch; the published runs have groups of 128")
   end
   table.sort(findings, function(a, b)
     if a.level ~= b.level then return LEVEL[a.level] < LEVEL[b.level] end

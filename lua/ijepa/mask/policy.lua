@@ -7,126 +7,20 @@
 --   end
 --   local masks = mask.policy(halves, mask.grid(16, 16))
 --
--- The user's functions run interpreted, so that Ctrl-C reaches a loop without end; ours stay compiled.
+-- guard.lua runs the user's functions.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local grids = require "ijepa.mask.grid"
-local util = require "jit.util"
+local guard = require "ijepa.mask.guard"
 local C = F.C
 local floor, min = math.floor, math.min
-
-local PATIENCE = 1   -- seconds that a policy may still take after Ctrl-C: a healthy one lets the step come to its end
 
 local function need(ok, ...)
   if not ok then F.raise(string.format(...)) end
 end
 local function is_whole(v, least, most) return type(v) == "number" and v % 1 == 0 and v >= least and v <= most end
 local ints = F.typeof "int32_t[?]"
-
--- ---- running the user's code --------------------------------------------------------------------------------------
-
-local interpreted = setmetatable({}, { __mode = "k" })
-
--- Turns the compiler off for a function of the user's and for those that it reaches: nested ones, upvalues, fields of
--- tables, and globals that it names.
-local function interpret(v, depth)
-  if type(v) == "table" and depth < 4 and not interpreted[v] then
-    interpreted[v] = true
-    for _, field in next, v do interpret(field, depth + 1) end
-    return
-  end
-  if type(v) ~= "function" or interpreted[v] then return end
-  interpreted[v] = true
-  local info = debug.getinfo(v, "S")
-  if info.what == "C" or F.is_internal(info.source) then return end
-  jit.off(v, true)
-  for i = 1, 255 do
-    local name, value = debug.getupvalue(v, i)
-    if not name then break end
-    interpret(value, depth)
-  end
-  local env = debug.getfenv(v)
-  local function globals(of)   -- names of globals are among its constants, and nested functions
-    for i = -1, -1e5, -1 do
-      local k = util.funck(of, i)
-      if k == nil then return end
-      if type(k) == "string" then interpret(rawget(env, k), depth + 1)
-      elseif type(k) == "proto" then globals(k) end
-    end
-  end
-  globals(v)
-end
-
-local function place_of(f)
-  local at = debug.getinfo(f, "S")
-  return ("%s:%d"):format(at.source:gsub("^[@=]", "", 1), at.what == "main" and at.lastlinedefined or at.linedefined)
-end
-
--- Ctrl-C as an error: exit as ijepa.exit has it; place, FILE:LINE where it came.
-local Interrupted = {}
-Interrupted.__index = Interrupted
-function Interrupted.__tostring(e)
-  return ("interrupted in the mask policy%s"):format(e.place and " at " .. e.place or "")
-end
-
-local began
-local function poll()
-  if C.ij_interrupted() ~= 0 and C.ij_time() - began > PATIENCE then
-    error(setmetatable({ exit = 130, interrupted = true, place = F.caller() }, Interrupted), 0)
-  end
-end
-
--- What xpcall keeps of an error in the user's code: { place, message }, or what shall pass as it is.
-local function explain(e)
-  if type(e) == "table" and (e.exit or e.place) then return e end
-  if C.ij_interrupted() ~= 0 then   -- by the prompt's own means
-    return setmetatable({ exit = 130, interrupted = true, place = F.caller() }, Interrupted)
-  end
-  local message = type(e) == "string" and e
-  if not message then
-    local meta = getmetatable(e)
-    message = meta and meta.__tostring and tostring(e) or ("error object is a %s value"):format(type(e))
-  end
-  for level = 2, 200 do
-    local at = debug.getinfo(level, "Sl")
-    if not at then break end
-    if at.currentline > 0 and not F.is_internal(at.source) then
-      local line, file = at.currentline, at.source:gsub("^[@=]", "", 1)
-      for _, name in ipairs { at.short_src, file } do
-        if message:sub(1, #name + 1) == name .. ":" then
-          local own, rest = message:sub(#name + 2):match "^(%d+): (.*)$"
-          if own then line, message = own, rest end
-        end
-      end
-      return { place = file .. ":" .. line, message = message }
-    end
-  end
-  return { message = message }
-end
-
--- With no stack left `explain` cannot run either, and there is only Lua's own message.
-local function explained(ok, a, b, c)
-  if not ok and type(a) ~= "table" then a = { message = tostring(a) .. " (a stack overflow: a function that calls itself without end?)" } end
-  return ok, a, b, c
-end
-
--- f(...) with Ctrl-C watched: true and what it returns, or false and what `explain` made of its error.
-local function guarded(f, ...)
-  if debug.gethook() then return explained(xpcall(f, explain, ...)) end   -- a debugger's, or the prompt's after Ctrl-C
-  local outer = began
-  began = C.ij_time()
-  debug.sethook(poll, "", 1000)
-  local ok, a, b, c = xpcall(f, explain, ...)
-  debug.sethook()
-  began = outer
-  return explained(ok, a, b, c)
-end
-
--- Raises what `guarded` gave, in one line; `about` says what ran.
-local function raise(e, f, about)
-  if e.exit then error(e, 0) end
-  error(("%s: mask policy%s: %s"):format(e.place or place_of(f), about, e.message), 0)
-end
+local guarded, raise, place_of = guard.run, guard.raise, guard.place_of
 
 -- ---- the policy ---------------------------------------------------------------------------------------------------
 
@@ -142,14 +36,14 @@ local function wrong(self, ...) error({ place = place_of(self.f), message = stri
 local function as_region(self, v, what)
   if grids.is_region(v) then
     if v.grid.h ~= self.cells.h or v.grid.w ~= self.cells.w then
-      wrong(self, "the %s is of another grid: expected a region of the grid that it was given", what)
+      wrong(self, "the %s is a region of another grid: expected one of the grid that the function gets", what)
     end
     return v
   end
   if type(v) ~= "table" then wrong(self, "the %s is %s, expected a region of the grid", what, type(v)) end
   for _, i in ipairs(v) do
     if not is_whole(i, 0, self.cells.n - 1) then
-      wrong(self, "the %s holds %s, which is no patch of 0 to %d", what, tostring(i), self.cells.n - 1)
+      wrong(self, "the %s holds %s, which is not a patch from 0 to %d", what, tostring(i), self.cells.n - 1)
     end
   end
   return self.cells:patches(v)
@@ -158,12 +52,12 @@ end
 -- One region, a list of patch numbers or a list of either -> a list of regions.
 local function as_list(v) return (grids.is_region(v) or type(v) == "table" and type(v[1]) == "number") and { v } or v end
 
--- Copies the sets of image i behind those before it; returns the shortest.
-local function keep_sets(self, g, i, at, list, what)
+-- Copies the sets of image i to g, from its set `offset` on; returns the size of the smallest.
+local function keep_sets(self, g, i, offset, list, what)
   local words, shortest = self.cells.words, self.cells.n
   for j = 1, #list do
     local region = as_region(self, list[j], what)
-    local to = i * g.masks + at + j - 1
+    local to = i * g.masks + offset + j - 1
     F.copy(g.bits + to * words, region.words, words * 4)
     local n = grids.count_ones(g.bits, to * words, words)
     if n == 0 then wrong(self, "the %s is empty", what) end
@@ -177,14 +71,15 @@ local function draw_image(self, g, i, at)
   local context, targets, fallback = self.f(self.rng, self.cells, at, self.options)
   context, targets = as_list(context), as_list(targets)
   if type(context) ~= "table" or context[1] == nil then
-    wrong(self, "the function gave no context: it must return a context and a list of targets")
+    wrong(self, "the function returned no context: it must return a context and a list of targets")
   end
   if type(targets) ~= "table" or targets[1] == nil then
-    wrong(self, "the function gave no target: it must return a context and a list of targets")
+    wrong(self, "the function returned no target: it must return a context and a list of targets")
   end
   self.contexts, self.targets = self.contexts or #context, self.targets or #targets
   if #context ~= self.contexts or #targets ~= self.targets then
-    wrong(self, "%d contexts and %d targets, %d and %d before", #context, #targets, self.contexts, self.targets)
+    wrong(self, "%s and %s, but %s and %s before: all images need the same number", text.count(#context, "context"),
+      text.count(#targets, "target"), text.count(self.contexts, "context"), text.count(self.targets, "target"))
   end
   if not g.bits then
     g.masks = self.targets + self.contexts
@@ -197,7 +92,7 @@ local function draw_image(self, g, i, at)
   g.relaxed[i] = fallback and 1 or 0
 end
 
--- A map per image of the group: what the saliency function makes of the batch, flat where there are no images.
+-- A function from an image of the group to its saliency map; all patches weigh the same where there are no images.
 local function saliencies(self, number, batch)
   if type(self.saliency) ~= "function" then return nil end
   if batch == false then
@@ -205,9 +100,9 @@ local function saliencies(self, number, batch)
     return function() return flat end
   end
   need(type(batch) == "table",
-    "this mask policy looks at the images: sample_raw(count, first, step, { images = ... }), or mask.new { saliency = a list }")
+    "this mask policy needs the images: sample_raw(count, first, step, { images = ... }), or mask.new { saliency = a list }")
   need(batch.first == number * self.group and batch.count == self.group,
-    "this mask policy looks at the images, so a group must be one batch: set mask.group=%d (it is %d)", batch.count, self.group)
+    "this mask policy needs the images, so a group must be one batch: set mask.group=%d (it is %d)", batch.count, self.group)
   local ok, v = guarded(self.saliency, batch, self.cells, self.options)
   if not ok then raise(v, self.saliency, "'s saliency") end
   local tensor = require "ijepa.tensor"
@@ -228,7 +123,7 @@ local function saliencies(self, number, batch)
   end
 end
 
---- Masks of a group, uncut. offset: how far the step is from what the image's number says.
+--- Masks of a group before they are cut to one length. offset: difference of the step from that of the image's number.
 ---@param number integer
 ---@param offset integer
 ---@param batch table|false|nil
@@ -257,7 +152,7 @@ function Custom:draw_group(number, offset, batch)
   return g
 end
 
--- `keep` of the n patches of a set, as core/mask/pack.c does it, draw by draw.
+-- Keeps `keep` of the n patches of a set, with the same draws as core/mask/pack.c.
 local function cut(self, bits, at, n, keep, out, to)
   local row, chosen, words = self.row, self.chosen, self.cells.words
   if keep == n then
@@ -274,8 +169,8 @@ local function cut(self, bits, at, n, keep, out, to)
   F.copy(out + to, row, keep * 4)
 end
 
---- As Policy:sample_raw. step: updates done before (default: what the number of the image says); batch: what the
---- policy's saliency function is given, a table with `images`; false: no images, all patches alike.
+--- As Policy:sample_raw. step: updates done before (default: from the number of the image); batch: what the policy's
+--- saliency function gets, a table with `images`; false: no images, all patches weigh the same.
 ---@param count integer
 ---@param first integer?
 ---@param step integer?
@@ -355,9 +250,9 @@ local function new_policy(base, f, o)
     row = ints(grid.n), chosen = ints(grid.words) }, Custom)
   p.rng.group = grids.new_rng()
   if type(o.saliency) == "table" then p.map = grid:map(o.saliency) end
-  interpret(f, 0)
-  interpret(o.saliency, 0)
+  guard.watch(f, o.saliency)
   p:draw_group(0, 0, false)   -- how many contexts and targets there are, and whether it works at all
+  guard.watch(f, o.saliency)    -- with the modules that it has loaded by now
   p.drawn = nil
   return p
 end
@@ -390,7 +285,7 @@ local function options_of(v)
   return t
 end
 
--- What a file returns, as { policy, options, saliency }.
+-- The table { policy, options, saliency } that a file returns.
 local function load_file(path)
   local file, why = io.open(path, "rb")
   need(file and file:read(0), "mask.policy: cannot read file '%s': %s", path, file and "it is empty or a folder"
@@ -398,12 +293,12 @@ local function load_file(path)
   file:close()
   local chunk, message = loadfile(path)
   if not chunk then error((message:gsub("^.-:(%d+): ", function(line) return path .. ":" .. line .. ": mask policy: " end, 1)), 0) end
-  interpret(chunk, 0)
+  guard.watch(chunk)
   local ok, v = guarded(chunk)
   if not ok then raise(v, chunk, "") end
   if type(v) == "function" then v = { policy = v } end
   if type(v) ~= "table" or type(v.policy) ~= "function" then
-    raise({ message = ("the file gave %s, expected a function(rng, grid, at, options) or { policy = a function, options = {...} }"):format(
+    raise({ message = ("the file returned %s, expected a function(rng, grid, at, options) or { policy = a function, options = {...} }"):format(
       type(v) == "table" and "a table without the function 'policy'" or type(v)) }, chunk, "")
   end
   local names = { "policy", "options", "saliency" }
@@ -418,7 +313,7 @@ local function load_file(path)
   return v
 end
 
--- A policy from a file: o as for new_policy; o.mask goes on to the function as options.mask.
+-- A policy from a file: o as for new_policy; the function gets o.mask as options.mask.
 local function from_file(base, path, o)
   local made = load_file(path)
   local options, known = {}, made.options or {}

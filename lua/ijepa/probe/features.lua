@@ -238,7 +238,7 @@ function features.of(f, o)
   end
   if not found then
     found, message = compute(f, images, n, o.root)
-    local bad = tonumber(C.ij_data_bad(images.h))
+    local bad = images:corrupt_count()
     if bad > 0 then tell("features of '%s': %d corrupt images were left out", o.root, bad) end
     if found then
       found.classes, found.root = classes, o.root

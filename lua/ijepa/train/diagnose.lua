@@ -244,7 +244,7 @@ local function read_images(images, count, views)
   for i = 0, count - 1 do
     local sample, good = math.floor(i * n / count), true
     for v = 0, views - 1 do
-      good = good and C.ij_data_image(images.h, sample, v, pixels + (found * views + v) * size) == 0
+      good = good and images:image_into(sample, v, pixels + (found * views + v) * size)
     end
     if good then   -- a corrupt image is named when training reads it
       found = found + 1

@@ -1,0 +1,65 @@
+/* file.c: reading files, which names are images, and memory that is used again: what the other files of core/data need
+ * first. */
+#include "data.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+ij_status ij_buffer_reserve(ij_buffer *r, size_t bytes) {
+  if (bytes <= r->size) return IJ_OK;
+  size_t size = bytes + bytes / 4;
+  ij_buffer_free(r);
+  if (!(r->p = ij_alloc(size))) return IJ_ENOMEM;
+  r->size = size;
+  return IJ_OK;
+}
+
+void ij_buffer_free(ij_buffer *r) {
+  ij_free(r->p);
+  *r = (ij_buffer){0};
+}
+
+ij_status ij_read_at(int fd, void *to, size_t n, uint64_t offset, size_t *got) {
+  *got = 0;
+  while (*got < n) {
+    ssize_t k = pread(fd, (char *)to + *got, n - *got, (off_t)(offset + *got));
+    if (k < 0 && errno == EINTR) continue;
+    if (k < 0) return ij_fail(IJ_EIO, "could not be read: %s", strerror(errno));
+    if (k == 0) break;
+    *got += (size_t)k;
+  }
+  return IJ_OK;
+}
+
+ij_status ij_text_read(const char *path, const char *what, char **text) {
+  ij_status st = IJ_OK;
+  struct stat s;
+  size_t got = 0;
+  *text = NULL;
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0 || fstat(fd, &s) != 0) st = ij_fail(IJ_EIO, "%s '%s' could not be read: %s", what, path, strerror(errno));
+  else if (!S_ISREG(s.st_mode) || s.st_size > INT_MAX) st = ij_fail(IJ_EIO, "%s '%s' is not a text file", what, path);
+  else if (!(*text = ij_alloc((size_t)s.st_size + 1))) st = IJ_ENOMEM;
+  else if ((st = ij_read_at(fd, *text, (size_t)s.st_size, 0, &got)) != IJ_OK) ij_fail_in(st, "%s '%s'", what, path);
+  else (*text)[got] = 0;
+  if (fd >= 0) close(fd);
+  if (st == IJ_OK && strlen(*text) != got)
+    st = ij_fail(IJ_EFORMAT, "%s '%s' is not a text file with one name per line", what, path);
+  return st;
+}
+
+static const char *const endings[] = {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif",  "tif",  "tiff",
+                                      "ppm", "pgm",  "pbm", "pnm",  "pfm", "bmp",  "avif", "heic", "heif",
+                                      "jxl", "jp2",  "j2k", "jpx",  "j2c", "jpc",  "hdr",  "exr",  "fits"};
+
+int ij_is_image_name(const char *name) {
+  const char *slash = strrchr(name, '/'), *base = slash ? slash + 1 : name, *dot = strrchr(base, '.');
+  if (*base == '.' || !dot) return 0;
+  for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+    if (!strcasecmp(dot + 1, endings[i])) return 1;
+  return 0;
+}
