@@ -1,5 +1,5 @@
 -- luajit docs.lua OUT FILE...: the comments above the functions of our Lua files as the module ijepa._docs:
--- modules { NAME = text }, names { NAME = { { signature, text, file, name, line }, ... } }.
+-- modules { NAME = text }, names { NAME = { { signature, owner, text, file, name, line }, ... } }.
 local out = arg[1]
 local root = (arg[0]:match "^(.*/)" or "./") .. "../lua/ijepa/"
 local scan = dofile(root .. "host/scan.lua")
@@ -42,7 +42,7 @@ for _, k in sorted(names) do
   file:write(("  [%q] = {\n"):format(k))
   for _, entry in ipairs(names[k]) do
     file:write "    { "
-    for _, name in ipairs { "signature", "text", "file" } do field(name, entry[name]) end
+    for _, name in ipairs { "signature", "owner", "text", "file" } do field(name, entry[name]) end
     file:write(("name = %q, line = %d },\n"):format(entry.name, entry.line))
   end
   file:write "  },\n"

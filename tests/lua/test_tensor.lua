@@ -182,7 +182,7 @@ function tests.test_a_step_ends_its_tensors()
   local ok, message = pcall(function() return kept + 1 end)
   lu.assertFalse(ok)
   lu.assertStrContains(message, "clone() it to keep it")
-  lu.assertStrContains(tostring(kept), "its step is over")
+  lu.assertStrContains(tostring(kept), "its step has ended")
   device.step(function() kept = (tensor.new { 1, 2 } + 1):clone(true) end)
   lu.assertEquals(kept:totable(), { 2, 3 })
 end

@@ -8,7 +8,7 @@ local commands = {}
 local function usage()
   local function line(call, what) return ("       ijepa %-27s %s"):format(call, what) end
   local lines = {
-    "usage: ijepa FILE [key=value ...]         run a recipe or any Lua file with these settings",
+    "usage: ijepa FILE [key=value ...]        run a recipe or any Lua file with these settings",
     line("FILE --help", "what a recipe does, and its settings"),
     line("", "the interactive prompt"),
     line("-e CODE [ARG ...]", "run CODE"),

@@ -80,6 +80,15 @@ function help.brief(s)
   return (s:match "^(.-[^.])%.%s" or s:gsub("%.$", ""))
 end
 
+--- What a list shows of a text: its first sentence, of a long one the part before ":" or ";".
+---@param s string
+---@return string
+function help.short(s)
+  s = help.brief(s)
+  return #s > 60 and s:match "^(.-)[:;]%s" or s
+end
+local short = help.short
+
 local function sorted(t)
   local keys = {}
   for k in pairs(t) do keys[#keys + 1] = k end
@@ -91,8 +100,9 @@ end
 
 -- "mask.draw(policy, o)", "grid:block(...)"
 local function signature_of(name, entry)
-  local module = name:match "^(.*)[.]" or "ijepa"
-  return module .. (entry.signature:find "^:" and "" or ".") .. entry.signature
+  local module, method = name:match "^(.*)[.]" or "ijepa", entry.signature:find "^:"
+  if method and #entry.owner > 2 then module = entry.owner:lower() end   -- the class: encoder, sgd
+  return module .. (method and "" or ".") .. entry.signature
 end
 
 local function show_entry(name, entry)
@@ -112,7 +122,7 @@ local function show_setting(key)
 end
 
 local function show_command(c)
-  print(("ijepa %s %s"):format(c.name, c.arguments))
+  print((("ijepa %s %s"):format(c.name, c.arguments):gsub("%s$", "")))
   print(help.wrap(c.text, "  "))
   print("  example: " .. c.example)
 end
@@ -133,7 +143,7 @@ local function show_settings(keys, title)
   print(title)
   for _, key in ipairs(keys) do
     local leaf = config.describe(key)
-    print(help.row(key, ("%s (%s)"):format(help.brief(leaf.doc), page.default(leaf))))
+    print(help.row(key, ("%s (%s)"):format(short(leaf.doc), page.default(leaf))))
   end
 end
 
@@ -149,7 +159,7 @@ end
 
 local function show_functions(list)
   for _, one in ipairs(list) do
-    print(help.row(signature_of(one[1], one[2]), help.brief(one[2].text)))
+    print(help.row(signature_of(one[1], one[2]), short(one[2].text)))
   end
 end
 
@@ -168,7 +178,7 @@ local function show_topic(t, d)
     print(help.row("-e CODE, - (stdin)", "run Lua code"))
   elseif t.name == "modules" then
     print "Modules: ijepa.NAME; `ijepa help NAME` lists the functions of one."
-    for _, name in ipairs(sorted(d.modules)) do print(help.row(name, help.brief(d.modules[name]), 18)) end
+    for _, name in ipairs(sorted(d.modules)) do print(help.row(name, short(d.modules[name]), 18)) end
     show_functions(functions_of(d, "ijepa"))
   elseif t.name == "prompt" then
     print(topics().prompt)
@@ -237,6 +247,12 @@ local function exact(name, d, only_module)
   if #below > 0 and not only_module then add(show_settings, below, ("Settings %s.*"):format(name)) end
   if config.describe(name) and not only_module then add(show_setting, name) end
   for _, entry in ipairs(d.names[name] or {}) do add(show_entry, name, entry) end
+  if #found > 0 then return found end
+  for _, key in ipairs(sorted(d.names)) do   -- encoder:blocks is jepa.blocks of the class Encoder
+    for _, entry in ipairs(d.names[key]) do
+      if entry.owner:lower() .. "." .. entry.name == name then add(show_entry, key, entry) end
+    end
+  end
   return found
 end
 
@@ -273,11 +289,28 @@ function help.nearest(name, limit)
   return text.near(name, sorted(seen), limit)
 end
 
-local function miss(what)
+-- Names whose text holds this word.
+local function mentioned(word, d)
+  local list, pattern = {}, "%f[%w_]" .. word:lower():gsub("%p", "%%%0") .. "%f[^%w_]"
+  local config = require "ijepa.config"
+  for _, key in ipairs(config.keys()) do
+    if config.describe(key).doc:lower():find(pattern) then list[#list + 1] = key end
+  end
+  for _, key in ipairs(sorted(d.names)) do
+    for _, entry in ipairs(d.names[key]) do
+      if entry.text:lower():find(pattern) and list[#list] ~= key then list[#list + 1] = key end
+    end
+  end
+  return list
+end
+
+local function miss(what, d)
   local near = help.nearest(what:gsub("^ijepa%.", ""), 3)
   for i, name in ipairs(near) do near[i] = ("'%s'"):format(name) end
   local last = table.remove(near)
   local hint = last and (" (did you mean %s?)"):format(#near > 0 and table.concat(near, ", ") .. " or " .. last or last)
+  local list = not hint and #what > 3 and mentioned(what, d) or {}
+  if #list > 0 then hint = "; these mention it: " .. table.concat(list, ", ", 1, math.min(#list, 6)) end
   io.stderr:write(("no such name '%s'%s\n"):format(what, hint or "; `ijepa help` lists the topics"))
 end
 
@@ -349,7 +382,7 @@ local function show_name(what, d)
       return nil
     end
   end
-  miss(what)
+  miss(what, d)
   return nil
 end
 

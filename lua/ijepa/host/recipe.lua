@@ -33,7 +33,7 @@ function recipe.print(path, asked)
     local value = config.value(asked.given, key)
     if own or value ~= nil then
       if value == nil then value = leaf.default end
-      rows[#rows + 1] = { ("%s=%s"):format(key, value_text(value)), own and leaf.doc or help.brief(leaf.doc) }
+      rows[#rows + 1] = { ("%s=%s"):format(key, value_text(value)), own and leaf.doc or help.short(leaf.doc) }
     end
   end
   print(own and "Settings and their defaults:" or "Settings that it changes from the defaults:")

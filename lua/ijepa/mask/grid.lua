@@ -491,6 +491,10 @@ function Grid:weighted_block(rng, map, h, w)
   return self:block(floor(lo / cols), lo % cols, h, w)
 end
 
+function Grid:__tostring()
+  return ("mask grid of %d x %d patches"):format(self.h, self.w)
+end
+
 local function new_grid(h, w)
   need(is_whole(h, 1, 4096) and is_whole(w, 1, 4096),
     "mask.grid(rows, columns): %s x %s is no grid of 1 to 4096 a side", tostring(h), tostring(w))

@@ -23,8 +23,13 @@ probe.published = { optimizer = "sgd", lr = { .01, .05, .001 }, wd = { 5e-4, 0 }
 ---@field params ijepa.tensor[] each (G, ...): G heads of the sweep side by side; those of 3 and more dimensions decay
 ---@field forward fun(x: ijepa.tensor): ijepa.tensor features (B, ...) -> logits (B, G, n)
 
--- A kept parameter of normal numbers with this standard deviation, 0 for zeros; every head starts with the same ones.
-local function parameter(rng, shape, std)
+--- A trainable f32 tensor for a head, kept past the step. Its values are normal with this standard
+--- deviation (0: zeros) and the same for each of the G heads, shape[1].
+---@param rng ffi.cdata* ij_rng, as a head's function gets it
+---@param shape integer[] (G, ...); parameters of three and more dimensions get weight decay
+---@param std number 0 or more
+---@return ijepa.tensor
+function probe.parameter(rng, shape, std)
   local t = tensor.zeros(shape, "f32", true)
   if std > 0 then
     local G, n = shape[1], t:numel() / shape[1]
@@ -35,7 +40,7 @@ local function parameter(rng, shape, std)
   end
   return t:requires_grad_()
 end
-probe.parameter = parameter
+local parameter = probe.parameter
 
 --- G linear classifiers: features (B, W) -> logits (B, G, n).
 ---@param G integer
