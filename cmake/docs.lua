@@ -4,8 +4,10 @@ local out = arg[1]
 local root = (arg[0]:match "^(.*/)" or "./") .. "../lua/ijepa/"
 local scan = dofile(root .. "host/scan.lua")
 local public = {}   -- path of a module -> its public name
-for name, path in pairs(dofile(root .. "base/names.lua")) do public[path] = name end
-public.plot = "plot"   -- `picture` is its older name
+local listed = dofile(root .. "base/names.lua")
+for name, path in pairs(listed) do
+  if path == name or listed[path] ~= path then public[path] = name end   -- without old names, see lua/ijepa/init.lua
+end
 local classes = { ["mask.grid"] = "grid" }   -- files whose classes users meet: names are CLASS.METHOD
 local file = assert(io.open(out, "w"))
 local function field(name, value) file:write(("%s = %q, "):format(name, value)) end

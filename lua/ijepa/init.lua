@@ -49,10 +49,10 @@ end
 ---@return boolean?
 function ijepa.help(name) return require "ijepa.host.help".show(name) end
 
--- Old names of modules: they still work, and warn once.
-local renamed = { picture = "plot" }
+-- A name whose path is another public name is an old name: it still works, and warns once.
 local function warn(name)
-  if renamed[name] then require "ijepa.base.renamed"("ijepa." .. name, "ijepa." .. renamed[name]) end
+  local path = names[name]
+  if path and path ~= name and names[path] == path then require "ijepa.base.renamed"("ijepa." .. name, "ijepa." .. path) end
 end
 
 -- `require "ijepa.NAME"` gives the same modules, whatever room they live in.

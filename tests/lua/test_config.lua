@@ -115,6 +115,47 @@ function tests.test_a_function_is_a_policy()
   lu.assertEquals(set("mask.policy=block").mask.policy, "block")
 end
 
+function tests.test_every_setting_has_a_complete_text()
+  for _, key in ipairs(config.keys()) do
+    local leaf = config.describe(key)
+    lu.assertStrMatches(leaf.doc, '[%u"t].*%.', key)   -- "true ..." and '"knn" ...' start with the value
+    lu.assertTrue(#leaf.doc >= 40, key)
+    lu.assertNotStrContains(leaf.doc, "  ")
+  end
+  local page = require "ijepa.config.page".markdown()
+  for _, key in ipairs(config.keys()) do lu.assertStrContains(page, "| `" .. key .. "` | ") end
+end
+
+-- What f prints to stderr, through a program of its own: warnings come once in a process.
+local function warned(code)
+  local path = os.tmpname()
+  local pipe = io.popen(("%s -e '%s' 2>&1"):format(os.getenv "IJEPA_PROGRAM" or "build/ijepa", code))
+  local out = pipe:read "*a"
+  pipe:close()
+  os.remove(path)
+  return out
+end
+
+function tests.test_renamed_settings_still_work_and_warn_once()
+  local out = warned [[
+    local config = require "ijepa.config"
+    local given = { diagnose = { pictures = 8 } }
+    local t = config(given, nil, {})
+    t = config(given, nil, { "diagnose.probe_pictures=20", "diagnose.pictures=9" })
+    print(t.diagnose.images, t.diagnose.probe_images, t.diagnose.pictures, given.diagnose.pictures)
+    print(config(given, nil, {}).diagnose.images)
+    print(config.restored({ diagnose = { pictures = 7 } }, "config.lua").diagnose.images)]]
+  lu.assertEquals(out, "ijepa: 'diagnose.pictures' was renamed: use 'diagnose.images'\n" ..
+    "ijepa: 'diagnose.probe_pictures' was renamed: use 'diagnose.probe_images'\n9\t20\tnil\t8\n8\n7\n")
+  lu.assertEquals(warned [[require "ijepa.config"({ diagnose = { images = 8 } }, nil, {})]], "")
+end
+
+function tests.test_help_of_a_recipe_stops_it_with_its_settings()
+  local ok, asked = pcall(config, { out = "x" }, schema, { "data.batch=1", "--help" })
+  lu.assertFalse(ok)
+  lu.assertEquals({ asked.exit, asked.given.out, asked.schema }, { 0, "x", schema })
+end
+
 -- Whatever the words: settings that hold, or one line that says what is wrong.
 function tests.test_random_words()
   local F = require "ijepa.base.ffi"

@@ -41,9 +41,9 @@ local function cell(s) return (s:gsub("|", "\\|"):gsub("\n", " ")) end
 ---@return string
 function page.markdown()
   local lines = { "# Settings", "<!-- Generated: ijepa help settings --markdown. Edit lua/ijepa/config/settings.lua. -->",
-    "Every setting of a pretraining recipe. A recipe sets them as a table, `ijepa.config { data = { batch = 64 } }`;",
-    "the command line overrides them: `data.batch=64`. `./ijepa help data.batch` prints one, `./ijepa RECIPE --help`",
-    "the values that a recipe sets." }
+    "These are the settings of a pretraining recipe. A recipe sets them in a table,",
+    "`ijepa.config { data = { batch = 64 } }`; the command line overrides them with `data.batch=64`.",
+    "`./ijepa help data.batch` prints one setting. `./ijepa RECIPE --help` prints what a recipe sets." }
   for _, section in ipairs(page.sections) do
     local name, what = section[1], section[2]
     lines[#lines + 1] = ("\n## %s\n%s\n"):format(name == "" and "Run" or name, what)
