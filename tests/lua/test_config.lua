@@ -118,7 +118,7 @@ end
 function tests.test_every_setting_has_a_complete_text()
   for _, key in ipairs(config.keys()) do
     local leaf = config.describe(key)
-    lu.assertStrMatches(leaf.doc, '[%u"t].*%.', key)   -- "true ..." and '"knn" ...' start with the value
+    lu.assertTrue(leaf.doc:find '^[%u"tf].*%.$' ~= nil, key)   -- "true ..." and '"knn" ...' start with the value
     lu.assertTrue(#leaf.doc >= 40, key)
     lu.assertNotStrContains(leaf.doc, "  ")
   end
@@ -128,25 +128,35 @@ end
 
 -- What f prints to stderr, through a program of its own: warnings come once in a process.
 local function warned(code)
-  local path = os.tmpname()
   local pipe = io.popen(("%s -e '%s' 2>&1"):format(os.getenv "IJEPA_PROGRAM" or "build/ijepa", code))
   local out = pipe:read "*a"
   pipe:close()
-  os.remove(path)
   return out
 end
 
 function tests.test_renamed_settings_still_work_and_warn_once()
-  local out = warned [[
-    local config = require "ijepa.config"
-    local given = { diagnose = { pictures = 8 } }
-    local t = config(given, nil, {})
-    t = config(given, nil, { "diagnose.probe_pictures=20", "diagnose.pictures=9" })
-    print(t.diagnose.images, t.diagnose.probe_images, t.diagnose.pictures, given.diagnose.pictures)
-    print(config(given, nil, {}).diagnose.images)
-    print(config.restored({ diagnose = { pictures = 7 } }, "config.lua").diagnose.images)]]
-  lu.assertEquals(out, "ijepa: 'diagnose.pictures' was renamed: use 'diagnose.images'\n" ..
-    "ijepa: 'diagnose.probe_pictures' was renamed: use 'diagnose.probe_images'\n9\t20\tnil\t8\n8\n7\n")
+  local renamed = require "ijepa.config.renamed"
+  local names = require "ijepa.base.text".keys(renamed)
+  for i, old in ipairs(names) do
+    local new = renamed[old]
+    local other = names[i % #names + 1]
+    local out = warned(([[
+      local config = require "ijepa.config"
+      local function table_of(key, value)
+        local section, name = key:match "^(.*)%%%%.(.*)$"
+        return { [section] = { [name] = value } }
+      end
+      local old, new, other = "%s", "%s", "%s"
+      local given = table_of(old, 12)
+      print(config.value(config(given, nil, {}), new), config.value(config(given, nil, {}), old), config.value(given, old))
+      print(config.value(config(given, nil, { other .. "=30", old .. "=13" }), new))
+      print(config.value(config.restored(table_of(old, 14), "config.lua"), new))]]):format(old, new, other))
+    local function warning(name) return ("ijepa: '%s' was renamed: use '%s'\n"):format(name, renamed[name]) end
+    lu.assertEquals(out, warning(old) .. (other ~= old and warning(other) or "") .. "12\tnil\t12\n13\n14\n")
+    lu.assertNotNil(config.describe(new))
+    lu.assertNil(config.describe(old))
+  end
+  lu.assertTrue(#names >= 2)
   lu.assertEquals(warned [[require "ijepa.config"({ diagnose = { images = 8 } }, nil, {})]], "")
 end
 

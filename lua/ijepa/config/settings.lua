@@ -170,7 +170,7 @@ return {
         "from=0.05,over=1000. The file lists its options." },
     context = {
       n = { type = "integer", default = 1, check = at_least(1),
-        doc = "Context masks per image, 1 or more." },
+        doc = "Context masks per image, 1 or more; the published runs use 1." },
       scale = { type = "numbers", default = { .85, 1 }, check = range(0, 1),
         doc = "Smallest and largest area of the context block as a fraction of the grid, 0 " ..
           "to 1. Targets are then cut out of it." },

@@ -85,7 +85,8 @@ end
 ---@return string
 function help.short(s)
   s = help.brief(s)
-  return #s > 60 and s:match "^(.-)[:;]%s" or s
+  local part = #s > 60 and s:match "^(.-)[:;]%s"
+  return part and #part >= 20 and part or s
 end
 local short = help.short
 

@@ -151,6 +151,19 @@ local function assigned(source)
   return names
 end
 
+-- "mask" for the module ijepa.mask, else nil.
+local function module_name(value)
+  for name, path in pairs(require "ijepa.base.names") do
+    if type(value) == "table" and package.loaded["ijepa." .. path] == value and ijepa[name] == value then return name end
+  end
+end
+
+-- A module in a few lines: the names in it.
+local function module_text(name, width)
+  local names = complete.names("ijepa." .. name .. ".", env)
+  return require "ijepa.host.help".wrap(("module ijepa.%s (? %s): %s"):format(name, name, table.concat(names, ", ")), "", width)
+end
+
 local function print_results(results, how)
   local parts = {}
   local message = failure_of(results)
@@ -160,8 +173,11 @@ local function print_results(results, how)
   end
   for i = 1, results.n do
     local value = results[i]
+    local module = type(value) == "table" and results.n == 1 and module_name(value)
     if how.terminal and show.is_image(value) then
       value:show()
+    elseif module then
+      parts[#parts + 1] = module_text(module, how.width)
     else
       parts[#parts + 1] = type(value) == "string" and results.n == 1 and show.paint(how.colours, "string", value)
         or show.text(value, how)

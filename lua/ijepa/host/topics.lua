@@ -50,19 +50,22 @@ topics.list = {
 topics.prompt = [[
 Type Lua; Enter runs it. The modules need no `ijepa.` in front.
 
-  x = tensor.new { { 1, 2 }, { 3, 4 } }      shows the new value
-  x:mean(1)                                  an expression shows its value and keeps it in _
-  mask.draw(mask.new { grid = { 8, 16 }, min_keep = 3, group = 4 }, { images = 2 })
+  x = tensor.new { { 1, 2 }, { 3, 4 } }     shows the new value
+  x:mean(1)                                 shows a value and keeps it in _
+  mask.draw(mask.new { grid = { 8, 16 }, min_keep = 3, group = 4 })
 
-  ? NAME, NAME?    help: ? masks, ? mask.draw, ? x, ? optim.lr; ? help lists the topics
-  ;                at the end of a line hides the value
-  Tab              completes names, methods, settings, files; after `f(` it shows f's parameters
-  Up, Down         the lines of the text, then the history; Ctrl-R searches the history
-  Alt-Enter        a new line; Enter also starts one while the text is unfinished
-  Ctrl-C           drops the text, or stops what runs
-  Ctrl-D, quit     exits
+  ? NAME, NAME?   help: ? masks, ? mask.draw, ? optim.lr, ? x
+  ? help          the topics of the help
+  ;               at the end of a line hides the value
+  Tab             completes names, methods, settings, files
+  Tab after f(    shows the parameters of f
+  Up, Down        the lines of the text, then the history; Ctrl-R searches it
+  Enter           runs the text, or starts a line while it is unfinished
+  Alt-Enter       starts a line
+  Ctrl-C          drops the text, or stops what runs
+  Ctrl-D, quit    exits
 
-  dofile "a.lua"   runs a file; reload "a" loads a module again]]
+  dofile "a.lua"  runs a file; reload "a" loads a module again]]
 
 topics.examples = {
   ["config.resolve"] = 'cfg = ijepa.config { out = "runs/mine", data = { root = "images", batch = 64 } }',

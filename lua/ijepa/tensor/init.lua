@@ -347,6 +347,7 @@ function T:attention(heads) return call(C.ij_attention, self.h, heads) end
 function T:gather(index) return call(C.ij_gather, self.h, want(index, "index", "gather")) end
 --- The mean over a dimension, or over everything.
 ---@param dim integer?
+---@param ... nil no further arguments
 ---@return ijepa.tensor
 function T:mean(dim, ...)
   nothing_more("x:mean(dim)", ...)
@@ -354,12 +355,14 @@ function T:mean(dim, ...)
 end
 --- The sum over a dimension, or over everything.
 ---@param dim integer?
+---@param ... nil no further arguments
 ---@return ijepa.tensor
 function T:sum(dim, ...)
   nothing_more("x:sum(dim)", ...)
   return self:mean(dim) * (dim and self:size(dim) or self:numel())
 end
 --- The index (from 0) of the largest along the last dimension, i32.
+---@param ... nil no further arguments
 ---@return ijepa.tensor
 function T:argmax(...)
   nothing_more("x:argmax(), over the last dimension", ...)
@@ -368,6 +371,7 @@ end
 --- The k largest along the last dimension, the largest first: values (..., k) f32 and their indices i32,
 --- from 0. No gradient.
 ---@param k integer
+---@param ... nil no further arguments
 ---@return ijepa.tensor values, ijepa.tensor index
 function T:topk(k, ...)
   nothing_more("x:topk(k), over the last dimension", ...)
@@ -376,6 +380,7 @@ function T:topk(k, ...)
   return wrap(values[0]), wrap(index[0])
 end
 --- Softmax over the last dimension.
+---@param ... nil no further arguments
 ---@return ijepa.tensor
 function T:softmax(...)
   nothing_more("x:softmax(), over the last dimension", ...)
