@@ -143,7 +143,7 @@ function tests.test_renamed_settings_still_work_and_warn_once()
     local out = warned(([[
       local config = require "ijepa.config"
       local function table_of(key, value)
-        local section, name = key:match "^(.*)%%%%.(.*)$"
+        local section, name = key:match "^(.*)%%.(.*)$"
         return { [section] = { [name] = value } }
       end
       local old, new, other = "%s", "%s", "%s"
