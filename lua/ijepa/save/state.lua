@@ -149,8 +149,9 @@ end
 -- What a run's models print: one line each.
 local Opened = {}
 function Opened:__tostring()
-  return ("model of '%s'\n  encoder    %s\n  predictor  %s\n  target     the EMA of the encoder\n  policy     %s\n" ..
-    "  config     the settings of the run, a table"):format(self.out, tostring(self.encoder), tostring(self.predictor),
+  local predictor = tostring(self.predictor):gsub("^predictor ", "")
+  return ("model of '%s'\n  encoder    %s\n  predictor  %s\n  target     the EMA of the encoder\n" ..
+    "  policy     %s\n  config     the settings of the run, a table"):format(self.out, tostring(self.encoder), predictor,
     tostring(self.policy))
 end
 
