@@ -1,23 +1,33 @@
--- luajit docs.lua OUT FILE...: the comments above the functions of our Lua files as the module ijepa._docs.
+-- luajit docs.lua OUT FILE...: the comments above the functions of our Lua files as the module ijepa._docs:
+-- modules { NAME = text }, names { NAME = { { signature, owner, text, file, name, line }, ... } }.
 local out = arg[1]
-local help = dofile((arg[0]:match "^(.*/)" or "./") .. "../lua/ijepa/host/help.lua")
+local root = (arg[0]:match "^(.*/)" or "./") .. "../lua/ijepa/"
+local scan = dofile(root .. "host/scan.lua")
 local public = {}   -- path of a module -> its public name
-for name, path in pairs(dofile((arg[0]:match "^(.*/)" or "./") .. "../lua/ijepa/base/names.lua")) do public[path] = name end
-public.plot = "plot"   -- `picture` is its older name
+local listed = dofile(root .. "base/names.lua")
+for name, path in pairs(listed) do
+  if path == name or listed[path] ~= path then public[path] = name end   -- without old names, see lua/ijepa/init.lua
+end
+local classes = { ["mask.grid"] = "grid" }   -- files whose classes users meet: names are CLASS.METHOD
 local file = assert(io.open(out, "w"))
 local function field(name, value) file:write(("%s = %q, "):format(name, value)) end
 local modules, names = {}, {}
 for i = 2, #arg do
   local path = arg[i]
   local module = path:gsub("^lua/ijepa/?", ""):gsub("/?init%.lua$", ""):gsub("%.lua$", ""):gsub("/", ".")
-  module = module == "" and "" or public[module]
+  local by_class = classes[module] ~= nil
+  module = module == "" and "" or public[module] or classes[module]
   if module then   -- what is not public is not for users
-    local source = assert(io.open(path)):read "*a"
-    local first, functions = help.scan(source)
-    if module ~= "" then modules[module] = first:gsub("\n?Uses: [^\n]*", "") end
-    for _, f in ipairs(functions) do
+    local handle = assert(io.open(path))
+    local source = handle:read "*a"
+    handle:close()
+    if module ~= "" then modules[module] = scan.head(source):gsub("\n?Uses: [^\n]*", "") end
+    for _, f in ipairs(scan.functions(source)) do
       f.file = path
-      names[(module ~= "" and module .. "." or "") .. f.name] = f
+      local prefix = by_class and f.owner ~= "" and f.owner:lower() or module
+      local key = (prefix ~= "" and prefix .. "." or "") .. f.name
+      names[key] = names[key] or {}
+      table.insert(names[key], f)
     end
   end
 end
@@ -31,9 +41,13 @@ file:write "return { modules = {\n"
 for _, k in sorted(modules) do file:write(("  [%q] = %q,\n"):format(k, modules[k])) end
 file:write "}, names = {\n"
 for _, k in sorted(names) do
-  file:write(("  [%q] = { "):format(k))
-  for _, name in ipairs { "signature", "text", "file" } do field(name, names[k][name]) end
-  file:write(("name = %q, line = %d },\n"):format(names[k].name, names[k].line))
+  file:write(("  [%q] = {\n"):format(k))
+  for _, entry in ipairs(names[k]) do
+    file:write "    { "
+    for _, name in ipairs { "signature", "owner", "text", "file" } do field(name, entry[name]) end
+    file:write(("name = %q, line = %d },\n"):format(entry.name, entry.line))
+  end
+  file:write "  },\n"
 end
 file:write "} }\n"
 file:close()

@@ -1,13 +1,13 @@
--- CIFAR-10 on a laptop: half an hour of training without labels, then the linear probe, beside the same encoder before
--- training and beside raw pixels.
+-- CIFAR-10 on a laptop: trains without labels for half an hour, then compares linear probes of the encoder,
+-- of the untrained encoder and of raw pixels. train= and test= name the two data sets.
 --   ijepa recipes/cifar10.lua train=cifar10-train.tar test=cifar10-test.tar
 local ijepa = require "ijepa"
 local compare = require "ijepa.compare"
 
 local paths, rest = { train = "cifar10-train.tar", test = "cifar10-test.tar" }, {}
-for _, word in ipairs(ijepa.args) do
-  local key, value = word:match "^(%w+)=(.*)$"
-  if paths[key] then paths[key] = value else rest[#rest + 1] = word end
+for _, argument in ipairs(ijepa.args) do
+  local key, value = argument:match "^(%w+)=(.*)$"
+  if paths[key] then paths[key] = value else rest[#rest + 1] = argument end
 end
 local cfg = ijepa.config({
   out = "runs/cifar10",

@@ -1,17 +1,20 @@
--- What does the predictor predict, in pixels? Trains a small decoder on the features of a run's frozen target encoder, then
--- paints what the predictor says of the targets of images that the decoder has not seen.
+-- Shows in pixels what a predictor predicts: trains a small decoder on the features of a run's frozen
+-- target encoder, then decodes the predicted targets of held-out images and measures the pixel error.
 --   ijepa recipes/decoder.lua                      after recipes/quickstart.lua
---   ijepa recipes/decoder.lua run=runs/mine data=FOLDER_OR_TAR file=painted.png
+--   ijepa recipes/decoder.lua run=runs/mine data=FOLDER_OR_TAR file=decoded.png
 local ijepa = require "ijepa"
 local plot, panel, decoder, predict = ijepa.plot, ijepa.panel, ijepa.decoder, require "ijepa.imagine".predict
 local function leaf(kind, default, doc) return { type = kind, default = default, doc = doc } end
 local o = ijepa.config({}, {
-  run = leaf("string", "runs/quickstart", "a run's folder, or a checkpoint"),
-  data = leaf("string", nil, "images; default: what the run was trained on"),
-  images = leaf("integer", 1024, "of the decoder's training"), held = leaf("integer", 64, "to measure on"),
-  rows = leaf("integer", 5, "images to show"), steps = leaf("integer", 1500, "of the decoder's training"),
-  hidden = leaf("integer", 256, "width of the decoder"), seed = leaf("integer", 0, "initial values and order"),
-  file = leaf("string", nil, "default: decoder.png in the run's folder"),
+  run = leaf("string", "runs/quickstart", "Model: a run's folder or one of its checkpoints."),
+  data = leaf("string", nil, "Images, a folder or tar; none: those the run was trained on."),
+  images = leaf("integer", 1024, "Images that train the decoder."),
+  held = leaf("integer", 64, "Held-out images that measure the error."),
+  rows = leaf("integer", 5, "Images in the figure."),
+  steps = leaf("integer", 1500, "Training steps of the decoder."),
+  hidden = leaf("integer", 256, "Width of the decoder."),
+  seed = leaf("integer", 0, "Seed of initial values and order."),
+  file = leaf("string", nil, "File of the figure; none: decoder.png in the run's folder."),
 })
 local model = assert(ijepa.model(o.run))
 local grid, P = model.target.grid, model.target.patch
@@ -23,7 +26,7 @@ io.stderr:write(("training a decoder on %d patches of %d images\n"):format(train
 local d = decoder.new(model.target, o)
 local seen = panel.cut(train, P)
 d:train(plot.features(model.target, train), seen, o)
-local mean = { 0, 0, 0 }   -- colour of the training images: what painting without knowing anything would be
+local mean = { 0, 0, 0 }   -- mean colour of the training images: the baseline
 for i = 0, train:numel() - 1 do mean[i % 3 + 1] = mean[i % 3 + 1] + seen[i] * 3 / train:numel() end
 
 local names = { "mean colour", "decoded truth", "decoded predictions" }
@@ -53,8 +56,8 @@ for b = 1, held do
     end
   end
 end
-print(("pixel error in the targets of %d images not trained on (root mean square, of 255):"):format(held))
+print(("pixel error in the targets of %d held-out images (root mean square, of 255):"):format(held))
 for k, name in ipairs(names) do print(("  %-22s %5.1f"):format(name, math.sqrt(squares[k] / count))) end
 local file = o.file or model.out .. "/decoder.png"
 assert(panel.rows(parts, { columns = 4 }):save(file))
-print("image: " .. file)
+print("figure: " .. file)

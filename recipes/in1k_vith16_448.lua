@@ -1,5 +1,7 @@
--- I-JEPA, ViT-H/16 at 448 px on ImageNet-1k, 300 epochs, 128 x 16 images a step: the published settings, quirks included.
---   ijepa recipes/in1k_vith16_448.lua data.root=/data/imagenet/train     any value can be set like this; on a laptop, to look at it:
+-- I-JEPA, ViT-H/16 at 448 pixels on ImageNet-1k, 300 epochs, batch 2048 (128 processes x 16):
+-- the published settings with all quirks of the published code.
+--   ijepa recipes/in1k_vith16_448.lua data.root=FOLDER
+-- To try it on a laptop:
 --   ijepa recipes/in1k_vith16_448.lua data.root=FOLDER model.arch=vit_tiny data.batch=8 optim.steps=20
 local ijepa = require "ijepa"
 local cfg = ijepa.config {

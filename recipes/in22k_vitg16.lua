@@ -1,5 +1,7 @@
--- I-JEPA, ViT-g/16 on ImageNet-22k, 44 epochs, 128 x 16 images a step: the published settings, quirks included.
---   ijepa recipes/in22k_vitg16.lua data.root=/data/imagenet22k/train     any value can be set like this; on a laptop, to look at it:
+-- I-JEPA, ViT-g/16 on ImageNet-22k, 44 epochs, batch 2048 (128 processes x 16):
+-- the published settings with all quirks of the published code.
+--   ijepa recipes/in22k_vitg16.lua data.root=FOLDER
+-- To try it on a laptop:
 --   ijepa recipes/in22k_vitg16.lua data.root=FOLDER model.arch=vit_tiny data.batch=8 optim.steps=20
 local ijepa = require "ijepa"
 local cfg = ijepa.config {

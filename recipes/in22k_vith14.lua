@@ -1,5 +1,7 @@
--- I-JEPA, ViT-H/14 on ImageNet-22k, 66 epochs, 64 x 32 images a step: the published settings, quirks included.
---   ijepa recipes/in22k_vith14.lua data.root=/data/imagenet22k/train     any value can be set like this; on a laptop, to look at it:
+-- I-JEPA, ViT-H/14 on ImageNet-22k, 66 epochs, batch 2048 (64 processes x 32):
+-- the published settings with all quirks of the published code.
+--   ijepa recipes/in22k_vith14.lua data.root=FOLDER
+-- To try it on a laptop:
 --   ijepa recipes/in22k_vith14.lua data.root=FOLDER model.arch=vit_tiny data.batch=8 optim.steps=20
 local ijepa = require "ijepa"
 local cfg = ijepa.config {

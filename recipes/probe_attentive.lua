@@ -1,13 +1,14 @@
--- An attentive probe: one learned query per head looks at all patches of the last layer, then a linear classifier; for
--- every pair of a sweep at once.
+-- Attentive probe of a run's frozen encoder: one learned query attends to all patches of the last layer,
+-- then a linear classifier. It trains all pairs of learning rate and weight decay at the same time and
+-- takes the pair that is best on held-out training images.
 --   ijepa recipes/probe_attentive.lua run=runs/mine train=FOLDER_OR_TAR test=FOLDER_OR_TAR
 local ijepa = require "ijepa"
 local o = ijepa.config({}, ijepa.probe_settings {
-  heads = { type = "integer", default = 8, doc = "of the query; fewer where the width does not divide" },
-  epochs = { type = "integer", default = 10, doc = "of the heads" },
-  batch = { type = "integer", default = 64, doc = "of the heads" },
-  lr = { type = "numbers", default = { 3e-4, 1e-3, 3e-3 }, doc = "all tried" },
-  wd = { type = "numbers", default = { 1e-2, 1e-1 }, doc = "all tried" },
+  heads = { type = "integer", default = 8, doc = "Attention heads; fewer where they do not divide the width." },
+  epochs = { type = "integer", default = 10, doc = "Passes over the training features." },
+  batch = { type = "integer", default = 64, doc = "Images per step." },
+  lr = { type = "numbers", default = { 3e-4, 1e-3, 3e-3 }, doc = "Learning rates of the sweep." },
+  wd = { type = "numbers", default = { 1e-2, 1e-1 }, doc = "Weight decays of the sweep." },
 })
 local encoder = ijepa.probe_settings.encoder("probe_attentive", o)
 local train, test = ijepa.features.pair(ijepa.features.tokens(encoder), o)

@@ -1,15 +1,19 @@
--- What are the features of a run worth? Linear classifiers on its frozen target encoder: average-pooled patches of the
--- last layer and of the last four blocks, with and without batch norm before the classifier, for every pair of a sweep.
+-- Linear probe of a run's frozen target encoder: average-pooled patches of the last layer and of the last
+-- four blocks, with and without normalisation, for all pairs of learning rate and weight decay. The best
+-- on held-out training images is the result. protocol=published takes the published sweep.
 --   ijepa recipes/probe_linear.lua run=runs/mine train=FOLDER_OR_TAR test=FOLDER_OR_TAR [protocol=published]
 local ijepa = require "ijepa"
 local o = ijepa.config({}, ijepa.probe_settings {
-  blocks = { type = "numbers", default = { 0, 4 }, doc = "0: last layer, n: the last n blocks; all tried" },
-  norm = { type = "strings", default = { "data", "none" }, doc = "before the classifier: data, batch, none; all tried" },
-  protocol = { type = "string", default = "", doc = "published: SGD, its sweep and epochs, batch norm or none" },
-  epochs = { type = "integer", default = 30, doc = "of the classifiers" },
-  batch = { type = "integer", default = 256, doc = "of the classifiers" },
-  lr = { type = "numbers", default = { 3e-4, 1e-3, 3e-3, 1e-2 }, doc = "all tried" },
-  wd = { type = "numbers", default = { 1e-2, 1e-1, 1 }, doc = "all tried" },
+  blocks = { type = "numbers", default = { 0, 4 },
+    doc = "Features that are tried: 0 for the last layer, n for the last n blocks side by side." },
+  norm = { type = "strings", default = { "data", "none" },
+    doc = "Normalisations that are tried: data (mean and variance of the training set), batch (batch norm), none." },
+  protocol = { type = "string", default = "",
+    doc = "published: SGD with the published sweep and epochs, batch norm and none; empty: AdamW." },
+  epochs = { type = "integer", default = 30, doc = "Passes over the training features." },
+  batch = { type = "integer", default = 256, doc = "Images per step." },
+  lr = { type = "numbers", default = { 3e-4, 1e-3, 3e-3, 1e-2 }, doc = "Learning rates of the sweep." },
+  wd = { type = "numbers", default = { 1e-2, 1e-1, 1 }, doc = "Weight decays of the sweep." },
 })
 local encoder = ijepa.probe_settings.encoder("probe_linear", o)
 if o.protocol == "published" then

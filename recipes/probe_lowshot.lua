@@ -1,18 +1,20 @@
--- Few labels: 1 % of each class, or so many of each, drawn several times. Frozen: a linear probe of each draw; with
--- tune=true the encoder is then also trained on the first draw, with layer decay.
+-- Probe with few labels: 1 % of each class, or a fixed number of each, drawn several times. A linear probe
+-- is trained on each draw; tune=true also fine-tunes the encoder on the first draw, with layer decay.
 --   ijepa recipes/probe_lowshot.lua run=runs/mine train=FOLDER_OR_TAR test=FOLDER_OR_TAR share=0.1
 --   ijepa recipes/probe_lowshot.lua ... per_class_n=5 tune=true
 local ijepa = require "ijepa"
 local o = ijepa.config({}, ijepa.probe_settings {
-  share = { type = "number", default = .01, doc = "of the training images of each class, at least one" },
-  per_class_n = { type = "integer", default = 0, doc = "images of each class instead; 0: by share" },
-  draws = { type = "integer", default = 3, doc = "of the images" },
-  blocks = { type = "integer", default = 0, doc = "0: last layer, n: the last n blocks" },
-  tune = { type = "boolean", default = false, doc = "also train the encoder on the first draw" },
-  epochs = { type = "integer", default = 50, doc = "of either training" },
-  tune_lr = { type = "number", default = 1e-3, doc = "of the encoder's training" },
-  layer_decay = { type = "number", default = .75, doc = "of the learning rate, from one layer to the one below" },
-  batch = { type = "integer", default = 64, doc = "of the encoder's training" },
+  share = { type = "number", default = .01,
+    doc = "Fraction of the training images of each class that keep their label, at least one image." },
+  per_class_n = { type = "integer", default = 0, doc = "Images of each class instead of a fraction; 0: by share." },
+  draws = { type = "integer", default = 3, doc = "Number of draws; the result is their mean." },
+  blocks = { type = "integer", default = 0, doc = "Features: 0 for the last layer, n for the last n blocks side by side." },
+  tune = { type = "boolean", default = false, doc = "true also fine-tunes the encoder on the first draw." },
+  epochs = { type = "integer", default = 50, doc = "Passes over the labelled images, for probe and fine-tuning." },
+  tune_lr = { type = "number", default = 1e-3, doc = "Learning rate of the fine-tuning." },
+  layer_decay = { type = "number", default = .75,
+    doc = "Factor of the learning rate from one layer to the one below in the fine-tuning." },
+  batch = { type = "integer", default = 64, doc = "Images per step of the fine-tuning." },
 })
 local encoder = ijepa.probe_settings.encoder("probe_lowshot", o)
 local train, test = ijepa.features.pair(ijepa.features.pooled(encoder, o.blocks), o)

@@ -1,6 +1,6 @@
--- A first run, with nothing to download: draws labelled scenes (a large shape on a vivid ground; the label is the shape's
--- colour), trains an encoder on them without their labels for at most five minutes, and shows by a linear probe what it
--- has learned.
+-- A first run without a download: draws labelled scenes (a large shape on a coloured background; the label
+-- is the colour of the shape), trains an encoder on them without the labels for five minutes at most, and
+-- measures by a linear probe what it has learned.
 --   ijepa recipes/quickstart.lua
 local ijepa = require "ijepa"
 local compare = require "ijepa.compare"
@@ -15,7 +15,7 @@ local cfg = ijepa.config {
   optim = { minutes = 4.5, warmup = 0.1, start_lr = 1e-4, lr = 2e-3, final_lr = 1e-6, wd = { 0.05, 0.05 }, ema = { 0.99, 1.0 } },
 }
 local folder = cfg.data.root
-local made = assert(ijepa.dist.open()):once(function()   -- mpirun may have started several of us
+local made = assert(ijepa.dist.open()):once(function()   -- one of several processes draws them
   io.stderr:write(("drawing scenes into %s\n"):format(folder))
   return assert(scenes.generate { out = folder, n = 8000, test = 2000, seed = cfg.seed, size = 64, label = "colour" })
 end)

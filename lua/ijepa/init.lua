@@ -1,27 +1,29 @@
---- ijepa: self-supervised pretraining with I-JEPA. `ijepa.NAME` loads a public module (base/names.lua) when it is first used.
+--- ijepa: self-supervised pretraining with I-JEPA. `ijepa.NAME` loads a public module (base/names.lua)
+-- when it is first used.
 local F = require "ijepa.base.ffi"
 local C = F.C
 local names = require "ijepa.base.names"
 
 local ijepa = {
   version = F.string(C.ij_version()),
-  args = {},           -- the command line after the script's name; config reads key=value from here
+  args = {},           -- the arguments after the script's name; ijepa.config reads key=value from here
 }
 
 -- Names that are fields of a module: ijepa.NAME is require("ijepa.MODULE").NAME.
 local from = { smooth_l1 = "tensor", cross_entropy = "tensor", concat = "tensor", no_grad = "device",
   model = "state", imagine = "imagine", bank = "imagine" }
 
---- Ends the program with this exit code, as an error that unwinds to the program's start (130: interrupted, saved).
+--- Exits with this code: raises an error that unwinds to the program's start (130: interrupted and saved).
 ---@param code integer?
 function ijepa.exit(code)
   error(setmetatable({ exit = code or 0 }, { __tostring = function(e) return "exit " .. e.exit end }), 0)
 end
 
 local catching
---- True once Ctrl-C, SIGTERM or SIGHUP came, and the exit code for it. From the first call on, such a signal no longer ends
---- the program at once: the caller promises to look here often, to save, and to leave with ijepa.exit(code). A second
---- Ctrl-C or SIGHUP ends it in any case; SIGTERM, which job systems repeat while a run saves, does not.
+--- True after Ctrl-C, SIGTERM or SIGHUP, with the exit code for it. From the first call on, these signals
+--- no longer stop the program immediately: the caller must call this often, save, and exit with
+--- ijepa.exit(code). A second Ctrl-C or SIGHUP always stops the program; a second SIGTERM does not,
+--- because job systems repeat it while a run saves.
 ---@return boolean interrupted, integer code 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
 function ijepa.interrupted()
   if not catching then
@@ -32,8 +34,9 @@ function ijepa.interrupted()
   return signal ~= 0, 128 + signal
 end
 
---- Bytes of C memory: held now, most held since the last call with `true`, and the process's largest resident set.
----@param reset boolean? start counting the most anew
+--- Bytes of C memory: held now, the maximum since the last call with `true`, and the process's largest
+--- resident set.
+---@param reset boolean? start the maximum anew
 ---@return number live, number peak, number resident
 function ijepa.memory(reset)
   local live, peak, resident = tonumber(C.ij_mem_live()), tonumber(C.ij_mem_peak()), tonumber(C.ij_rss_peak())
@@ -41,20 +44,32 @@ function ijepa.memory(reset)
   return live, peak, resident
 end
 
---- Prints what is known about a name or a function; without an argument, what there is.
+--- Prints help about a name or a function; without an argument, an overview.
 ---@param name any
 ---@return boolean?
 function ijepa.help(name) return require "ijepa.host.help".show(name) end
 
+-- A name whose path is another public name is an old name: it still works, and warns once.
+local function warn(name)
+  local path = names[name]
+  if path and path ~= name and names[path] == path then require "ijepa.base.renamed"("ijepa." .. name, "ijepa." .. path) end
+end
+
 -- `require "ijepa.NAME"` gives the same modules, whatever room they live in.
 for name, path in pairs(names) do
-  if name ~= path then package.preload["ijepa." .. name] = function() return require("ijepa." .. path) end end
+  if name ~= path then
+    package.preload["ijepa." .. name] = function()
+      warn(name)
+      return require("ijepa." .. path)
+    end
+  end
 end
 
 return setmetatable(ijepa, {
   __index = function(t, name)
     local module = from[name] or name
     if not names[module] then return nil end
+    warn(name)
     local value = require("ijepa." .. names[module])
     if from[name] then value = value[name] end
     rawset(t, name, value)

@@ -1,11 +1,12 @@
--- Attention-guided targets: blocks land where the target encoder looks, the context is what is left of the grid.
---   mask.policy=recipes/masks/attention.lua mask.group=BATCH       the images decide (a group is a batch then)
---   ijepa.mask.new { policy = "recipes/masks/attention.lua", grid = { 14, 14 }, saliency = list_of_196_numbers }
---                                                                  a map made before, the same for all images
+-- Attention-guided targets: target blocks are likely where the target encoder attends; the context is the
+-- rest of the grid. The maps come from the images, so mask.group must be the batch:
+--   mask.policy=recipes/masks/attention.lua mask.group=BATCH
+-- or one map serves all images:
+--   ijepa.mask.new { policy = "recipes/masks/attention.lua", grid = { 14, 14 }, saliency = list_of_196_values }
 return {
-  options = { targets = 4, share = 0.15, block = -1, sharp = 2 },   -- block: of the encoder, -1 the last; sharp: power
+  options = { targets = 4, share = 0.15, block = -1, sharp = 2 },   -- block of the encoder, -1: the last; sharp: exponent
 
-  -- batch: images u8 or f32 (B, ...), target (the target encoder). Gives (B, N) numbers.
+  -- batch: images u8 or f32 (B, ...), target (the target encoder). Returns (B, N) values.
   saliency = function(batch, grid, options)
     local block = options.block < 0 and batch.target.depth + options.block + 1 or options.block
     local a = batch.target:attention(batch.images, block)   -- (B, heads, N, N): from row to column
@@ -14,7 +15,7 @@ return {
     for b = 0, size[1] - 1 do
       local map = {}
       for j = 1, n do map[j] = 0 end
-      for row = b * heads * n, (b + 1) * heads * n - 1 do   -- what all patches look at, over all heads
+      for row = b * heads * n, (b + 1) * heads * n - 1 do   -- summed over queries and heads
         for j = 1, n do map[j] = map[j] + at[row * n + j - 1] end
       end
       for j = 1, n do map[j] = (map[j] / (heads * n) * grid.n) ^ options.sharp end

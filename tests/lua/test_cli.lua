@@ -64,7 +64,7 @@ function tests.test_usage_errors_give_2()
     { { "nofile.lua" }, "ijepa: cannot open 'nofile.lua': No such file or directory\n" },
     { { "chekc" }, "(did you mean 'check'?)" },
     { { "/tmp" }, "ijepa: cannot open '/tmp': it is a folder\n" },
-    { { "conform" }, "ijepa: conform: which file" },
+    { { "conform" }, "ijepa: conform: expected a file or folder" },
   } do
     local code, out, err = run(case[1])
     lu.assertEquals({ code, out }, { 2, "" })
@@ -159,17 +159,148 @@ function tests.test_help()
   code, out, err = run { "help", "cofnig" }
   lu.assertEquals({ code, out }, { 1, "" })
   lu.assertStrContains(err, "did you mean 'config'?")
-  lu.assertStrContains(select(2, run { "help" }), "config ")
   lu.assertStrContains(select(2, run { "help", "config" }), "resolve(given, schema, args)")
   local path = script "-- Adds one.\nfunction plus(x)\n  return x + 1\nend\nrequire 'ijepa'.help(plus)"
   lu.assertStrContains(select(2, run { path }), "Adds one.")
+end
+
+local function help_of(...)
+  local code, out, err = run { "help", ... }
+  lu.assertEquals({ code, err }, { 0, "" })
+  return out
+end
+
+function tests.test_help_is_a_page_by_topic()
+  local out = help_of()
+  lu.assertTrue(select(2, out:gsub("\n", "")) <= 40)
+  for line in out:gmatch "[^\n]+" do lu.assertTrue(#line <= 100, line) end
+  for _, part in ipairs { "Start here", "\n  report ", "\n  memory ", "\n  masks ", "\n  probes ", "\n  settings " } do
+    lu.assertStrContains(out, part)
+  end
+end
+
+function tests.test_help_knows_commands_topics_settings_and_functions()
+  for _, c in ipairs(require "ijepa.host.commands") do
+    lu.assertStrContains(help_of(c.name), "ijepa " .. c.name)
+    lu.assertStrContains(help_of(c.name), "example: ijepa " .. c.name)
+  end
+  for _, t in ipairs(require "ijepa.host.topics".list) do help_of(t.name) end
+  lu.assertStrContains(help_of "check", "See also: conform.check")
+  lu.assertStrContains(help_of "train", "docs/watching.md")
+  lu.assertStrContains(help_of "masks", "grid:random_block(rng, h, w)")
+  lu.assertStrContains(help_of "grid:random_block", "returns ijepa.mask_region")
+  lu.assertStrContains(help_of "encoder:blocks", "encoder:blocks(images, n)")
+  lu.assertStrContains(help_of "init_gain", "model.init_gain  (number; default 0)")
+  lu.assertStrContains(help_of "optim.lr", "Learning rate after the warm-up")
+  local out = help_of "mask.target"
+  for _, key in ipairs { "mask.target.n", "mask.target.scale", "mask.target.aspect" } do lu.assertStrContains(out, key) end
+  out = help_of "mask.policy"
+  lu.assertStrContains(out, 'mask.policy  (string; default "multiblock")')
+  lu.assertStrContains(out, "mask.policy(f, o)")
+  lu.assertStrContains(help_of "probe.parameter", "probe.parameter(rng, shape, std)")
+  out = help_of "optim.step"
+  lu.assertStrContains(out, "optim:step(o)")
+  lu.assertStrContains(out, "momentum: number?")
+  lu.assertStrContains(out, "sgd:step(o)")
+  lu.assertStrContains(help_of "recipes/probe_knn.lua", "k=20,10,5")
+end
+
+function tests.test_a_miss_names_what_is_near_and_never_what_was_typed()
+  local function missed(name)
+    local code, out, err = run { "help", name }
+    lu.assertEquals({ code, out }, { 1, "" })
+    return err
+  end
+  lu.assertEquals(missed "zzz", "no such name 'zzz'; `ijepa help` lists the topics\n")
+  lu.assertStrContains(missed "optim.ler", "did you mean 'optim.lr'")
+  lu.assertStrContains(missed "momentum", "these mention it: optim.ema")
+  for _, name in ipairs { "momentums", "drw", "lrs", "steps_", "chek", "maskk" } do
+    local suggested = missed(name):match "did you mean (.*)%?" or ""
+    lu.assertNotStrContains(suggested, "'" .. name .. "'")
+  end
+end
+
+function tests.test_help_wraps_to_the_terminal()
+  local help = require "ijepa.host.help"
+  lu.assertEquals(help.wrap("one two three\nfour", "  ", 12), "  one two\n  three four")
+  lu.assertEquals(help.wrap("a\n  x: one two three four", "", 14), "a\n  x: one two\n    three four")
+  lu.assertEquals(help.wrap("a\n\n    code  stays as it is", "", 10), "a\n\n    code  stays as it is")
+  lu.assertEquals(help.brief "First sentence of\ntwo lines. Second.", "First sentence of two lines")
+end
+
+function tests.test_examples_in_help_run()
+  local topics = require "ijepa.host.topics"
+  local names, ran = require "ijepa._docs".names, 0
+  for _, t in ipairs(topics.list) do
+    for _, name in ipairs(t.functions or {}) do lu.assertNotNil(names[name], name) end
+    for path in (t.document or ""):gmatch "docs/[%w_]+%.md" do
+      local file = io.open(path)
+      lu.assertNotNil(file, path)
+      file:close()
+    end
+  end
+  for name, code in pairs(topics.examples) do
+    lu.assertNotNil(names[name], name)
+    lu.assertNotNil(loadstring(code), name)
+    if not code:find '"runs/' then
+      ran = ran + 1
+      local status, out, err = run({}, { input = code .. "\n" })
+      lu.assertEquals({ status, err }, { 0, "" }, name .. out)
+    end
+  end
+  lu.assertTrue(ran >= 18, ran)
+end
+
+function tests.test_help_of_a_recipe_does_not_run_it()
+  local code, out, err = run { "recipes/quickstart.lua", "--help" }
+  lu.assertEquals({ code, err }, { 0, "" })
+  lu.assertStrContains(out, "A first run without a download")
+  lu.assertStrContains(out, "optim.minutes=4.5")
+  lu.assertNotStrContains(out, "optim.clip")
+  lu.assertStrContains(out, "docs/settings.md")
+  for _, path in ipairs { "knn", "linear", "attentive", "ridge", "lowshot" } do
+    code, out, err = run { "recipes/probe_" .. path .. ".lua", "--help" }
+    lu.assertEquals({ code, err }, { 0, "" })
+    for _, key in ipairs { "limit=0", "resize=0", "run=runs/pretrain", "per_class=false" } do lu.assertStrContains(out, key) end
+  end
+  lu.assertStrContains(select(2, run { "recipes/probe_linear.lua", "-h" }), "protocol=")
+  lu.assertStrContains(select(2, run { "recipes/finetune.lua", "--help" }), "layer_decay=0.75")
+  for _, path in ipairs { "cifar10", "decoder", "pretrain", "in1k_vith14", "in22k_vitg16" } do
+    code, _, err = run { "recipes/" .. path .. ".lua", "--help" }
+    lu.assertEquals({ code, err }, { 0, "" })
+  end
+end
+
+function tests.test_settings_page_is_up_to_date()
+  local file = assert(io.open "docs/settings.md")
+  local text = file:read "*a"
+  file:close()
+  local code, out = run { "help", "settings", "--markdown" }
+  lu.assertEquals(code, 0)
+  lu.assertTrue(out == text, "docs/settings.md: run ijepa help settings --markdown > docs/settings.md")
+end
+
+function tests.test_old_module_names_warn_once()
+  local names, old = require "ijepa.base.names", nil
+  for name, path in pairs(names) do
+    if name ~= path and names[path] == path then old = name end
+  end
+  local path = script(('local ijepa = require "ijepa"\nassert(ijepa.%s == ijepa.plot and require "ijepa.%s" == ijepa.plot)'):format(old, old))
+  lu.assertEquals({ run { path } }, { 0, "", ("ijepa: 'ijepa.%s' was renamed: use 'ijepa.plot'\n"):format(old) })
+  lu.assertEquals({ run { "-e", 'assert(require "ijepa".plot)' } }, { 0, "", "" })
+end
+
+function tests.test_memory_takes_a_gpu()
+  local code, out = run { "memory", "recipes/quickstart.lua", "gpu=40" }
+  lu.assertEquals(code, 0)
+  lu.assertStrContains(out, "GPU of 40 GiB: fits as it is")
 end
 
 function tests.test_check_names_every_point()
   local code, out, err = run { "check" }
   lu.assertEquals(err, "")
   lu.assertEquals(code, 0)
-  for _, point in ipairs { "program", "processor", "threads", "memory", "matrix products", "training", "images" } do
+  for _, point in ipairs { "program", "CPU", "threads", "memory", "matmul", "training", "images" } do
     lu.assertStrContains(out, " " .. point .. " ")
   end
   lu.assertNotStrContains(out, "fail")

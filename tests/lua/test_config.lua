@@ -115,6 +115,57 @@ function tests.test_a_function_is_a_policy()
   lu.assertEquals(set("mask.policy=block").mask.policy, "block")
 end
 
+function tests.test_every_setting_has_a_complete_text()
+  for _, key in ipairs(config.keys()) do
+    local leaf = config.describe(key)
+    lu.assertTrue(leaf.doc:find '^[%u"tf].*%.$' ~= nil, key)   -- "true ..." and '"knn" ...' start with the value
+    lu.assertTrue(#leaf.doc >= 40, key)
+    lu.assertNotStrContains(leaf.doc, "  ")
+  end
+  local page = require "ijepa.config.page".markdown()
+  for _, key in ipairs(config.keys()) do lu.assertStrContains(page, "| `" .. key .. "` | ") end
+end
+
+-- What f prints to stderr, through a program of its own: warnings come once in a process.
+local function warned(code)
+  local pipe = io.popen(("%s -e '%s' 2>&1"):format(os.getenv "IJEPA_PROGRAM" or "build/ijepa", code))
+  local out = pipe:read "*a"
+  pipe:close()
+  return out
+end
+
+function tests.test_renamed_settings_still_work_and_warn_once()
+  local renamed = require "ijepa.config.renamed"
+  local names = require "ijepa.base.text".keys(renamed)
+  for i, old in ipairs(names) do
+    local new = renamed[old]
+    local other = names[i % #names + 1]
+    local out = warned(([[
+      local config = require "ijepa.config"
+      local function table_of(key, value)
+        local section, name = key:match "^(.*)%%.(.*)$"
+        return { [section] = { [name] = value } }
+      end
+      local old, new, other = "%s", "%s", "%s"
+      local given = table_of(old, 12)
+      print(config.value(config(given, nil, {}), new), config.value(config(given, nil, {}), old), config.value(given, old))
+      print(config.value(config(given, nil, { other .. "=30", old .. "=13" }), new))
+      print(config.value(config.restored(table_of(old, 14), "config.lua"), new))]]):format(old, new, other))
+    local function warning(name) return ("ijepa: '%s' was renamed: use '%s'\n"):format(name, renamed[name]) end
+    lu.assertEquals(out, warning(old) .. (other ~= old and warning(other) or "") .. "12\tnil\t12\n13\n14\n")
+    lu.assertNotNil(config.describe(new))
+    lu.assertNil(config.describe(old))
+  end
+  lu.assertTrue(#names >= 2)
+  lu.assertEquals(warned [[require "ijepa.config"({ diagnose = { images = 8 } }, nil, {})]], "")
+end
+
+function tests.test_help_of_a_recipe_stops_it_with_its_settings()
+  local ok, asked = pcall(config, { out = "x" }, schema, { "data.batch=1", "--help" })
+  lu.assertFalse(ok)
+  lu.assertEquals({ asked.exit, asked.given.out, asked.schema }, { 0, "x", schema })
+end
+
 -- Whatever the words: settings that hold, or one line that says what is wrong.
 function tests.test_random_words()
   local F = require "ijepa.base.ffi"

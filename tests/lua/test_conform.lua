@@ -85,10 +85,10 @@ end
 function tests.test_what_is_no_record_is_said_so()
   local items, message = ijepa.conform.check "packages.txt"
   lu.assertNil(items)
-  lu.assertStrContains(message, "no known form")
+  lu.assertStrContains(message, "has an unknown form")
   items, message = ijepa.conform.check "nowhere.safetensors"
   lu.assertNil(items)
-  lu.assertStrContains(message, "not there")
+  lu.assertStrContains(message, "does not exist")
 end
 
 if not ... then os.exit(lu.LuaUnit.run()) end

@@ -134,7 +134,7 @@ function tests.test_refused()
     ["data: {[a]: 1}"] = "a key that is not a word",
     ["data: {crop_size: 224, batch_size: -1}"] = "'data.batch' is -1",
     ["data: {crop_size: 010}"] = "expected an integer", ["data: {crop_size: 0x10}"] = "expected an integer",
-    ["data: {crop_size: 1e999}"] = "expected an integer", ["data: {crop_scale: [.3]}"] = "no single value, expected two numbers",
+    ["data: {crop_size: 1e999}"] = "expected an integer", ["data: {crop_scale: [.3]}"] = "is not a single value, expected two numbers",
     ["meta: {model_name: [a]}"] = "expected a text",
     [("a"):rep(300000)] = "too many for settings", ["a: \255\254"] = "FILE:",
     ["data: {\"crop_size\\n\\e[2J\": 1}"] = "unknown key",

@@ -48,7 +48,7 @@ end
 
 function tests.test_misuse_is_named()
   lu.assertErrorMsgContains("2 x 3 is not square", linalg.eigh, tall(2, 3))
-  lu.assertErrorMsgContains("3 x 3 and 2 x 1 don't fit", linalg.solve, tall(3, 3), tall(2, 1))
+  lu.assertErrorMsgContains("a is 3 x 3 and b is 2 x 1", linalg.solve, tall(3, 3), tall(2, 1))
   lu.assertErrorMsgContains("not finite", linalg.eigh, tensor.new { 1 / 0 }:reshape(1, 1))
   lu.assertErrorMsgContains("expected a matrix", linalg.eigh, tensor.new { 1, 2 })
 end

@@ -71,6 +71,13 @@ function tests.test_results_are_kept()
   lu.assertEquals({ ridge.name, ridge.encoder, #ridge.interval }, { "ridge, last layer", "target_encoder", 2 })
   lu.assertEquals(ijepa.probe.recorded "nowhere", {})
 end
+function tests.test_an_opened_run_prints_as_a_few_lines()
+  make()
+  local lines = tostring(assert(ijepa.model(folder .. "/run")))
+  lu.assertStrContains(lines, "encoder    ViT 2 x 16, 2 heads, patch 2, grid 8 x 8, ")
+  lu.assertStrContains(lines, "predictor  1 x 8, 2 heads, ")
+  lu.assertEquals(select(2, lines:gsub("\n", "")), 5)
+end
 function tests.test_ridge() works("recipes/probe_ridge.lua", "", "lambda 0.01", "top-5") end
 function tests.test_lowshot()
   works("recipes/probe_lowshot.lua", "per_class_n=3 draws=2 epochs=3 tune=true batch=8", "draw 2", "frozen, 24 labels", "fine-tuned: top-1")

@@ -287,6 +287,69 @@ function tests.test_long_commands_tell_their_time()
   t:wait(function(screen) return (tonumber(screen:match "took (%d+%.%d) s") or 0) > 1 end)   -- longer on a busy machine
 end
 
+function tests.test_the_prompts_help_fits_a_screen()
+  local t = session { columns = 80, rows = 24 }
+  t:enter "?"
+  local screen = t:wait "[2]>"
+  lu.assertStrContains(screen, "[1]> ?")   -- the first line is still there
+  for _, part in ipairs { "Ctrl-R", "mask.draw(", "? optim.lr", "Ctrl-D, quit" } do lu.assertStrContains(screen, part) end
+  t:enter "help"
+  t:wait "[3]>"
+  t:enter "help optim.lr"
+  t:wait "Learning rate after the warm-up"
+  t:enter "quit"
+  t:wait "left with 0"
+end
+
+function tests.test_a_failed_call_shows_its_message()
+  local t = session()
+  t:enter 'm = ijepa.model "runs/nope"'
+  t:wait "\nm = nil\nrun 'runs/nope' is not there\n"
+  t:enter 'ijepa.model "runs/nope"'
+  t:wait "\nnil  run 'runs/nope' is not there\n"
+  t:enter "local a, b = nil, 'kept' -- no failure"
+  t:wait "\na = nil\nb = \"kept\"\n"
+  t:enter "b"
+  t:wait "\nkept\n"
+end
+
+function tests.test_objects_print_as_a_few_lines()
+  local t = session()
+  t:enter "e = jepa.encoder { width = 64, depth = 4, heads = 2, patch = 8, crop = 64 }"
+  t:wait "e = ViT 4 x 64, 2 heads, patch 8, grid 8 x 8, 216,512 parameters"
+  t:enter "? e"
+  t:wait "methods: attention, blocks, copy_, drop_path, params, requires_grad_, size"
+  t:enter "g = mask.grid(6, 10)"
+  t:wait "g = mask grid of 6 x 10 patches"
+  t:type("mask.draw(", "Tab")
+  t:wait "mask.draw(policy, o)  Prints"
+end
+
+function tests.test_misspelt_fields_and_methods_get_a_hint()
+  local status, _, err = piped(table.concat({ "mask.drw(1)", "g = mask.grid(4, 4)", "g:randomblock(1)", "mask.drw", "r",
+    "x = tensor.new { 1, 2 }", "x[5]" }, "\n") .. "\n")
+  lu.assertNotEquals(status, 0)
+  lu.assertStrContains(err, "attempt to call field 'drw' (a nil value) (did you mean 'draw'?)")
+  lu.assertStrContains(err, "attempt to call method 'randomblock' (a nil value) (did you mean 'random_block'?)")
+  lu.assertStrContains(err, "mask has no 'drw' (did you mean 'draw'?)\n")
+  lu.assertNotStrContains(err, "'_'")
+  lu.assertStrContains(err, "stdin:7: select: index 5")   -- not the line after it
+end
+
+function tests.test_the_document_runs()
+  local file = assert(io.open "docs/prompt.md")
+  local text, count = file:read "*a", 0
+  file:close()
+  for block in text:gmatch "```lua\n(.-)```" do
+    count = count + 1
+    local status, out, err = piped(block)
+    lu.assertEquals(status, 0, err)
+    lu.assertTrue(#out > 0)
+    lu.assertEquals((err:gsub("run 'runs/nowhere' is not there\n", "")), "")
+  end
+  lu.assertEquals(count, 3)
+end
+
 -- ---- the pieces
 
 function tests.test_show()

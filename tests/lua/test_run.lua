@@ -269,10 +269,10 @@ function tests:test_config_reads_back()
   end
   refused("error 'x'", "holds no settings: line 1: expected return")
   refused("return {\n  seed = (function() while true do end end)(),\n}",
-    "holds no settings: line 2: this is no value")
-  refused("return { seed = 1 } os.exit()", "something stands after the value")
+    "holds no settings: line 2: expected a value")
+  refused("return { seed = 1 } os.exit()", "there is text after the value")
   refused("return " .. ("{"):rep(1e5), "too deep")
-  refused("return { seed = 'x }", "a string without an end")
+  refused("return { seed = 'x }", "a string is not closed")
   refused("return { model = { width = 'wide' } }", "'model.width' is 'wide', expected")
   spit(self.out .. "/config.lua",
     "-- of another version\nreturn { later = { 1 }, model = { width = 48, other = 3 }, }")

@@ -195,7 +195,7 @@ function tests.test_a_step_ends_its_tensors()
   local ok, message = pcall(function() return kept + 1 end)
   lu.assertFalse(ok)
   lu.assertStrContains(message, "clone() it to keep it")
-  lu.assertStrContains(tostring(kept), "its step is over")
+  lu.assertStrContains(tostring(kept), "its step has ended")
   device.step(function() kept = (tensor.new { 1, 2 } + 1):clone(true) end)
   lu.assertEquals(kept:totable(), { 2, 3 })
 end
@@ -213,6 +213,18 @@ function tests.test_no_gradient_where_none_is_wanted()
   local x = tensor.new({ 1, 2 }):requires_grad_()
   local y = device.no_grad(function() return (x * 2):sum() end)
   lu.assertFalse(y:requires_grad())
+end
+
+function tests.test_arguments_that_would_be_ignored_are_errors()
+  local x = tensor.new { { 1, 2 }, { 3, 4 } }
+  local function refused(part, f) lu.assertErrorMsgContains(part, f) end
+  refused("softmax: unexpected argument; the signature is x:softmax()", function() return x:softmax(1), 1 end)
+  refused("argmax: unexpected argument; the signature is x:argmax()", function() return x:argmax(1), 1 end)
+  refused("sum: unexpected argument; the signature is x:sum(dim)", function() return x:sum(1, true), 1 end)
+  refused("mean: unexpected argument; the signature is x:mean(dim)", function() return x:mean(1, true), 1 end)
+  refused("topk: unexpected argument; the signature is x:topk(k)", function() return x:topk(1, 1), 1 end)
+  lu.assertEquals(x:sum(1):totable(), { 4, 6 })
+  lu.assertEquals(x:argmax():totable(), { 1, 1 })
 end
 
 if not ... then os.exit(lu.LuaUnit.run()) end

@@ -1,21 +1,22 @@
--- The one place that talks to LuaJIT's FFI: declares libijepa's functions and gives the other modules what they need.
+-- The only file that uses LuaJIT's FFI: declares libijepa's functions and gives the other modules what they need.
 local ffi = require "ffi"
 ffi.cdef(require "ijepa._cdef")
 
 local C = ffi.C
 if not pcall(function() return C.ij_version end) then   -- plain luajit: the program itself holds these symbols
-  local installed, place = pcall(require, "ijepa._library")   -- from these modules' folder to the library
+  local installed, path = pcall(require, "ijepa._library")   -- from these modules' folder to the library
   local here = debug.getinfo(1, "S").source:match "^@(.*)base/ffi%.lua$"
-  C = ffi.load(os.getenv "IJEPA_LIB" or installed and here and here .. place or "ijepa")
+  C = ffi.load(os.getenv "IJEPA_LIB" or installed and here and here .. path or "ijepa")
 end
 
 local F = {
   C = C, new = ffi.new, string = ffi.string, cast = ffi.cast, copy = ffi.copy, fill = ffi.fill, gc = ffi.gc,
   sizeof = ffi.sizeof, typeof = ffi.typeof, istype = ffi.istype, metatype = ffi.metatype, os = ffi.os, arch = ffi.arch,
-  cdef = ffi.cdef, load = ffi.load,   -- for another library: declare in the module that uses it alone
+  cdef = ffi.cdef, load = ffi.load,   -- for another library: declare it in the module that uses it
 }
 
---- Another library with the functions that we need of it, or nil where it is missing: load it when it is first needed.
+--- Loads another library and declares the functions that we need of it; nil where it is missing. Call it at the first
+--- use.
 ---@param file string such as "libsixel.so.1"
 ---@param declarations string in C
 function F.library(file, declarations)
@@ -25,14 +26,14 @@ function F.library(file, declarations)
   return library
 end
 
--- Where our own modules lie, as their chunk names say it: "@lua/ijepa/" in the program, another folder otherwise.
+-- The folder of our own modules in chunk names: "@lua/ijepa/" in the program, another folder otherwise.
 local home = debug.getinfo(1, "S").source:gsub("base/ffi%.lua$", "")
 
 --- True for a chunk name (debug.getinfo's source) of one of our own modules.
 function F.is_internal(source) return source:sub(1, #home) == home end
 
 --- "FILE:LINE" of the nearest caller outside our modules, or nil.
----@return string? place
+---@return string? line
 function F.caller()
   for level = 2, 200 do
     local at = debug.getinfo(level, "Sl")
@@ -48,11 +49,11 @@ end
 ---@param level integer?
 function F.raise(message, level)
   if level then error(message, level == 0 and 0 or level + 1) end
-  local place = F.caller()
-  error(place and place .. ": " .. message or message, 0)
+  local line = F.caller()
+  error(line and line .. ": " .. message or message, 0)
 end
 
---- Raises the library's message when status is not 0, where F.raise says.
+--- Raises the library's message when status is not 0, at the line that F.raise would name.
 ---@param status integer
 ---@param level integer?
 function F.check(status, level)
@@ -62,7 +63,7 @@ function F.check(status, level)
   end
 end
 
---- For the outside world: true, or nil, the library's message and its code.
+--- For errors of the outside world: true, or nil, the library's message and its code.
 ---@param status integer
 ---@return boolean? ok, string? message, integer? code
 function F.try(status)

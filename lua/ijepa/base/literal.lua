@@ -1,5 +1,5 @@
--- Reads what config.dump writes, without running it: "return" and one value of numbers, strings, booleans, nil and tables. A
--- run's folder may come from a stranger, and even Lua without any global can loop for ever.
+-- Reads what config.dump writes without running it: "return" and one value of numbers, strings, booleans, nil and
+-- tables. A run's folder may come from a stranger, and even Lua without globals can loop for ever.
 local literal = {}
 
 local DEEPEST = 32
@@ -8,7 +8,7 @@ local WORDS = { ["nil"] = {}, ["true"] = { true }, ["false"] = { false } }   -- 
 
 local function fail(s, what) error({ literal = ("line %d: %s"):format(select(2, s.text:sub(1, s.at):gsub("\n", "")) + 1, what) }, 0) end
 
--- Past blanks and comments.
+-- Skips blanks and comments.
 local function skip(s)
   repeat
     s.at = s.text:match("^%s*()", s.at)
@@ -17,7 +17,7 @@ local function skip(s)
   until not after
 end
 
--- What the pattern finds here; the place moves behind it.
+-- The text that the pattern matches here, or nil; the position moves behind it.
 local function take(s, pattern)
   skip(s)
   local found, after = s.text:match("^(" .. pattern .. ")()", s.at)
@@ -29,7 +29,7 @@ local function string_of(s, quote)
   local parts = {}
   while true do
     local plain, sign, after = s.text:match("^([^\\\n\"']*)(.)()", s.at)
-    if not sign or sign == "\n" then fail(s, "a string without an end") end
+    if not sign or sign == "\n" then fail(s, "a string is not closed") end
     s.at = after
     parts[#parts + 1] = plain
     if sign == quote then return table.concat(parts) end
@@ -48,12 +48,12 @@ local value_of
 
 local function table_of(s, depth)
   local t, listed = {}, 0
-  if depth > DEEPEST then fail(s, "tables in tables, too deep") end
+  if depth > DEEPEST then fail(s, "tables are nested too deeply") end
   while not take(s, "}") do
     local key
     if take(s, "%[") then
       key = value_of(s, depth)
-      if key == nil or key ~= key or not take(s, "%]") or not take(s, "=") then fail(s, "a key that is none") end
+      if key == nil or key ~= key or not take(s, "%]") or not take(s, "=") then fail(s, "expected a key") end
     else
       local before, name = s.at, take(s, "[%a_][%w_]*")
       if name and take(s, "=") then key = name else s.at = before end
@@ -79,15 +79,15 @@ function value_of(s, depth)
   local digits = take(s, "%-?%.?%d[%w.]*[eE][+-]%d+") or take(s, "%-?%.?%d[%w.]*")
   if digits then
     local n = tonumber(digits)
-    if n and take(s, "/") then n = n / (tonumber(take(s, "%d+") or nil) or fail(s, "a number that is none")) end
-    return n or fail(s, "a number that is none")
+    if n and take(s, "/") then n = n / (tonumber(take(s, "%d+") or nil) or fail(s, "expected a number")) end
+    return n or fail(s, "expected a number")
   end
   local word = take(s, "[%a_][%w_]*")
-  if not word or not WORDS[word] then fail(s, ("%s is no value"):format(word and "'" .. word .. "'" or "this")) end
+  if not word or not WORDS[word] then fail(s, ("expected a value%s"):format(word and ", not '" .. word .. "'" or "")) end
   return WORDS[word][1]
 end
 
---- The value that a text of this form says, or nil and why it is none.
+--- The value of a text of this form, or nil and a message.
 ---@param text string
 ---@return any value, string? message
 function literal.read(text)
@@ -96,7 +96,7 @@ function literal.read(text)
     if take(s, "[%a_][%w_]*") ~= "return" then fail(s, "expected return and a value") end
     local v = value_of(s, 0)
     skip(s)
-    if s.at <= #text then fail(s, "something stands after the value") end
+    if s.at <= #text then fail(s, "there is text after the value") end
     return v
   end)
   if ok then return value end

@@ -1,5 +1,4 @@
--- A log as a text file of rows: continues after a resumed step, or starts anew and keeps the older
--- one aside.
+-- A log as a text file of rows: it continues after a resumed step, or starts anew and renames the older file.
 local F = require "ijepa.base.ffi"
 local C = F.C
 
@@ -8,8 +7,9 @@ Rows.__index = Rows
 
 --- Opens a file of rows for appending.
 ---@param path string
----@param header string what the file starts with
----@param keep (fun(text: string): string?)? the part of an older file that stays; nil: none of it, it becomes NAME.old.ENDING
+---@param header string the start of the file
+---@param keep (fun(text: string): string?)? returns the part of an older file that stays; nil: the older file becomes
+--- NAME.old.ENDING
 ---@return table? rows, string? message, integer? code
 function Rows.open(path, header, keep)
   local kept

@@ -20,19 +20,32 @@ local function distance(a, b)
   return row[#b]
 end
 
+--- The names that are near `name`, the nearest first, at most `limit`.
+---@param name string
+---@param names string[]
+---@param limit integer
+---@return string[]
+function text.near(name, names, limit)
+  local found = {}
+  if #name > 100 then return found end   -- no typing error, and the time grows with the length squared
+  for _, candidate in ipairs(names) do
+    local edits = distance(name:lower(), candidate:lower())
+    if edits <= math.max(1, math.floor(#name / 3)) then found[#found + 1] = { edits, candidate } end
+  end
+  table.sort(found, function(a, b)
+    if a[1] ~= b[1] then return a[1] < b[1] end
+    return a[2] < b[2]
+  end)
+  local list = {}
+  for i = 1, math.min(limit, #found) do list[i] = found[i][2] end
+  return list
+end
+
 --- The name nearest to `name` among `names`, or nil where none is near.
 ---@param name string
 ---@param names string[]
 ---@return string?
-function text.nearest(name, names)
-  local best, least
-  if #name > 100 then return nil end   -- nobody meant a name so long, and distances take the product of both
-  for _, candidate in ipairs(names) do
-    local d = distance(name:lower(), candidate:lower())
-    if not least or d < least or (d == least and candidate < best) then best, least = candidate, d end
-  end
-  if best and least <= math.max(1, math.floor(#name / 3)) then return best end
-end
+function text.nearest(name, names) return text.near(name, names, 1)[1] end
 
 --- " (did you mean 'x'?)", or "" where nothing is near.
 function text.hint(name, names)

@@ -12,7 +12,7 @@ local import = {}
 local truth = { ["true"] = true, yes = true, on = true, ["false"] = false, no = false, off = false }
 
 local read = {}
--- Quoted numbers count too, and 1e-6, which YAML 1.1 takes for a word.
+-- Quoted numbers are accepted too, and 1e-6, which YAML 1.1 reads as text.
 function read.number(node)
   local digits = node.text and node.text:gsub("_", "")
   if not digits or not (digits:find "^[-+]?%d+%.?%d*[eE]?[-+]?%d*$" or digits:find "^[-+]?%.%d+[eE]?[-+]?%d*$") then return nil end
@@ -39,7 +39,7 @@ local function is_null(node)
   return node.plain and (node.text == "" or node.text == "~" or node.text:lower() == "null")
 end
 
--- ---- keys: type, and what it sets. put(out, value): out is the recipe's table; note: what is said of it ---------------
+-- ---- keys: type, and function(out, value) that sets it in the recipe's table `out` and may return a note ---------------
 
 local function field(section, name)
   return function(out, value) out[section][name] = value end
@@ -108,7 +108,7 @@ local function folder_of(root, folder)
   return (root or "") == "" and (folder or ""):sub(1, 1) ~= "/" and path:gsub("^/", "") or path
 end
 
--- What takes several of their keys to say.
+-- Settings that depend on several of their keys.
 local function combine(out)
   local d, o = out.data, out.optim
   if d.root or d.folder then d.root = folder_of(d.root, d.folder) end
@@ -119,7 +119,7 @@ local function combine(out)
   o.final_wd = nil
 end
 
--- One section's node into the recipe's table. report(line, fmt, ...) and note(what) tell the user.
+-- Reads the node of a section into the recipe's table. report(line, fmt, ...): a problem; note(what): a note.
 local function section(name, node, out, report, note)
   local known, seen = keys[name], {}
   if not node.map then
@@ -133,7 +133,7 @@ local function section(name, node, out, report, note)
     elseif not is_null(item) then
       local value = read[rule[1]](item)
       if value == nil then
-        report(item.line, "'%s.%s' is %s, expected %s", name, item.key, item.text and "'" .. item.text .. "'" or "no single value",
+        report(item.line, "'%s.%s' is %s, expected %s", name, item.key, item.text and "'" .. item.text .. "'" or "not a single value",
           wanted[rule[1]])
       else
         local said = rule[2](out, value)
@@ -142,15 +142,15 @@ local function section(name, node, out, report, note)
     end
   end
   for _, key in ipairs(text.keys(known)) do
-    if not seen[key] then note(("%s.%s is missing: the default is taken"):format(name, key)) end
+    if not seen[key] then note(("%s.%s is missing: the default is used"):format(name, key)) end
   end
 end
 
---- The settings that a configuration of the published code stands for, with all its quirks.
+--- The settings of a configuration of the published code, with all its quirks.
 ---@param yaml string the text
 ---@param name string of the file, for messages
----@return table? given what a recipe gives ijepa.config
----@return string[]|string notes what has no counterpart here, and why; where there is no table, the problems, one a line
+---@return table? given the argument of ijepa.config
+---@return string[]|string notes keys without a counterpart here, and why; without a table: the problems, one per line
 function import.settings(yaml, name)
   local json = F.new "char *[1]"
   local ok, message = F.try(C.ij_yaml_read(yaml, #yaml, name, json))
@@ -169,7 +169,7 @@ function import.settings(yaml, name)
     else report(item.key_line, "unknown section '%s'%s", item.key, text.hint(item.key, text.keys(keys))) end
   end
   for _, key in ipairs(text.keys(keys)) do
-    if not seen[key] then note(("the section '%s' is missing: defaults are taken"):format(key)) end
+    if not seen[key] then note(("the section '%s' is missing: defaults are used"):format(key)) end
   end
   if #problems > 0 then return nil, (table.concat(problems, "\n"):gsub("[%z\1-\9\11-\31\127]", "?")) end
   combine(out)
@@ -180,7 +180,7 @@ end
 
 --- The text of a recipe for a YAML configuration of the published code.
 ---@param path string
----@return string? recipe, string? message one line for every problem
+---@return string? recipe, string? message one line per problem
 function import.recipe(path)
   local file, why = io.open(path, "rb")
   local yaml = file and file:read(2 ^ 18 + 1)
@@ -189,8 +189,8 @@ function import.recipe(path)
   local given, notes = import.settings(yaml, path)
   if not given then return nil, notes --[[@as string]] end
   local name = path:match "[^/]*$":gsub("%c", "?")
-  local lines = { ("-- Imported from %s, a configuration of the published code; its quirks included. Any value can be given"):format(name),
-    "-- as key=value on the command line too." }
+  local lines = { ("-- Imported from %s, a configuration of the published code, with its quirks. Any value can also be"):format(name),
+    "-- given as key=value on the command line." }
   for _, said in ipairs(notes) do lines[#lines + 1] = "--   " .. said end
   lines[#lines + 1] = 'local ijepa = require "ijepa"'
   lines[#lines + 1] = "local cfg = ijepa.config " .. config.dump(given):gsub("^return ", "") .. "return ijepa.pretrain(cfg)\n"

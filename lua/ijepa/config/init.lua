@@ -1,23 +1,27 @@
--- Configuration: a recipe's table, completed by a schema's defaults (settings.lua), changed by key=value on the command
--- line; and the import of the published code's YAML files.
+-- Settings of a recipe: its table, completed by the defaults of a schema (settings.lua), changed by
+-- key=value on the command line; and the import of the published code's YAML files.
 --
--- A schema is a table of sections and leaves; a leaf is a table with a `type`:
---   { type = "integer", default = 128, doc = "images a step", check = function(v) return v > 0, "must be above 0" end }
--- Types: "number", "integer", "boolean", "string", "function", "table", "any", "numbers" or "strings" (lists), and
--- alternatives like "string|function". A key without default may stay away (nil).
+-- A schema is a table of sections and settings; a setting is a table with a `type`:
+--   { type = "integer", default = 128, doc = "Images per batch, 1 or more.",
+--     check = function(v) return v > 0, "must be above 0" end }
+-- Types: "number", "integer", "boolean", "string", "function", "table", "any", "numbers" or
+-- "strings" (lists), and alternatives like "string|function". Without a default a setting may be nil.
 -- Uses: base, tensor.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local config = {}
 
---- Known keys of a recipe (settings.lua): ijepa.config checks against it when it is called without a schema of its own.
+--- The settings of a pretraining recipe (settings.lua): the schema of ijepa.config without a schema.
 config.schema = require "ijepa.config.settings"
+local renamed = require "ijepa.config.renamed"
+local warn_renamed = require "ijepa.base.renamed"
 
--- Where in the user's file a key stands: from the line of the call on, the first line that sets it; else the call's line.
-local function place_of(place, key)
-  local path, line = (place or ""):match "^(.*):(%d+)$"
+-- "FILE:LINE" of a key in the user's file: the first line from the call on that sets it, else the
+-- call's line. caller: "FILE:LINE" of the call.
+local function line_of(caller, key)
+  local path, line = (caller or ""):match "^(.*):(%d+)$"
   local file = path and io.open(path)
-  if not file then return place or "recipe" end
+  if not file then return caller or "recipe" end
   local name, number, found = key:match "[^.]+$":gsub("%p", "%%%0"), 0, nil
   for source in file:lines() do
     number = number + 1
@@ -46,7 +50,7 @@ local function all_keys(node, prefix, keys)
   return keys
 end
 
--- The key that was meant: the nearest whole key, or one whose last part is the same.
+-- The key that was meant: the nearest complete key, or one whose last part is the same.
 local function hint(key, keys)
   local near = text.nearest(key, keys)
   if not near then
@@ -66,7 +70,7 @@ local function find(node, key)
   return node
 end
 
--- The type that a value without a schema stands for.
+-- The type of a value without a schema.
 local function type_of(value)
   if not is_list(value) then return type(value) end
   if type(value[1]) == "string" then return "strings" end
@@ -116,7 +120,7 @@ local function to_list(word, kind)
   return list
 end
 
--- The value that a word of the command line stands for, or nil where it is none of `kind`.
+-- The value of an argument's text, or nil where it is not of the type `kind`.
 local function parse(word, kind)
   local readers = {
     number = to_number, integer = to_number,
@@ -130,7 +134,7 @@ local function parse(word, kind)
     if v ~= nil then return v end
     return to_number(w) or w
   end
-  local text_last   -- every word is a string: other readings come first, a list only in braces
+  local text_last   -- every text is a string: other types come first, a list only in braces
   if ("|" .. kind .. "|"):find("|string|", 1, true) then text_last = word end
   for one in kind:gmatch "[^|]+" do
     if one ~= "string" and readers[one] and not (text_last and one:find "s$" and not word:find "^%s*{") then
@@ -172,7 +176,7 @@ local function shown(value)
   return type(value) == "string" and ("'%s'"):format(plain(value)) or type(value) == "table" and "a table" or tostring(value)
 end
 
--- Checks every value of t; where(key) tells where it was set.
+-- Checks every value of t; where(key) gives "FILE:LINE" or "command line" for messages.
 local function check(node, t, prefix, where, keys)
   for _, name in ipairs(text.keys(t)) do
     local child, value, key = node[name], t[name], prefix .. name
@@ -208,10 +212,16 @@ local function set(t, key, value)
   t[last or key] = value
 end
 
--- { key, word } of every argument; only key=value is allowed.
-local function overrides(args)
+-- What ijepa.config raises for RECIPE --help; the command line prints it.
+local Asked = { __tostring = function() return "the recipe's settings were asked for with --help" end }
+
+-- { key, text } of every argument; only key=value is allowed.
+local function overrides(args, given, schema)
   local list = {}
   for i, word in ipairs(args) do
+    if word == "--help" or word == "-h" then
+      error(setmetatable({ exit = 0, given = given, schema = schema or false }, Asked), 0)
+    end
     local key, value = word:match "^([%a_][%w_.]*)=(.*)$"
     if not key then F.raise(("command line: '%s' is not key=value"):format(plain(word)), 0) end
     list[i] = { key, value }
@@ -219,7 +229,22 @@ local function overrides(args)
   return list
 end
 
--- Where a recipe's schema knows `device`, all that the recipe makes lives there.
+-- The values with old names of settings replaced; warns once for each.
+local function with_new_names(given)
+  local t = given
+  for old, new in pairs(renamed) do
+    local value = type(t) == "table" and find(t, old)
+    if value ~= nil then
+      warn_renamed(old, new)
+      if t == given then t = copy(given) end
+      set(t, old, nil)
+      if find(t, new) == nil then set(t, new, value) end
+    end
+  end
+  return t
+end
+
+-- All tensors and models that the recipe makes live on this device.
 local function use_device(name, where)
   local C, out = F.C, F.new "ij_device *[1]"
   local ok, message = F.try(C.ij_device_open(name, out))
@@ -227,25 +252,33 @@ local function use_device(name, where)
   require("ijepa.tensor.device").use(out[0])
 end
 
---- The configuration of a run: `given` over the schema's defaults, then the command line's key=value (ijepa.args) over
---- both. Raises, naming the line or the command line, for unknown keys and values that don't fit. A new table.
+--- The settings of a run as a new table: the schema's defaults, overridden by `given`, overridden by
+--- key=value of the command line (ijepa.args). An unknown key or a value of the wrong type raises an
+--- error that names the line of the recipe, or the command line.
 ---
 ---     local cfg = ijepa.config { data = { root = "train", batch = 128 } }
 ---
----@param given table the recipe's values; without a schema they are the known keys, and give the types
+---@param given table the recipe's values; without a schema they are the known keys and give the types
 ---@param schema table|false|nil another schema than config.schema; false: none
 ---@param args string[]? instead of the command line
 ---@return table
 function config.resolve(given, schema, args)
   if type(given) ~= "table" then F.raise(("config: expected a table, not %s"):format(shown(given))) end
-  if schema == nil and next(config.schema) then schema = config.schema end
-  local place, from_words = F.caller(), {}
+  if schema == nil then
+    schema = config.schema
+    given = with_new_names(given)
+  end
+  local caller, from_command = F.caller(), {}
   local keys = all_keys(schema or given, "", {})
-  local function where(key) return from_words[key] and "command line" or place_of(place, key) end
+  local function where(key) return from_command[key] and "command line" or line_of(caller, key) end
   if schema then check(schema, given, "", where, keys) end
   local t = schema and complete(schema, given) or copy(given)
-  for _, pair in ipairs(overrides(args or require "ijepa".args)) do
+  for _, pair in ipairs(overrides(args or require "ijepa".args, given, schema)) do
     local key, word = pair[1], pair[2]
+    if schema == config.schema and renamed[key] then
+      warn_renamed(key, renamed[key])
+      key = renamed[key]
+    end
     local leaf = find(schema or given, key)
     local kind = leaf ~= nil and (not schema and type_of(leaf) or is_leaf(leaf) and leaf.type)
     if leaf == nil then
@@ -258,7 +291,7 @@ function config.resolve(given, schema, args)
     if value == nil then
       F.raise(("command line: '%s' is '%s', expected %s"):format(key, plain(word), wanted(kind)), 0)
     end
-    from_words[key] = true
+    from_command[key] = true
     set(t, key, value)
   end
   if schema then check(schema, t, "", where, keys) end
@@ -266,7 +299,7 @@ function config.resolve(given, schema, args)
   return t
 end
 
--- What of t the schema knows.
+-- The part of t that the schema knows.
 local function known(node, t)
   local kept = {}
   for name, child in pairs(node) do
@@ -275,14 +308,14 @@ local function known(node, t)
   return kept
 end
 
---- Settings that were saved, perhaps by another version or by a stranger: keys that are not known are left out, and every
---- value fits.
+--- Settings from a file, perhaps of another version or from a stranger: unknown keys are dropped,
+--- values are checked.
 ---@param saved table
----@param where string what a message begins with
----@param filled boolean? with defaults for what is missing
+---@param where string the start of a message
+---@param filled boolean? add defaults for missing keys
 ---@return table? settings, string? message
 function config.restored(saved, where, filled)
-  local t = known(config.schema, saved)
+  local t = known(config.schema, with_new_names(saved))
   if filled then t = complete(config.schema, t) end
   local ok, message = pcall(check, config.schema, t, "", function() return where end, {})
   if ok then return t end
@@ -334,27 +367,36 @@ local function value_text(value, indent, open)
   return "{\n" .. inner .. table.concat(parts, ",\n" .. inner) .. ",\n" .. indent .. "}"
 end
 
---- Lua source text ("return { ... }") of a configuration, keys sorted, so that equal configurations give equal text.
---- Functions become nil with a comment that says where they are.
+--- Lua source text ("return { ... }") of settings, keys sorted, so that equal settings give equal text.
+--- A function becomes nil with a comment that names its file and line.
 ---@param t table
 ---@return string
 function config.dump(t) return "return " .. value_text(t, "", {}) .. "\n" end
 
---- The doc of a configuration key as { key, type, default, doc }, or nil.
----@param key string dotted
+--- A setting as { key, type, default, doc }, or nil. key: dotted. schema: config.schema without one.
+---@param key string
+---@param schema table?
 ---@return table?
-function config.describe(key)
-  local leaf = find(config.schema, key)
+function config.describe(key, schema)
+  local leaf = find(schema or config.schema, key)
   if not is_leaf(leaf) then return nil end
   return { key = key, type = leaf.type, default = leaf.default, doc = leaf.doc }
 end
 
---- Every dotted key of config.schema, sorted.
+--- The value of a dotted key in a table of settings, or nil.
+---@param t table
+---@param key string
+---@return any
+function config.value(t, key) return find(t, key) end
+
+--- Every dotted key of a schema (config.schema without one), sorted.
+---@param schema table?
 ---@return string[]
-function config.keys()
+function config.keys(schema)
   local keys = {}
-  for _, key in ipairs(all_keys(config.schema, "", {})) do
-    if is_leaf(find(config.schema, key)) then keys[#keys + 1] = key end
+  schema = schema or config.schema
+  for _, key in ipairs(all_keys(schema, "", {})) do
+    if is_leaf(find(schema, key)) then keys[#keys + 1] = key end
   end
   return keys
 end

@@ -1,13 +1,19 @@
--- What a pretraining recipe may say: every key with its type, default and meaning. `ijepa help data.batch` prints one.
+-- The settings of a pretraining recipe: every key with its type, default, check and text. A text is
+-- one or two complete sentences: what it sets, the unit, the range, when to change it. `ijepa help
+-- data.batch` prints one; docs/settings.md shows all (`ijepa help settings --markdown`).
 local function range(lo, hi)
   return function(v)
     return type(v) == "table" and #v == 2 and v[1] <= v[2] and v[1] >= lo and v[2] <= hi,
       ("expected two numbers, rising, between %g and %g"):format(lo, hi)
   end
 end
-local function at_least(n) return function(v) return v >= n, ("expected %g or more"):format(n) end end
-local function within(lo, hi) return function(v) return v >= lo and v <= hi, ("expected %g to %g"):format(lo, hi) end end
-local function share(v) return v >= 0 and v <= 1, "expected a share between 0 and 1" end
+local function at_least(n)
+  return function(v) return v >= n, ("expected %g or more"):format(n) end
+end
+local function within(lo, hi)
+  return function(v) return v >= lo and v <= hi, ("expected %g to %g"):format(lo, hi) end
+end
+local function fraction(v) return v >= 0 and v <= 1, "expected a fraction between 0 and 1" end
 local function one_of(...)
   local list = { ... }
   return function(v)
@@ -18,7 +24,7 @@ local function one_of(...)
   end
 end
 local function policy_name(v)
-  if v:find "%.lua$" or v:find "/" then return true end   -- whether it is there: mask.new
+  if v:find "%.lua$" or v:find "/" then return true end   -- mask.new checks that the file exists
   local ok, why = one_of("multiblock", "random", "block")(v)
   return ok, why and why .. ", or a Lua file such as recipes/masks/halves.lua"
 end
@@ -28,111 +34,255 @@ local function side(v)
 end
 
 return {
-  out = { type = "string", default = "runs/jepa", doc = "folder of the run: log, settings, checkpoints" },
-  tag = { type = "string", default = "jepa", doc = "first part of the log's and checkpoints' names" },
-  seed = { type = "integer", default = 0, doc = "of initial values, order, crops and masks", check = at_least(0) },
+  out = { type = "string", default = "runs/jepa",
+    doc = "Folder of the run: log, settings and checkpoints. A run resumes from the " ..
+      "checkpoints in its folder, so give each run its own." },
+  tag = { type = "string", default = "jepa",
+    doc = "First part of the file names of log and checkpoints (TAG_r0.csv, " ..
+      "TAG-latest.safetensors)." },
+  seed = { type = "integer", default = 0, check = at_least(0),
+    doc = "Seed of initial values, data order, crops and masks; 0 or more. The same seed " ..
+      "and settings draw the same values again." },
   resume = { type = "boolean|string", default = true,
-    doc = "resume from the newest checkpoint in `out`, if there is one; a path: where there is none, from that one (also a published .pth.tar)" },
-  init = { type = "string", default = "", doc = "start from the weights of this checkpoint: encoder, predictor, target; of any layout" },
-  quirks = { type = "string|table", default = "", doc = "\"reference\": every quirk of the published code, or a list of switches" },
-  device = { type = "string", default = "", doc = "cpu, cuda, cuda:N; empty: IJEPA_DEVICE, or cpu" },
-  threads = { type = "integer", default = 0, doc = "of the computation; 0: all processors", check = at_least(0) },
+    doc = "true resumes from the newest checkpoint in `out` if there is one; false starts a " ..
+      "new run. A path names the checkpoint (also a published .pth.tar) that is used " ..
+      "where `out` has none." },
+  init = { type = "string", default = "",
+    doc = "Checkpoint in any layout whose weights (encoder, predictor, target encoder) a " ..
+      "new run starts from; empty: random initial values. A run that resumes ignores " ..
+      "it." },
+  quirks = { type = "string|table", default = "",
+    doc = "\"reference\" reproduces every quirk of the published code; a list names single " ..
+      "switches; empty: none. Set it to compare with published runs." },
+  device = { type = "string", default = "",
+    doc = "Device of the run: cpu, cuda or cuda:N (N from 0); empty: the variable " ..
+      "IJEPA_DEVICE, or cpu." },
+  threads = { type = "integer", default = 0, check = at_least(0),
+    doc = "Number of CPU threads that compute; 0: all CPUs. Lower it when several programs " ..
+      "share the machine." },
   data = {
     root = { type = "string|strings",
-      doc = "folder of images or of class folders, a .tar, or a text file that lists tar shards; {a,b}: mixed (docs/data.md)" },
-    weights = { type = "numbers", default = {}, doc = "shares of the sources in root, at any scale; none: each image once an epoch" },
-    subset = { type = "string", doc = "file of image names, one a line: only these" },
-    batch = { type = "integer", default = 128, doc = "images of a (micro-)batch", check = at_least(1) },
-    workers = { type = "integer", default = 2, doc = "threads that read images; 0: none beside the main one", check = at_least(0) },
-    prefetch = { type = "integer", default = 4, doc = "batches read ahead", check = at_least(1) },
-    crop = { type = "integer|numbers", default = 224, doc = "side of the crop in pixels, or {height, width}", check = side },
-    scale = { type = "numbers", default = { .3, 1 }, doc = "share of the image that a crop covers", check = range(0, 1) },
-    ratio = { type = "numbers", default = { 3 / 4, 4 / 3 }, doc = "width / height of a crop", check = range(.01, 100) },
-    flip = { type = "number", default = 0, doc = "probability of a mirrored crop", check = share },
-    jitter = { type = "number", default = 0, doc = "strength of the colour distortion; 0: none", check = at_least(0) },
-    jitter_p = { type = "number", default = .8, doc = "its probability", check = share },
-    grey = { type = "number", default = 0, doc = "probability of a grey crop", check = share },
-    blur = { type = "number", default = 0, doc = "probability of a blurred crop", check = share },
-    max_bad = { type = "number", default = .01, doc = "fraction of corrupt images above which the run stops", check = share },
-    max_pixels = { type = "integer", default = 2 ^ 28, doc = "a larger image counts as broken", check = at_least(1) },
-    max_bytes = { type = "integer", default = 2 ^ 28, doc = "a larger file of an image counts as broken", check = at_least(1) },
+      doc = "Images to train on: a folder (all its subfolders are searched), a .tar, or a " ..
+        "text file that lists .tar shards. {a,b} mixes several sources (docs/data.md)." },
+    weights = { type = "numbers", default = {},
+      doc = "Sampling weight of each source in data.root, above 0 and at any scale; empty: " ..
+        "each image once per epoch. Set it to train more often on a small source." },
+    subset = { type = "string",
+      doc = "Text file of image names, one per line: only these images are used; none: all " ..
+        "images." },
+    batch = { type = "integer", default = 128, check = at_least(1),
+      doc = "Images per batch and process, 1 or more. Lower it when memory is short, and " ..
+        "raise optim.accumulate by the same factor." },
+    workers = { type = "integer", default = 2, check = at_least(0),
+      doc = "Threads that read and crop images; 0: the main thread does it. Raise it when " ..
+        "the log shows that steps wait for data." },
+    prefetch = { type = "integer", default = 4, check = at_least(1),
+      doc = "Batches that are read ahead, 1 or more. Raise it when the time to read a batch " ..
+        "varies much, as on network disks." },
+    crop = { type = "integer|numbers", default = 224, check = side,
+      doc = "Side of the random crop in pixels, or {height, width}; a multiple of " ..
+        "model.patch. A larger crop gives more patches and a slower step." },
+    scale = { type = "numbers", default = { .3, 1 }, check = range(0, 1),
+      doc = "Smallest and largest area of a crop as a fraction of the image, 0 to 1. Raise " ..
+        "the first for small images, which a small crop would blur." },
+    ratio = { type = "numbers", default = { 3 / 4, 4 / 3 }, check = range(.01, 100),
+      doc = "Smallest and largest aspect ratio (width / height) of a crop, .01 to 100." },
+    flip = { type = "number", default = 0, check = fraction,
+      doc = "Probability of a mirrored crop, 0 to 1. The published recipes use 0; .5 helps " ..
+        "on small data sets." },
+    jitter = { type = "number", default = 0, check = at_least(0),
+      doc = "Strength of the colour distortion, 0 or more; 0: none. I-JEPA needs none." },
+    jitter_p = { type = "number", default = .8, check = fraction,
+      doc = "Probability that a crop gets the colour distortion, 0 to 1; without effect " ..
+        "where data.jitter is 0." },
+    grey = { type = "number", default = 0, check = fraction,
+      doc = "Probability of a crop in grey, 0 to 1. I-JEPA needs none." },
+    blur = { type = "number", default = 0, check = fraction,
+      doc = "Probability of a blurred crop, 0 to 1. I-JEPA needs none." },
+    max_bad = { type = "number", default = .01, check = fraction,
+      doc = "Fraction of corrupt images, 0 to 1, above which the run stops. Raise it for a " ..
+        "data set with many damaged files." },
+    max_pixels = { type = "integer", default = 2 ^ 28, check = at_least(1),
+      doc = "Pixels of the largest image that is decoded; a larger one counts as corrupt." },
+    max_bytes = { type = "integer", default = 2 ^ 28, check = at_least(1),
+      doc = "Bytes of the largest image file that is read; a larger one counts as corrupt." },
     untrusted_loaders = { type = "boolean", default = false,
-      doc = "also what libvips calls unsafe for strangers' files: SVG, PDF and the like" },
-    copy = { type = "string", default = "", doc = "folder on a local disk: what is missing there is copied first, then read from there" },
+      doc = "true also reads formats that libvips calls unsafe for files from strangers, " ..
+        "such as SVG and PDF. Set it only for files that you trust." },
+    copy = { type = "string", default = "",
+      doc = "Folder on a local disk to which missing data is copied before the run, and " ..
+        "from which it is then read; empty: no copy. Set it when data.root is on a slow " ..
+        "network disk." },
     manifest = { type = "string|strings", default = "",
-      doc = "of `ijepa manifest`, one for each source: all files are read and compared before the run" },
+      doc = "Manifest of `ijepa manifest`, one for each source: every file is read and " ..
+        "compared with it before the run; empty: no check." },
   },
   model = {
-    arch = { type = "string", default = "vit_base", doc = "vit_tiny, small, base, large, huge, giant" },
-    width = { type = "integer", doc = "instead of the arch's" }, depth = { type = "integer", doc = "instead of the arch's" },
-    heads = { type = "integer", doc = "instead of the arch's" }, mlp_ratio = { type = "number", doc = "instead of the arch's" },
-    patch = { type = "integer", default = 16, doc = "side of a patch in pixels", check = at_least(1) },
-    pred_depth = { type = "integer", default = 12, doc = "blocks of the predictor", check = at_least(1) },
-    pred_dim = { type = "integer", default = 384, doc = "width of the predictor", check = at_least(4) },
-    pred_heads = { type = "integer", doc = "of the predictor; default: the encoder's" },
-    dtype = { type = "string", default = "bf16", doc = "of matrix products; bf16 is f32 where the machine has none", check = one_of("f32", "bf16") },
-    recompute = { type = "boolean", default = false, doc = "activation checkpointing: less memory, a third more time" },
-    init_gain = { type = "number", default = 0, doc = "std of initial values = gain / sqrt(inputs); 0: .02 as published", check = at_least(0) },
-    patch_gain = { type = "number", default = 0, doc = "the same for the patch embedding", check = at_least(0) },
+    arch = { type = "string", default = "vit_base",
+      doc = "Size of the encoder: vit_tiny, vit_small, vit_base, vit_large, vit_huge or " ..
+        "vit_giant. model.width, depth, heads and mlp_ratio override single values." },
+    width = { type = "integer",
+      doc = "Width of the encoder (values per token), a multiple of model.heads; none: that " ..
+        "of model.arch." },
+    depth = { type = "integer",
+      doc = "Number of blocks of the encoder; none: that of model.arch." },
+    heads = { type = "integer",
+      doc = "Number of attention heads of the encoder; none: that of model.arch." },
+    mlp_ratio = { type = "number",
+      doc = "Hidden width of a block's MLP as a multiple of the width; none: that of " ..
+        "model.arch, which is 4 for all but vit_giant." },
+    patch = { type = "integer", default = 16, check = at_least(1),
+      doc = "Side of a patch in pixels, 1 or more; it must divide data.crop. Half the side " ..
+        "gives four times the patches." },
+    pred_depth = { type = "integer", default = 12, check = at_least(1),
+      doc = "Number of blocks of the predictor, 1 or more. Use 6 for vit_tiny to vit_base, " ..
+        "12 for vit_large and vit_huge, 16 for vit_giant." },
+    pred_dim = { type = "integer", default = 384, check = at_least(4),
+      doc = "Width of the predictor (values per token), 4 or more. Lower it for an encoder " ..
+        "of less than that width: the predictor works best as a bottleneck." },
+    pred_heads = { type = "integer",
+      doc = "Number of attention heads of the predictor; none: that of the encoder." },
+    dtype = { type = "string", default = "bf16", check = one_of("f32", "bf16"),
+      doc = "Type of the values in matrix products: bf16 or f32. bf16 becomes f32 on a " ..
+        "device without bf16 instructions." },
+    recompute = { type = "boolean", default = false,
+      doc = "true recomputes activations in the backward pass (activation checkpointing): " ..
+        "less memory, and a step takes about a third longer." },
+    init_gain = { type = "number", default = 0, check = at_least(0),
+      doc = "Standard deviation of initial weights is gain / sqrt(inputs), gain above 0; 0: " ..
+        ".02 as published. Use .7 for encoders narrower than vit_small." },
+    patch_gain = { type = "number", default = 0, check = at_least(0),
+      doc = "The same gain for the patch embedding alone; 0: .02 as published. Use 1.5 " ..
+        "where model.init_gain is .7." },
     stop_gradient = { type = "boolean", default = true,
-      doc = "false: targets are the trained encoder's own, with gradients (an experiment that collapses)" },
-    depth_scaled_init = { type = "boolean", default = false, doc = "divide each block's proj and fc2 by sqrt(2 layer)" },
+      doc = "false trains on the targets of the encoder itself, with gradients through " ..
+        "them. This experiment collapses: keep it true to train." },
+    depth_scaled_init = { type = "boolean", default = false,
+      doc = "true divides the initial weights of each block's proj and fc2 by sqrt(2 " ..
+        "layer), for deep encoders." },
   },
   mask = {
-    policy = { type = "string", default = "multiblock", doc = "multiblock, random, block, or a Lua file such as recipes/masks/halves.lua",
-      check = policy_name },
-    options = { type = "table|string", doc = "of a policy's file: a table, or share=0.5,over=1000 (see the file)" },
+    policy = { type = "string", default = "multiblock", check = policy_name,
+      doc = "Mask policy: multiblock, random, block, or a Lua file such as " ..
+        "recipes/masks/halves.lua (docs/masks.md)." },
+    options = { type = "table|string",
+      doc = "Options of a policy from a Lua file: a table, or text such as " ..
+        "from=0.05,over=1000. The file lists its options." },
     context = {
-      n = { type = "integer", default = 1, doc = "context masks of an image", check = at_least(1) },
-      scale = { type = "numbers", default = { .85, 1 }, doc = "share of the grid", check = range(0, 1) },
+      n = { type = "integer", default = 1, check = at_least(1),
+        doc = "Context masks per image, 1 or more; the published runs use 1." },
+      scale = { type = "numbers", default = { .85, 1 }, check = range(0, 1),
+        doc = "Smallest and largest area of the context block as a fraction of the grid, 0 " ..
+          "to 1. Targets are then cut out of it." },
     },
     target = {
-      n = { type = "integer", default = 4, doc = "target blocks of an image", check = at_least(1) },
-      scale = { type = "numbers", default = { .15, .2 }, doc = "share of the grid", check = range(0, 1) },
-      aspect = { type = "numbers", default = { .75, 1.5 }, doc = "height / width", check = range(.01, 100) },
+      n = { type = "integer", default = 4, check = at_least(1),
+        doc = "Target blocks per image, 1 or more. More targets cost more predictor time " ..
+          "per step." },
+      scale = { type = "numbers", default = { .15, .2 }, check = range(0, 1),
+        doc = "Smallest and largest area of a target block as a fraction of the grid, 0 to " ..
+          "1. Larger targets ask for more than texture." },
+      aspect = { type = "numbers", default = { .75, 1.5 }, check = range(.01, 100),
+        doc = "Smallest and largest aspect ratio (height / width) of a target block, .01 to " ..
+          "100." },
     },
-    min_keep = { type = "integer", default = 10, doc = "a mask holds more patches than this", check = at_least(0) },
-    overlap = { type = "boolean", default = false, doc = "targets may lie in the context" },
-    group = { type = "integer", default = 128, doc = "images whose masks are cut to one length", check = at_least(1) },
+    min_keep = { type = "integer", default = 10, check = at_least(0),
+      doc = "Every mask holds more patches than this, 0 or more. Lower it for small grids: " ..
+        "at most a few percent of the patches." },
+    overlap = { type = "boolean", default = false,
+      doc = "true leaves the target patches in the context, which makes the task easy." },
+    group = { type = "integer", default = 128, check = at_least(1),
+      doc = "Number of consecutive images whose masks have the same length, 1 or more. Use " ..
+        "data.batch, as the published code does; policies that look at the images need " ..
+        "it." },
   },
   optim = {
-    epochs = { type = "number", default = 300, doc = "passes over the data", check = at_least(0) },
-    steps = { type = "integer", default = 0, doc = "stop after this many steps; 0: after the epochs", check = at_least(0) },
+    epochs = { type = "number", default = 300, check = at_least(0),
+      doc = "Passes over the data set, 0 or more; parts such as .5 are allowed. optim.steps " ..
+        "or optim.minutes replace it." },
+    steps = { type = "integer", default = 0, check = at_least(0),
+      doc = "Stops the run after this many steps; 0: after optim.epochs. The schedules " ..
+        "still follow optim.epochs." },
     minutes = { type = "number", default = 0, check = at_least(0),
-      doc = "length of the run in time: schedules follow the clock (not repeatable bit for bit); 0: epochs count" },
-    warmup = { type = "number", default = 40, doc = "epochs (or, with minutes, the share) of growing learning rate", check = at_least(0) },
-    start_lr = { type = "number", default = 2e-4, doc = "learning rate at the start", check = at_least(0) },
-    lr = { type = "number", default = 1e-3, doc = "after the warm-up", check = at_least(0) },
-    final_lr = { type = "number", default = 1e-6, doc = "at the end", check = at_least(0) },
-    wd = { type = "numbers", default = { .04, .4 }, doc = "weight decay from, to" },
-    ema = { type = "numbers", default = { .996, 1 }, doc = "momentum of the target's moving average from, to" },
-    ipe_scale = { type = "number", default = 1, doc = "the schedules' length as a multiple of the run's", check = at_least(.01) },
-    accumulate = { type = "integer", default = 1, doc = "batches of one update", check = at_least(1) },
-    clip = { type = "number", default = 0, doc = "largest norm of all gradients together; 0: no limit", check = at_least(0) },
-    betas = { type = "numbers", default = { .9, .999 }, doc = "AdamW's" },
-    eps = { type = "number", default = 1e-8, doc = "AdamW's" },
-    shard = { type = "boolean", default = false, doc = "several processes: each keeps AdamW's moments of a part of the model only" },
+      doc = "Length of the run in minutes: the schedules follow the clock, so a run cannot " ..
+        "be repeated bit for bit; 0: optim.epochs counts." },
+    warmup = { type = "number", default = 40, check = at_least(0),
+      doc = "Epochs in which the learning rate rises from start_lr to lr; with " ..
+        "optim.minutes, the fraction of the run (0 to 1)." },
+    start_lr = { type = "number", default = 2e-4, check = at_least(0),
+      doc = "Learning rate at the first step, 0 or more; it rises to optim.lr during the " ..
+        "warm-up." },
+    lr = { type = "number", default = 1e-3, check = at_least(0),
+      doc = "Learning rate after the warm-up, for the batch of the whole update. Raise it " ..
+        "with the batch size; lower it when the loss jumps or is NaN." },
+    final_lr = { type = "number", default = 1e-6, check = at_least(0),
+      doc = "Learning rate at the last step, 0 or more: the end of the cosine from " ..
+        "optim.lr." },
+    wd = { type = "numbers", default = { .04, .4 },
+      doc = "Weight decay at the first and at the last step; it follows a cosine. Use a " ..
+        "constant such as {.05, .05} for short runs." },
+    ema = { type = "numbers", default = { .996, 1 },
+      doc = "Momentum of the target encoder's EMA at the first and the last step, 0 to 1; " ..
+        "it rises linearly. Use .99 for runs of less than about 10,000 steps." },
+    ipe_scale = { type = "number", default = 1, check = at_least(.01),
+      doc = "Length of the schedules as a multiple of the run, .01 or more. Above 1 the run " ..
+        "ends before its schedules do." },
+    accumulate = { type = "integer", default = 1, check = at_least(1),
+      doc = "Batches per update, 1 or more: their gradients are added. Raise it for a " ..
+        "larger effective batch in the same memory." },
+    clip = { type = "number", default = 0, check = at_least(0),
+      doc = "Largest norm of all gradients together, above 0; 0: no limit. Set it (1 to 10) " ..
+        "when single steps make the loss jump." },
+    betas = { type = "numbers", default = { .9, .999 },
+      doc = "AdamW's decay rates of the first and the second moment, 0 to 1. .95 for the " ..
+        "second reacts faster to a change of gradients." },
+    eps = { type = "number", default = 1e-8,
+      doc = "AdamW's epsilon, added to the root of the second moment; above 0." },
+    shard = { type = "boolean", default = false,
+      doc = "true divides AdamW's moments among the processes: less memory for each, the " ..
+        "same result. Without effect in one process." },
   },
   dist = {
-    timeout = { type = "number", default = 600, doc = "seconds after which a process that others wait for counts as lost",
-      check = at_least(1) },
-    bucket = { type = "number", default = 25, doc = "MiB of gradients that are summed at once over the processes", check = at_least(0) },
+    timeout = { type = "number", default = 600, check = at_least(1),
+      doc = "Seconds, 1 or more, after which a process that others wait for counts as lost " ..
+        "and the run stops. Raise it for slow file systems." },
+    bucket = { type = "number", default = 25, check = at_least(0),
+      doc = "MiB of gradients that the processes sum together in one message, 0 or more. " ..
+        "Change it only to tune a slow network." },
   },
   diagnose = {
-    every = { type = "integer", default = 1000, doc = "steps between looks for collapse at the target encoder; 0: none", check = at_least(0) },
-    images = { type = "integer", default = 64, doc = "that are looked at, the same every time", check = at_least(2) },
-    views = { type = "integer", default = 4, doc = "crops of each of them, 1 to 64", check = within(1, 64) },
-    stop = { type = "boolean", default = false, doc = "end the run when it looks like collapse" },
-    probe = { type = "string", default = "",
-      doc = "\"knn\" or \"ridge\": also that probe, on labelled images", check = one_of("", "knn", "ridge") },
-    probe_images = { type = "integer", default = 500, doc = "of that probe, half of them to learn from", check = at_least(10) },
+    every = { type = "integer", default = 1000, check = at_least(0),
+      doc = "Steps between two checks of the target encoder for collapse, 0 or more; 0: " ..
+        "none. Lower it for runs shorter than 1000 steps." },
+    images = { type = "integer", default = 64, check = at_least(2),
+      doc = "Images of a check, 2 or more; every check uses the same ones. More images give " ..
+        "a steadier rank and a slower check." },
+    views = { type = "integer", default = 4, check = within(1, 64),
+      doc = "Crops per image of a check, 1 to 64. LiDAR needs at least 2." },
+    stop = { type = "boolean", default = false,
+      doc = "true ends the run when a check reports collapse." },
+    probe = { type = "string", default = "", check = one_of("", "knn", "ridge"),
+      doc = "\"knn\" or \"ridge\" adds that probe to every check, which needs images in class " ..
+        "folders; empty: no probe." },
+    probe_images = { type = "integer", default = 500, check = at_least(10),
+      doc = "Labelled images of diagnose.probe, 10 or more: half to fit it, half to test " ..
+        "it." },
   },
   log = {
-    every = { type = "integer", default = 10, doc = "steps between console lines", check = at_least(1) },
-    json = { type = "boolean", default = false, doc = "also write TAG.jsonl: a JSON object a step and a diagnosis" },
-    tensorboard = { type = "boolean", default = false, doc = "also write TensorBoard event files" },
-    save_steps = { type = "integer", default = 0, doc = "also save every so many steps; 0: at epochs' ends", check = at_least(0) },
-    save_background = { type = "boolean", default = true, doc = "a thread writes a copy of the state, which takes its memory meanwhile" },
-    save_epochs = { type = "integer", default = 50, doc = "keep a numbered checkpoint every so many epochs", check = at_least(1) },
+    every = { type = "integer", default = 10, check = at_least(1),
+      doc = "Steps between two lines on the console, 1 or more." },
+    json = { type = "boolean", default = false,
+      doc = "true also writes TAG.jsonl: one JSON object per step and per check " ..
+        "(docs/logs.md)." },
+    tensorboard = { type = "boolean", default = false,
+      doc = "true also writes TensorBoard event files into the run's folder." },
+    save_steps = { type = "integer", default = 0, check = at_least(0),
+      doc = "Also saves the newest checkpoint every so many steps; 0: only at the end of " ..
+        "each epoch. Set it when an epoch takes long." },
+    save_background = { type = "boolean", default = true,
+      doc = "true lets a thread write checkpoints while training continues; meanwhile a " ..
+        "copy of the state takes memory. false waits for the file." },
+    save_epochs = { type = "integer", default = 50, check = at_least(1),
+      doc = "Epochs between two numbered checkpoints that are kept, 1 or more." },
   },
 }

@@ -1,12 +1,12 @@
---- Crops that the published pipeline made, against ours: `ijepa conform FOLDER` with a crops.json in it.
--- crops.json is a list of { image, top, left, height, width, size, expected }: the box of the image (pixels), resized
--- to (size, size), is the image `expected`. Names are relative to the file.
+--- Compares crops of the published pipeline with ours: `ijepa conform FOLDER` with a crops.json in it.
+-- crops.json is a list of { image, top, left, height, width, size, expected }: the box of the image (pixels),
+-- resized to (size, size), gives the image `expected`. Names are relative to the file.
 local F = require "ijepa.base.ffi"
 local json = require "cjson.safe"
 local C = F.C
 
--- Our resize is exact to the bit; decoders of JPEG may differ in a rounding here and there. A box that is off by one
--- pixel differs by far more.
+-- Our resize is exact to the bit; JPEG decoders may round some values differently. A box that is off by one pixel
+-- differs by far more.
 local tolerance = .02 -- mean absolute difference, grey levels
 
 -- Pixels u8 (h, w, 3), h, w; or nil, message.
@@ -25,14 +25,14 @@ end
 
 -- Mean difference of one entry; or nil, message.
 local function compare(folder, entry)
-  if type(entry) ~= "table" then return nil, "the entry is no object" end
+  if type(entry) ~= "table" then return nil, "the entry is not an object" end
   for _, key in ipairs { "image", "expected" } do
-    if type(entry[key]) ~= "string" then return nil, ("'%s' is no string"):format(key) end
+    if type(entry[key]) ~= "string" then return nil, ("'%s' is not a string"):format(key) end
   end
   for _, key in ipairs { "top", "left", "height", "width", "size" } do
     local v = entry[key]
     if type(v) ~= "number" or v % 1 ~= 0 or math.abs(v) > 2 ^ 30 then
-      return nil, ("'%s' is no whole number"):format(key)
+      return nil, ("'%s' is not an integer"):format(key)
     end
   end
   local image, h, w = load_image(folder .. "/" .. entry.image)
@@ -40,7 +40,7 @@ local function compare(folder, entry)
   local expected, eh, ew = load_image(folder .. "/" .. entry.expected)
   if not expected then return nil, eh end
   if eh ~= entry.size or ew ~= entry.size then
-    return nil, ("'%s' is %d x %d, 'size' says %d"):format(entry.expected, eh, ew, entry.size)
+    return nil, ("'%s' is %d x %d, but 'size' is %d"):format(entry.expected, eh, ew, entry.size)
   end
   local ours = F.new("uint8_t[?]", eh * ew * 3)
   local e = entry

@@ -1,4 +1,5 @@
--- `ijepa conform PATH...`: recorded results of the published implementation against this engine, item by item.
+-- `ijepa conform PATH...`: compares recorded results of the published implementation with this engine, item by
+-- item.
 -- Uses: base, tensor, mask, optim, model, save.
 local F = require "ijepa.base.ffi"
 local C = F.C
@@ -17,7 +18,7 @@ local function kind_of(path)
   return nil
 end
 
--- A folder's parts: every file or folder of a known form in it.
+-- The files and folders of a known form in a folder.
 local function expand(path)
   local names = F.new "char *[1]"
   if not F.try(C.ij_dir_list(path, names)) then return {} end
@@ -37,15 +38,16 @@ end
 ---@return table[]? items, string? message
 function conform.check(path)
   local kind = kind_of(path)
-  if C.ij_path_kind(path) == 0 then return nil, ("'%s' is not there"):format(path) end
+  if C.ij_path_kind(path) == 0 then return nil, ("'%s' does not exist"):format(path) end
   if not kind or kind == "folder" then
-    return nil, ("'%s' is of no known form: training steps (*.safetensors), their checkpoints (*-epN.pth.tar), masks*.json, "
+    return nil, ("'%s' has an unknown form, expected training steps (*.safetensors), their checkpoints (*-epN.pth.tar), masks*.json, "
       .. "a folder with crops.json"):format(path)
   end
   return require("ijepa.conform." .. kind)(path)
 end
 
---- The command. Prints a line for each part and every item out of bounds; true when all are within.
+--- The command. Prints a line for each file and every item whose error is larger than its bound; true when there
+--- is none.
 ---@param paths string[]
 ---@return boolean all_ok
 function conform.main(paths)
@@ -68,8 +70,8 @@ function conform.main(paths)
       local bad, worst = 0, nil
       for _, item in ipairs(items) do
         if not item.ok then bad = bad + 1 end
-        local share = item.error / item.tolerance
-        if not worst or share > worst.share then worst = { share = share, item = item } end
+        local ratio = item.error / item.tolerance
+        if not worst or ratio > worst.ratio then worst = { ratio = ratio, item = item } end
         if verbose or not item.ok then
           print(("%s %-60s error %.3g, tolerance %.3g"):format(item.ok and "  ok   " or "  WRONG", item.name, item.error, item.tolerance))
         end

@@ -1,7 +1,7 @@
--- masks_*.json: what the published sampler drew, counted, against this engine's reference mode. Block sizes must agree
--- exactly, since the published code seeds them with the batch's number; positions come from an unseeded stream there,
--- so lengths and patches are compared as samples, each at the level .001. The counts must also agree with one another,
--- which finds a file with a single wrong number.
+-- masks_*.json: counts of what the published sampler drew, compared with this engine's reference mode. Block
+-- sizes must agree exactly, because the published code seeds them with the number of the batch. Positions come
+-- from an unseeded stream there, so lengths and patches are compared as samples, each at the level .001. The
+-- counts must also agree with one another, which finds a file with a single wrong value.
 local F = require "ijepa.base.ffi"
 local mask = require "ijepa.mask"
 local json = require "cjson.safe"
@@ -30,16 +30,16 @@ local function pair(path, t, key)
   return { v[1], v[2] }
 end
 
--- { name = count }, the names as `convert` reads them
+-- { name = count }; `convert` turns the text of a name into the key
 local function counts(path, file, key, convert)
   local t = file[key]
   if type(t) ~= "table" then fail("'%s': '%s' is missing", path, key) end
   local out = {}
   for name, n in pairs(t) do
     local as = convert(tostring(name))
-    if not as then fail("'%s': '%s' in '%s' is of no known form", path, tostring(name), key) end
+    if not as then fail("'%s': '%s' in '%s' has an unknown form", path, tostring(name), key) end
     if type(n) ~= "number" or n % 1 ~= 0 or n < 0 or n > MOST_BATCHES then
-      fail("'%s': '%s' of '%s' is no count", path, tostring(name), key)
+      fail("'%s': '%s' of '%s' is not a count", path, tostring(name), key)
     end
     out[as] = n
   end
@@ -89,18 +89,19 @@ end
 
 -- ---- drawing ------------------------------------------------------------------------------------------------------
 
--- The same batches, `repeats` times with other seeds: counts, and mean and variance of a batch's share for each patch.
+-- The same batches, `repeats` times with other seeds: counts, and for each patch the mean and variance over
+-- batches of the fraction of masks that hold it.
 local function draw(r, repeats)
   local s = { k = {}, t = {}, target_blocks = {}, context_blocks = {}, repeats = repeats }
   local n, images = r.patches, r.images
   local function up(t, key) t[key] = (t[key] or 0) + 1 end
   local kinds = { context = r.contexts, target = r.targets }
-  local share, sum, square = {}, {}, {}
+  local fraction, sum, square = {}, {}, {}
   for kind in pairs(kinds) do
-    share[kind], sum[kind], square[kind] = F.new("double[?]", n), F.new("double[?]", n), F.new("double[?]", n)
+    fraction[kind], sum[kind], square[kind] = F.new("double[?]", n), F.new("double[?]", n), F.new("double[?]", n)
   end
   local function add(kind, rows, length)
-    local x, total, squares, weight = share[kind], sum[kind], square[kind], 1 / (images * kinds[kind])
+    local x, total, squares, weight = fraction[kind], sum[kind], square[kind], 1 / (images * kinds[kind])
     F.fill(x, n * 8)
     for i = 0, images * kinds[kind] * length - 1 do x[rows[i]] = x[rows[i]] + weight end
     for i = 0, n - 1 do
@@ -144,7 +145,7 @@ local function sum_of(t)
   return sum
 end
 
--- How many counts differ between two tables of counts.
+-- The sum of the differences between two tables of counts.
 local function difference(a, b)
   local sum = 0
   for key, n in pairs(a) do sum = sum + math.abs(n - (b[key] or 0)) end
@@ -181,8 +182,9 @@ local function chi_square(a, b, times)
   return chi, chi_limit(math.max(bins - 1, 1))
 end
 
--- The worst patch as a share of its bound: five standard deviations of a mean of batches (patches of an image and
--- images of a batch go together), with Bernstein's term for patches that are rare; all patches together at .001.
+-- The largest ratio of a patch's error to its bound: five standard deviations of a mean over batches (patches of
+-- an image and images of a batch are dependent), with Bernstein's term for rare patches; all patches together at
+-- the level .001.
 local function worst_patch(frequency, drawn, batches, repeats)
   local n = 1 / (1 / batches + 1 / (batches * repeats))
   local z = #frequency > 1000 and 5.7 or 5
@@ -195,8 +197,8 @@ local function worst_patch(frequency, drawn, batches, repeats)
   return worst
 end
 
--- Frequencies are counts over `masks` masks, rounded: each must lie near such a fraction, and together they must add up
--- to the lengths.
+-- Frequencies are counts over `masks` masks, rounded: each must be near such a fraction, and their sum must be
+-- the sum of the lengths.
 local function check_frequencies(item, name, frequency, lengths, batches, masks)
   local patches, count, odd, sum = 0, 0, 0, 0
   for length, n in pairs(lengths) do patches = patches + length * n end
@@ -206,7 +208,7 @@ local function check_frequencies(item, name, frequency, lengths, batches, masks)
     count, sum = count + whole_count, sum + f
   end
   if masks * ROUNDED < 0.49 then
-    item(name .. " frequencies that are no count", odd, EXACT)
+    item(name .. " frequencies that are not a count", odd, EXACT)
     item(name .. " frequencies add up to the lengths", math.abs(count - patches * masks / batches), EXACT)
   else
     item(name .. " frequencies add up to the lengths", math.abs(sum - patches / batches),
@@ -220,16 +222,16 @@ local function compare(path)
   local function item(name, err, tolerance)
     items[#items + 1] = { name = name, error = err, tolerance = tolerance, ok = err <= tolerance }
   end
-  item("target blocks: one a batch", math.abs(sum_of(r.target_blocks) - r.batches), EXACT)
-  item("context blocks: one a batch", math.abs(sum_of(r.context_blocks) - r.batches), EXACT)
-  item("context lengths: one a batch", math.abs(sum_of(r.k) - r.batches), EXACT)
-  item("target lengths: one a batch", math.abs(sum_of(r.t) - r.batches), EXACT)
+  item("target blocks: one per batch", math.abs(sum_of(r.target_blocks) - r.batches), EXACT)
+  item("context blocks: one per batch", math.abs(sum_of(r.context_blocks) - r.batches), EXACT)
+  item("context lengths: one per batch", math.abs(sum_of(r.k) - r.batches), EXACT)
+  item("target lengths: one per batch", math.abs(sum_of(r.t) - r.batches), EXACT)
   local areas = {}
   for size, n in pairs(r.target_blocks) do
     local h, w = size:match "(%d+)x(%d+)"
     areas[h * w] = (areas[h * w] or 0) + n
   end
-  item("target lengths are those of the blocks", difference(r.t, areas), EXACT)
+  item("target lengths equal the areas of the blocks", difference(r.t, areas), EXACT)
   check_frequencies(item, "context", r.context, r.k, r.batches, r.batches * r.images * r.contexts)
   check_frequencies(item, "target", r.target, r.t, r.batches, r.batches * r.images * r.targets)
 
@@ -239,8 +241,8 @@ local function compare(path)
   item("context block sizes of batches 0, 1, ...", difference(r.context_blocks, s.context_blocks), EXACT)
   item("context lengths, chi-square", chi_square(r.k, s.k, repeats))
   item("target lengths, chi-square", chi_square(r.t, s.t, repeats))
-  item("context patches, worst as a share of its bound", worst_patch(r.context, s.context, r.batches, repeats), 1)
-  item("target patches, worst as a share of its bound", worst_patch(r.target, s.target, r.batches, repeats), 1)
+  item("context patches, largest ratio of error to bound", worst_patch(r.context, s.context, r.batches, repeats), 1)
+  item("target patches, largest ratio of error to bound", worst_patch(r.target, s.target, r.batches, repeats), 1)
   return items
 end
 

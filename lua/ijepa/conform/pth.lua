@@ -1,5 +1,5 @@
--- A published checkpoint X-epN.pth.tar against the recorded steps X.safetensors beside it: its models are the recorded
--- final ones, bit for bit, and AdamW's state is what these steps give here.
+-- Compares a published checkpoint X-epN.pth.tar with the recorded steps X.safetensors beside it: its models must be
+-- the recorded final ones bit for bit, and AdamW's state must be what these steps give here.
 local F = require "ijepa.base.ffi"
 local C = F.C
 local checkpoint = require "ijepa.save.checkpoint"
@@ -54,7 +54,7 @@ return function(path)
         local want = require "ijepa.tensor".zeros(p.tensor:shape())
         ok, message = recorded:load(name, want)
         if not ok then return nil, message end
-        add(name, (difference(p.tensor, want)), 1e-12)   -- the same numbers, stored twice
+        add(name, (difference(p.tensor, want)), 1e-12)   -- the same values, stored twice
       elseif p.trained then return nil, ("'%s' has no tensor '%s'"):format(beside, name) end
     end
   end

@@ -3,26 +3,30 @@ local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local cli = {}
 
-local usage = [[
-usage: ijepa FILE [key=value ...]   run a recipe or any Lua file; key=value sets its configuration
-       ijepa                        interactive session
-       ijepa -e CODE [ARG ...]      run CODE
-       ijepa - [ARG ...]            run what comes on standard input
-       ijepa help [NAME]            what NAME is and does
-       ijepa report RUN [out=FILE]  all there is to see of a run as one HTML file, RUN/report.html
-       ijepa check                  what works on this machine, each problem with its advice
-       ijepa conform PATH...        compare with recorded numbers of the published implementation
-       ijepa import CONFIG.yaml     print the recipe for a YAML configuration of the published code
-       ijepa export RUN_OR_CHECKPOINT --format pth|hf|timm|safetensors --out PATH
-                                    the weights for other programs
-       ijepa submit RECIPE... --folder F [OPTION ...] [key=value ...]
-                                    as a job of a SLURM cluster; its options: ijepa help submit
-       ijepa memory RECIPE [key=value ...] [processes=N] [gpu=GIB]
-                                    what a training step needs of a GPU's memory, and which settings would fit
-       ijepa manifest FOLDER        SHA-256 of its images or tars, for data.manifest and sha256sum -c
-       ijepa -v, ijepa --help
-environment: IJEPA_TRACE=1 shows our own lines in tracebacks, IJEPA_LUA=DIR reads our Lua modules from DIR
-]]
+local commands = {}
+
+local function usage()
+  local function line(call, what) return ("       ijepa %-27s %s"):format(call, what) end
+  local lines = {
+    "usage: ijepa FILE [key=value ...]        run a recipe or any Lua file with these settings",
+    line("FILE --help", "what a recipe does, and its settings"),
+    line("", "the interactive prompt"),
+    line("-e CODE [ARG ...]", "run CODE"),
+    line("- [ARG ...]", "run standard input"),
+    line("-v, --help", "print the version, this text"),
+  }
+  for _, c in ipairs(require "ijepa.host.commands") do
+    local call = (c.name .. " " .. c.arguments):gsub("%s$", "")
+    if #call > 27 then
+      lines[#lines + 1] = "       ijepa " .. call
+      call = nil
+    end
+    lines[#lines + 1] = call and line(call, c.brief) or (" "):rep(41) .. c.brief
+  end
+  lines[#lines + 1] = "`ijepa help COMMAND` prints more about one, `ijepa help` an overview."
+  lines[#lines + 1] = "environment: IJEPA_TRACE=1 shows our own lines in tracebacks, IJEPA_LUA=DIR reads our Lua from DIR"
+  return table.concat(lines, "\n") .. "\n"
+end
 
 local function say(...) io.stderr:write(...) end
 
@@ -31,8 +35,8 @@ local function fail_usage(message)
   return 2
 end
 
--- Replaces the start of message where it says one of our own lines, or a name that Lua has cut short, by the user's
--- line. `frames`: { where, what, internal } from the innermost one outwards.
+-- A message that starts with one of our own lines gets the user's line instead; a file name that Lua
+-- cut short becomes complete. frames: { where, short, internal }, the innermost first.
 local function clear(message, frames)
   for _, frame in ipairs(frames) do
     if message:sub(1, #frame.short) == frame.short then
@@ -47,7 +51,7 @@ local function clear(message, frames)
   return message
 end
 
--- What xpcall keeps of an error: the exit code of ijepa.exit, or the line to show and the user's frames.
+-- An error as { text = message and the user's frames }; an error of ijepa.exit stays as it is.
 local function handler(e)
   if type(e) == "table" and e.exit then return e end
   local message = type(e) == "string" and e
@@ -56,7 +60,7 @@ local function handler(e)
     message = meta and meta.__tostring and tostring(e) or ("error object is a %s value"):format(type(e))
   end
   local frames, level = {}, 2
-  while level < 60 do   -- a stack that has overflown holds thousands, and has no room for more work
+  while level < 60 do   -- a stack that has overflown holds thousands of frames
     local at = debug.getinfo(level, "Sln")
     if not at then break end
     if at.currentline > 0 then
@@ -78,7 +82,7 @@ local function handler(e)
           frame.what == "main" and "the main chunk" or frame.name and ("'%s'"):format(frame.name) or "a function")
       end
     end
-    if #lines == 2 then lines[2] = nil end   -- the line above says it already
+    if #lines == 2 then lines[2] = nil end   -- the message names that line already
   end
   return { text = table.concat(lines, "\n") }
 end
@@ -90,7 +94,7 @@ end
 function cli.protected(f, ...)
   local args, n = { ... }, select("#", ...)
   local function answer(ok, result, ...)
-    if not ok and type(result) ~= "table" then result = { text = "stack overflow" } end   -- no room for the handler itself
+    if not ok and type(result) ~= "table" then result = { text = "stack overflow" } end   -- no stack is left for the handler
     return ok, result, ...
   end
   return answer(xpcall(function() return f(unpack(args, 1, n)) end, handler))
@@ -99,6 +103,10 @@ end
 -- Runs a loaded chunk as the program's script and returns the exit code.
 local function run(chunk, name)
   local ok, result, message = cli.protected(chunk, unpack(ijepa.args))
+  if not ok and result.given then   -- RECIPE --help
+    require "ijepa.host.recipe".print(name, result)
+    return 0
+  end
   if not ok then
     if result.exit then return result.exit end
     local text = result.text
@@ -106,7 +114,7 @@ local function run(chunk, name)
     say(text, "\n")
     return 1
   end
-  if result == nil and type(message) == "string" then   -- `return ijepa.x(...)` that met the outside world
+  if result == nil and type(message) == "string" then   -- `return ijepa.x(...)` that returned nil and a message
     say(name, ": ", message, "\n")
     return 1
   end
@@ -127,9 +135,11 @@ local function compile_error(message)
   return 1
 end
 
-local commands = {}
-
 function commands.help(argv)
+  if argv[2] == "settings" and argv[3] == "--markdown" then
+    io.write(require "ijepa.config.page".markdown())
+    return 0
+  end
   return require "ijepa.host.help".show(argv[2]) == nil and 1 or 0
 end
 
@@ -138,7 +148,7 @@ function commands.check()
 end
 
 function commands.conform(argv)
-  if not argv[2] then return fail_usage "conform: which file or folder of recorded numbers?" end
+  if not argv[2] then return fail_usage "conform: expected a file or folder of recorded results" end
   local ok, result, message = cli.protected(function() return require "ijepa.conform".main { unpack(argv, 2) } end)
   if not ok then
     if result.exit then return result.exit end
@@ -150,17 +160,17 @@ function commands.conform(argv)
   return result and 0 or 1
 end
 
--- The file that `out=FILE`, `--out=FILE` or `--out FILE` names; false for words that are none of these.
-local function out_of(words)
-  if #words == 0 then return nil end
-  local file = #words == 2 and words[1] == "--out" and words[2] or #words == 1 and (words[1]:match "^out=(.+)" or words[1]:match "^%-%-out=(.+)")
-  return file or false
+-- FILE of `out=FILE`, `--out=FILE` or `--out FILE`; false for other arguments.
+local function out_of(args)
+  if #args == 0 then return nil end
+  if #args == 2 then return args[1] == "--out" and args[2] end
+  return #args == 1 and (args[1]:match "^out=(.+)" or args[1]:match "^%-%-out=(.+)") or false
 end
 
 function commands.report(argv)
   local file = out_of { unpack(argv, 3) }
   if not argv[2] or argv[2]:find "^%-" or file == false then return fail_usage "report: expected ijepa report RUN [out=FILE]" end
-  ijepa.interrupted()   -- from here on Ctrl-C leaves no half-written file
+  ijepa.interrupted()   -- from here on Ctrl-C cannot leave a half-written file
   local ok, path, message = cli.protected(function() return require "ijepa.report"(argv[2], { file = file }) end)
   if not ok and path.exit then return path.exit end
   if not ok or not path then
@@ -172,7 +182,7 @@ function commands.report(argv)
 end
 
 function commands.import(argv)
-  if not argv[2] then return fail_usage "import: which YAML file?" end
+  if not argv[2] then return fail_usage "import: expected a YAML file" end
   local recipe, message = require "ijepa.config.import".recipe(argv[2])
   if not recipe then
     say(message, "\n")
@@ -211,7 +221,7 @@ function commands.memory(argv)
 end
 
 function commands.manifest(argv)
-  if #argv ~= 2 then return fail_usage "manifest: one folder of images, tar or list of tars is needed" end
+  if #argv ~= 2 then return fail_usage "manifest: expected one folder of images, tar or list of tars" end
   local ok, code = cli.protected(function()
     local data = require "ijepa.data"
     local images, message = data.catalogue { root = argv[2] }
@@ -241,7 +251,7 @@ options["-v"] = function()
 end
 options["--version"] = options["-v"]
 options["--help"] = function()
-  io.write(usage)
+  io.write(usage())
   return 0
 end
 options["-h"] = options["--help"]
@@ -263,7 +273,8 @@ local function run_file(argv)
   local path = argv[1]
   local file, message = io.open(path, "rb")
   if not file or not file:read(0) and F.C.ij_path_kind(path) == 2 then
-    local names = { "help", "check", "conform", "import", "report", "export", "manifest", "submit", "memory" }
+    local names = {}
+    for _, c in ipairs(require "ijepa.host.commands") do names[#names + 1] = c.name end
     return fail_usage(("cannot open '%s': %s%s"):format(path, file and "it is a folder" or message:gsub("^.*: ", ""),
       path:find "[./]" and "" or require "ijepa.base.text".hint(path, names)))
   end

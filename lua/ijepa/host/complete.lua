@@ -1,14 +1,15 @@
--- What Tab completes: names and methods in code, settings in ijepa.config { ... }, files and settings in quotes.
+-- What Tab completes: names and methods in code, settings in ijepa.config { ... }, files and settings in
+-- quotes; after `f(` it shows the parameters of f.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local complete = {}
 
-local MOST = 200   -- candidates shown
+local MAXIMUM = 200   -- candidates shown
 local KEYWORDS = { "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "if", "in", "local", "nil", "not",
   "or", "repeat", "return", "then", "true", "until", "while" }
 
--- Where the end of `code` lies: the place of the quote that is open there, and the names before the braces that are
--- open: "ijepa.config" and "data" in 'ijepa.config { data = { ba'.
+-- The position of the quote that is open at the end of `code`, and the names before the open braces:
+-- "ijepa.config" and "data" in 'ijepa.config { data = { ba'.
 local function context(code)
   local open, i = {}, 1
   while i <= #code do
@@ -32,7 +33,7 @@ end
 
 local function starts(word, start) return word:sub(1, #start) == start end
 
--- What `object.name` gives without running the user's code: nil, error-free, for all else.
+-- object.name without running the user's code; nil where that is not possible.
 local function field(object, name)
   if type(object) == "string" then return string[name] end
   if type(object) ~= "table" then return nil end
@@ -42,7 +43,7 @@ local function field(object, name)
   local index = type(meta) == "table" and rawget(meta, "__index")
   if type(index) == "table" then return field(index, name) end
   if type(index) == "function" and (F.is_internal(debug.getinfo(index, "S").source)) then
-    local ok, found = pcall(index, object, name)   -- ours look things up and do no more
+    local ok, found = pcall(index, object, name)   -- ours only look up
     return ok and found or nil
   end
 end
@@ -91,7 +92,7 @@ local function names_of(value, methods, hidden)
   return seen
 end
 
--- Fields of the program itself that nothing has loaded yet.
+-- Modules of the program that are not loaded yet.
 local function add_modules(seen)
   local ok, docs = pcall(require, "ijepa._docs")
   for name in pairs(ok and docs.modules or {}) do
@@ -114,9 +115,38 @@ local function code_names(word, env)
   return start, text.keys(seen)
 end
 
+--- The names that Tab knows after `base`: "" (the session's), "mask." or "grid:".
+---@param base string
+---@param env table
+---@return string[]
+function complete.names(base, env)
+  local _, list = code_names(base, env)
+  return list
+end
+
+--- The methods of an object, sorted.
+---@param value table
+---@return string[]
+function complete.methods(value)
+  local own = {}
+  for key in pairs(value) do own[key] = true end
+  local list = {}
+  for _, name in ipairs(text.keys(names_of(value, true))) do
+    if not own[name] then list[#list + 1] = name end
+  end
+  return list
+end
+
+-- The parameters of the function before an open parenthesis at the end: "mask.draw(policy, o)  ...".
+local function parameters(before, env)
+  local path = before:match "([%a_][%w_.:]*)%s*%(%s*$"
+  local f = path and complete.value(path, env)
+  return type(f) == "function" and require "ijepa.host.help".signature(f) or nil
+end
+
 local function is_setting(node) return type(node.type) == "string" end
 
--- In ijepa.config { data = { | the keys of `data`, with " = " behind.
+-- After `ijepa.config { data = {`: the keys of `data`, with " = " appended.
 local function setting_names(open, env)
   local node
   for _, name in ipairs(open) do
@@ -137,7 +167,8 @@ local function all_settings(node, prefix, list)
   return list
 end
 
--- Files whose path starts so: start of the last name, names (folders with "/"), characters to erase, path for them.
+-- Files whose path starts with this: the start of the last name, the names (folders with "/"), and for
+-- "~" the number of characters to erase and the path to put instead.
 local function files(path)
   local home, erase, put = os.getenv "HOME", 0, ""
   if home and path:find "^~/" or path == "~" then   -- io.open knows no ~
@@ -167,10 +198,10 @@ local function common(list)
   return first
 end
 
--- Words in columns, in order downwards.
+-- Names in columns, in order downwards.
 local function columns(list, width)
   local widest, lines = 0, {}
-  local shown = math.min(#list, MOST)
+  local shown = math.min(#list, MAXIMUM)
   for i = 1, shown do widest = math.max(widest, #list[i]) end
   local across = math.max(1, math.floor((width + 1) / (widest + 2)))
   local rows = math.ceil(shown / across)
@@ -183,7 +214,7 @@ local function columns(list, width)
   return table.concat(lines, "\n")
 end
 
---- What Tab does after `before`: how many characters go, what is put in, and what to show, or nil.
+--- What Tab does after `before`: the number of characters to erase, the text to insert, and what to show.
 ---@param before string
 ---@param env table
 ---@param width integer? columns of the terminal
@@ -202,6 +233,8 @@ function complete.tab(before, env, width)
   else
     local line_start = before:match "^%s*$" or before:match "\n%s*$"
     if line_start and #open == 0 then return 0, "  " end   -- nothing to complete: indent
+    local signature = parameters(before, env)
+    if signature then return 0, "", signature end
     local word = before:match "[%w_.:%[%]\"']*$"
     if word:find "^[%a_]+[^%[]*%]" then word = word:match "[%w_.:]*$" end
     local settings = not word:find "[.:]" and before:sub(1, -1 - #word):find "[{,]%s*$" and setting_names(open, env)

@@ -1,4 +1,4 @@
--- `ijepa check`: what works on this machine. One line a point, each problem with its advice.
+-- `ijepa check`: tests what works on this machine. One line per test; a problem has advice below it.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local C = F.C
@@ -24,18 +24,18 @@ add("program", function()
   return "ok", ("ijepa %s, %s%s"):format(ijepa.version, jit.version, dnnl and ", oneDNN library " .. dnnl or "")
 end)
 
-add("processor", function()
+add("CPU", function()
   local model = (slurp "/proc/cpuinfo" or ""):match "model name%s*:%s*([^\n]*)" or F.arch
   local isa = F.string(C.ij_cpu_isa())
   local found = ("%s; our loops run in %s"):format(model, isa)
   if isa == "base" and F.arch == "x64" then
     return "warn", found, os.getenv "IJEPA_ISA" and "IJEPA_ISA limits it: unset it" or
-      "this processor has no AVX2: training works, several times slower"
+      "this CPU has no AVX2: training works, but several times slower"
   end
   return "ok", found
 end)
 
--- Processors that the container's quota allows, or nil without one.
+-- CPUs that the container's quota allows, or nil without a quota.
 local function quota()
   local limit, period = (slurp "/sys/fs/cgroup/cpu.max" or ""):match "^(%d+) (%d+)"
   return limit and limit / period
@@ -43,12 +43,12 @@ end
 
 add("threads", function()
   local count, used, limit = C.ij_cpu_count(), C.ij_threads_get(), quota()
-  local found = ("%d of %d processors used"):format(used, count)
+  local found = ("%d of %d CPUs used"):format(used, count)
   if limit and limit < used - .5 then
-    return "warn", found, ("this container may use %.1f processors: set threads=%d or OMP_NUM_THREADS"):format(limit,
+    return "warn", found, ("this container may use %.1f CPUs: set threads=%d or OMP_NUM_THREADS"):format(limit,
       math.max(1, math.floor(limit + .5)))
   elseif used < count then
-    return "warn", found, "OMP_NUM_THREADS or the threads setting keeps the others idle"
+    return "warn", found, "OMP_NUM_THREADS or the setting threads leaves the others idle"
   end
   return "ok", found
 end)
@@ -60,12 +60,12 @@ add("memory", function()
   if limit then free = math.min(free, limit - (tonumber(slurp "/sys/fs/cgroup/memory.current" or "") or 0)) end
   local found = gib(free) .. " free"
   if free < 2 * 2 ^ 30 then
-    return "warn", found, "a ViT-S/16 with data.batch=64 wants about 2 GiB: lower data.batch, or set model.recompute=true"
+    return "warn", found, "a ViT-S/16 with data.batch=64 needs about 2 GiB: lower data.batch, or set model.recompute=true"
   end
   return "ok", found
 end)
 
--- Seconds of one call of f, the least of some.
+-- Seconds of one call of f, the minimum of five.
 local function seconds(f)
   local least
   for _ = 1, 5 do
@@ -77,7 +77,7 @@ local function seconds(f)
   return least
 end
 
-add("matrix products", function()
+add("matmul", function()
   local tensor, device, jepa = require "ijepa.tensor", require "ijepa.tensor.device", require "ijepa.model"
   local kind = F.string(C.ij_cpu_matmul())
   local values, n, count = {}, 512, 8
@@ -108,14 +108,14 @@ add("matrix products", function()
     forward.bf16 / forward.f32)
   if worst > 1e-2 or most > .2 then
     return "fail", ("%s; off by %.2g in f32, %.2g in bf16"):format(found, worst, most),
-      "the products are wrong: try IJEPA_MATMUL=f32, and report this"
+      "matrix products are wrong: try IJEPA_MATMUL=f32, and report this"
   elseif not kind:find "bf16" then
     return "warn", found, "no bf16 instructions (AVX-512 BF16 or AMX) here: model.dtype=bf16 is computed in f32"
   end
   return "ok", found
 end)
 
-add("training", function()   -- a gradient through the engine
+add("training", function()   -- one gradient, with a known value
   local tensor = require "ijepa.tensor"
   local w = tensor.new({ 0.5, -1, 2 }, "f32"):reshape(1, 3)
   w:requires_grad_(true)
@@ -125,7 +125,7 @@ add("training", function()   -- a gradient through the engine
   return "fail", ("a gradient is (%g, %g, %g), not (1, 2, 3)"):format(g[1], g[2], g[3]), "please report this"
 end)
 
--- Writes and reads an image of this ending. true, or nil and why not.
+-- Writes and reads an image in this format. true, or nil and a message.
 local function round_trip(ending)
   local path = os.tmpname()
   os.remove(path)

@@ -1,5 +1,6 @@
--- The interactive session: what is typed runs, results show and are kept in _, a last ";" hides them, "? NAME" helps, Tab
--- completes, Ctrl-C stops what runs. Input that is no terminal is read without prompts, echo and colours.
+-- The interactive session: it runs what is typed, shows the results and keeps them in _; a last ";"
+-- hides them, "? NAME" prints help, Tab completes, Ctrl-C stops what runs. Input that is not a terminal
+-- is read without prompts, echo and colours.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local cli = require "ijepa.host.cli"
@@ -8,10 +9,10 @@ local show = require "ijepa.host.show"
 local text = require "ijepa.base.text"
 local repl = {}
 
-local LONG = 1   -- seconds past which a command's time is told
+local LONG = 1   -- seconds; the time of a longer command is shown
 
--- ---- what is typed sees tensor, mask, ... without "ijepa." in front; what it sets is global, but Lua's own names are
--- changed for the session alone, so that `type = 1` breaks no module
+-- ---- the environment of what is typed: tensor, mask, ... need no "ijepa." in front. What it sets is
+-- global, but Lua's own names are changed for the session alone, so that `type = 1` breaks no module.
 local standard = {}
 for name in pairs(_G) do standard[name] = true end
 local env = setmetatable({ ijepa = ijepa, _G = _G }, {
@@ -23,9 +24,14 @@ local env = setmetatable({ ijepa = ijepa, _G = _G }, {
   __newindex = function(t, name, value) rawset(standard[name] and t or _G, name, value) end,
 })
 
+--- Prints help about a name, a function or a module.
 function env.help(name) ijepa.help(name) end
 
---- Loads a module of the user's anew.
+-- exit(code), quit(): like `exit` and `quit` typed alone. In the session only: scripts have ijepa.exit.
+rawset(env, "exit", function(code) ijepa.exit(code) end)
+rawset(env, "quit", env.exit)
+
+--- Loads a module of yours again.
 ---@param name string
 ---@return any
 function env.reload(name)
@@ -40,7 +46,7 @@ end
 
 local function pack(...) return { n = select("#", ...), ... } end
 
--- Called at the end of a chunk: what it made local stays, or the next line would not know it.
+-- Called at the end of a chunk: its local variables stay, or the next line would not know them.
 local function keep_locals()
   for i = 1, 250 do
     local name, value = debug.getlocal(2, i)
@@ -49,16 +55,42 @@ local function keep_locals()
   end
 end
 
--- A chunk to be called with `with`: an expression gives its packed values (as arguments of a call, so that it is no tail
--- call and the user's line stays in tracebacks); a statement nothing or what it returns. nil, message and whether more
--- lines could complete it where it does not compile.
+-- The second result where a call failed: f returned nil and a message.
+local function failure_of(results)
+  return results.n > 1 and results[1] == nil and type(results[2]) == "string" and results[2] or nil
+end
+
+-- Assignments keep the message of a failed call in here, which `m = ijepa.model "nowhere"` drops.
+local dropped = {}
+local function keep_message(...)
+  dropped.message = failure_of(pack(...))
+  return ...
+end
+
+-- "m = f(x)" and "local a, b = f(x)" as { before the values, the values }; nil for other sources.
+local function assignment(code)
+  local left, right = code:match "^(%s*[%a_][%w_%s,.]*=)([^=].*)$"
+  if left and not left:find "^%s*local%s+function%f[%W]" then return left, right end
+end
+
+-- A chunk to be called with `with`, `keep`. An expression returns its packed values (as arguments of a
+-- call: a tail call would lose the user's line in tracebacks); a statement returns nothing, or what it
+-- returns. nil, message and whether more lines could complete it where it does not compile.
 local function compile(source, name, line)
   local code = source:gsub(";%s*$", ""):gsub("^%s*=", "", 1)
   local above = ("\n"):rep((line or 1) - 1)
   name = "=" .. (name or "session")
-  local chunk = loadstring(above .. "return (...)(" .. code .. "\n)", name)
-  if chunk then return { run = chunk, with = pack, expression = true } end
-  chunk = loadstring(above .. code .. "\ndo (...)() end", name)
+  -- the first form keeps errors in the last line; the second allows a comment at the end
+  for _, last in ipairs { ")", "\n)" } do
+    local chunk = loadstring(above .. "return (...)(" .. code .. last, name)
+    if chunk then return { run = chunk, with = pack, expression = true } end
+  end
+  local left, right = assignment(code)
+  for _, last in ipairs(left and { ")", "\n)" } or {}) do
+    local chunk = loadstring(("%s%s (select(2, ...))(%s%s do (...)() end"):format(above, left, right, last), name)
+    if chunk and loadstring(above .. code, name) then return { run = chunk, with = keep_locals, keep = keep_message } end
+  end
+  local chunk = loadstring(above .. code .. "\ndo (...)() end", name)
   if chunk then return { run = chunk, with = keep_locals } end
   local message
   chunk, message = loadstring(above .. code, name)
@@ -67,7 +99,8 @@ local function compile(source, name, line)
   return nil, message, message:find "'<eof>'$" ~= nil or other ~= nil and other:find "'<eof>'$" ~= nil
 end
 
--- Several inputs in one text, as a paste holds them: a list of { source, line }, or nil where a line is wrong or open.
+-- Several inputs in one text, such as a paste: a list of { source, line }; nil where a line is wrong or
+-- unfinished.
 local function split(source)
   local list, open, line, first = {}, nil, 0, 1
   for one in (source .. "\n"):gmatch "([^\n]*)\n" do
@@ -85,9 +118,18 @@ local function split(source)
   return not open and list or nil
 end
 
-local function question(source) return source:match "^%s*%?%s*(.-)%s*$" or source:match "^%s*([%a_][%w_.:]*)%?%s*$" end
+-- NAME of "? NAME", "NAME?" and "help NAME"; "" for "?" and "help" alone.
+local function question(source)
+  return source:match "^%s*%?%s*(.-)%s*$" or source:match "^%s*([%a_][%w_.:]*)%?%s*$"
+    or source:match "^%s*help%s+([%a_][%w_.:]*)%s*$" or source:match "^%s*help()%s*$" and ""
+end
 
---- Whether a text can run as it is: it may be wrong, but no line is missing.
+local function asks_to_exit(source)
+  local word = source:match "^%s*(%a+)%s*%(?%s*%)?%s*;?%s*$"
+  return (word == "exit" or word == "quit") and rawget(_G, word) == nil
+end
+
+--- Whether a text can run: it may be wrong, but no line is missing.
 ---@param source string
 ---@return boolean
 function repl.finished(source)
@@ -98,7 +140,7 @@ end
 
 -- ---- showing
 
--- The names that an input sets, of which a terminal shows the values.
+-- The names that an input sets: a terminal shows their values.
 local function assigned(source)
   local names = {}
   local left = source:match "^%s*local%s+([%w_,%s]-)%s*=[^=]" or source:match "^%s*([%a_][%w_,%s]-)%s*=[^=]"
@@ -109,12 +151,33 @@ local function assigned(source)
   return names
 end
 
+-- "mask" for the module ijepa.mask, else nil.
+local function module_name(value)
+  for name, path in pairs(require "ijepa.base.names") do
+    if type(value) == "table" and package.loaded["ijepa." .. path] == value and ijepa[name] == value then return name end
+  end
+end
+
+-- A module in a few lines: the names in it.
+local function module_text(name, width)
+  local names = complete.names("ijepa." .. name .. ".", env)
+  return require "ijepa.host.help".wrap(("module ijepa.%s (? %s): %s"):format(name, name, table.concat(names, ", ")), "", width)
+end
+
 local function print_results(results, how)
   local parts = {}
+  local message = failure_of(results)
+  if message then
+    print(show.paint(how.colours, "nil", "nil") .. "  " .. show.paint(how.colours, "error", message))
+    return
+  end
   for i = 1, results.n do
     local value = results[i]
+    local module = type(value) == "table" and results.n == 1 and module_name(value)
     if how.terminal and show.is_image(value) then
       value:show()
+    elseif module then
+      parts[#parts + 1] = module_text(module, how.width)
     else
       parts[#parts + 1] = type(value) == "string" and results.n == 1 and show.paint(how.colours, "string", value)
         or show.text(value, how)
@@ -124,12 +187,13 @@ local function print_results(results, how)
 end
 
 local function print_assigned(source, how)
-  for _, name in ipairs(assigned(source)) do
+  local names = assigned(source)
+  for _, name in ipairs(names) do
     local value = env[name]
     local line = show.text(value, { width = 1e4 }):match "[^\n]*"
     if line == "{" then line = "{ " .. table.concat(text.keys(value), ", ", 1, math.min(8, #text.keys(value))) .. ", ... }" end
-    local room = how.width - #name - 3
-    if #line > room then line = line:sub(1, math.max(room - 4, 8)) .. " ..." end
+    local space = how.width - #name - 3
+    if #line > space then line = line:sub(1, math.max(space - 4, 8)) .. " ..." end
     print(show.paint(how.colours, "dim", name .. " = " .. line))
   end
 end
@@ -147,40 +211,76 @@ local function typed_lines(f)
   return source and table.concat(lines, "\n")
 end
 
--- What is documented under this name, else what the value of this name is.
+-- "mask has no 'drw' (did you mean 'draw'?)" for the path of a value that is nil; nil where no name is near.
+local function missing(path)
+  local base, mark, name = path:match "^(.-)([.:]?)([%a_][%w_]*)$"
+  local value = base ~= "" and complete.value(base, env) or base == "" and env or nil
+  if not name or #name < 3 or value == nil or (base == "" and mark ~= "") then return nil end
+  local near = text.near(name, complete.names(base == "" and "" or base .. mark, env), 2)
+  for i = #near, 1, -1 do
+    if near[i] == "_" or near[i] == name then table.remove(near, i) end
+  end
+  if not near[1] then return nil end
+  return ("%s '%s' (did you mean '%s'?)"):format(base == "" and "there is no" or base .. " has no", name, near[1])
+end
+
+-- What a value is: its text, and the methods of an object.
+local function print_value(name, value)
+  local width = F.C.ij_terminal_width()
+  print(("%s: %s"):format(name, type(value) == "table" and type(getmetatable(value)) == "table" and "an object" or type(value)))
+  print("  " .. show.text(value, { width = width - 2 }):gsub("\n", "\n  "))
+  local methods = type(value) == "table" and complete.methods(value) or {}
+  if #methods > 0 then print(require "ijepa.host.help".wrap("methods: " .. table.concat(methods, ", "), "  ", width)) end
+end
+
+-- Prints the documentation of a name, else the text of a typed function, else the value.
 local function print_help(name)
-  local ok, docs = pcall(require, "ijepa._docs")
+  if name == "" then return ijepa.help "prompt" ~= nil end
+  if name == "help" then return ijepa.help() ~= nil end
+  local docs = require "ijepa.host.help".docs()
   local value = complete.value(name, env)
-  if value == nil or (ok and (docs.names[name] or docs.modules[name])) then
-    return ijepa.help(name ~= "" and name or nil) ~= nil
-  end
+  local own = rawget(_G, name:match "^[%w_]+") ~= nil and not standard[name:match "^[%w_]+"]   -- a variable of the user
+  if value == nil or not own and (docs.names[name] or docs.modules[name]) then return ijepa.help(name) ~= nil end
   local lines = type(value) == "function" and typed_lines(value)
-  if lines then print(lines) end
-  if lines or type(value) == "function" or package.loaded.ijepa == value then return lines ~= nil or ijepa.help(value) ~= nil end
-  for module in pairs(ok and docs.modules or {}) do
-    if package.loaded["ijepa." .. require "ijepa.base.names"[module]] == value then return ijepa.help(value) ~= nil end
+  if lines then
+    print(lines)
+    return true
   end
-  print(("%s is a %s: %s"):format(name, type(value), show.text(value)))
+  if type(value) == "function" or package.loaded.ijepa == value then return ijepa.help(value) ~= nil end
+  for _, path in pairs(require "ijepa.base.names") do
+    if package.loaded["ijepa." .. path] == value then return ijepa.help(value) ~= nil end
+  end
+  print_value(name, value)
   return true
 end
 
--- An unknown name is often a mistyped one.
-local function with_hint(message)
-  local name = message:match "global '([%w_]+)' %(a nil value%)"
-  local seen, ok, docs = {}, pcall(require, "ijepa._docs")
-  for _, t in ipairs { ijepa, _G, ok and docs.modules or {} } do
-    for key in pairs(t) do seen[key] = true end
+-- The text of an input or of a line that an error names, such as "[12]:1".
+local function text_of(message, source)
+  local name = message:match "^(%[%d+%]):%d+:"
+  return name and typed["=" .. name] or source
+end
+
+-- A nil value is often a typing error: the message with the name that was meant.
+local function with_hint(message, source)
+  local global = message:match "global '([%w_]+)' %(a nil value%)"
+  local kind, field = message:match "(%a+) '([%w_]+)' %(a nil value%)"
+  local path = global
+  if not global and (kind == "field" or kind == "method") then
+    local code = text_of(message, source)
+    path = code:match("([%a_][%w_.]*[.:]" .. field .. ")%f[^%w_]")
   end
-  local hint = name and text.hint(name, text.keys(seen)) or ""
+  local hint = path and complete.value(path, env) == nil and missing(path)
+  hint = hint and hint:match " %(did you mean.*" or ""
   return (message:gsub("^[^\n]*", function(first) return first .. hint end))
 end
 
 -- ---- running
 
--- Runs one complete input. False when it failed; nil and an exit code when it ends the session.
+-- Runs one complete input. False when it failed; nil and an exit code to exit with.
 local function run(source, name, line, host)
   local asked = question(source)
   if asked then return print_help(asked) end
+  if asks_to_exit(source) then return nil, 0 end
   local list = split(source)
   if list and #list > 1 then   -- a paste of several
     for _, one in ipairs(list) do
@@ -199,23 +299,31 @@ local function run(source, name, line, host)
   local how = { width = host and host.columns() or 80, colours = host and show.has_colours(1),
     terminal = host and F.C.ij_isatty(1) ~= 0 }
   local hidden, started = source:find ";%s*$", F.C.ij_time()
-  if host then   -- compiled loops do not look for Ctrl-C: what is typed here runs interpreted
+  dropped.message = nil
+  if host then   -- compiled loops do not check for Ctrl-C: what is typed here runs interpreted
     jit.off(chunk.run, true)
     host.catch_interrupt(true)
   end
   local results
   local ok, failure = cli.protected(function()
-    results = pack(chunk.run(chunk.with))
+    results = pack(chunk.run(chunk.with, chunk.keep))
     if chunk.expression then results = results[1] end
     if results.n > 0 then env._ = results[1] end
     if hidden then return end
     if results.n > 0 then print_results(results, how)   -- a __tostring may fail too
     elseif host then print_assigned(source, how) end
+    local path = chunk.expression and results.n == 1 and results[1] == nil and source:match "^%s*([%a_][%w_.]*)%s*$"
+    local hint = path and missing(path)
+    if hint then io.stderr:write(show.paint(red, "error", hint), "\n") end
   end)
   if host then
     host.catch_interrupt(false)
     local took = F.C.ij_time() - started
     if took > LONG then io.stderr:write(show.paint(red, "dim", ("took %.1f s"):format(took)), "\n") end
+  end
+  if ok and dropped.message and #assigned(source) < 2 then
+    io.stdout:flush()
+    io.stderr:write(show.paint(red, "error", dropped.message), "\n")
   end
   if ok then return true end
   if failure.exit then
@@ -223,11 +331,12 @@ local function run(source, name, line, host)
     failure.text = failure.interrupted and tostring(failure) or "interrupted"
   end
   io.stdout:flush()
-  io.stderr:write(show.paint(red, "error", with_hint(failure.text)), "\n")
+  io.stderr:write(show.paint(red, "error", with_hint(failure.text, source)), "\n")
   return false
 end
 
--- Files that a session loads run interpreted too, all but ours, and who polls for Ctrl-C is asked to stop by itself.
+-- Files that a session loads run interpreted too, except ours. Work that polls ijepa.interrupted() stops
+-- by itself at Ctrl-C.
 local function make_interruptible(host)
   local function slow(chunk, ...)
     if type(chunk) == "function" then jit.off(chunk, true) end
@@ -267,7 +376,7 @@ local function history_path()
   return folder .. "/history"
 end
 
--- Input that is no terminal: a failure is remembered, the rest still runs.
+-- Input that is not a terminal: after a failure the rest still runs.
 local function read_all()
   local code, number = 0, 0
   local function read()
@@ -286,8 +395,8 @@ local function read_all()
       source = source .. "\n" .. line
     end
     if source:find "%S" then
-      local fine, leave = run(source, "stdin", first)
-      if leave then return leave end
+      local fine, exit = run(source, "stdin", first)
+      if exit then return exit end
       if not fine then code = 1 end
     end
   end
@@ -298,7 +407,7 @@ end
 function repl.main()
   local ok, host = pcall(require, "ijepa._host")
   if F.C.ij_isatty(0) == 0 or not ok then return read_all() end
-  io.stderr:write(("ijepa %s: ? helps, Ctrl-D leaves\n"):format(ijepa.version))
+  io.stderr:write(("ijepa %s: ? for help, Ctrl-D exits\n"):format(ijepa.version))
   host.edit(function(before) return complete.tab(before, env, host.columns()) end, repl.finished)
   make_interruptible(host)
   local history = history_path()
@@ -313,8 +422,8 @@ function repl.main()
     elseif source:find "%S" then
       host.remember(source, history)
       typed[("=[%d]"):format(number)] = source
-      local _, leave = run(source, ("[%d]"):format(number), 1, host)
-      if leave then return leave end
+      local _, exit = run(source, ("[%d]"):format(number), 1, host)
+      if exit then return exit end
       number = number + 1
     end
   end

@@ -490,6 +490,10 @@ function Grid:weighted_block(rng, map, h, w)
   return self:block(floor(lo / cols), lo % cols, h, w)
 end
 
+function Grid:__tostring()
+  return ("mask grid of %d x %d patches"):format(self.h, self.w)
+end
+
 local function new_grid(h, w)
   if type(h) == "table" and w == nil then h, w = h[1], h[2] end
   need(is_whole(h, 1, 4096) and is_whole(w, 1, 4096),

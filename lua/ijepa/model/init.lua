@@ -57,12 +57,29 @@ function Model:size()
   return n
 end
 
+-- 1234567 -> "1,234,567"
+local function grouped(n)
+  local s = tostring(n):reverse():gsub("(%d%d%d)", "%1,"):reverse():gsub("^,", "")
+  return s
+end
+
 ---@class ijepa.encoder: ijepa.model
 local Encoder = setmetatable({}, { __index = Model })
 Encoder.__index = Encoder
 ---@class ijepa.predictor: ijepa.model
 local Predictor = setmetatable({}, { __index = Model })
 Predictor.__index = Predictor
+
+-- "ViT 4 x 64, 2 heads, patch 8, grid 8 x 8, 216,512 parameters"
+function Encoder:__tostring()
+  return ("ViT %d x %d, %d heads, patch %d, grid %d x %d, %s parameters"):format(self.depth, self.width, self.heads, self.patch,
+    self.grid[1], self.grid[2], grouped(self:size()))
+end
+function Predictor:__tostring()
+  local o = self.options
+  return ("predictor %s x %s, %d heads, %s parameters"):format(o.depth or "default", o.width or "default",
+    o.heads or self.encoder.heads, grouped(self:size()))
+end
 
 local function pair(v) if type(v) == "table" then return v[1], v[2] end return v, v end
 

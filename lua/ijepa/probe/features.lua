@@ -1,7 +1,7 @@
---- Features of images: what a frozen encoder makes of a data set, a row an image, kept on disk between runs.
--- A cache file belongs to the content of an encoder (names, shapes and bytes of its tensors, heads and patch size) and
--- of a data set (names, sizes and times of change of its files, see data:stamp), with crop, resize and the kind of
--- feature: other weights or other images mean another file, a moved folder or checkpoint the same one.
+--- Features of images: the outputs of a frozen encoder for a data set, one row per image, cached on disk.
+-- The name of a cache file is a hash of the encoder (names, shapes and bytes of its tensors, heads, patch
+-- size), the data set (names, sizes and modification times of its files, see data:stamp), crop, resize and
+-- kind of feature. Other weights or images give another file; a moved folder or checkpoint the same one.
 local bit = require "bit"
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
@@ -22,10 +22,10 @@ local features = {}
 -- ---- extractors: functions of pixels u8 (B, H, W, 3), with a name that says what they compute
 local Extractor = { __call = function(self, x) return self.f(x) end }
 
---- A function of pixels u8 (B, H, W, 3) to features (B, ...) as something that can be cached. name: says what f computes,
---- beyond the encoder's weights, so give another one whenever f changes.
+--- Makes a function from pixels u8 (B, H, W, 3) to features (B, ...) cacheable. name: identifies what f
+--- computes besides the encoder's weights; give another one whenever f changes.
 ---@param name string
----@param encoder ijepa.encoder? whose weights count; nil: f uses none
+---@param encoder ijepa.encoder? whose weights f uses; nil: none
 ---@param f fun(x: ijepa.tensor): ijepa.tensor
 ---@return table
 function features.extractor(name, encoder, f) return setmetatable({ name = name, encoder = encoder, f = f }, Extractor) end
@@ -48,7 +48,7 @@ function features.pooled(encoder, blocks)
   end)
 end
 
---- What `blocks` of features.pooled means, in words.
+--- The text of `blocks` of features.pooled: "last layer", "last 4 blocks".
 ---@param blocks integer
 ---@return string
 function features.layers(blocks) return blocks == 0 and "last layer" or ("last %d blocks"):format(blocks) end
@@ -67,14 +67,14 @@ function features.pooled_both(encoder, blocks)
   end)
 end
 
---- All patches of the last layer, (B, N, D): what an attentive probe looks at. Memory: images * N * D * 4 bytes.
+--- All patches of the last layer, (B, N, D), for attentive probes. Memory: images * N * D * 4 bytes.
 ---@param encoder ijepa.encoder
 ---@return table
 function features.tokens(encoder)
   return features.extractor("tokens", encoder, function(x) return encoder(x) end)
 end
 
---- Pixels themselves (B, H * W * 3), 0 to 1: what a probe must beat. Not cached: they are read as fast as a cache is.
+--- The pixels (B, H * W * 3), 0 to 1: the baseline of a probe. Not cached: a cache would not be faster.
 ---@param x ijepa.tensor u8 (B, H, W, 3)
 ---@return ijepa.tensor
 function features.pixels(x)
@@ -82,7 +82,7 @@ function features.pixels(x)
 end
 
 -- ---- parts of features
---- Some columns (from 1) of features, as features.
+--- Features of `count` columns, from column `from` (from 1) on.
 ---@param f ijepa.features
 ---@param from integer
 ---@param count integer
@@ -91,7 +91,7 @@ function features.columns(f, from, count)
   return { x = f.x:narrow(2, from, count):clone(true), y = f.y, sample = f.sample, classes = f.classes, root = f.root }
 end
 
---- Some rows (from 0, a list or i32) of features, as features.
+--- Features of some rows; index: row numbers from 0.
 ---@param f ijepa.features
 ---@param index ijepa.tensor|integer[]
 ---@return ijepa.features
@@ -110,10 +110,10 @@ end
 -- ---- the cache
 local function say(fmt, ...) io.stderr:write(fmt:format(...), "\n") end
 
---- Where cached features lie: see data.cache_folder.
+--- The folder of cached features: see data.cache_folder.
 features.folder = data.cache_folder
 
-local function chain(h, t) -- h grows by the bytes of t, some rows at a time
+local function chain(h, t) -- adds the bytes of t to the hash h, some rows at a time
   local rows = t:dim() > 0 and t:size(1) or 1
   local step = math.max(1, math.floor(2 ^ 22 / math.max(t:bytes() / math.max(rows, 1), 1)))
   for from = 1, rows, step do
@@ -125,7 +125,7 @@ end
 local function text_of(h) return bit.tohex(h, 16) end
 local function check_of(f) return text_of(chain(chain(chain(0, f.x), f.y), f.sample)) end
 
--- What an encoder is, as text: its form and a hash of its values.
+-- An encoder as text: its sizes and a hash of its values.
 local function encoder_stamp(encoder)
   local h = C.ij_hash(0, "", 0)
   for _, p in ipairs(encoder:params()) do
@@ -209,7 +209,7 @@ local function check(f)
   return f
 end
 
---- The features of all images of a folder or tar of class folders, in order; from the cache where it has them.
+--- The features of all images of a folder or tar with class folders, in order; from the cache if it has them.
 ---@param f ijepa.extractor|fun(x: ijepa.tensor): ijepa.tensor a plain function's features are not cached
 ---@param o table root, subset, crop, resize, batch (128), workers, max_bad as data.open; limit: at most so many
 --- images, drawn by seed; cache: false (off) or a folder (features.folder);
@@ -252,7 +252,7 @@ function features.of(f, o)
   return found
 end
 
--- Why test can't be scored by what train teaches, or nil.
+-- Why test cannot be classified with the classes of train, or nil.
 local function mismatch(train, test)
   local known, other = {}, nil
   for _, name in ipairs(train.classes) do known[name] = true end
@@ -263,7 +263,8 @@ local function mismatch(train, test)
   end
 end
 
---- Stops with a message where the two can't be used for a probe: other classes, a class without a training image.
+--- Whether two sets can be used for a probe; nil and a message where their classes differ or a class has no
+--- training image.
 ---@param train ijepa.features
 ---@param test ijepa.features
 ---@return boolean? ok, string? message
@@ -277,7 +278,7 @@ function features.fit(train, test)
   return true
 end
 
---- How many rows each class has.
+--- The number of rows of each class.
 ---@param f ijepa.features
 ---@return integer[] counts
 function features.counts(f)
@@ -289,7 +290,7 @@ end
 
 --- Features of two folders (or tars) with the same classes. o: train, test, crop, resize, workers, feature_batch, limit
 --- (of train), seed, cache, say.
----@param f table what features.extractor gave
+---@param f table from features.extractor
 ---@param o table
 ---@return ijepa.features? train, ijepa.features|string test_or_message
 function features.pair(f, o)
@@ -308,7 +309,8 @@ function features.pair(f, o)
   return train, test
 end
 
---- How many rows of f are held out to choose with: a tenth, or none where a class has fewer than ten rows on average.
+--- The number of rows that are held out to choose settings: a tenth, or none where a class has fewer than ten
+--- rows on average.
 ---@param f ijepa.features
 ---@return integer
 function features.held(f)
@@ -328,7 +330,7 @@ function features.shuffled(n, seed)
   return order
 end
 
---- Rows of each class, drawn by seed: `number` of each, or `share` of each (at least one).
+--- Rows drawn from each class by seed: `number` of each, or the fraction `share` of each (at least one).
 ---@param f ijepa.features
 ---@param o { number: integer?, share: number?, seed: integer? }
 ---@return integer[]? rows numbers from 0, ascending by class, string? message

@@ -12,8 +12,8 @@ local C = F.C
 
 local finetune = {}
 
---- The learning rate's factor of each parameter: decay ^ (layers above it); patches are layer 0, block i layer i + 1,
---- norm and head the last one, with factor 1.
+--- The factor of the learning rate of each parameter: decay ^ (number of layers above it). The patch embedding
+--- is layer 0, block i (from 0) layer i + 1; norm and head are the last layer, with factor 1.
 ---@param encoder ijepa.encoder
 ---@param decay number 1: none
 ---@return table<string, number>
@@ -53,7 +53,7 @@ local function test_of(encoder, head, images, classes, per_class)
   end
 end
 
--- A file of these names, as data.open wants a subset.
+-- A temporary file of these names, for the option subset of data.open.
 local function subset_of(names)
   local path = os.tmpname()
   local ok, message = F.try(C.ij_file_replace(path, table.concat(names, "\n") .. "\n", #table.concat(names, "\n") + 1))
@@ -88,7 +88,7 @@ end
 ---@param encoder ijepa.encoder
 ---@param given table train, test: folders or tars of class folders; names: only these training images; crop, resize;
 --- epochs (50), warmup (5), batch (64), lr (1e-3), wd (.05), layer_decay (.75), drop_path (.1), smoothing (.1), mixup (0),
---- cutmix (0), scale ({.35, 1}: share of the random crops), flip (.5), jitter (0), workers, seed, per_class,
+--- cutmix (0), scale ({.35, 1}: area of the random crops as a fraction of the image), flip (.5), jitter (0), workers, seed, per_class,
 --- say: function(text) called after each epoch
 ---@return table? result of score, with losses (mean of each epoch), head { w (n, D), b (n) }, string? message
 function finetune.run(encoder, given)
@@ -104,7 +104,7 @@ function finetune.run(encoder, given)
   local rate = schedule.lr { start = 0, ref = o.lr, final = 0, warmup = math.min(o.warmup, o.epochs) * steps, total = o.epochs * steps }
 
   local function train_step(step, b)
-    C.ij_rng_init(rng, o.seed, C.IJ_RNG_AUGMENT, 2 ^ 31, step)   -- a stream that no epoch of the loader has
+    C.ij_rng_init(rng, o.seed, C.IJ_RNG_AUGMENT, 2 ^ 31, step)   -- a stream that no epoch of the loader uses
     encoder:drop_path(o.drop_path, o.seed, step)
     local x = tensor.normalise(tensor.from_pointer(b.pixels, { b.count, images.height, images.width, 3 }, "u8"))
     local labels = tensor.from_pointer(b.labels, { b.count }, "i32")
@@ -125,7 +125,7 @@ function finetune.run(encoder, given)
       if not b then break end
       step = step + 1
       local loss = device.step(train_step, step, b)
-      if loss ~= loss then message = ("step %d: the loss is not a number: try a lower lr than %g"):format(step, o.lr) end
+      if loss ~= loss then message = ("step %d: the loss is not finite: try a lower lr than %g"):format(step, o.lr) end
       if message then break end
       sum = sum + loss
     end

@@ -1,6 +1,6 @@
--- Probes: what a frozen encoder's features are worth. Heads are trained on cached features for every learning rate and
--- weight decay of a sweep at once, side by side in the same tensors; the pair is chosen on training rows held out.
--- docs/probes.md walks through writing another probe on these functions.
+-- Probes measure the features of a frozen encoder. A sweep trains the heads of all pairs of learning rate
+-- and weight decay at the same time, side by side in the same tensors, on cached features; held-out
+-- training rows choose the pair. docs/probes.md shows how to write another probe with these functions.
 -- Uses: base, tensor, data, optim, save.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
@@ -14,8 +14,9 @@ local C = F.C
 
 local probe = {}
 
---- The published protocol's sweep: SGD with momentum, the rate divided by ten every third of 28 epochs. (The default is
---- AdamW along half a cosine: it needs no tuning of rates to the features' size and settles in as many epochs.)
+--- The sweep of the published protocol: SGD with momentum, the learning rate divided by ten after each third
+--- of 28 epochs. (The default is AdamW along half a cosine: its learning rates need no tuning to the size of
+--- the features.)
 probe.published = { optimizer = "sgd", lr = { .01, .05, .001 }, wd = { 5e-4, 0 }, epochs = 28 }
 
 -- ---- heads
@@ -23,8 +24,13 @@ probe.published = { optimizer = "sgd", lr = { .01, .05, .001 }, wd = { 5e-4, 0 }
 ---@field params ijepa.tensor[] each (G, ...): G heads of the sweep side by side; those of 3 and more dimensions decay
 ---@field forward fun(x: ijepa.tensor): ijepa.tensor features (B, ...) -> logits (B, G, n)
 
--- A kept parameter of normal numbers with this standard deviation, 0 for zeros; every head starts with the same ones.
-local function parameter(rng, shape, std)
+--- A trainable f32 tensor for a head, kept past the step. Its values are normal with this standard
+--- deviation (0: zeros) and the same for each of the G heads, shape[1].
+---@param rng ffi.cdata* ij_rng, as a head's function gets it
+---@param shape integer[] (G, ...); parameters of three and more dimensions get weight decay
+---@param std number 0 or more
+---@return ijepa.tensor
+function probe.parameter(rng, shape, std)
   local t = tensor.zeros(shape, "f32", true)
   if std > 0 then
     local G, n = shape[1], t:numel() / shape[1]
@@ -35,7 +41,7 @@ local function parameter(rng, shape, std)
   end
   return t:requires_grad_()
 end
-probe.parameter = parameter
+local parameter = probe.parameter
 
 --- G linear classifiers: features (B, W) -> logits (B, G, n).
 ---@param G integer
@@ -51,9 +57,9 @@ function probe.linear_head(G, shape, n, rng)
   end }
 end
 
---- G attentive heads: one query with A heads looks at the patches (B, N, D) by cross attention, then norm and a linear
---- classifier. With a single query its product with the keys' matrix is one vector for each of the A heads, so that is
---- what is learned: the same functions for a fraction of the work. The norm's scale and shift are the classifier's.
+--- G attentive heads: one query with A heads attends to the patches (B, N, D) by cross attention, then norm
+--- and a linear classifier. Query times key matrix is one vector for each of the A heads; that vector is the
+--- parameter: the same functions with less work. The classifier includes the norm's scale and shift.
 ---@param heads integer A; D divides by it
 ---@return fun(G: integer, shape: integer[], n: integer, rng: ffi.cdata*): ijepa.head
 function probe.attentive_head(heads)
@@ -77,8 +83,8 @@ function probe.attentive_head(heads)
 end
 
 -- ---- normalisation before the head
--- A function of features (B, ..., D) and whether this is training. "data": each column by its mean and variance over the
--- training set; "batch": batch norm, its running statistics in tests; "none".
+-- A function(features (B, ..., D), training). "data": each column by its mean and variance over the training
+-- set; "batch": batch norm, with its running statistics in tests; "none".
 local function normaliser(kind, x, order)
   if kind == "none" then return function(v) return v end end
   if kind ~= "data" and kind ~= "batch" then F.raise(("probe: norm is '%s', expected data, batch or none"):format(tostring(kind))) end
@@ -91,7 +97,7 @@ local function normaliser(kind, x, order)
     var:fill_(1)
     return function(v, training) return norm(v, training, .1) end
   end
-  local most = math.max(2, math.floor(2 ^ 28 / (x:bytes() / x:size(1))))   -- 256 MiB of rows say enough
+  local most = math.max(2, math.floor(2 ^ 28 / (x:bytes() / x:size(1))))   -- 256 MiB of rows are enough for mean and variance
   device.step(function() device.no_grad(function()
     norm(x:size(1) <= most and x or x:rows(tensor.from_pointer(order, { most }, "i32")), true, 1)
   end) end)
@@ -107,14 +113,15 @@ local function optimizer(name)
   F.raise(("probe: optimizer is '%s', expected adamw or sgd"):format(tostring(name)))
 end
 
---- Trains G = #lr * #wd heads at once and scores all on the test features. Chosen is the pair that is best on a tenth of
---- the training rows held out (fewer than ten rows a class: none are, and the pair in the middle is taken).
+--- Trains G = #lr * #wd heads at the same time and scores all on the test features. The pair that is best on
+--- a held-out tenth of the training rows is the result. With fewer than ten rows per class nothing is held
+--- out, and the pair in the middle of the lists is the result.
 ---@param make fun(G: integer, shape: integer[], n: integer, rng: ffi.cdata*): ijepa.head
 ---@param train ijepa.features
 ---@param test ijepa.features
 ---@param o table? lr, wd: numbers[]; epochs (30), batch (256), optimizer ("adamw" or "sgd"), norm ("data", "batch",
 --- "none"), smoothing (0), seed, per_class
----@return table result of score, with lr, wd, held (its share right on the rows held out, %), heads (all), width
+---@return table result of score, with lr, wd, held (its accuracy on the held-out rows, %), heads (all), width
 function probe.sweep(make, train, test, o)
   o = o or {}
   local ok, message = features.fit(train, test)
@@ -126,14 +133,14 @@ function probe.sweep(make, train, test, o)
   if left < 2 then F.raise(("probe: %d training images are too few"):format(R)) end
   local batch = math.min(o.batch or 256, left)
 
-  local order, rng = features.shuffled(R, o.seed), F.new "ij_rng"   -- the first `held` are for choosing
+  local order, rng = features.shuffled(R, o.seed), F.new "ij_rng"   -- the first `held` rows choose the pair
   local function draws(epoch) C.ij_rng_init(rng, o.seed or 0, C.IJ_RNG_PROBE, epoch, 0) end
   local labels, norm = train.y:read(), normaliser(o.norm or "data", train.x, order)
   local function rows(from, count) return train.x:rows(tensor.from_pointer(order + from, { count }, "i32")) end
 
   local shape = train.x:shape()
   table.remove(shape, 1)
-  draws(2 ^ 31)   -- a stream that no epoch has
+  draws(2 ^ 31)   -- a stream that no epoch uses
   local head, heads = make(G, shape, n, rng), {}
   local opt, curve = optimizer(o.optimizer or "adamw")
   for _, lr in ipairs(lrs) do
@@ -163,7 +170,7 @@ function probe.sweep(make, train, test, o)
     end
   end
 
-  -- shares right of every head, in percent: of x(from, count), whose labels are label(i)
+  -- the accuracy of every head in percent, on x(from, count) with labels label(i)
   local function score_all(x, count, label, what)
     local hits = {}
     for g = 1, G do hits[g] = 0 end
@@ -229,15 +236,15 @@ function probe.linear(encoder, o)
   return probe.classifier(train, test, o)
 end
 
--- ---- what probes leave in a run's folder: a line of JSON each in RUN/probes.jsonl, which the report shows
+-- ---- results in a run's folder: one line of JSON each in RUN/probes.jsonl, which the report shows
 
 local LOG, KEPT = "probes.jsonl", { "top1", "top5", "interval", "count", "deviation", "lr", "wd", "k", "lambda" }
 
---- Adds a result to the log of the run that was probed. Where o.run is no folder (a checkpoint), nothing is kept.
+--- Adds a result to probes.jsonl of the probed run. Where o.run is a checkpoint, nothing is written.
 ---@param o { run: string, step: integer?, which: string?, train: string?, test: string? } a probe recipe's settings
 ---@param name string what was probed and how: "kNN, k 20, last layer"
 ---@param result table of score
----@return boolean? ok, string? message where the log could not be written: it is also said on stderr
+---@return boolean? ok, string? message where the log could not be written; it is also printed to stderr
 function probe.record(o, name, result)
   if C.ij_path_kind(o.run) ~= 2 then return true end
   local entry = { name = name, time = os.time(), step = o.step, encoder = o.which, train = o.train, test = o.test }
@@ -253,7 +260,7 @@ function probe.record(o, name, result)
   return nil, message
 end
 
---- The results that probes of a run left, oldest first; lines that are none are skipped.
+--- The results in a run's probes.jsonl, oldest first; other lines are skipped.
 ---@param run string a run's folder
 ---@return { name: string, top1: number, time: number?, step: integer? }[]
 function probe.recorded(run)
@@ -267,7 +274,7 @@ function probe.recorded(run)
   return list
 end
 
-return setmetatable(probe, { __index = function(t, name)   -- probe.knn is the module probe_knn
+return setmetatable(probe, { __index = function(t, name)   -- probe.knn is the module ijepa.probe.knn
   if name ~= "knn" and name ~= "ridge" and name ~= "lowshot" then return nil end
   t[name] = require("ijepa.probe." .. name)
   return t[name]

@@ -6,7 +6,7 @@ local device = require "ijepa.tensor.device"
 local features = require "ijepa.probe.features"
 local score = require "ijepa.probe.score"
 
--- Rows of length one, kept.
+-- Rows normalised to length one; kept past the step.
 local function unit(x)
   local R, W = x:size(1), x:numel() / math.max(x:size(1), 1)
   local v = x:read()
@@ -19,7 +19,7 @@ local function unit(x)
   return tensor.from_pointer(v, { R, W }, "f32", true)
 end
 
---- Top-1 of k nearest neighbours, for several k at once. The result is that of the first k; by_k holds all.
+--- Accuracy of k nearest neighbours for several k together. The result is that of the first k; by_k holds all.
 ---@param train ijepa.features
 ---@param test ijepa.features
 ---@param o { k: integer|integer[]?, temperature: number?, per_class: boolean? }? k 20, temperature .07
@@ -31,13 +31,13 @@ return function(train, test, o)
   local ks, R, n = type(o.k) == "table" and o.k or { o.k or 20 }, train.x:size(1), #train.classes
   local most, temperature = math.max(unpack(ks)), o.temperature or .07
   if most > R then F.raise(("knn: k is %d, but '%s' has %d images"):format(most, train.root or "train", R)) end
-  if math.min(unpack(ks)) < 1 then F.raise "knn: k is 1 or more" end
+  if math.min(unpack(ks)) < 1 then F.raise(("knn: k is %g, expected 1 or more"):format(math.min(unpack(ks)))) end
   if not (temperature > 0) then F.raise(("knn: temperature is %g, expected more than 0"):format(temperature)) end
 
   local known, asked, scores = unit(train.x), unit(test.x), {}
   for _, k in ipairs(ks) do scores[k] = score.new(train.classes, o.per_class) end
   local labels, truth = train.y:read(), test.y:read()
-  local rows = math.max(1, math.min(256, math.floor(2 ^ 24 / R)))   -- cosines of so many at a time: 64 MiB
+  local rows = math.max(1, math.min(256, math.floor(2 ^ 24 / R)))   -- 64 MiB of cosines at a time
   local votes = F.new("float[?]", rows * n)
   for from = 0, test.x:size(1) - 1, rows do
     local m = math.min(rows, test.x:size(1) - from)

@@ -1,4 +1,4 @@
---- Low-shot: the linear probe with few labels a class, drawn several times, since one draw says little.
+--- Low-shot: the linear probe with few labels per class, drawn several times because single draws vary.
 local F = require "ijepa.base.ffi"
 local features = require "ijepa.probe.features"
 local probe = require "ijepa.probe"
@@ -7,9 +7,9 @@ local probe = require "ijepa.probe"
 --- features.few to finetune.
 ---@param train ijepa.features
 ---@param test ijepa.features
----@param o table share (.01) of each class, or `number` images of each; draws (3); and as probe.sweep
+---@param o table share (.01): fraction of each class, or `number` images of each; draws (3); and as probe.sweep
 ---@return table result top1 (mean of the draws), deviation (of the draws, in points), count (training images),
---- draws (results of probe.sweep), rows (numbers in the data set of the first draw's images)
+--- draws (results of probe.sweep), rows (indices in the data set of the first draw's images)
 return function(train, test, o)
   o = o or {}
   local draws, sum, squares, count, first = {}, 0, 0, 0, nil
@@ -18,7 +18,7 @@ return function(train, test, o)
     if not rows then F.raise("lowshot: " .. message) end
     local part = features.rows(train, rows)
     count, first = #rows, first or part
-    local batch = math.min(o.batch or 256, math.max(2, math.floor(count / 4)))   -- some steps an epoch even for few rows
+    local batch = math.min(o.batch or 256, math.max(2, math.floor(count / 4)))   -- several steps per epoch even for few rows
     local r = probe.classifier(part, test, setmetatable({ batch = batch }, { __index = o }))
     draws[d], sum, squares = r, sum + r.top1, squares + r.top1 ^ 2
   end

@@ -1,5 +1,5 @@
---- Ridge regression on one-hot classes, in closed form: no rates, no epochs, the same answer every time. One Gram matrix
---- and one eigen-decomposition serve every lambda.
+--- Ridge regression on one-hot classes, in closed form: no learning rate, no epochs, the same result every
+--- time. One Gram matrix and one eigendecomposition serve every lambda.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
@@ -9,23 +9,24 @@ local score = require "ijepa.probe.score"
 
 local ridge = {}
 
---- What the rows of f say, for any lambda: standardised with mean and var (W), the covariance is V^T diag(values) V, and
---- `turned` = V times the classes' mean rows (W, n), `share` (n) the classes' frequencies.
+--- The decomposition of the rows of f that serves any lambda. After standardisation with mean and var (W) the
+--- covariance is V^T diag(values) V; `turned` (W, n) is V times the mean rows of the classes; `frequency` (n)
+--- holds the frequencies of the classes.
 ---@param f ijepa.features
 ---@return table
 function ridge.decompose(f)
   local R, W, n = f.x:size(1), f.x:size(2), #f.classes
   local mean, var = tensor.zeros({ W }, "f32", true), tensor.zeros({ W }, "f32", true)
-  local labels, sums, share = f.y:read(), F.new("double[?]", W * n), {}
+  local labels, sums, frequency = f.y:read(), F.new("double[?]", W * n), {}
   local values, vectors, turned
   device.step(function() device.no_grad(function()
     tensor.batch_norm(f.x, mean, var, true, 1, 1e-6)
-    local x = tensor.batch_norm(f.x, mean, var, false, 0, 1e-6)   -- as in tests: the variance kept is the unbiased one
+    local x = tensor.batch_norm(f.x, mean, var, false, 0, 1e-6)   -- as in tests: with the unbiased variance
     local v = x:read()
-    for c = 1, n do share[c] = 0 end
+    for c = 1, n do frequency[c] = 0 end
     for r = 0, R - 1 do
       local c = labels[r]
-      share[c + 1] = share[c + 1] + 1 / R
+      frequency[c + 1] = frequency[c + 1] + 1 / R
       for i = 0, W - 1 do sums[i * n + c] = sums[i * n + c] + v[r * W + i] end
     end
     local means = F.new("float[?]", W * n)
@@ -33,7 +34,7 @@ function ridge.decompose(f)
     values, vectors = linalg.eigh(linalg.gram(x) * (1 / R), true)
     turned = vectors:matmul(tensor.from_pointer(means, { W, n })):clone(true)
   end) end)
-  return { mean = mean, var = var, values = values, vectors = vectors, turned = turned, share = tensor.new(share) }
+  return { mean = mean, var = var, values = values, vectors = vectors, turned = turned, frequency = tensor.new(frequency) }
 end
 
 --- Predictions (R, n) for features x (R, W).
@@ -45,15 +46,15 @@ function ridge.predict(fit, x, lambda)
   local scale = {}
   for i, v in ipairs(fit.values) do scale[i] = 1 / (math.max(v, 0) + lambda) end
   local turned = tensor.batch_norm(x, fit.mean, fit.var, false, 0, 1e-6):linear(fit.vectors)
-  return (turned * tensor.new(scale)):matmul(fit.turned) + fit.share
+  return (turned * tensor.new(scale)):matmul(fit.turned) + fit.frequency
 end
 
---- The ridge probe: lambda is chosen on a tenth of the training rows held out (too few rows: the one in the middle is taken),
---- then all rows are fitted with it.
+--- The ridge probe: a held-out tenth of the training rows chooses lambda (with too few rows: the one in the
+--- middle of the list), then all rows are fitted with it.
 ---@param train ijepa.features
 ---@param test ijepa.features
 ---@param o { lambda: number[]?, seed: integer?, per_class: boolean? }? lambda: on features of variance 1
----@return table result of score, with lambda, held (share right on the rows held out, %) and sweep: { lambda, held }[]
+---@return table result of score, with lambda, held (accuracy on the held-out rows, %) and sweep: { lambda, held }[]
 local function run(train, test, o)
   o = o or {}
   local ok, message = features.fit(train, test)

@@ -1,4 +1,4 @@
---- How good predictions are: top-1, top-5, an interval, and each class alone.
+--- Accuracy of predictions: top-1, top-5, a confidence interval, and each class alone.
 
 local device = require "ijepa.tensor.device"
 
@@ -7,7 +7,7 @@ local score = {}
 local Score = {}
 Score.__index = Score
 
---- The 95 % interval of a share of `hits` of `n` (Wilson's, for independent images), in percent.
+--- The 95 % confidence interval of `hits` out of `n`, in percent (Wilson's, for independent images).
 ---@param hits integer
 ---@param n integer
 ---@return number low, number high
@@ -19,7 +19,7 @@ function score.interval(hits, n)
   return 100 * math.max(0, (middle - half) / all), 100 * math.min(1, (middle + half) / all)
 end
 
---- Counts predictions for classes with these names. per_class: also each class alone.
+--- Starts to count predictions for classes with these names. per_class: also each class alone.
 ---@param classes string[]
 ---@param per_class boolean?
 ---@return ijepa.score
@@ -32,7 +32,8 @@ function score.new(classes, per_class)
   return self
 end
 
---- One more batch. logits f32 (B, n): larger is more likely; labels: class numbers from 0, an i32 array, from place `from`.
+--- Adds a batch. logits f32 (B, n): larger is more likely; labels: classes from 0, an i32 array that is read
+--- from index `from` on.
 ---@param logits ijepa.tensor
 ---@param labels ffi.cdata* int32_t *
 ---@param from integer?
@@ -56,7 +57,7 @@ function Score:add(logits, labels, from)
   self.n = self.n + rows
 end
 
---- What was counted, in percent. top5 where there are more than five classes; per_class: of the classes with images.
+--- The result in percent. top5 where there are more than five classes; per_class: the classes with images.
 ---@return { top1: number, top5: number?, interval: number[], count: integer, per_class: table<string, number>? }
 function Score:result()
   local r = { top1 = 100 * self.first / self.n, interval = { score.interval(self.first, self.n) }, count = self.n }
@@ -78,7 +79,7 @@ function score.text(r)
   return ("top-1 %.2f %% (%.2f to %.2f)%s, %d images"):format(r.top1, r.interval[1], r.interval[2], five, r.count)
 end
 
---- The classes of a result alone as lines, the worst first.
+--- The accuracy of each class, one line each, the worst first.
 ---@param r table
 ---@return string
 function score.classes(r)
@@ -92,7 +93,7 @@ function score.classes(r)
   return table.concat(lines, "\n")
 end
 
---- The rows of a data set's logits, `step` at a time: f(from, count) -> logits (count, n).
+--- The result of all rows of a data set, `step` rows at a time: f(from, count) -> logits (count, n).
 ---@param f fun(from: integer, count: integer): ijepa.tensor
 ---@param features ijepa.features whose labels are the truth
 ---@param o { per_class: boolean?, step: integer? }?

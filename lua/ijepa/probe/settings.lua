@@ -2,25 +2,30 @@
 local load = require "ijepa.save.load"
 
 local shared = {
-  run = { type = "string", default = "runs/pretrain", doc = "a run's folder, or a checkpoint of any layout" },
-  which = { type = "string", doc = "which encoder of the checkpoint; the target encoder, if there is one" },
-  train = { type = "string", doc = "folder or tar of class folders" },
-  test = { type = "string", doc = "the same classes, other images" },
-  crop = { type = "integer", default = 0, doc = "side in pixels; 0: as trained" },
-  resize = { type = "integer", default = 0, doc = "short side before the centre crop; 0: crop * 8 / 7" },
-  device = { type = "string", default = "", doc = "cpu, cuda, cuda:N; empty: IJEPA_DEVICE, or cpu" },
-  workers = { type = "integer", default = 2, doc = "threads that read" },
-  seed = { type = "integer", default = 0, doc = "of everything that is drawn" },
-  limit = { type = "integer", default = 0, doc = "at most so many training images; 0: all" },
-  cache = { type = "string", default = "", doc = "folder of cached features, or false; empty: ~/.cache/ijepa" },
-  per_class = { type = "boolean", default = false, doc = "also each class alone, the worst first" },
+  run = { type = "string", default = "runs/pretrain",
+    doc = "Encoder to probe: a run's folder, or a checkpoint in any layout." },
+  which = { type = "string",
+    doc = "Encoder of the checkpoint: encoder or target_encoder; none: the target encoder if there is one." },
+  train = { type = "string", doc = "Training images: a folder or tar with one folder per class. Required." },
+  test = { type = "string", doc = "Test images, in folders of the same classes. Required." },
+  crop = { type = "integer", default = 0, doc = "Side of the centre crop in pixels; 0: the crop of the training." },
+  resize = { type = "integer", default = 0,
+    doc = "Short side in pixels to which an image is resized before the crop; 0: crop * 8 / 7." },
+  device = { type = "string", default = "", doc = "Device: cpu, cuda or cuda:N; empty: IJEPA_DEVICE, or cpu." },
+  workers = { type = "integer", default = 2, doc = "Threads that read images, 0 or more." },
+  seed = { type = "integer", default = 0, doc = "Seed of initial values, order and held-out images." },
+  limit = { type = "integer", default = 0, doc = "Largest number of training images; 0: all." },
+  cache = { type = "string", default = "",
+    doc = "Folder of the cached features; false: no cache; empty: ~/.cache/ijepa." },
+  per_class = { type = "boolean", default = false, doc = "true also prints the accuracy of each class, the worst first." },
 }
 
 local probe_settings = {}
 
---- The encoder that the settings name, which are completed: crop, limit, cache. Raises in one line what is wrong.
----@param recipe string its name, for messages
----@param o table what ijepa.config gave
+--- Loads the encoder of the settings, and completes the settings crop, limit and cache. Raises an error of
+--- one line where something is wrong.
+---@param recipe string name of the recipe, for messages
+---@param o table from ijepa.config
 ---@return ijepa.encoder
 function probe_settings.encoder(recipe, o)
   if not o.train or not o.test then

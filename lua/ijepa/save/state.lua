@@ -146,6 +146,15 @@ local function fits(path, cfg)
   return nil, ("checkpoint '%s' is of another architecture than the run's config.lua says"):format(path)
 end
 
+-- What a run's models print: one line each.
+local Opened = {}
+function Opened:__tostring()
+  local predictor = tostring(self.predictor):gsub("^predictor ", "")
+  return ("model of '%s'\n  encoder    %s\n  predictor  %s\n  target     the EMA of the encoder\n" ..
+    "  policy     %s\n  config     the settings of the run, a table"):format(self.out, tostring(self.encoder), predictor,
+    tostring(self.policy))
+end
+
 --- A run's models, its settings and its mask policy, to look at.
 ---@param path string a run's folder, or one of its checkpoints
 ---@return { encoder: ijepa.encoder, predictor: ijepa.predictor, target: ijepa.encoder, config: table, policy: ijepa.mask_policy,
@@ -170,8 +179,8 @@ function state.model(path)
   local m
   ok, m = pcall(function()
     local encoder, predictor, target = jepa.models(cfg)
-    return { encoder = encoder, predictor = predictor, target = target, config = cfg, out = folder,
-      policy = jepa.policy(cfg, encoder.grid) }
+    return setmetatable({ encoder = encoder, predictor = predictor, target = target, config = cfg, out = folder,
+      policy = jepa.policy(cfg, encoder.grid) }, Opened)
   end)
   if not ok then return nil, ("run '%s': %s"):format(folder, tostring(m)) end
   local parts = { encoder = m.encoder, predictor = m.predictor, target_encoder = m.target }

@@ -1,5 +1,5 @@
--- The device that tensors are made on: opened at first use; IJEPA_DEVICE, the setting `device` of a recipe or device.set
--- choose another than "cpu".
+-- The device on which tensors are made, opened at the first use: "cpu", or what IJEPA_DEVICE, the setting
+-- `device` of a recipe or device.set name.
 local F = require "ijepa.base.ffi"
 local C = F.C
 
@@ -15,8 +15,8 @@ function device.set(name)
   return device.use(out[0])
 end
 
---- Makes an open device (a handle of the library, taken over) the current one.
----@param handle ffi.cdata* ij_device *, now owned
+--- Makes an open device the current one and owns its handle from then on.
+---@param handle ffi.cdata* ij_device *
 ---@return ffi.cdata*
 function device.use(handle)
   current = F.gc(handle, C.ij_device_close)
@@ -27,11 +27,11 @@ end
 ---@return ffi.cdata*
 function device.get() return current or device.set(os.getenv "IJEPA_DEVICE" or "cpu") end
 
---- Runs f with a new device of this name as the current one; afterwards the current one is what it was.
+--- Runs f with a new device of this name as the current one, then restores the previous one.
 ---@param name string
 ---@param f fun(...): ...
----@param ... any what f gets
----@return any ... what f returns
+---@param ... any arguments of f
+---@return any ... the results of f
 function device.with(name, f, ...)
   local before = current
   local function done(ok, ...)
@@ -43,12 +43,14 @@ function device.with(name, f, ...)
   return done(pcall(f, ...))
 end
 
+--- The name of the current device.
 ---@return string name
 function device.name() return F.string(C.ij_device_name(device.get())) end
 
---- What the device is: name and arch, bytes of its memory (all, free; 0: not known), in tensors (used now, and at most),
---- whether bf16 is faster there, and whether it works behind the caller (then reading a tensor waits for it).
----@param handle any? of another device than the current one
+--- Facts about a device: name and arch; bytes of memory (all, free; 0: unknown) and of tensors (used now,
+--- maximum as `top`); bf16: whether bf16 is faster; ahead: whether it works asynchronously, so that
+--- reading a tensor waits.
+---@param handle any? default: the current device
 ---@return { name: string, arch: string, memory: number, free: number, used: number, top: number, bf16: boolean, ahead: boolean }
 function device.info(handle)
   local i = F.new "ij_device_info"
@@ -57,10 +59,10 @@ function device.info(handle)
     used = tonumber(i.memory_used), top = tonumber(i.memory_top), bf16 = i.bf16 ~= 0, ahead = i.ahead ~= 0 }
 end
 
---- Waits until all that was asked of the device is done.
+--- Waits until the device has finished all work.
 function device.wait() F.check(C.ij_device_wait(device.get())) end
 
---- Runs f as a step: tensors made inside lose their memory at its end, whoever still holds them.
+--- Runs f as a step: tensors made inside are freed at its end, also where variables still hold them.
 ---@param f fun(...): ...
 ---@param ... any
 ---@return any

@@ -1,6 +1,6 @@
--- Tensors: a handle of the library with the names that PyTorch users expect; devices (`device`) and linear algebra (`linalg`).
--- Dimensions count from 1 (negative ones from the end); values stored in tensors (patches, labels) count from 0 and are never
--- converted.
+-- Tensors with the names of PyTorch; devices (`device`) and linear algebra (`linalg`).
+-- Dimensions count from 1, or from -1 at the end. Values in tensors, such as patches and labels, count
+-- from 0 and are never converted.
 -- Uses: base.
 local F = require "ijepa.base.ffi"
 local device = require "ijepa.tensor.device"
@@ -14,8 +14,8 @@ local NAME = { [0] = "f32", "bf16", "i32", "i64", "u8" }
 local CTYPE = { f32 = "float", bf16 = "uint16_t", i32 = "int32_t", i64 = "int64_t", u8 = "uint8_t" }
 local BYTES = { f32 = 4, bf16 = 2, i32 = 4, i64 = 8, u8 = 1 }
 
--- Lua's collector does not see C memory: where that has grown by half, and by this many bytes, since the last look, it is
--- told to work. In a step there is no need: its end frees all.
+-- Lua's collector does not see C memory: it runs here when that memory has grown by half, and by at
+-- least SLACK bytes, since the last run. In a step there is no need: its end frees all tensors.
 local SLACK, seen = 64 * 2 ^ 20, 0
 local function collect_if_needed()
   if device.stepping then return end
@@ -44,7 +44,7 @@ local function call(f, ...)   -- f(..., out) -> tensor, or an error at the user'
   collect_if_needed()
   local out = box()
   local st = invoke(f, out, ...)
-  if st == C.IJ_ENOMEM then   -- tensors that nobody holds any more may still have their memory
+  if st == C.IJ_ENOMEM then   -- unreachable tensors may still hold memory
     collectgarbage()
     st = invoke(f, out, ...)
   end
@@ -62,6 +62,11 @@ end
 tensor.want = want
 local function opt(x, name, op) return x ~= nil and want(x, name, op) or nil end
 
+-- Refuses arguments that an op would ignore: x:softmax(1) must not be a softmax over the last dimension.
+local function nothing_more(signature, ...)
+  if select("#", ...) > 0 then F.raise(("%s: unexpected argument; the signature is %s"):format(signature:match "[%w_]+%f[(]", signature)) end
+end
+
 local function shape_of(shape, op)
   if type(shape) ~= "table" then F.raise(op .. ": the shape is a list of sizes such as {2, 3}") end
   return F.new("int64_t[?]", math.max(#shape, 1), shape), #shape
@@ -73,10 +78,10 @@ local function dim_of(t, dim, op)
   return d
 end
 
---- A new tensor whose values are not set.
+--- A new tensor with undefined values.
 ---@param shape integer[]
 ---@param dtype string?  "f32" (default), "bf16", "i32", "i64", "u8"
----@param kept boolean?  lives past the step that it is made in
+---@param kept boolean?  stays valid after the step in which it is made
 ---@return ijepa.tensor
 function tensor.empty(shape, dtype, kept)
   local s, n = shape_of(shape, "empty")
@@ -116,7 +121,7 @@ end
 ---@return ijepa.tensor
 function tensor.new(values, dtype)
   dtype = dtype or "f32"
-  if not CTYPE[dtype] or dtype == "bf16" then F.raise("tensor: from a list f32, i32, i64 and u8 can be made") end
+  if not CTYPE[dtype] or dtype == "bf16" then F.raise("tensor: a list gives f32, i32, i64 or u8") end
   local shape, v = {}, values
   while type(v) == "table" do
     shape[#shape + 1] = #v
@@ -128,11 +133,11 @@ function tensor.new(values, dtype)
   local buf, at = F.new(CTYPE[dtype] .. "[?]", math.max(n, 1)), 0
   local function fill(x, depth)
     if depth > #shape or type(x) == "number" then
-      if type(x) ~= "number" then F.raise("tensor: the lists are not of one depth") end
-      if at >= n then F.raise "tensor: the lists are not of one length" end
+      if type(x) ~= "number" then F.raise("tensor: the lists differ in depth") end
+      if at >= n then F.raise "tensor: the lists differ in length" end
       buf[at], at = x, at + 1
     else
-      if type(x) ~= "table" or #x ~= shape[depth] then F.raise "tensor: the lists are not of one length" end
+      if type(x) ~= "table" or #x ~= shape[depth] then F.raise "tensor: the lists differ in length" end
       for i = 1, #x do fill(x[i], depth + 1) end
     end
   end
@@ -140,7 +145,8 @@ function tensor.new(values, dtype)
   return tensor.from_pointer(buf, shape, dtype)
 end
 
--- ---- looks
+-- ---- properties
+--- The number of dimensions.
 ---@return integer
 function T:dim() return C.ij_tensor_ndim(self.h) end
 --- The size of a dimension, or the list of all.
@@ -150,16 +156,20 @@ function T:size(dim)
   if dim then return tonumber(C.ij_tensor_size(self.h, dim_of(self, dim, "size"))) end
   return self:shape()
 end
+--- The sizes of all dimensions.
 ---@return integer[]
 function T:shape()
   local s = {}
   for i = 1, self:dim() do s[i] = tonumber(C.ij_tensor_size(self.h, i - 1)) end
   return s
 end
+--- The type of the values: "f32", "bf16", "i32", "i64" or "u8".
 ---@return string
 function T:dtype() return NAME[tonumber(C.ij_tensor_dtype(self.h))] end
+--- The number of values.
 ---@return integer
 function T:numel() return tonumber(C.ij_tensor_count(self.h)) end
+--- The size of the values in bytes.
 ---@return integer
 function T:bytes() return self:numel() * BYTES[self:dtype()] end
 
@@ -182,14 +192,14 @@ end
 ---@class ijepa.reading
 local Reading = {}
 Reading.__index = Reading
---- Reads the value of a tensor of one element without waiting for it: get() of what this returns does, later.
+--- Starts to read the value of a tensor of one element without waiting; get() of the result waits for it.
 ---@return ijepa.reading
 function T:item_later()
   local out = F.new "ij_reading *[1]"
   F.check(C.ij_reading_begin(self.h, out))
   return setmetatable({ h = F.gc(out[0], function(r) C.ij_reading_end(r, nil, 0) end) }, Reading)
 end
---- The value, as it was when it was asked for. Once.
+--- The value at the time of item_later(). Can be called once.
 ---@return number
 function Reading:get()
   local value, h = F.new "float[1]", F.gc(self.h, nil)
@@ -224,7 +234,7 @@ function T:__tostring()
   local ok, buf = pcall(function() return (self:dtype() == "bf16" and self:to "f32" or self):read() end)
   local lines = { ("tensor %s (%s) on %s"):format(self:dtype(), table.concat(shape, ", "),
     F.string(C.ij_device_name(C.ij_tensor_device(self.h)))) }
-  if not ok then return lines[1] .. ": its step is over" end
+  if not ok then return lines[1] .. ": its step has ended" end
   local cols = shape[#shape] or 1
   local rows = cols > 0 and self:numel() / cols or 0
   for r = 0, math.min(rows, 6) - 1 do lines[#lines + 1] = row_text(buf, r * cols, cols) end
@@ -233,18 +243,18 @@ function T:__tostring()
 end
 
 -- ---- views and copies
---- len entries of a dimension from start (from 1), sharing memory.
+--- A view of len entries of a dimension, from `start` (from 1) on.
 ---@param dim integer
 ---@param start integer
 ---@param len integer
 ---@return ijepa.tensor
 function T:narrow(dim, start, len) return call(C.ij_tensor_narrow, self.h, dim_of(self, dim, "narrow"), start - 1, len) end
---- One entry of a dimension, which is dropped; shares memory.
+--- A view of one entry of a dimension; the result has one dimension less.
 ---@param dim integer
 ---@param index integer from 1
 ---@return ijepa.tensor
 function T:select(dim, index) return call(C.ij_tensor_select, self.h, dim_of(self, dim, "select"), index - 1) end
---- The same values in another shape, one size may be -1; shares memory.
+--- A view of the same values in another shape; one size may be -1.
 ---@param ... integer|integer[]
 ---@return ijepa.tensor
 function T:reshape(...)
@@ -253,18 +263,20 @@ function T:reshape(...)
   return call(C.ij_tensor_reshape, self.h, n, s)
 end
 T.view = T.reshape
+--- A view with dimensions a and b exchanged.
 ---@param a integer
 ---@param b integer
 ---@return ijepa.tensor
 function T:transpose(a, b)
   return call(C.ij_tensor_transpose, self.h, dim_of(self, a, "transpose"), dim_of(self, b, "transpose"))
 end
---- A copy of its own memory; kept: lives past the step that it is made in.
+--- A copy with memory of its own; kept: it stays valid after the step in which it is made.
 ---@param kept boolean?
 ---@return ijepa.tensor
 function T:clone(kept)
   return call(C.ij_tensor_clone, self.h, C.ij_tensor_dtype(self.h), kept and 1 or 0)
 end
+--- This tensor where its values lie row by row in memory, else a copy.
 ---@return ijepa.tensor
 function T:contiguous() return C.ij_tensor_contiguous(self.h) ~= 0 and self or self:clone() end
 --- A copy in another type.
@@ -284,15 +296,17 @@ function T:copy_(src)
 end
 
 -- ---- gradients
+--- Switches gradients for this tensor on (default) or off.
 ---@param on boolean?
 ---@return ijepa.tensor
 function T:requires_grad_(on)
   C.ij_tensor_require_grad(self.h, on == false and 0 or 1)
   return self
 end
+--- Whether gradients are computed for this tensor.
 ---@return boolean
 function T:requires_grad() return C.ij_tensor_requires_grad(self.h) ~= 0 end
---- The gradient that backward left here, or nil.
+--- The gradient after backward(), or nil.
 ---@return ijepa.tensor?
 function T:grad()
   local g = C.ij_tensor_grad(self.h)
@@ -300,20 +314,22 @@ function T:grad()
   C.ij_tensor_ref(g)
   return wrap(g)
 end
---- Gradients of all that the loss depends on; the loss has one element.
+--- Computes the gradients of everything that this loss depends on; the loss has one element.
 function T:backward() F.check(C.ij_backward(self.h)) end
 
 -- ---- ops
---- x (..., K) times w (N, K) transposed, plus b (N): (..., N)
+--- x (..., K) times the transposed w (N, K), plus b (N): (..., N).
 ---@param w ijepa.tensor
 ---@param b ijepa.tensor?
 ---@return ijepa.tensor
 function T:linear(w, b) return call(C.ij_linear, self.h, want(w, "w", "linear"), opt(b, "b", "linear")) end
+--- GELU of each value.
 ---@return ijepa.tensor
 function T:gelu() return call(C.ij_gelu, self.h) end
+--- max(x, 0) of each value.
 ---@return ijepa.tensor
 function T:relu() return call(C.ij_relu, self.h) end
---- Over the last dimension; w and b (D) or neither; eps 1e-5.
+--- Layer norm over the last dimension, with scale w (D) and shift b (D) or without both; eps 1e-5.
 ---@param w ijepa.tensor?
 ---@param b ijepa.tensor?
 ---@param eps number?
@@ -321,43 +337,62 @@ function T:relu() return call(C.ij_relu, self.h) end
 function T:layer_norm(w, b, eps)
   return call(C.ij_layer_norm, self.h, opt(w, "w", "layer_norm"), opt(b, "b", "layer_norm"), eps or 1e-5)
 end
---- qkv (B, N, 3 A S) packed [3][A][S] -> (B, N, A S)
+--- Self-attention of packed queries, keys and values: qkv (B, N, 3 A S) as [3][A][S] -> (B, N, A S).
 ---@param heads integer
 ---@return ijepa.tensor
 function T:attention(heads) return call(C.ij_attention, self.h, heads) end
---- x (B, N, D) at index i32 (M, B, T) -> (M * B, T, D)
+--- Tokens by number: x (B, N, D) at index i32 (M, B, T), from 0 -> (M * B, T, D).
 ---@param index ijepa.tensor
 ---@return ijepa.tensor
 function T:gather(index) return call(C.ij_gather, self.h, want(index, "index", "gather")) end
 --- The mean over a dimension, or over everything.
 ---@param dim integer?
+---@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:mean(dim) return call(C.ij_mean, self.h, dim and dim_of(self, dim, "mean") or -1) end
+function T:mean(dim, ...)
+  nothing_more("x:mean(dim)", ...)
+  return call(C.ij_mean, self.h, dim and dim_of(self, dim, "mean") or -1)
+end
 --- The sum over a dimension, or over everything.
 ---@param dim integer?
+---@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:sum(dim) return self:mean(dim) * (dim and self:size(dim) or self:numel()) end
+function T:sum(dim, ...)
+  nothing_more("x:sum(dim)", ...)
+  return self:mean(dim) * (dim and self:size(dim) or self:numel())
+end
 --- The index (from 0) of the largest along the last dimension, i32.
+---@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:argmax() return call(C.ij_argmax, self.h) end
---- The k largest along the last dimension, falling: values (..., k) f32 and their places i32, from 0. No gradient.
+function T:argmax(...)
+  nothing_more("x:argmax(), over the last dimension", ...)
+  return call(C.ij_argmax, self.h)
+end
+--- The k largest along the last dimension, the largest first: values (..., k) f32 and their indices i32,
+--- from 0. No gradient.
 ---@param k integer
+---@param ... nil no further arguments
 ---@return ijepa.tensor values, ijepa.tensor index
-function T:topk(k)
+function T:topk(k, ...)
+  nothing_more("x:topk(k), over the last dimension", ...)
   local values, index = box(), box()
   F.check(C.ij_topk(self.h, k, values, index))
   return wrap(values[0]), wrap(index[0])
 end
 --- Softmax over the last dimension.
+---@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:softmax() return call(C.ij_softmax, self.h) end
---- (M, K) times (K, N) -> (M, N), or P of each: (P, M, K) and (P, K, N) -> (P, M, N).
+function T:softmax(...)
+  nothing_more("x:softmax(), over the last dimension", ...)
+  return call(C.ij_softmax, self.h)
+end
+--- Matrix product: (M, K) times (K, N) -> (M, N), or P of them: (P, M, K) times (P, K, N) -> (P, M, N).
 ---@param b ijepa.tensor
----@param ta boolean? this one is stored transposed: (K, M)
+---@param ta boolean? this tensor is stored transposed: (K, M)
 ---@param tb boolean? b is stored transposed: (N, K)
 ---@return ijepa.tensor
 function T:matmul(b, ta, tb) return call(C.ij_matmul, self.h, want(b, "b", "matmul"), ta and 1 or 0, tb and 1 or 0) end
---- Entries of the first dimension, in any order, also again: x (R, ...) at index (T) -> (T, ...).
+--- Entries of the first dimension in any order, also repeated: x (R, ...) at index (T) -> (T, ...).
 ---@param index ijepa.tensor|integer[] i32, or a list, from 0
 ---@return ijepa.tensor
 function T:rows(index)
@@ -367,7 +402,7 @@ function T:rows(index)
   shape[1] = n
   return y:reshape(shape)
 end
---- y += scale * x in place
+--- Adds scale * x in place.
 ---@param x ijepa.tensor
 ---@param scale number?
 ---@return ijepa.tensor
@@ -375,6 +410,7 @@ function T:add_(x, scale)
   F.check(C.ij_add_scaled(self.h, want(x, "x", "add_"), scale or 1))
   return self
 end
+--- Sets every value.
 ---@param value number
 ---@return ijepa.tensor
 function T:fill_(value)
@@ -394,7 +430,7 @@ local function binary(op, x, y)
     if op == "+" then return call(C.ij_affine, y.h, 1, x) end
     return op == "-" and call(C.ij_affine, y.h, -1, x) or call(C.ij_affine, y.h, x, 0)
   end
-  F.raise(("%s: %s and %s do not go together"):format(BINARY[op], is_tensor(x) and "tensor" or type(x),
+  F.raise(("%s: a %s and a %s cannot be combined"):format(BINARY[op], is_tensor(x) and "tensor" or type(x),
     is_tensor(y) and "tensor" or type(y)))
 end
 T.__add = function(x, y) return binary("+", x, y) end
@@ -416,7 +452,7 @@ function tensor.concat(list)
   for i, t in ipairs(list) do hs[i - 1] = want(t, "list", "concat") end
   return call(C.ij_concat, hs, #list)
 end
---- Mean smooth L1 (beta 1). y may repeat: x (outer, repeat, inner), y (outer, inner).
+--- Mean smooth L1 loss (beta 1). y may repeat: x (outer, repeat, inner), y (outer, inner).
 ---@param x ijepa.tensor
 ---@param y ijepa.tensor
 ---@param beta number?
@@ -425,7 +461,7 @@ end
 function tensor.smooth_l1(x, y, beta, outer)
   return call(C.ij_smooth_l1, want(x, "x", "smooth_l1"), want(y, "y", "smooth_l1"), beta or 1, outer or 1)
 end
---- Mean cross entropy of logits (R, n) and labels i32 (R), from 0; negative labels are left out.
+--- Mean cross entropy of logits (R, n) and labels i32 (R), from 0; rows with a negative label are ignored.
 ---@param logits ijepa.tensor
 ---@param label ijepa.tensor
 ---@param smoothing number?
@@ -434,7 +470,7 @@ function tensor.cross_entropy(logits, label, smoothing)
   return call(C.ij_cross_entropy, want(logits, "logits", "cross_entropy"), want(label, "label", "cross_entropy"),
     smoothing or 0)
 end
---- x (R, D) normalised per column; mean and var (D) are running statistics.
+--- Batch norm of x (R, D) per column; mean and var (D) are the running statistics.
 ---@param x ijepa.tensor
 ---@param mean ijepa.tensor
 ---@param var ijepa.tensor

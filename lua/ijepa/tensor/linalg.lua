@@ -1,5 +1,5 @@
---- Small dense linear algebra in double precision, by LAPACK: what probes, principal components and ranks need.
--- Matrices are tensors of a few thousand rows at most; they are read out of the device, so this is nothing for a step.
+--- Small dense linear algebra in double precision, by LAPACK: for probes, principal components and ranks.
+-- Matrices are tensors of a few thousand rows at most. They are copied to the host: too slow for a step.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 
@@ -12,7 +12,7 @@ void dposv_(const char *half, const int *n, const int *columns, double *a, const
             int *info, size_t half_length);
 ]]
 
-local lapack   -- loaded at the first call: most scripts need none of it
+local lapack   -- loaded at the first call
 local function library()
   if not lapack then
     local ok, found = pcall(F.load, "liblapack.so.3")
@@ -47,7 +47,7 @@ local function from_doubles(values, shape)
   return tensor.from_pointer(floats, shape, "f32", true)
 end
 
---- Eigenvalues of a symmetric matrix, the largest first, and, when asked for, its unit eigenvectors.
+--- Eigenvalues of a symmetric matrix, the largest first, and its unit eigenvectors if `vectors` is true.
 ---@param a ijepa.tensor f32 (n, n); only one half is read
 ---@param vectors boolean?
 ---@return number[] values, ijepa.tensor? vectors f32 (n, n): row i belongs to value i
@@ -57,19 +57,19 @@ function linalg.eigh(a, vectors)
   local w, info, size, isize = F.new("double[?]", n), int(0), int(-1), int(-1)
   local best, ibest, job = F.new "double[1]", int(0), vectors and "V" or "N"
   local N = int(n)
-  library().dsyevd_(job, "U", N, m, N, w, best, size, ibest, isize, info, 1, 1)   -- asks how much work space it wants
+  library().dsyevd_(job, "U", N, m, N, w, best, size, ibest, isize, info, 1, 1)   -- returns the size of the work space
   size[0], isize[0] = best[0], ibest[0]
   library().dsyevd_(job, "U", N, m, N, w, F.new("double[?]", size[0]), size, F.new("int[?]", isize[0]), isize, info, 1, 1)
   if info[0] ~= 0 then F.raise(("linalg.eigh: no convergence (%d)"):format(info[0])) end
   local values = {}
   for i = 1, n do values[i] = w[n - i] end
   if not vectors then return values end
-  local rows = F.new("double[?]", n * n)   -- LAPACK's columns are our rows, in rising order
+  local rows = F.new("double[?]", n * n)   -- LAPACK's columns are our rows, in ascending order
   for i = 0, n - 1 do F.copy(rows + i * n, m + (n - 1 - i) * n, n * 8) end
   return values, from_doubles(rows, { n, n })
 end
 
---- x of a x = b for a symmetric positive definite matrix a, by Cholesky.
+--- Solves a x = b for a symmetric positive definite matrix a, by Cholesky.
 ---@param a ijepa.tensor f32 (n, n)
 ---@param b ijepa.tensor f32 (n, m)
 ---@return ijepa.tensor? x f32 (n, m), string? message when a is not positive definite
@@ -77,9 +77,9 @@ function linalg.solve(a, b)
   local m, n, columns = doubles(a, "solve")
   local r, rows, many = doubles(b, "solve")
   if n ~= columns or rows ~= n then
-    F.raise(("linalg.solve: %d x %d and %d x %d don't fit"):format(n, columns, rows, many))
+    F.raise(("linalg.solve: a is %d x %d and b is %d x %d, expected n x n and n x m"):format(n, columns, rows, many))
   end
-  local x, info, N = F.new("double[?]", n * many), int(0), int(n)   -- LAPACK wants columns one after the other
+  local x, info, N = F.new("double[?]", n * many), int(0), int(n)   -- LAPACK stores columns one after the other
   for i = 0, n - 1 do
     for j = 0, many - 1 do x[j * n + i] = r[i * many + j] end
   end
@@ -91,9 +91,9 @@ function linalg.solve(a, b)
   return from_doubles(r, { n, many })
 end
 
---- x^T x of a tall matrix.
+--- The Gram matrix x^T x of a tall matrix.
 ---@param x ijepa.tensor f32 (R, W)
----@return ijepa.tensor product f32 (W, W)
+---@return ijepa.tensor gram f32 (W, W)
 function linalg.gram(x)
   local t = x:transpose(1, 2):clone()
   return t:linear(t)
