@@ -117,6 +117,8 @@ typedef struct ij_device_info {
   char arch[16];                    /* "sm_90", "avx512" */
   uint64_t memory, memory_free;     /* bytes of the device; 0: not known */
   uint64_t memory_used, memory_top; /* bytes in tensors and scratch now, and at most; 0: see ij_mem_live */
+  uint64_t memory_weights, memory_scratch; /* of memory_used: copies of weights in bf16; workspace and scratch of kernels */
+  uint64_t memory_staging;          /* besides memory_used: buffers for copies to the device */
   int bf16;                         /* 1: products in bf16 are faster than in f32 */
   int ahead;                        /* 1: the device works behind the caller, and reading waits for it */
 } ij_device_info;
@@ -267,6 +269,9 @@ typedef struct ij_dist_info {
 } ij_dist_info;
 /* (all) transport: NULL for what the environment says (IJEPA_DIST too), or one of those above. timeout: seconds, 0: 600. */
 ij_status ij_dist_open(const char *transport, double timeout, ij_dist **out);
+/* Process `rank` of `size` whose others do not exist: sums and broadcasts exchange nothing and leave values as they are.
+ * For counting the memory of a run of several processes. */
+ij_status ij_dist_imagine(int rank, int size, ij_dist **out);
 void ij_dist_close(ij_dist *d);                              /* (all) waits for the others, but where one has failed */
 void ij_dist_look(const ij_dist *d, ij_dist_info *out);
 ij_status ij_dist_mpi(void);                                 /* whether libijepa_mpi.so is there and works: IJ_EUNSUPPORTED */

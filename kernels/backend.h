@@ -5,7 +5,7 @@
 #define IJ_BACKEND_H
 #include "ops.h"
 
-enum { IJ_BACKEND_ABI = 1 }; /* of this file and ops.h; a plug-in of another one is refused */
+enum { IJ_BACKEND_ABI = 2 }; /* of this file and ops.h; a plug-in of another one is refused */
 
 /* What the core lends to a plug-in, which is not linked with it. */
 typedef struct ij_host {
@@ -50,6 +50,8 @@ typedef struct ij_backend {
   ij_status (*comm_join)(ij_queue *q, double seconds);
 } ij_backend;
 enum { IJ_LATE_BYTES = 256 };
+
+ij_backend ij_backend_dry(void); /* cuda/dry.c: records what the CUDA plug-in would take of memory; computes nothing */
 
 /* The plug-in's one symbol, "ij_backend_cuda". */
 typedef const ij_backend *(*ij_backend_open_fn)(const ij_host *host);

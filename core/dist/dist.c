@@ -116,19 +116,25 @@ static ij_status start(ij_dist *d, const ij_place *p) {
   return ij_mover_start(d);
 }
 
+static ij_dist *dist_new(double timeout) {
+  ij_dist *d = ij_calloc(1, sizeof *d);
+  if (!d) return NULL;
+  d->refs = 1;
+  d->timeout = timeout > 0 ? timeout : 600;
+  d->listener = -1;
+  d->size = d->local_size = 1;
+  d->threads = ij_cpu_count();
+  pthread_mutex_init(&d->lock, NULL);
+  pthread_cond_init(&d->changed, NULL);
+  return d;
+}
+
 ij_status ij_dist_open(const char *transport, double timeout, ij_dist **out) {
   ij_place p;
   *out = NULL;
   IJ_TRY(ij_place_find(transport, &p));
-  ij_dist *d = ij_calloc(1, sizeof *d);
+  ij_dist *d = dist_new(timeout);
   if (!d) return IJ_ENOMEM;
-  d->refs = 1;
-  d->timeout = timeout > 0 ? timeout : 600;
-  d->listener = -1;
-  d->local_size = 1;
-  d->threads = ij_cpu_count();
-  pthread_mutex_init(&d->lock, NULL);
-  pthread_cond_init(&d->changed, NULL);
   ij_status st = start(d, &p);
   if (st != IJ_OK) {
     ij_dist_fail(d, ij_errmsg());
@@ -136,6 +142,17 @@ ij_status ij_dist_open(const char *transport, double timeout, ij_dist **out) {
     return st;
   }
   *out = d;
+  return IJ_OK;
+}
+
+ij_status ij_dist_imagine(int rank, int size, ij_dist **out) {
+  *out = NULL;
+  if (size < 1 || rank < 0 || rank >= size) return ij_fail(IJ_EINVAL, "processes: no process %d of %d", rank, size);
+  if (!(*out = dist_new(0))) return IJ_ENOMEM;
+  (*out)->rank = rank;
+  (*out)->size = size;
+  (*out)->imagined = true;
+  snprintf((*out)->transport, sizeof (*out)->transport, "none");
   return IJ_OK;
 }
 
@@ -171,12 +188,15 @@ void ij_dist_look(const ij_dist *d, ij_dist_info *out) {
   snprintf(out->transport, sizeof out->transport, "%s", d->transport);
 }
 
+/* Nothing is exchanged: there is no other process, or the others do not exist. */
+static bool alone(const ij_dist *d) { return d->size == 1 || d->imagined; }
+
 static double limit(const ij_dist *d, double seconds) {
   return ij_time() + (seconds == 0 ? d->timeout : seconds < 0 ? 1e18 : seconds);
 }
 
 ij_status ij_dist_sum(ij_dist *d, double *x, int n) {
-  if (d->size == 1) return IJ_OK;
+  if (alone(d)) return IJ_OK;
   size_t bytes = (size_t)n * sizeof *x;
   double until = limit(d, 0), *all = d->rank ? NULL : ij_alloc((size_t)d->size * bytes);
   if (!d->rank && !all) return IJ_ENOMEM;
@@ -189,13 +209,13 @@ ij_status ij_dist_sum(ij_dist *d, double *x, int n) {
 }
 
 ij_status ij_dist_broadcast(ij_dist *d, void *bytes, size_t n) {
-  if (d->size == 1) return IJ_OK;
+  if (alone(d)) return IJ_OK;
   atomic_fetch_add(&d->begun, 1);
   return ij_star_spread(d, bytes, n, limit(d, 0));
 }
 
 ij_status ij_dist_barrier(ij_dist *d, double seconds) {
-  if (d->size == 1) return IJ_OK;
+  if (alone(d)) return IJ_OK;
   char *all = d->rank ? NULL : ij_alloc((size_t)d->size), mine = 0;
   double until = limit(d, seconds);
   if (!d->rank && !all) return IJ_ENOMEM;
@@ -207,8 +227,8 @@ ij_status ij_dist_barrier(ij_dist *d, double seconds) {
 
 void ij_dist_fail(ij_dist *d, const char *why) {
   char text[400];
-  if (d->size == 1) return;
+  if (alone(d)) return;
   snprintf(text, sizeof text, "process %d stopped: %s", d->rank, why);
   ij_watch_lose(d, text);
 }
-int ij_dist_lost(ij_dist *d) { return d->size > 1 && ij_watch_lost(d); }
+int ij_dist_lost(ij_dist *d) { return !alone(d) && ij_watch_lost(d); }

@@ -46,6 +46,7 @@ enum { IJ_MOVES = 4096 }; /* that may wait */
 struct ij_dist {
   int refs;
   int rank, size, local, local_size, threads;
+  bool imagined; /* the other processes do not exist, and nothing is exchanged */
   double timeout;
   char transport[8];
   uint64_t token;

@@ -84,9 +84,9 @@ static ij_status open_gpu(int index, ij_queue *q) {
   q->stream = c;
   c->device = index;
   snprintf(c->name, sizeof c->name, "%.79s", p.name);
-  c->processors = p.multiProcessorCount;
+  c->sms = p.multiProcessorCount;
   c->arch = 10 * p.major + p.minor;
-  c->workspace_bytes = (size_t)32 << 20; /* what cuBLAS advises for Hopper and newer */
+  c->workspace_bytes = IJ_CUDA_WORKSPACE;
   st = ij_cuda_status(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "making a stream");
   if (st == IJ_OK) st = ij_cuda_memory_open(q);
   if (st == IJ_OK && cublasLtCreate(&c->lt) != CUBLAS_STATUS_SUCCESS)
@@ -107,6 +107,9 @@ static void look(ij_queue *q, ij_device_info *out) {
   out->memory = total;
   out->memory_free = unused;
   ij_cuda_memory_look(q, out);
+  out->memory_weights = ij_cuda_weights_bytes(q);
+  out->memory_scratch = c->workspace_bytes;
+  for (int i = 0; i < 8; i++) out->memory_scratch += ij_pool_bytes(q->slot_bytes[i]);
   out->bf16 = 1;
   out->ahead = 1;
 }

@@ -5,6 +5,7 @@
 #define IJ_CUDA_H
 extern "C" {
 #include "../backend.h"
+#include "costs.h"
 }
 #include "dev.h"
 #include <cublasLt.h>
@@ -15,7 +16,7 @@ typedef struct ij_cuda {
   cublasLtHandle_t lt;
   void *workspace; /* for cublasLt's products */
   size_t workspace_bytes;
-  int device, processors, arch; /* number; multiprocessors; 90 for sm_90 */
+  int device, sms, arch; /* its index; count of SMs; 90 for sm_90 */
   char name[80];
   struct ij_cuda_memory *memory;     /* backend.cu's */
   struct ij_cuda_weights *weights;   /* linear's: bf16 copies of weights */
@@ -41,6 +42,7 @@ ij_status ij_cuda_launched(const char *op);
 __nv_bfloat16 *ij_cuda_weight(ij_queue *q, const float *w, ij_dim n, uint64_t version);
 /* The copy of w (n), if there is one, which the caller is about to renew: it then counts as `version`'s. NULL: none. */
 __nv_bfloat16 *ij_cuda_weight_renewed(ij_queue *q, const float *w, ij_dim n, uint64_t version);
+uint64_t ij_cuda_weights_bytes(ij_queue *q); /* of all copies */
 void ij_cuda_weights_release(ij_queue *q);
 
 extern "C" {

@@ -17,6 +17,23 @@ local Dist = {}
 Dist.__index = Dist
 local current, parted   -- processes meet once in a program
 
+local function wrapped(handle)
+  local h, info = F.gc(handle, C.ij_dist_close), F.new "ij_dist_info"
+  C.ij_dist_look(h, info)
+  return setmetatable({ h = h, rank = info.rank, size = info.size, local_rank = info.local_rank, local_size = info.local_size,
+    threads = info.threads, transport = F.string(info.transport) }, Dist)
+end
+
+--- Process `rank` of `size` whose others do not exist, for counting the memory of a run: sums and broadcasts exchange nothing.
+---@param rank integer from 0
+---@param size integer
+---@return ijepa.dist
+function dist.imagine(rank, size)
+  local out = F.new "ij_dist *[1]"
+  F.check(C.ij_dist_imagine(rank, size, out))
+  return wrapped(out[0])
+end
+
 --- Meets the other processes, each of which must come here; later calls give the same. Alone it costs nothing.
 ---@param o { timeout: number?, transport: string? }?  seconds; "none", "mpi", "tcp": default what the environment says
 ---@return ijepa.dist? processes, string? message
@@ -24,13 +41,10 @@ function dist.open(o)
   o = o or {}
   if current then return current end
   if parted then return nil, "processes: they have met and parted: a recipe of several processes trains once" end
-  local out, info = F.new "ij_dist *[1]", F.new "ij_dist_info"
+  local out = F.new "ij_dist *[1]"
   local ok, message = F.try(C.ij_dist_open(o.transport, o.timeout or 0, out))
   if not ok then return nil, message end
-  local h = F.gc(out[0], C.ij_dist_close)
-  C.ij_dist_look(h, info)
-  local d = setmetatable({ h = h, rank = info.rank, size = info.size, local_rank = info.local_rank, local_size = info.local_size,
-    threads = info.threads, transport = F.string(info.transport) }, Dist)
+  local d = wrapped(out[0])
   current = d.size > 1 and d or nil
   return d
 end

@@ -47,14 +47,16 @@ end
 function device.name() return F.string(C.ij_device_name(device.get())) end
 
 --- What the device is: name and arch, bytes of its memory (all, free; 0: not known), in tensors (used now, and at most),
---- whether bf16 is faster there, and whether it works behind the caller (then reading a tensor waits for it).
+--- whether bf16 is faster there, and whether it works behind the caller (then reading a tensor waits for it). Of a GPU's
+--- used bytes, weights are copies of weights in bf16, and scratch is the kernels' own; staging is besides: buffers for copies.
 ---@param handle any? of another device than the current one
----@return { name: string, arch: string, memory: number, free: number, used: number, top: number, bf16: boolean, ahead: boolean }
+---@return { name: string, arch: string, memory: number, free: number, used: number, top: number, weights: number, scratch: number, staging: number, bf16: boolean, ahead: boolean }
 function device.info(handle)
   local i = F.new "ij_device_info"
   C.ij_device_look(handle or device.get(), i)
   return { name = F.string(i.name), arch = F.string(i.arch), memory = tonumber(i.memory), free = tonumber(i.memory_free),
-    used = tonumber(i.memory_used), top = tonumber(i.memory_top), bf16 = i.bf16 ~= 0, ahead = i.ahead ~= 0 }
+    used = tonumber(i.memory_used), top = tonumber(i.memory_top), weights = tonumber(i.memory_weights),
+    scratch = tonumber(i.memory_scratch), staging = tonumber(i.memory_staging), bf16 = i.bf16 ~= 0, ahead = i.ahead ~= 0 }
 end
 
 --- Waits until all that was asked of the device is done.

@@ -443,8 +443,11 @@ end
 --- A trainer alone, of images that are none, with models whose values are not drawn: for steps that only count.
 ---@param cfg table
 ---@param images table with height, width, epoch_steps and next, as ijepa.data has them
+---@param dist ijepa.dist? default: one process
 ---@return ijepa.trainer
-function jepa.trainer(cfg, images) return new_trainer(cfg, {}, must(require "ijepa.dist".open { transport = "none" }), images) end
+function jepa.trainer(cfg, images, dist)
+  return new_trainer(cfg, {}, dist or must(require "ijepa.dist".open { transport = "none" }), images)
+end
 
 -- What a GPU's memory was too little for, with what would fit.
 local function advised(e, cfg, dist)
