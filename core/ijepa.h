@@ -438,51 +438,51 @@ ij_status ij_image_centre(const uint8_t *pixels, int height, int width, int shor
 /* A file of tensors, memory-mapped: safetensors, or a PyTorch checkpoint (.pth.tar, .pt, .bin: zip and pickle), told
  * apart by content. Of the latter, names are the keys of nested dicts joined by dots ("encoder.module.norm.weight",
  * "opt.state.3.exp_avg"), and its numbers and texts are metadata ("epoch"). Nothing in a file is run. */
-typedef struct ij_tensors ij_tensors;
+typedef struct ij_tensor_file ij_tensor_file;
 /* IJ_EIO, or IJ_EFORMAT where the file is not whole and right in every part. */
-ij_status ij_tensors_open(const char *path, ij_tensors **out);
-void ij_tensors_close(ij_tensors *f);
-int ij_tensors_count(const ij_tensors *f);
-const char *ij_tensors_name(const ij_tensors *f, int i);     /* i from 0, by place in the file; NULL: not there */
-int ij_tensors_find(const ij_tensors *f, const char *name);  /* -1: not there */
-ij_dtype ij_tensors_dtype(const ij_tensors *f, int i);       /* (ij_dtype)-1: one that ij_dtype has not, as F16 */
-const char *ij_tensors_type(const ij_tensors *f, int i);     /* as safetensors says it: "F32", "F16" */
-int ij_tensors_ndim(const ij_tensors *f, int i);             /* -1: not there, as below */
-int64_t ij_tensors_size(const ij_tensors *f, int i, int dim);
+ij_status ij_tensor_file_open(const char *path, ij_tensor_file **out);
+void ij_tensor_file_close(ij_tensor_file *f);
+int ij_tensor_file_count(const ij_tensor_file *f);
+const char *ij_tensor_file_name(const ij_tensor_file *f, int i);     /* i from 0, by place in the file; NULL: not there */
+int ij_tensor_file_find(const ij_tensor_file *f, const char *name);  /* -1: not there */
+ij_dtype ij_tensor_file_dtype(const ij_tensor_file *f, int i);       /* (ij_dtype)-1: one that ij_dtype has not, as F16 */
+const char *ij_tensor_file_type(const ij_tensor_file *f, int i);     /* as safetensors says it: "F32", "F16" */
+int ij_tensor_file_ndim(const ij_tensor_file *f, int i);             /* -1: not there, as below */
+int64_t ij_tensor_file_size(const ij_tensor_file *f, int i, int dim);
 /* Row-major, valid until close; perhaps not aligned. NULL and a message for a type that ij_dtype has not. */
-const void *ij_tensors_data(ij_tensors *f, int i, size_t *bytes);
+const void *ij_tensor_file_data(ij_tensor_file *f, int i, size_t *bytes);
 /* All elements as f32, row-major -> out, of n elements: F64, F32, F16, BF16, all integers, BOOL. */
-ij_status ij_tensors_read(ij_tensors *f, int i, float *out, size_t n);
+ij_status ij_tensor_file_read(ij_tensor_file *f, int i, float *out, size_t n);
 /* The same into t, f32, contiguous and of the same number of elements. What was read leaves the process's memory. */
-ij_status ij_tensors_load(ij_tensors *f, int i, ij_tensor *t);
-const char *ij_tensors_meta(const ij_tensors *f, const char *key);      /* NULL: not there */
-int ij_tensors_meta_count(const ij_tensors *f);
-const char *ij_tensors_meta_key(const ij_tensors *f, int i); /* sorted; NULL: not there */
+ij_status ij_tensor_file_load(ij_tensor_file *f, int i, ij_tensor *t);
+const char *ij_tensor_file_meta(const ij_tensor_file *f, const char *key);      /* NULL: not there */
+int ij_tensor_file_meta_count(const ij_tensor_file *f);
+const char *ij_tensor_file_meta_key(const ij_tensor_file *f, int i); /* sorted; NULL: not there */
 /* An encoder from a checkpoint, ready for ij_encoder_forward and not trained: of a run, a published .pth.tar, or a file in
  * Hugging Face's or timm's layout, told apart by names. which: the part ("target_encoder", "encoder"); NULL: the target
  * encoder, or the only one. Heads: of the settings in the file, of a config.json beside it, or as published for this
  * width. IJ_EIO, IJ_EFORMAT: the file can't be read, holds no such encoder, or has not exactly this model's tensors. */
 ij_status ij_encoder_load(ij_device *dev, const char *path, const char *which, ij_encoder **out);
-typedef struct ij_tensors_writer ij_tensors_writer;
-ij_status ij_tensors_create(const char *path, ij_tensors_writer **out);  /* nothing is written before commit */
+typedef struct ij_tensor_writer ij_tensor_writer;
+ij_status ij_tensor_writer_new(const char *path, ij_tensor_writer **out);  /* nothing is written before commit */
 /* Both texts are copied; a key given again gets the new value. */
-ij_status ij_tensors_set_meta(ij_tensors_writer *w, const char *key, const char *value);
+ij_status ij_tensor_writer_meta(ij_tensor_writer *w, const char *key, const char *value);
 /* data is borrowed until commit or discard */
-ij_status ij_tensors_add(ij_tensors_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
+ij_status ij_tensor_writer_add(ij_tensor_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
                          const void *data);
 /* Keeps a reference and reads t (contiguous) at commit, tensor after tensor: no second copy of a model in memory. */
-ij_status ij_tensors_add_tensor(ij_tensors_writer *w, const char *name, ij_tensor *t);
-ij_status ij_tensors_commit(ij_tensors_writer *w);  /* temporary file, fsync, rename, fsync of the folder; frees w */
-void ij_tensors_discard(ij_tensors_writer *w);      /* frees w, leaves no file */
+ij_status ij_tensor_writer_add_tensor(ij_tensor_writer *w, const char *name, ij_tensor *t);
+ij_status ij_tensor_writer_commit(ij_tensor_writer *w);  /* temporary file, fsync, rename, fsync of the folder; frees w */
+void ij_tensor_writer_discard(ij_tensor_writer *w);      /* frees w, leaves no file */
 /* Copies the tensors and writes them in a thread; data that is borrowed must live until the end. Where there is no memory
  * for the copies, writes at once: then *job is NULL. Frees w. */
-typedef struct ij_tensors_job ij_tensors_job;
-ij_status ij_tensors_commit_later(ij_tensors_writer *w, ij_tensors_job **job);
-int ij_tensors_job_done(const ij_tensors_job *job);          /* 1: ij_tensors_job_end will not wait */
-ij_status ij_tensors_job_end(ij_tensors_job *job);           /* waits; what the commit gave; frees job (NULL is fine) */
+typedef struct ij_tensor_writer_job ij_tensor_writer_job;
+ij_status ij_tensor_writer_commit_later(ij_tensor_writer *w, ij_tensor_writer_job **job);
+int ij_tensor_writer_job_done(const ij_tensor_writer_job *job);          /* 1: ij_tensor_writer_job_end will not wait */
+ij_status ij_tensor_writer_job_end(ij_tensor_writer_job *job);           /* waits; what the commit gave; frees job (NULL is fine) */
 /* The same as a PyTorch checkpoint: a zip of the tensors, data/0, data/1, ... in the order of adding, and of the caller's
  * pickle, which names these storages. Metadata is not written. */
-ij_status ij_tensors_commit_pth(ij_tensors_writer *w, const void *pickle, size_t n);
+ij_status ij_tensor_writer_commit_pth(ij_tensor_writer *w, const void *pickle, size_t n);
 
 /* Settings in YAML (n bytes) as JSON text: a tree of {"line": n} with "text" and "plain" (not quoted), "list": [...], or
  * "map": [{"key", "key_line", ...the value...}]; ij_bytes_free it. name: of the file, for messages "name:line: what".

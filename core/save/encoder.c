@@ -65,11 +65,11 @@ static size_t label_of(const char *prefix, size_t n) {
 }
 
 /* The part called `which`; without a name the target encoder, or the only one. */
-static ij_status find_place(const char *path, const ij_tensors *f, const char *which, place *out) {
+static ij_status find_place(const char *path, const ij_tensor_file *f, const char *which, place *out) {
   const char *wanted = which ? which : "target_encoder";
   int found = 0;
-  for (int i = 0; i < ij_tensors_count(f); i++) {
-    const char *name = ij_tensors_name(f, i);
+  for (int i = 0; i < ij_tensor_file_count(f); i++) {
+    const char *name = ij_tensor_file_name(f, i);
     size_t n;
     bool hf = ends_with(name, "embeddings.position_embeddings", &n);
     if ((!hf && !ends_with(name, "pos_embed", &n)) || n >= NAME_MOST || !strncmp(name, "opt.", 4)) continue;
@@ -117,11 +117,11 @@ static int sources_of(const place *at, const char *name, char out[3][2 * NAME_MO
 /* ---- what model it is */
 
 /* Sizes of the tensor of this name, (ndim); -1 where it is missing or has another number of dimensions. */
-static int size_of(const place *at, const ij_tensors *f, const char *name, int ndim, int dim) {
+static int size_of(const place *at, const ij_tensor_file *f, const char *name, int ndim, int dim) {
   char sources[3][2 * NAME_MOST];
-  int i = sources_of(at, name, sources) ? ij_tensors_find(f, sources[0]) : -1;
-  if (i < 0 || ij_tensors_ndim(f, i) != ndim) return -1;
-  int64_t size = ij_tensors_size(f, i, dim);
+  int i = sources_of(at, name, sources) ? ij_tensor_file_find(f, sources[0]) : -1;
+  if (i < 0 || ij_tensor_file_ndim(f, i) != ndim) return -1;
+  int64_t size = ij_tensor_file_size(f, i, dim);
   return size < 1 << 20 ? (int)size : -1;
 }
 
@@ -146,7 +146,7 @@ static int heads_of(const char *path, int width) {
   return heads;
 }
 
-static ij_status config_of_tensors(const char *path, const ij_tensors *f, const place *at, ij_vit_config *c) {
+static ij_status config_of_tensors(const char *path, const ij_tensor_file *f, const place *at, ij_vit_config *c) {
   char name[NAME_MOST];
   int count = size_of(at, f, "pos_embed", 3, 1), hidden = size_of(at, f, "blocks.0.mlp.fc1.weight", 2, 0);
   int side = (int)lround(sqrt(fmax(count, 0)));
@@ -165,8 +165,8 @@ static ij_status config_of_tensors(const char *path, const ij_tensors *f, const 
                                        "ijepa export FILE --heads N --format hf --out FOLDER writes one that does");
 }
 
-static ij_status read_config(const char *path, const ij_tensors *f, const place *at, ij_vit_config *c) {
-  const char *text = ij_tensors_meta(f, "settings");
+static ij_status read_config(const char *path, const ij_tensor_file *f, const place *at, ij_vit_config *c) {
+  const char *text = ij_tensor_file_meta(f, "settings");
   cJSON *settings = text ? cJSON_Parse(text) : NULL;
   ij_status st = settings ? config_of(path, settings, c) : config_of_tensors(path, f, at, c);
   c->blank = 1; /* all values come from the file */
@@ -182,25 +182,25 @@ static ij_status read_config(const char *path, const ij_tensors *f, const place 
 /* ---- values */
 
 /* Rows [*row, ...) of t from tensor i of the file, of any type. */
-static ij_status fill_rows(const char *path, ij_tensors *f, int i, ij_tensor *t, int64_t *row, bool all) {
-  int64_t rows = ij_tensors_ndim(f, i) > 0 ? ij_tensors_size(f, i, 0) : 0;
-  bool same = ij_tensors_ndim(f, i) == ij_tensor_ndim(t) && (all ? rows == ij_tensor_size(t, 0) : true) &&
+static ij_status fill_rows(const char *path, ij_tensor_file *f, int i, ij_tensor *t, int64_t *row, bool all) {
+  int64_t rows = ij_tensor_file_ndim(f, i) > 0 ? ij_tensor_file_size(f, i, 0) : 0;
+  bool same = ij_tensor_file_ndim(f, i) == ij_tensor_ndim(t) && (all ? rows == ij_tensor_size(t, 0) : true) &&
               rows <= ij_tensor_size(t, 0) - *row;
-  for (int d = 1; same && d < ij_tensor_ndim(t); d++) same = ij_tensors_size(f, i, d) == ij_tensor_size(t, d);
+  for (int d = 1; same && d < ij_tensor_ndim(t); d++) same = ij_tensor_file_size(f, i, d) == ij_tensor_size(t, d);
   if (!same)
     return ij_fail(IJ_EFORMAT, "checkpoint '%s': the tensor '%s' has not the shape that its settings say", path,
-                   ij_tensors_name(f, i));
-  if (all) return ij_tensors_load(f, i, t);
+                   ij_tensor_file_name(f, i));
+  if (all) return ij_tensor_file_load(f, i, t);
   ij_tensor *part;
   IJ_TRY(ij_tensor_narrow(t, 0, *row, rows, &part));
-  ij_status st = ij_tensors_load(f, i, part);
+  ij_status st = ij_tensor_file_load(f, i, part);
   ij_tensor_free(part);
   *row += rows;
   return st;
 }
 
 /* Every tensor of the model; nothing missing, nothing left. */
-static ij_status fill(const char *path, ij_tensors *f, const place *at, ij_params *ps) {
+static ij_status fill(const char *path, ij_tensor_file *f, const place *at, ij_params *ps) {
   char sources[3][2 * NAME_MOST];
   int used = 0, found = 0;
   size_t prefix = strlen(at->prefix);
@@ -209,7 +209,7 @@ static ij_status fill(const char *path, ij_tensors *f, const place *at, ij_param
     int64_t row = 0;
     int n = sources_of(at, ij_params_name(ps, i), sources);
     for (int k = 0; k < n; k++, used++) {
-      int have = ij_tensors_find(f, sources[k]);
+      int have = ij_tensor_file_find(f, sources[k]);
       if (have < 0) return ij_fail(IJ_EFORMAT, "checkpoint '%s' lacks the tensor '%s'", path, sources[k]);
       IJ_TRY(fill_rows(path, f, have, t, &row, n == 1));
     }
@@ -217,7 +217,7 @@ static ij_status fill(const char *path, ij_tensors *f, const place *at, ij_param
       return ij_fail(IJ_EFORMAT, "checkpoint '%s': '%s' is not whole", path, ij_params_name(ps, i));
     ij_tensor_require_grad(t, 0);
   }
-  for (int i = 0; i < ij_tensors_count(f); i++) found += !strncmp(ij_tensors_name(f, i), at->prefix, prefix);
+  for (int i = 0; i < ij_tensor_file_count(f); i++) found += !strncmp(ij_tensor_file_name(f, i), at->prefix, prefix);
   if (found == used) return IJ_OK;
   return ij_fail(IJ_EFORMAT, "checkpoint '%s' has %d tensors called '%s...', its model %d", path, found, at->prefix,
                  used);
@@ -225,16 +225,16 @@ static ij_status fill(const char *path, ij_tensors *f, const place *at, ij_param
 
 ij_status ij_encoder_load(ij_device *dev, const char *path, const char *which, ij_encoder **out) {
   ij_vit_config c;
-  ij_tensors *f;
+  ij_tensor_file *f;
   place at;
   ij_encoder *e = NULL;
   *out = NULL;
-  IJ_TRY(ij_tensors_open(path, &f));
+  IJ_TRY(ij_tensor_file_open(path, &f));
   ij_status st = find_place(path, f, which, &at);
   if (st == IJ_OK) st = read_config(path, f, &at, &c);
   if (st == IJ_OK && (st = ij_encoder_new(dev, &c, &e)) != IJ_OK) st = ij_fail_in(st, "checkpoint '%s'", path);
   if (st == IJ_OK) st = fill(path, f, &at, ij_encoder_params(e));
-  ij_tensors_close(f);
+  ij_tensor_file_close(f);
   if (st == IJ_OK) *out = e;
   else ij_encoder_free(e);
   return st;

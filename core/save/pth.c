@@ -32,7 +32,7 @@ struct ij_pth {
   int storage_count;
 };
 
-static ij_status bad(const ij_tensors *f, const char *what) {
+static ij_status bad(const ij_tensor_file *f, const char *what) {
   return ij_fail(IJ_EFORMAT, "file '%s' is not a whole PyTorch checkpoint: %s", f->path, what);
 }
 
@@ -53,12 +53,12 @@ void ij_pth_free(ij_pth *p) {
 /* The magic number of the format before zip: a pickled long. */
 static const unsigned char OLD[] = {0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19};
 
-static bool is_old(const ij_tensors *f) { return f->size >= sizeof OLD && !memcmp(f->map, OLD, sizeof OLD); }
+static bool is_old(const ij_tensor_file *f) { return f->size >= sizeof OLD && !memcmp(f->map, OLD, sizeof OLD); }
 
-bool ij_pth_begins(const ij_tensors *f) { return is_old(f) || (f->size >= 4 && !memcmp(f->map, "PK\3\4", 4)); }
+bool ij_pth_begins(const ij_tensor_file *f) { return is_old(f) || (f->size >= 4 && !memcmp(f->map, "PK\3\4", 4)); }
 
 /* Takes n bytes out of what copies of this file's contents may have. */
-static ij_status unpack(ij_tensors *f, const ij_member *m, void **out) {
+static ij_status unpack(ij_tensor_file *f, const ij_member *m, void **out) {
   if (m->size > f->room)
     return ij_fail(IJ_EFORMAT, "file '%s' refused: it would unpack to more than 64 times its size", f->path);
   if (!(*out = ij_alloc(m->size + 1))) return IJ_ENOMEM;
@@ -77,7 +77,7 @@ static bool ends_with(const ij_member *m, const char *end) {
 }
 
 /* Finds data.pkl and its folder's name, with the slash. */
-static ij_status find_pickle(ij_tensors *f, const ij_member **m, size_t *folder) {
+static ij_status find_pickle(ij_tensor_file *f, const ij_member **m, size_t *folder) {
   ij_zip *z = &f->pth->zip;
   *m = NULL;
   for (int i = 0; i < z->count; i++) {
@@ -99,7 +99,7 @@ static ij_status find_pickle(ij_tensors *f, const ij_member **m, size_t *folder)
 /* ---- from values to entries */
 
 typedef struct walk {
-  ij_tensors *f;
+  ij_tensor_file *f;
   const ij_member *pkl;
   size_t folder;
   bool counting;
@@ -150,7 +150,7 @@ static bool dims_of(const ij_pickle *p, uint32_t tuple, int64_t *out) {
 }
 
 /* Fills e and v from a tensor of the pickle; shape and stride have room for its dimensions. */
-static ij_status make_view(walk *w, uint32_t value, ij_entry *e, view *v, int64_t *shape, int64_t *stride) {
+static ij_status make_view(walk *w, uint32_t value, ij_file_entry *e, view *v, int64_t *shape, int64_t *stride) {
   const ij_pickle *p = &w->f->pth->pickle;
   uint32_t parts[4];
   for (int i = 0; i < 4; i++) parts[i] = (uint32_t)cell_value(p, value, i);
@@ -222,8 +222,8 @@ static ij_status add_tensor(walk *w, uint32_t value) {
   size_t at = w->dims;
   w->dims += ndim;
   if (w->counting) return IJ_OK;
-  ij_entry *e = &w->f->entries[i];
-  *e = (ij_entry){.name = name, .view = i};
+  ij_file_entry *e = &w->f->entries[i];
+  *e = (ij_file_entry){.name = name, .view = i};
   w->f->count = i + 1;
   return make_view(w, value, e, &p->views[i], w->f->dims + at, p->strides + at);
 }
@@ -283,7 +283,7 @@ static ij_status visit(walk *w, uint32_t value, int depth) {
 }
 
 /* Once to count, once to fill. */
-static ij_status flatten(ij_tensors *f, const ij_member *pkl, size_t folder) {
+static ij_status flatten(ij_tensor_file *f, const ij_member *pkl, size_t folder) {
   ij_pth *p = f->pth;
   walk w = {.f = f, .pkl = pkl, .folder = folder, .counting = true};
   ij_status st = visit(&w, p->pickle.root, 0);
@@ -305,7 +305,7 @@ out:
   return st;
 }
 
-ij_status ij_pth_read(ij_tensors *f) {
+ij_status ij_pth_read(ij_tensor_file *f) {
   const ij_member *m = NULL;
   size_t folder = 0;
   if (is_old(f))
@@ -322,7 +322,7 @@ ij_status ij_pth_read(ij_tensors *f) {
   return flatten(f, m, folder);
 }
 
-ij_status ij_pth_view(ij_tensors *f, const ij_entry *e, const unsigned char **first, const int64_t **stride) {
+ij_status ij_pth_view(ij_tensor_file *f, const ij_file_entry *e, const unsigned char **first, const int64_t **stride) {
   const view *v = &f->pth->views[e->view];
   storage *s = &f->pth->storages[v->storage];
   if (!s->bytes) {

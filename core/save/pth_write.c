@@ -14,7 +14,7 @@ typedef struct place {
 } place;
 
 typedef struct archive {
-  const ij_tensors_writer *w;
+  const ij_tensor_writer *w;
   const void *pickle;
   size_t pickle_size;
   place *places; /* (count + 3), filled while writing */
@@ -41,7 +41,7 @@ static unsigned char *put_common(unsigned char *p, const place *m, int extra) {
 }
 
 /* One member; its bytes begin at a multiple of ALIGN. */
-static ij_status put_member(ij_sink *s, place *m, const char *name, const void *bytes, uint64_t n) {
+static ij_status put_member(ij_output *s, place *m, const char *name, const void *bytes, uint64_t n) {
   snprintf(m->name, sizeof m->name, "%s", name);
   m->at = s->at;
   m->size = n;
@@ -55,11 +55,11 @@ static ij_status put_member(ij_sink *s, place *m, const char *name, const void *
   p = put(p, n, 8);
   p = put(p, n, 8);
   put(put(p, 0x4246, 2), pad, 2); /* "FB", as torch.save calls its padding */
-  IJ_TRY(ij_sink_put(s, head, bare + pad));
-  return ij_sink_put(s, bytes, n);
+  IJ_TRY(ij_output_put(s, head, bare + pad));
+  return ij_output_put(s, bytes, n);
 }
 
-static ij_status put_directory(ij_sink *s, const place *places, int count) {
+static ij_status put_directory(ij_output *s, const place *places, int count) {
   uint64_t start = s->at;
   for (int i = 0; i < count; i++) {
     const place *m = &places[i];
@@ -76,7 +76,7 @@ static ij_status put_directory(ij_sink *s, const place *places, int count) {
     p = put(p, m->at, 8);
     put(extra + 2, (uint64_t)(p - extra - 4), 2);
     put(extra - strlen(m->name) - 46 + 30, (uint64_t)(p - extra), 2);
-    IJ_TRY(ij_sink_put(s, c, (size_t)(p - c)));
+    IJ_TRY(ij_output_put(s, c, (size_t)(p - c)));
   }
   uint64_t end64 = s->at, bytes = end64 - start;
   unsigned char e[56 + 20 + 22] = "PK\6\6", *p = put(e + 4, 44, 8);
@@ -93,10 +93,10 @@ static ij_status put_directory(ij_sink *s, const place *places, int count) {
   p = put(put(p, few, 2), few, 2);
   p = put(put(p, narrow(bytes), 4), narrow(start), 4);
   put(p, 0, 2);
-  return ij_sink_put(s, e, sizeof e);
+  return ij_output_put(s, e, sizeof e);
 }
 
-static ij_status fill(ij_sink *s, const void *context) {
+static ij_status fill(ij_output *s, const void *context) {
   const archive *a = context;
   place *m = a->places;
   IJ_TRY(put_member(s, m++, "archive/data.pkl", a->pickle, a->pickle_size));
@@ -105,20 +105,20 @@ static ij_status fill(ij_sink *s, const void *context) {
     const void *bytes;
     char name[MAX_NAME];
     snprintf(name, sizeof name, "archive/data/%d", i);
-    IJ_TRY(ij_sink_item(s, &a->w->items[i], &bytes));
+    IJ_TRY(ij_output_item(s, &a->w->items[i], &bytes));
     IJ_TRY(put_member(s, m++, name, bytes, (uint64_t)a->w->items[i].bytes));
   }
   IJ_TRY(put_member(s, m++, "archive/version", "3\n", 2));
   return put_directory(s, a->places, (int)(m - a->places));
 }
 
-ij_status ij_tensors_commit_pth(ij_tensors_writer *w, const void *pickle, size_t n) {
+ij_status ij_tensor_writer_commit_pth(ij_tensor_writer *w, const void *pickle, size_t n) {
   ij_status st = IJ_ENOMEM;
   archive a = {.w = w, .pickle = pickle, .pickle_size = n};
   size_t total = n;
   for (int i = 0; i < w->count; i++) total += (size_t)w->items[i].bytes + 2 * (MAX_NAME + ALIGN);
-  if ((a.places = ij_calloc((size_t)w->count + 3, sizeof *a.places))) st = ij_replace_by(w, total, fill, &a);
+  if ((a.places = ij_calloc((size_t)w->count + 3, sizeof *a.places))) st = ij_writer_replace(w, total, fill, &a);
   ij_free(a.places);
-  ij_tensors_discard(w);
+  ij_tensor_writer_discard(w);
   return st;
 }

@@ -75,13 +75,13 @@ function tests.test_what_settings_change()
   lu.assertTrue(kept.gradients >= 4 * base.trained and kept.gradients < 4 * base.trained + 512 * 400)
   local four = memory.need(settings(), { k = 30, t = 12, processes = 4 })
   lu.assertTrue(four.gradients >= 4 * base.trained and four.gradients < 4 * base.trained + 256 * 200)   -- buckets
-  lu.assertEquals(memory.need(settings "optim.clip=1", { k = 30, t = 12, processes = 4 }).gradients, four.gradients)
+  lu.assertAlmostEquals(memory.need(settings "optim.clip=1", { k = 30, t = 12, processes = 4 }).gradients, four.gradients, 512)
   local both = memory.need(settings "optim.accumulate=2", { k = 30, t = 12, processes = 4 })
   lu.assertAlmostEquals(both.gradients, four.gradients, 512)   -- packing into buckets frees the sums over micro-batches
   lu.assertTrue(both.gradients + both.step > four.gradients + four.step)   -- while the backward runs, both are there
   local shared = memory.need(settings(), { k = 30, t = 12, processes = 4, shard = true })
   lu.assertTrue(shared.moments >= base.moments / 4 and shared.moments < base.moments / 4 + 2 * 64 * 256 * 4)
-  lu.assertEquals(shared.gradients, four.gradients + 2 * 4 * 64 * 256)   -- zeros as large as the largest weights, fc1's
+  lu.assertAlmostEquals(shared.gradients, four.gradients + 2 * 4 * 64 * 256, 4 * 512)   -- zeros as large as the largest weights, fc1's
   lu.assertTrue(shared.total < four.total)
 end
 

@@ -14,31 +14,31 @@ local CTYPE = { [0] = "float", nil, "int32_t", "int64_t" }
 local File = {}
 File.__index = File
 local function open(path)
-  local out = F.new "ij_tensors *[1]"
-  local ok, message, code = F.try(C.ij_tensors_open(path, out))
+  local out = F.new "ij_tensor_file *[1]"
+  local ok, message, code = F.try(C.ij_tensor_file_open(path, out))
   if not ok then return nil, message, code end
-  return setmetatable({ h = F.gc(out[0], C.ij_tensors_close), path = path }, File)
+  return setmetatable({ h = F.gc(out[0], C.ij_tensor_file_close), path = path }, File)
 end
 ---@param name string
 ---@return ffi.cdata*? pointer, integer[]? shape, integer? dtype
 function File:get(name)
-  local i = C.ij_tensors_find(self.h, name)
+  local i = C.ij_tensor_file_find(self.h, name)
   if i < 0 then return nil end
   local shape = {}
-  for d = 0, C.ij_tensors_ndim(self.h, i) - 1 do shape[d + 1] = tonumber(C.ij_tensors_size(self.h, i, d)) end
-  local t = tonumber(C.ij_tensors_dtype(self.h, i))
-  return F.cast("const " .. (CTYPE[t] or "uint8_t") .. " *", C.ij_tensors_data(self.h, i, nil)), shape, t
+  for d = 0, C.ij_tensor_file_ndim(self.h, i) - 1 do shape[d + 1] = tonumber(C.ij_tensor_file_size(self.h, i, d)) end
+  local t = tonumber(C.ij_tensor_file_dtype(self.h, i))
+  return F.cast("const " .. (CTYPE[t] or "uint8_t") .. " *", C.ij_tensor_file_data(self.h, i, nil)), shape, t
 end
 ---@return string[]
 function File:names()
   local list = {}
-  for i = 0, C.ij_tensors_count(self.h) - 1 do list[#list + 1] = F.string(C.ij_tensors_name(self.h, i)) end
+  for i = 0, C.ij_tensor_file_count(self.h) - 1 do list[#list + 1] = F.string(C.ij_tensor_file_name(self.h, i)) end
   return list
 end
 ---@param key string
 ---@return string?
 function File:meta(key)
-  local v = C.ij_tensors_meta(self.h, key)
+  local v = C.ij_tensor_file_meta(self.h, key)
   return v ~= nil and F.string(v) or nil
 end
 --- A float tensor, or an error object that names the file
