@@ -230,3 +230,10 @@ ij_status ij_vit_config_check(const ij_vit_config *c, const char *what) {
   if (c->dtype != IJ_F32 && c->dtype != IJ_BF16) return ij_fail(IJ_EINVAL, "%s: dtype must be f32 or bf16", what);
   return IJ_OK;
 }
+
+ij_status ij_model_output(ij_tensor *y, ij_tensor *const *in, int n, ij_status (*backward)(ij_node *), void *ctx,
+                          void (*drop)(void *), ij_tensor **out) {
+  if (ctx) IJ_TRY(ij_record(y, in, n, backward, ctx, drop, NULL));
+  *out = ij_hold(y);
+  return IJ_OK;
+}

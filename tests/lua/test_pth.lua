@@ -82,7 +82,7 @@ function tests.test_calls_are_refused_by_name()
   refused(A.pth("\128\2cos\nsystem\n" .. A.text "touch /tmp/owned" .. "\133R."), "'os.system'")
   refused(A.pth("\128\4\140\2os\140\6system\147" .. A.text "true" .. "\133R."), "'os.system'")   -- STACK_GLOBAL
   refused(A.pth("\128\4\140\8builtins\140\4eval\147."), "'builtins.eval'")
-  refused(A.pth("\128\4K\1\140\6system\147."), "no text")                                       -- its module is a number
+  refused(A.pth("\128\4K\1\140\6system\147."), "not a string")                                       -- its module is a number
   refused(A.pth("\128\4\147."), "empty stack")
   refused(A.pth "\128\2(ios\nsystem\n.", "'os.system'")                                         -- INST
   refused(A.pth "\128\2(cos\nsystem\no.", "'os.system'")                                        -- OBJ
@@ -92,7 +92,7 @@ function tests.test_calls_are_refused_by_name()
   refused(A.pth "\128\2ctorch\nSize\n)R.", "'torch.Size' in a way")
   refused(A.pth "\128\2ccollections\nOrderedDict\n)\129.", "instruction 0x81")                   -- NEWOBJ
   refused(A.pth "\128\2\130\1.", "instruction 0x82")                                             -- EXT1
-  refused(A.pth "\128\2X\1\0\0\0a)R.", "no function")
+  refused(A.pth "\128\2X\1\0\0\0a)R.", "not a function")
   refused(A.pth "\128\2ca\27[2J\nb\n.", "'a?[2J.b'")                                             -- no terminal codes in messages
 end
 
