@@ -1,4 +1,4 @@
-/* Inside of the models: named parameters, a stack of transformer blocks, position tables. */
+/* Internals of the models: named parameters, a stack of transformer blocks, position tables. */
 #ifndef IJ_MODEL_H
 #define IJ_MODEL_H
 #include "../tensor/tensor.h"
@@ -45,7 +45,7 @@ typedef struct ij_stack {
   int64_t D, F, A, S;
   ij_dtype dt;
   bool recompute;
-  int recorded; /* forwards whose backward is still to come: gradients are whole after the last one */
+  int recorded; /* forwards whose backward is still to come: gradients are complete after the last one */
   ij_drop_path drop;
 } ij_stack;
 ij_status ij_stack_declare(ij_params *ps, const ij_vit_config *c, const char *prefix); /* prefix "blocks" */

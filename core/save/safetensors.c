@@ -1,5 +1,5 @@
 /* Files of tensors in the safetensors format: 8 bytes little-endian header length, a JSON header, then the tensors'
- * bytes, back to back without holes. The reader trusts nothing in the file; the writer replaces a file at once or not
+ * bytes, back to back without holes. The reader trusts nothing in the file; the writer replaces a file completely or not
  * at all. */
 #include "save.h"
 #include <pthread.h>
@@ -16,7 +16,7 @@ static const int64_t MAX_NUMBER = INT64_C(1) << 53; /* above it a JSON number ne
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
 
 static ij_status bad(const ij_tensor_file *f, const char *what) {
-  return ij_fail(IJ_EFORMAT, "file '%s' is not a whole safetensors file: %s", f->path, what);
+  return ij_fail(IJ_EFORMAT, "file '%s' is not a complete safetensors file: %s", f->path, what);
 }
 
 /* *data: where the tensors' bytes begin */
@@ -26,7 +26,7 @@ static ij_status parse_header(ij_tensor_file *f, const unsigned char **data) {
   if (n > MAX_HEADER) return bad(f, "its header would be longer than 100 MB");
   if (n < 2 || n > f->size - PREFIX)
     return ij_fail(IJ_EFORMAT,
-                   "file '%s' is not a whole safetensors file: its header would have %llu bytes, the file has %zu",
+                   "file '%s' is not a complete safetensors file: its header would have %llu bytes, the file has %zu",
                    f->path, (unsigned long long)n, f->size);
   const unsigned char *json = f->map + PREFIX;
   if (json[0] != '{' || memchr(json, 0, n)) return bad(f, "its header is not JSON");
@@ -41,7 +41,7 @@ static ij_status parse_header(ij_tensor_file *f, const unsigned char **data) {
   return IJ_OK;
 }
 
-/* A whole number of 0 to 2^53. */
+/* An integer from 0 to 2^53. */
 static bool get_whole(const cJSON *item, int64_t *value) {
   if (!cJSON_IsNumber(item) || !(item->valuedouble >= 0 && item->valuedouble <= (double)MAX_NUMBER)) return false;
   *value = (int64_t)item->valuedouble;
@@ -59,33 +59,33 @@ static const cJSON *get_once(const cJSON *object, const char *key) {
   return found;
 }
 
-/* data: where the tensors' bytes begin; dims: where the shape goes, room for all numbers of the item's shape. */
+/* data: where the tensors' bytes begin; dims: where the shape goes, as long as the item's shape. */
 static ij_status parse_entry(const ij_tensor_file *f, const unsigned char *data, const cJSON *item, int64_t *dims,
                              ij_file_entry *e) {
   const cJSON *type = get_once(item, "dtype"), *shape = get_once(item, "shape"), *d;
   const cJSON *offsets = get_once(item, "data_offsets");
-  int64_t bytes, begin, end, room = (int64_t)(f->size - (size_t)(data - f->map));
+  int64_t bytes, begin, end, available = (int64_t)(f->size - (size_t)(data - f->map));
   *e = (ij_file_entry){.name = item->string, .shape = dims};
   if (!cJSON_IsObject(item) || !cJSON_IsString(type) || !cJSON_IsArray(shape) || !cJSON_IsArray(offsets) ||
       cJSON_GetArraySize(offsets) != 2)
     goto malformed;
   if (!get_whole(offsets->child, &begin) || !get_whole(offsets->child->next, &end)) goto malformed;
   cJSON_ArrayForEach(d, shape) if (!get_whole(d, &dims[e->ndim++])) goto malformed;
-  if (begin > end || end > room)
+  if (begin > end || end > available)
     return ij_fail(IJ_EFORMAT,
-                   "file '%s' is not a whole safetensors file: tensor '%s' is at bytes %lld to %lld, there are %lld",
-                   f->path, e->name, (long long)begin, (long long)end, (long long)room);
+                   "file '%s' is not a complete safetensors file: tensor '%s' is at bytes %lld to %lld, there are %lld",
+                   f->path, e->name, (long long)begin, (long long)end, (long long)available);
   e->type = type->valuestring;
   e->known = ij_type_by_name(e->type);
   e->data = data + begin;
   e->bytes = end - begin;
   if (e->known && (!ij_bytes_of(e->ndim, dims, e->known->bytes, &bytes) || bytes != e->bytes))
     return ij_fail(IJ_EFORMAT,
-                   "file '%s' is not a whole safetensors file: tensor '%s' has %lld bytes, its shape says otherwise",
+                   "file '%s' is not a complete safetensors file: tensor '%s' has %lld bytes, which does not fit its shape",
                    f->path, e->name, (long long)e->bytes);
   return IJ_OK;
 malformed:
-  return ij_fail(IJ_EFORMAT, "file '%s' is not a whole safetensors file: the entry '%s' of its header is malformed",
+  return ij_fail(IJ_EFORMAT, "file '%s' is not a complete safetensors file: the entry '%s' of its header is malformed",
                  f->path, e->name);
 }
 
@@ -132,21 +132,21 @@ static ij_status index_entries(ij_tensor_file *f, const unsigned char *data) {
     f->count++;
   }
   if (f->count) qsort(f->entries, (size_t)f->count, sizeof *f->entries, by_place);
-  const unsigned char *at = data;
-  for (int i = 0; i < f->count; at += f->entries[i++].bytes)
-    if (f->entries[i].data != at)
+  const unsigned char *expected = data;
+  for (int i = 0; i < f->count; expected += f->entries[i++].bytes)
+    if (f->entries[i].data != expected)
       return ij_fail(IJ_EFORMAT,
-                     "file '%s' is not a whole safetensors file: tensor '%s' starts at byte %lld, expected %lld",
-                     f->path, f->entries[i].name, (long long)(f->entries[i].data - data), (long long)(at - data));
-  if (at != f->map + f->size)
-    return ij_fail(IJ_EFORMAT, "file '%s' is not a whole safetensors file: its tensors have %lld bytes, there are %lld",
-                   f->path, (long long)(at - data), (long long)(f->map + f->size - data));
+                     "file '%s' is not a complete safetensors file: tensor '%s' starts at byte %lld, expected %lld",
+                     f->path, f->entries[i].name, (long long)(f->entries[i].data - data), (long long)(expected - data));
+  if (expected != f->map + f->size)
+    return ij_fail(IJ_EFORMAT, "file '%s' is not a complete safetensors file: its tensors have %lld bytes, there are %lld",
+                   f->path, (long long)(expected - data), (long long)(f->map + f->size - data));
   return index_meta(f, meta);
 }
 
 ij_status ij_safetensors_read(ij_tensor_file *f) {
   if (f->size < PREFIX + 2)
-    return ij_fail(IJ_EFORMAT, "file '%s' is not a whole safetensors file: it has %zu bytes", f->path, f->size);
+    return ij_fail(IJ_EFORMAT, "file '%s' is not a complete safetensors file: it has %zu bytes", f->path, f->size);
   const unsigned char *data = NULL;
   IJ_TRY(parse_header(f, &data));
   return index_entries(f, data);
@@ -177,16 +177,16 @@ static ij_status make_header(const ij_tensor_writer *w, const ij_item *items, ch
   for (int i = 0; i < w->count; begin += items[i++].bytes)
     if (!add_entry(header, &items[i], begin)) goto out;
   if (!(json = cJSON_PrintUnformatted(header))) goto out;
-  size_t n = strlen(json), whole = (PREFIX + n + ALIGN - 1) / ALIGN * ALIGN;
-  if (whole - PREFIX > MAX_HEADER) {
+  size_t n = strlen(json), total = (PREFIX + n + ALIGN - 1) / ALIGN * ALIGN;
+  if (total - PREFIX > MAX_HEADER) {
     st = ij_fail(IJ_EINVAL, "file '%s' could not be written: its names and metadata pass 100 MB", w->path);
     goto out;
   }
-  if (!(*out = ij_alloc(whole))) goto out;
-  for (int i = 0; i < PREFIX; i++) (*out)[i] = (char)((whole - PREFIX) >> (8 * i));
+  if (!(*out = ij_alloc(total))) goto out;
+  for (int i = 0; i < PREFIX; i++) (*out)[i] = (char)((total - PREFIX) >> (8 * i));
   memcpy(*out + PREFIX, json, n);
-  memset(*out + PREFIX + n, ' ', whole - PREFIX - n);
-  *size = whole;
+  memset(*out + PREFIX + n, ' ', total - PREFIX - n);
+  *size = total;
   st = IJ_OK;
 out:
   cJSON_free(json);
@@ -264,7 +264,7 @@ static ij_status copy_tensors(ij_tensor_writer *w) {
 
 static void *write_later(void *arg) {
   ij_tensor_writer_job *job = arg;
-  setpriority(PRIO_PROCESS, 0, 19); /* of this thread alone: the computation needs every processor more */
+  setpriority(PRIO_PROCESS, 0, 19); /* of this thread alone: the computation needs the CPUs more */
   job->status = ij_tensor_writer_commit(job->w);
   if (job->status != IJ_OK) job->message = ij_strdup(ij_errmsg());
   atomic_store(&job->done, true);

@@ -1,4 +1,4 @@
-/* Inside of the files of tensors: what the readers of safetensors and of PyTorch's checkpoints fill, zip archives, and
+/* Internals of files of tensors: what the readers of safetensors and of PyTorch's checkpoints fill, zip archives, and
  * the restricted pickle machine. Nothing in a file is trusted: sizes are checked before they are used. */
 #ifndef IJ_SAVE_H
 #define IJ_SAVE_H
@@ -13,7 +13,7 @@ typedef struct ij_type {
 } ij_type;
 const ij_type *ij_type_by_name(const char *name);
 const ij_type *ij_type_by_dtype(int dtype);
-/* shape[ndim] times size -> *bytes; false when a size or the product is impossible. */
+/* shape[ndim] times size -> *bytes; false when a size or the result is impossible. */
 bool ij_bytes_of(int ndim, const int64_t *shape, int size, int64_t *bytes);
 
 typedef struct ij_pth ij_pth;
@@ -22,7 +22,7 @@ typedef struct ij_file_entry {
   const ij_type *known; /* NULL: a type that is not in our table */
   int ndim;
   const int64_t *shape;      /* (ndim) */
-  const unsigned char *data; /* all elements, row-major, in the map; NULL: ij_pth_view says where they are */
+  const unsigned char *data; /* all elements, row-major, in the map; NULL: ij_pth_view gives their address */
   int64_t bytes;
   int view;  /* number in the checkpoint's list of views */
   void *own; /* a copy in order, made for ij_tensor_file_data */
@@ -34,14 +34,14 @@ typedef struct ij_meta {
 
 struct ij_tensor_file {
   char *path;
-  unsigned char *map; /* the whole file */
+  unsigned char *map; /* the complete file */
   size_t size;
   int count, meta_count;
   ij_file_entry *entries; /* (count), in the order of the file */
-  int *by_name;      /* (count), numbers of entries sorted by name */
+  int *by_name;      /* (count), indices of entries, sorted by name */
   ij_meta *meta;     /* (meta_count), sorted by key */
   int64_t *dims;     /* all shapes */
-  size_t room;       /* bytes that copies of contents may still take: a small file can't claim all memory */
+  size_t copy_budget; /* bytes that copies of contents may still take: a small file can't claim all memory */
   cJSON *header;     /* safetensors: owns the names */
   ij_pth *pth;       /* PyTorch: owns names and storages */
 };
@@ -83,7 +83,7 @@ typedef enum ij_pkind {
   IJ_P_TUPLE,
   IJ_P_LIST,
   IJ_P_DICT,
-  IJ_P_RAW,     /* up to 8 bytes of a number of numpy's: i holds them, count says how many */
+  IJ_P_RAW,     /* up to 8 bytes of a numpy scalar: i holds them, count is their count */
   IJ_P_GLOBAL,  /* i: number in the list of allowed names */
   IJ_P_STORAGE, /* items: type's name, key, number of elements */
   IJ_P_TENSOR   /* items: storage, offset, sizes, strides */
@@ -126,14 +126,14 @@ typedef struct ij_item {
 struct ij_tensor_writer {
   char *path;
   cJSON *meta;
-  int count, room;
+  int count, capacity;
   ij_item *items;
 };
-/* A file that is being written; at: bytes so far; buffer: room for the largest item that is a tensor. */
+/* A file that is being written; written: bytes so far; buffer: as large as the largest item that is a tensor. */
 typedef struct ij_output {
   const char *path;
   int fd;
-  uint64_t at;
+  uint64_t written;
   void *buffer;
 } ij_output;
 ij_status ij_output_put(ij_output *s, const void *bytes, size_t n);

@@ -76,7 +76,7 @@ ij_status ij_tensor_file_open(const char *path, ij_tensor_file **out) {
     goto failed;
   }
   IJ_TRY_TO(failed, st, map_file(f));
-  f->room = f->size < SIZE_MAX / (2 * LARGEST_GAIN) ? LARGEST_GAIN * f->size + SMALL : SIZE_MAX / 2;
+  f->copy_budget = f->size < SIZE_MAX / (2 * LARGEST_GAIN) ? LARGEST_GAIN * f->size + SMALL : SIZE_MAX / 2;
   IJ_TRY_TO(failed, st, ij_pth_begins(f) ? ij_pth_read(f) : ij_safetensors_read(f));
   IJ_TRY_TO(failed, st, index_names(f));
   *out = f;
@@ -193,12 +193,12 @@ const void *ij_tensor_file_data(ij_tensor_file *f, int i, size_t *bytes) {
   if (bytes) *bytes = (size_t)e->bytes;
   if (!stride) return first;
   if (!e->own) {
-    if ((size_t)e->bytes > f->room) {
+    if ((size_t)e->bytes > f->copy_budget) {
       ij_fail(IJ_EFORMAT, "file '%s': its tensors overlap too much to be copied: '%s'", f->path, e->name);
       return NULL;
     }
     if (!(e->own = ij_alloc((size_t)e->bytes + 1))) return NULL;
-    f->room -= (size_t)e->bytes;
+    f->copy_budget -= (size_t)e->bytes;
     gather(e, first, stride, e->own);
   }
   return e->own;

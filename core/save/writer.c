@@ -52,12 +52,12 @@ static ij_status add_item(ij_tensor_writer *w, const char *name, ij_dtype t, int
   for (int i = 0; i < w->count; i++)
     if (!strcmp(w->items[i].name, name))
       return ij_fail(IJ_EINVAL, "tensor '%s' was already added to '%s'", name, w->path);
-  if (w->count == w->room) {
-    int room = w->room ? 2 * w->room : 64;
-    ij_item *more = ij_realloc(w->items, (size_t)room * sizeof *more);
+  if (w->count == w->capacity) {
+    int capacity = w->capacity ? 2 * w->capacity : 64;
+    ij_item *more = ij_realloc(w->items, (size_t)capacity * sizeof *more);
     if (!more) return IJ_ENOMEM;
     w->items = more;
-    w->room = room;
+    w->capacity = capacity;
   }
   new.name = ij_strdup(name);
   new.shape = ij_calloc((size_t)ndim + 1, sizeof *new.shape);
@@ -88,7 +88,7 @@ ij_status ij_tensor_writer_add_tensor(ij_tensor_writer *w, const char *name, ij_
 }
 
 ij_status ij_output_put(ij_output *s, const void *bytes, size_t n) {
-  s->at += n;
+  s->written += n;
   for (const char *p = bytes; n;) {
     ssize_t k = write(s->fd, p, n);
     if (k < 0 && errno == EINTR) continue;
@@ -129,7 +129,7 @@ ij_status ij_writer_replace(const ij_tensor_writer *w, size_t total, ij_status (
     st = ij_fail(IJ_EIO, "file '%s' could not be written: %s", w->path, strerror(errno));
     goto out;
   }
-  /* Asks for the room first: a full disk is found before gigabytes are written. Not every file system can. */
+  /* Reserves the space first: a full disk is found before gigabytes are written. Not every file system can. */
   if (fallocate(s.fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)total) != 0 && errno == ENOSPC)
     st = ij_fail(IJ_EIO, "file '%s' could not be written: %s (%zu bytes are needed)", w->path, strerror(errno), total);
   else st = fill(&s, context);

@@ -1,17 +1,16 @@
-/* Memory of a GPU and the ways into and out of it.
+/* Memory of a GPU, and copies to and from it.
  *
  * Tensors come from the driver's pool, in the order of the stream: what is freed is used again by later work without
- * waiting. Bytes go up through rings of pinned buffers (one for batches, one for small things), each with its twin on
- * the GPU: the host copies into a pinned one, a stream of copies carries it to the twin while the stream of work still
- * computes, and the work copies it (at the memory's speed) to where it belongs, since that place may not be free
- * earlier. */
+ * waiting. Copies to the GPU go through staging buffers (costs.h), used in turn: a pinned part and its twin on the GPU. The
+ * host copies into the pinned part, a stream of its own copies that to the twin while the compute stream still works, and
+ * the compute stream copies the twin to its destination, which may be in use until then. */
 #include "memory.h"
 #include <string.h>
 #include <time.h>
 
 enum { TICKETS = 32 };
 
-typedef struct stage { /* one place of the ring */
+typedef struct stage { /* a staging buffer */
   void *pinned, *twin;
   size_t bytes;
   cudaEvent_t copied, used; /* the twin is full; the twin has been read */
@@ -81,7 +80,7 @@ ij_status ij_cuda_alloc(ij_queue *q, size_t bytes, void **out) {
   ij_cuda *c = ij_cuda_of(q);
   *out = NULL;
   cudaError_t e = cudaMallocAsync(out, bytes, c->stream);
-  if (e == cudaErrorMemoryAllocation) { /* what is freed but still queued may do */
+  if (e == cudaErrorMemoryAllocation) { /* memory that is freed once the queue has finished may be enough */
     cudaGetLastError();
     cudaMemPool_t pool;
     cudaStreamSynchronize(c->stream);
@@ -119,7 +118,7 @@ void *ij_cuda_scratch(ij_queue *q, int slot, size_t bytes) {
   q->slot_bytes[slot] = bytes;
   return q->slot[slot];
 }
-void ij_cuda_memory_look(ij_queue *q, ij_device_info *out) {
+void ij_cuda_memory_info(ij_queue *q, ij_device_info *out) {
   out->memory_used = ij_cuda_of(q)->memory->used;
   out->memory_top = ij_cuda_of(q)->memory->top;
   for (int i = 0; i < IJ_STAGES; i++) out->memory_staging += ij_cuda_of(q)->memory->stages[i].bytes;
@@ -182,7 +181,7 @@ ij_status ij_cuda_wait_event(ij_queue *q, cudaEvent_t e, double seconds) {
     if (st != cudaErrorNotReady) return ij_cuda_status(st, "waiting for the GPU");
     if (now() > until)
       return ij_cuda_host->fail(
-          IJ_EIO, "processes: nothing came from the others in %.0f seconds: one of them is gone or stands still",
+          IJ_EIO, "processes: a sum between GPUs did not finish within %.0f seconds: another process is gone or hangs",
           seconds);
     struct timespec pause = {0, 50000};
     nanosleep(&pause, NULL);
@@ -248,7 +247,7 @@ ij_status ij_cuda_write(ij_queue *q, void *to, const void *host, size_t n) {
 
 /* ---- bytes out */
 ij_status ij_cuda_read(ij_queue *q, const void *from, void *host, size_t n) {
-  /* a copy to memory that is not pinned holds up the caller: with others, wait first, since that has an end */
+  /* a copy to memory that is not pinned blocks the caller: with other processes wait first, with a time limit */
   ij_status st = ij_cuda_comm_seconds(q) > 0 ? ij_cuda_wait(q) : IJ_OK;
   if (st != IJ_OK) return st;
   st = ij_cuda_status(cudaMemcpyAsync(host, from, n, cudaMemcpyDeviceToHost, ij_cuda_of(q)->stream),

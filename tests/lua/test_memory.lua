@@ -128,7 +128,7 @@ function tests.test_advice()
   local cfg = settings "data.batch=64"
   local need = memory.need(cfg)
   local text = memory.advice(cfg, need.total - need.step / 2)
-  lu.assertStrMatches(text, "this run needs [%d.]+ GiB a GPU and the GPU has [%d.]+ GiB: these would fit: .*data%.batch=%d+ " ..
+  lu.assertStrMatches(text, "this run needs [%d.]+ GiB per GPU and the GPU has [%d.]+ GiB: these would fit: .*data%.batch=%d+ " ..
     "optim%.accumulate=%d+ %([%d.]+ GiB%).*")
   lu.assertNil(text:find "\n")
   lu.assertStrContains(memory.advice(cfg, 2 ^ 20), "take a smaller model.arch")

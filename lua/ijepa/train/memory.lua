@@ -20,7 +20,7 @@ local function copied(t)
 end
 
 -- ---- lengths of masks
---- How many patches contexts and targets of a configuration's batches have: the mean and the most over `batches` of them.
+--- Counts of patches that contexts and targets of a configuration's batches have: the mean and the maximum over `batches` of them.
 ---@param cfg table as ijepa.config gives it
 ---@param batches integer? 200
 ---@return { k: number, t: number, most_k: integer, most_t: integer, pairs: table }
@@ -94,7 +94,7 @@ end
 
 ---@class ijepa.memory_parts bytes of a process's memory on a device, by what they are for
 ---@field params number parameters of the three models
----@field moments number of AdamW
+---@field moments number AdamW's
 ---@field gradients number that stay from step to step, with buckets for their sums; 0 where each is used as soon as it is complete
 ---@field copies number weights in bf16, kept for matmuls
 ---@field step number activations, and gradients in passing, at their maximum
@@ -172,14 +172,14 @@ local function candidates(cfg, processes, shard)
   local shards = processes > 1 and not shard and { false, true } or { shard or false }
   local recomputes = cfg.model.recompute and { true } or { false, true }
   for _, recompute in ipairs(recomputes) do
-    for _, share in ipairs(shards) do
+    for _, sharded in ipairs(shards) do
       local b = batch
       while true do
         local words = {}
         if b ~= batch then words[1] = ("data.batch=%d optim.accumulate=%d"):format(b, acc * batch / b) end
         if recompute ~= cfg.model.recompute then words[#words + 1] = "model.recompute=true" end
-        if share ~= (shard or false) then words[#words + 1] = "optim.shard=true" end
-        list[#list + 1] = { batch = b, accumulate = acc * batch / b, recompute = recompute, shard = share,
+        if sharded ~= (shard or false) then words[#words + 1] = "optim.shard=true" end
+        list[#list + 1] = { batch = b, accumulate = acc * batch / b, recompute = recompute, shard = sharded,
           words = table.concat(words, " ") }
         if b % 2 == 1 then break end
         b = b / 2
@@ -220,7 +220,7 @@ local function gib(n) return ("%.1f GiB"):format(n / GIB) end
 
 --- One line for a run that does not fit: what it needs, what the GPU has, which settings would do.
 ---@param cfg table
----@param bytes_available number of the whole GPU
+---@param bytes_available number the GPU's memory
 ---@param o { processes: integer?, shard: boolean? }?
 ---@return string
 function memory.advice(cfg, bytes_available, o)
@@ -228,7 +228,7 @@ function memory.advice(cfg, bytes_available, o)
   for _, c in ipairs(memory.fitting(cfg, bytes_available, o)) do
     if c.words ~= "" then list[#list + 1] = ("%s (%s)"):format(c.words, gib(c.need.total)) end
   end
-  local text = ("this run needs %s a GPU and the GPU has %s: "):format(gib(need.total), gib(bytes_available))
+  local text = ("this run needs %s per GPU and the GPU has %s: "):format(gib(need.total), gib(bytes_available))
   if need.total <= bytes_available then
     return text .. "it should fit if nothing else uses the GPU (nvidia-smi shows what does)"
   end
