@@ -161,7 +161,7 @@ function tests.test_a_stopped_process_is_named()
   local fine, text = start(how, 2, { out = "run", ["dist.timeout"] = 5 }, recipe(1, 5, "kill -STOP $PPID; (sleep 20; kill -9 $PPID) & "))
   lu.assertFalse(fine)
   lu.assertStrMatches(text:gsub("\n", " "),
-    ".*process 1 %(%d+ on %S+%) did not come to the others within 5 seconds %(dist.timeout%): it is silent, stopped or cut off.*")
+    ".*process 1 %(%d+ on %S+%) did not join the others within 5 seconds %(dist.timeout%): it no longer answers.*")
 end
 
 function tests.test_signals_stop_all_at_one_step()
