@@ -152,7 +152,7 @@ ij_status ij_dist_imagine(int rank, int size, ij_dist **out) {
   (*out)->rank = rank;
   (*out)->size = size;
   (*out)->imagined = true;
-  snprintf((*out)->transport, sizeof (*out)->transport, "none");
+  snprintf((*out)->transport, sizeof(*out)->transport, "none");
   return IJ_OK;
 }
 

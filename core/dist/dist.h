@@ -1,8 +1,9 @@
 /* Internals of processes that train together. They are connected in two ways:
- *   - a star of TCP connections around process 0, for small values, for checks of who is alive, and for the reason why all must exit;
+ *   - a star of TCP connections around process 0, for small values, for checks of who is alive, and for the reason why
+ * all must exit;
  *   - a transport for the sums of gradients: MPI (libijepa_mpi.so), a ring of TCP connections, or the device's own
- * (NCCL). Three threads: the caller's; the watcher, which notices a process that dies or no longer answers; the mover, which alone
- * works the transport, so that sums go on while the caller computes. */
+ * (NCCL). Three threads: the caller's; the watcher, which notices a process that dies or no longer answers; the mover,
+ * which alone works the transport, so that sums go on while the caller computes. */
 #ifndef IJ_DIST_H
 #define IJ_DIST_H
 #include "../tensor/tensor.h"

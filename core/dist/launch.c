@@ -86,7 +86,8 @@ ij_status ij_launch_find(const char *transport, ij_launch *p) {
       return ij_fail(IJ_EINVAL, "processes: IJEPA_DIST=%s, but neither mpirun nor srun started several", transport);
     return IJ_OK;
   }
-  if (p->rank >= p->size) return ij_fail(IJ_EINVAL, "processes: process %d of %d: they are numbered from 0", p->rank, p->size);
+  if (p->rank >= p->size)
+    return ij_fail(IJ_EINVAL, "processes: process %d of %d: they are numbered from 0", p->rank, p->size);
   if (transport) snprintf(p->transport, sizeof p->transport, "%s", transport);
   p->asked = transport != NULL;
   meet(p, srun);

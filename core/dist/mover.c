@@ -18,7 +18,7 @@ static int told_to_stop(void *arg) {
 
 static const char *make(ij_dist *d, const ij_transfer *m) {
   return m->kind == IJ_TRANSFER_SUM ? d->way->sum(d->way_state, m->x, m->n, m->root)
-                                : d->way->broadcast(d->way_state, m->x, m->n, m->root);
+                                    : d->way->broadcast(d->way_state, m->x, m->n, m->root);
 }
 
 static void *work(void *arg) {

@@ -1,6 +1,6 @@
 /* Sums over a ring of TCP connections, for processes that srun started without MPI: each sends to the next one only. A
- * sum takes two passes around the ring: each process adds up its part of the values, then the parts go to all processes,
- * so that all have the same bits. */
+ * sum takes two passes around the ring: each process adds up its part of the values, then the parts go to all
+ * processes, so that all have the same bits. */
 #include "dist.h"
 #include <poll.h>
 #include <string.h>

@@ -14,7 +14,8 @@ static ij_status open_device_sums(ij_dist *d, ij_device *dev) {
   return IJ_OK;
 }
 
-/* A device whose memory others can't read and that has no sums of its own: copied to the host and back, without delay. */
+/* A device whose memory others can't read and that has no sums of its own: copied to the host and back, without delay.
+ */
 static ij_status by_copy(ij_dist *d, ij_tensor *x, ij_transfer m) {
   ij_device *dev = x->storage->dev;
   size_t bytes = m.kind == IJ_TRANSFER_SUM ? m.n * sizeof(float) : m.n;

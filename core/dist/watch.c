@@ -16,7 +16,11 @@ typedef struct note {
   int64_t begun;
   char why[400];
 } note;
-enum { SILENCE = 3, GRACE = 20, ANSWER = 5 }; /* seconds: without a beat; until a caller must have exited; until process 0 has found who is missing */
+enum {
+  SILENCE = 3,
+  GRACE = 20,
+  ANSWER = 5
+}; /* seconds: without a beat; until a caller must have exited; until process 0 has found who is missing */
 enum { SAVING = 60, LAST_WORDS = 1 }; /* seconds: process 0 may save before the first exit makes mpirun stop it */
 
 static int peers(const ij_dist *d) { return d->rank == 0 ? d->size : 1; }
@@ -132,8 +136,9 @@ static void listen_to(ij_dist *d, int i) {
 /* The caller has not reached a call that would fail. */
 static void end_by_force(const ij_dist *d) {
   char text[600];
-  int n =
-      snprintf(text, sizeof text, "ijepa: process %d is stopped by its watcher, since its computation did not return: %s\n", d->rank, d->why);
+  int n = snprintf(text, sizeof text,
+                   "ijepa: process %d is stopped by its watcher, since its computation did not return: %s\n", d->rank,
+                   d->why);
   if (write(2, text, (size_t)n) >= 0) _exit(1);
   _exit(1);
 }

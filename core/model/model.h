@@ -78,8 +78,8 @@ typedef struct ij_positions {
 ij_status ij_positions_init(ij_positions *p, ij_tensor *table, int grid_h, int grid_w);
 ij_status ij_positions_get(ij_positions *p, int grid_h, int grid_w, ij_tensor **table);
 
-/* The end of a model's forward: y becomes *out (one more reference), recorded with ctx where that is not NULL (as ij_record does); takes
- * over ctx. in: n inputs. */
+/* The end of a model's forward: y becomes *out (one more reference), recorded with ctx where that is not NULL (as
+ * ij_record does); takes over ctx. in: n inputs. */
 ij_status ij_model_output(ij_tensor *y, ij_tensor *const *in, int n, ij_status (*backward)(ij_node *), void *ctx,
                           void (*drop)(void *), ij_tensor **out);
 ij_status ij_vit_config_check(const ij_vit_config *c, const char *what);

@@ -1,6 +1,6 @@
 /* An encoder from a checkpoint, for programs without Lua: of a run, or in the layout of the published code, timm or
- * Hugging Face (the names are those of lua/ijepa/save/weights.lua). Settings in the file say what it is, else the tensors'
- * shapes. */
+ * Hugging Face (the names are those of lua/ijepa/save/weights.lua). Settings in the file say what it is, else the
+ * tensors' shapes. */
 #include "base/base.h"
 #include <cjson/cJSON.h>
 #include <math.h>

@@ -1,6 +1,6 @@
-/* An interpreter for the pickles of state dicts. It makes plain values, makes tensors as descriptions, and calls nothing: a
- * name that is not on the list below is refused before it is used. The pickle's size bounds memory and time: an
- * instruction makes at most one value, and takes its items from the stack, where each was put by an instruction. */
+/* An interpreter for the pickles of state dicts. It makes plain values, makes tensors as descriptions, and calls
+ * nothing: a name that is not on the list below is refused before it is used. The pickle's size bounds memory and time:
+ * an instruction makes at most one value, and takes its items from the stack, where each was put by an instruction. */
 #include "save.h"
 #include <string.h>
 
@@ -417,7 +417,8 @@ static ij_status run_float(machine *m, int none) {
 }
 static ij_status run_string(machine *m, int length_bytes) { return push_string(m, length_bytes); }
 
-/* A name, in two lines. Of an instance (INST) the class is refused by its name, or, where the name is allowed, itself. */
+/* A name, in two lines. Of an instance (INST) the class is refused by its name, or, where the name is allowed, itself.
+ */
 static ij_status run_global(machine *m, int instance) {
   const char *module = NULL, *name = NULL;
   size_t module_length = 0, name_length = 0;

@@ -1,6 +1,6 @@
 /* Files of tensors in the safetensors format: 8 bytes little-endian header length, a JSON header, then the tensors'
- * bytes, back to back without holes. The reader trusts nothing in the file; the writer replaces a file completely or not
- * at all. */
+ * bytes, back to back without holes. The reader trusts nothing in the file; the writer replaces a file completely or
+ * not at all. */
 #include "save.h"
 #include <pthread.h>
 #include <signal.h>
@@ -80,9 +80,10 @@ static ij_status parse_entry(const ij_tensor_file *f, const unsigned char *data,
   e->data = data + begin;
   e->bytes = end - begin;
   if (e->known && (!ij_bytes_of(e->ndim, dims, e->known->bytes, &bytes) || bytes != e->bytes))
-    return ij_fail(IJ_EFORMAT,
-                   "file '%s' is not a complete safetensors file: tensor '%s' has %lld bytes, which does not fit its shape",
-                   f->path, e->name, (long long)e->bytes);
+    return ij_fail(
+        IJ_EFORMAT,
+        "file '%s' is not a complete safetensors file: tensor '%s' has %lld bytes, which does not fit its shape",
+        f->path, e->name, (long long)e->bytes);
   return IJ_OK;
 malformed:
   return ij_fail(IJ_EFORMAT, "file '%s' is not a complete safetensors file: the entry '%s' of its header is malformed",
@@ -139,8 +140,9 @@ static ij_status index_entries(ij_tensor_file *f, const unsigned char *data) {
                      "file '%s' is not a complete safetensors file: tensor '%s' starts at byte %lld, expected %lld",
                      f->path, f->entries[i].name, (long long)(f->entries[i].data - data), (long long)(expected - data));
   if (expected != f->map + f->size)
-    return ij_fail(IJ_EFORMAT, "file '%s' is not a complete safetensors file: its tensors have %lld bytes, there are %lld",
-                   f->path, (long long)(expected - data), (long long)(f->map + f->size - data));
+    return ij_fail(IJ_EFORMAT,
+                   "file '%s' is not a complete safetensors file: its tensors have %lld bytes, there are %lld", f->path,
+                   (long long)(expected - data), (long long)(f->map + f->size - data));
   return index_meta(f, meta);
 }
 

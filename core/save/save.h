@@ -5,7 +5,8 @@
 #include "../base/base.h"
 #include <cjson/cJSON.h>
 
-/* An element type: its name in a file, and dtype -1 where ij_dtype has none (then only ij_tensor_file_read converts it). */
+/* An element type: its name in a file, and dtype -1 where ij_dtype has none (then only ij_tensor_file_read converts
+ * it). */
 typedef struct ij_type {
   const char *name;
   int dtype, bytes;
@@ -38,12 +39,12 @@ struct ij_tensor_file {
   size_t size;
   int count, meta_count;
   ij_file_entry *entries; /* (count), in the order of the file */
-  int *by_name;      /* (count), indices of entries, sorted by name */
-  ij_meta *meta;     /* (meta_count), sorted by key */
-  int64_t *dims;     /* all shapes */
-  size_t copy_budget; /* bytes that copies of contents may still take: a small file can't claim all memory */
-  cJSON *header;     /* safetensors: owns the names */
-  ij_pth *pth;       /* PyTorch: owns names and storages */
+  int *by_name;           /* (count), indices of entries, sorted by name */
+  ij_meta *meta;          /* (meta_count), sorted by key */
+  int64_t *dims;          /* all shapes */
+  size_t copy_budget;     /* bytes that copies of contents may still take: a small file can't claim all memory */
+  cJSON *header;          /* safetensors: owns the names */
+  ij_pth *pth;            /* PyTorch: owns names and storages */
 };
 
 ij_status ij_safetensors_read(ij_tensor_file *f); /* fills f from its map */
@@ -142,5 +143,5 @@ ij_status ij_output_item(ij_output *s, const ij_item *t, const void **bytes);
 /* Writes w's file by fill(sink, context): temporary file, fsync, rename, fsync of the folder. total: about how long it
  * will be. The temporary is gone when it fails. */
 ij_status ij_writer_replace(const ij_tensor_writer *w, size_t total, ij_status (*fill)(ij_output *, const void *),
-                        const void *context);
+                            const void *context);
 #endif

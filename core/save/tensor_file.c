@@ -9,7 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Copies of contents may take this many times the file's size, and SMALL bytes more: what unpacks to more is not weights. */
+/* Copies of contents may take this many times the file's size, and SMALL bytes more: what unpacks to more is not
+ * weights. */
 enum { LARGEST_GAIN = 64, SMALL = 1 << 24, PAGE = 4096 };
 
 /* ---- opening */
@@ -102,7 +103,9 @@ void ij_tensor_file_close(ij_tensor_file *f) {
 
 /* ---- what there is */
 
-static ij_file_entry *entry_at(const ij_tensor_file *f, int i) { return i >= 0 && i < f->count ? &f->entries[i] : NULL; }
+static ij_file_entry *entry_at(const ij_tensor_file *f, int i) {
+  return i >= 0 && i < f->count ? &f->entries[i] : NULL;
+}
 
 int ij_tensor_file_count(const ij_tensor_file *f) { return f->count; }
 
@@ -157,7 +160,8 @@ const char *ij_tensor_file_meta(const ij_tensor_file *f, const char *key) {
 /* ---- contents */
 
 /* Where an entry's elements are, and their strides (NULL: row-major without gaps). */
-static ij_status view_of(ij_tensor_file *f, int i, ij_file_entry **e, const unsigned char **first, const int64_t **stride) {
+static ij_status view_of(ij_tensor_file *f, int i, ij_file_entry **e, const unsigned char **first,
+                         const int64_t **stride) {
   *stride = NULL;
   if (!(*e = entry_at(f, i)))
     return ij_fail(IJ_EINVAL, "file '%s' has no tensor number %d: there are %d", f->path, i, f->count);
@@ -205,8 +209,8 @@ const void *ij_tensor_file_data(ij_tensor_file *f, int i, size_t *bytes) {
 }
 
 /* All elements in order as f32. */
-static ij_status read_f32(const ij_tensor_file *f, const ij_file_entry *e, const unsigned char *first, const int64_t *stride,
-                          float *out) {
+static ij_status read_f32(const ij_tensor_file *f, const ij_file_entry *e, const unsigned char *first,
+                          const int64_t *stride, float *out) {
   void *copy = NULL;
   if (!e->known)
     return ij_fail(IJ_EUNSUPPORTED, "file '%s': tensor '%s' is %s, which can't be read here; store it as F32 or BF16",

@@ -73,7 +73,7 @@ static ij_status add_item(ij_tensor_writer *w, const char *name, ij_dtype t, int
 }
 
 ij_status ij_tensor_writer_add(ij_tensor_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
-                         const void *data) {
+                               const void *data) {
   return add_item(w, name, t, ndim, shape, data, NULL);
 }
 
@@ -116,7 +116,7 @@ static void sync_folder_of(char *path) {
 }
 
 ij_status ij_writer_replace(const ij_tensor_writer *w, size_t total, ij_status (*fill)(ij_output *, const void *),
-                        const void *context) {
+                            const void *context) {
   ij_output s = {.path = w->path};
   size_t largest = 0;
   for (int i = 0; i < w->count; i++)

@@ -9,9 +9,10 @@ const ij_host *ij_cuda_host;
 
 ij_status ij_cuda_status(cudaError_t e, const char *what) {
   if (e == cudaSuccess) return IJ_OK;
-  return ij_cuda_host->fail(e == cudaErrorMemoryAllocation ? IJ_ENOMEM : IJ_EIO,
-                            "cuda: %s: %s (%s); if this persists, start again: the run resumes from its last checkpoint",
-                            what, cudaGetErrorString(e), cudaGetErrorName(e));
+  return ij_cuda_host->fail(
+      e == cudaErrorMemoryAllocation ? IJ_ENOMEM : IJ_EIO,
+      "cuda: %s: %s (%s); if this persists, start again: the run resumes from its last checkpoint", what,
+      cudaGetErrorString(e), cudaGetErrorName(e));
 }
 ij_status ij_cuda_launched(const char *op) { return ij_cuda_status(cudaGetLastError(), op); }
 

@@ -1,13 +1,13 @@
-/* What the CUDA kernels and their runtime take of a GPU's memory besides tensors: constants, and sizes as functions of an
- * op's arguments. Plain C: the kernels size their buffers with it, and the device "dry" (dry.c) records the same sizes
- * where no GPU is. A function gives bytes unless its comment says otherwise; sms: the GPU's count of SMs. */
+/* What the CUDA kernels and their runtime take of a GPU's memory besides tensors: constants, and sizes as functions of
+ * an op's arguments. Plain C: the kernels size their buffers with it, and the device "dry" (dry.c) records the same
+ * sizes where no GPU is. A function gives bytes unless its comment says otherwise; sms: the GPU's count of SMs. */
 #ifndef IJ_CUDA_COSTS_H
 #define IJ_CUDA_COSTS_H
 #include "../backend.h"
 
 /* ---- the runtime */
 enum {
-  IJ_POOL_UNIT = 512, /* the driver's pool rounds sizes up to it */
+  IJ_POOL_UNIT = 512,           /* the driver's pool rounds sizes up to it */
   IJ_CUDA_WORKSPACE = 32 << 20, /* of cuBLASLt: what NVIDIA advises for Hopper and newer */
   /* Copies to the GPU go through staging buffers: two large ones in use and one that is filled; small ones apart. */
   IJ_LARGE_STAGES = 3,
@@ -26,7 +26,8 @@ static inline unsigned ij_next_stage(ij_stage_counts *counts, size_t n) {
 /* What a staging buffer is made to hold for n bytes */
 static inline size_t ij_stage_bytes(size_t n) { return n > IJ_SMALL_COPY ? n : (size_t)IJ_SMALL_COPY; }
 static inline size_t ij_pool_bytes(size_t n) { return (n + IJ_POOL_UNIT - 1) / IJ_POOL_UNIT * IJ_POOL_UNIT; }
-/* What a scratch slot grows to for a need of n bytes: lengths vary from step to step, and some slack saves growing again */
+/* What a scratch slot grows to for a need of n bytes: lengths vary from step to step, and some slack saves growing
+ * again */
 static inline size_t ij_scratch_bytes(size_t n) { return n + n / 8 + 256; }
 
 static inline ij_dim ij_ceil_div(ij_dim n, ij_dim unit) { return (n + unit - 1) / unit; }
@@ -79,7 +80,7 @@ static inline int ij_attention_rows(ij_dtype dt, ij_dim S) {
   return dt == IJ_F32 && S > IJ_ATTENTION_F32_WIDE ? IJ_ATTENTION_F32_WIDE_ROWS : IJ_ATTENTION_ROWS;
 }
 typedef struct ij_attention_costs {
-  size_t copy;   /* (B, A, N, S) [dt] of the queries; heads wider than IJ_ATTENTION_WIDEST: as much of keys and values */
+  size_t copy; /* (B, A, N, S) [dt] of the queries; heads wider than IJ_ATTENTION_WIDEST: as much of keys and values */
   size_t copies; /* all of them */
   size_t stats;  /* (3, B, A, N) f32 */
   size_t sums;   /* (B * tiles, 2, A, S) f32: of the biases' gradients */
@@ -99,13 +100,17 @@ static inline ij_attention_costs ij_attention_bwd_scratch(ij_dtype dt, ij_dim B,
 enum { IJ_SUM_RUN = 1024, IJ_SUM_CHUNK = 256, IJ_LOSS_PARTS = 1024, IJ_SQUARE_PARTS = 1024 };
 /* Into how many parts a pass of the sum over n of (P, n, Q) goes; 1: it is the last pass. Not bytes. */
 static inline ij_dim ij_sum_parts(ij_dim n, ij_dim Q) { return ij_ceil_div(n, Q == 1 ? IJ_SUM_RUN : IJ_SUM_CHUNK); }
-static inline size_t ij_sum_scratch(ij_dim P, ij_dim parts, ij_dim Q) { return (size_t)(P * parts * Q) * sizeof(float); }
+static inline size_t ij_sum_scratch(ij_dim P, ij_dim parts, ij_dim Q) {
+  return (size_t)(P * parts * Q) * sizeof(float);
+}
 static inline size_t ij_smooth_l1_scratch(void) { return IJ_LOSS_PARTS * sizeof(double); }
 static inline size_t ij_cross_entropy_scratch(ij_dim R) { return (size_t)(R + 1) * sizeof(float); }
 static inline size_t ij_sum_squares_scratch(void) { return 2 * IJ_SQUARE_PARTS * sizeof(double); }
 
 /* ---- tokens_bwd: sums (sequences, E) f32 of the mask token's gradient, then sum_fwd's over them */
-static inline size_t ij_tokens_bwd_scratch(ij_dim sequences, ij_dim E) { return (size_t)(sequences * E) * sizeof(float); }
+static inline size_t ij_tokens_bwd_scratch(ij_dim sequences, ij_dim E) {
+  return (size_t)(sequences * E) * sizeof(float);
+}
 
 /* ---- a weight's copy in bf16, n elements: kept under its version, or, of version 0, in a scratch slot */
 enum { IJ_WEIGHT_SLOT = 7 };

@@ -1,5 +1,5 @@
-/* The device "dry": a GPU's memory without a GPU. It hands out addresses, computes nothing, and records what the plug-in
- * would take for the same calls: tensors, bf16 copies of weights, scratch (by costs.h) and staging buffers. */
+/* The device "dry": a GPU's memory without a GPU. It hands out addresses, computes nothing, and records what the
+ * plug-in would take for the same calls: tensors, bf16 copies of weights, scratch (by costs.h) and staging buffers. */
 #include "costs.h"
 #include <stdio.h>
 #include <string.h>

@@ -1,9 +1,9 @@
 /* Memory of a GPU, and copies to and from it.
  *
  * Tensors come from the driver's pool, in the order of the stream: what is freed is used again by later work without
- * waiting. Copies to the GPU go through staging buffers (costs.h), used in turn: a pinned part and its twin on the GPU. The
- * host copies into the pinned part, a stream of its own copies that to the twin while the compute stream still works, and
- * the compute stream copies the twin to its destination, which may be in use until then. */
+ * waiting. Copies to the GPU go through staging buffers (costs.h), used in turn: a pinned part and its twin on the GPU.
+ * The host copies into the pinned part, a stream of its own copies that to the twin while the compute stream still
+ * works, and the compute stream copies the twin to its destination, which may be in use until then. */
 #include "memory.h"
 #include <string.h>
 #include <time.h>

@@ -238,8 +238,7 @@ static __global__ void __launch_bounds__(IJ_STRIPE_THREADS)
 
 template <class T> static ij_status bwd_of(ij_queue *q, ij_dim R, ij_dim D, const backward<T> &a) {
   ij_cuda *c = ij_cuda_of(q);
-  bool wide =
-      ij_norm_wide(D) && ij_aligned(16, a.s, a.w, a.res, a.dx) && ij_aligned(4 * sizeof(T), a.dy, a.dx_dt);
+  bool wide = ij_norm_wide(D) && ij_aligned(16, a.s, a.w, a.res, a.dx) && ij_aligned(4 * sizeof(T), a.dy, a.dx_dt);
   unsigned threads = (unsigned)(D / 4 + 31) / 32 * 32, columns = (unsigned)((D + 31) / 32);
   unsigned blocks = (unsigned)ij_norm_bwd_blocks(c->sms, R, D, wide);
   float *part = NULL; /* (2, blocks, D) */

@@ -88,7 +88,8 @@ START_TEST(round_trip)
   put_small();
   ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_OK);
   ck_assert_int_eq(ij_tensor_file_count(f), 4);
-  int a = ij_tensor_file_find(f, "a"), step = ij_tensor_file_find(f, "step \\ \"1\""), empty = ij_tensor_file_find(f, "empty");
+  int a = ij_tensor_file_find(f, "a"), step = ij_tensor_file_find(f, "step \\ \"1\""),
+      empty = ij_tensor_file_find(f, "empty");
   ck_assert_int_eq(ij_tensor_file_find(f, "b"), -1);
   ck_assert_int_eq(ij_tensor_file_dtype(f, a), IJ_F32);
   ck_assert_int_eq(ij_tensor_file_ndim(f, a), 2);

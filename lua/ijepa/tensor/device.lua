@@ -46,11 +46,24 @@ end
 ---@return string name
 function device.name() return F.string(C.ij_device_name(device.get())) end
 
+---@class ijepa.device_info
+---@field name string
+---@field arch string
+---@field memory number
+---@field free number
+---@field used number
+---@field top number
+---@field weights number
+---@field scratch number
+---@field staging number
+---@field bf16 boolean
+---@field ahead boolean
+
 --- What the device is: name and arch, bytes of its memory (all, free; 0: not known), in tensors (used now, and at most),
 --- whether bf16 is faster there, and whether it works behind the caller (then reading a tensor waits for it). Of a GPU's
 --- used bytes, weights are copies of weights in bf16, and scratch is the kernels' own; staging is besides: buffers for copies.
 ---@param handle any? of another device than the current one
----@return { name: string, arch: string, memory: number, free: number, used: number, top: number, weights: number, scratch: number, staging: number, bf16: boolean, ahead: boolean }
+---@return ijepa.device_info
 function device.info(handle)
   local i = F.new "ij_device_info"
   C.ij_device_look(handle or device.get(), i)

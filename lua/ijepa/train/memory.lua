@@ -92,6 +92,18 @@ local function trainer_of(cfg, rank, processes)
   return trainer_of(cfg, most, processes)
 end
 
+-- Bytes of the three models, which are made and dropped for that.
+local function params_of(cfg)
+  local before = device.info().used
+  local models = { jepa.models(cfg, true) }
+  local bytes = device.info().used - before
+  assert(#models == 3)
+  models = nil -- luacheck: ignore
+  collectgarbage()
+  collectgarbage()
+  return bytes
+end
+
 ---@class ijepa.memory_parts bytes of a process's memory on a device, by what they are for
 ---@field params number parameters of the three models
 ---@field moments number AdamW's
@@ -112,11 +124,7 @@ end
 function memory.measure(name, cfg, lengths, processes)
   return device.with(name, function()
     local empty = device.info()
-    local models = { jepa.models(cfg, true) }   -- by themselves, for their size
-    local params = device.info().used - empty.used
-    models = nil   -- luacheck: ignore
-    collectgarbage()
-    collectgarbage()
+    local params = params_of(cfg)
     local trainer = trainer_of(cfg, 0, processes or 1)
     collectgarbage()   -- another process's trainer
     collectgarbage()
