@@ -1,5 +1,5 @@
 -- What does saving cost a step? Steps with a save after each fourth one, written by a thread and at once, beside steps
--- without; and, since a disk's own work takes processors too, steps beside a program that writes as much and is none of
+-- without; and, since a disk's own work takes CPU time too, steps beside a program that writes as much and is none of
 -- ours. Medians, milliseconds.
 --   build/ijepa bench/saving.lua [arch=vit_small] [steps=24]
 local ijepa = require "ijepa"

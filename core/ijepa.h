@@ -37,7 +37,7 @@ typedef enum ij_status {
   IJ_EINTERRUPT  /* stopped on request */
 } ij_status;
 
-const char *ij_version(void);            /* "0.1.0" */
+const char *ij_version(void);            /* the project's version in CMakeLists.txt: "0.2.0" */
 const char *ij_errmsg(void);            /* one line, of this thread's last failure; valid until its next one */
 size_t ij_mem_live(void);               /* bytes of C memory now held through the library */
 size_t ij_mem_peak(void);               /* highest value of ij_mem_live since the last reset */
@@ -45,8 +45,8 @@ void ij_mem_peak_reset(void);
 void ij_mem_fail_at(int64_t n);         /* tests: the n-th allocation from now fails (1 is the next; 0 turns it off) */
 size_t ij_rss_peak(void);               /* bytes: the process's peak resident set */
 double ij_time(void);                   /* seconds on a steady clock */
-int ij_cpu_count(void);                 /* processors this process may run on */
-void ij_threads_set(int n);             /* threads of the compute kernels; n < 1: all processors */
+int ij_cpu_count(void);                 /* CPUs this process may run on */
+void ij_threads_set(int n);             /* threads of the compute kernels; n < 1: all CPUs */
 int ij_threads_get(void);               /* of the calling thread, as ij_threads_set: OpenMP's count */
 const char *ij_cpu_isa(void);           /* "avx512", "avx2", "base": the variant of our own loops in use */
 const char *ij_cpu_matmul(void);        /* "bf16-amx", "bf16-avx512", "f32": what matrix products run in */
@@ -93,7 +93,7 @@ double ij_rng_normal(ij_rng *r);                             /* mean 0, standard
 void ij_rng_shuffle(ij_rng *r, uint32_t *v, size_t n);       /* v[n] in place, every order as likely; n < 2^32 */
 
 /* PyTorch's CPU generator (MT19937), for the reference mode. */
-typedef struct ij_mt { uint32_t s[624]; int at; } ij_mt;
+typedef struct ij_mt { uint32_t s[624]; int next; } ij_mt;
 void ij_mt_init(ij_mt *g, uint64_t seed);                    /* seed mod 2^32 counts, as in PyTorch */
 uint32_t ij_mt_u32(ij_mt *g);                                /* [0, 2^32) */
 float ij_mt_uniform(ij_mt *g);                               /* 24 bits of one draw */
@@ -117,6 +117,8 @@ typedef struct ij_device_info {
   char arch[16];                    /* "sm_90", "avx512" */
   uint64_t memory, memory_free;     /* bytes of the device; 0: not known */
   uint64_t memory_used, memory_top; /* bytes in tensors and scratch: now, and the peak; 0: see ij_mem_live */
+  uint64_t memory_weights, memory_scratch; /* of memory_used: copies of weights in bf16; workspace and scratch of kernels */
+  uint64_t memory_staging;          /* besides memory_used: buffers for copies to the device */
   int bf16;                         /* 1: matmuls are faster in bf16 than in f32 */
   int ahead;                        /* 1: the device works asynchronously, and reading waits for it */
 } ij_device_info;
@@ -262,18 +264,21 @@ ij_status ij_predictor_forward(ij_predictor *p, ij_tensor *x, ij_tensor *context
                                int grid_w, ij_tensor **out);
 
 /* ---- processes (core/dist) --------------------------------------------------------------------------------------- */
-/* Those that mpirun or srun has started together; one alone where neither has. Each call that all must make, in the same
- * order, is marked with (all): it ends with IJ_EIO and who is missing where one is gone, has failed, or does not come
- * within the time-out. */
+/* Those that mpirun or srun has started together; one alone where neither has. A call marked with (all) must be made by all
+ * processes, in the same order: it fails with IJ_EIO, and a message that names the missing process, where one is gone, has
+ * failed, or does not make the call within the time-out. */
 typedef struct ij_dist ij_dist;
 typedef struct ij_dist_info {
-  int rank, size;               /* this process's number, from 0, of so many */
+  int rank, size;               /* this process's number, from 0, and the count of processes */
   int local_rank, local_size;   /* the same among those of this machine */
-  int threads;                  /* its share of the processors */
+  int threads;                  /* the CPUs for this process's threads */
   char transport[8];            /* "none", "mpi" (libijepa_mpi.so), "tcp" */
 } ij_dist_info;
-/* (all) transport: NULL for what the environment says (IJEPA_DIST too), or one of those above. timeout: seconds, 0: 600. */
+/* (all) transport: NULL: by the environment (IJEPA_DIST too), or one of those above. timeout: seconds, 0: 600. */
 ij_status ij_dist_open(const char *transport, double timeout, ij_dist **out);
+/* Process `rank` of `size` whose others do not exist: sums and broadcasts exchange nothing and leave values as they are.
+ * For counting the memory of a run of several processes. */
+ij_status ij_dist_imagine(int rank, int size, ij_dist **out);
 void ij_dist_close(ij_dist *d);                              /* (all) waits for the others, but where one has failed */
 void ij_dist_look(const ij_dist *d, ij_dist_info *out);
 ij_status ij_dist_mpi(void);                                 /* whether libijepa_mpi.so is there and works: IJ_EUNSUPPORTED */
@@ -282,7 +287,7 @@ ij_status ij_dist_broadcast(ij_dist *d, void *bytes, size_t n); /* (all) process
 ij_status ij_dist_tensor(ij_dist *d, ij_tensor *t, int root);   /* (all) t, f32 and contiguous: as it is in process root */
 /* (all) seconds: 0 for the time-out, less than 0: as long as it takes. */
 ij_status ij_dist_barrier(ij_dist *d, double seconds);
-void ij_dist_fail(ij_dist *d, const char *why);              /* this process gives up: the others' next call tells them why */
+void ij_dist_fail(ij_dist *d, const char *why);              /* this process has failed: the others' next call fails with this reason */
 int ij_dist_lost(ij_dist *d);                                /* 1: a process is gone or has failed */
 
 /* ---- optimizer (core/optim) ------------------------------------------------------------------------------------- */
@@ -459,51 +464,51 @@ ij_status ij_image_centre(const uint8_t *pixels, int height, int width, int shor
 /* A file of tensors, memory-mapped: safetensors, or a PyTorch checkpoint (.pth.tar, .pt, .bin: zip and pickle), told
  * apart by content. Of the latter, names are the keys of nested dicts joined by dots ("encoder.module.norm.weight",
  * "opt.state.3.exp_avg"), and its numbers and texts are metadata ("epoch"). Nothing in a file is run. */
-typedef struct ij_tensors ij_tensors;
-/* IJ_EIO, or IJ_EFORMAT where the file is not whole and right in every part. */
-ij_status ij_tensors_open(const char *path, ij_tensors **out);
-void ij_tensors_close(ij_tensors *f);
-int ij_tensors_count(const ij_tensors *f);
-const char *ij_tensors_name(const ij_tensors *f, int i);     /* i from 0, by place in the file; NULL: not there */
-int ij_tensors_find(const ij_tensors *f, const char *name);  /* -1: not there */
-ij_dtype ij_tensors_dtype(const ij_tensors *f, int i);       /* (ij_dtype)-1: one that ij_dtype has not, as F16 */
-const char *ij_tensors_type(const ij_tensors *f, int i);     /* as safetensors says it: "F32", "F16" */
-int ij_tensors_ndim(const ij_tensors *f, int i);             /* -1: not there, as below */
-int64_t ij_tensors_size(const ij_tensors *f, int i, int dim);
+typedef struct ij_tensor_file ij_tensor_file;
+/* IJ_EIO, or IJ_EFORMAT where the file is incomplete or malformed in any part. */
+ij_status ij_tensor_file_open(const char *path, ij_tensor_file **out);
+void ij_tensor_file_close(ij_tensor_file *f);
+int ij_tensor_file_count(const ij_tensor_file *f);
+const char *ij_tensor_file_name(const ij_tensor_file *f, int i);     /* i from 0, in the order of the file; NULL: not there */
+int ij_tensor_file_find(const ij_tensor_file *f, const char *name);  /* -1: not there */
+ij_dtype ij_tensor_file_dtype(const ij_tensor_file *f, int i);       /* (ij_dtype)-1: one that ij_dtype has not, as F16 */
+const char *ij_tensor_file_type(const ij_tensor_file *f, int i);     /* safetensors' name: "F32", "F16" */
+int ij_tensor_file_ndim(const ij_tensor_file *f, int i);             /* -1: not there, as below */
+int64_t ij_tensor_file_size(const ij_tensor_file *f, int i, int dim);
 /* Row-major, valid until close; perhaps not aligned. NULL and a message for a type that ij_dtype has not. */
-const void *ij_tensors_data(ij_tensors *f, int i, size_t *bytes);
+const void *ij_tensor_file_data(ij_tensor_file *f, int i, size_t *bytes);
 /* All elements as f32, row-major -> out, of n elements: F64, F32, F16, BF16, all integers, BOOL. */
-ij_status ij_tensors_read(ij_tensors *f, int i, float *out, size_t n);
-/* The same into t, f32, contiguous and of the same number of elements. What was read leaves the process's memory. */
-ij_status ij_tensors_load(ij_tensors *f, int i, ij_tensor *t);
-const char *ij_tensors_meta(const ij_tensors *f, const char *key);      /* NULL: not there */
-int ij_tensors_meta_count(const ij_tensors *f);
-const char *ij_tensors_meta_key(const ij_tensors *f, int i); /* sorted; NULL: not there */
+ij_status ij_tensor_file_read(ij_tensor_file *f, int i, float *out, size_t n);
+/* The same into t, f32, contiguous and of the same count of elements. What was read leaves the process's memory. */
+ij_status ij_tensor_file_load(ij_tensor_file *f, int i, ij_tensor *t);
+const char *ij_tensor_file_meta(const ij_tensor_file *f, const char *key);      /* NULL: not there */
+int ij_tensor_file_meta_count(const ij_tensor_file *f);
+const char *ij_tensor_file_meta_key(const ij_tensor_file *f, int i); /* sorted; NULL: not there */
 /* An encoder from a checkpoint, ready for ij_encoder_forward and not trained: of a run, a published .pth.tar, or a file in
  * Hugging Face's or timm's layout, told apart by names. which: the part ("target_encoder", "encoder"); NULL: the target
  * encoder, or the only one. Heads: of the settings in the file, of a config.json beside it, or as published for this
- * width. IJ_EIO, IJ_EFORMAT: the file can't be read, holds no such encoder, or has not exactly this model's tensors. */
+ * width. IJ_EIO, IJ_EFORMAT: the file can't be read, holds no such encoder, or does not have exactly this model's tensors. */
 ij_status ij_encoder_load(ij_device *dev, const char *path, const char *which, ij_encoder **out);
-typedef struct ij_tensors_writer ij_tensors_writer;
-ij_status ij_tensors_create(const char *path, ij_tensors_writer **out);  /* nothing is written before commit */
+typedef struct ij_tensor_writer ij_tensor_writer;
+ij_status ij_tensor_writer_new(const char *path, ij_tensor_writer **out);  /* nothing is written before commit */
 /* Both texts are copied; a key given again gets the new value. */
-ij_status ij_tensors_set_meta(ij_tensors_writer *w, const char *key, const char *value);
+ij_status ij_tensor_writer_meta(ij_tensor_writer *w, const char *key, const char *value);
 /* data is borrowed until commit or discard */
-ij_status ij_tensors_add(ij_tensors_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
+ij_status ij_tensor_writer_add(ij_tensor_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
                          const void *data);
 /* Keeps a reference and reads t (contiguous) at commit, tensor after tensor: no second copy of a model in memory. */
-ij_status ij_tensors_add_tensor(ij_tensors_writer *w, const char *name, ij_tensor *t);
-ij_status ij_tensors_commit(ij_tensors_writer *w);  /* temporary file, fsync, rename, fsync of the folder; frees w */
-void ij_tensors_discard(ij_tensors_writer *w);      /* frees w, leaves no file */
+ij_status ij_tensor_writer_add_tensor(ij_tensor_writer *w, const char *name, ij_tensor *t);
+ij_status ij_tensor_writer_commit(ij_tensor_writer *w);  /* temporary file, fsync, rename, fsync of the folder; frees w */
+void ij_tensor_writer_discard(ij_tensor_writer *w);      /* frees w, leaves no file */
 /* Copies the tensors and writes them in a thread; data that is borrowed must live until the end. Where there is no memory
- * for the copies, writes at once: then *job is NULL. Frees w. */
-typedef struct ij_tensors_job ij_tensors_job;
-ij_status ij_tensors_commit_later(ij_tensors_writer *w, ij_tensors_job **job);
-int ij_tensors_job_done(const ij_tensors_job *job);          /* 1: ij_tensors_job_end will not wait */
-ij_status ij_tensors_job_end(ij_tensors_job *job);           /* waits; what the commit gave; frees job (NULL is fine) */
+ * for the copies, writes immediately: then *job is NULL. Frees w. */
+typedef struct ij_tensor_writer_job ij_tensor_writer_job;
+ij_status ij_tensor_writer_commit_later(ij_tensor_writer *w, ij_tensor_writer_job **job);
+int ij_tensor_writer_job_done(const ij_tensor_writer_job *job);          /* 1: ij_tensor_writer_job_end will not wait */
+ij_status ij_tensor_writer_job_end(ij_tensor_writer_job *job);           /* waits; what the commit gave; frees job (NULL is fine) */
 /* The same as a PyTorch checkpoint: a zip of the tensors, data/0, data/1, ... in the order of adding, and of the caller's
  * pickle, which names these storages. Metadata is not written. */
-ij_status ij_tensors_commit_pth(ij_tensors_writer *w, const void *pickle, size_t n);
+ij_status ij_tensor_writer_commit_pth(ij_tensor_writer *w, const void *pickle, size_t n);
 
 /* Settings in YAML (n bytes) as JSON text: a tree of {"line": n} with "text" and "plain" (not quoted), "list": [...], or
  * "map": [{"key", "key_line", ...the value...}]; ij_bytes_free it. name: of the file, for messages "name:line: what".

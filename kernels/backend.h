@@ -1,11 +1,11 @@
 /* What a device is made of: memory, copies, the op table, and, where it has its own, sums between processes. The CPU's
  * are in core/tensor/host.c; a plug-in (libijepa_cuda.so) hands its own over through one function, ij_backend_open_fn.
- * A device works through its queue in order and may be far behind the caller: only what says so waits. */
+ * A device works through its queue in order and may be far behind the caller: a function waits only where its comment says so. */
 #ifndef IJ_BACKEND_H
 #define IJ_BACKEND_H
 #include "ops.h"
 
-enum { IJ_BACKEND_ABI = 1 }; /* of this file and ops.h; a plug-in of another one is refused */
+enum { IJ_BACKEND_ABI = 2 }; /* of this file and ops.h; a plug-in of another one is refused */
 
 /* What the core lends to a plug-in, which is not linked with it. */
 typedef struct ij_host {
@@ -23,7 +23,7 @@ typedef struct ij_backend {
    * with what is missing (no driver, a driver older than the toolkit) and what to do. */
   ij_status (*open)(int index, ij_queue *q);
   void (*close)(ij_queue *q);
-  /* 256-byte aligned, not filled, usable by what the queue gets from now on; IJ_ENOMEM says how much is there. Freed
+  /* 256-byte aligned, not filled, usable by what the queue gets from now on; the message of IJ_ENOMEM has what is free. Freed
    * memory may be used by what the queue has already. */
   ij_status (*alloc)(ij_queue *q, size_t bytes, void **out);
   void (*free)(ij_queue *q, void *p);
@@ -50,6 +50,8 @@ typedef struct ij_backend {
   ij_status (*comm_join)(ij_queue *q, double seconds);
 } ij_backend;
 enum { IJ_LATE_BYTES = 256 };
+
+ij_backend ij_backend_dry(void); /* cuda/dry.c: records what the CUDA plug-in would take of memory; computes nothing */
 
 /* The plug-in's one symbol, "ij_backend_cuda". */
 typedef const ij_backend *(*ij_backend_open_fn)(const ij_host *host);

@@ -69,7 +69,7 @@ typedef struct ij_adamw_item {
   IJ_OP(attention_fwd, (ij_queue * q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, ij_dim first_q,             \
                         const void *qkv, const float *bias, void *out, float *lse),                                    \
         (q, dt, B, N, A, S, first_q, qkv, bias, out, lse))                                                             \
-  /* The softmax of attention_fwd itself, to look at: p (B, A, N, N) f32, a row a query; each row sums to 1 */            \
+  /* The softmax of attention_fwd itself, for display: p (B, A, N, N) f32, a row a query; each row sums to 1 */            \
   IJ_OP(attention_weights, (ij_queue * q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, const void *qkv,        \
                             const float *bias, float *p), (q, dt, B, N, A, S, qkv, bias, p))                           \
   /* dqkv (B, N, 3, A, S) [dt], wholly written (dq of queries before first_q is 0); dbias (3, A, S) += its sum, when   \
@@ -126,7 +126,7 @@ typedef struct ij_adamw_item {
   IJ_OP(softmax_fwd, (ij_queue * q, ij_dim R, ij_dim n, const float *x, float *y), (q, R, n, x, y))                    \
   IJ_OP(softmax_bwd, (ij_queue * q, ij_dim R, ij_dim n, const float *y, const float *dy, float *dx),                   \
         (q, R, n, y, dy, dx))                                                                                          \
-  /* P products c (M, N) = A B, where A (M, K) is a (M, K), or, with ta, a (K, M) transposed, and B (K, N) is b (K, N),\
+  /* P matmuls c (M, N) = A B, where A (M, K) is a (M, K), or, with ta, a (K, M) transposed, and B (K, N) is b (K, N),\
    * or, with tb, b (N, K) transposed */                                                                               \
   IJ_OP(matmul, (ij_queue * q, ij_dim P, ij_dim M, ij_dim N, ij_dim K, int ta, int tb, const float *a, const float *b, \
                  float *c), (q, P, M, N, K, ta, tb, a, b, c))                                                          \

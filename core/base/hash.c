@@ -1,4 +1,4 @@
-/* A quick 64-bit hash to tell contents apart; no protection against someone who looks for two that are the same. */
+/* A quick 64-bit hash to tell contents apart; no protection against someone who searches for two with the same hash. */
 #include "base.h"
 #include <string.h>
 

@@ -35,7 +35,7 @@ ij_status ij_lock_take(const char *path, ij_lock **out) {
   }
   l->fd = fd;
   int n = snprintf(text, sizeof text, "%ld\n", (long)getpid());
-  if (ftruncate(fd, 0) != 0 || write(fd, text, (size_t)n) != n) { /* it only tells others who has it */
+  if (ftruncate(fd, 0) != 0 || write(fd, text, (size_t)n) != n) { /* only for messages: who holds the lock */
   }
   *out = l;
   return IJ_OK;

@@ -7,10 +7,10 @@
 
 /* The folder of the program or library that this function is in, with a slash; "" where that is not known. */
 static void own_folder(char *buf, size_t n) {
-  Dl_info at;
+  Dl_info library;
   char *real = NULL;
   buf[0] = 0;
-  if (dladdr((void *)(uintptr_t)own_folder, &at) && at.dli_fname) real = realpath(at.dli_fname, NULL);
+  if (dladdr((void *)(uintptr_t)own_folder, &library) && library.dli_fname) real = realpath(library.dli_fname, NULL);
   if (!real) real = realpath("/proc/self/exe", NULL);
   char *slash = real ? strrchr(real, '/') : NULL;
   if (slash && (size_t)(slash + 1 - real) < n) {

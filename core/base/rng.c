@@ -65,18 +65,18 @@ void ij_rng_shuffle(ij_rng *r, uint32_t *v, size_t n) {
 void ij_mt_init(ij_mt *g, uint64_t seed) {
   g->s[0] = (uint32_t)seed;
   for (uint32_t i = 1; i < 624; i++) g->s[i] = 1812433253u * (g->s[i - 1] ^ (g->s[i - 1] >> 30)) + i;
-  g->at = 624;
+  g->next = 624;
 }
 
 uint32_t ij_mt_u32(ij_mt *g) {
-  if (g->at == 624) {
+  if (g->next == 624) {
     for (int i = 0; i < 624; i++) {
       uint32_t y = (g->s[i] & 0x80000000u) | (g->s[(i + 1) % 624] & 0x7fffffffu);
       g->s[i] = g->s[(i + 397) % 624] ^ (y >> 1) ^ ((y & 1) ? 0x9908b0dfu : 0);
     }
-    g->at = 0;
+    g->next = 0;
   }
-  uint32_t y = g->s[g->at++];
+  uint32_t y = g->s[g->next++];
   y ^= y >> 11;
   y ^= (y << 7) & 0x9d2c5680u;
   y ^= (y << 15) & 0xefc60000u;

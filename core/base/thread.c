@@ -1,4 +1,4 @@
-/* How many threads the compute kernels use: OpenMP's count for the calling thread. */
+/* The count of threads that compute kernels use: OpenMP's count for the calling thread. */
 #include "base.h"
 #include <omp.h>
 

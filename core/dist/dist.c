@@ -1,4 +1,4 @@
-/* ij_dist: finding the others, small sums, and the end. */
+/* ij_dist: how processes find each other, small sums, and their end. */
 #include "dist.h"
 #include <netdb.h>
 #include <netinet/in.h>
@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef struct meeting { /* where process 0 is, as MPI tells the others */
+typedef struct meeting { /* the addresses of process 0, which MPI hands to the others */
   uint32_t address[IJ_ADDRESSES];
   int32_t n, port;
   uint64_t token;
@@ -16,7 +16,7 @@ typedef struct meeting { /* where process 0 is, as MPI tells the others */
 static ij_status resolve(const char *host, meeting *m) {
   struct addrinfo hint = {.ai_family = AF_INET, .ai_socktype = SOCK_STREAM}, *all = NULL;
   int e = getaddrinfo(host, NULL, &hint, &all);
-  if (e) return ij_fail(IJ_EIO, "processes: host '%s' of number 0 is not known: %s", host, gai_strerror(e));
+  if (e) return ij_fail(IJ_EIO, "processes: the host '%s' of process 0 is not known: %s", host, gai_strerror(e));
   for (struct addrinfo *i = all; i && m->n < IJ_ADDRESSES; i = i->ai_next)
     m->address[m->n++] = ((struct sockaddr_in *)(void *)i->ai_addr)->sin_addr.s_addr;
   freeaddrinfo(all);
@@ -29,7 +29,7 @@ static ij_status load_mpi(const ij_transport **out) {
   IJ_TRY(ij_plugin_load("libijepa_mpi.so", "IJEPA_MPI", "ij_transport_mpi", &fn));
   memcpy(&get, &fn, sizeof get);
   if (get()->abi != IJ_TRANSPORT_ABI)
-    return ij_fail(IJ_EUNSUPPORTED, "libijepa_mpi.so is of another version: build it again");
+    return ij_fail(IJ_EUNSUPPORTED, "libijepa_mpi.so has another version: build it again");
   *out = get();
   return IJ_OK;
 }
@@ -38,19 +38,19 @@ ij_status ij_dist_mpi(void) {
   return load_mpi(&t);
 }
 
-static ij_status start_mpi(ij_dist *d, const ij_place *p) {
+static ij_status start_mpi(ij_dist *d, const ij_launch *p) {
   IJ_TRY(ij_mover_start(d));
   if (d->size != p->size || d->rank != p->rank)
     return ij_fail(
         IJ_EINVAL,
-        "processes: MPI says number %d of %d, the environment %d of %d: this MPI is not the one that started "
-        "them; IJEPA_DIST=tcp does without",
+        "processes: MPI reports process %d of %d, the environment %d of %d: this MPI is not the one that started "
+        "them; IJEPA_DIST=tcp works without MPI",
         d->rank, d->size, p->rank, p->size);
   return IJ_OK;
 }
 
 /* Where all meet: process 0 listens, and the others know where. */
-static ij_status meet(ij_dist *d, const ij_place *p) {
+static ij_status meet(ij_dist *d, const ij_launch *p) {
   meeting m = {.port = p->port, .token = p->token};
   bool mpi = !strcmp(d->transport, "mpi");
   uint16_t port = 0;
@@ -59,44 +59,44 @@ static ij_status meet(ij_dist *d, const ij_place *p) {
     int64_t ticket;
     if (d->rank == 0) m.n = ij_star_addresses(m.address), m.port = port;
     if (d->rank == 0) m.token ^= ij_hash(port, &(double){ij_time()}, sizeof(double));
-    IJ_TRY(ij_mover_ask(d, (ij_move){IJ_MOVE_BROADCAST, &m, sizeof m, 0}, &ticket));
+    IJ_TRY(ij_mover_ask(d, (ij_transfer){IJ_TRANSFER_BROADCAST, &m, sizeof m, 0}, &ticket));
     IJ_TRY(ij_mover_wait(d, ticket));
   } else if (d->rank) IJ_TRY(resolve(p->host, &m));
   d->token = m.token;
   return ij_star_open(d, m.address, m.n, (uint16_t)m.port);
 }
 
-/* Which processes share this machine, and how many processors are each one's: those that it may run on, shared with the
- * others that may run on the same ones. */
-static ij_status share(ij_dist *d) {
+/* Which processes run on this machine, and how many CPUs each has: those that it may run on, divided by the processes
+ * that may run on the same ones. */
+static ij_status find_local(ij_dist *d) {
   typedef struct self {
     uint64_t host, set;
     int32_t cpus;
   } self;
-  self mine = {.cpus = ij_cpu_count()}, *all = ij_calloc((size_t)d->size, sizeof *all);
+  self own = {.cpus = ij_cpu_count()}, *all = ij_calloc((size_t)d->size, sizeof *all);
   char host[256] = "";
   cpu_set_t set;
   double until = ij_time() + d->timeout;
   if (!all) return IJ_ENOMEM;
   gethostname(host, sizeof host - 1);
-  mine.host = ij_hash(1, host, strlen(host));
-  if (sched_getaffinity(0, sizeof set, &set) == 0) mine.set = ij_hash(2, &set, sizeof set);
-  ij_status st = ij_star_gather(d, &mine, sizeof mine, all, until);
+  own.host = ij_hash(1, host, strlen(host));
+  if (sched_getaffinity(0, sizeof set, &set) == 0) own.set = ij_hash(2, &set, sizeof set);
+  ij_status st = ij_star_gather(d, &own, sizeof own, all, until);
   if (st == IJ_OK) st = ij_star_spread(d, all, (size_t)d->size * sizeof *all, until);
   int same = 0;
   d->local = d->local_size = 0;
   for (int r = 0; st == IJ_OK && r < d->size; r++) {
-    if (all[r].host != mine.host) continue;
+    if (all[r].host != own.host) continue;
     d->local += r < d->rank;
     d->local_size++;
-    same += all[r].set == mine.set;
+    same += all[r].set == own.set;
   }
-  d->threads = same && mine.cpus > same ? mine.cpus / same : 1;
+  d->threads = same && own.cpus > same ? own.cpus / same : 1;
   ij_free(all);
   return st;
 }
 
-static ij_status start(ij_dist *d, const ij_place *p) {
+static ij_status start(ij_dist *d, const ij_launch *p) {
   d->rank = p->rank;
   d->size = p->size;
   memcpy(d->transport, p->transport, sizeof d->transport);
@@ -109,26 +109,32 @@ static ij_status start(ij_dist *d, const ij_place *p) {
     else snprintf(d->transport, sizeof d->transport, "tcp"); /* all on this machine: TCP will do */
   }
   IJ_TRY(meet(d, p));
-  IJ_TRY(share(d));
+  IJ_TRY(find_local(d));
   IJ_TRY(ij_watch_start(d));
   if (d->way) return IJ_OK;
   d->way = &ij_ring;
   return ij_mover_start(d);
 }
 
-ij_status ij_dist_open(const char *transport, double timeout, ij_dist **out) {
-  ij_place p;
-  *out = NULL;
-  IJ_TRY(ij_place_find(transport, &p));
+static ij_dist *dist_new(double timeout) {
   ij_dist *d = ij_calloc(1, sizeof *d);
-  if (!d) return IJ_ENOMEM;
+  if (!d) return NULL;
   d->refs = 1;
   d->timeout = timeout > 0 ? timeout : 600;
   d->listener = -1;
-  d->local_size = 1;
+  d->size = d->local_size = 1;
   d->threads = ij_cpu_count();
   pthread_mutex_init(&d->lock, NULL);
   pthread_cond_init(&d->changed, NULL);
+  return d;
+}
+
+ij_status ij_dist_open(const char *transport, double timeout, ij_dist **out) {
+  ij_launch p;
+  *out = NULL;
+  IJ_TRY(ij_launch_find(transport, &p));
+  ij_dist *d = dist_new(timeout);
+  if (!d) return IJ_ENOMEM;
   ij_status st = start(d, &p);
   if (st != IJ_OK) {
     ij_dist_fail(d, ij_errmsg());
@@ -139,9 +145,20 @@ ij_status ij_dist_open(const char *transport, double timeout, ij_dist **out) {
   return IJ_OK;
 }
 
+ij_status ij_dist_imagine(int rank, int size, ij_dist **out) {
+  *out = NULL;
+  if (size < 1 || rank < 0 || rank >= size) return ij_fail(IJ_EINVAL, "processes: no process %d of %d", rank, size);
+  if (!(*out = dist_new(0))) return IJ_ENOMEM;
+  (*out)->rank = rank;
+  (*out)->size = size;
+  (*out)->imagined = true;
+  snprintf((*out)->transport, sizeof(*out)->transport, "none");
+  return IJ_OK;
+}
+
 void ij_dist_ref(ij_dist *d) { d->refs++; }
 
-/* Everything but the memory, which lives until the last optimizer is gone. */
+/* Frees everything but the struct, which lives until the last optimizer is freed. */
 static void shut(ij_dist *d) {
   bool in_order = d->watching && !ij_watch_lost(d);
   if (d->watching && !in_order) ij_watch_linger(d);
@@ -171,12 +188,15 @@ void ij_dist_look(const ij_dist *d, ij_dist_info *out) {
   snprintf(out->transport, sizeof out->transport, "%s", d->transport);
 }
 
+/* Nothing is exchanged: there is no other process, or the others do not exist. */
+static bool alone(const ij_dist *d) { return d->size == 1 || d->imagined; }
+
 static double limit(const ij_dist *d, double seconds) {
   return ij_time() + (seconds == 0 ? d->timeout : seconds < 0 ? 1e18 : seconds);
 }
 
 ij_status ij_dist_sum(ij_dist *d, double *x, int n) {
-  if (d->size == 1) return IJ_OK;
+  if (alone(d)) return IJ_OK;
   size_t bytes = (size_t)n * sizeof *x;
   double until = limit(d, 0), *all = d->rank ? NULL : ij_alloc((size_t)d->size * bytes);
   if (!d->rank && !all) return IJ_ENOMEM;
@@ -189,26 +209,26 @@ ij_status ij_dist_sum(ij_dist *d, double *x, int n) {
 }
 
 ij_status ij_dist_broadcast(ij_dist *d, void *bytes, size_t n) {
-  if (d->size == 1) return IJ_OK;
+  if (alone(d)) return IJ_OK;
   atomic_fetch_add(&d->begun, 1);
   return ij_star_spread(d, bytes, n, limit(d, 0));
 }
 
 ij_status ij_dist_barrier(ij_dist *d, double seconds) {
-  if (d->size == 1) return IJ_OK;
-  char *all = d->rank ? NULL : ij_alloc((size_t)d->size), mine = 0;
+  if (alone(d)) return IJ_OK;
+  char *all = d->rank ? NULL : ij_alloc((size_t)d->size), own = 0;
   double until = limit(d, seconds);
   if (!d->rank && !all) return IJ_ENOMEM;
   atomic_fetch_add(&d->begun, 1);
-  ij_status st = ij_star_gather(d, &mine, 1, all, until);
+  ij_status st = ij_star_gather(d, &own, 1, all, until);
   ij_free(all);
-  return st == IJ_OK ? ij_star_spread(d, &mine, 1, until) : st;
+  return st == IJ_OK ? ij_star_spread(d, &own, 1, until) : st;
 }
 
 void ij_dist_fail(ij_dist *d, const char *why) {
   char text[400];
-  if (d->size == 1) return;
+  if (alone(d)) return;
   snprintf(text, sizeof text, "process %d stopped: %s", d->rank, why);
   ij_watch_lose(d, text);
 }
-int ij_dist_lost(ij_dist *d) { return d->size > 1 && ij_watch_lost(d); }
+int ij_dist_lost(ij_dist *d) { return !alone(d) && ij_watch_lost(d); }

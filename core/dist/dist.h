@@ -1,8 +1,9 @@
-/* Inside of processes that work together. Two ways between them:
- *   - a star of TCP connections around process 0, for small things, for who is alive, and for saying why all must end;
+/* Internals of processes that train together. They are connected in two ways:
+ *   - a star of TCP connections around process 0, for small values, for checks of who is alive, and for the reason why
+ * all must exit;
  *   - a transport for the sums of gradients: MPI (libijepa_mpi.so), a ring of TCP connections, or the device's own
- * (NCCL). Three threads: the caller's; the watcher, which notices who dies or falls silent; the mover, which alone
- * works the transport, so that sums go on while the caller computes. */
+ * (NCCL). Three threads: the caller's; the watcher, which notices a process that dies or no longer answers; the mover,
+ * which alone works the transport, so that sums go on while the caller computes. */
 #ifndef IJ_DIST_H
 #define IJ_DIST_H
 #include "../tensor/tensor.h"
@@ -10,18 +11,18 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-/* ---- place.c: what the environment says */
+/* ---- launch.c: how these processes were started, from the environment */
 enum { IJ_ADDRESSES = 16 };
-typedef struct ij_place {
+typedef struct ij_launch {
   char transport[8]; /* "none", "mpi", "tcp" */
   int rank, size;
-  char host[256]; /* of process 0; empty: the transport will tell */
+  char host[256]; /* of process 0; empty: the transport finds it */
   int port;
   uint64_t token; /* the same in all processes of this job and hardly in others */
   bool asked;     /* somebody has chosen this transport */
-} ij_place;
+} ij_launch;
 /* transport: NULL or one to use whatever the environment prefers. IJ_EINVAL: what is there makes no sense. */
-ij_status ij_place_find(const char *transport, ij_place *out);
+ij_status ij_launch_find(const char *transport, ij_launch *out);
 /* The first name of a SLURM node list, as "a[03-05,9],b" -> "a03"; false: there is none. */
 bool ij_first_host(const char *list, char *out, size_t n);
 
@@ -35,17 +36,18 @@ typedef struct ij_peer { /* as process 0 knows each, and the others know process
   bool gone;     /* left in order */
 } ij_peer;
 
-typedef struct ij_move {
-  enum { IJ_MOVE_SUM, IJ_MOVE_BROADCAST } kind;
+typedef struct ij_transfer {
+  enum { IJ_TRANSFER_SUM, IJ_TRANSFER_BROADCAST } kind;
   void *x;
   size_t n;
   int root;
-} ij_move;
-enum { IJ_MOVES = 4096 }; /* that may wait */
+} ij_transfer;
+enum { IJ_TRANSFERS = 4096 }; /* that may be queued */
 
 struct ij_dist {
   int refs;
   int rank, size, local, local_size, threads;
+  bool imagined; /* the other processes do not exist, and nothing is exchanged */
   double timeout;
   char transport[8];
   uint64_t token;
@@ -64,10 +66,10 @@ struct ij_dist {
   const ij_transport *way;
   void *way_state;
   pthread_t mover;
-  bool moving, ready, busy, stuck, closing, orderly; /* stuck: the transport failed, as `wrong` says */
+  bool moving, ready, busy, stuck, closing, orderly; /* stuck: the transport failed; `wrong` is its message */
   char wrong[300];
-  ij_move move[IJ_MOVES];
-  int64_t asked, done; /* moves */
+  ij_transfer transfer[IJ_TRANSFERS];
+  int64_t asked, done; /* transfers */
   ij_device *device;   /* whose own sums are used, or NULL */
 };
 
@@ -77,7 +79,7 @@ int ij_net_accept(int listener);            /* -1: nobody is there */
 int ij_net_connect(uint32_t address, uint16_t port, double seconds);
 ij_status ij_net_send(ij_dist *d, int fd, const void *p, size_t n, double until);
 ij_status ij_net_receive(ij_dist *d, int fd, void *p, size_t n, double until);
-/* Both at once, to two connections */
+/* Both at the same time, to two connections */
 ij_status ij_net_exchange(ij_dist *d, int out, const void *p, size_t n, int in, void *q, size_t m, double until);
 
 /* star.c */
@@ -96,7 +98,7 @@ ij_status ij_watch_start(ij_dist *d);
 void ij_watch_stop(ij_dist *d, bool in_order);
 /* Before the connections of a failed run are closed: what was said is heard, and process 0 may still be at work. */
 void ij_watch_linger(ij_dist *d);
-void ij_watch_lose(ij_dist *d, const char *why); /* all must end; tells the others */
+void ij_watch_lose(ij_dist *d, const char *why); /* all processes must exit; notifies the others */
 bool ij_watch_lost(ij_dist *d);
 ij_status ij_watch_fail(ij_dist *d); /* IJ_EIO with the reason; waits a little for one */
 ij_status ij_watch_late(ij_dist *d); /* the time is over: who is missing; IJ_EIO */
@@ -104,7 +106,7 @@ ij_status ij_watch_late(ij_dist *d); /* the time is over: who is missing; IJ_EIO
 /* mover.c: a queue of sums and broadcasts, done in order by a thread. */
 ij_status ij_mover_start(ij_dist *d);
 void ij_mover_stop(ij_dist *d, bool in_order);
-ij_status ij_mover_ask(ij_dist *d, ij_move m, int64_t *ticket);
+ij_status ij_mover_ask(ij_dist *d, ij_transfer m, int64_t *ticket);
 ij_status ij_mover_wait(ij_dist *d, int64_t ticket);
 void ij_mover_settle(ij_dist *d); /* forgets what waits, until nothing is under way */
 

@@ -1,5 +1,5 @@
-/* The mover: one thread that does all sums of gradients, one after the other, while the caller computes. MPI is opened,
- * used and closed by it alone. */
+/* The mover: a thread that runs all sums of gradients in order while the caller computes. Only this thread opens, uses
+ * and closes MPI. */
 #include "dist.h"
 #include <errno.h>
 #include <signal.h>
@@ -16,9 +16,9 @@ static int told_to_stop(void *arg) {
   return stop;
 }
 
-static const char *make(ij_dist *d, const ij_move *m) {
-  return m->kind == IJ_MOVE_SUM ? d->way->sum(d->way_state, m->x, m->n, m->root)
-                                : d->way->broadcast(d->way_state, m->x, m->n, m->root);
+static const char *make(ij_dist *d, const ij_transfer *m) {
+  return m->kind == IJ_TRANSFER_SUM ? d->way->sum(d->way_state, m->x, m->n, m->root)
+                                    : d->way->broadcast(d->way_state, m->x, m->n, m->root);
 }
 
 static void *work(void *arg) {
@@ -30,7 +30,7 @@ static void *work(void *arg) {
     pthread_cond_broadcast(&d->changed);
     while (d->done == d->asked && !d->closing) pthread_cond_wait(&d->changed, &d->lock);
     if (d->closing || d->lost) break;
-    ij_move m = d->move[d->done % IJ_MOVES];
+    ij_transfer m = d->transfer[d->done % IJ_TRANSFERS];
     d->busy = true;
     pthread_mutex_unlock(&d->lock);
     wrong = make(d, &m);
@@ -82,16 +82,16 @@ void ij_mover_stop(ij_dist *d, bool in_order) {
   d->moving = false;
 }
 
-ij_status ij_mover_ask(ij_dist *d, ij_move m, int64_t *ticket) {
+ij_status ij_mover_ask(ij_dist *d, ij_transfer m, int64_t *ticket) {
   pthread_mutex_lock(&d->lock);
-  bool full = d->asked - d->done == IJ_MOVES;
+  bool full = d->asked - d->done == IJ_TRANSFERS;
   if (!full) {
-    d->move[d->asked++ % IJ_MOVES] = m;
+    d->transfer[d->asked++ % IJ_TRANSFERS] = m;
     pthread_cond_broadcast(&d->changed);
   }
   *ticket = d->asked;
   pthread_mutex_unlock(&d->lock);
-  return full ? ij_fail(IJ_EINVAL, "processes: more than %d sums wait", IJ_MOVES) : IJ_OK;
+  return full ? ij_fail(IJ_EINVAL, "processes: more than %d sums are queued", IJ_TRANSFERS) : IJ_OK;
 }
 
 ij_status ij_mover_wait(ij_dist *d, int64_t ticket) {
@@ -104,14 +104,14 @@ ij_status ij_mover_wait(ij_dist *d, int64_t ticket) {
   if (lost) return ij_watch_fail(d);
   if (!stuck) return ij_watch_late(d);
   for (double wait = ij_time() + 2; ij_time() < wait && !ij_watch_lost(d);) usleep(10000);
-  if (!ij_watch_lost(d)) ij_watch_lose(d, d->wrong); /* most often someone is gone, and the watcher says so first */
+  if (!ij_watch_lost(d)) ij_watch_lose(d, d->wrong); /* mostly a process is gone, and the watcher reports it first */
   return ij_watch_fail(d);
 }
 
 void ij_mover_settle(ij_dist *d) {
   if (!d->moving) return;
   pthread_mutex_lock(&d->lock);
-  if (d->done < d->asked && !d->lost) { /* the others would wait for us for ever */
+  if (d->done < d->asked && !d->lost) { /* the others would wait for this process forever */
     pthread_mutex_unlock(&d->lock);
     ij_watch_lose(d, "a process gave up in the middle of an update");
     pthread_mutex_lock(&d->lock);

@@ -12,7 +12,7 @@ typedef struct mpi {
   void *arg;
   char text[MPI_MAX_ERROR_STRING + 64];
 } mpi;
-enum { EAGER_LOOKS = 200, MOST = 1 << 28 };
+enum { EAGER_CHECKS = 200, MOST = 1 << 28 };
 
 static const char *wrong(mpi *m, int code, const char *what) {
   char why[MPI_MAX_ERROR_STRING];
@@ -23,17 +23,16 @@ static const char *wrong(mpi *m, int code, const char *what) {
   return m->text;
 }
 
-/* Looks at the request until it is done: MPI moves on only when it is asked. The pauses leave the processor to others.
- */
+/* Tests the request until it is done: MPI makes progress only inside of a call. The pauses leave the CPU to others. */
 static const char *finish(mpi *m, MPI_Request *r, const char *what) {
   struct timespec pause = {0, 50000};
-  for (int looks = 0;; looks++) {
+  for (int checks = 0;; checks++) {
     int done;
     const char *e = wrong(m, MPI_Test(r, &done, MPI_STATUS_IGNORE), what);
     if (e || done) return e;
-    if (looks < EAGER_LOOKS) sched_yield();
+    if (checks < EAGER_CHECKS) sched_yield();
     else nanosleep(&pause, NULL);
-    if (looks % 64 == 63 && m->stop(m->arg)) return "given up";
+    if (checks % 64 == 63 && m->stop(m->arg)) return "interrupted: another process is gone";
   }
 }
 
@@ -47,7 +46,7 @@ static const char *mpi_open(int (*stop)(void *), void *arg, int *rank, int *size
   m->arg = arg;
   *state = m;
   if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level) != MPI_SUCCESS) return none;
-  if (level < MPI_THREAD_FUNNELED) return "this MPI knows no threads";
+  if (level < MPI_THREAD_FUNNELED) return "this MPI does not support threads";
   const char *e = wrong(m, MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), none);
   if (!e) e = wrong(m, MPI_Comm_rank(MPI_COMM_WORLD, rank), none);
   if (!e) e = wrong(m, MPI_Comm_size(MPI_COMM_WORLD, size), none);
@@ -55,15 +54,15 @@ static const char *mpi_open(int (*stop)(void *), void *arg, int *rank, int *size
 }
 
 /* All get the sum, also where one is enough: MPI_Ireduce of large arrays goes by many small parts, each of which waits
- * for our next look, and takes ten times as long. */
+ * for our next check, and takes ten times as long. */
 static const char *mpi_sum(void *state, float *x, size_t n, int root) {
   mpi *m = state;
   const char *e = NULL;
   (void)root;
-  for (size_t at = 0; at < n && !e; at += MOST) {
-    int count = (int)(n - at < MOST ? n - at : MOST);
+  for (size_t offset = 0; offset < n && !e; offset += MOST) {
+    int count = (int)(n - offset < MOST ? n - offset : MOST);
     MPI_Request r;
-    e = wrong(m, MPI_Iallreduce(MPI_IN_PLACE, x + at, count, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &r), "a sum");
+    e = wrong(m, MPI_Iallreduce(MPI_IN_PLACE, x + offset, count, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD, &r), "a sum");
     if (!e) e = finish(m, &r, "a sum");
   }
   return e;
@@ -72,17 +71,17 @@ static const char *mpi_sum(void *state, float *x, size_t n, int root) {
 static const char *mpi_broadcast(void *state, void *x, size_t bytes, int root) {
   mpi *m = state;
   const char *e = NULL;
-  for (size_t at = 0; at < bytes && !e; at += MOST) {
+  for (size_t offset = 0; offset < bytes && !e; offset += MOST) {
     MPI_Request r;
-    int count = (int)(bytes - at < MOST ? bytes - at : MOST);
-    e = wrong(m, MPI_Ibcast((char *)x + at, count, MPI_BYTE, root, MPI_COMM_WORLD, &r), "handing out");
+    int count = (int)(bytes - offset < MOST ? bytes - offset : MOST);
+    e = wrong(m, MPI_Ibcast((char *)x + offset, count, MPI_BYTE, root, MPI_COMM_WORLD, &r), "handing out");
     if (!e) e = finish(m, &r, "handing out");
   }
   return e;
 }
 
 static void mpi_close(void *state, int in_order) {
-  if (in_order) MPI_Finalize(); /* else someone is gone, and it would wait for ever */
+  if (in_order) MPI_Finalize(); /* else a process is gone, and it would wait forever */
   free(state);
 }
 

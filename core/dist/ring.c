@@ -1,6 +1,6 @@
 /* Sums over a ring of TCP connections, for processes that srun started without MPI: each sends to the next one only. A
- * sum goes round twice: each process adds up its part of the numbers, then the parts go to all, so that all have the
- * same bits. */
+ * sum takes two passes around the ring: each process adds up its part of the values, then the parts go to all
+ * processes, so that all have the same bits. */
 #include "dist.h"
 #include <poll.h>
 #include <string.h>
@@ -9,31 +9,31 @@
 typedef struct ring {
   ij_dist *d;
   int listener, next, previous; /* connections */
-  float *part;                  /* (room) what the previous one sends */
-  size_t room;
+  float *part;                  /* (capacity) what the previous one sends */
+  size_t capacity;
 } ring;
-typedef struct spot { /* where a process listens */
+typedef struct endpoint { /* where a process listens */
   uint32_t address[IJ_ADDRESSES];
   int32_t n, port;
-} spot;
-typedef struct hand {
+} endpoint;
+typedef struct handshake {
   uint64_t token;
   int64_t rank;
-} hand;
+} handshake;
 enum { PATIENCE = 5, CHUNK = 1 << 18 };
 
 static double limit(const ring *r) { return ij_time() + r->d->timeout; }
 
 static ij_status accept_previous(ring *r, double until) {
   ij_dist *d = r->d;
-  hand h, mine = {d->token, d->rank};
+  handshake h, own = {d->token, d->rank};
   while (ij_time() < until) {
     struct pollfd f = {r->listener, POLLIN, 0};
     int fd = poll(&f, 1, 100) == 1 ? ij_net_accept(r->listener) : -1;
     if (fd < 0) continue;
     if (ij_net_receive(d, fd, &h, sizeof h, ij_time() + PATIENCE) == IJ_OK && h.token == d->token &&
         h.rank == (d->rank + d->size - 1) % d->size &&
-        ij_net_send(d, fd, &mine, sizeof mine, ij_time() + PATIENCE) == IJ_OK) {
+        ij_net_send(d, fd, &own, sizeof own, ij_time() + PATIENCE) == IJ_OK) {
       r->previous = fd;
       return IJ_OK;
     }
@@ -42,14 +42,14 @@ static ij_status accept_previous(ring *r, double until) {
   return ij_fail(IJ_EIO, "number %d did not connect", (d->rank + d->size - 1) % d->size);
 }
 
-static ij_status connect_next(ring *r, const spot *s, double until) {
+static ij_status connect_next(ring *r, const endpoint *s, double until) {
   ij_dist *d = r->d;
-  hand h, mine = {d->token, d->rank};
+  handshake h, own = {d->token, d->rank};
   while (ij_time() < until) {
     for (int i = 0; i < s->n; i++) {
       int fd = ij_net_connect(s->address[i], (uint16_t)s->port, 1);
       if (fd < 0) continue;
-      if (ij_net_send(d, fd, &mine, sizeof mine, ij_time() + PATIENCE) == IJ_OK &&
+      if (ij_net_send(d, fd, &own, sizeof own, ij_time() + PATIENCE) == IJ_OK &&
           ij_net_receive(d, fd, &h, sizeof h, ij_time() + PATIENCE) == IJ_OK && h.token == d->token &&
           h.rank == (d->rank + 1) % d->size) {
         r->next = fd;
@@ -65,17 +65,17 @@ static ij_status connect_next(ring *r, const spot *s, double until) {
 static ij_status meet(ring *r) {
   ij_dist *d = r->d;
   uint16_t port = 0;
-  spot mine = {0}, *all = ij_calloc((size_t)d->size, sizeof *all);
+  endpoint own = {0}, *all = ij_calloc((size_t)d->size, sizeof *all);
   ij_status st = all ? IJ_OK : IJ_ENOMEM;
   double until = limit(r);
   if (st == IJ_OK && (r->listener = ij_net_listen(0, &port)) < 0) st = ij_fail(IJ_EIO, "no port is free");
-  mine.n = ij_star_addresses(mine.address);
-  mine.port = port;
-  if (st == IJ_OK) st = ij_star_gather(d, &mine, sizeof mine, all, until);
+  own.n = ij_star_addresses(own.address);
+  own.port = port;
+  if (st == IJ_OK) st = ij_star_gather(d, &own, sizeof own, all, until);
   if (st == IJ_OK) st = ij_star_spread(d, all, (size_t)d->size * sizeof *all, until);
-  for (int turn = 0; turn < 2 && st == IJ_OK;
-       turn++) /* neighbours do the opposite first, so that none waits for itself */
-    st = turn == d->rank % 2 ? connect_next(r, &all[(d->rank + 1) % d->size], until) : accept_previous(r, until);
+  for (int round = 0; round < 2 && st == IJ_OK;
+       round++) /* neighbours do the opposite first, so that none waits for itself */
+    st = round == d->rank % 2 ? connect_next(r, &all[(d->rank + 1) % d->size], until) : accept_previous(r, until);
   ij_free(all);
   return st;
 }
@@ -99,7 +99,7 @@ static const char *ring_open(int (*stop)(void *), void *arg, int *rank, int *siz
   return meet(r) == IJ_OK ? NULL : ij_errmsg();
 }
 
-/* Part k of n numbers. */
+/* The first of part k of n values */
 static size_t start_of(const ring *r, size_t n, int k) { return n * (size_t)k / (size_t)r->d->size; }
 
 static ij_status pass(ring *r, float *x, size_t n, int send, int get, bool add) {
@@ -117,13 +117,13 @@ static const char *ring_sum(void *state, float *x, size_t n, int root) {
   int W = r->d->size, me = r->d->rank;
   size_t most = n / (size_t)W + 1;
   (void)root; /* all get it */
-  if (r->room < most) {
+  if (r->capacity < most) {
     ij_free(r->part);
-    r->room = 0;
+    r->capacity = 0;
     if (!(r->part = ij_alloc(most * sizeof *r->part))) return "out of memory";
-    r->room = most;
+    r->capacity = most;
   }
-  for (int i = 0; i < W - 1; i++) /* after which part me + 1 is whole here */
+  for (int i = 0; i < W - 1; i++) /* after which part me + 1 is complete here */
     if (pass(r, x, n, (me - i + W) % W, (me - i - 1 + 2 * W) % W, true) != IJ_OK) return ij_errmsg();
   for (int i = 0; i < W - 1; i++)
     if (pass(r, x, n, (me + 1 - i + W) % W, (me - i + W) % W, false) != IJ_OK) return ij_errmsg();
@@ -132,12 +132,12 @@ static const char *ring_sum(void *state, float *x, size_t n, int root) {
 
 static const char *ring_broadcast(void *state, void *x, size_t bytes, int root) {
   ring *r = state;
-  int W = r->d->size, place = (r->d->rank - root + W) % W; /* in the chain that begins at root */
-  for (size_t at = 0; at < bytes; at += CHUNK) {
-    size_t n = bytes - at < CHUNK ? bytes - at : CHUNK;
-    char *p = (char *)x + at;
-    if (place > 0 && ij_net_receive(r->d, r->previous, p, n, limit(r)) != IJ_OK) return ij_errmsg();
-    if (place < W - 1 && ij_net_send(r->d, r->next, p, n, limit(r)) != IJ_OK) return ij_errmsg();
+  int W = r->d->size, position = (r->d->rank - root + W) % W; /* in the chain that begins at root */
+  for (size_t offset = 0; offset < bytes; offset += CHUNK) {
+    size_t n = bytes - offset < CHUNK ? bytes - offset : CHUNK;
+    char *p = (char *)x + offset;
+    if (position > 0 && ij_net_receive(r->d, r->previous, p, n, limit(r)) != IJ_OK) return ij_errmsg();
+    if (position < W - 1 && ij_net_send(r->d, r->next, p, n, limit(r)) != IJ_OK) return ij_errmsg();
   }
   return NULL;
 }

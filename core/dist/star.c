@@ -1,5 +1,5 @@
-/* The star: each process has two connections to process 0, one for what the callers tell each other (talk), one for the
- * watchers (watch). Small things only: a step of training needs one of these rounds. */
+/* The star: each process has two connections to process 0, one for small values of the callers (talk), one for the
+ * watchers (watch). A training step needs one such exchange. */
 #include "dist.h"
 #include <arpa/inet.h>
 #include <ifaddrs.h>
@@ -17,7 +17,7 @@ typedef struct hello {
   char host[64], version[16];
 } hello;
 static const char magic[8] = "ijepa 1";
-enum { PATIENCE = 5 }; /* seconds for the other's hello */
+enum { PATIENCE = 5 }; /* seconds to wait for the other's hello */
 
 static hello greet(const ij_dist *d, int watch) {
   hello h = {.token = d->token, .rank = d->rank, .size = d->size, .watch = watch, .pid = (int32_t)getpid()};
@@ -43,49 +43,49 @@ int ij_star_addresses(uint32_t address[IJ_ADDRESSES]) {
   return n;
 }
 
-/* "processes 1, 3 and 12 more": those that have not come. */
-static ij_status not_here(ij_dist *d) {
+/* IJ_EIO with the numbers of the processes that have not connected */
+static ij_status missing_processes(ij_dist *d) {
   char list[120] = "";
   int missing = 0;
   for (int r = 1; r < d->size; r++) {
     if (d->peer[r].talk >= 0 && d->peer[r].watch >= 0) continue;
-    size_t at = strlen(list);
-    if (missing++ < 12) snprintf(list + at, sizeof list - at, "%s%d", at ? ", " : "", r);
+    size_t length = strlen(list);
+    if (missing++ < 12) snprintf(list + length, sizeof list - length, "%s%d", length ? ", " : "", r);
   }
   return ij_fail(IJ_EIO, "processes: of %d, %d did not come within %g seconds (dist.timeout): %s%s", d->size, missing,
                  d->timeout, list, missing > 12 ? ", ..." : "");
 }
 
 static void take(ij_dist *d, int fd) {
-  hello h, mine = greet(d, 0);
+  hello h, own = greet(d, 0);
   if (ij_net_receive(d, fd, &h, sizeof h, ij_time() + PATIENCE) != IJ_OK || !is_ours(d, &h) || h.rank < 1 ||
-      h.rank >= d->size || ij_net_send(d, fd, &mine, sizeof mine, ij_time() + PATIENCE) != IJ_OK) {
-    close(fd); /* a stranger */
+      h.rank >= d->size || ij_net_send(d, fd, &own, sizeof own, ij_time() + PATIENCE) != IJ_OK) {
+    close(fd); /* not of this job */
     return;
   }
   ij_peer *p = &d->peer[h.rank];
-  int *place = h.watch ? &p->watch : &p->talk;
-  if (*place >= 0) close(*place); /* it gave up waiting for our answer, and tries again */
-  *place = fd;
+  int *connection = h.watch ? &p->watch : &p->talk;
+  if (*connection >= 0) close(*connection); /* it gave up waiting for our answer, and tries again */
+  *connection = fd;
   p->pid = h.pid;
   h.host[sizeof h.host - 1] = 0;
   snprintf(p->host, sizeof p->host, "%s", h.host);
 }
 
-static bool all_here(const ij_dist *d) {
+static bool all_connected(const ij_dist *d) {
   for (int r = 1; r < d->size; r++)
     if (d->peer[r].talk < 0 || d->peer[r].watch < 0) return false;
   return true;
 }
 
 static ij_status receive_all(ij_dist *d, double until) {
-  while (!all_here(d)) {
+  while (!all_connected(d)) {
     struct pollfd f = {d->listener, POLLIN, 0};
     if (poll(&f, 1, 100) == 1) {
       int fd = ij_net_accept(d->listener);
       if (fd >= 0) take(d, fd);
     }
-    if (ij_time() > until) return not_here(d);
+    if (ij_time() > until) return missing_processes(d);
     if (ij_interrupted()) return ij_fail(IJ_EINTERRUPT, "processes: interrupted while waiting for them");
   }
   close(d->listener);
@@ -95,10 +95,10 @@ static ij_status receive_all(ij_dist *d, double until) {
 
 /* One connection to process 0, or -1. */
 static int try_one(ij_dist *d, uint32_t address, uint16_t port, int watch, hello *its) {
-  hello mine = greet(d, watch);
+  hello own = greet(d, watch);
   int fd = ij_net_connect(address, port, 1);
   if (fd < 0) return -1;
-  if (ij_net_send(d, fd, &mine, sizeof mine, ij_time() + PATIENCE) == IJ_OK &&
+  if (ij_net_send(d, fd, &own, sizeof own, ij_time() + PATIENCE) == IJ_OK &&
       ij_net_receive(d, fd, its, sizeof *its, ij_time() + PATIENCE) == IJ_OK && is_ours(d, its) && its->rank == 0)
     return fd;
   close(fd);
@@ -158,9 +158,9 @@ void ij_star_close(ij_dist *d) {
   d->peer = NULL;
 }
 
-ij_status ij_star_gather(ij_dist *d, const void *mine, size_t n, void *all, double until) {
-  if (d->rank) return ij_net_send(d, d->peer[0].talk, mine, n, until);
-  memcpy(all, mine, n);
+ij_status ij_star_gather(ij_dist *d, const void *own, size_t n, void *all, double until) {
+  if (d->rank) return ij_net_send(d, d->peer[0].talk, own, n, until);
+  memcpy(all, own, n);
   for (int r = 1; r < d->size; r++) IJ_TRY(ij_net_receive(d, d->peer[r].talk, (char *)all + (size_t)r * n, n, until));
   return IJ_OK;
 }

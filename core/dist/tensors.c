@@ -1,8 +1,8 @@
 /* Sums of tensors: by the device itself where it can (NCCL), else by the mover on the host's memory. */
 #include "dist.h"
 
-/* The device's own sums, opened when they are first needed: process 0 makes what NCCL calls an id. */
-static ij_status use(ij_dist *d, ij_device *dev) {
+/* Opens the device's own sums when they are first needed: process 0 makes NCCL's unique id. */
+static ij_status open_device_sums(ij_dist *d, ij_device *dev) {
   char id[128] = {0};
   const ij_backend *b = &dev->backend;
   if (d->device == dev || !b->comm_open) return IJ_OK;
@@ -14,10 +14,11 @@ static ij_status use(ij_dist *d, ij_device *dev) {
   return IJ_OK;
 }
 
-/* A device whose memory others can't read and that has no sums of its own: there and back, at once. */
-static ij_status by_copy(ij_dist *d, ij_tensor *x, ij_move m) {
+/* A device whose memory others can't read and that has no sums of its own: copied to the host and back, without delay.
+ */
+static ij_status by_copy(ij_dist *d, ij_tensor *x, ij_transfer m) {
   ij_device *dev = x->storage->dev;
-  size_t bytes = m.kind == IJ_MOVE_SUM ? m.n * sizeof(float) : m.n;
+  size_t bytes = m.kind == IJ_TRANSFER_SUM ? m.n * sizeof(float) : m.n;
   int64_t ticket;
   if (!(m.x = ij_alloc(bytes))) return IJ_ENOMEM;
   ij_status st = dev->backend.read(&dev->queue, ij_data_of(x), m.x, bytes);
@@ -29,16 +30,16 @@ static ij_status by_copy(ij_dist *d, ij_tensor *x, ij_move m) {
   return st;
 }
 
-static ij_status begin(ij_dist *d, ij_tensor *x, ij_move m, int64_t *ticket) {
+static ij_status begin(ij_dist *d, ij_tensor *x, ij_transfer m, int64_t *ticket) {
   ij_device *dev = x->storage->dev;
   const ij_backend *b = &dev->backend;
   *ticket = 0; /* nothing to wait for */
-  if (d->size == 1) return IJ_OK;
+  if (d->size == 1 || d->imagined) return IJ_OK;
   if (ij_watch_lost(d)) return ij_watch_fail(d);
-  IJ_TRY(use(d, dev));
+  IJ_TRY(open_device_sums(d, dev));
   atomic_fetch_add(&d->begun, 1);
   m.x = ij_data_of(x);
-  if (d->device && m.kind == IJ_MOVE_SUM) {
+  if (d->device && m.kind == IJ_TRANSFER_SUM) {
     *ticket = -1;
     return b->comm_sum(&dev->queue, m.x, m.n, m.root);
   }
@@ -50,10 +51,10 @@ static ij_status begin(ij_dist *d, ij_tensor *x, ij_move m, int64_t *ticket) {
 }
 
 ij_status ij_dist_sum_begin(ij_dist *d, ij_tensor *x, int64_t n, int root, int64_t *ticket) {
-  return begin(d, x, (ij_move){IJ_MOVE_SUM, NULL, (size_t)n, root}, ticket);
+  return begin(d, x, (ij_transfer){IJ_TRANSFER_SUM, NULL, (size_t)n, root}, ticket);
 }
 ij_status ij_dist_send_begin(ij_dist *d, ij_tensor *x, int64_t n, int root, int64_t *ticket) {
-  return begin(d, x, (ij_move){IJ_MOVE_BROADCAST, NULL, (size_t)n * sizeof(float), root}, ticket);
+  return begin(d, x, (ij_transfer){IJ_TRANSFER_BROADCAST, NULL, (size_t)n * sizeof(float), root}, ticket);
 }
 
 ij_status ij_dist_finish(ij_dist *d, int64_t ticket) {

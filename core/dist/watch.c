@@ -1,6 +1,7 @@
-/* The watcher: every second each process tells process 0 that it lives and how far its caller is, and process 0
- * answers. A connection that ends without a farewell is a dead process; process 0 tells all others, whose waits then
- * end. A caller that does not get to such a wait is ended here: it may sit in a driver or a long computation. */
+/* The watcher: every second each process reports to process 0 that it is alive and how many collective calls its caller
+ * has begun, and process 0 answers. A connection that closes without a BYE means a dead process; process 0 notifies all
+ * others, whose waits then fail. Where the caller does not reach such a wait (it may be in a driver or in a long
+ * computation), the watcher ends the process. */
 #include "dist.h"
 #include <errno.h>
 #include <poll.h>
@@ -11,12 +12,16 @@
 #include <unistd.h>
 
 typedef struct note {
-  enum { BEAT, BYE, LATE, END } kind; /* LATE: its caller's patience is over; END: all must end, and why */
+  enum { BEAT, BYE, LATE, END } kind; /* LATE: its caller has waited for the time-out; END: all must exit, and why */
   int64_t begun;
   char why[400];
 } note;
-enum { SILENCE = 3, GRACE = 20, ANSWER = 5 }; /* seconds: no beat; to end by oneself; process 0 knows who is missing */
-enum { SAVING = 60, LAST_WORDS = 1 }; /* seconds: process 0 may save before mpirun ends it with the first that ends */
+enum {
+  SILENCE = 3,
+  GRACE = 20,
+  ANSWER = 5
+}; /* seconds: without a beat; until a caller must have exited; until process 0 has found who is missing */
+enum { SAVING = 60, LAST_WORDS = 1 }; /* seconds: process 0 may save before the first exit makes mpirun stop it */
 
 static int peers(const ij_dist *d) { return d->rank == 0 ? d->size : 1; }
 static bool is_peer(const ij_dist *d, int i) { return d->rank != 0 || i > 0; }
@@ -52,13 +57,13 @@ bool ij_watch_lost(ij_dist *d) {
   return lost;
 }
 
-/* Process r, as people find it. */
+/* Process r with its id and host, for a message */
 static const char *name_of(const ij_dist *d, int r, char *buf, size_t n) {
   snprintf(buf, n, "process %d (%d on %s)", r, d->peer[r].pid, d->peer[r].host);
   return buf;
 }
 
-/* Who is behind process 0's own caller, or silent; under the lock. */
+/* Reports which process has begun fewer collectives than the others, or is silent; under the lock. */
 static void tell_missing(ij_dist *d) {
   char why[400], who[120];
   int64_t most = atomic_load(&d->begun);
@@ -66,25 +71,25 @@ static void tell_missing(ij_dist *d) {
   double now = ij_time();
   for (int r = 1; r < d->size; r++)
     if (d->peer[r].begun > most) most = d->peer[r].begun;
-  bool mine = atomic_load(&d->begun) < most;
+  bool own_late = atomic_load(&d->begun) < most;
   for (int r = 1; r < d->size; r++)
-    if (now - d->peer[r].heard > SILENCE) { /* a stopped one explains all the others */
+    if (now - d->peer[r].heard > SILENCE) { /* a stopped process explains why the others are late */
       first = r;
       break;
     }
-  for (int r = 1; r < d->size && first < 0 && !mine; r++)
+  for (int r = 1; r < d->size && first < 0 && !own_late; r++)
     if (d->peer[r].begun < most) first = r;
   for (int r = first + 1; first >= 0 && r < d->size; r++) others += d->peer[r].begun < most;
   if (first >= 0)
-    snprintf(why, sizeof why, "%s%s did not come to the others within %g seconds (dist.timeout)%s",
+    snprintf(why, sizeof why, "%s%s did not join the others within %g seconds (dist.timeout)%s",
              name_of(d, first, who, sizeof who), others ? " and others" : "", d->timeout,
-             now - d->peer[first].heard > SILENCE ? ": it is silent, stopped or cut off"
-                                                  : ": it is alive, but stuck or slow");
-  else if (mine)
-    snprintf(why, sizeof why, "process 0 did not come to the others within %g seconds (dist.timeout)", d->timeout);
+             now - d->peer[first].heard > SILENCE ? ": it no longer answers: it is stopped or its connection is lost"
+                                                  : ": it is alive, but hangs or is slow");
+  else if (own_late)
+    snprintf(why, sizeof why, "process 0 did not join the others within %g seconds (dist.timeout)", d->timeout);
   else
     snprintf(why, sizeof why,
-             "all %d processes are there, but a sum between them was not through within %g seconds (dist.timeout)",
+             "all %d processes are alive, but a sum between them did not finish within %g seconds (dist.timeout)",
              d->size, d->timeout);
   lose(d, why);
 }
@@ -115,7 +120,7 @@ static void gone(ij_dist *d, int i) { /* under the lock */
 
 static void listen_to(ij_dist *d, int i) {
   note n;
-  for (;;) { /* a note comes whole but where memory of connections is short */
+  for (;;) { /* a note may arrive in parts where socket buffers are short */
     ssize_t k = recv(d->peer[i].watch, &n, sizeof n, MSG_DONTWAIT | MSG_PEEK);
     if (k < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (k > 0 && k < (ssize_t)sizeof n) return;
@@ -128,11 +133,12 @@ static void listen_to(ij_dist *d, int i) {
   }
 }
 
-/* The caller has not come to where it would hear of it. */
+/* The caller has not reached a call that would fail. */
 static void end_by_force(const ij_dist *d) {
   char text[600];
-  int n =
-      snprintf(text, sizeof text, "ijepa: process %d ends, as it must and did not by itself: %s\n", d->rank, d->why);
+  int n = snprintf(text, sizeof text,
+                   "ijepa: process %d is stopped by its watcher, since its computation did not return: %s\n", d->rank,
+                   d->why);
   if (write(2, text, (size_t)n) >= 0) _exit(1);
   _exit(1);
 }
@@ -145,7 +151,7 @@ static void *watch(void *arg) {
   while (f) {
     double now = ij_time();
     pthread_mutex_lock(&d->lock);
-    for (int i = 0; now - last > SILENCE && i < n; i++) d->peer[i].heard = now; /* it was us who were stopped */
+    for (int i = 0; now - last > SILENCE && i < n; i++) d->peer[i].heard = now; /* this process itself was stopped */
     last = now;
     bool on = d->watching, force = d->lost && !d->heeded && now - d->lost_at > GRACE;
     note b = {.kind = BEAT, .begun = atomic_load(&d->begun)};

@@ -82,7 +82,7 @@ static unsigned char on_tab(EditLine *el, int c) {
   if (lua_isstring(L, -1)) {
     for (; below >= 0; below--) fputc('\n', ed.out);
     fprintf(ed.out, "%s\n", lua_tostring(L, -1));
-    el_set(el, EL_REFRESH); /* draws the whole line anew, here below */
+    el_set(el, EL_REFRESH); /* draws the complete line anew */
   }
   lua_settop(L, top);
   return CC_REFRESH;
@@ -93,7 +93,7 @@ static unsigned char on_tab(EditLine *el, int c) {
 #define KEY_BEFORE "\033[ijepa2~"
 #define KEY_AFTER "\033[ijepa3~"
 
-/* Enter: finished(line) -> whether it can run; else it goes on in the next line. */
+/* Enter: finished(line) -> whether it can run; else it continues in the next line. */
 static unsigned char on_enter(EditLine *el, int c) {
   (void)c;
   int done = 1;
@@ -145,16 +145,16 @@ static unsigned char on_down(EditLine *el, int c) {
   return CC_CURSOR;
 }
 
-/* What the terminal says was pasted goes into the line as it is: no Tab, no Enter in it acts. */
+/* What the terminal marks as pasted goes into the line as it is: no Tab, no Enter in it acts. */
 static unsigned char on_paste(EditLine *el, int c) {
   static const wchar_t end[] = L"\033[201~";
   const size_t mark = sizeof end / sizeof *end - 1;
-  size_t n = 0, room = 0;
+  size_t n = 0, capacity = 0;
   wchar_t *text = NULL, ch;
   (void)c;
   while (el_wgetc(el, &ch) == 1) {
-    if (n + 1 >= room) {
-      wchar_t *more = realloc(text, (room = 2 * room + 256) * sizeof *text);
+    if (n + 1 >= capacity) {
+      wchar_t *more = realloc(text, (capacity = 2 * capacity + 256) * sizeof *text);
       if (!more) break;
       text = more;
     }

@@ -44,12 +44,12 @@ static int start(lua_State *L) {
   return 1;
 }
 
-/* Threads that wait for others should sleep soon: with OpenMP's usual spinning, two busy programs on two processors (or
+/* Threads that wait for others should sleep soon: with OpenMP's default spinning, two busy programs on two CPUs (or
  * our own loader beside the computation) slow each other down thirtyfold. The setting must stand in the environment
  * before the library is loaded, so a program that finds none starts itself once more. */
 static void wait_politely(char **argv) {
   if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || setenv("GOMP_SPINCOUNT", "1000", 1) != 0) return;
-  execv("/proc/self/exe", argv); /* where this fails the program just goes on */
+  execv("/proc/self/exe", argv); /* where this fails the program continues */
 }
 
 int main(int argc, char **argv) {

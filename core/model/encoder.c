@@ -189,13 +189,9 @@ ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *contex
   x = NULL;
   IJ_TRY_TO(out, st, ij_stack_fwd(&e->stack, g.C * g.B, g.K, 0, taken, IJ_F32, &y, s ? &s->stack : NULL, 0, NULL));
   IJ_TRY_TO(out, st, ij_tensor_reshape(y, 3, (int64_t[]){g.C * g.B, g.K, e->c.width}, &y3));
-  if (s) {
-    s->g = g;
-    st = ij_record(
-        &(ij_node){.backward = encoder_backward, .in = {images, context}, .out = y3, .ctx = s, .drop = saved_free});
-    s = NULL;
-  }
-  if (st == IJ_OK) *out = ij_hold(y3);
+  if (s) s->g = g;
+  st = ij_model_output(y3, (ij_tensor *[]){images, context}, 2, encoder_backward, s, saved_free, out);
+  s = NULL;
 out:
   if (s) saved_free(s);
   ij_tensor_free(x);

@@ -1,4 +1,4 @@
-/* Inside of the models: named parameters, a stack of transformer blocks, position tables. */
+/* Internals of the models: named parameters, a stack of transformer blocks, position tables. */
 #ifndef IJ_MODEL_H
 #define IJ_MODEL_H
 #include "../tensor/tensor.h"
@@ -45,7 +45,7 @@ typedef struct ij_stack {
   int64_t D, F, A, S;
   ij_dtype dt;
   bool recompute;
-  int recorded; /* forwards whose backward is still to come: gradients are whole after the last one */
+  int recorded; /* forwards whose backward is still to come: gradients are complete after the last one */
   ij_drop_path drop;
 } ij_stack;
 ij_status ij_stack_declare(ij_params *ps, const ij_vit_config *c, const char *prefix); /* prefix "blocks" */
@@ -78,6 +78,10 @@ typedef struct ij_positions {
 ij_status ij_positions_init(ij_positions *p, ij_tensor *table, int grid_h, int grid_w);
 ij_status ij_positions_get(ij_positions *p, int grid_h, int grid_w, ij_tensor **table);
 
+/* The end of a model's forward: y becomes *out (one more reference), recorded with ctx where that is not NULL (as
+ * ij_record does); takes over ctx. in: n inputs. */
+ij_status ij_model_output(ij_tensor *y, ij_tensor *const *in, int n, ij_status (*backward)(ij_node *), void *ctx,
+                          void (*drop)(void *), ij_tensor **out);
 ij_status ij_vit_config_check(const ij_vit_config *c, const char *what);
 /* t in the type dt: t itself (one more reference) or a converted copy */
 ij_status ij_as_dtype(ij_tensor *t, ij_dtype dt, ij_tensor **out);

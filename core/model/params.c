@@ -43,7 +43,7 @@ ij_status ij_params_add(ij_params *ps, bool trained, int ndim, const int64_t *sh
 
 static int64_t rounded(int64_t n) { return (n + 15) / 16 * 16; } /* tensors begin at cache lines */
 
-/* Blocks of fixed size have a stream of their own, so the values don't depend on the number of threads. */
+/* Blocks of fixed size have a stream of their own, so the values don't depend on the count of threads. */
 static void draw_normal(float *v, int64_t n, double std, uint64_t seed, uint32_t which) {
   enum { BLOCK = 1 << 16 };
 #pragma omp parallel for schedule(static)
@@ -81,7 +81,7 @@ static ij_status fill_initial(ij_param *p, const ij_vit_config *c, uint32_t whic
 }
 
 ij_status ij_params_build(ij_params *ps, ij_device *dev, const ij_vit_config *c) {
-  int64_t total = 0, at = 0;
+  int64_t total = 0, offset = 0;
   for (int i = 0; i < ps->count; i++)
     if (ps->p[i].trained) total += rounded(ij_tensor_count(ps->p[i].t));
   if (!(ps->flat = ij_make(dev, IJ_F32, 1, &total, true))) return IJ_ENOMEM;
@@ -91,9 +91,9 @@ ij_status ij_params_build(ij_params *ps, ij_device *dev, const ij_vit_config *c)
     if (p->trained) {
       shape->storage = ps->flat->storage;
       shape->storage->refs++;
-      shape->offset = at;
+      shape->offset = offset;
       shape->requires_grad = true;
-      at += rounded(ij_tensor_count(shape));
+      offset += rounded(ij_tensor_count(shape));
     } else {
       ij_tensor *own = ij_make(dev, IJ_F32, shape->ndim, shape->shape, true);
       if (!own) return IJ_ENOMEM;
@@ -228,5 +228,12 @@ ij_status ij_vit_config_check(const ij_vit_config *c, const char *what) {
     return ij_fail(IJ_EINVAL, "%s: a grid of %d x %d patches, expected 1 to 4096 a side", what, c->grid_h, c->grid_w);
   if (!(c->init_gain >= 0 && c->patch_gain >= 0)) return ij_fail(IJ_EINVAL, "%s: a gain below 0", what);
   if (c->dtype != IJ_F32 && c->dtype != IJ_BF16) return ij_fail(IJ_EINVAL, "%s: dtype must be f32 or bf16", what);
+  return IJ_OK;
+}
+
+ij_status ij_model_output(ij_tensor *y, ij_tensor *const *in, int n, ij_status (*backward)(ij_node *), void *ctx,
+                          void (*drop)(void *), ij_tensor **out) {
+  if (ctx) IJ_TRY(ij_record(y, in, n, backward, ctx, drop, NULL));
+  *out = ij_hold(y);
   return IJ_OK;
 }

@@ -186,11 +186,9 @@ ij_status ij_predictor_forward(ij_predictor *p, ij_tensor *x, ij_tensor *context
   if (s) {
     *s = (saved){.p = p, .M = M, .C = C, .B = B, .K = K, .T = T, .x_dt = x_dt, .z = z, .stack = s->stack};
     x_dt = z = NULL;
-    st = ij_record(&(ij_node){
-        .backward = predictor_backward, .in = {x, context, target}, .out = y32, .ctx = s, .drop = saved_free});
-    s = NULL;
   }
-  if (st == IJ_OK) *out = ij_hold(y32);
+  st = ij_model_output(y32, (ij_tensor *[]){x, context, target}, 3, predictor_backward, s, saved_free, out);
+  s = NULL;
 out:
   if (s) saved_free(s);
   ij_tensor_free(x_dt);

@@ -422,7 +422,7 @@ static ij_status block_bwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N,
     IJ_TRY_TO(out, e, cut(s, Q, N, first, b->att, &h));
     IJ_TRY_TO(out, e, linear_w(s, r, g, h, w->proj_w, w->proj_b));
     ij_drop(&h);
-    /* back to whole sequences: rows before first get no gradient from the residual stream */
+    /* back to complete sequences: rows before first get no gradient from the residual stream */
     ij_tensor *wide = ij_make2(dev, s->dt, R, D), *dx_wide = ij_make2(dev, IJ_F32, R, D);
     if (!wide || !dx_wide) {
       ij_tensor_free(wide);

@@ -1,7 +1,6 @@
-/* A machine for the pickles of state dicts. It makes plain values, tensors as descriptions, and calls nothing: a name
- * that is not on the list below is refused before anything is done with it. Memory and time are bounded by the pickle's
- * size: an instruction makes at most one value, and takes its items from the stack, where each was put by an
- * instruction. */
+/* An interpreter for the pickles of state dicts. It makes plain values, makes tensors as descriptions, and calls
+ * nothing: a name that is not on the list below is refused before it is used. The pickle's size bounds memory and time:
+ * an instruction makes at most one value, and takes its items from the stack, where each was put by an instruction. */
 #include "save.h"
 #include <string.h>
 
@@ -20,7 +19,7 @@ typedef enum meaning {
   A_ENCODED    /* _codecs.encode(text, "latin1"): bytes */
 } meaning;
 static const struct allowed {
-  const char *module, *name, *says; /* says: of a storage, the type of its elements */
+  const char *module, *name, *type; /* type: of a storage's elements; "" for other names */
   meaning means;
 } allowed[] = {
     {"collections", "OrderedDict", "", A_DICT},
@@ -57,7 +56,7 @@ enum { ALLOWED = sizeof allowed / sizeof allowed[0] };
 
 typedef struct machine {
   const char *path;
-  const unsigned char *at, *end;
+  const unsigned char *next, *end;
   ij_pickle *p;
   uint32_t *stack, *memo; /* numbers of values; memo: 0 is empty, else number + 1 */
   uint32_t depth, stack_cap, memo_cap, memo_count;
@@ -71,14 +70,14 @@ static ij_status bad(const machine *m, const char *what) {
 
 /* ---- values, stack, memo */
 
-/* Room for one more of count items; the array doubles. */
+/* Space for one item more than count; the array doubles. */
 static ij_status grow(const machine *m, void *array, uint32_t count, uint32_t *cap, size_t size) {
   if (count < *cap) return IJ_OK;
   if (count >= MAX_VALUES) return bad(m, "has more than four million values");
   uint32_t want = *cap ? 2 * *cap : 256;
-  void **place = array, *more = ij_realloc(*place, want * size);
+  void **items = array, *more = ij_realloc(*items, want * size);
   if (!more) return IJ_ENOMEM;
-  *place = more;
+  *items = more;
   *cap = want;
   return IJ_OK;
 }
@@ -107,17 +106,17 @@ static ij_status append(machine *m, uint32_t container, uint32_t item) {
   return IJ_OK;
 }
 
-/* The lowest place of the stack that may be taken now: marks are walls. */
-static uint32_t wall(const machine *m) { return m->mark_count ? m->marks[m->mark_count - 1] : 0; }
+/* The lowest depth to which values may be taken now: no instruction reaches below the last mark. */
+static uint32_t bottom(const machine *m) { return m->mark_count ? m->marks[m->mark_count - 1] : 0; }
 
 static ij_status pop(machine *m, uint32_t *value) {
-  if (m->depth <= wall(m)) return bad(m, "takes a value from an empty stack");
+  if (m->depth <= bottom(m)) return bad(m, "takes a value from an empty stack");
   *value = m->stack[--m->depth];
   return IJ_OK;
 }
 
 static ij_status top(const machine *m, uint32_t *value) {
-  if (m->depth <= wall(m)) return bad(m, "takes a value from an empty stack");
+  if (m->depth <= bottom(m)) return bad(m, "takes a value from an empty stack");
   *value = m->stack[m->depth - 1];
   return IJ_OK;
 }
@@ -148,7 +147,7 @@ static ij_status memo_put(machine *m, uint64_t i) {
 }
 
 static ij_status memo_get(machine *m, uint64_t i) {
-  if (i >= m->memo_cap || !m->memo[i]) return bad(m, "reads a place of its memo that is empty");
+  if (i >= m->memo_cap || !m->memo[i]) return bad(m, "reads an empty entry of its memo");
   return push(m, m->memo[i] - 1);
 }
 
@@ -168,9 +167,9 @@ static bool is(const machine *m, int64_t value, ij_pkind kind) {
 /* ---- reading the instructions' arguments */
 
 static ij_status take(machine *m, uint64_t n, const unsigned char **bytes) {
-  if (n > (uint64_t)(m->end - m->at)) return bad(m, "ends too early");
-  *bytes = m->at;
-  m->at += n;
+  if (n > (uint64_t)(m->end - m->next)) return bad(m, "ends too early");
+  *bytes = m->next;
+  m->next += n;
   return IJ_OK;
 }
 
@@ -192,9 +191,9 @@ static ij_status push_string(machine *m, int length_bytes) {
 
 static ij_status push_int(machine *m, int64_t i) { return push_new(m, (ij_pvalue){.kind = IJ_P_INT, .i = i}); }
 
-/* A whole number of `bytes` bytes, the last one with the sign. */
+/* An integer of `bytes` bytes, the last one with the sign. */
 static ij_status push_long(machine *m, uint64_t bytes) {
-  if (bytes > 8) return bad(m, "has a number of more than 64 bits");
+  if (bytes > 8) return bad(m, "has an integer of more than 64 bits");
   uint64_t v = 0;
   IJ_TRY(take_number(m, (int)bytes, &v));
   if (bytes && bytes < 8 && v >> (8 * bytes - 1)) v |= ~UINT64_C(0) << (8 * bytes);
@@ -212,11 +211,11 @@ static ij_status push_float(machine *m) {
 }
 
 static ij_status take_line(machine *m, const char **s, size_t *n) {
-  const unsigned char *stop = memchr(m->at, '\n', (size_t)(m->end - m->at));
+  const unsigned char *stop = memchr(m->next, '\n', (size_t)(m->end - m->next));
   if (!stop) return bad(m, "ends too early");
-  *s = (const char *)m->at;
-  *n = (size_t)(stop - m->at);
-  m->at = stop + 1;
+  *s = (const char *)m->next;
+  *n = (size_t)(stop - m->next);
+  m->next = stop + 1;
   return IJ_OK;
 }
 
@@ -224,9 +223,9 @@ static ij_status take_line(machine *m, const char **s, size_t *n) {
 
 static bool same(const char *word, const char *s, size_t n) { return strlen(word) == n && !memcmp(word, s, n); }
 
-static void printable(char *out, size_t room, const char *s, size_t n) {
+static void printable(char *out, size_t size, const char *s, size_t n) {
   size_t k = 0;
-  for (size_t i = 0; i < n && k + 1 < room; i++) out[k++] = s[i] > ' ' && s[i] < 127 ? s[i] : '?';
+  for (size_t i = 0; i < n && k + 1 < size; i++) out[k++] = s[i] > ' ' && s[i] < 127 ? s[i] : '?';
   out[k] = 0;
 }
 
@@ -246,7 +245,7 @@ static ij_status global_from_stack(machine *m) {
   uint32_t name = 0, module = 0;
   IJ_TRY(pop(m, &name));
   IJ_TRY(pop(m, &module));
-  if (!is(m, name, IJ_P_STRING) || !is(m, module, IJ_P_STRING)) return bad(m, "has a name that is no text");
+  if (!is(m, name, IJ_P_STRING) || !is(m, module, IJ_P_STRING)) return bad(m, "has a name that is not a string");
   const ij_pvalue *v = m->p->values;
   return push_global(m, v[module].s, v[module].n, v[name].s, v[name].n);
 }
@@ -258,7 +257,7 @@ static ij_status push_raw(machine *m, const ij_pvalue *text) {
   for (uint32_t i = 0; i < text->n; i++, n++) {
     unsigned char c = (unsigned char)text->s[i];
     if (c >= 0x80 && i + 1 < text->n) c = (unsigned char)(c << 6 | ((unsigned char)text->s[++i] & 63));
-    if (n == 8) return bad(m, "has a number of numpy's of more than 8 bytes");
+    if (n == 8) return bad(m, "has a numpy scalar of more than 8 bytes");
     raw |= (uint64_t)c << (8 * n);
   }
   return push_new(m, (ij_pvalue){.kind = IJ_P_RAW, .i = (int64_t)raw, .count = n});
@@ -271,7 +270,7 @@ static ij_status push_scalar(machine *m, int64_t dtype, int64_t bytes) {
   if (is(m, bytes, IJ_P_RAW)) memcpy(raw, &m->p->values[bytes].i, n = m->p->values[bytes].count);
   else if (is(m, bytes, IJ_P_STRING) && m->p->values[bytes].n <= 8)
     memcpy(raw, m->p->values[bytes].s, n = m->p->values[bytes].n);
-  if (!is(m, dtype, IJ_P_STRING) || !n) return bad(m, "has a malformed number of numpy's");
+  if (!is(m, dtype, IJ_P_STRING) || !n) return bad(m, "has a malformed numpy scalar");
   ij_pvalue t = m->p->values[dtype];
   float f;
   double d;
@@ -285,7 +284,7 @@ static ij_status push_scalar(machine *m, int64_t dtype, int64_t bytes) {
   if (same("f8", t.s, t.n) && n == 8) return push_new(m, (ij_pvalue){.kind = IJ_P_FLOAT, .f = d});
   if (same("i4", t.s, t.n) && n == 4) return push_int(m, i);
   if (same("i8", t.s, t.n) && n == 8) return push_int(m, l);
-  return bad(m, "has a number of numpy's in a type that is not read here");
+  return bad(m, "has a numpy scalar of an unsupported type");
 }
 
 static ij_status make_tensor(machine *m, uint32_t args) {
@@ -304,7 +303,7 @@ static ij_status call(machine *m) {
   uint32_t args = 0, function = 0;
   IJ_TRY(pop(m, &args));
   IJ_TRY(pop(m, &function));
-  if (!is(m, function, IJ_P_GLOBAL) || !is(m, args, IJ_P_TUPLE)) return bad(m, "calls what is no function");
+  if (!is(m, function, IJ_P_GLOBAL) || !is(m, args, IJ_P_TUPLE)) return bad(m, "calls a value that is not a function");
   const struct allowed *g = &allowed[m->p->values[function].i];
   int64_t first = item(m->p, args, 0);
   switch (g->means) {
@@ -343,10 +342,10 @@ static ij_status persistent(machine *m) {
   int64_t word = item(m->p, id, 0), type = item(m->p, id, 1), key = item(m->p, id, 2), n = item(m->p, id, 4);
   const ij_pvalue *v = m->p->values;
   if (!is(m, word, IJ_P_STRING) || !same("storage", v[word].s, v[word].n) || !is(m, type, IJ_P_GLOBAL) ||
-      !is(m, key, IJ_P_STRING) || !is(m, n, IJ_P_INT) || !*allowed[v[type].i].says)
+      !is(m, key, IJ_P_STRING) || !is(m, n, IJ_P_INT) || !*allowed[v[type].i].type)
     return bad(m, "has a malformed storage");
-  const char *says = allowed[v[type].i].says;
-  IJ_TRY(push_new(m, (ij_pvalue){.kind = IJ_P_STRING, .s = says, .n = (uint32_t)strlen(says)}));
+  const char *element = allowed[v[type].i].type;
+  IJ_TRY(push_new(m, (ij_pvalue){.kind = IJ_P_STRING, .s = element, .n = (uint32_t)strlen(element)}));
   uint32_t name = 0;
   IJ_TRY(pop(m, &name));
   IJ_TRY(push_new(m, (ij_pvalue){.kind = IJ_P_STORAGE}));
@@ -361,24 +360,24 @@ static ij_status persistent(machine *m) {
 static ij_status gather(machine *m, ij_pkind kind, uint32_t from) {
   if (from > m->depth) return bad(m, "takes a mark that is not there");
   IJ_TRY(push_new(m, (ij_pvalue){.kind = kind}));
-  uint32_t whole = m->stack[--m->depth];
-  for (uint32_t i = from; i < m->depth; i++) IJ_TRY(append(m, whole, m->stack[i]));
+  uint32_t container = m->stack[--m->depth];
+  for (uint32_t i = from; i < m->depth; i++) IJ_TRY(append(m, container, m->stack[i]));
   m->depth = from;
-  return push(m, whole);
+  return push(m, container);
 }
 
 static ij_status gather_last(machine *m, uint32_t n) {
-  if (m->depth - wall(m) < n) return bad(m, "takes a value from an empty stack");
+  if (m->depth - bottom(m) < n) return bad(m, "takes a value from an empty stack");
   return gather(m, IJ_P_TUPLE, m->depth - n);
 }
 
 /* Puts what is on the stack from `from` on into the list or dict below it. */
 static ij_status put_into(machine *m, ij_pkind kind, uint32_t from) {
-  if (from <= wall(m) || from > m->depth) return bad(m, "takes a value from an empty stack");
-  uint32_t whole = m->stack[from - 1];
-  if (m->p->values[whole].kind != kind || (kind == IJ_P_DICT && (m->depth - from) % 2))
-    return bad(m, "fills what is no list or dict");
-  for (uint32_t i = from; i < m->depth; i++) IJ_TRY(append(m, whole, m->stack[i]));
+  if (from <= bottom(m) || from > m->depth) return bad(m, "takes a value from an empty stack");
+  uint32_t container = m->stack[from - 1];
+  if (m->p->values[container].kind != kind || (kind == IJ_P_DICT && (m->depth - from) % 2))
+    return bad(m, "adds items to a value that is not a list or dict");
+  for (uint32_t i = from; i < m->depth; i++) IJ_TRY(append(m, container, m->stack[i]));
   m->depth = from;
   return IJ_OK;
 }
@@ -392,137 +391,182 @@ static ij_status build(machine *m) {
   return IJ_OK;
 }
 
-static ij_status step(machine *m, unsigned char op) {
-  uint64_t n = 0;
-  uint32_t v = 0;
-  const char *module = NULL, *name = NULL;
+/* ---- instructions: an opcode is a function and its argument */
+
+/* Passes over bytes that mean nothing here: the protocol's number, the length of a frame. */
+static ij_status run_skip(machine *m, int bytes) {
   const unsigned char *skipped;
-  size_t nm = 0, nn = 0;
-  switch (op) {
-  case 0x80:
-    return take_number(m, 1, &n); /* PROTO */
-  case 0x95:
-    return take(m, 8, &skipped); /* FRAME */
-  case 'N':
-    return push_new(m, (ij_pvalue){.kind = IJ_P_NONE});
-  case 0x88:
-    return push_new(m, (ij_pvalue){.kind = IJ_P_BOOL, .i = 1});
-  case 0x89:
-    return push_new(m, (ij_pvalue){.kind = IJ_P_BOOL});
-  case 'J': /* BININT */
-    IJ_TRY(take_number(m, 4, &n));
-    return push_int(m, (int32_t)(uint32_t)n);
-  case 'K':
-    IJ_TRY(take_number(m, 1, &n));
-    return push_int(m, (int64_t)n);
-  case 'M':
-    IJ_TRY(take_number(m, 2, &n));
-    return push_int(m, (int64_t)n);
-  case 0x8a:
-    IJ_TRY(take_number(m, 1, &n));
-    return push_long(m, n);
-  case 0x8b:
-    IJ_TRY(take_number(m, 4, &n));
-    return push_long(m, n);
-  case 'G':
-    return push_float(m);
-  case 'U':
-  case 0x8c:
-  case 'C':
-    return push_string(m, 1);
-  case 'T':
-  case 'X':
-  case 'B':
-    return push_string(m, 4);
-  case 0x8d:
-  case 0x8e:
-    return push_string(m, 8);
-  case 'c':
-    IJ_TRY(take_line(m, &module, &nm));
-    IJ_TRY(take_line(m, &name, &nn));
-    return push_global(m, module, nm, name, nn);
-  case 'i': /* INST: refused by the name of its class */
-    IJ_TRY(take_line(m, &module, &nm));
-    IJ_TRY(take_line(m, &name, &nn));
-    IJ_TRY(push_global(m, module, nm, name, nn));
-    return bad(m, "makes an object");
-  case 0x93:
-    return global_from_stack(m);
-  case 'R':
-    return call(m);
-  case 'Q':
-    return persistent(m);
-  case 'b':
-    return build(m);
-  case '(':
-    IJ_TRY(grow(m, &m->marks, m->mark_count, &m->mark_cap, sizeof *m->marks));
-    m->marks[m->mark_count++] = m->depth;
-    return IJ_OK;
-  case '0':
-    return pop(m, &v);
-  case '1':
-    IJ_TRY(pop_mark(m, &v));
-    m->depth = v;
-    return IJ_OK;
-  case '2':
-    IJ_TRY(top(m, &v));
-    return push(m, v);
-  case ')':
-    return push_new(m, (ij_pvalue){.kind = IJ_P_TUPLE});
-  case ']':
-    return push_new(m, (ij_pvalue){.kind = IJ_P_LIST});
-  case '}':
-    return push_new(m, (ij_pvalue){.kind = IJ_P_DICT});
-  case 't':
-    IJ_TRY(pop_mark(m, &v));
-    return gather(m, IJ_P_TUPLE, v);
-  case 'l':
-    IJ_TRY(pop_mark(m, &v));
-    return gather(m, IJ_P_LIST, v);
-  case 0x85:
-  case 0x86:
-  case 0x87:
-    return gather_last(m, op - 0x84u);
-  case 'a':
-    return put_into(m, IJ_P_LIST, m->depth ? m->depth - 1 : 0);
-  case 'e':
-    IJ_TRY(pop_mark(m, &v));
-    return put_into(m, IJ_P_LIST, v);
-  case 's':
-    return put_into(m, IJ_P_DICT, m->depth > 1 ? m->depth - 2 : 0);
-  case 'u':
-    IJ_TRY(pop_mark(m, &v));
-    return put_into(m, IJ_P_DICT, v);
-  case 'q':
-    IJ_TRY(take_number(m, 1, &n));
-    return memo_put(m, n);
-  case 'r':
-    IJ_TRY(take_number(m, 4, &n));
-    return memo_put(m, n);
-  case 0x94:
-    return memo_put(m, m->memo_count);
-  case 'h':
-    IJ_TRY(take_number(m, 1, &n));
-    return memo_get(m, n);
-  case 'j':
-    IJ_TRY(take_number(m, 4, &n));
-    return memo_get(m, n);
-  default:
-    return ij_fail(IJ_EFORMAT, "file '%s' refused: its pickle has the instruction 0x%02x, which no state dict needs",
-                   m->path, op);
-  }
+  return take(m, (uint64_t)bytes, &skipped);
+}
+static ij_status run_new(machine *m, int kind) { return push_new(m, (ij_pvalue){.kind = (ij_pkind)kind}); }
+static ij_status run_bool(machine *m, int value) { return push_new(m, (ij_pvalue){.kind = IJ_P_BOOL, .i = value}); }
+/* An integer of 4 bytes has a sign, shorter ones have none. */
+static ij_status run_int(machine *m, int bytes) {
+  uint64_t n = 0;
+  IJ_TRY(take_number(m, bytes, &n));
+  return push_int(m, bytes == 4 ? (int32_t)(uint32_t)n : (int64_t)n);
+}
+static ij_status run_long(machine *m, int length_bytes) {
+  uint64_t n = 0;
+  IJ_TRY(take_number(m, length_bytes, &n));
+  return push_long(m, n);
+}
+static ij_status run_float(machine *m, int none) {
+  (void)none;
+  return push_float(m);
+}
+static ij_status run_string(machine *m, int length_bytes) { return push_string(m, length_bytes); }
+
+/* A name, in two lines. Of an instance (INST) the class is refused by its name, or, where the name is allowed, itself.
+ */
+static ij_status run_global(machine *m, int instance) {
+  const char *module = NULL, *name = NULL;
+  size_t module_length = 0, name_length = 0;
+  IJ_TRY(take_line(m, &module, &module_length));
+  IJ_TRY(take_line(m, &name, &name_length));
+  IJ_TRY(push_global(m, module, module_length, name, name_length));
+  return instance ? bad(m, "makes an object") : IJ_OK;
+}
+static ij_status run_stack_global(machine *m, int none) {
+  (void)none;
+  return global_from_stack(m);
+}
+static ij_status run_reduce(machine *m, int none) {
+  (void)none;
+  return call(m);
+}
+static ij_status run_persistent(machine *m, int none) {
+  (void)none;
+  return persistent(m);
+}
+static ij_status run_build(machine *m, int none) {
+  (void)none;
+  return build(m);
+}
+
+static ij_status run_mark(machine *m, int none) {
+  (void)none;
+  IJ_TRY(grow(m, &m->marks, m->mark_count, &m->mark_cap, sizeof *m->marks));
+  m->marks[m->mark_count++] = m->depth;
+  return IJ_OK;
+}
+static ij_status run_pop(machine *m, int none) {
+  (void)none;
+  uint32_t value = 0;
+  return pop(m, &value);
+}
+static ij_status run_pop_mark(machine *m, int none) {
+  (void)none;
+  return pop_mark(m, &m->depth);
+}
+static ij_status run_duplicate(machine *m, int none) {
+  (void)none;
+  uint32_t value = 0;
+  IJ_TRY(top(m, &value));
+  return push(m, value);
+}
+
+static ij_status run_gather(machine *m, int kind) {
+  uint32_t from = 0;
+  IJ_TRY(pop_mark(m, &from));
+  return gather(m, (ij_pkind)kind, from);
+}
+static ij_status run_tuple(machine *m, int count) { return gather_last(m, (uint32_t)count); }
+/* The last item into a list, or the last key and value into a dict */
+static ij_status run_append(machine *m, int kind) {
+  uint32_t n = kind == IJ_P_DICT ? 2 : 1;
+  return put_into(m, (ij_pkind)kind, m->depth >= n ? m->depth - n : 0);
+}
+static ij_status run_extend(machine *m, int kind) {
+  uint32_t from = 0;
+  IJ_TRY(pop_mark(m, &from));
+  return put_into(m, (ij_pkind)kind, from);
+}
+
+static ij_status run_put(machine *m, int index_bytes) {
+  uint64_t i = 0;
+  IJ_TRY(take_number(m, index_bytes, &i));
+  return memo_put(m, i);
+}
+static ij_status run_memoize(machine *m, int none) {
+  (void)none;
+  return memo_put(m, m->memo_count);
+}
+static ij_status run_get(machine *m, int index_bytes) {
+  uint64_t i = 0;
+  IJ_TRY(take_number(m, index_bytes, &i));
+  return memo_get(m, i);
+}
+
+static const struct instruction {
+  ij_status (*run)(machine *m, int argument); /* NULL: refused */
+  int argument;
+} instructions[256] = {
+    [0x80] = {run_skip, 1}, /* PROTO */
+    [0x95] = {run_skip, 8}, /* FRAME */
+    ['N'] = {run_new, IJ_P_NONE},
+    [')'] = {run_new, IJ_P_TUPLE},
+    [']'] = {run_new, IJ_P_LIST},
+    ['}'] = {run_new, IJ_P_DICT},
+    [0x88] = {run_bool, 1},
+    [0x89] = {run_bool, 0},
+    ['K'] = {run_int, 1}, /* BININT1 */
+    ['M'] = {run_int, 2},
+    ['J'] = {run_int, 4},
+    [0x8a] = {run_long, 1},
+    [0x8b] = {run_long, 4},
+    ['G'] = {run_float, 0},
+    ['U'] = {run_string, 1},
+    ['C'] = {run_string, 1},
+    [0x8c] = {run_string, 1},
+    ['T'] = {run_string, 4},
+    ['X'] = {run_string, 4},
+    ['B'] = {run_string, 4},
+    [0x8d] = {run_string, 8},
+    [0x8e] = {run_string, 8},
+    ['c'] = {run_global, 0},
+    ['i'] = {run_global, 1}, /* INST */
+    [0x93] = {run_stack_global, 0},
+    ['R'] = {run_reduce, 0},
+    ['Q'] = {run_persistent, 0},
+    ['b'] = {run_build, 0},
+    ['('] = {run_mark, 0},
+    ['0'] = {run_pop, 0},
+    ['1'] = {run_pop_mark, 0},
+    ['2'] = {run_duplicate, 0},
+    ['t'] = {run_gather, IJ_P_TUPLE},
+    ['l'] = {run_gather, IJ_P_LIST},
+    [0x85] = {run_tuple, 1},
+    [0x86] = {run_tuple, 2},
+    [0x87] = {run_tuple, 3},
+    ['a'] = {run_append, IJ_P_LIST},
+    ['s'] = {run_append, IJ_P_DICT},
+    ['e'] = {run_extend, IJ_P_LIST},
+    ['u'] = {run_extend, IJ_P_DICT},
+    ['q'] = {run_put, 1},
+    ['r'] = {run_put, 4},
+    [0x94] = {run_memoize, 0},
+    ['h'] = {run_get, 1},
+    ['j'] = {run_get, 4},
+};
+
+static ij_status step(machine *m, unsigned char op) {
+  const struct instruction *i = &instructions[op];
+  if (i->run) return i->run(m, i->argument);
+  return ij_fail(IJ_EFORMAT, "file '%s' refused: its pickle has the instruction 0x%02x, which no state dict needs",
+                 m->path, op);
 }
 
 ij_status ij_pickle_load(const char *path, const unsigned char *bytes, size_t n, ij_pickle *out) {
   *out = (ij_pickle){0};
-  machine m = {.path = path, .at = bytes, .end = bytes + n, .p = out};
+  machine m = {.path = path, .next = bytes, .end = bytes + n, .p = out};
   ij_status st = n > MAX_PICKLE ? bad(&m, "is longer than 64 MB") : IJ_OK;
   bool stopped = false;
   while (st == IJ_OK && !stopped) {
-    if (m.at == m.end) st = bad(&m, "ends too early");
-    else if (*m.at == '.') stopped = true;
+    if (m.next == m.end) st = bad(&m, "ends too early");
+    else if (*m.next == '.') stopped = true;
     else {
-      unsigned char op = *m.at++;
+      unsigned char op = *m.next++;
       st = step(&m, op);
     }
   }

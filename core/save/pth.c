@@ -32,8 +32,8 @@ struct ij_pth {
   int storage_count;
 };
 
-static ij_status bad(const ij_tensors *f, const char *what) {
-  return ij_fail(IJ_EFORMAT, "file '%s' is not a whole PyTorch checkpoint: %s", f->path, what);
+static ij_status bad(const ij_tensor_file *f, const char *what) {
+  return ij_fail(IJ_EFORMAT, "file '%s' is not a complete PyTorch checkpoint: %s", f->path, what);
 }
 
 void ij_pth_free(ij_pth *p) {
@@ -53,17 +53,17 @@ void ij_pth_free(ij_pth *p) {
 /* The magic number of the format before zip: a pickled long. */
 static const unsigned char OLD[] = {0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19};
 
-static bool is_old(const ij_tensors *f) { return f->size >= sizeof OLD && !memcmp(f->map, OLD, sizeof OLD); }
+static bool is_old(const ij_tensor_file *f) { return f->size >= sizeof OLD && !memcmp(f->map, OLD, sizeof OLD); }
 
-bool ij_pth_begins(const ij_tensors *f) { return is_old(f) || (f->size >= 4 && !memcmp(f->map, "PK\3\4", 4)); }
+bool ij_pth_begins(const ij_tensor_file *f) { return is_old(f) || (f->size >= 4 && !memcmp(f->map, "PK\3\4", 4)); }
 
 /* Takes n bytes out of what copies of this file's contents may have. */
-static ij_status unpack(ij_tensors *f, const ij_member *m, void **out) {
-  if (m->size > f->room)
+static ij_status unpack(ij_tensor_file *f, const ij_member *m, void **out) {
+  if (m->size > f->copy_budget)
     return ij_fail(IJ_EFORMAT, "file '%s' refused: it would unpack to more than 64 times its size", f->path);
   if (!(*out = ij_alloc(m->size + 1))) return IJ_ENOMEM;
   ij_status st = ij_zip_unpack(f->path, m, *out);
-  if (st == IJ_OK) f->room -= m->size;
+  if (st == IJ_OK) f->copy_budget -= m->size;
   else {
     ij_free(*out);
     *out = NULL;
@@ -77,7 +77,7 @@ static bool ends_with(const ij_member *m, const char *end) {
 }
 
 /* Finds data.pkl and its folder's name, with the slash. */
-static ij_status find_pickle(ij_tensors *f, const ij_member **m, size_t *folder) {
+static ij_status find_pickle(ij_tensor_file *f, const ij_member **m, size_t *folder) {
   ij_zip *z = &f->pth->zip;
   *m = NULL;
   for (int i = 0; i < z->count; i++) {
@@ -99,12 +99,12 @@ static ij_status find_pickle(ij_tensors *f, const ij_member **m, size_t *folder)
 /* ---- from values to entries */
 
 typedef struct walk {
-  ij_tensors *f;
+  ij_tensor_file *f;
   const ij_member *pkl;
   size_t folder;
   bool counting;
   char *prefix; /* the name so far */
-  size_t length, room;
+  size_t length, prefix_size;
   int visits, entries, metas;
   size_t text, dims;
 } walk;
@@ -131,7 +131,7 @@ static ij_status storage_at(walk *w, uint32_t value, int *number, const ij_type 
     const ij_member *m = ij_zip_find(&p->zip, name, strlen(name));
     ij_free(name);
     if (!m) return bad(w->f, "its pickle names a storage that is not in the archive");
-    if (m->size != (uint64_t)bytes) return bad(w->f, "a storage has more or fewer bytes than its pickle says");
+    if (m->size != (uint64_t)bytes) return bad(w->f, "the size of a storage differs from its pickle");
     p->storages[p->storage_count] = (storage){.member = m, .bytes = m->deflated ? NULL : m->bytes};
     p->storage_of[value] = ++p->storage_count;
   }
@@ -149,8 +149,8 @@ static bool dims_of(const ij_pickle *p, uint32_t tuple, int64_t *out) {
   return true;
 }
 
-/* Fills e and v from a tensor of the pickle; shape and stride have room for its dimensions. */
-static ij_status make_view(walk *w, uint32_t value, ij_entry *e, view *v, int64_t *shape, int64_t *stride) {
+/* Fills e and v from a tensor of the pickle; shape and stride are as long as its dimensions. */
+static ij_status make_view(walk *w, uint32_t value, ij_file_entry *e, view *v, int64_t *shape, int64_t *stride) {
   const ij_pickle *p = &w->f->pth->pickle;
   uint32_t parts[4];
   for (int i = 0; i < 4; i++) parts[i] = (uint32_t)cell_value(p, value, i);
@@ -219,13 +219,13 @@ static ij_status add_tensor(walk *w, uint32_t value) {
     return bad(w->f, "it has a malformed tensor, or more than a million");
   const char *name = keep_text(w, w->prefix, w->length);
   int i = w->entries++;
-  size_t at = w->dims;
+  size_t first_dim = w->dims;
   w->dims += ndim;
   if (w->counting) return IJ_OK;
-  ij_entry *e = &w->f->entries[i];
-  *e = (ij_entry){.name = name, .view = i};
+  ij_file_entry *e = &w->f->entries[i];
+  *e = (ij_file_entry){.name = name, .view = i};
   w->f->count = i + 1;
-  return make_view(w, value, e, &p->views[i], w->f->dims + at, p->strides + at);
+  return make_view(w, value, e, &p->views[i], w->f->dims + first_dim, p->strides + first_dim);
 }
 
 static ij_status add_meta(walk *w, const char *s, size_t n) {
@@ -242,11 +242,11 @@ static ij_status add_meta(walk *w, const char *s, size_t n) {
 static ij_status enter(walk *w, const char *key, size_t n) {
   size_t want = w->length + n + 2;
   if (want > 1 << 16) return bad(w->f, "it has a name of more than 65,536 bytes");
-  if (want > w->room) {
+  if (want > w->prefix_size) {
     char *more = ij_realloc(w->prefix, 2 * want);
     if (!more) return IJ_ENOMEM;
     w->prefix = more;
-    w->room = 2 * want;
+    w->prefix_size = 2 * want;
   }
   if (w->length) w->prefix[w->length++] = '.';
   if (n) memcpy(w->prefix + w->length, key, n);
@@ -273,7 +273,7 @@ static ij_status visit(walk *w, uint32_t value, int depth) {
     ij_pvalue key = dict ? p->values[p->cells[cell].value] : (ij_pvalue){.kind = IJ_P_INT, .i = i};
     if (dict) cell = p->cells[cell].next;
     if ((key.kind != IJ_P_STRING && key.kind != IJ_P_INT) || !text_of(&key, buffer, &s, &n))
-      return bad(w->f, "it has a key that is neither a text nor a whole number");
+      return bad(w->f, "it has a key that is neither a string nor an integer");
     IJ_TRY(enter(w, s, n));
     IJ_TRY(visit(w, p->cells[cell].value, depth + 1));
     w->length = length;
@@ -283,7 +283,7 @@ static ij_status visit(walk *w, uint32_t value, int depth) {
 }
 
 /* Once to count, once to fill. */
-static ij_status flatten(ij_tensors *f, const ij_member *pkl, size_t folder) {
+static ij_status flatten(ij_tensor_file *f, const ij_member *pkl, size_t folder) {
   ij_pth *p = f->pth;
   walk w = {.f = f, .pkl = pkl, .folder = folder, .counting = true};
   ij_status st = visit(&w, p->pickle.root, 0);
@@ -297,7 +297,7 @@ static ij_status flatten(ij_tensors *f, const ij_member *pkl, size_t folder) {
       !(f->meta = ij_calloc((size_t)w.metas + 1, sizeof *f->meta)) ||
       !(f->dims = ij_calloc(w.dims + 1, sizeof *f->dims)))
     goto out;
-  w = (walk){.f = f, .pkl = pkl, .folder = folder, .prefix = w.prefix, .room = w.room};
+  w = (walk){.f = f, .pkl = pkl, .folder = folder, .prefix = w.prefix, .prefix_size = w.prefix_size};
   st = visit(&w, p->pickle.root, 0);
 out:
   ij_free(w.prefix);
@@ -305,7 +305,7 @@ out:
   return st;
 }
 
-ij_status ij_pth_read(ij_tensors *f) {
+ij_status ij_pth_read(ij_tensor_file *f) {
   const ij_member *m = NULL;
   size_t folder = 0;
   if (is_old(f))
@@ -322,7 +322,7 @@ ij_status ij_pth_read(ij_tensors *f) {
   return flatten(f, m, folder);
 }
 
-ij_status ij_pth_view(ij_tensors *f, const ij_entry *e, const unsigned char **first, const int64_t **stride) {
+ij_status ij_pth_view(ij_tensor_file *f, const ij_file_entry *e, const unsigned char **first, const int64_t **stride) {
   const view *v = &f->pth->views[e->view];
   storage *s = &f->pth->storages[v->storage];
   if (!s->bytes) {

@@ -1,17 +1,13 @@
 /* Files of tensors in the safetensors format: 8 bytes little-endian header length, a JSON header, then the tensors'
- * bytes, back to back without holes. The reader trusts nothing in the file; the writer replaces a file at once or not
- * at all. */
+ * bytes, back to back without holes. The reader trusts nothing in the file; the writer replaces a file completely or
+ * not at all. */
 #include "save.h"
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 enum { PREFIX = 8, ALIGN = 64, PARSER_SLACK = 8 };
 static const uint64_t MAX_HEADER = 100 * 1000 * 1000;
@@ -19,18 +15,18 @@ static const int64_t MAX_NUMBER = INT64_C(1) << 53; /* above it a JSON number ne
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
 
-static ij_status bad(const ij_tensors *f, const char *what) {
-  return ij_fail(IJ_EFORMAT, "file '%s' is not a whole safetensors file: %s", f->path, what);
+static ij_status bad(const ij_tensor_file *f, const char *what) {
+  return ij_fail(IJ_EFORMAT, "file '%s' is not a complete safetensors file: %s", f->path, what);
 }
 
 /* *data: where the tensors' bytes begin */
-static ij_status parse_header(ij_tensors *f, const unsigned char **data) {
+static ij_status parse_header(ij_tensor_file *f, const unsigned char **data) {
   uint64_t n = 0;
   for (int i = 0; i < PREFIX; i++) n |= (uint64_t)f->map[i] << (8 * i);
   if (n > MAX_HEADER) return bad(f, "its header would be longer than 100 MB");
   if (n < 2 || n > f->size - PREFIX)
     return ij_fail(IJ_EFORMAT,
-                   "file '%s' is not a whole safetensors file: its header would have %llu bytes, the file has %zu",
+                   "file '%s' is not a complete safetensors file: its header would have %llu bytes, the file has %zu",
                    f->path, (unsigned long long)n, f->size);
   const unsigned char *json = f->map + PREFIX;
   if (json[0] != '{' || memchr(json, 0, n)) return bad(f, "its header is not JSON");
@@ -45,7 +41,7 @@ static ij_status parse_header(ij_tensors *f, const unsigned char **data) {
   return IJ_OK;
 }
 
-/* A whole number of 0 to 2^53. */
+/* An integer from 0 to 2^53. */
 static bool get_whole(const cJSON *item, int64_t *value) {
   if (!cJSON_IsNumber(item) || !(item->valuedouble >= 0 && item->valuedouble <= (double)MAX_NUMBER)) return false;
   *value = (int64_t)item->valuedouble;
@@ -63,44 +59,45 @@ static const cJSON *get_once(const cJSON *object, const char *key) {
   return found;
 }
 
-/* data: where the tensors' bytes begin; dims: where the shape goes, room for all numbers of the item's shape. */
-static ij_status parse_entry(const ij_tensors *f, const unsigned char *data, const cJSON *item, int64_t *dims,
-                             ij_entry *e) {
+/* data: where the tensors' bytes begin; dims: where the shape goes, as long as the item's shape. */
+static ij_status parse_entry(const ij_tensor_file *f, const unsigned char *data, const cJSON *item, int64_t *dims,
+                             ij_file_entry *e) {
   const cJSON *type = get_once(item, "dtype"), *shape = get_once(item, "shape"), *d;
   const cJSON *offsets = get_once(item, "data_offsets");
-  int64_t bytes, begin, end, room = (int64_t)(f->size - (size_t)(data - f->map));
-  *e = (ij_entry){.name = item->string, .shape = dims};
+  int64_t bytes, begin, end, available = (int64_t)(f->size - (size_t)(data - f->map));
+  *e = (ij_file_entry){.name = item->string, .shape = dims};
   if (!cJSON_IsObject(item) || !cJSON_IsString(type) || !cJSON_IsArray(shape) || !cJSON_IsArray(offsets) ||
       cJSON_GetArraySize(offsets) != 2)
     goto malformed;
   if (!get_whole(offsets->child, &begin) || !get_whole(offsets->child->next, &end)) goto malformed;
   cJSON_ArrayForEach(d, shape) if (!get_whole(d, &dims[e->ndim++])) goto malformed;
-  if (begin > end || end > room)
+  if (begin > end || end > available)
     return ij_fail(IJ_EFORMAT,
-                   "file '%s' is not a whole safetensors file: tensor '%s' is at bytes %lld to %lld, there are %lld",
-                   f->path, e->name, (long long)begin, (long long)end, (long long)room);
+                   "file '%s' is not a complete safetensors file: tensor '%s' is at bytes %lld to %lld, there are %lld",
+                   f->path, e->name, (long long)begin, (long long)end, (long long)available);
   e->type = type->valuestring;
   e->known = ij_type_by_name(e->type);
   e->data = data + begin;
   e->bytes = end - begin;
   if (e->known && (!ij_bytes_of(e->ndim, dims, e->known->bytes, &bytes) || bytes != e->bytes))
-    return ij_fail(IJ_EFORMAT,
-                   "file '%s' is not a whole safetensors file: tensor '%s' has %lld bytes, its shape says otherwise",
-                   f->path, e->name, (long long)e->bytes);
+    return ij_fail(
+        IJ_EFORMAT,
+        "file '%s' is not a complete safetensors file: tensor '%s' has %lld bytes, which does not fit its shape",
+        f->path, e->name, (long long)e->bytes);
   return IJ_OK;
 malformed:
-  return ij_fail(IJ_EFORMAT, "file '%s' is not a whole safetensors file: the entry '%s' of its header is malformed",
+  return ij_fail(IJ_EFORMAT, "file '%s' is not a complete safetensors file: the entry '%s' of its header is malformed",
                  f->path, e->name);
 }
 
 static int by_place(const void *a, const void *b) {
-  const ij_entry *x = a, *y = b;
+  const ij_file_entry *x = a, *y = b;
   if (x->data != y->data) return x->data < y->data ? -1 : 1;
   if (x->bytes != y->bytes) return x->bytes < y->bytes ? -1 : 1;
   return strcmp(x->name, y->name);
 }
 
-static ij_status index_meta(ij_tensors *f, const cJSON *meta) {
+static ij_status index_meta(ij_tensor_file *f, const cJSON *meta) {
   const cJSON *item;
   if (!meta) return IJ_OK;
   if (!cJSON_IsObject(meta)) return bad(f, "its metadata is malformed");
@@ -113,7 +110,7 @@ static ij_status index_meta(ij_tensors *f, const cJSON *meta) {
   return IJ_OK;
 }
 
-static ij_status index_entries(ij_tensors *f, const unsigned char *data) {
+static ij_status index_entries(ij_tensor_file *f, const unsigned char *data) {
   const cJSON *item, *meta = NULL;
   size_t dims = 0, total = 0;
   cJSON_ArrayForEach(item, f->header) {
@@ -130,114 +127,34 @@ static ij_status index_entries(ij_tensors *f, const unsigned char *data) {
       meta = item;
       continue;
     }
-    ij_entry *e = &f->entries[f->count];
+    ij_file_entry *e = &f->entries[f->count];
     IJ_TRY(parse_entry(f, data, item, next, e));
     next += e->ndim;
     f->count++;
   }
   if (f->count) qsort(f->entries, (size_t)f->count, sizeof *f->entries, by_place);
-  const unsigned char *at = data;
-  for (int i = 0; i < f->count; at += f->entries[i++].bytes)
-    if (f->entries[i].data != at)
+  const unsigned char *expected = data;
+  for (int i = 0; i < f->count; expected += f->entries[i++].bytes)
+    if (f->entries[i].data != expected)
       return ij_fail(IJ_EFORMAT,
-                     "file '%s' is not a whole safetensors file: tensor '%s' starts at byte %lld, expected %lld",
-                     f->path, f->entries[i].name, (long long)(f->entries[i].data - data), (long long)(at - data));
-  if (at != f->map + f->size)
-    return ij_fail(IJ_EFORMAT, "file '%s' is not a whole safetensors file: its tensors have %lld bytes, there are %lld",
-                   f->path, (long long)(at - data), (long long)(f->map + f->size - data));
+                     "file '%s' is not a complete safetensors file: tensor '%s' starts at byte %lld, expected %lld",
+                     f->path, f->entries[i].name, (long long)(f->entries[i].data - data), (long long)(expected - data));
+  if (expected != f->map + f->size)
+    return ij_fail(IJ_EFORMAT,
+                   "file '%s' is not a complete safetensors file: its tensors have %lld bytes, there are %lld", f->path,
+                   (long long)(expected - data), (long long)(f->map + f->size - data));
   return index_meta(f, meta);
 }
 
-ij_status ij_safetensors_read(ij_tensors *f) {
+ij_status ij_safetensors_read(ij_tensor_file *f) {
   if (f->size < PREFIX + 2)
-    return ij_fail(IJ_EFORMAT, "file '%s' is not a whole safetensors file: it has %zu bytes", f->path, f->size);
+    return ij_fail(IJ_EFORMAT, "file '%s' is not a complete safetensors file: it has %zu bytes", f->path, f->size);
   const unsigned char *data = NULL;
   IJ_TRY(parse_header(f, &data));
   return index_entries(f, data);
 }
 
 /* ---- writing ---------------------------------------------------------------------------------------------------- */
-
-ij_status ij_tensors_create(const char *path, ij_tensors_writer **out) {
-  *out = NULL;
-  ij_tensors_writer *w = ij_calloc(1, sizeof *w);
-  if (!w) return IJ_ENOMEM;
-  w->path = ij_strdup(path);
-  w->meta = cJSON_CreateObject();
-  if (!w->path || !w->meta) {
-    ij_tensors_discard(w);
-    return ij_fail(IJ_ENOMEM, "file '%s': out of memory", path);
-  }
-  *out = w;
-  return IJ_OK;
-}
-
-void ij_tensors_discard(ij_tensors_writer *w) {
-  if (!w) return;
-  for (int i = 0; i < w->count; i++) {
-    ij_free(w->items[i].name);
-    ij_free(w->items[i].shape);
-    ij_free(w->items[i].copy);
-    ij_tensor_free(w->items[i].tensor);
-  }
-  ij_free(w->items);
-  cJSON_Delete(w->meta);
-  ij_free(w->path);
-  ij_free(w);
-}
-
-ij_status ij_tensors_set_meta(ij_tensors_writer *w, const char *key, const char *value) {
-  cJSON_DeleteItemFromObjectCaseSensitive(w->meta, key);
-  if (!cJSON_AddStringToObject(w->meta, key, value)) return ij_fail(IJ_ENOMEM, "file '%s': out of memory", w->path);
-  return IJ_OK;
-}
-
-static ij_status add_item(ij_tensors_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
-                          const void *data, ij_tensor *tensor) {
-  ij_item new = {.type = ij_type_by_dtype((int)t), .ndim = ndim, .data = data, .tensor = tensor};
-  if (!new.type) return ij_fail(IJ_EINVAL, "tensor '%s' of '%s' has the unknown type %d", name, w->path, (int)t);
-  if (!*name || !strcmp(name, "__metadata__"))
-    return ij_fail(IJ_EINVAL, "a tensor of '%s' can't be called '%s'", w->path, name);
-  if (ndim < 0 || !ij_bytes_of(ndim, shape, new.type->bytes, &new.bytes))
-    return ij_fail(IJ_ESHAPE, "tensor '%s' of '%s' has an impossible shape", name, w->path);
-  if (!data && !tensor && new.bytes) return ij_fail(IJ_EINVAL, "tensor '%s' of '%s' has no data", name, w->path);
-  for (int i = 0; i < w->count; i++)
-    if (!strcmp(w->items[i].name, name))
-      return ij_fail(IJ_EINVAL, "tensor '%s' was already added to '%s'", name, w->path);
-  if (w->count == w->room) {
-    int room = w->room ? 2 * w->room : 64;
-    ij_item *more = ij_realloc(w->items, (size_t)room * sizeof *more);
-    if (!more) return IJ_ENOMEM;
-    w->items = more;
-    w->room = room;
-  }
-  new.name = ij_strdup(name);
-  new.shape = ij_calloc((size_t)ndim + 1, sizeof *new.shape);
-  if (!new.name || !new.shape) {
-    ij_free(new.name);
-    ij_free(new.shape);
-    return IJ_ENOMEM;
-  }
-  if (ndim) memcpy(new.shape, shape, (size_t)ndim * sizeof *shape);
-  if (tensor) ij_tensor_ref(tensor);
-  w->items[w->count++] = new;
-  return IJ_OK;
-}
-
-ij_status ij_tensors_add(ij_tensors_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
-                         const void *data) {
-  return add_item(w, name, t, ndim, shape, data, NULL);
-}
-
-ij_status ij_tensors_add_tensor(ij_tensors_writer *w, const char *name, ij_tensor *t) {
-  int ndim = ij_tensor_ndim(t);
-  int64_t *shape = ij_calloc((size_t)ndim + 1, sizeof *shape);
-  if (!shape) return IJ_ENOMEM;
-  for (int i = 0; i < ndim; i++) shape[i] = ij_tensor_size(t, i);
-  ij_status st = add_item(w, name, ij_tensor_dtype(t), ndim, shape, NULL, t);
-  ij_free(shape);
-  return st;
-}
 
 /* "name":{"dtype":..,"shape":[..],"data_offsets":[begin,end]}; false when out of memory. */
 static bool add_entry(cJSON *header, const ij_item *t, int64_t begin) {
@@ -252,7 +169,7 @@ static bool add_entry(cJSON *header, const ij_item *t, int64_t begin) {
 }
 
 /* The header, prefix included, filled up with spaces so that the data starts at a multiple of ALIGN. */
-static ij_status make_header(const ij_tensors_writer *w, const ij_item *items, char **out, size_t *size) {
+static ij_status make_header(const ij_tensor_writer *w, const ij_item *items, char **out, size_t *size) {
   ij_status st = ij_fail(IJ_ENOMEM, "file '%s': out of memory for its header", w->path);
   char *json = NULL;
   int64_t begin = 0;
@@ -262,79 +179,20 @@ static ij_status make_header(const ij_tensors_writer *w, const ij_item *items, c
   for (int i = 0; i < w->count; begin += items[i++].bytes)
     if (!add_entry(header, &items[i], begin)) goto out;
   if (!(json = cJSON_PrintUnformatted(header))) goto out;
-  size_t n = strlen(json), whole = (PREFIX + n + ALIGN - 1) / ALIGN * ALIGN;
-  if (whole - PREFIX > MAX_HEADER) {
+  size_t n = strlen(json), total = (PREFIX + n + ALIGN - 1) / ALIGN * ALIGN;
+  if (total - PREFIX > MAX_HEADER) {
     st = ij_fail(IJ_EINVAL, "file '%s' could not be written: its names and metadata pass 100 MB", w->path);
     goto out;
   }
-  if (!(*out = ij_alloc(whole))) goto out;
-  for (int i = 0; i < PREFIX; i++) (*out)[i] = (char)((whole - PREFIX) >> (8 * i));
+  if (!(*out = ij_alloc(total))) goto out;
+  for (int i = 0; i < PREFIX; i++) (*out)[i] = (char)((total - PREFIX) >> (8 * i));
   memcpy(*out + PREFIX, json, n);
-  memset(*out + PREFIX + n, ' ', whole - PREFIX - n);
-  *size = whole;
+  memset(*out + PREFIX + n, ' ', total - PREFIX - n);
+  *size = total;
   st = IJ_OK;
 out:
   cJSON_free(json);
   cJSON_Delete(header);
-  return st;
-}
-
-ij_status ij_sink_put(ij_sink *s, const void *bytes, size_t n) {
-  s->at += n;
-  for (const char *p = bytes; n;) {
-    ssize_t k = write(s->fd, p, n);
-    if (k < 0 && errno == EINTR) continue;
-    if (k < 0) return ij_fail(IJ_EIO, "file '%s' could not be written: %s", s->path, strerror(errno));
-    p += k;
-    n -= (size_t)k;
-  }
-  return IJ_OK;
-}
-
-ij_status ij_sink_item(ij_sink *s, const ij_item *t, const void **bytes) {
-  *bytes = t->tensor ? s->buffer : t->data;
-  if (t->tensor && ij_tensor_read(t->tensor, s->buffer, (size_t)t->bytes) != IJ_OK)
-    return ij_fail_in(IJ_EINVAL, "file '%s', tensor '%s'", s->path, t->name);
-  return IJ_OK;
-}
-
-static void sync_folder_of(char *path) {
-  char *slash = strrchr(path, '/');
-  if (slash) *(slash == path ? slash + 1 : slash) = 0;
-  int folder = open(slash ? path : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder < 0) return; /* some file systems refuse this; the rename has happened all the same */
-  fsync(folder);
-  close(folder);
-}
-
-ij_status ij_replace_by(const ij_tensors_writer *w, size_t total, ij_status (*fill)(ij_sink *, const void *),
-                        const void *context) {
-  ij_sink s = {.path = w->path};
-  size_t largest = 0;
-  for (int i = 0; i < w->count; i++)
-    if (w->items[i].tensor && (size_t)w->items[i].bytes > largest) largest = (size_t)w->items[i].bytes;
-  ij_status st = IJ_ENOMEM;
-  char *tmp = ij_format("%s.tmp", w->path);
-  if (!tmp || (largest && !(s.buffer = ij_alloc(largest)))) goto out;
-  s.fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (s.fd < 0) {
-    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s", w->path, strerror(errno));
-    goto out;
-  }
-  /* Asks for the room first: a full disk is found before gigabytes are written. Not every file system can. */
-  if (fallocate(s.fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)total) != 0 && errno == ENOSPC)
-    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s (%zu bytes are needed)", w->path, strerror(errno), total);
-  else st = fill(&s, context);
-  if (st == IJ_OK && fsync(s.fd) != 0)
-    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s", w->path, strerror(errno));
-  int closed = close(s.fd);
-  if (st == IJ_OK && (closed != 0 || rename(tmp, w->path) != 0))
-    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s", w->path, strerror(errno));
-  if (st != IJ_OK) unlink(tmp);
-  else sync_folder_of(tmp);
-out:
-  ij_free(s.buffer);
-  ij_free(tmp);
   return st;
 }
 
@@ -345,18 +203,18 @@ typedef struct contents {
   int count;
 } contents;
 
-static ij_status fill(ij_sink *s, const void *context) {
+static ij_status fill(ij_output *s, const void *context) {
   const contents *c = context;
   const void *bytes;
-  IJ_TRY(ij_sink_put(s, c->header, c->header_size));
+  IJ_TRY(ij_output_put(s, c->header, c->header_size));
   for (int i = 0; i < c->count; i++) {
-    IJ_TRY(ij_sink_item(s, &c->items[i], &bytes));
-    IJ_TRY(ij_sink_put(s, bytes, (size_t)c->items[i].bytes));
+    IJ_TRY(ij_output_item(s, &c->items[i], &bytes));
+    IJ_TRY(ij_output_put(s, bytes, (size_t)c->items[i].bytes));
   }
   return IJ_OK;
 }
 
-ij_status ij_tensors_commit(ij_tensors_writer *w) {
+ij_status ij_tensor_writer_commit(ij_tensor_writer *w) {
   ij_status st = IJ_ENOMEM;
   size_t header_size = 0, total;
   int n = 0;
@@ -370,25 +228,25 @@ ij_status ij_tensors_commit(ij_tensors_writer *w) {
   IJ_TRY_TO(out, st, make_header(w, items, &header, &header_size));
   total = header_size;
   for (int i = 0; i < n; i++) total += (size_t)items[i].bytes;
-  st = ij_replace_by(w, total, fill, &(contents){header, header_size, items, n});
+  st = ij_writer_replace(w, total, fill, &(contents){header, header_size, items, n});
 out:
   ij_free(header);
   ij_free(items);
-  ij_tensors_discard(w);
+  ij_tensor_writer_discard(w);
   return st;
 }
 
 /* ---- writing in a thread */
-struct ij_tensors_job {
+struct ij_tensor_writer_job {
   pthread_t thread;
-  ij_tensors_writer *w;
+  ij_tensor_writer *w;
   atomic_bool done;
   ij_status status;
   char *message; /* of the thread's failure */
 };
 
 /* Every tensor's bytes now, whatever happens to it later. */
-static ij_status copy_tensors(ij_tensors_writer *w) {
+static ij_status copy_tensors(ij_tensor_writer *w) {
   for (int i = 0; i < w->count; i++) {
     ij_item *t = &w->items[i];
     if (!t->tensor) continue;
@@ -407,17 +265,17 @@ static ij_status copy_tensors(ij_tensors_writer *w) {
 }
 
 static void *write_later(void *arg) {
-  ij_tensors_job *job = arg;
-  setpriority(PRIO_PROCESS, 0, 19); /* of this thread alone: the computation needs every processor more */
-  job->status = ij_tensors_commit(job->w);
+  ij_tensor_writer_job *job = arg;
+  setpriority(PRIO_PROCESS, 0, 19); /* of this thread alone: the computation needs the CPUs more */
+  job->status = ij_tensor_writer_commit(job->w);
   if (job->status != IJ_OK) job->message = ij_strdup(ij_errmsg());
   atomic_store(&job->done, true);
   return NULL;
 }
 
-ij_status ij_tensors_commit_later(ij_tensors_writer *w, ij_tensors_job **out) {
+ij_status ij_tensor_writer_commit_later(ij_tensor_writer *w, ij_tensor_writer_job **out) {
   *out = NULL;
-  ij_tensors_job *job = ij_calloc(1, sizeof *job);
+  ij_tensor_writer_job *job = ij_calloc(1, sizeof *job);
   ij_status st = job ? copy_tensors(w) : IJ_ENOMEM;
   if (st == IJ_OK) {
     sigset_t all, before;
@@ -436,15 +294,15 @@ ij_status ij_tensors_commit_later(ij_tensors_writer *w, ij_tensors_job **out) {
       ij_free(w->items[i].copy);
       w->items[i].copy = NULL;
     }
-    return ij_tensors_commit(w);
+    return ij_tensor_writer_commit(w);
   }
-  ij_tensors_discard(w);
+  ij_tensor_writer_discard(w);
   return st;
 }
 
-int ij_tensors_job_done(const ij_tensors_job *job) { return !job || atomic_load(&job->done); }
+int ij_tensor_writer_job_done(const ij_tensor_writer_job *job) { return !job || atomic_load(&job->done); }
 
-ij_status ij_tensors_job_end(ij_tensors_job *job) {
+ij_status ij_tensor_writer_job_end(ij_tensor_writer_job *job) {
   if (!job) return IJ_OK;
   pthread_join(job->thread, NULL);
   ij_status st = job->status;

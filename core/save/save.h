@@ -1,11 +1,12 @@
-/* Inside of the files of tensors: what the readers of safetensors and of PyTorch's checkpoints fill, zip archives, and
+/* Internals of files of tensors: what the readers of safetensors and of PyTorch's checkpoints fill, zip archives, and
  * the restricted pickle machine. Nothing in a file is trusted: sizes are checked before they are used. */
 #ifndef IJ_SAVE_H
 #define IJ_SAVE_H
 #include "../base/base.h"
 #include <cjson/cJSON.h>
 
-/* An element type: its name in a file, and dtype -1 where ij_dtype has none (then only ij_tensors_read converts it). */
+/* An element type: its name in a file, and dtype -1 where ij_dtype has none (then only ij_tensor_file_read converts
+ * it). */
 typedef struct ij_type {
   const char *name;
   int dtype, bytes;
@@ -13,45 +14,45 @@ typedef struct ij_type {
 } ij_type;
 const ij_type *ij_type_by_name(const char *name);
 const ij_type *ij_type_by_dtype(int dtype);
-/* shape[ndim] times size -> *bytes; false when a size or the product is impossible. */
+/* shape[ndim] times size -> *bytes; false when a size or the result is impossible. */
 bool ij_bytes_of(int ndim, const int64_t *shape, int size, int64_t *bytes);
 
 typedef struct ij_pth ij_pth;
-typedef struct ij_entry {
+typedef struct ij_file_entry {
   const char *name, *type;
   const ij_type *known; /* NULL: a type that is not in our table */
   int ndim;
   const int64_t *shape;      /* (ndim) */
-  const unsigned char *data; /* all elements, row-major, in the map; NULL: ij_pth_view says where they are */
+  const unsigned char *data; /* all elements, row-major, in the map; NULL: ij_pth_view gives their address */
   int64_t bytes;
   int view;  /* number in the checkpoint's list of views */
-  void *own; /* a copy in order, made for ij_tensors_data */
-} ij_entry;
+  void *own; /* a copy in order, made for ij_tensor_file_data */
+} ij_file_entry;
 
 typedef struct ij_meta {
   const char *key, *value;
 } ij_meta;
 
-struct ij_tensors {
+struct ij_tensor_file {
   char *path;
-  unsigned char *map; /* the whole file */
+  unsigned char *map; /* the complete file */
   size_t size;
   int count, meta_count;
-  ij_entry *entries; /* (count), in the order of the file */
-  int *by_name;      /* (count), numbers of entries sorted by name */
-  ij_meta *meta;     /* (meta_count), sorted by key */
-  int64_t *dims;     /* all shapes */
-  size_t room;       /* bytes that copies of contents may still take: a small file can't claim all memory */
-  cJSON *header;     /* safetensors: owns the names */
-  ij_pth *pth;       /* PyTorch: owns names and storages */
+  ij_file_entry *entries; /* (count), in the order of the file */
+  int *by_name;           /* (count), indices of entries, sorted by name */
+  ij_meta *meta;          /* (meta_count), sorted by key */
+  int64_t *dims;          /* all shapes */
+  size_t copy_budget;     /* bytes that copies of contents may still take: a small file can't claim all memory */
+  cJSON *header;          /* safetensors: owns the names */
+  ij_pth *pth;            /* PyTorch: owns names and storages */
 };
 
-ij_status ij_safetensors_read(ij_tensors *f); /* fills f from its map */
-ij_status ij_pth_read(ij_tensors *f);
-bool ij_pth_begins(const ij_tensors *f); /* whether its first bytes are those of a PyTorch checkpoint, old or new */
+ij_status ij_safetensors_read(ij_tensor_file *f); /* fills f from its map */
+ij_status ij_pth_read(ij_tensor_file *f);
+bool ij_pth_begins(const ij_tensor_file *f); /* whether its first bytes are those of a PyTorch checkpoint, old or new */
 void ij_pth_free(ij_pth *p);
 /* The first element of a view and its strides in elements (NULL: row-major without gaps); unpacks it when it must. */
-ij_status ij_pth_view(ij_tensors *f, const ij_entry *e, const unsigned char **first, const int64_t **stride);
+ij_status ij_pth_view(ij_tensor_file *f, const ij_file_entry *e, const unsigned char **first, const int64_t **stride);
 
 /* ---- zip: stored and deflated members, ZIP64 */
 typedef struct ij_member {
@@ -83,7 +84,7 @@ typedef enum ij_pkind {
   IJ_P_TUPLE,
   IJ_P_LIST,
   IJ_P_DICT,
-  IJ_P_RAW,     /* up to 8 bytes of a number of numpy's: i holds them, count says how many */
+  IJ_P_RAW,     /* up to 8 bytes of a numpy scalar: i holds them, count is their count */
   IJ_P_GLOBAL,  /* i: number in the list of allowed names */
   IJ_P_STORAGE, /* items: type's name, key, number of elements */
   IJ_P_TENSOR   /* items: storage, offset, sizes, strides */
@@ -123,24 +124,24 @@ typedef struct ij_item {
   void *copy;        /* of a tensor's bytes, owned; data points to it */
   int64_t bytes;
 } ij_item;
-struct ij_tensors_writer {
+struct ij_tensor_writer {
   char *path;
   cJSON *meta;
-  int count, room;
+  int count, capacity;
   ij_item *items;
 };
-/* A file that is being written; at: bytes so far; buffer: room for the largest item that is a tensor. */
-typedef struct ij_sink {
+/* A file that is being written; written: bytes so far; buffer: as large as the largest item that is a tensor. */
+typedef struct ij_output {
   const char *path;
   int fd;
-  uint64_t at;
+  uint64_t written;
   void *buffer;
-} ij_sink;
-ij_status ij_sink_put(ij_sink *s, const void *bytes, size_t n);
+} ij_output;
+ij_status ij_output_put(ij_output *s, const void *bytes, size_t n);
 /* An item's bytes, valid until the next call. */
-ij_status ij_sink_item(ij_sink *s, const ij_item *t, const void **bytes);
+ij_status ij_output_item(ij_output *s, const ij_item *t, const void **bytes);
 /* Writes w's file by fill(sink, context): temporary file, fsync, rename, fsync of the folder. total: about how long it
  * will be. The temporary is gone when it fails. */
-ij_status ij_replace_by(const ij_tensors_writer *w, size_t total, ij_status (*fill)(ij_sink *, const void *),
-                        const void *context);
+ij_status ij_writer_replace(const ij_tensor_writer *w, size_t total, ij_status (*fill)(ij_output *, const void *),
+                            const void *context);
 #endif

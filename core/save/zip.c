@@ -14,7 +14,7 @@ static uint64_t le(const unsigned char *p, int bytes) {
 }
 
 static ij_status bad(const char *path, const char *what) {
-  return ij_fail(IJ_EFORMAT, "file '%s' is not a whole PyTorch checkpoint: %s", path, what);
+  return ij_fail(IJ_EFORMAT, "file '%s' is not a complete PyTorch checkpoint: %s", path, what);
 }
 
 static bool signed_with(const unsigned char *p, char third, char fourth) {
@@ -27,7 +27,7 @@ static ij_status find_directory(const char *path, const unsigned char *map, size
   if (size < END) return bad(path, "it is too short for a zip archive");
   size_t lowest = size > END + LONGEST_COMMENT ? size - END - LONGEST_COMMENT : 0, end = size - END;
   while (!(signed_with(map + end, 5, 6) && end + END + le(map + end + 20, 2) == size))
-    if (end-- == lowest) return bad(path, "its zip archive has no end (was it copied whole?)");
+    if (end-- == lowest) return bad(path, "its zip archive has no end (was it copied completely?)");
   *count = le(map + end + 10, 2);
   *bytes = le(map + end + 12, 4);
   *at = le(map + end + 16, 4);
@@ -156,17 +156,17 @@ ij_status ij_zip_unpack(const char *path, const ij_member *m, void *out) {
   if (!m->deflated) memcpy(out, m->bytes, m->size);
   else {
     z_stream z = {.next_in = (unsigned char *)m->bytes, .next_out = out};
-    uint64_t in = m->packed, room = m->size;
+    uint64_t in = m->packed, left_out = m->size;
     if (inflateInit2(&z, -MAX_WBITS) != Z_OK) return ij_fail(IJ_ENOMEM, "file '%s': out of memory to unpack it", path);
     int st = Z_OK;
     while (st == Z_OK) { /* zlib counts in 32 bits */
       if (!z.avail_in) in -= z.avail_in = (uInt)(in < UINT32_MAX ? in : UINT32_MAX);
-      if (!z.avail_out) room -= z.avail_out = (uInt)(room < UINT32_MAX ? room : UINT32_MAX);
+      if (!z.avail_out) left_out -= z.avail_out = (uInt)(left_out < UINT32_MAX ? left_out : UINT32_MAX);
       st = inflate(&z, Z_NO_FLUSH);
     }
-    bool whole = st == Z_STREAM_END && !in && !z.avail_in && !room && !z.avail_out;
+    bool complete = st == Z_STREAM_END && !in && !z.avail_in && !left_out && !z.avail_out;
     inflateEnd(&z);
-    if (!whole) return bad(path, "a member of its zip archive does not unpack");
+    if (!complete) return bad(path, "a member of its zip archive does not unpack");
   }
   return ij_zip_check(path, m, out);
 }

@@ -1,5 +1,4 @@
-/* The backends whose memory is the host's: "cpu", "ref" (the reference kernels), and two for tests: "guard" and "dry".
- */
+/* The backends whose memory is the host's: "cpu", "ref" (the reference kernels), and "guard", for tests. */
 #include "tensor.h"
 #include "../../kernels/linear/onednn.h"
 #include <stdio.h>
@@ -52,7 +51,7 @@ static ij_status plain_wait(ij_queue *q) {
 }
 static void cpu_info(ij_queue *q, ij_device_info *out) {
   (void)q;
-  snprintf(out->name, sizeof out->name, "processor");
+  snprintf(out->name, sizeof out->name, "CPU");
   snprintf(out->arch, sizeof out->arch, "%s", ij_cpu_isa());
   out->bf16 = strcmp(ij_cpu_matmul(), "f32") != 0;
 }
@@ -96,9 +95,11 @@ static void guard_close(ij_queue *q) {
   ij_free(q->stream);
   plain_close(q);
 }
-static void guard_set(ij_queue *q, int access) {
+/* All memory of the device becomes readable and writable, or neither. */
+static void guard_access(ij_queue *q, int access) {
   for (page_run *r = ((guard *)q->stream)->all; r; r = r->next) mprotect(r->ptr, r->bytes, access);
 }
+
 static ij_status guard_alloc(ij_queue *q, size_t bytes, void **out) {
   guard *g = q->stream;
   page_run *r = ij_calloc(1, sizeof *r);
@@ -125,99 +126,27 @@ static void guard_free(ij_queue *q, void *p) {
   if (r->next) r->next->prev = r->prev;
   ij_free(r);
 }
-static ij_status guard_write(ij_queue *q, void *to, const void *host, size_t n) {
-  guard_set(q, PROT_READ | PROT_WRITE);
-  memcpy(to, host, n);
-  guard_set(q, PROT_NONE);
-  return IJ_OK;
-}
-static ij_status guard_read(ij_queue *q, const void *from, void *host, size_t n) {
-  guard_set(q, PROT_READ | PROT_WRITE);
-  memcpy(host, from, n);
-  guard_set(q, PROT_NONE);
-  return IJ_OK;
-}
-static ij_status guard_read_begin(ij_queue *q, const void *from, size_t n, void **ticket) {
-  guard_set(q, PROT_READ | PROT_WRITE);
-  ij_status st = plain_read_begin(q, from, n, ticket);
-  guard_set(q, PROT_NONE);
-  return st;
-}
 static ij_op_table cpu_table(void) {
   ij_op_table t;
   ij_cpu_fill(&t);
   return t;
 }
-#define IJ_OP(name, params, args)                                                                                      \
+/* guard_NAME: the call, with access to the device's memory */
+#define GUARDED(name, params, call)                                                                                    \
   static ij_status guard_##name params {                                                                               \
-    ij_op_table cpu_ops = cpu_table();                                                                                 \
-    guard_set(q, PROT_READ | PROT_WRITE);                                                                              \
-    ij_status st = cpu_ops.name args;                                                                                  \
-    guard_set(q, PROT_NONE);                                                                                           \
+    guard_access(q, PROT_READ | PROT_WRITE);                                                                           \
+    ij_status st = call;                                                                                               \
+    guard_access(q, PROT_NONE);                                                                                        \
     return st;                                                                                                         \
   }
+GUARDED(write, (ij_queue * q, void *to, const void *host, size_t n), plain_write(q, to, host, n))
+GUARDED(read, (ij_queue * q, const void *from, void *host, size_t n), plain_read(q, from, host, n))
+GUARDED(read_begin, (ij_queue * q, const void *from, size_t n, void **ticket), plain_read_begin(q, from, n, ticket))
+#define IJ_OP(name, params, args) GUARDED(name, params, cpu_table().name args)
 IJ_OPS(IJ_OP)
 #undef IJ_OP
 static const ij_op_table guard_table = {
 #define IJ_OP(name, params, args) .name = guard_##name,
-    IJ_OPS(IJ_OP)
-#undef IJ_OP
-};
-
-/* ---- dry: counts memory as a device with a pool of its own does, and neither computes nor touches any */
-typedef struct dry {
-  uint64_t used, top;
-} dry;
-enum { DRY_UNIT = 512, DRY_HEAD = 64 }; /* what such a pool rounds sizes to */
-
-static ij_status dry_open(int index, ij_queue *q) {
-  (void)index;
-  return (q->stream = ij_calloc(1, sizeof(dry))) ? IJ_OK : IJ_ENOMEM;
-}
-static void dry_close(ij_queue *q) { ij_free(q->stream); }
-static ij_status dry_alloc(ij_queue *q, size_t bytes, void **out) {
-  dry *d = q->stream;
-  size_t *head = ij_alloc(DRY_HEAD); /* an address of its own, and the size */
-  if (!head) return IJ_ENOMEM;
-  *head = (bytes + DRY_UNIT - 1) / DRY_UNIT * DRY_UNIT;
-  d->used += *head;
-  if (d->used > d->top) d->top = d->used;
-  *out = head;
-  return IJ_OK;
-}
-static void dry_free(ij_queue *q, void *p) {
-  ((dry *)q->stream)->used -= *(size_t *)p;
-  ij_free(p);
-}
-static ij_status dry_write(ij_queue *q, void *to, const void *host, size_t n) {
-  (void)q, (void)to, (void)host, (void)n;
-  return IJ_OK;
-}
-static ij_status dry_read(ij_queue *q, const void *from, void *host, size_t n) {
-  (void)q, (void)from;
-  memset(host, 0, n);
-  return IJ_OK;
-}
-static ij_status dry_read_begin(ij_queue *q, const void *from, size_t n, void **ticket) {
-  (void)q, (void)from;
-  return (*ticket = ij_calloc(1, n)) ? IJ_OK : IJ_ENOMEM;
-}
-static void dry_info(ij_queue *q, ij_device_info *out) {
-  dry *d = q->stream;
-  snprintf(out->name, sizeof out->name, "nothing is computed");
-  out->memory_used = d->used;
-  out->memory_top = d->top;
-  out->bf16 = 1;
-}
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wunused-parameter" /* the table's parameters, none of which is used */
-#define IJ_OP(name, params, args)                                                                                      \
-  static ij_status dry_##name params { return IJ_OK; }
-IJ_OPS(IJ_OP)
-#undef IJ_OP
-#pragma GCC diagnostic pop
-static const ij_op_table dry_table = {
-#define IJ_OP(name, params, args) .name = dry_##name,
     IJ_OPS(IJ_OP)
 #undef IJ_OP
 };
@@ -238,15 +167,7 @@ bool ij_backend_host(const char *name, ij_backend *out) {
     out->read = guard_read;
     out->read_begin = guard_read_begin;
   } else if (!strcmp(name, "dry")) {
-    *out = plain(dry_table, dry_info);
-    out->addressable = 0;
-    out->open = dry_open;
-    out->close = dry_close;
-    out->alloc = dry_alloc;
-    out->free = dry_free;
-    out->write = dry_write;
-    out->read = dry_read;
-    out->read_begin = dry_read_begin;
+    *out = ij_backend_dry();
   } else {
     return false;
   }

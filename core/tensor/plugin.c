@@ -12,7 +12,7 @@ ij_status ij_backend_plugin(ij_backend *out) {
   const ij_backend *b = open(&host);
   if (!b || b->abi != IJ_BACKEND_ABI)
     return ij_fail(IJ_EUNSUPPORTED,
-                   "device 'cuda': the plug-in is of another build (interface %d, expected %d): build it again",
+                   "device 'cuda': the plug-in belongs to another build (interface %d, expected %d): build it again",
                    b ? b->abi : 0, IJ_BACKEND_ABI);
   *out = *b;
   return IJ_OK;

@@ -13,7 +13,7 @@
 #include <initializer_list>
 #include <type_traits>
 
-enum { WIDEST = 128, PREPARE_THREADS = 256, WEIGHTS_THREADS = 128, SUM_ROWS = 8 };
+enum { WIDEST = IJ_ATTENTION_WIDEST, PREPARE_THREADS = 256, WEIGHTS_THREADS = 128, SUM_ROWS = 8 };
 
 /* x . bias of 8 columns */
 __device__ __forceinline__ float dot8(const float (&x)[8], const float *bias, int c, int S) {
@@ -180,25 +180,19 @@ extern "C" ij_status ij_cuda_attention_fwd(ij_queue *q, ij_dtype dt, ij_dim B, i
   return forward(q, h, B, (const float *)qkv, bias, (float *)out, lse);
 }
 
-/* Rows of a block's tile in the kernel of dq, each of which leaves a row of sums */
-template <class T> static int query_tile(int S) {
-  int rows = 1;
-  if (S <= WIDEST)
-    with_width(S, [&](auto w) {
-      constexpr int W = decltype(w)::value;
-      rows = std::is_same<T, bf16>::value ? (int)mma_bwd_shared<W>::OWN : (int)simt_shared<W>::OWN;
-    });
-  return rows;
-}
+template <class T> static constexpr ij_dtype DTYPE = std::is_same<T, bf16>::value ? IJ_BF16 : IJ_F32;
 
 template <int W> static void tiled_bwd(ij_queue *q, const backward<bf16> &k) {
   typedef mma_bwd_shared<W> shared;
+  static_assert((int)shared::OWN == IJ_ATTENTION_ROWS, "costs.h counts tiles of other rows");
   ij_dim all = k.B * k.h.A;
   launch(q, mma_bwd_q<W>, all, k.h.N - k.h.first, shared::OWN, THREADS, sizeof(shared), k);
   launch(q, mma_bwd_kv<W>, all, k.h.N, shared::OWN, THREADS, sizeof(shared), k);
 }
 template <int W> static void tiled_bwd(ij_queue *q, const backward<float> &k) {
   typedef simt_shared<W> shared;
+  static_assert((int)shared::OWN == (W > IJ_ATTENTION_F32_WIDE ? IJ_ATTENTION_F32_WIDE_ROWS : IJ_ATTENTION_ROWS),
+                "costs.h counts tiles of other rows");
   ij_dim all = k.B * k.h.A;
   launch(q, simt_bwd_q<W>, all, k.h.N - k.h.first, shared::OWN, SIMT_THREADS, sizeof(shared), k);
   launch(q, simt_bwd_kv<W>, all, k.h.N, shared::OWN, SIMT_THREADS, sizeof(shared), k);
@@ -221,18 +215,17 @@ static backward<T> backward_of(const heads &h, ij_dim B, const T *qkv, const flo
 }
 
 /* Scratch memory of a backward pass. False: out of memory. */
-template <class T> static bool room_of(ij_queue *q, backward<T> &k, bool sums) {
+template <class T> static bool scratch_of(ij_queue *q, backward<T> &k, bool sums) {
   const heads &h = k.h;
-  ij_dim all = k.B * h.A * h.N, copy = all * h.S, row = 2 * (ij_dim)h.A * h.S;
-  ij_dim blocks = k.B * tiles_of(h.N - h.first, query_tile<T>(h.S));
-  size_t bytes = ((size_t)copy * sizeof(T) + 255) / 256 * 256; /* copies start 256-byte aligned */
-  char *copies = (char *)ij_cuda_scratch(q, 0, h.S > WIDEST ? 3 * bytes : bytes);
-  float *stats = (float *)ij_cuda_scratch(q, 1, 3 * (size_t)all * sizeof *stats);
-  k.sums = sums ? (float *)ij_cuda_scratch(q, 2, (size_t)(blocks * row) * sizeof *k.sums) : nullptr;
+  ij_dim all = k.B * h.A * h.N;
+  ij_attention_costs costs = ij_attention_bwd_scratch(DTYPE<T>, k.B, h.N, h.A, h.S, h.first);
+  char *copies = (char *)ij_cuda_scratch(q, 0, costs.copies);
+  float *stats = (float *)ij_cuda_scratch(q, 1, costs.stats);
+  k.sums = sums ? (float *)ij_cuda_scratch(q, 2, costs.sums) : nullptr;
   if (!copies || !stats || (sums && !k.sums)) return false;
   k.queries = (T *)copies;
-  k.keys = h.S > WIDEST ? (T *)(copies + bytes) : nullptr;
-  k.values = h.S > WIDEST ? (T *)(copies + 2 * bytes) : nullptr;
+  k.keys = h.S > WIDEST ? (T *)(copies + costs.copy) : nullptr;
+  k.values = h.S > WIDEST ? (T *)(copies + 2 * costs.copy) : nullptr;
   k.shift = stats;
   k.exponent = stats + all;
   k.delta = stats + 2 * all;
@@ -243,7 +236,7 @@ template <class T>
 static ij_status gradients(ij_queue *q, backward<T> k, const T *out, const float *lse, float *dbias) {
   const heads &h = k.h;
   cudaStream_t stream = ij_cuda_of(q)->stream;
-  if (!room_of(q, k, dbias != nullptr)) return IJ_ENOMEM;
+  if (!scratch_of(q, k, dbias != nullptr)) return IJ_ENOMEM;
   int lanes = 1, part = h.A * h.S;
   while (lanes < 32 && 8 * lanes < h.S) lanes *= 2;
   LAUNCH(prepare<T>, (unsigned)tiles_of(k.B * h.A * h.N * lanes, PREPARE_THREADS), PREPARE_THREADS, 0, stream, k, lanes,
@@ -251,7 +244,7 @@ static ij_status gradients(ij_queue *q, backward<T> k, const T *out, const float
   if (h.S > WIDEST) any_bwd(q, k);
   else with_width(h.S, [&](auto w) { tiled_bwd<decltype(w)::value>(q, k); });
   if (dbias) {
-    ij_dim blocks = k.B * tiles_of(h.N - h.first, query_tile<T>(h.S));
+    ij_dim blocks = k.B * tiles_of(h.N - h.first, ij_attention_rows(DTYPE<T>, h.S));
     LAUNCH(bias_sums, (unsigned)tiles_of(2 * (ij_dim)part, 32), 32 * SUM_ROWS, 0, stream, blocks, part, k.sums, dbias);
   }
   return ij_cuda_launched("attention_bwd");

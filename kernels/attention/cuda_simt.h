@@ -9,7 +9,14 @@ enum { SIDE = 16, SIMT_THREADS = SIDE * SIDE };
 
 /* Tiles of own rows (queries, or keys for their gradients), of the others', and of probabilities or the like */
 template <int W, int OWNS = 2, int PS = 2> struct simt_shared {
-  enum { STEP = W + 4, OWN = W > 96 ? 32 : 64, OTHER = 32, P_STEP = OTHER + 4, I = OWN / SIDE, J = OTHER / SIDE };
+  enum {
+    STEP = W + 4,
+    OWN = W > IJ_ATTENTION_F32_WIDE ? IJ_ATTENTION_F32_WIDE_ROWS : IJ_ATTENTION_ROWS,
+    OTHER = 32,
+    P_STEP = OTHER + 4,
+    I = OWN / SIDE,
+    J = OTHER / SIDE
+  };
   float own[OWNS][OWN * STEP], other[2][OTHER * STEP], p[PS][OWN * P_STEP], stat[2][OTHER];
 };
 

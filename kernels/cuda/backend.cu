@@ -9,9 +9,10 @@ const ij_host *ij_cuda_host;
 
 ij_status ij_cuda_status(cudaError_t e, const char *what) {
   if (e == cudaSuccess) return IJ_OK;
-  return ij_cuda_host->fail(e == cudaErrorMemoryAllocation ? IJ_ENOMEM : IJ_EIO,
-                            "cuda: %s: %s (%s); if it stays so, start again: the run resumes from its last checkpoint",
-                            what, cudaGetErrorString(e), cudaGetErrorName(e));
+  return ij_cuda_host->fail(
+      e == cudaErrorMemoryAllocation ? IJ_ENOMEM : IJ_EIO,
+      "cuda: %s: %s (%s); if this persists, start again: the run resumes from its last checkpoint", what,
+      cudaGetErrorString(e), cudaGetErrorName(e));
 }
 ij_status ij_cuda_launched(const char *op) { return ij_cuda_status(cudaGetLastError(), op); }
 
@@ -29,13 +30,13 @@ static ij_status usable(int *gpus) {
   cudaError_t e = cudaGetDeviceCount(gpus);
   if (e != cudaSuccess || *gpus < 1)
     return ij_cuda_host->fail(IJ_EUNSUPPORTED,
-                              "device 'cuda': no GPU can be used: %s (look at nvidia-smi and CUDA_VISIBLE_DEVICES)",
+                              "device 'cuda': no GPU can be used: %s (see nvidia-smi and CUDA_VISIBLE_DEVICES)",
                               e != cudaSuccess ? cudaGetErrorString(e) : "the driver sees none");
   return IJ_OK;
 }
 
 /* The GPU that this process should take: processes of one machine share its GPUs by their local number. SLURM's
- * comes last: a batch script has one of its own, 0, that all processes of an mpirun in it see. */
+ * comes last: a batch script has its own, 0, which all processes of an mpirun in it inherit. */
 static int own_gpu(int gpus) {
   static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_LOCAL_RANK",
                                       "SLURM_LOCALID"};
@@ -49,10 +50,10 @@ static int own_gpu(int gpus) {
 static void close_queue(ij_queue *q) {
   ij_cuda *c = ij_cuda_of(q);
   if (!c) return;
-  ij_cuda_comm_close(q); /* first: a sum that waits for others would hold up the stream for ever */
+  ij_cuda_comm_close(q); /* first: a sum that waits for others would block the stream forever */
   if (c->stream) cudaStreamSynchronize(c->stream);
   ij_cuda_weights_release(q);
-  ij_cuda_products_release(q);
+  ij_cuda_plans_release(q);
   for (int i = 0; i < 8; i++)
     if (q->slot[i]) ij_cuda_free(q, q->slot[i]);
   if (c->workspace) ij_cuda_free(q, c->workspace);
@@ -73,7 +74,7 @@ static ij_status open_gpu(int index, ij_queue *q) {
   if (index < 0) index = own_gpu(gpus);
   cudaDeviceProp p;
   if ((st = ij_cuda_status(cudaSetDevice(index), "opening the GPU")) != IJ_OK) return st;
-  if ((st = ij_cuda_status(cudaGetDeviceProperties(&p, index), "looking at the GPU")) != IJ_OK) return st;
+  if ((st = ij_cuda_status(cudaGetDeviceProperties(&p, index), "reading the GPU's properties")) != IJ_OK) return st;
   if (p.major < 8)
     return ij_cuda_host->fail(IJ_EUNSUPPORTED,
                               "device 'cuda:%d': %s is older than Ampere (sm_80), which this needs: use device=cpu",
@@ -84,9 +85,9 @@ static ij_status open_gpu(int index, ij_queue *q) {
   q->stream = c;
   c->device = index;
   snprintf(c->name, sizeof c->name, "%.79s", p.name);
-  c->processors = p.multiProcessorCount;
+  c->sms = p.multiProcessorCount;
   c->arch = 10 * p.major + p.minor;
-  c->workspace_bytes = (size_t)32 << 20; /* what cuBLAS advises for Hopper and newer */
+  c->workspace_bytes = IJ_CUDA_WORKSPACE;
   st = ij_cuda_status(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "making a stream");
   if (st == IJ_OK) st = ij_cuda_memory_open(q);
   if (st == IJ_OK && cublasLtCreate(&c->lt) != CUBLAS_STATUS_SUCCESS)
@@ -98,7 +99,7 @@ static ij_status open_gpu(int index, ij_queue *q) {
   return st;
 }
 
-static void look(ij_queue *q, ij_device_info *out) {
+static void gpu_info(ij_queue *q, ij_device_info *out) {
   ij_cuda *c = ij_cuda_of(q);
   size_t unused = 0, total = 0;
   memcpy(out->name, c->name, sizeof c->name);
@@ -106,7 +107,10 @@ static void look(ij_queue *q, ij_device_info *out) {
   snprintf(out->arch, sizeof out->arch, "sm_%d", c->arch);
   out->memory = total;
   out->memory_free = unused;
-  ij_cuda_memory_look(q, out);
+  ij_cuda_memory_info(q, out);
+  out->memory_weights = ij_cuda_weights_bytes(q);
+  out->memory_scratch = c->workspace_bytes;
+  for (int i = 0; i < 8; i++) out->memory_scratch += ij_pool_bytes(q->slot_bytes[i]);
   out->bf16 = 1;
   out->ahead = 1;
 }
@@ -125,7 +129,7 @@ extern "C" __attribute__((visibility("default"))) const ij_backend *ij_backend_c
   b.read_begin = ij_cuda_read_begin;
   b.read_end = ij_cuda_read_end;
   b.wait = ij_cuda_wait;
-  b.info = look;
+  b.info = gpu_info;
 #ifdef IJ_NCCL
   b.comm_id = ij_cuda_comm_id;
   b.comm_open = ij_cuda_comm_open;

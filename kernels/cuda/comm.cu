@@ -16,12 +16,12 @@ struct ij_cuda_comm {
 
 static ij_status nccl_status(ncclResult_t r, const char *what) {
   if (r == ncclSuccess || r == ncclInProgress) return IJ_OK;
-  return ij_cuda_host->fail(IJ_EIO, "processes: %s: NCCL says %s (NCCL_DEBUG=INFO tells more)", what,
+  return ij_cuda_host->fail(IJ_EIO, "processes: %s: NCCL reports %s (NCCL_DEBUG=INFO prints more)", what,
                             ncclGetErrorString(r));
 }
 
 ij_status ij_cuda_comm_id(void *id) {
-  static_assert(sizeof(ncclUniqueId) == 128, "kernels/backend.h says 128 bytes");
+  static_assert(sizeof(ncclUniqueId) == 128, "kernels/backend.h states 128 bytes");
   return nccl_status(ncclGetUniqueId((ncclUniqueId *)id), "making an id");
 }
 

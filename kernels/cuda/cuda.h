@@ -5,6 +5,7 @@
 #define IJ_CUDA_H
 extern "C" {
 #include "../backend.h"
+#include "costs.h"
 }
 #include "dev.h"
 #include <cublasLt.h>
@@ -13,13 +14,13 @@ extern "C" {
 typedef struct ij_cuda {
   cudaStream_t stream;
   cublasLtHandle_t lt;
-  void *workspace; /* for cublasLt's products */
+  void *workspace; /* of cuBLASLt */
   size_t workspace_bytes;
-  int device, processors, arch; /* number; multiprocessors; 90 for sm_90 */
+  int device, sms, arch; /* its index; count of SMs; 90 for sm_90 */
   char name[80];
   struct ij_cuda_memory *memory;     /* backend.cu's */
   struct ij_cuda_weights *weights;   /* linear's: bf16 copies of weights */
-  struct ij_cuda_products *products; /* linear's: what cublasLt has chosen for which shape */
+  struct ij_cuda_products *products; /* linear's: the algorithm of cuBLASLt for each shape */
   struct ij_cuda_comm *comm;
 } ij_cuda;
 /* The calling thread then works on that GPU: a process may have several, and every function begins with this. */
@@ -33,14 +34,15 @@ extern const ij_host *ij_cuda_host; /* fail, alloc, free of the program */
 /* Device memory that stays between calls, 256-byte aligned; NULL: out of memory (IJ_ENOMEM and its message are set).
  * What a slot held is lost when it grows. slot 0..7: a kernel may use any, none outlives the call. */
 void *ij_cuda_scratch(ij_queue *q, int slot, size_t bytes);
-/* After the launches of an op: IJ_OK, or what the runtime says of them. */
+/* After the launches of an op: IJ_OK, or the runtime's error. */
 ij_status ij_cuda_launched(const char *op);
 
-/* bf16 copies of weights, made when a product needs one and kept under w's version (kernels/linear/cuda_weights.cu);
+/* bf16 copies of weights, made when a matmul needs one and kept under w's version (kernels/linear/cuda_weights.cu);
  * 256- byte aligned. One of version 0 lies in scratch slot 7. NULL: out of memory. */
 __nv_bfloat16 *ij_cuda_weight(ij_queue *q, const float *w, ij_dim n, uint64_t version);
 /* The copy of w (n), if there is one, which the caller is about to renew: it then counts as `version`'s. NULL: none. */
 __nv_bfloat16 *ij_cuda_weight_renewed(ij_queue *q, const float *w, ij_dim n, uint64_t version);
+uint64_t ij_cuda_weights_bytes(ij_queue *q); /* of all copies */
 void ij_cuda_weights_release(ij_queue *q);
 
 extern "C" {

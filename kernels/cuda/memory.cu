@@ -1,18 +1,16 @@
-/* Memory of a GPU and the ways into and out of it.
+/* Memory of a GPU, and copies to and from it.
  *
  * Tensors come from the driver's pool, in the order of the stream: what is freed is used again by later work without
- * waiting. Bytes go up through rings of pinned buffers (one for batches, one for small things), each with its twin on
- * the GPU: the host copies into a pinned one, a stream of copies carries it to the twin while the stream of work still
- * computes, and the work copies it (at the memory's speed) to where it belongs, since that place may not be free
- * earlier. */
+ * waiting. Copies to the GPU go through staging buffers (costs.h), used in turn: a pinned part and its twin on the GPU.
+ * The host copies into the pinned part, a stream of its own copies that to the twin while the compute stream still
+ * works, and the compute stream copies the twin to its destination, which may be in use until then. */
 #include "memory.h"
 #include <string.h>
 #include <time.h>
 
-enum { BATCHES = 3, SMALL = 8, RING = BATCHES + SMALL, TICKETS = 32 }; /* two steps and one in the making */
-static const size_t LEAST = (size_t)1 << 16;                           /* what counts as small */
+enum { TICKETS = 32 };
 
-typedef struct stage { /* one place of the ring */
+typedef struct stage { /* a staging buffer */
   void *pinned, *twin;
   size_t bytes;
   cudaEvent_t copied, used; /* the twin is full; the twin has been read */
@@ -25,8 +23,8 @@ typedef struct ticket {
 } ticket;
 struct ij_cuda_memory {
   cudaStream_t copies;
-  stage ring[RING];         /* batches first */
-  unsigned batches, smalls; /* so many writes of each kind */
+  stage stages[IJ_STAGES];
+  ij_stage_counts counts;
   ticket tickets[TICKETS];
   char *pinned;  /* of the tickets */
   struct known { /* sizes, for the sums: open addressing by address */
@@ -82,7 +80,7 @@ ij_status ij_cuda_alloc(ij_queue *q, size_t bytes, void **out) {
   ij_cuda *c = ij_cuda_of(q);
   *out = NULL;
   cudaError_t e = cudaMallocAsync(out, bytes, c->stream);
-  if (e == cudaErrorMemoryAllocation) { /* what is freed but still queued may do */
+  if (e == cudaErrorMemoryAllocation) { /* memory that is freed once the queue has finished may be enough */
     cudaGetLastError();
     cudaMemPool_t pool;
     cudaStreamSynchronize(c->stream);
@@ -99,7 +97,7 @@ ij_status ij_cuda_alloc(ij_queue *q, size_t bytes, void **out) {
         (double)c->memory->used / (1 << 30));
   }
   if (e != cudaSuccess) return ij_cuda_status(e, "memory");
-  if (know(c->memory, *out, bytes)) return IJ_OK;
+  if (know(c->memory, *out, ij_pool_bytes(bytes))) return IJ_OK;
   cudaFreeAsync(*out, c->stream);
   *out = NULL;
   return IJ_ENOMEM;
@@ -115,14 +113,15 @@ void *ij_cuda_scratch(ij_queue *q, int slot, size_t bytes) {
   ij_cuda_free(q, q->slot[slot]);
   q->slot[slot] = NULL;
   q->slot_bytes[slot] = 0;
-  bytes += bytes / 8 + 256; /* lengths vary from step to step: a little room saves growing again */
+  bytes = ij_scratch_bytes(bytes);
   if (ij_cuda_alloc(q, bytes, &q->slot[slot]) != IJ_OK) return NULL;
   q->slot_bytes[slot] = bytes;
   return q->slot[slot];
 }
-void ij_cuda_memory_look(ij_queue *q, ij_device_info *out) {
+void ij_cuda_memory_info(ij_queue *q, ij_device_info *out) {
   out->memory_used = ij_cuda_of(q)->memory->used;
   out->memory_top = ij_cuda_of(q)->memory->top;
+  for (int i = 0; i < IJ_STAGES; i++) out->memory_staging += ij_cuda_of(q)->memory->stages[i].bytes;
 }
 
 /* ---- opening */
@@ -131,11 +130,11 @@ void ij_cuda_memory_close(ij_queue *q) {
   ij_cuda_memory *m = c->memory;
   if (!m) return;
   if (m->copies) cudaStreamSynchronize(m->copies);
-  for (int i = 0; i < RING; i++) {
-    if (m->ring[i].pinned) cudaFreeHost(m->ring[i].pinned);
-    if (m->ring[i].twin) cudaFree(m->ring[i].twin);
-    if (m->ring[i].copied) cudaEventDestroy(m->ring[i].copied);
-    if (m->ring[i].used) cudaEventDestroy(m->ring[i].used);
+  for (int i = 0; i < IJ_STAGES; i++) {
+    if (m->stages[i].pinned) cudaFreeHost(m->stages[i].pinned);
+    if (m->stages[i].twin) cudaFree(m->stages[i].twin);
+    if (m->stages[i].copied) cudaEventDestroy(m->stages[i].copied);
+    if (m->stages[i].used) cudaEventDestroy(m->stages[i].used);
   }
   for (int i = 0; i < TICKETS; i++)
     if (m->tickets[i].there) cudaEventDestroy(m->tickets[i].there);
@@ -157,9 +156,9 @@ ij_status ij_cuda_memory_open(ij_queue *q) {
   if (e == cudaSuccess) e = cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep);
   if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&m->copies, cudaStreamNonBlocking);
   if (e == cudaSuccess) e = cudaMallocHost((void **)&m->pinned, TICKETS * IJ_LATE_BYTES);
-  for (int i = 0; i < RING && e == cudaSuccess; i++) {
-    e = cudaEventCreateWithFlags(&m->ring[i].copied, cudaEventDisableTiming);
-    if (e == cudaSuccess) e = cudaEventCreateWithFlags(&m->ring[i].used, cudaEventDisableTiming);
+  for (int i = 0; i < IJ_STAGES && e == cudaSuccess; i++) {
+    e = cudaEventCreateWithFlags(&m->stages[i].copied, cudaEventDisableTiming);
+    if (e == cudaSuccess) e = cudaEventCreateWithFlags(&m->stages[i].used, cudaEventDisableTiming);
   }
   for (int i = 0; i < TICKETS && e == cudaSuccess; i++) {
     m->tickets[i].pinned = m->pinned + i * IJ_LATE_BYTES;
@@ -182,7 +181,7 @@ ij_status ij_cuda_wait_event(ij_queue *q, cudaEvent_t e, double seconds) {
     if (st != cudaErrorNotReady) return ij_cuda_status(st, "waiting for the GPU");
     if (now() > until)
       return ij_cuda_host->fail(
-          IJ_EIO, "processes: nothing came from the others in %.0f seconds: one of them is gone or stands still",
+          IJ_EIO, "processes: a sum between GPUs did not finish within %.0f seconds: another process is gone or hangs",
           seconds);
     struct timespec pause = {0, 50000};
     nanosleep(&pause, NULL);
@@ -204,7 +203,7 @@ ij_status ij_cuda_wait(ij_queue *q) {
 /* ---- bytes in */
 static cudaError_t grow(ij_cuda *c, stage *s, size_t n) {
   if (s->bytes >= n) return cudaSuccess;
-  size_t bytes = n > LEAST ? n : LEAST;
+  size_t bytes = ij_stage_bytes(n);
   if (s->pinned) cudaFreeHost(s->pinned);
   if (s->twin) cudaFree(s->twin); /* waits for the GPU: seldom, since batches have one size */
   s->pinned = s->twin = NULL;
@@ -232,16 +231,15 @@ static cudaError_t carry(ij_cuda *c, stage *s, void *to, const void *host, size_
 ij_status ij_cuda_write(ij_queue *q, void *to, const void *host, size_t n) {
   ij_cuda *c = ij_cuda_of(q);
   ij_cuda_memory *m = c->memory;
-  const size_t MOST = (size_t)64 << 20; /* a checkpoint's tensors go up in pieces */
-  for (size_t at = 0; at < n; at += MOST) {
-    size_t some = n - at < MOST ? n - at : MOST;
-    stage *s = some > LEAST ? &m->ring[m->batches++ % BATCHES] : &m->ring[BATCHES + m->smalls++ % SMALL];
+  for (size_t offset = 0; offset < n; offset += IJ_LARGEST_COPY) {
+    size_t piece = n - offset < IJ_LARGEST_COPY ? n - offset : (size_t)IJ_LARGEST_COPY;
+    stage *s = &m->stages[ij_next_stage(&m->counts, piece)];
     double seconds = ij_cuda_comm_seconds(q);
     ij_status st = IJ_OK;
     if (s->busy)
-      st = ij_cuda_wait_event(q, s->bytes < some ? s->used : s->copied, seconds); /* the pinned part is free */
+      st = ij_cuda_wait_event(q, s->bytes < piece ? s->used : s->copied, seconds); /* the pinned part is free */
     if (st == IJ_OK)
-      st = ij_cuda_status(carry(c, s, (char *)to + at, (const char *)host + at, some), "copying to the GPU");
+      st = ij_cuda_status(carry(c, s, (char *)to + offset, (const char *)host + offset, piece), "copying to the GPU");
     if (st != IJ_OK) return st;
   }
   return IJ_OK;
@@ -249,7 +247,7 @@ ij_status ij_cuda_write(ij_queue *q, void *to, const void *host, size_t n) {
 
 /* ---- bytes out */
 ij_status ij_cuda_read(ij_queue *q, const void *from, void *host, size_t n) {
-  /* a copy to memory that is not pinned holds up the caller: with others, wait first, since that has an end */
+  /* a copy to memory that is not pinned blocks the caller: with other processes wait first, with a time limit */
   ij_status st = ij_cuda_comm_seconds(q) > 0 ? ij_cuda_wait(q) : IJ_OK;
   if (st != IJ_OK) return st;
   st = ij_cuda_status(cudaMemcpyAsync(host, from, n, cudaMemcpyDeviceToHost, ij_cuda_of(q)->stream),

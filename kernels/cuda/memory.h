@@ -8,7 +8,7 @@ ij_status ij_cuda_status(cudaError_t e, const char *what); /* IJ_OK, or "cuda: w
 
 ij_status ij_cuda_memory_open(ij_queue *q);
 void ij_cuda_memory_close(ij_queue *q);
-void ij_cuda_memory_look(ij_queue *q, ij_device_info *out);
+void ij_cuda_memory_info(ij_queue *q, ij_device_info *out);
 ij_status ij_cuda_alloc(ij_queue *q, size_t bytes, void **out);
 void ij_cuda_free(ij_queue *q, void *p);
 ij_status ij_cuda_write(ij_queue *q, void *to, const void *host, size_t n);
@@ -19,7 +19,7 @@ ij_status ij_cuda_wait(ij_queue *q);
 /* Waits for what happens at the event; with other processes no longer than their time limit (0: none). */
 ij_status ij_cuda_wait_event(ij_queue *q, cudaEvent_t e, double seconds);
 
-void ij_cuda_products_release(ij_queue *q); /* kernels/linear/cuda_products.cu: its plans */
+void ij_cuda_plans_release(ij_queue *q); /* kernels/linear/cuda_products.cu: its plans */
 
 double ij_cuda_comm_seconds(ij_queue *q); /* the time limit of waiting while there are other processes, else 0 */
 ij_status ij_cuda_comm_id(void *id);

@@ -35,7 +35,7 @@ __device__ static inline ij_dim ij_at() { return (ij_dim)blockIdx.x * blockDim.x
 __device__ static inline ij_dim ij_step() { return (ij_dim)gridDim.x * blockDim.x; }
 /* Blocks that fill the device some times over */
 static inline unsigned ij_fill_blocks(ij_queue *q, ij_dim n) {
-  return ij_blocks(n, IJ_BLOCK, (ij_dim)ij_cuda_of(q)->processors * 16);
+  return ij_blocks(n, IJ_BLOCK, (ij_dim)ij_cuda_of(q)->sms * 16);
 }
 /* Rows of `width` packs, both >= 1: x of a block takes columns, y rows; few rows leave columns to y of the grid. */
 typedef struct ij_grid {

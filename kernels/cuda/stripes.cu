@@ -1,15 +1,10 @@
 /* Sums over rows: a pass over the matrix at the memory's speed, then one over some hundred rows of sums. */
 #include "stripes.h"
 
-enum { ADD_WARPS = 32, MOST_STRIPES = 512 };
+enum { ADD_WARPS = 32 };
 
 unsigned ij_cuda_stripes(ij_queue *q, ij_dim R, ij_dim blocks) {
-  ij_dim groups = (R + IJ_STRIPE_WARPS - 1) / IJ_STRIPE_WARPS;
-  ij_dim wanted =
-      (6 * ij_cuda_of(q)->processors + blocks - 1) / blocks; /* six blocks of 256 threads fill a processor */
-  if (wanted > groups) wanted = groups;
-  if (wanted > MOST_STRIPES) wanted = MOST_STRIPES;
-  return wanted < 1 ? 1 : (unsigned)wanted;
+  return (unsigned)ij_stripe_count(ij_cuda_of(q)->sms, R, blocks);
 }
 
 static __global__ void __launch_bounds__(32 * ADD_WARPS) rows_add(ij_dim rows, ij_dim D, const float *part, float *to) {
@@ -49,7 +44,7 @@ template <class T, int V>
 static ij_status column_sum(ij_queue *q, int slot, ij_dim R, ij_dim D, const T *x, float *to) {
   ij_dim blocks = (D + 32 * V - 1) / (32 * V);
   unsigned count = ij_cuda_stripes(q, R, blocks);
-  float *part = (float *)ij_cuda_scratch(q, slot, (size_t)count * (size_t)D * sizeof *part); /* (count, D) */
+  float *part = (float *)ij_cuda_scratch(q, slot, ij_column_sum_scratch(ij_cuda_of(q)->sms, R, D, V)); /* (count, D) */
   if (!part) return IJ_ENOMEM;
   LAUNCH((stripes<T, V>), dim3((unsigned)blocks, count), IJ_STRIPE_THREADS, 0, ij_cuda_of(q)->stream, R, D, x, part);
   ij_cuda_rows_add(q, count, D, part, to);

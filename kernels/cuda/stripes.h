@@ -4,8 +4,6 @@
 #define IJ_STRIPES_H
 #include "vector.h"
 
-enum { IJ_STRIPE_WARPS = 8, IJ_STRIPE_THREADS = 32 * IJ_STRIPE_WARPS };
-
 /* Into how many stripes R rows go, where each takes `blocks` blocks side by side */
 unsigned ij_cuda_stripes(ij_queue *q, ij_dim R, ij_dim blocks);
 /* to (D) += sum over rows of part (rows, D) */

@@ -47,7 +47,7 @@ template <class T, int V>
 static ij_status launch_fwd(ij_queue *q, ij_dim R, ij_dim F, const T *x, const float *b, T *y) {
   ij_cuda *c = ij_cuda_of(q);
   ij_dim n = R * (F / V);
-  LAUNCH((fwd<T, V>), ij_blocks(n, THREADS, 16 * c->processors), THREADS, 0, c->stream, n, F / V, x, b, y);
+  LAUNCH((fwd<T, V>), ij_blocks(n, THREADS, 16 * c->sms), THREADS, 0, c->stream, n, F / V, x, b, y);
   return ij_cuda_launched("gelu_fwd");
 }
 template <class T> static ij_status fwd_of(ij_queue *q, ij_dim R, ij_dim F, const T *x, const float *b, T *y) {
@@ -94,7 +94,8 @@ static ij_status launch_bwd(ij_queue *q, ij_dim R, ij_dim F, const T *x, const f
                             float *db) {
   ij_dim blocks = (F + 32 * V - 1) / (32 * V);
   unsigned count = ij_cuda_stripes(q, R, blocks);
-  float *part = db ? (float *)ij_cuda_scratch(q, 0, (size_t)count * (size_t)F * sizeof *part) : NULL; /* (count, F) */
+  float *part =
+      db ? (float *)ij_cuda_scratch(q, 0, ij_column_sum_scratch(ij_cuda_of(q)->sms, R, F, V)) : NULL; /* (count, F) */
   if (db && !part) return IJ_ENOMEM;
   LAUNCH((bwd<T, V>), dim3((unsigned)blocks, count), IJ_STRIPE_THREADS, 0, ij_cuda_of(q)->stream, R, F, x, b, dy, dx, y,
          part);

@@ -43,7 +43,7 @@ extern "C" ij_status ij_cuda_linear_bwd_w(ij_queue *q, ij_dtype dt, ij_dim R, ij
                                           const void *x, float *dw, float *db) {
   if (R == 0) return IJ_OK;
   ij_cuda_product p = {1, N, K, R, true, false, true, dt, IJ_F32};
-  bool fits = dt == IJ_BF16 && N % 8 == 0 && K % 8 == 0 && ((uintptr_t)dy | (uintptr_t)x | (uintptr_t)dw) % 16 == 0;
+  bool fits = ij_linear_sums_fit(dt, N, K) && ((uintptr_t)dy | (uintptr_t)x | (uintptr_t)dw) % 16 == 0;
   if (dw && db && fits) {
     ij_status st = both(q, &p, dy, x, dw, db);
     if (st != IJ_EUNSUPPORTED) return st;
@@ -71,7 +71,7 @@ static __global__ void __launch_bounds__(THREADS) add_bias(ij_dim n, ij_dim colu
 template <class T, int V> static ij_status launch_bias(ij_queue *q, ij_dim R, ij_dim N, const float *b, T *y) {
   ij_cuda *c = ij_cuda_of(q);
   ij_dim n = R * (N / V);
-  LAUNCH((add_bias<T, V>), ij_blocks(n, THREADS, 16 * c->processors), THREADS, 0, c->stream, n, N / V, b, y);
+  LAUNCH((add_bias<T, V>), ij_blocks(n, THREADS, 16 * c->sms), THREADS, 0, c->stream, n, N / V, b, y);
   return ij_cuda_launched("bias_add");
 }
 template <class T> static ij_status bias_of(ij_queue *q, ij_dim R, ij_dim N, const float *b, T *y) {

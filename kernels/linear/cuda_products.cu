@@ -37,7 +37,7 @@ static void plan_drop(plan *p) {
   if (p->c) cublasLtMatrixLayoutDestroy(p->c);
   memset(p, 0, sizeof *p);
 }
-void ij_cuda_products_release(ij_queue *q) {
+void ij_cuda_plans_release(ij_queue *q) {
   ij_cuda *c = ij_cuda_of(q);
   if (!c->products) return;
   for (int i = 0; i < SETS * WAYS; i++) plan_drop(&c->products->plans[i]);

@@ -20,7 +20,7 @@ typedef struct copy {
   void *data;
 } copy;
 struct ij_cuda_weights {
-  uint64_t clock;
+  uint64_t clock, bytes; /* bytes: of all copies */
   copy *bucket[BUCKETS];
 };
 
@@ -37,7 +37,7 @@ static __global__ void __launch_bounds__(THREADS) to_bf16(ij_dim n, int wide, co
 }
 static void convert(ij_queue *q, const float *w, ij_dim n, void *y) {
   ij_cuda *c = ij_cuda_of(q);
-  LAUNCH(to_bf16, ij_blocks(n, THREADS * EACH, 16 * c->processors), THREADS, 0, c->stream, n, ij_aligned(16, w), w,
+  LAUNCH(to_bf16, ij_blocks(n, THREADS * EACH, 16 * c->sms), THREADS, 0, c->stream, n, ij_aligned(16, w), w,
          (__nv_bfloat16 *)y);
 }
 
@@ -50,6 +50,7 @@ static copy **place_of(ij_cuda_weights *all, const float *w) {
 static void drop(ij_queue *q, copy **p) {
   copy *e = *p;
   *p = e->next;
+  ij_cuda_of(q)->weights->bytes -= ij_pool_bytes(ij_weight_bytes(e->n));
   ij_cuda_free(q, e->data); /* in the order of the stream: after the matmuls that read it */
   ij_cuda_host->free(e);
 }
@@ -68,15 +69,16 @@ static copy *add(ij_queue *q, const float *w, ij_dim n) {
   memset(e, 0, sizeof *e);
   e->w = w;
   e->n = n;
-  if (ij_cuda_alloc(q, (size_t)n * sizeof(__nv_bfloat16), &e->data) != IJ_OK) {
+  if (ij_cuda_alloc(q, ij_weight_bytes(n), &e->data) != IJ_OK) {
     drop_before(q, UINT64_MAX); /* all have to be made again, one by one, but the step continues */
-    if (ij_cuda_alloc(q, (size_t)n * sizeof(__nv_bfloat16), &e->data) != IJ_OK) {
+    if (ij_cuda_alloc(q, ij_weight_bytes(n), &e->data) != IJ_OK) {
       ij_cuda_host->free(e);
       return NULL;
     }
   }
   copy **p = place_of(all, w);
   e->next = *p;
+  all->bytes += ij_pool_bytes(ij_weight_bytes(n));
   return *p = e;
 }
 
@@ -90,7 +92,7 @@ static bool open_weights(ij_cuda *c) {
 __nv_bfloat16 *ij_cuda_weight(ij_queue *q, const float *w, ij_dim n, uint64_t version) {
   ij_cuda *c = ij_cuda_of(q);
   if (!version) {
-    void *y = ij_cuda_scratch(q, 7, (size_t)n * sizeof(__nv_bfloat16));
+    void *y = ij_cuda_scratch(q, IJ_WEIGHT_SLOT, ij_weight_bytes(n));
     if (y) convert(q, w, n, y);
     return (__nv_bfloat16 *)y;
   }
@@ -115,6 +117,11 @@ __nv_bfloat16 *ij_cuda_weight_renewed(ij_queue *q, const float *w, ij_dim n, uin
   if (!e || e->n != n) return NULL;
   e->version = version;
   return (__nv_bfloat16 *)e->data;
+}
+
+uint64_t ij_cuda_weights_bytes(ij_queue *q) {
+  ij_cuda_weights *all = ij_cuda_of(q)->weights;
+  return all ? all->bytes : 0;
 }
 
 void ij_cuda_weights_release(ij_queue *q) {

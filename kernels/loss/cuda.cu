@@ -1,7 +1,7 @@
 /* Smooth L1 and cross entropy. Sums are taken in f32 over a pack or a row, in double over these, in two stages. */
 #include "../cuda/rows.h"
 
-enum { PACK = 4, PARTS = 1024 };
+enum { PACK = 4 };
 
 /* loss = sum of part (n) / count; 0 where count is */
 static __global__ void finish_mean(ij_dim n, double count, const double *part, float *loss) {
@@ -35,8 +35,8 @@ ij_status ij_cuda_smooth_l1_fwd(ij_queue *q, ij_dim outer, ij_dim repeat, ij_dim
   if (repeat == 1) inner *= outer, outer = 1;
   ij_dim n = outer * repeat * inner;
   bool pack = ij_packs<PACK>(inner, x, y);
-  unsigned blocks = n ? ij_blocks(n, (ij_dim)IJ_BLOCK * PACK, PARTS) : 0;
-  double *part = (double *)ij_cuda_scratch(q, 0, PARTS * sizeof *part); /* (blocks) */
+  unsigned blocks = n ? ij_blocks(n, (ij_dim)IJ_BLOCK * PACK, IJ_LOSS_PARTS) : 0;
+  double *part = (double *)ij_cuda_scratch(q, 0, ij_smooth_l1_scratch()); /* (blocks) */
   if (!part) return IJ_ENOMEM;
   auto smooth_l1 = pack ? smooth_l1_parts<PACK> : smooth_l1_parts<1>;
   if (blocks) LAUNCH(smooth_l1, blocks, IJ_BLOCK, 0, ij_cuda_of(q)->stream, n, repeat, inner, beta, x, y, part);
@@ -124,7 +124,7 @@ static __global__ void finish_labelled(ij_dim R, const float *part, const int32_
 
 ij_status ij_cuda_cross_entropy_fwd(ij_queue *q, ij_dim R, ij_dim n, float s, const float *x, const int32_t *label,
                                     float *loss) {
-  float *part = (float *)ij_cuda_scratch(q, 0, (size_t)(R + 1) * sizeof *part); /* (R) */
+  float *part = (float *)ij_cuda_scratch(q, 0, ij_cross_entropy_scratch(R)); /* (R) */
   if (!part) return IJ_ENOMEM;
   bool pack = ij_packs<PACK>(n, x), wide = ij_wide(n);
   auto losses = wide ? (pack ? row_losses<IJ_WARPS, PACK> : row_losses<IJ_WARPS, 1>)

@@ -8,7 +8,7 @@
 #include "../cuda/cuda.h"
 #include "../cuda/stripes.h"
 
-enum { WARPS = 4, MOST_WIDE = 2048, GROUP = 4, PLAIN_THREADS = 256 };
+enum { WARPS = 4, MOST_WIDE = IJ_NORM_WIDEST, GROUP = IJ_NORM_GROUP, PLAIN_THREADS = 256 };
 
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
 template <class T> struct forward { /* the op's arguments */
@@ -238,15 +238,12 @@ static __global__ void __launch_bounds__(IJ_STRIPE_THREADS)
 
 template <class T> static ij_status bwd_of(ij_queue *q, ij_dim R, ij_dim D, const backward<T> &a) {
   ij_cuda *c = ij_cuda_of(q);
-  bool wide =
-      D % 4 == 0 && D <= MOST_WIDE && ij_aligned(16, a.s, a.w, a.res, a.dx) && ij_aligned(4 * sizeof(T), a.dy, a.dx_dt);
+  bool wide = ij_norm_wide(D) && ij_aligned(16, a.s, a.w, a.res, a.dx) && ij_aligned(4 * sizeof(T), a.dy, a.dx_dt);
   unsigned threads = (unsigned)(D / 4 + 31) / 32 * 32, columns = (unsigned)((D + 31) / 32);
-  /* 768 threads per SM keep the memory busy; more blocks only leave more terms to add */
-  unsigned blocks = wide ? ij_blocks(R, GROUP, c->processors * (ij_dim)((768 + threads - 1) / threads))
-                         : ij_cuda_stripes(q, R, columns);
+  unsigned blocks = (unsigned)ij_norm_bwd_blocks(c->sms, R, D, wide);
   float *part = NULL; /* (2, blocks, D) */
   if (a.dw || a.db) {
-    part = (float *)ij_cuda_scratch(q, 0, 2 * (size_t)blocks * (size_t)D * sizeof *part);
+    part = (float *)ij_cuda_scratch(q, 0, ij_norm_bwd_scratch(c->sms, R, D, wide));
     if (!part) return IJ_ENOMEM;
   }
   if (wide) {

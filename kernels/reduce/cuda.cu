@@ -2,7 +2,7 @@
 #include "../cuda/rows.h"
 
 enum { PACK = 4, COLUMNS = 32, ROWS = 8 };
-constexpr ij_dim RUN = 1024, CHUNK = 256;
+constexpr ij_dim RUN = IJ_SUM_RUN, CHUNK = IJ_SUM_CHUNK;
 
 /* ---- sums: of runs of a row, or of chunks of rows, again and again until one is left ---- */
 /* y (P, runs) (+)= scale * sums of runs of x: P rows of n, `stride` apart; a warp a run */
@@ -58,9 +58,9 @@ static void sum_stage(ij_queue *q, ij_dim P, ij_dim n, ij_dim Q, ij_dim parts, i
 ij_status ij_cuda_sum(ij_queue *q, ij_dim P, ij_dim n, ij_dim Q, ij_dim stride, float scale, bool add, const float *x,
                       float *y) {
   if (P * Q == 0) return IJ_OK;
-  ij_dim most = Q == 1 ? RUN : CHUNK, parts = (n + most - 1) / most;
-  for (int slot = 0; parts > 1; slot ^= 1, n = parts, stride = n * Q, parts = (n + most - 1) / most) {
-    float *part = (float *)ij_cuda_scratch(q, slot, (size_t)(P * parts * Q) * sizeof *part); /* (P, parts, Q) */
+  ij_dim parts = ij_sum_parts(n, Q);
+  for (int slot = 0; parts > 1; slot ^= 1, n = parts, stride = n * Q, parts = ij_sum_parts(n, Q)) {
+    float *part = (float *)ij_cuda_scratch(q, slot, ij_sum_scratch(P, parts, Q)); /* (P, parts, Q) */
     if (!part) return IJ_ENOMEM;
     sum_stage(q, P, n, Q, parts, stride, 1, false, x, part);
     x = part;
@@ -199,7 +199,6 @@ ij_status ij_cuda_topk(ij_queue *q, ij_dim R, ij_dim n, ij_dim k, const float *x
 }
 
 /* ---- the check of gradients ---- */
-enum { PARTS = 1024 };
 __device__ static void square(float x, double *sum, double *wrong) {
   *sum += (double)x * (double)x;
   *wrong += !isfinite(x);
@@ -225,8 +224,8 @@ static __global__ void square_finish(int parts, const double *part, double *out)
 }
 ij_status ij_cuda_sum_squares(ij_queue *q, ij_dim n, const float *x, double *out) {
   if (n == 0) return IJ_OK;
-  unsigned blocks = ij_blocks(n, (ij_dim)IJ_BLOCK * PACK, PARTS);
-  double *part = (double *)ij_cuda_scratch(q, 0, 2 * PARTS * sizeof *part); /* (2, blocks) */
+  unsigned blocks = ij_blocks(n, (ij_dim)IJ_BLOCK * PACK, IJ_SQUARE_PARTS);
+  double *part = (double *)ij_cuda_scratch(q, 0, ij_sum_squares_scratch()); /* (2, blocks) */
   if (!part) return IJ_ENOMEM;
   ij_dim packs = ij_packs<PACK>(0, x) ? n / PACK : 0;
   LAUNCH(square_parts, blocks, IJ_BLOCK, 0, ij_cuda_of(q)->stream, n, packs, x, part);

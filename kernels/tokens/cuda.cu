@@ -107,7 +107,7 @@ ij_status ij_cuda_tokens_bwd(ij_queue *q, ij_dtype dt, ij_dim M, ij_dim C, ij_di
     else context_as(q, d, dy, (float *)dx);
   }
   if (sequences * T * E == 0) return ij_cuda_launched("tokens_bwd");
-  float *part = (float *)ij_cuda_scratch(q, 2, (size_t)(sequences * E) * sizeof *part); /* (M, C, B, E) */
+  float *part = (float *)ij_cuda_scratch(q, 2, ij_tokens_bwd_scratch(sequences, E)); /* (M, C, B, E) */
   if (!part) return IJ_ENOMEM;
   ij_status st = ij_cuda_sum(q, sequences, T, E, (K + T) * E, 1, false, dy + K * E, part);
   return st ? st : ij_cuda_sum(q, 1, sequences, E, 0, 1, true, part, dtoken);

@@ -40,56 +40,56 @@ END_TEST
 
 START_TEST(the_environment_says_who_we_are)
 {
-  ij_place p, q;
+  ij_launch p, q;
   clear();
-  ck_assert_int_eq(ij_place_find(NULL, &p), IJ_OK);
+  ck_assert_int_eq(ij_launch_find(NULL, &p), IJ_OK);
   ck_assert_str_eq(p.transport, "none");
   ck_assert_int_eq(p.size, 1);
   setenv("SLURM_PROCID", "0", 1); /* a batch script, not a step of srun */
   setenv("SLURM_NTASKS", "4", 1);
-  ck_assert_int_eq(ij_place_find(NULL, &p), IJ_OK);
+  ck_assert_int_eq(ij_launch_find(NULL, &p), IJ_OK);
   ck_assert_int_eq(p.size, 1);
   setenv("SLURM_STEP_NUM_TASKS", "4", 1);
   setenv("SLURM_PROCID", "2", 1);
   setenv("SLURM_STEP_NODELIST", "n[07-08]", 1);
   setenv("SLURM_JOB_ID", "77", 1);
-  ck_assert_int_eq(ij_place_find(NULL, &p), IJ_OK);
+  ck_assert_int_eq(ij_launch_find(NULL, &p), IJ_OK);
   ck_assert_str_eq(p.transport, "tcp");
   ck_assert_str_eq(p.host, "n07");
   ck_assert_int_eq(p.rank, 2);
   ck_assert_int_eq(p.size, 4);
   ck_assert_int_ge(p.port, 1024);
   setenv("SLURM_PROCID", "3", 1);
-  ck_assert_int_eq(ij_place_find(NULL, &q), IJ_OK);
+  ck_assert_int_eq(ij_launch_find(NULL, &q), IJ_OK);
   ck_assert(q.port == p.port && q.token == p.token);
   setenv("SLURM_JOB_ID", "78", 1);
-  ck_assert_int_eq(ij_place_find(NULL, &q), IJ_OK);
+  ck_assert_int_eq(ij_launch_find(NULL, &q), IJ_OK);
   ck_assert(q.token != p.token);
   setenv("IJEPA_MASTER_ADDR", "10.0.0.1", 1);
   setenv("IJEPA_MASTER_PORT", "12345", 1);
-  ck_assert_int_eq(ij_place_find(NULL, &q), IJ_OK);
+  ck_assert_int_eq(ij_launch_find(NULL, &q), IJ_OK);
   ck_assert_str_eq(q.host, "10.0.0.1");
   ck_assert_int_eq(q.port, 12345);
   setenv("OMPI_COMM_WORLD_SIZE", "3", 1); /* mpirun inside of a job */
   setenv("OMPI_COMM_WORLD_RANK", "1", 1);
-  ck_assert_int_eq(ij_place_find(NULL, &q), IJ_OK);
+  ck_assert_int_eq(ij_launch_find(NULL, &q), IJ_OK);
   ck_assert_str_eq(q.transport, "mpi");
   ck_assert_int_eq(q.size, 3);
-  ck_assert_int_eq(ij_place_find("tcp", &q), IJ_OK);
+  ck_assert_int_eq(ij_launch_find("tcp", &q), IJ_OK);
   ck_assert_str_eq(q.transport, "tcp");
   setenv("SLURM_STEP_ID", "0", 1); /* a process on another machine, below the daemon that mpirun starts there by srun */
-  ck_assert_int_eq(ij_place_find("tcp", &p), IJ_OK);
+  ck_assert_int_eq(ij_launch_find("tcp", &p), IJ_OK);
   ck_assert(q.token == p.token);
-  ck_assert_int_eq(ij_place_find("smoke", &q), IJ_EINVAL);
+  ck_assert_int_eq(ij_launch_find("smoke", &q), IJ_EINVAL);
   setenv("OMPI_COMM_WORLD_RANK", "3", 1);
-  ck_assert_int_eq(ij_place_find(NULL, &q), IJ_EINVAL);
+  ck_assert_int_eq(ij_launch_find(NULL, &q), IJ_EINVAL);
   clear();
   setenv("SLURM_STEP_NUM_TASKS", "4", 1);
   setenv("SLURM_PROCID", "4", 1);
-  ck_assert_int_eq(ij_place_find(NULL, &q), IJ_EINVAL);
+  ck_assert_int_eq(ij_launch_find(NULL, &q), IJ_EINVAL);
   clear();
   setenv("IJEPA_DIST", "tcp", 1);
-  ck_assert_int_eq(ij_place_find(NULL, &q), IJ_EINVAL); /* nobody started several */
+  ck_assert_int_eq(ij_launch_find(NULL, &q), IJ_EINVAL); /* nobody started several */
   clear();
 }
 END_TEST
@@ -327,7 +327,7 @@ static int one_is_late(ij_dist *d) {
   if (at.rank == 2) sleep(6);
   else {
     WANT(ij_dist_barrier(d, 0) == IJ_EIO);
-    WANT(strstr(ij_errmsg(), "process 2 (") && strstr(ij_errmsg(), "did not come to the others within 2 seconds"));
+    WANT(strstr(ij_errmsg(), "process 2 (") && strstr(ij_errmsg(), "did not join the others within 2 seconds"));
   }
   return 7;
 }
@@ -345,7 +345,7 @@ static int one_is_stopped(ij_dist *d) {
     raise(SIGSTOP);
   }
   WANT(ij_dist_barrier(d, 0) == IJ_EIO);
-  WANT(strstr(ij_errmsg(), "process 1 (") && strstr(ij_errmsg(), "silent"));
+  WANT(strstr(ij_errmsg(), "process 1 (") && strstr(ij_errmsg(), "no longer answers"));
   return 7;
 }
 

@@ -52,79 +52,80 @@ static char *get(size_t *n) {
 }
 
 /* Reads all that a file claims to hold. */
-static unsigned walk(ij_tensors *f) {
+static unsigned walk(ij_tensor_file *f) {
   unsigned sum = 0;
-  for (int i = 0; i < ij_tensors_count(f); i++) {
+  for (int i = 0; i < ij_tensor_file_count(f); i++) {
     size_t n;
-    const unsigned char *p = ij_tensors_data(f, i, &n);
+    const unsigned char *p = ij_tensor_file_data(f, i, &n);
     for (size_t k = 0; p && k < n; k++) sum += p[k];
-    for (int d = 0; d < ij_tensors_ndim(f, i); d++) sum += (unsigned)ij_tensors_size(f, i, d);
-    ck_assert_int_eq(ij_tensors_find(f, ij_tensors_name(f, i)), i);
-    sum += (unsigned)strlen(ij_tensors_type(f, i));
+    for (int d = 0; d < ij_tensor_file_ndim(f, i); d++) sum += (unsigned)ij_tensor_file_size(f, i, d);
+    ck_assert_int_eq(ij_tensor_file_find(f, ij_tensor_file_name(f, i)), i);
+    sum += (unsigned)strlen(ij_tensor_file_type(f, i));
   }
-  for (int i = 0; i < ij_tensors_meta_count(f); i++)
-    sum += (unsigned)strlen(ij_tensors_meta(f, ij_tensors_meta_key(f, i)));
+  for (int i = 0; i < ij_tensor_file_meta_count(f); i++)
+    sum += (unsigned)strlen(ij_tensor_file_meta(f, ij_tensor_file_meta_key(f, i)));
   return sum;
 }
 
 static void put_small(void) {
   static const float a[6] = {1, 2, 3, 4, 5, 6};
   static const int64_t step = 77, a_shape[2] = {2, 3}, empty_shape[2] = {0, 5}, u_shape[1] = {3};
-  ij_tensors_writer *w;
-  ck_assert_int_eq(ij_tensors_create(path, &w), IJ_OK);
-  ck_assert_int_eq(ij_tensors_set_meta(w, "arch", "vit_tiny"), IJ_OK);
-  ck_assert_int_eq(ij_tensors_set_meta(w, "arch", "vit \"small\"\n\xc3\xa9"), IJ_OK);
-  ck_assert_int_eq(ij_tensors_add(w, "u", IJ_U8, 1, u_shape, "xyz"), IJ_OK);
-  ck_assert_int_eq(ij_tensors_add(w, "a", IJ_F32, 2, a_shape, a), IJ_OK);
-  ck_assert_int_eq(ij_tensors_add(w, "empty", IJ_BF16, 2, empty_shape, NULL), IJ_OK);
-  ck_assert_int_eq(ij_tensors_add(w, "step \\ \"1\"", IJ_I64, 0, NULL, &step), IJ_OK);
-  ck_assert_int_eq(ij_tensors_commit(w), IJ_OK);
+  ij_tensor_writer *w;
+  ck_assert_int_eq(ij_tensor_writer_new(path, &w), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_meta(w, "arch", "vit_tiny"), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_meta(w, "arch", "vit \"small\"\n\xc3\xa9"), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_add(w, "u", IJ_U8, 1, u_shape, "xyz"), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_add(w, "a", IJ_F32, 2, a_shape, a), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_add(w, "empty", IJ_BF16, 2, empty_shape, NULL), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_add(w, "step \\ \"1\"", IJ_I64, 0, NULL, &step), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_commit(w), IJ_OK);
 }
 
 START_TEST(round_trip)
 {
   size_t before = ij_mem_live(), n;
-  ij_tensors *f;
+  ij_tensor_file *f;
   put_small();
-  ck_assert_int_eq(ij_tensors_open(path, &f), IJ_OK);
-  ck_assert_int_eq(ij_tensors_count(f), 4);
-  int a = ij_tensors_find(f, "a"), step = ij_tensors_find(f, "step \\ \"1\""), empty = ij_tensors_find(f, "empty");
-  ck_assert_int_eq(ij_tensors_find(f, "b"), -1);
-  ck_assert_int_eq(ij_tensors_dtype(f, a), IJ_F32);
-  ck_assert_int_eq(ij_tensors_ndim(f, a), 2);
-  ck_assert_int_eq(ij_tensors_size(f, a, 1), 3);
-  ck_assert_int_eq(ij_tensors_size(f, a, 2), -1);
-  const float *v = ij_tensors_data(f, a, &n);
+  ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_OK);
+  ck_assert_int_eq(ij_tensor_file_count(f), 4);
+  int a = ij_tensor_file_find(f, "a"), step = ij_tensor_file_find(f, "step \\ \"1\""),
+      empty = ij_tensor_file_find(f, "empty");
+  ck_assert_int_eq(ij_tensor_file_find(f, "b"), -1);
+  ck_assert_int_eq(ij_tensor_file_dtype(f, a), IJ_F32);
+  ck_assert_int_eq(ij_tensor_file_ndim(f, a), 2);
+  ck_assert_int_eq(ij_tensor_file_size(f, a, 1), 3);
+  ck_assert_int_eq(ij_tensor_file_size(f, a, 2), -1);
+  const float *v = ij_tensor_file_data(f, a, &n);
   ck_assert_uint_eq(n, 24);
   ck_assert_uint_eq((uintptr_t)v % sizeof *v, 0);
   ck_assert_float_eq(v[5], 6);
-  const int64_t *s = ij_tensors_data(f, step, &n);
+  const int64_t *s = ij_tensor_file_data(f, step, &n);
   ck_assert_uint_eq((uintptr_t)s % 64, 0); /* the widest type comes first, at a multiple of 64 */
   ck_assert_int_eq(*s, 77);
-  ck_assert_ptr_nonnull(ij_tensors_data(f, empty, &n));
+  ck_assert_ptr_nonnull(ij_tensor_file_data(f, empty, &n));
   ck_assert_uint_eq(n, 0);
-  ck_assert_int_eq(ij_tensors_size(f, empty, 1), 5);
-  ck_assert_str_eq(ij_tensors_meta(f, "arch"), "vit \"small\"\n\xc3\xa9");
-  ck_assert_ptr_null(ij_tensors_meta(f, "Arch"));
-  ck_assert_int_eq(ij_tensors_meta_count(f), 1);
-  ck_assert_ptr_null(ij_tensors_name(f, 4));
-  ck_assert_ptr_null(ij_tensors_data(f, -1, &n));
-  ij_tensors_close(f);
-  ij_tensors_close(NULL);
-  ij_tensors_discard(NULL);
+  ck_assert_int_eq(ij_tensor_file_size(f, empty, 1), 5);
+  ck_assert_str_eq(ij_tensor_file_meta(f, "arch"), "vit \"small\"\n\xc3\xa9");
+  ck_assert_ptr_null(ij_tensor_file_meta(f, "Arch"));
+  ck_assert_int_eq(ij_tensor_file_meta_count(f), 1);
+  ck_assert_ptr_null(ij_tensor_file_name(f, 4));
+  ck_assert_ptr_null(ij_tensor_file_data(f, -1, &n));
+  ij_tensor_file_close(f);
+  ij_tensor_file_close(NULL);
+  ij_tensor_writer_discard(NULL);
   ck_assert_uint_eq(ij_mem_live(), before);
 }
 END_TEST
 
 START_TEST(empty_file_of_no_tensors)
 {
-  ij_tensors_writer *w;
-  ij_tensors *f;
-  ck_assert_int_eq(ij_tensors_create(path, &w), IJ_OK);
-  ck_assert_int_eq(ij_tensors_commit(w), IJ_OK);
-  ck_assert_int_eq(ij_tensors_open(path, &f), IJ_OK);
-  ck_assert_int_eq(ij_tensors_count(f), 0);
-  ij_tensors_close(f);
+  ij_tensor_writer *w;
+  ij_tensor_file *f;
+  ck_assert_int_eq(ij_tensor_writer_new(path, &w), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_commit(w), IJ_OK);
+  ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_OK);
+  ck_assert_int_eq(ij_tensor_file_count(f), 0);
+  ij_tensor_file_close(f);
 }
 END_TEST
 
@@ -133,15 +134,15 @@ START_TEST(other_types_are_refused_when_asked_for)
   static const char header[] = "{\"h\":{\"dtype\":\"F16\",\"shape\":[2],\"data_offsets\":[0,4]},"
                                "\"new\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[4,6]},"
                                "\"x\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[6,7]}}";
-  ij_tensors *f;
+  ij_tensor_file *f;
   put_header(header, strlen(header), 7);
-  ck_assert_int_eq(ij_tensors_open(path, &f), IJ_OK);
-  ck_assert_ptr_null(ij_tensors_data(f, ij_tensors_find(f, "h"), NULL));
+  ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_OK);
+  ck_assert_ptr_null(ij_tensor_file_data(f, ij_tensor_file_find(f, "h"), NULL));
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "'h' is F16"));
-  ck_assert_ptr_null(ij_tensors_data(f, ij_tensors_find(f, "new"), NULL));
+  ck_assert_ptr_null(ij_tensor_file_data(f, ij_tensor_file_find(f, "new"), NULL));
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "'new' is F4"));
-  ck_assert_ptr_nonnull(ij_tensors_data(f, ij_tensors_find(f, "x"), NULL));
-  ij_tensors_close(f);
+  ck_assert_ptr_nonnull(ij_tensor_file_data(f, ij_tensor_file_find(f, "x"), NULL));
+  ij_tensor_file_close(f);
 }
 END_TEST
 
@@ -185,9 +186,9 @@ static const struct {
 START_TEST(wrong_headers_are_refused)
 {
   size_t before = ij_mem_live();
-  ij_tensors *f;
+  ij_tensor_file *f;
   put_header(wrong[_i].header, strlen(wrong[_i].header), wrong[_i].data);
-  ck_assert_int_eq(ij_tensors_open(path, &f), IJ_EFORMAT);
+  ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_EFORMAT);
   ck_assert_ptr_null(f);
   ck_assert_msg(strstr(ij_errmsg(), wrong[_i].says) && strstr(ij_errmsg(), path), "message: %s", ij_errmsg());
   ck_assert_uint_eq(ij_mem_live(), before);
@@ -196,14 +197,14 @@ END_TEST
 
 START_TEST(what_is_no_file_is_refused)
 {
-  ij_tensors *f;
-  ck_assert_int_eq(ij_tensors_open(path, &f), IJ_EIO);
-  ck_assert_int_eq(ij_tensors_open(folder, &f), IJ_EIO);
+  ij_tensor_file *f;
+  ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_EIO);
+  ck_assert_int_eq(ij_tensor_file_open(folder, &f), IJ_EIO);
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "is not a file"));
   ck_assert_int_eq(mkfifo(path, 0600), 0);
-  ck_assert_int_eq(ij_tensors_open(path, &f), IJ_EIO);
+  ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_EIO);
   put("\xff\xff\xff\xff\xff\xff\xff\xff{}", 10);
-  ck_assert_int_eq(ij_tensors_open(path, &f), IJ_EFORMAT);
+  ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_EFORMAT);
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "100 MB"));
 }
 END_TEST
@@ -211,17 +212,17 @@ END_TEST
 START_TEST(every_truncation_is_refused)
 {
   size_t n;
-  ij_tensors *f;
+  ij_tensor_file *f;
   put_small();
   char *whole = get(&n);
   for (size_t cut = 0; cut < n; cut++) {
     put(whole, cut);
-    ck_assert_int_eq(ij_tensors_open(path, &f), IJ_EFORMAT);
+    ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_EFORMAT);
     ck_assert_ptr_null(f);
   }
   whole[n] = 0;
   put(whole, n + 1); /* and so is a byte too many */
-  ck_assert_int_eq(ij_tensors_open(path, &f), IJ_EFORMAT);
+  ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_EFORMAT);
   free(whole);
 }
 END_TEST
@@ -239,9 +240,9 @@ START_TEST(flipped_bytes_never_crash)
     for (uint32_t flips = 1 + ij_rng_below(&r, 4); flips; flips--)
       copy[ij_rng_below(&r, (uint32_t)n)] ^= (char)(1 + ij_rng_below(&r, 255));
     put(copy, n);
-    ij_tensors *f;
-    if (ij_tensors_open(path, &f) == IJ_OK) opened++, sum += walk(f);
-    ij_tensors_close(f);
+    ij_tensor_file *f;
+    if (ij_tensor_file_open(path, &f) == IJ_OK) opened++, sum += walk(f);
+    ij_tensor_file_close(f);
   }
   ck_assert_uint_gt(opened, 0); /* flips in the data alone */
   ck_assert_uint_lt(opened, 1500);
@@ -255,18 +256,18 @@ START_TEST(bad_items_are_refused)
 {
   const int64_t two[2] = {2, 2}, negative[1] = {-1}, huge[3] = {1LL << 40, 1LL << 40, 1};
   float v[4] = {0};
-  ij_tensors_writer *w;
-  ck_assert_int_eq(ij_tensors_create(path, &w), IJ_OK);
-  ck_assert_int_eq(ij_tensors_add(w, "a", IJ_F32, 2, two, v), IJ_OK);
-  ck_assert_int_eq(ij_tensors_add(w, "a", IJ_F32, 2, two, v), IJ_EINVAL);
-  ck_assert_int_eq(ij_tensors_add(w, "", IJ_F32, 2, two, v), IJ_EINVAL);
-  ck_assert_int_eq(ij_tensors_add(w, "__metadata__", IJ_F32, 2, two, v), IJ_EINVAL);
-  ck_assert_int_eq(ij_tensors_add(w, "b", (ij_dtype)17, 2, two, v), IJ_EINVAL);
-  ck_assert_int_eq(ij_tensors_add(w, "b", (ij_dtype)-1, 2, two, v), IJ_EINVAL);
-  ck_assert_int_eq(ij_tensors_add(w, "b", IJ_F32, 1, negative, v), IJ_ESHAPE);
-  ck_assert_int_eq(ij_tensors_add(w, "b", IJ_F32, 3, huge, v), IJ_ESHAPE);
-  ck_assert_int_eq(ij_tensors_add(w, "b", IJ_F32, 2, two, NULL), IJ_EINVAL);
-  ij_tensors_discard(w);
+  ij_tensor_writer *w;
+  ck_assert_int_eq(ij_tensor_writer_new(path, &w), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_add(w, "a", IJ_F32, 2, two, v), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_add(w, "a", IJ_F32, 2, two, v), IJ_EINVAL);
+  ck_assert_int_eq(ij_tensor_writer_add(w, "", IJ_F32, 2, two, v), IJ_EINVAL);
+  ck_assert_int_eq(ij_tensor_writer_add(w, "__metadata__", IJ_F32, 2, two, v), IJ_EINVAL);
+  ck_assert_int_eq(ij_tensor_writer_add(w, "b", (ij_dtype)17, 2, two, v), IJ_EINVAL);
+  ck_assert_int_eq(ij_tensor_writer_add(w, "b", (ij_dtype)-1, 2, two, v), IJ_EINVAL);
+  ck_assert_int_eq(ij_tensor_writer_add(w, "b", IJ_F32, 1, negative, v), IJ_ESHAPE);
+  ck_assert_int_eq(ij_tensor_writer_add(w, "b", IJ_F32, 3, huge, v), IJ_ESHAPE);
+  ck_assert_int_eq(ij_tensor_writer_add(w, "b", IJ_F32, 2, two, NULL), IJ_EINVAL);
+  ij_tensor_writer_discard(w);
   ck_assert_int_eq(ij_path_kind(path), 0);
 }
 END_TEST
@@ -276,23 +277,23 @@ START_TEST(a_failed_commit_leaves_the_old_file)
 {
   const int64_t shape[1] = {1 << 20};
   size_t before = ij_mem_live(), n;
-  ij_tensors_writer *w;
-  ij_tensors *f;
+  ij_tensor_writer *w;
+  ij_tensor_file *f;
   put_small();
   char *big = ij_calloc(1 << 20, 1), *old = get(&n);
   signal(SIGXFSZ, SIG_IGN);
   ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &(struct rlimit){200000, 200000}), 0);
-  ck_assert_int_eq(ij_tensors_create(path, &w), IJ_OK);
-  ck_assert_int_eq(ij_tensors_add(w, "big", IJ_U8, 1, shape, big), IJ_OK);
-  ck_assert_int_eq(ij_tensors_commit(w), IJ_EIO);
+  ck_assert_int_eq(ij_tensor_writer_new(path, &w), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_add(w, "big", IJ_U8, 1, shape, big), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_commit(w), IJ_EIO);
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), path));
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), strerror(EFBIG)));
   size_t m;
   char *now = get(&m);
   ck_assert_uint_eq(n, m);
   ck_assert_mem_eq(old, now, n);
-  ck_assert_int_eq(ij_tensors_open(path, &f), IJ_OK);
-  ij_tensors_close(f);
+  ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_OK);
+  ij_tensor_file_close(f);
   ij_free(big);
   free(old);
   free(now);
@@ -313,23 +314,23 @@ START_TEST(a_killed_writer_leaves_a_whole_file)
     pid_t child = fork();
     if (child == 0) {
       for (unsigned char n = 1;; n = (unsigned char)(n % 200 + 1)) {
-        ij_tensors_writer *w;
+        ij_tensor_writer *w;
         memset(data, n, SIZE);
-        if (ij_tensors_create(path, &w) != IJ_OK || ij_tensors_add(w, "t", IJ_U8, 1, shape, data) != IJ_OK ||
-            ij_tensors_commit(w) != IJ_OK)
+        if (ij_tensor_writer_new(path, &w) != IJ_OK || ij_tensor_writer_add(w, "t", IJ_U8, 1, shape, data) != IJ_OK ||
+            ij_tensor_writer_commit(w) != IJ_OK)
           _exit(1);
       }
     }
     usleep(ij_rng_below(&r, 30000));
     ck_assert_int_eq(kill(child, SIGKILL), 0);
     ck_assert_int_eq(waitpid(child, NULL, 0), child);
-    ij_tensors *f;
+    ij_tensor_file *f;
     size_t n;
-    ck_assert_int_eq(ij_tensors_open(path, &f), IJ_OK);
-    int i = ij_tensors_find(f, "t");
-    const unsigned char *t = i < 0 ? NULL : ij_tensors_data(f, i, &n);
+    ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_OK);
+    int i = ij_tensor_file_find(f, "t");
+    const unsigned char *t = i < 0 ? NULL : ij_tensor_file_data(f, i, &n);
     ck_assert(!t || !memcmp(t, t + 1, SIZE - 1));
-    ij_tensors_close(f);
+    ij_tensor_file_close(f);
   }
   char *tmp = ij_format("%s.tmp", path);
   remove(tmp);
@@ -340,9 +341,9 @@ END_TEST
 
 START_TEST(unwritable_places_fail)
 {
-  ij_tensors_writer *w;
-  ck_assert_int_eq(ij_tensors_create("/nowhere/at/all", &w), IJ_OK);
-  ck_assert_int_eq(ij_tensors_commit(w), IJ_EIO);
+  ij_tensor_writer *w;
+  ck_assert_int_eq(ij_tensor_writer_new("/nowhere/at/all", &w), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_commit(w), IJ_EIO);
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "'/nowhere/at/all'"));
 }
 END_TEST
@@ -353,21 +354,21 @@ START_TEST(tensors_are_read_at_commit)
   const float first[6] = {0}, last[6] = {1, 2, 3, 4, 5, 6};
   ij_device *dev;
   ij_tensor *t;
-  ij_tensors_writer *w;
-  ij_tensors *f;
+  ij_tensor_writer *w;
+  ij_tensor_file *f;
   size_t n;
   ck_assert_int_eq(ij_device_open("ref", &dev), IJ_OK);
   ck_assert_int_eq(ij_tensor_new(dev, IJ_F32, 2, shape, &t), IJ_OK);
   ck_assert_int_eq(ij_tensor_write(t, first, sizeof first), IJ_OK);
-  ck_assert_int_eq(ij_tensors_create(path, &w), IJ_OK);
-  ck_assert_int_eq(ij_tensors_add_tensor(w, "t", t), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_new(path, &w), IJ_OK);
+  ck_assert_int_eq(ij_tensor_writer_add_tensor(w, "t", t), IJ_OK);
   ck_assert_int_eq(ij_tensor_write(t, last, sizeof last), IJ_OK);
   ij_tensor_free(t); /* the writer holds it */
-  ck_assert_int_eq(ij_tensors_commit(w), IJ_OK);
-  ck_assert_int_eq(ij_tensors_open(path, &f), IJ_OK);
-  ck_assert_int_eq(ij_tensors_size(f, 0, 1), 3);
-  ck_assert_mem_eq(ij_tensors_data(f, 0, &n), last, sizeof last);
-  ij_tensors_close(f);
+  ck_assert_int_eq(ij_tensor_writer_commit(w), IJ_OK);
+  ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_OK);
+  ck_assert_int_eq(ij_tensor_file_size(f, 0, 1), 3);
+  ck_assert_mem_eq(ij_tensor_file_data(f, 0, &n), last, sizeof last);
+  ij_tensor_file_close(f);
   ij_device_close(dev);
 }
 END_TEST
@@ -378,18 +379,18 @@ START_TEST(every_allocation_may_fail)
   put_small();
   for (int n = 1; n < 40; n++) {
     const int64_t shape[1] = {2};
-    ij_tensors_writer *w;
-    ij_tensors *f;
+    ij_tensor_writer *w;
+    ij_tensor_file *f;
     ij_mem_fail_at(n);
-    ij_status st = ij_tensors_create(path, &w);
+    ij_status st = ij_tensor_writer_new(path, &w);
     if (st == IJ_OK) {
-      st = ij_tensors_add(w, "a", IJ_U8, 1, shape, "ab");
-      if (st == IJ_OK) st = ij_tensors_commit(w);
-      else ij_tensors_discard(w);
+      st = ij_tensor_writer_add(w, "a", IJ_U8, 1, shape, "ab");
+      if (st == IJ_OK) st = ij_tensor_writer_commit(w);
+      else ij_tensor_writer_discard(w);
     }
     if (st == IJ_OK) {
-      st = ij_tensors_open(path, &f);
-      ij_tensors_close(f);
+      st = ij_tensor_file_open(path, &f);
+      ij_tensor_file_close(f);
     }
     ij_mem_fail_at(0);
     ck_assert(st == IJ_ENOMEM || (st == IJ_OK && n > 10));
@@ -401,20 +402,20 @@ END_TEST
 START_TEST(reads_the_reference_run)
 {
   static const char *name = SHARED_FOLDER "/conformance/step_a.safetensors";
-  ij_tensors *f;
+  ij_tensor_file *f;
   if (ij_path_kind(name) != 1) {
     printf("skipped: %s is not there\n", name);
     return;
   }
-  ck_assert_int_eq(ij_tensors_open(name, &f), IJ_OK);
-  ck_assert_int_eq(ij_tensors_count(f), 304);
-  int i = ij_tensors_find(f, "init.encoder.patch_embed.proj.weight");
+  ck_assert_int_eq(ij_tensor_file_open(name, &f), IJ_OK);
+  ck_assert_int_eq(ij_tensor_file_count(f), 304);
+  int i = ij_tensor_file_find(f, "init.encoder.patch_embed.proj.weight");
   ck_assert_int_ge(i, 0);
-  ck_assert_int_eq(ij_tensors_ndim(f, i), 4);
-  ck_assert_int_eq(ij_tensors_size(f, i, 0), 48);
-  ck_assert_str_eq(ij_tensors_meta(f, "embed_dim"), "48");
+  ck_assert_int_eq(ij_tensor_file_ndim(f, i), 4);
+  ck_assert_int_eq(ij_tensor_file_size(f, i, 0), 48);
+  ck_assert_str_eq(ij_tensor_file_meta(f, "embed_dim"), "48");
   walk(f);
-  ij_tensors_close(f);
+  ij_tensor_file_close(f);
 }
 END_TEST
 

@@ -68,8 +68,8 @@ for _, host in ipairs(ijepa.args) do
   same(host, checkpoint, expected, 48)
   for _, layout in ipairs(layouts) do same(host, layout[1], features(layout[2], 32, 32), layout[2].width) end
   refused(host, broken, "lacks the tensor 'target_encoder.blocks.2")
-  refused(host, image, "not a whole safetensors file")
-  refused(host, headless, "does not say what model it holds: how many heads")
+  refused(host, image, "not a complete safetensors file")
+  refused(host, headless, "does not describe its model: the count of heads")
   print(host .. ": the features that Lua finds")
 end
 os.execute("rm -r " .. folder)

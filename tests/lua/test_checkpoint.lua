@@ -115,7 +115,7 @@ function tests:test_not_whole()
     local file, message, code = checkpoint.load(self.path)
     lu.assertNil(file)
     lu.assertStrContains(message, self.path)
-    lu.assertStrContains(message, "is not a whole safetensors file")
+    lu.assertStrContains(message, "is not a complete safetensors file")
     lu.assertEquals(code, tonumber(F.C.IJ_EFORMAT))
   end
   local file, message = checkpoint.load(self.folder .. "/none")

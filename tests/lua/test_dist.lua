@@ -183,7 +183,7 @@ function tests.test_a_stopped_process_is_named()
     "kill -STOP $PPID; (sleep 20; kill -9 $PPID) & "))
   lu.assertFalse(fine)
   lu.assertStrMatches(text:gsub("\n", " "),
-    ".*process 1 %(%d+ on %S+%) did not come to the others within 5 seconds %(dist.timeout%): it is silent, stopped or cut off.*")
+    ".*process 1 %(%d+ on %S+%) did not join the others within 5 seconds %(dist.timeout%): it no longer answers.*")
 end
 
 function tests.test_signals_stop_all_at_one_step()

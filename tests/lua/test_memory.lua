@@ -49,6 +49,16 @@ function tests.test_copies_are_of_products_weights()
   lu.assertEquals(memory.need(settings "model.dtype=f32", { k = 20, t = 9 }).copies, 0)
 end
 
+-- Of the CUDA kernels, by their descriptions at kernels/cuda/costs.h: each slot holds the largest need, an eighth and 256 bytes
+-- more, rounded up to 512. Here the predictor's blocks need most: 32 sequences of 42 tokens, 4 heads of 8.
+function tests.test_scratch_and_staging()
+  local need = memory.need(settings(), { k = 30, t = 12 })
+  local function slot(bytes) return math.ceil((bytes + math.floor(bytes / 8) + 256) / 512) * 512 end
+  local queries, stats, sums = 32 * 42 * 32 * 2, 3 * 4 * 32 * 42 * 4, 32 * 2 * 32 * 4   -- copies; 3 per row and head; a row per tile
+  lu.assertEquals(need.scratch, 2 ^ 25 + slot(queries) + slot(stats) + slot(sums))
+  lu.assertEquals(need.staging, 3 * 8 * 64 * 64 * 3 + 8 * 2 ^ 16)   -- three of a batch of images, eight for what is at most 64 KiB
+end
+
 function tests.test_what_settings_change()
   local o = { k = 30, t = 12 }
   local base = memory.need(settings(), o)
@@ -65,12 +75,13 @@ function tests.test_what_settings_change()
   lu.assertTrue(kept.gradients >= 4 * base.trained and kept.gradients < 4 * base.trained + 512 * 400)
   local four = memory.need(settings(), { k = 30, t = 12, processes = 4 })
   lu.assertTrue(four.gradients >= 4 * base.trained and four.gradients < 4 * base.trained + 256 * 200)   -- buckets
-  lu.assertEquals(memory.need(settings "optim.clip=1", { k = 30, t = 12, processes = 4 }).gradients, four.gradients)
+  lu.assertAlmostEquals(memory.need(settings "optim.clip=1", { k = 30, t = 12, processes = 4 }).gradients, four.gradients, 512)
   local both = memory.need(settings "optim.accumulate=2", { k = 30, t = 12, processes = 4 })
-  lu.assertEquals(both.gradients, kept.gradients + four.gradients)
+  lu.assertAlmostEquals(both.gradients, four.gradients, 512)   -- packing into buckets frees the sums over micro-batches
+  lu.assertTrue(both.gradients + both.step > four.gradients + four.step)   -- while the backward runs, both are there
   local shared = memory.need(settings(), { k = 30, t = 12, processes = 4, shard = true })
   lu.assertTrue(shared.moments >= base.moments / 4 and shared.moments < base.moments / 4 + 2 * 64 * 256 * 4)
-  lu.assertEquals(shared.gradients, four.gradients + 2 * 4 * 64 * 256)   -- zeros as large as the largest weights, fc1's
+  lu.assertAlmostEquals(shared.gradients, four.gradients + 2 * 4 * 64 * 256, 4 * 512)   -- zeros as large as the largest weights, fc1's
   lu.assertTrue(shared.total < four.total)
 end
 
@@ -117,7 +128,7 @@ function tests.test_advice()
   local cfg = settings "data.batch=64"
   local need = memory.need(cfg)
   local text = memory.advice(cfg, need.total - need.step / 2)
-  lu.assertStrMatches(text, "this run needs [%d.]+ GiB a GPU and the GPU has [%d.]+ GiB: these would fit: .*data%.batch=%d+ " ..
+  lu.assertStrMatches(text, "this run needs [%d.]+ GiB per GPU and the GPU has [%d.]+ GiB: these would fit: .*data%.batch=%d+ " ..
     "optim%.accumulate=%d+ %([%d.]+ GiB%).*")
   lu.assertNil(text:find "\n")
   lu.assertStrContains(memory.advice(cfg, 2 ^ 20), "take a smaller model.arch")
@@ -137,7 +148,7 @@ function tests.test_command()
   lu.assertEquals(code, 0, text)
   lu.assertStrContains(text, "vit_huge/14 at 224, 64 images")
   lu.assertStrContains(text, "\nGPU of 40 GiB: fits as it is\n")
-  local all = tonumber(text:match "\nall +([%d.]+)")
+  local all = tonumber(text:match "\ntotal +([%d.]+)")
   lu.assertTrue(all > 15 and all < 30, text)
   code, text = shell "memory recipes/in1k_vith14.lua data.batch=512 gpu=24 processes=8"
   lu.assertEquals(code, 0, text)

@@ -1,4 +1,4 @@
--- Whole training steps recorded by the published implementation (safetensors with init.*, stepS.*, final.*), run again
+-- Complete training steps recorded by the published implementation (safetensors with init.*, stepS.*, final.*), run again
 -- here in float32: activations, losses, gradients and final parameters are compared.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
@@ -14,31 +14,31 @@ local CTYPE = { [0] = "float", nil, "int32_t", "int64_t" }
 local File = {}
 File.__index = File
 local function open(path)
-  local out = F.new "ij_tensors *[1]"
-  local ok, message, code = F.try(C.ij_tensors_open(path, out))
+  local out = F.new "ij_tensor_file *[1]"
+  local ok, message, code = F.try(C.ij_tensor_file_open(path, out))
   if not ok then return nil, message, code end
-  return setmetatable({ h = F.gc(out[0], C.ij_tensors_close), path = path }, File)
+  return setmetatable({ h = F.gc(out[0], C.ij_tensor_file_close), path = path }, File)
 end
 ---@param name string
 ---@return ffi.cdata*? pointer, integer[]? shape, integer? dtype
 function File:get(name)
-  local i = C.ij_tensors_find(self.h, name)
+  local i = C.ij_tensor_file_find(self.h, name)
   if i < 0 then return nil end
   local shape = {}
-  for d = 0, C.ij_tensors_ndim(self.h, i) - 1 do shape[d + 1] = tonumber(C.ij_tensors_size(self.h, i, d)) end
-  local t = tonumber(C.ij_tensors_dtype(self.h, i))
-  return F.cast("const " .. (CTYPE[t] or "uint8_t") .. " *", C.ij_tensors_data(self.h, i, nil)), shape, t
+  for d = 0, C.ij_tensor_file_ndim(self.h, i) - 1 do shape[d + 1] = tonumber(C.ij_tensor_file_size(self.h, i, d)) end
+  local t = tonumber(C.ij_tensor_file_dtype(self.h, i))
+  return F.cast("const " .. (CTYPE[t] or "uint8_t") .. " *", C.ij_tensor_file_data(self.h, i, nil)), shape, t
 end
 ---@return string[]
 function File:names()
   local list = {}
-  for i = 0, C.ij_tensors_count(self.h) - 1 do list[#list + 1] = F.string(C.ij_tensors_name(self.h, i)) end
+  for i = 0, C.ij_tensor_file_count(self.h) - 1 do list[#list + 1] = F.string(C.ij_tensor_file_name(self.h, i)) end
   return list
 end
 ---@param key string
 ---@return string?
 function File:meta(key)
-  local v = C.ij_tensors_meta(self.h, key)
+  local v = C.ij_tensor_file_meta(self.h, key)
   return v ~= nil and F.string(v) or nil
 end
 --- A float tensor, or an error object that names the file
@@ -54,7 +54,7 @@ end
 ---@return number
 function File:number(key)
   local v = tonumber(self:meta(key))
-  if not v then error { conform = ("'%s': setting '%s' is missing or no number"):format(self.path, key) } end
+  if not v then error { conform = ("'%s': setting '%s' is missing or not a number"):format(self.path, key) } end
   return v
 end
 --- Masks prefix.0, prefix.1, ... (B, K) i64 -> i32 (count, B, K)
@@ -84,7 +84,7 @@ local function same_shape(a, b)
   return true
 end
 
--- Largest |a - b|, the norms of b and of a - b, largest |b|. The worst when shapes differ or a number is not finite.
+-- Largest |a - b|, the norms of b and of a - b, largest |b|. Infinite when shapes differ or a value is not finite.
 local function difference(t, p, shape)
   if not same_shape(t:shape(), shape) then return math.huge, 1, math.huge, 1 end
   local a, n = t:read()
@@ -99,117 +99,149 @@ local function difference(t, p, shape)
   return worst, math.sqrt(norm), math.sqrt(off), top
 end
 
-local function run(file, add, after)
-  local n = function(key) return file:number(key) end
+-- The message of what is wrong with a recorded file, as an error object.
+local function broken(file, text, ...) error { conform = ("'%s': " .. text):format(file.path, ...) } end
+
+-- Of `name`: pointer and shape, or an error.
+local function wanted(file, name)
+  local p, shape = file:get(name)
+  if not p then error { conform = ("'%s' has no tensor '%s'"):format(file.path, name) } end
+  return p, shape
+end
+
+-- Calls f(model's name, parameter) for all parameters of the models.
+local function each_param(models, f)
+  for part, model in pairs(models) do
+    for _, p in ipairs(model:params()) do f(part, p) end
+  end
+end
+
+local function models_of(file)
+  local function n(key) return file:number(key) end
   local options = { width = n "embed_dim", depth = n "depth", heads = n "num_heads", mlp_ratio = n "mlp_ratio",
     patch = n "patch_size", crop = n "crop_size", dtype = "f32" }
-  local context = jepa.encoder(options)
-  local predictor = jepa.predictor(context, { width = n "predictor_embed_dim", depth = n "predictor_depth",
-    heads = options.heads, mlp_ratio = n "predictor_mlp_ratio" })
-  local models = { encoder = context, predictor = predictor }
+  local encoder = jepa.encoder(options)
+  return { encoder = encoder, predictor = jepa.predictor(encoder, { width = n "predictor_embed_dim",
+    depth = n "predictor_depth", heads = options.heads, mlp_ratio = n "predictor_mlp_ratio" }) }
+end
 
-  -- start values; our own positions must agree with the recorded ones
+-- Parameters before the first step. Our own positions must agree with the recorded ones, and no tensor may be left over.
+local function load_initial(file, models, add)
   local expected = {}
-  for part, model in pairs(models) do
-    for _, p in ipairs(model:params()) do
-      local name = "init." .. part .. "." .. p.name
-      expected[name] = true
-      local t = file:tensor(name)
-      if not same_shape(t:shape(), p.tensor:shape()) then
-        error { conform = ("'%s': '%s' is (%s), expected (%s)"):format(file.path, name, table.concat(t:shape(), ", "),
-          table.concat(p.tensor:shape(), ", ")) }
-      end
-      if not p.trained then
-        local worst = difference(p.tensor, t:read(), t:shape())
-        add(name, worst, 1e-6)
-      end
-      p.tensor:copy_(t)
+  each_param(models, function(part, p)
+    local name = "init." .. part .. "." .. p.name
+    expected[name] = true
+    local t = file:tensor(name)
+    if not same_shape(t:shape(), p.tensor:shape()) then
+      broken(file, "'%s' is (%s), expected (%s)", name, table.concat(t:shape(), ", "), table.concat(p.tensor:shape(), ", "))
     end
-  end
+    if not p.trained then add(name, (difference(p.tensor, t:read(), t:shape())), 1e-6) end
+    p.tensor:copy_(t)
+  end)
   for _, name in ipairs(file:names()) do
-    if name:match "^init%." and not expected[name] then
-      error { conform = ("'%s': unexpected tensor '%s'"):format(file.path, name) }
-    end
+    if name:match "^init%." and not expected[name] then broken(file, "unexpected tensor '%s'", name) end
   end
-  local target = context:target()
-  local opt = optim.adamw { models = { context, predictor }, average = { [context] = target } }
-  local schedule = json.decode(file:meta "schedule" or "")
-  if type(schedule) ~= "table" then error { conform = ("'%s': setting 'schedule' is not JSON"):format(file.path) } end
+end
 
-  local contexts, targets = n "num_enc_masks", n "num_pred_masks"
-  local function activation(name, t)
-    local p, shape = file:get("step0." .. name)
-    if not p then error { conform = ("'%s' has no tensor 'step0.%s'"):format(file.path, name) } end
-    local worst, _, _, top = difference(t, p, shape)
-    add("step0." .. name, worst / top, 1e-5)
+local function schedule_of(file)
+  local schedule = json.decode(file:meta "schedule" or "")
+  if type(schedule) ~= "table" then broken(file, "setting 'schedule' is not JSON") end
+  for s = 0, file:number "steps" - 1 do
+    if type(schedule[s + 1]) ~= "table" then broken(file, "no schedule for step %d", s) end
   end
-  for s = 0, n "steps" - 1 do
-    local at = ("step%d."):format(s)
-    local plan = schedule[s + 1]
-    if type(plan) ~= "table" then error { conform = ("'%s': no schedule for step %d"):format(file.path, s) } end
-    device.step(function()
-      local x = file:tensor(at .. "images")
-      local ctx, tgt = file:masks(at .. "masks_enc", contexts), file:masks(at .. "masks_pred", targets)
-      local whole = device.no_grad(function() return target(x) end)
-      local h = whole:layer_norm():gather(tgt)          -- (M * B, T, D)
-      local c = context(x, ctx)                         -- (C * B, K, D)
-      local z = predictor(c, ctx, tgt)                  -- (M * C * B, T, D)
-      local loss = tensor.smooth_l1(z, h, 1, targets)
-      if s == 0 then
-        activation("target_encoder_out", whole)
-        activation("context_out", c)
-        activation("predictions", z)
-        -- recorded once for each context mask: compare every repetition
-        local p, shape = file:get "step0.targets"
-        local b, t, d = h:size(1) / targets, h:size(2), h:size(3)
-        local own, worst, top = h:read(), 0, 0
-        if not p or not same_shape(shape, { targets * contexts * b, t, d }) then worst, top = math.huge, 1
-        else
-          for m = 0, targets - 1 do
-            for k = 0, contexts - 1 do
-              for i = 0, b * t * d - 1 do
-                local want = p[(m * contexts + k) * b * t * d + i]
-                worst, top = math.max(worst, math.abs(own[m * b * t * d + i] - want)), math.max(top, math.abs(want))
-              end
-            end
-          end
-        end
-        add("step0.targets", worst / top, 1e-5)
-      end
-      local want = file:tensor(at .. "loss"):read()[0]
-      local got = loss:item()
-      add(at .. "loss", math.abs(got - want) / math.abs(want), 1e-5)
-      if type(plan.loss) == "number" then
-        add(at .. "loss (schedule)", math.abs(got - plan.loss) / math.abs(plan.loss), 1e-5)
-      end
-      loss:backward()
-      if s == 0 then
-        for part, model in pairs(models) do
-          for _, p in ipairs(model:params()) do
-            if p.trained then
-              local name = "step0.grad." .. part .. "." .. p.name
-              local want_g, shape = file:get(name)
-              if not want_g then error { conform = ("'%s' has no tensor '%s'"):format(file.path, name) } end
-              local _, norm, off = difference(p.tensor:grad(), want_g, shape)
-              add(name, off / norm, 1e-4)
-            end
-          end
-        end
-      end
-      opt:step { lr = plan.lr, wd = plan.wd, momentum = plan.momentum }
-    end)
+  return schedule
+end
+
+-- Targets h (M * B, T, D), which the file repeats for each of C context masks: (M * C * B, T, D). Every repetition is compared.
+local function compare_targets(file, h, targets, contexts, add)
+  local p, shape = file:get "step0.targets"
+  local own, worst, top = h:read(), 0, 0
+  local rows, n = h:size(1) * contexts, h:size(1) / targets * h:size(2) * h:size(3)   -- n: values of one mask
+  if not p or not same_shape(shape, { rows, h:size(2), h:size(3) }) then
+    return add("step0.targets", math.huge, 1e-5)
   end
-  for part, model in pairs { encoder = context, predictor = predictor, target_encoder = target } do
-    for _, p in ipairs(model:params()) do
-      local name = "final." .. part .. "." .. p.name
-      local want_p, shape = file:get(name)
-      if want_p or p.trained then
-        if not want_p then error { conform = ("'%s' has no tensor '%s'"):format(file.path, name) } end
-        add(name, (difference(p.tensor, want_p, shape)), 1e-5)
+  for m = 0, targets - 1 do
+    for k = 0, contexts - 1 do
+      for i = 0, n - 1 do
+        local want = p[(m * contexts + k) * n + i]
+        worst, top = math.max(worst, math.abs(own[m * n + i] - want)), math.max(top, math.abs(want))
       end
     end
   end
-  if after then after { encoder = context, predictor = predictor, target_encoder = target, opt = opt } end
+  add("step0.targets", worst / top, 1e-5)
+end
+
+local function compare_activation(file, name, t, add)
+  local p, shape = wanted(file, "step0." .. name)
+  local worst, _, _, top = difference(t, p, shape)
+  add("step0." .. name, worst / top, 1e-5)
+end
+
+local function compare_gradients(file, models, add)
+  each_param(models, function(part, p)
+    if not p.trained then return end
+    local name = "step0.grad." .. part .. "." .. p.name
+    local want, shape = wanted(file, name)
+    local _, norm, off = difference(p.tensor:grad(), want, shape)
+    add(name, off / norm, 1e-4)
+  end)
+end
+
+local function compare_loss(file, prefix, loss, plan, add)
+  local got, want = loss:item(), file:tensor(prefix .. "loss"):read()[0]
+  add(prefix .. "loss", math.abs(got - want) / math.abs(want), 1e-5)
+  if type(plan.loss) == "number" then
+    add(prefix .. "loss (schedule)", math.abs(got - plan.loss) / math.abs(plan.loss), 1e-5)
+  end
+end
+
+-- Parameters after the last step: those that are trained must be in the file.
+local function compare_final(file, models, add)
+  each_param(models, function(part, p)
+    local name = "final." .. part .. "." .. p.name
+    if not p.trained and not file:get(name) then return end
+    local want, shape = wanted(file, name)
+    add(name, (difference(p.tensor, want, shape)), 1e-5)
+  end)
+end
+
+-- Step `s`, from 0; plan: its learning rate, weight decay and momentum, and its loss where that is recorded.
+local function run_step(file, s, plan, models, target, opt, add)
+  local prefix, contexts, targets = ("step%d."):format(s), file:number "num_enc_masks", file:number "num_pred_masks"
+  device.step(function()
+    local x = file:tensor(prefix .. "images")
+    local ctx, tgt = file:masks(prefix .. "masks_enc", contexts), file:masks(prefix .. "masks_pred", targets)
+    local all = device.no_grad(function() return target(x) end)
+    local h = all:layer_norm():gather(tgt)            -- (M * B, T, D)
+    local c = models.encoder(x, ctx)                  -- (C * B, K, D)
+    local z = models.predictor(c, ctx, tgt)           -- (M * C * B, T, D)
+    local loss = tensor.smooth_l1(z, h, 1, targets)
+    if s == 0 then
+      compare_activation(file, "target_encoder_out", all, add)
+      compare_activation(file, "context_out", c, add)
+      compare_activation(file, "predictions", z, add)
+      compare_targets(file, h, targets, contexts, add)
+    end
+    compare_loss(file, prefix, loss, plan, add)
+    loss:backward()
+    if s == 0 then compare_gradients(file, models, add) end
+    opt:step { lr = plan.lr, wd = plan.wd, momentum = plan.momentum }
+  end)
+end
+
+local function run(file, add, after)
+  local models = models_of(file)
+  load_initial(file, models, add)
+  local target = models.encoder:target()
+  local opt = optim.adamw { models = { models.encoder, models.predictor }, average = { [models.encoder] = target } }
+  local schedule = schedule_of(file)
+  for s = 0, file:number "steps" - 1 do run_step(file, s, schedule[s + 1], models, target, opt, add) end
+  models.target_encoder = target
+  compare_final(file, models, add)
+  if after then
+    models.opt = opt
+    after(models)
+  end
 end
 
 --- Compares a recorded file with the engine.

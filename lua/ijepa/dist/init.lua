@@ -17,6 +17,24 @@ local Dist = {}
 Dist.__index = Dist
 local current, parted   -- processes meet only once per program
 
+local function wrapped(handle)
+  local h, info = F.gc(handle, C.ij_dist_close), F.new "ij_dist_info"
+  C.ij_dist_look(h, info)
+  return setmetatable({ h = h, rank = info.rank, size = info.size, local_rank = info.local_rank,
+    local_size = info.local_size, threads = info.threads, transport = F.string(info.transport) }, Dist)
+end
+
+--- Process `rank` of `size` whose others do not exist, for counting the memory of a run: sums and
+--- broadcasts exchange nothing.
+---@param rank integer from 0
+---@param size integer
+---@return ijepa.dist
+function dist.imagine(rank, size)
+  local out = F.new "ij_dist *[1]"
+  F.check(C.ij_dist_imagine(rank, size, out))
+  return wrapped(out[0])
+end
+
 --- Meets the other processes, each of which must call this; later calls return the same object.
 --- Alone it costs nothing.
 ---@param o { timeout: number?, transport: string? }?  seconds; "none", "mpi" or "tcp" (default: by the environment)
@@ -27,14 +45,10 @@ function dist.open(o)
   if parted then
     return nil, "processes: they have already trained together: a recipe of several processes trains only once"
   end
-  local out, info = F.new "ij_dist *[1]", F.new "ij_dist_info"
+  local out = F.new "ij_dist *[1]"
   local ok, message = F.try(C.ij_dist_open(o.transport, o.timeout or 0, out))
   if not ok then return nil, message end
-  local h = F.gc(out[0], C.ij_dist_close)
-  C.ij_dist_look(h, info)
-  local d = setmetatable({ h = h, rank = info.rank, size = info.size, local_rank = info.local_rank,
-    local_size = info.local_size,
-    threads = info.threads, transport = F.string(info.transport) }, Dist)
+  local d = wrapped(out[0])
   current = d.size > 1 and d or nil
   return d
 end

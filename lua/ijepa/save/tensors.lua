@@ -22,7 +22,7 @@ end
 -- Number of the tensor called name, from 0, or nil.
 local function find(self, name)
   if type(name) ~= "string" then F.raise(("a tensor's name is a %s, expected a string"):format(type(name))) end
-  local i = C.ij_tensors_find(handle(self), name)
+  local i = C.ij_tensor_file_find(handle(self), name)
   if i >= 0 then return i end
 end
 
@@ -33,15 +33,15 @@ end
 ---@return ijepa.tensors_file? file, string? message, integer? code
 function tensors.open(path)
   if type(path) ~= "string" then F.raise(("tensors.open: path is a %s, expected a string"):format(type(path))) end
-  local out = F.new "ij_tensors *[1]"
-  local ok, message, code = F.try(C.ij_tensors_open(path, out))
+  local out = F.new "ij_tensor_file *[1]"
+  local ok, message, code = F.try(C.ij_tensor_file_open(path, out))
   if not ok then return nil, message, code end
-  return setmetatable({ path = path, _handle = F.gc(out[0], C.ij_tensors_close) }, file)
+  return setmetatable({ path = path, _handle = F.gc(out[0], C.ij_tensor_file_close) }, file)
 end
 
 --- Unmaps the file: pointers that data() gave are no longer valid.
 function file:close()
-  if self._handle then C.ij_tensors_close(F.gc(self._handle, nil)) end
+  if self._handle then C.ij_tensor_file_close(F.gc(self._handle, nil)) end
   self._handle = nil
 end
 
@@ -49,7 +49,7 @@ end
 ---@return string[]
 function file:names()
   local f, list = handle(self), {}
-  for i = 0, C.ij_tensors_count(f) - 1 do list[i + 1] = F.string(C.ij_tensors_name(f, i)) end
+  for i = 0, C.ij_tensor_file_count(f) - 1 do list[i + 1] = F.string(C.ij_tensor_file_name(f, i)) end
   return list
 end
 
@@ -60,8 +60,8 @@ function file:info(name)
   local i = find(self, name)
   if not i then return nil end
   local f, shape = self._handle, {}
-  for d = 0, C.ij_tensors_ndim(f, i) - 1 do shape[d + 1] = tonumber(C.ij_tensors_size(f, i, d)) end
-  return { dtype = names[tonumber(C.ij_tensors_dtype(f, i))] or F.string(C.ij_tensors_type(f, i)), shape = shape }
+  for d = 0, C.ij_tensor_file_ndim(f, i) - 1 do shape[d + 1] = tonumber(C.ij_tensor_file_size(f, i, d)) end
+  return { dtype = names[tonumber(C.ij_tensor_file_dtype(f, i))] or F.string(C.ij_tensor_file_type(f, i)), shape = shape }
 end
 
 --- A tensor's bytes: a pointer that is valid while the file is open, and how many. Keep the file, not only the pointer.
@@ -71,7 +71,7 @@ function file:data(name)
   local i = find(self, name)
   if not i then return nil, ("file '%s' has no tensor '%s'"):format(self.path, name), C.IJ_EFORMAT end
   local bytes = F.new "size_t[1]"
-  local p = C.ij_tensors_data(self._handle, i, bytes)
+  local p = C.ij_tensor_file_data(self._handle, i, bytes)
   if p == nil then return nil, F.string(C.ij_errmsg()), C.IJ_EUNSUPPORTED end
   return p, tonumber(bytes[0])
 end
@@ -84,7 +84,7 @@ end
 function file:read(name, out, count)
   local i = find(self, name)
   if not i then return nil, ("file '%s' has no tensor '%s'"):format(self.path, name), C.IJ_EFORMAT end
-  return F.try(C.ij_tensors_read(self._handle, i, out, count))
+  return F.try(C.ij_tensor_file_read(self._handle, i, out, count))
 end
 
 --- The same into a tensor (f32, contiguous, of as many elements): no more memory than the tensor's.
@@ -94,14 +94,14 @@ end
 function file:load(name, t)
   local i = find(self, name)
   if not i then return nil, ("file '%s' has no tensor '%s'"):format(self.path, name), C.IJ_EFORMAT end
-  return F.try(C.ij_tensors_load(self._handle, i, t.h))
+  return F.try(C.ij_tensor_file_load(self._handle, i, t.h))
 end
 
 --- The metadata's string under key, or nil.
 ---@param key string
 ---@return string?
 function file:meta(key)
-  local v = C.ij_tensors_meta(handle(self), key)
+  local v = C.ij_tensor_file_meta(handle(self), key)
   if v ~= nil then return F.string(v) end
 end
 
@@ -109,9 +109,9 @@ end
 ---@return table<string, string>
 function file:metas()
   local f, all = handle(self), {}
-  for i = 0, C.ij_tensors_meta_count(f) - 1 do
-    local key = C.ij_tensors_meta_key(f, i)
-    all[F.string(key)] = F.string(C.ij_tensors_meta(f, key))
+  for i = 0, C.ij_tensor_file_meta_count(f) - 1 do
+    local key = C.ij_tensor_file_meta_key(f, i)
+    all[F.string(key)] = F.string(C.ij_tensor_file_meta(f, key))
   end
   return all
 end
@@ -147,10 +147,10 @@ local function fault(i, item)
 end
 
 local function add(writer, item)
-  if item.tensor then return F.try(C.ij_tensors_add_tensor(writer, item.name, item.tensor)) end
+  if item.tensor then return F.try(C.ij_tensor_writer_add_tensor(writer, item.name, item.tensor)) end
   local n = #item.shape
   local shape = F.new("int64_t[?]", n, item.shape)
-  return F.try(C.ij_tensors_add(writer, item.name, numbers[item.dtype], n, shape, item.data))
+  return F.try(C.ij_tensor_writer_add(writer, item.name, numbers[item.dtype], n, shape, item.data))
 end
 
 ---@class ijepa.save_job a file that is being written by a thread
@@ -158,14 +158,14 @@ local Job = {}
 Job.__index = Job
 --- Whether it is over, so that finish() will not wait.
 ---@return boolean
-function Job:done() return self.h == nil or C.ij_tensors_job_done(self.h) ~= 0 end
+function Job:done() return self.h == nil or C.ij_tensor_writer_job_done(self.h) ~= 0 end
 --- Waits for its end: what saving at once would have returned.
 ---@return boolean? ok, string? message, integer? code
 function Job:finish()
   local h = self.h
   self.h = nil
   if h == nil then return true end
-  return F.try(C.ij_tensors_job_end(F.gc(h, nil)))
+  return F.try(C.ij_tensor_writer_job_end(F.gc(h, nil)))
 end
 
 -- A writer with these items and metadata.
@@ -178,12 +178,12 @@ local function prepare(path, items, meta)
   for key, value in pairs(meta or {}) do
     plain(value, ("metadata '%s'"):format(plain(key, "a key of the metadata")))
   end
-  local out = F.new "ij_tensors_writer *[1]"
-  local ok, message, code = F.try(C.ij_tensors_create(path, out))
+  local out = F.new "ij_tensor_writer *[1]"
+  local ok, message, code = F.try(C.ij_tensor_writer_new(path, out))
   if not ok then return nil, message, code end
-  local writer = F.gc(out[0], C.ij_tensors_discard)
+  local writer = F.gc(out[0], C.ij_tensor_writer_discard)
   for key, value in pairs(meta or {}) do
-    ok, message, code = F.try(C.ij_tensors_set_meta(writer, key, value))
+    ok, message, code = F.try(C.ij_tensor_writer_meta(writer, key, value))
     if not ok then return nil, message, code end
   end
   for _, item in ipairs(items) do
@@ -204,12 +204,12 @@ end
 function tensors.save(path, items, meta, later)
   local writer, message, code = prepare(path, items, meta)
   if not writer then return nil, message, code end
-  if not later then return F.try(C.ij_tensors_commit(F.gc(writer, nil))) end
-  local job = F.new "ij_tensors_job *[1]"
+  if not later then return F.try(C.ij_tensor_writer_commit(F.gc(writer, nil))) end
+  local job = F.new "ij_tensor_writer_job *[1]"
   local ok
-  ok, message, code = F.try(C.ij_tensors_commit_later(F.gc(writer, nil), job))
+  ok, message, code = F.try(C.ij_tensor_writer_commit_later(F.gc(writer, nil), job))
   if not ok then return nil, message, code end
-  return setmetatable({ h = job[0] ~= nil and F.gc(job[0], C.ij_tensors_job_end) or nil }, Job)
+  return setmetatable({ h = job[0] ~= nil and F.gc(job[0], C.ij_tensor_writer_job_end) or nil }, Job)
 end
 
 --- Writes a PyTorch checkpoint: the items as storages "0", "1", ... and this pickle, which names them (pickle.tensor).
@@ -220,7 +220,7 @@ end
 function tensors.save_pth(path, items, pickle)
   local writer, message, code = prepare(path, items)
   if not writer then return nil, message, code end
-  return F.try(C.ij_tensors_commit_pth(F.gc(writer, nil), pickle, #pickle))
+  return F.try(C.ij_tensor_writer_commit_pth(F.gc(writer, nil), pickle, #pickle))
 end
 
 return tensors

@@ -47,16 +47,28 @@ end
 ---@return string name
 function device.name() return F.string(C.ij_device_name(device.get())) end
 
---- Facts about a device: name and arch; bytes of memory (all, free; 0: unknown) and of tensors (used now,
---- maximum as `top`); bf16: whether bf16 is faster; ahead: whether it works asynchronously, so that
---- reading a tensor waits.
+---@class ijepa.device_info
+---@field name string
+---@field arch string
+---@field memory number bytes; 0: unknown
+---@field free number bytes; 0: unknown
+---@field used number bytes in tensors and scratch now
+---@field top number the maximum of `used`
+---@field weights number of `used`: copies of weights in bf16
+---@field scratch number of `used`: workspace and scratch of kernels
+---@field staging number besides `used`: buffers for copies to the device
+---@field bf16 boolean whether matmuls are faster in bf16
+---@field ahead boolean whether it works asynchronously, so that reading a tensor waits
+
+--- Facts about a device.
 ---@param handle any? default: the current device
----@return { name: string, arch: string, memory: number, free: number, used: number, top: number, bf16: boolean, ahead: boolean }
+---@return ijepa.device_info
 function device.info(handle)
   local i = F.new "ij_device_info"
   C.ij_device_look(handle or device.get(), i)
   return { name = F.string(i.name), arch = F.string(i.arch), memory = tonumber(i.memory), free = tonumber(i.memory_free),
-    used = tonumber(i.memory_used), top = tonumber(i.memory_top), bf16 = i.bf16 ~= 0, ahead = i.ahead ~= 0 }
+    used = tonumber(i.memory_used), top = tonumber(i.memory_top), weights = tonumber(i.memory_weights),
+    scratch = tonumber(i.memory_scratch), staging = tonumber(i.memory_staging), bf16 = i.bf16 ~= 0, ahead = i.ahead ~= 0 }
 end
 
 --- Waits until the device has finished all work.

@@ -4,7 +4,6 @@
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
 local data = require "ijepa.data"
-local dist = require "ijepa.dist"
 local model = require "ijepa.model"
 local optim = require "ijepa.optim"
 local schedule = require "ijepa.optim.schedule"
@@ -104,15 +103,12 @@ function trainer.new(cfg, hooks, processes, images)
   return t
 end
 
---- A trainer in this process alone, whose models have no initial values: to count what its steps
+--- A trainer whose models have no initial values: to count what its steps
 --- need (memory.lua).
 ---@param cfg table
 ---@param images table with height, width, epoch_steps and next, as ijepa.data has them
+---@param processes ijepa.dist as dist.imagine gives it
 ---@return ijepa.trainer
-function trainer.counting(cfg, images)
-  local alone, message = dist.open { transport = "none" }
-  if not alone then error(message, 0) end
-  return trainer.new(cfg, {}, alone, images)
-end
+function trainer.counting(cfg, images, processes) return trainer.new(cfg, {}, processes, images) end
 
 return trainer

@@ -1,8 +1,7 @@
-/* Files of tensors as their users see them, whatever the format: names, shapes, contents, metadata. */
+/* A file of tensors, in either format: opened, and its names, shapes, contents and metadata read. */
 #include "save.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,83 +9,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A copy of contents may take this many times the file, and a little: what unpacks to more is a bomb, not weights. */
+/* Copies of contents may take this many times the file's size, and SMALL bytes more: what unpacks to more is not
+ * weights. */
 enum { LARGEST_GAIN = 64, SMALL = 1 << 24, PAGE = 4096 };
-static const int64_t MAX_NUMBER = INT64_C(1) << 53; /* above it a JSON number need not be exact */
-
-static float from_half(uint16_t h) {
-  int exponent = h >> 10 & 31, mantissa = h & 1023;
-  float v = exponent == 31 ? (mantissa ? NAN : INFINITY)
-            : exponent     ? ldexpf((float)(mantissa + 1024), exponent - 25)
-                           : ldexpf((float)mantissa, -24);
-  return h >> 15 ? -v : v;
-}
-
-static float from_bf16(uint16_t h) {
-  uint32_t bits = (uint32_t)h << 16;
-  float v;
-  memcpy(&v, &bits, sizeof v);
-  return v;
-}
-
-#define READER(name, type, value)                                                                                      \
-  static void name(const unsigned char *p, size_t n, float *out) {                                                     \
-    for (size_t i = 0; i < n; i++) {                                                                                   \
-      type v;                                                                                                          \
-      memcpy(&v, p + i * sizeof v, sizeof v);                                                                          \
-      out[i] = (value);                                                                                                \
-    }                                                                                                                  \
-  }
-READER(read_float, float, v)
-READER(read_double, double, (float)v)
-READER(read_half, uint16_t, from_half(v))
-READER(read_bf16, uint16_t, from_bf16(v))
-READER(read_i64, int64_t, (float)v)
-READER(read_i32, int32_t, (float)v)
-READER(read_i16, int16_t, (float)v)
-READER(read_i8, int8_t, (float)v)
-READER(read_u64, uint64_t, (float)v)
-READER(read_u32, uint32_t, (float)v)
-READER(read_u16, uint16_t, (float)v)
-READER(read_u8, uint8_t, (float)v)
-READER(read_bool, uint8_t, v != 0)
-
-static const ij_type types[] = {
-    {"F32", IJ_F32, 4, read_float}, {"BF16", IJ_BF16, 2, read_bf16}, {"I32", IJ_I32, 4, read_i32},
-    {"I64", IJ_I64, 8, read_i64},   {"U8", IJ_U8, 1, read_u8},       {"F64", -1, 8, read_double},
-    {"F16", -1, 2, read_half},      {"I16", -1, 2, read_i16},        {"I8", -1, 1, read_i8},
-    {"BOOL", -1, 1, read_bool},     {"U64", -1, 8, read_u64},        {"U32", -1, 4, read_u32},
-    {"U16", -1, 2, read_u16}};
-enum { TYPES = sizeof types / sizeof types[0] };
-
-const ij_type *ij_type_by_name(const char *name) {
-  for (int i = 0; i < TYPES; i++)
-    if (!strcmp(types[i].name, name)) return &types[i];
-  return NULL;
-}
-
-const ij_type *ij_type_by_dtype(int dtype) {
-  for (int i = 0; i < TYPES; i++)
-    if (dtype >= 0 && types[i].dtype == dtype) return &types[i];
-  return NULL;
-}
-
-bool ij_bytes_of(int ndim, const int64_t *shape, int size, int64_t *bytes) {
-  bool empty = false;
-  int64_t n = size;
-  for (int i = 0; i < ndim; i++) {
-    if (shape[i] < 0 || shape[i] > MAX_NUMBER) return false;
-    empty |= shape[i] == 0;
-  }
-  for (int i = 0; i < ndim && !empty; i++)
-    if (__builtin_mul_overflow(n, shape[i], &n)) return false;
-  *bytes = empty ? 0 : n;
-  return true;
-}
 
 /* ---- opening */
 
-static ij_status map_file(ij_tensors *f) {
+static ij_status map_file(ij_tensor_file *f) {
   struct stat s;
   ij_status st = IJ_OK;
   int fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not block */
@@ -105,7 +34,7 @@ static ij_status map_file(ij_tensors *f) {
 }
 
 static int by_entry_name(const void *a, const void *b, void *entries) {
-  const ij_entry *e = entries;
+  const ij_file_entry *e = entries;
   return strcmp(e[*(const int *)a].name, e[*(const int *)b].name);
 }
 
@@ -119,7 +48,7 @@ static bool is_plain(const char *text) {
 }
 
 /* Sorts names and keys, and refuses one that is there twice. */
-static ij_status index_names(ij_tensors *f) {
+static ij_status index_names(ij_tensor_file *f) {
   for (int i = 0; i < f->count; i++)
     if (!is_plain(f->entries[i].name) || !is_plain(f->entries[i].type))
       return ij_fail(IJ_EFORMAT, "file '%s' is malformed: the name or type of tensor %d has control characters",
@@ -138,27 +67,27 @@ static ij_status index_names(ij_tensors *f) {
   return IJ_OK;
 }
 
-ij_status ij_tensors_open(const char *path, ij_tensors **out) {
+ij_status ij_tensor_file_open(const char *path, ij_tensor_file **out) {
   ij_status st;
   *out = NULL;
-  ij_tensors *f = ij_calloc(1, sizeof *f);
+  ij_tensor_file *f = ij_calloc(1, sizeof *f);
   if (!f) return IJ_ENOMEM;
   if (!(f->path = ij_strdup(path))) {
     st = IJ_ENOMEM;
     goto failed;
   }
   IJ_TRY_TO(failed, st, map_file(f));
-  f->room = f->size < SIZE_MAX / (2 * LARGEST_GAIN) ? LARGEST_GAIN * f->size + SMALL : SIZE_MAX / 2;
+  f->copy_budget = f->size < SIZE_MAX / (2 * LARGEST_GAIN) ? LARGEST_GAIN * f->size + SMALL : SIZE_MAX / 2;
   IJ_TRY_TO(failed, st, ij_pth_begins(f) ? ij_pth_read(f) : ij_safetensors_read(f));
   IJ_TRY_TO(failed, st, index_names(f));
   *out = f;
   return IJ_OK;
 failed:
-  ij_tensors_close(f);
+  ij_tensor_file_close(f);
   return st;
 }
 
-void ij_tensors_close(ij_tensors *f) {
+void ij_tensor_file_close(ij_tensor_file *f) {
   if (!f) return;
   for (int i = 0; i < f->count; i++) ij_free(f->entries[i].own);
   ij_pth_free(f->pth);
@@ -174,16 +103,18 @@ void ij_tensors_close(ij_tensors *f) {
 
 /* ---- what there is */
 
-static ij_entry *entry_at(const ij_tensors *f, int i) { return i >= 0 && i < f->count ? &f->entries[i] : NULL; }
+static ij_file_entry *entry_at(const ij_tensor_file *f, int i) {
+  return i >= 0 && i < f->count ? &f->entries[i] : NULL;
+}
 
-int ij_tensors_count(const ij_tensors *f) { return f->count; }
+int ij_tensor_file_count(const ij_tensor_file *f) { return f->count; }
 
-const char *ij_tensors_name(const ij_tensors *f, int i) {
-  const ij_entry *e = entry_at(f, i);
+const char *ij_tensor_file_name(const ij_tensor_file *f, int i) {
+  const ij_file_entry *e = entry_at(f, i);
   return e ? e->name : NULL;
 }
 
-int ij_tensors_find(const ij_tensors *f, const char *name) {
+int ij_tensor_file_find(const ij_tensor_file *f, const char *name) {
   int lo = 0, hi = f->count;
   while (lo < hi) {
     int mid = lo + (hi - lo) / 2, order = strcmp(f->entries[f->by_name[mid]].name, name);
@@ -194,33 +125,33 @@ int ij_tensors_find(const ij_tensors *f, const char *name) {
   return -1;
 }
 
-ij_dtype ij_tensors_dtype(const ij_tensors *f, int i) {
-  const ij_entry *e = entry_at(f, i);
+ij_dtype ij_tensor_file_dtype(const ij_tensor_file *f, int i) {
+  const ij_file_entry *e = entry_at(f, i);
   return (ij_dtype)(e && e->known ? e->known->dtype : -1);
 }
 
-const char *ij_tensors_type(const ij_tensors *f, int i) {
-  const ij_entry *e = entry_at(f, i);
+const char *ij_tensor_file_type(const ij_tensor_file *f, int i) {
+  const ij_file_entry *e = entry_at(f, i);
   return e ? e->type : NULL;
 }
 
-int ij_tensors_ndim(const ij_tensors *f, int i) {
-  const ij_entry *e = entry_at(f, i);
+int ij_tensor_file_ndim(const ij_tensor_file *f, int i) {
+  const ij_file_entry *e = entry_at(f, i);
   return e ? e->ndim : -1;
 }
 
-int64_t ij_tensors_size(const ij_tensors *f, int i, int dim) {
-  const ij_entry *e = entry_at(f, i);
+int64_t ij_tensor_file_size(const ij_tensor_file *f, int i, int dim) {
+  const ij_file_entry *e = entry_at(f, i);
   return e && dim >= 0 && dim < e->ndim ? e->shape[dim] : -1;
 }
 
-int ij_tensors_meta_count(const ij_tensors *f) { return f->meta_count; }
+int ij_tensor_file_meta_count(const ij_tensor_file *f) { return f->meta_count; }
 
-const char *ij_tensors_meta_key(const ij_tensors *f, int i) {
+const char *ij_tensor_file_meta_key(const ij_tensor_file *f, int i) {
   return i >= 0 && i < f->meta_count ? f->meta[i].key : NULL;
 }
 
-const char *ij_tensors_meta(const ij_tensors *f, const char *key) {
+const char *ij_tensor_file_meta(const ij_tensor_file *f, const char *key) {
   const ij_meta want = {.key = key};
   const ij_meta *found = f->meta_count ? bsearch(&want, f->meta, (size_t)f->meta_count, sizeof want, by_key) : NULL;
   return found ? found->value : NULL;
@@ -229,7 +160,8 @@ const char *ij_tensors_meta(const ij_tensors *f, const char *key) {
 /* ---- contents */
 
 /* Where an entry's elements are, and their strides (NULL: row-major without gaps). */
-static ij_status view_of(ij_tensors *f, int i, ij_entry **e, const unsigned char **first, const int64_t **stride) {
+static ij_status view_of(ij_tensor_file *f, int i, ij_file_entry **e, const unsigned char **first,
+                         const int64_t **stride) {
   *stride = NULL;
   if (!(*e = entry_at(f, i)))
     return ij_fail(IJ_EINVAL, "file '%s' has no tensor number %d: there are %d", f->path, i, f->count);
@@ -238,7 +170,7 @@ static ij_status view_of(ij_tensors *f, int i, ij_entry **e, const unsigned char
 }
 
 /* A view's elements in row-major order -> out. The view has been checked to lie in its storage. */
-static void gather(const ij_entry *e, const unsigned char *first, const int64_t *stride, unsigned char *out) {
+static void gather(const ij_file_entry *e, const unsigned char *first, const int64_t *stride, unsigned char *out) {
   int64_t index[64] = {0}, size = e->known->bytes, n = e->bytes / size;
   const unsigned char *p = first;
   for (int64_t k = 0; k < n; k++, out += size) {
@@ -252,8 +184,8 @@ static void gather(const ij_entry *e, const unsigned char *first, const int64_t 
   }
 }
 
-const void *ij_tensors_data(ij_tensors *f, int i, size_t *bytes) {
-  ij_entry *e;
+const void *ij_tensor_file_data(ij_tensor_file *f, int i, size_t *bytes) {
+  ij_file_entry *e;
   const unsigned char *first;
   const int64_t *stride;
   if (view_of(f, i, &e, &first, &stride) != IJ_OK) return NULL;
@@ -265,20 +197,20 @@ const void *ij_tensors_data(ij_tensors *f, int i, size_t *bytes) {
   if (bytes) *bytes = (size_t)e->bytes;
   if (!stride) return first;
   if (!e->own) {
-    if ((size_t)e->bytes > f->room) {
+    if ((size_t)e->bytes > f->copy_budget) {
       ij_fail(IJ_EFORMAT, "file '%s': its tensors overlap too much to be copied: '%s'", f->path, e->name);
       return NULL;
     }
     if (!(e->own = ij_alloc((size_t)e->bytes + 1))) return NULL;
-    f->room -= (size_t)e->bytes;
+    f->copy_budget -= (size_t)e->bytes;
     gather(e, first, stride, e->own);
   }
   return e->own;
 }
 
 /* All elements in order as f32. */
-static ij_status read_f32(const ij_tensors *f, const ij_entry *e, const unsigned char *first, const int64_t *stride,
-                          float *out) {
+static ij_status read_f32(const ij_tensor_file *f, const ij_file_entry *e, const unsigned char *first,
+                          const int64_t *stride, float *out) {
   void *copy = NULL;
   if (!e->known)
     return ij_fail(IJ_EUNSUPPORTED, "file '%s': tensor '%s' is %s, which can't be read here; store it as F32 or BF16",
@@ -292,15 +224,15 @@ static ij_status read_f32(const ij_tensors *f, const ij_entry *e, const unsigned
   return IJ_OK;
 }
 
-static ij_status want_elements(const ij_tensors *f, const ij_entry *e, int64_t n) {
+static ij_status want_elements(const ij_tensor_file *f, const ij_file_entry *e, int64_t n) {
   int64_t own = e->known ? e->bytes / e->known->bytes : n;
   if (own == n) return IJ_OK;
   return ij_fail(IJ_ESHAPE, "file '%s': tensor '%s' has %lld elements, %lld are wanted", f->path, e->name,
                  (long long)own, (long long)n);
 }
 
-ij_status ij_tensors_read(ij_tensors *f, int i, float *out, size_t n) {
-  ij_entry *e;
+ij_status ij_tensor_file_read(ij_tensor_file *f, int i, float *out, size_t n) {
+  ij_file_entry *e;
   const unsigned char *first;
   const int64_t *stride;
   IJ_TRY(view_of(f, i, &e, &first, &stride));
@@ -309,14 +241,14 @@ ij_status ij_tensors_read(ij_tensors *f, int i, float *out, size_t n) {
 }
 
 /* The pages that lie wholly in these bytes of the map leave the process's memory; the page cache keeps them. */
-static void let_go(const ij_tensors *f, const unsigned char *first, size_t bytes) {
+static void let_go(const ij_tensor_file *f, const unsigned char *first, size_t bytes) {
   if (first < f->map || first >= f->map + f->size) return;
   size_t from = ((size_t)(first - f->map) + PAGE - 1) / PAGE * PAGE, to = (size_t)(first - f->map) + bytes;
   if (to > from + PAGE) madvise(f->map + from, (to - from) / PAGE * PAGE, MADV_DONTNEED);
 }
 
-ij_status ij_tensors_load(ij_tensors *f, int i, ij_tensor *t) {
-  ij_entry *e;
+ij_status ij_tensor_file_load(ij_tensor_file *f, int i, ij_tensor *t) {
+  ij_file_entry *e;
   const unsigned char *first;
   const int64_t *stride;
   IJ_TRY(view_of(f, i, &e, &first, &stride));

@@ -1,4 +1,4 @@
-/* What mpirun and srun put into the environment of the processes that they start. */
+/* How this process was started: what mpirun and srun set in the environment. */
 #include "dist.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,21 +22,21 @@ static bool number(const char *name, int least, int *out) {
 }
 
 bool ij_first_host(const char *list, char *out, size_t n) {
-  size_t at = 0;
+  size_t length = 0;
   const char *s = list;
-  for (; *s && *s != ',' && *s != '[' && at + 1 < n; s++) out[at++] = *s;
+  for (; *s && *s != ',' && *s != '[' && length + 1 < n; s++) out[length++] = *s;
   if (*s == '[') { /* the first number of the brackets, and what follows them */
-    for (s++; *s && !strchr(",-]", *s) && at + 1 < n; s++) out[at++] = *s;
+    for (s++; *s && !strchr(",-]", *s) && length + 1 < n; s++) out[length++] = *s;
     s = strchr(s, ']');
     if (!s) return false;
-    for (s++; *s && *s != ',' && *s != '[' && at + 1 < n; s++) out[at++] = *s;
-    if (*s == '[') return false; /* several brackets in a name: nobody has met one */
+    for (s++; *s && *s != ',' && *s != '[' && length + 1 < n; s++) out[length++] = *s;
+    if (*s == '[') return false; /* several brackets in a name: not supported */
   }
-  out[at] = 0;
-  return at > 0 && at + 1 < n;
+  out[length] = 0;
+  return length > 0 && length + 1 < n;
 }
 
-static ij_status by_srun(ij_place *p) {
+static ij_status by_srun(ij_launch *p) {
   const char *nodes = env("SLURM_STEP_NODELIST");
   if (!nodes) nodes = env("SLURM_NODELIST");
   if (!number("SLURM_PROCID", 0, &p->rank) || p->rank >= p->size)
@@ -44,14 +44,14 @@ static ij_status by_srun(ij_place *p) {
                    env("SLURM_PROCID") ? env("SLURM_PROCID") : "");
   snprintf(p->transport, sizeof p->transport, "tcp");
   if (nodes && !ij_first_host(nodes, p->host, sizeof p->host))
-    return ij_fail(IJ_EINVAL, "processes: SLURM's list of nodes '%s' is not understood; IJEPA_MASTER_ADDR=HOST helps",
+    return ij_fail(IJ_EINVAL, "processes: SLURM's list of nodes '%s' could not be read: set IJEPA_MASTER_ADDR=HOST",
                    nodes);
   return IJ_OK;
 }
 
-/* A port and a token that all processes of a job, and hardly those of another, come to by themselves. An mpirun in a
+/* A port and a token that all processes of a job compute alike, and hardly those of another. An mpirun in a
  * job has processes outside of SLURM's steps and inside of them: their numbers are srun's alone. */
-static void meet(ij_place *p, bool srun) {
+static void meet(ij_launch *p, bool srun) {
   const char *names[] = {"SLURM_JOB_ID", srun ? "SLURM_STEP_ID" : "OMPI_MCA_ess_base_jobid", "PMIX_NAMESPACE"};
   int port;
   p->token = ij_hash(7, &p->size, sizeof p->size);
@@ -62,11 +62,11 @@ static void meet(ij_place *p, bool srun) {
   if (env("IJEPA_MASTER_ADDR")) snprintf(p->host, sizeof p->host, "%s", env("IJEPA_MASTER_ADDR"));
 }
 
-ij_status ij_place_find(const char *transport, ij_place *p) {
-  *p = (ij_place){.transport = "none", .size = 1};
+ij_status ij_launch_find(const char *transport, ij_launch *p) {
+  *p = (ij_launch){.transport = "none", .size = 1};
   if (!transport || !*transport) transport = env("IJEPA_DIST");
   if (transport && strcmp(transport, "none") && strcmp(transport, "mpi") && strcmp(transport, "tcp"))
-    return ij_fail(IJ_EINVAL, "processes: '%s' is no way between them: none, mpi or tcp", transport);
+    return ij_fail(IJ_EINVAL, "processes: unknown transport '%s': expected none, mpi or tcp", transport);
   if (transport && !strcmp(transport, "none")) return IJ_OK;
   bool srun = false;
   int local;
@@ -86,11 +86,12 @@ ij_status ij_place_find(const char *transport, ij_place *p) {
       return ij_fail(IJ_EINVAL, "processes: IJEPA_DIST=%s, but neither mpirun nor srun started several", transport);
     return IJ_OK;
   }
-  if (p->rank >= p->size) return ij_fail(IJ_EINVAL, "processes: number %d of %d: they count from 0", p->rank, p->size);
+  if (p->rank >= p->size)
+    return ij_fail(IJ_EINVAL, "processes: process %d of %d: they are numbered from 0", p->rank, p->size);
   if (transport) snprintf(p->transport, sizeof p->transport, "%s", transport);
   p->asked = transport != NULL;
   meet(p, srun);
   if (!strcmp(p->transport, "tcp") && !p->host[0])
-    return ij_fail(IJ_EINVAL, "processes: tcp needs to know where number 0 is: set IJEPA_MASTER_ADDR=HOST");
+    return ij_fail(IJ_EINVAL, "processes: tcp needs the host of process 0: set IJEPA_MASTER_ADDR=HOST");
   return IJ_OK;
 }

@@ -1,0 +1,147 @@
+/* A list of tensors and metadata to be written, and the replacement of a file: completely, or not at all. */
+#include "save.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+ij_status ij_tensor_writer_new(const char *path, ij_tensor_writer **out) {
+  *out = NULL;
+  ij_tensor_writer *w = ij_calloc(1, sizeof *w);
+  if (!w) return IJ_ENOMEM;
+  w->path = ij_strdup(path);
+  w->meta = cJSON_CreateObject();
+  if (!w->path || !w->meta) {
+    ij_tensor_writer_discard(w);
+    return ij_fail(IJ_ENOMEM, "file '%s': out of memory", path);
+  }
+  *out = w;
+  return IJ_OK;
+}
+
+void ij_tensor_writer_discard(ij_tensor_writer *w) {
+  if (!w) return;
+  for (int i = 0; i < w->count; i++) {
+    ij_free(w->items[i].name);
+    ij_free(w->items[i].shape);
+    ij_free(w->items[i].copy);
+    ij_tensor_free(w->items[i].tensor);
+  }
+  ij_free(w->items);
+  cJSON_Delete(w->meta);
+  ij_free(w->path);
+  ij_free(w);
+}
+
+ij_status ij_tensor_writer_meta(ij_tensor_writer *w, const char *key, const char *value) {
+  cJSON_DeleteItemFromObjectCaseSensitive(w->meta, key);
+  if (!cJSON_AddStringToObject(w->meta, key, value)) return ij_fail(IJ_ENOMEM, "file '%s': out of memory", w->path);
+  return IJ_OK;
+}
+
+static ij_status add_item(ij_tensor_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
+                          const void *data, ij_tensor *tensor) {
+  ij_item new = {.type = ij_type_by_dtype((int)t), .ndim = ndim, .data = data, .tensor = tensor};
+  if (!new.type) return ij_fail(IJ_EINVAL, "tensor '%s' of '%s' has the unknown type %d", name, w->path, (int)t);
+  if (!*name || !strcmp(name, "__metadata__"))
+    return ij_fail(IJ_EINVAL, "a tensor of '%s' can't be called '%s'", w->path, name);
+  if (ndim < 0 || !ij_bytes_of(ndim, shape, new.type->bytes, &new.bytes))
+    return ij_fail(IJ_ESHAPE, "tensor '%s' of '%s' has an impossible shape", name, w->path);
+  if (!data && !tensor && new.bytes) return ij_fail(IJ_EINVAL, "tensor '%s' of '%s' has no data", name, w->path);
+  for (int i = 0; i < w->count; i++)
+    if (!strcmp(w->items[i].name, name))
+      return ij_fail(IJ_EINVAL, "tensor '%s' was already added to '%s'", name, w->path);
+  if (w->count == w->capacity) {
+    int capacity = w->capacity ? 2 * w->capacity : 64;
+    ij_item *more = ij_realloc(w->items, (size_t)capacity * sizeof *more);
+    if (!more) return IJ_ENOMEM;
+    w->items = more;
+    w->capacity = capacity;
+  }
+  new.name = ij_strdup(name);
+  new.shape = ij_calloc((size_t)ndim + 1, sizeof *new.shape);
+  if (!new.name || !new.shape) {
+    ij_free(new.name);
+    ij_free(new.shape);
+    return IJ_ENOMEM;
+  }
+  if (ndim) memcpy(new.shape, shape, (size_t)ndim * sizeof *shape);
+  if (tensor) ij_tensor_ref(tensor);
+  w->items[w->count++] = new;
+  return IJ_OK;
+}
+
+ij_status ij_tensor_writer_add(ij_tensor_writer *w, const char *name, ij_dtype t, int ndim, const int64_t *shape,
+                               const void *data) {
+  return add_item(w, name, t, ndim, shape, data, NULL);
+}
+
+ij_status ij_tensor_writer_add_tensor(ij_tensor_writer *w, const char *name, ij_tensor *t) {
+  int ndim = ij_tensor_ndim(t);
+  int64_t *shape = ij_calloc((size_t)ndim + 1, sizeof *shape);
+  if (!shape) return IJ_ENOMEM;
+  for (int i = 0; i < ndim; i++) shape[i] = ij_tensor_size(t, i);
+  ij_status st = add_item(w, name, ij_tensor_dtype(t), ndim, shape, NULL, t);
+  ij_free(shape);
+  return st;
+}
+
+ij_status ij_output_put(ij_output *s, const void *bytes, size_t n) {
+  s->written += n;
+  for (const char *p = bytes; n;) {
+    ssize_t k = write(s->fd, p, n);
+    if (k < 0 && errno == EINTR) continue;
+    if (k < 0) return ij_fail(IJ_EIO, "file '%s' could not be written: %s", s->path, strerror(errno));
+    p += k;
+    n -= (size_t)k;
+  }
+  return IJ_OK;
+}
+
+ij_status ij_output_item(ij_output *s, const ij_item *t, const void **bytes) {
+  *bytes = t->tensor ? s->buffer : t->data;
+  if (t->tensor && ij_tensor_read(t->tensor, s->buffer, (size_t)t->bytes) != IJ_OK)
+    return ij_fail_in(IJ_EINVAL, "file '%s', tensor '%s'", s->path, t->name);
+  return IJ_OK;
+}
+
+static void sync_folder_of(char *path) {
+  char *slash = strrchr(path, '/');
+  if (slash) *(slash == path ? slash + 1 : slash) = 0;
+  int folder = open(slash ? path : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return; /* some file systems refuse this; the rename has happened all the same */
+  fsync(folder);
+  close(folder);
+}
+
+ij_status ij_writer_replace(const ij_tensor_writer *w, size_t total, ij_status (*fill)(ij_output *, const void *),
+                            const void *context) {
+  ij_output s = {.path = w->path};
+  size_t largest = 0;
+  for (int i = 0; i < w->count; i++)
+    if (w->items[i].tensor && (size_t)w->items[i].bytes > largest) largest = (size_t)w->items[i].bytes;
+  ij_status st = IJ_ENOMEM;
+  char *tmp = ij_format("%s.tmp", w->path);
+  if (!tmp || (largest && !(s.buffer = ij_alloc(largest)))) goto out;
+  s.fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (s.fd < 0) {
+    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s", w->path, strerror(errno));
+    goto out;
+  }
+  /* Reserves the space first: a full disk is found before gigabytes are written. Not every file system can. */
+  if (fallocate(s.fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)total) != 0 && errno == ENOSPC)
+    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s (%zu bytes are needed)", w->path, strerror(errno), total);
+  else st = fill(&s, context);
+  if (st == IJ_OK && fsync(s.fd) != 0)
+    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s", w->path, strerror(errno));
+  int closed = close(s.fd);
+  if (st == IJ_OK && (closed != 0 || rename(tmp, w->path) != 0))
+    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s", w->path, strerror(errno));
+  if (st != IJ_OK) unlink(tmp);
+  else sync_folder_of(tmp);
+out:
+  ij_free(s.buffer);
+  ij_free(tmp);
+  return st;
+}

@@ -1,0 +1,242 @@
+/* The device "dry": a GPU's memory without a GPU. It hands out addresses, computes nothing, and records what the
+ * plug-in would take for the same calls: tensors, bf16 copies of weights, scratch (by costs.h) and staging buffers. */
+#include "costs.h"
+#include <stdio.h>
+#include <string.h>
+
+enum {
+  HEADER = 64, /* an allocation here: an address of its own, and the size */
+  SMS = 132    /* of an H100; scratch for partial sums grows with it, a few MiB in all */
+};
+
+typedef struct weight { /* a weight that has a copy in bf16 */
+  struct weight *next;
+  const float *w;
+  ij_dim n;
+  void *copy;
+} weight;
+typedef struct dry {
+  uint64_t used, top, weight_bytes;
+  void *workspace;
+  ij_stage_counts counts;
+  size_t stage[IJ_STAGES]; /* bytes */
+  weight *weights;
+} dry;
+
+/* ---- memory */
+static ij_status dry_alloc(ij_queue *q, size_t bytes, void **out) {
+  dry *d = q->stream;
+  size_t *header = ij_alloc(HEADER);
+  if (!(*out = header)) return IJ_ENOMEM;
+  *header = ij_pool_bytes(bytes);
+  d->used += *header;
+  if (d->used > d->top) d->top = d->used;
+  return IJ_OK;
+}
+static void dry_free(ij_queue *q, void *p) {
+  if (!p) return;
+  ((dry *)q->stream)->used -= *(size_t *)p;
+  ij_free(p);
+}
+static ij_status scratch(ij_queue *q, int slot, size_t bytes) {
+  if (q->slot[slot] && q->slot_bytes[slot] >= bytes) return IJ_OK;
+  dry_free(q, q->slot[slot]);
+  q->slot[slot] = NULL;
+  q->slot_bytes[slot] = 0;
+  bytes = ij_scratch_bytes(bytes);
+  IJ_TRY(dry_alloc(q, bytes, &q->slot[slot]));
+  q->slot_bytes[slot] = bytes;
+  return IJ_OK;
+}
+/* Copies are never dropped, as on a GPU within the 4096 uses after which an unused one is. */
+static ij_status bf16_copy(ij_queue *q, ij_dtype dt, const float *w, ij_dim n, uint64_t version) {
+  dry *d = q->stream;
+  if (dt != IJ_BF16) return IJ_OK;
+  if (!version) return scratch(q, IJ_WEIGHT_SLOT, ij_weight_bytes(n));
+  for (weight *e = d->weights; e; e = e->next)
+    if (e->w == w && e->n == n) return IJ_OK;
+  weight *e = ij_calloc(1, sizeof *e);
+  if (!e) return IJ_ENOMEM;
+  *e = (weight){d->weights, w, n, NULL};
+  d->weights = e;
+  d->weight_bytes += ij_pool_bytes(ij_weight_bytes(n));
+  return dry_alloc(q, ij_weight_bytes(n), &e->copy);
+}
+
+static void dry_close(ij_queue *q) {
+  dry *d = q->stream;
+  for (weight *e = d->weights, *next; e; e = next) {
+    next = e->next;
+    dry_free(q, e->copy);
+    ij_free(e);
+  }
+  for (size_t i = 0; i < sizeof q->slot / sizeof *q->slot; i++) dry_free(q, q->slot[i]);
+  dry_free(q, d->workspace);
+  ij_free(d);
+  *q = (ij_queue){0};
+}
+static ij_status dry_open(int index, ij_queue *q) {
+  (void)index;
+  dry *d = q->stream = ij_calloc(1, sizeof(dry));
+  if (!d) return IJ_ENOMEM;
+  ij_status st = dry_alloc(q, IJ_CUDA_WORKSPACE, &d->workspace);
+  if (st != IJ_OK) dry_close(q);
+  return st;
+}
+
+/* ---- bytes in and out: no byte is touched */
+static ij_status dry_write(ij_queue *q, void *to, const void *host, size_t n) {
+  (void)to, (void)host;
+  dry *d = q->stream;
+  for (size_t offset = 0; offset < n; offset += IJ_LARGEST_COPY) {
+    size_t piece = n - offset < IJ_LARGEST_COPY ? n - offset : IJ_LARGEST_COPY, *stage;
+    stage = &d->stage[ij_next_stage(&d->counts, piece)];
+    if (*stage < piece) *stage = ij_stage_bytes(piece);
+  }
+  return IJ_OK;
+}
+static ij_status dry_read(ij_queue *q, const void *from, void *host, size_t n) {
+  (void)q, (void)from;
+  memset(host, 0, n);
+  return IJ_OK;
+}
+static ij_status dry_read_begin(ij_queue *q, const void *from, size_t n, void **ticket) {
+  (void)q, (void)from;
+  return (*ticket = ij_calloc(1, n)) ? IJ_OK : IJ_ENOMEM;
+}
+static ij_status dry_read_end(ij_queue *q, void *ticket, void *host, size_t n) {
+  (void)q;
+  if (host) memcpy(host, ticket, n);
+  ij_free(ticket);
+  return IJ_OK;
+}
+static ij_status dry_wait(ij_queue *q) {
+  (void)q;
+  return IJ_OK;
+}
+static void dry_info(ij_queue *q, ij_device_info *out) {
+  dry *d = q->stream;
+  snprintf(out->name, sizeof out->name, "a GPU's memory, counted");
+  out->memory_used = d->used;
+  out->memory_top = d->top;
+  out->memory_weights = d->weight_bytes;
+  out->memory_scratch = IJ_CUDA_WORKSPACE;
+  for (size_t i = 0; i < sizeof q->slot / sizeof *q->slot; i++) out->memory_scratch += ij_pool_bytes(q->slot_bytes[i]);
+  for (int i = 0; i < IJ_STAGES; i++) out->memory_staging += d->stage[i];
+  out->bf16 = 1;
+  out->ahead = 1;
+}
+
+/* ---- ops: each takes the scratch that its kernel takes (kernels/<op>/cuda.cu), in the same slots */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter" /* of the table's parameters only the sizes are used */
+#define IJ_OP(name, params, args)                                                                                      \
+  static ij_status no_##name params { return IJ_OK; }
+IJ_OPS(IJ_OP)
+#undef IJ_OP
+
+static ij_status column_sum(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim D) {
+  return scratch(q, 0, ij_column_sum_scratch(SMS, R, D, ij_stripe_width(dt, D)));
+}
+static ij_status sum(ij_queue *q, ij_dim P, ij_dim n, ij_dim Q) {
+  if (P * Q == 0) return IJ_OK;
+  ij_dim parts = ij_sum_parts(n, Q);
+  for (int slot = 0; parts > 1; slot ^= 1, parts = ij_sum_parts(parts, Q))
+    IJ_TRY(scratch(q, slot, ij_sum_scratch(P, parts, Q)));
+  return IJ_OK;
+}
+
+static ij_status linear_fwd(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, const void *x, const float *w,
+                            uint64_t version, void *y) {
+  return R ? bf16_copy(q, dt, w, N * K, version) : IJ_OK;
+}
+static ij_status linear_bwd_x(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, const void *dy, const float *w,
+                              uint64_t version, void *dx) {
+  return R ? bf16_copy(q, dt, w, N * K, version) : IJ_OK;
+}
+static ij_status linear_bwd_w(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim N, ij_dim K, const void *dy, const void *x,
+                              float *dw, float *db) {
+  if (!R || !db) return IJ_OK;
+  return dw && ij_linear_sums_fit(dt, N, K) ? scratch(q, 0, (size_t)N * sizeof(float)) : column_sum(q, dt, R, N);
+}
+static ij_status norm_bwd(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim D, const float *s, const float *mean,
+                          const float *rstd, const float *w, const void *dy, const float *res, float *dx, void *dx_dt,
+                          float *dw, float *db) {
+  return R && (dw || db) ? scratch(q, 0, ij_norm_bwd_scratch(SMS, R, D, ij_norm_wide(D))) : IJ_OK;
+}
+static ij_status gelu_bwd(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim F, const void *x, const float *b, const void *dy,
+                          void *dx, void *y, float *db) {
+  return R > 0 && F > 0 && db ? column_sum(q, dt, R, F) : IJ_OK;
+}
+static ij_status attention_bwd(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, ij_dim first,
+                               const void *qkv, const float *bias, const void *out, const float *lse, const void *dout,
+                               void *dqkv, float *dbias) {
+  if (B * N * A * S == 0 || first >= N) return IJ_OK;
+  ij_attention_costs c = ij_attention_bwd_scratch(dt, B, N, A, S, first);
+  IJ_TRY(scratch(q, 0, c.copies));
+  IJ_TRY(scratch(q, 1, c.stats));
+  return dbias ? scratch(q, 2, c.sums) : IJ_OK;
+}
+static ij_status tokens_bwd(ij_queue *q, ij_dtype dt, ij_dim M, ij_dim C, ij_dim B, ij_dim K, ij_dim T, ij_dim E,
+                            const float *dy, void *dx, float *dtoken) {
+  ij_dim sequences = M * C * B;
+  if (sequences * T * E == 0) return IJ_OK;
+  IJ_TRY(scratch(q, 2, ij_tokens_bwd_scratch(sequences, E)));
+  IJ_TRY(sum(q, sequences, T, E));
+  return sum(q, 1, sequences, E);
+}
+static ij_status smooth_l1_fwd(ij_queue *q, ij_dim outer, ij_dim repeat, ij_dim inner, float beta, const float *x,
+                               const float *y, float *loss) {
+  return scratch(q, 0, ij_smooth_l1_scratch());
+}
+static ij_status cross_entropy_fwd(ij_queue *q, ij_dim R, ij_dim n, float s, const float *x, const int32_t *label,
+                                   float *loss) {
+  return scratch(q, 0, ij_cross_entropy_scratch(R));
+}
+static ij_status cross_entropy_bwd(ij_queue *q, ij_dim R, ij_dim n, float s, const float *x, const int32_t *label,
+                                   const float *scale, float *dx) {
+  return R > 0 && n > 0 ? scratch(q, 0, sizeof(float)) : IJ_OK;
+}
+static ij_status sum_fwd(ij_queue *q, ij_dim P, ij_dim n, ij_dim Q, float scale, const float *x, float *y) {
+  return sum(q, P, n, Q);
+}
+static ij_status sum_squares(ij_queue *q, ij_dim n, const float *x, double *out) {
+  return n ? scratch(q, 0, ij_sum_squares_scratch()) : IJ_OK;
+}
+#pragma GCC diagnostic pop
+
+static ij_op_table dry_table(void) {
+  ij_op_table t = {
+#define IJ_OP(name, params, args) .name = no_##name,
+      IJ_OPS(IJ_OP)
+#undef IJ_OP
+  };
+  t.linear_fwd = linear_fwd;
+  t.linear_bwd_x = linear_bwd_x;
+  t.linear_bwd_w = linear_bwd_w;
+  t.norm_bwd = norm_bwd;
+  t.gelu_bwd = gelu_bwd;
+  t.attention_bwd = attention_bwd;
+  t.tokens_bwd = tokens_bwd;
+  t.smooth_l1_fwd = smooth_l1_fwd;
+  t.cross_entropy_fwd = cross_entropy_fwd;
+  t.cross_entropy_bwd = cross_entropy_bwd;
+  t.sum_fwd = sum_fwd;
+  t.sum_squares = sum_squares;
+  return t;
+}
+
+ij_backend ij_backend_dry(void) {
+  return (ij_backend){.abi = IJ_BACKEND_ABI,
+                      .ops = dry_table(),
+                      .open = dry_open,
+                      .close = dry_close,
+                      .alloc = dry_alloc,
+                      .free = dry_free,
+                      .write = dry_write,
+                      .read = dry_read,
+                      .read_begin = dry_read_begin,
+                      .read_end = dry_read_end,
+                      .wait = dry_wait,
+                      .info = dry_info};
+}
