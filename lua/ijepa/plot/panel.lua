@@ -67,7 +67,7 @@ function panel.bar(width, low, high, format)
   local c = canvas.new(width, 28, white)
   for x = 0, width - 1 do c:rect(x, 2, 1, 8, panel.colour(x / (width - 1))) end
   format = format or "%.2g"
-  c:text(0, 15, format:format(low), soft):text(width - 1, 15, format:format(high), soft, 1, "right")
+  c:text(0, 15, format:format(low), soft):text(width - 1, 15, format:format(high), soft, 11, "right")
   return c
 end
 
@@ -89,7 +89,7 @@ function panel.rows(parts, o)
   end
   local width, height = gap, gap + (o.title and 24 or 0) + (o.note and 16 or 0)
   for _, w in ipairs(widths) do width = width + w + gap end
-  if o.title then width = max(width, canvas.text_size(o.title, 2) + 2 * gap) end
+  if o.title then width = max(width, canvas.text_size(o.title, 15) + 2 * gap) end
   if o.note then width = max(width, canvas.text_size(o.note) + 2 * gap) end
   local tops = {}
   for row, h in ipairs(heights) do
@@ -97,7 +97,7 @@ function panel.rows(parts, o)
     height = height + titles[row] + h + lower[row] + gap
   end
   local c, x = canvas.new(width, height, white), gap
-  if o.title then c:text(gap, gap, o.title, ink, 2) end
+  if o.title then c:text(gap, gap, o.title, ink, 15) end
   if o.note then c:text(gap, gap + (o.title and 24 or 0), o.note, soft) end
   for i, part in ipairs(parts) do
     local col, row = (i - 1) % columns + 1, floor((i - 1) / columns) + 1
