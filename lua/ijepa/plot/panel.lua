@@ -41,7 +41,7 @@ end
 ---@param values number[] row-major, from 1; nil or not a number: grey
 ---@param grid integer[]
 ---@param cell integer
----@param o { low: number, high: number, over: ijepa.canvas?, colour: (fun(share: number): integer)? } over: an image that
+---@param o { low: number, high: number, over: ijepa.canvas?, alpha: number?, colour: (fun(share: number): integer)? } over: an image that
 --- shines through
 ---@return ijepa.canvas
 function panel.heat(values, grid, cell, o)
@@ -51,7 +51,7 @@ function panel.heat(values, grid, cell, o)
   for i = 0, grid[1] * grid[2] - 1 do
     local v = values[i + 1]
     local x, y = i % grid[2] * cell, floor(i / grid[2]) * cell
-    if v then c:rect(x, y, cell, cell, (o.colour or panel.colour)((v - o.low) / range), o.over and .8 or 1)
+    if v then c:rect(x, y, cell, cell, (o.colour or panel.colour)((v - o.low) / range), o.over and (o.alpha or .8) or 1)
     elseif not o.over then c:rect(x, y, cell, cell, 0xe4e4e4) end
   end
   return c
@@ -84,7 +84,7 @@ function panel.rows(parts, o)
     local text_width = part.title and canvas.text_size(part.title) or 0
     widths[col] = max(widths[col] or 0, part[1].width, text_width, part.below and part.below.width or 0)
     heights[row] = max(heights[row] or 0, part[1].height)
-    titles[row] = max(titles[row] or 0, part.title and 14 or 0)
+    titles[row] = max(titles[row] or 0, part.title and 16 or 0)
     lower[row] = max(lower[row] or 0, part.below and part.below.height + 4 or 0)
   end
   local width, height = gap, gap + (o.title and 24 or 0) + (o.note and 16 or 0)

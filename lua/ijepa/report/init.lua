@@ -218,9 +218,9 @@ local function verdicts(r)
     chart("effective rank", d.most and ("of %d possible"):format(d.most) or nil,
       { line("rankme", "RankMe"), line("lidar", "LiDAR") }, { zero = true }),
     chart("spread", "of unit features of images: 0 alike, 1 unlike", { line("spread") }, { zero = true }),
-    chart("position", "share of the patch features' variance that the place explains", { line("position") }, { zero = true }),
+    chart("position", "fraction of the patch features' variance that the patch's position explains, without bias; 0: none", { line("position") }, { zero = true }),
     chart("predictor", "smooth L1 on the same images", { line("loss", "predictor"), line("mean_loss", "the mean feature") }, {}),
-    chart("distance", "of encoder and moving average, relative", { line("distance") }, { zero = true }),
+    chart("distance", "of encoder and EMA target encoder, relative", { line("distance") }, { zero = true }),
     d.probe and chart("online probe", "top-1, %", { line("probe") }, { zero = true }) or "", "</div>\n<h3>In words</h3>\n" }
   local rows, shown = {}, 60
   for i = #list, math.max(1, #list - shown + 1), -1 do
@@ -238,7 +238,7 @@ local function masks(r)
   if not ok then return nil, why end
   if not r.policy then return nil, "The masks can't be drawn: " .. tostring(r.policy_message) .. "." end
   local parts = { '<div class="images">' }
-  local c, message = attempt(plot.masks, r.policy, { image = r.images, draws = 3, side = 128 })
+  local c, message = attempt(plot.masks, r.policy, { images = r.images, draws = 3, side = 128 })
   parts[2] = c and page.image("masks of this run's policy", r.images and "image, context that the encoder sees, targets that are predicted" or
     "on a plain board: " .. tostring(r.images_message), c)
   if not c then parts[2] = page.p("The masks can't be drawn: " .. tostring(message) .. ".") end
