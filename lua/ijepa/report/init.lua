@@ -153,11 +153,11 @@ local function chart(title, note, series, o)
   return page.figure(title, { note = note, keys = keys, html = drawing })
 end
 
--- lr and weight decay along the run: by the clock as far as it went, by epochs to the end.
+-- Learning rate, weight decay and EMA momentum along the run: by the clock as far as it went, by epochs to the end.
 local function schedule_charts(r)
   local s = r.schedules
   if not s then return page.p "The schedules are not shown: the steps of an epoch are known once the first one is over." end
-  local now, marks, x, lr, wd = #(r.log and r.log.loss or {}), nil, {}, {}, {}
+  local now, marks, x, lr, wd, ema = #(r.log and r.log.loss or {}), nil, {}, {}, {}, {}
   local by_clock, seconds = r.cfg.optim.minutes > 0, r.log and clock(r)
   local last = by_clock and now or s.last
   if not (last > 0) then return "" end
@@ -165,12 +165,13 @@ local function schedule_charts(r)
   for i = 0, 120 do
     local step = math.max(1, math.floor(last * i / 120 + .5))
     local at = schedule.step_of(r.cfg, step, seconds and seconds[step] or 0)
-    x[i + 1], lr[i + 1], wd[i + 1] = step, s.lr(at), s.wd(at)
+    x[i + 1], lr[i + 1], wd[i + 1], ema[i + 1] = step, s.lr(at), s.wd(at), s.momentum(at)
   end
   local note = "from the settings" .. (r.meta.lr_scale and r.meta.lr_scale ~= 1 and "; a hook has set it to " ..
     page.number(r.meta.lr_scale) .. " of this" or "")
   return chart("learning rate", note, { { x = x, y = lr } }, { marks = marks }) ..
-    chart("weight decay", "from the settings", { { x = x, y = wd } }, { marks = marks })
+    chart("weight decay", "from the settings", { { x = x, y = wd } }, { marks = marks }) ..
+    chart("EMA momentum", "of the target encoder, from the settings", { { x = x, y = ema } }, { marks = marks })
 end
 
 local function curves(r)
