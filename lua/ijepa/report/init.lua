@@ -135,7 +135,7 @@ local function lead(r)
     for i, ms in ipairs(r.log.ms) do times[i] = ms == ms and ms or 0 end
     table.sort(times)
     facts[1] = { "steps", page.number(n) }
-    facts[2] = { "loss, last twentieth", #last > 0 and page.number(sum / #last) or "not finite" }
+    facts[2] = { "loss, last 5 % of steps", #last > 0 and page.number(sum / #last) or "not finite" }
     facts[3] = { "training time", r.meta.seconds and Run.time_text(r.meta.seconds) or Run.time_text(clock(r)[n]) }
     facts[4] = { "median step", page.number(times[math.ceil(n / 2)]) .. " ms" }
     attempt(function() facts[5] = { "images seen", page.number(n * r.cfg.data.batch * r.cfg.optim.accumulate) } end)
@@ -219,7 +219,8 @@ local function verdicts(r)
     chart("effective rank", d.most and ("of %d possible"):format(d.most) or nil,
       { line("rankme", "RankMe"), line("lidar", "LiDAR") }, { zero = true }),
     chart("spread", "of unit features of images: 0 alike, 1 unlike", { line("spread") }, { zero = true }),
-    chart("position", "fraction of the patch features' variance that the patch's position explains, without bias; 0: none", { line("position") }, { zero = true }),
+    chart("position",
+      "fraction of the patch features' variance that the patch's position explains, without bias; 0: none", { line("position") }, { zero = true }),
     chart("predictor", "smooth L1 on the same images", { line("loss", "predictor"), line("mean_loss", "the mean feature") }, {}),
     chart("distance", "of encoder and EMA target encoder, relative", { line("distance") }, { zero = true }),
     d.probe and chart("online probe", "top-1, %", { line("probe") }, { zero = true }) or "", "</div>\n<h3>In words</h3>\n" }
