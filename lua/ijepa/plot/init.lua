@@ -320,7 +320,8 @@ function plot.similarity(encoder, images, o)
   for b = 1, B do parts[b] = { panel.image(shown, b, grid, cell), title = o.title ~= false and "image " .. b or nil } end
   for b = 1, B do
     local over = panel.image(shown, b, grid, cell)
-    parts[B + b] = { panel.heat(values[b], grid, cell, { low = low, high = 1, over = over, alpha = .6 }), title = o.title ~= false and "cosine" or nil }
+    parts[B + b] = { panel.heat(values[b], grid, cell, { low = low, high = 1, over = over, alpha = .6 }),
+      title = o.title ~= false and "cosine" or nil }
   end
   parts[B + 1].below = panel.bar(grid[2] * cell, low, 1, "%.2f")
   mark(parts[1][1], at, grid, cell)
