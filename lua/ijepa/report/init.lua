@@ -188,7 +188,8 @@ local function curves(r)
   local function smoothed(title, unit, values, count)
     local mean, fine = svg.buckets(values, count), svg.buckets(values, 240)
     local behind = n > 240 and { x = fine.x, low = fine.low, high = fine.high } or { x = fine.x, y = fine.mean }
-    parts[#parts + 1] = chart(title, ("%s; line: mean of %d step%s, pale: %s"):format(unit, math.ceil(n / count), math.ceil(n / count) == 1 and "" or "s",
+    parts[#parts + 1] = chart(title, ("%s; line: mean of %d step%s, pale: %s"):format(unit,
+      math.ceil(n / count), math.ceil(n / count) == 1 and "" or "s",
       n > 240 and "the range" or "each step"), { { x = mean.x, y = mean.mean, behind = behind } }, {})
   end
   smoothed("loss", "smooth L1", r.log.loss, 40)
