@@ -233,7 +233,11 @@ ij_status ij_vit_config_check(const ij_vit_config *c, const char *what) {
 
 ij_status ij_model_output(ij_tensor *y, ij_tensor *const *in, int n, ij_status (*backward)(ij_node *), void *ctx,
                           void (*drop)(void *), ij_tensor **out) {
-  if (ctx) IJ_TRY(ij_record(y, in, n, backward, ctx, drop, NULL));
+  if (ctx) {
+    ij_node node = {.backward = backward, .out = y, .ctx = ctx, .drop = drop};
+    for (int i = 0; i < n; i++) node.in[i] = in[i];
+    IJ_TRY(ij_record(&node));
+  }
   *out = ij_hold(y);
   return IJ_OK;
 }

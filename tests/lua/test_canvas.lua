@@ -79,21 +79,24 @@ function tests.test_blit_scales_by_whole_numbers()
 end
 
 function tests.test_text()
-  local c = canvas.new(20, 10):text(1, 1, "I", 0)
-  lu.assertEquals(count(c, 0), 3 + 5 + 3)
-  lu.assertEquals({ canvas.text_size("abc") }, { 17, 7 })
-  lu.assertEquals({ canvas.text_size("abc", 2) }, { 34, 14 })
-  lu.assertEquals({ canvas.text_size "" }, { 0, 7 })
-  lu.assertEquals((canvas.text_size "\195\169\255"), 5) -- one foreign letter is one box; a stray byte is nothing
-  local up = canvas.new(20, 20):text(1, 15, "I", 0, 1, "left", true)
-  lu.assertEquals(count(up, 0), 11)
+  local c = canvas.new(20, 20):text(4, 4, "I", 0, 15)   -- a bar as high as capitals, as wide as the pen
+  lu.assertAlmostEquals(area(c), 11 * 15 * .085, 1)
+  lu.assertEquals(select(2, canvas.text_size("abc", 15)), 11)
+  lu.assertEquals({ canvas.text_size "" }, { 0, 8 })
+  local a, b = canvas.text_size("a", 15), canvas.text_size("b", 15)
+  lu.assertEquals((canvas.text_size("ab", 15)), a + b)
+  -- one foreign letter is one box; a stray byte is nothing
+  lu.assertEquals((canvas.text_size "\195\169\255"), (canvas.text_size "\195\169"))
+  local up = canvas.new(20, 20):text(4, 15, "I", 0, 15, "left", true)
+  lu.assertAlmostEquals(area(up), area(c), 0.05)
+  lu.assertTrue(area(canvas.new(20, 20):text(4, 4, "I", 0, 15, nil, nil, true)) > 1.4 * area(c))
 end
 
 function tests.test_every_letter_differs()
   local seen = {}
   for code = 33, 126 do
-    local c = canvas.new(5, 8):text(0, 0, string.char(code), 0)
-    local bytes = F.string(c.pixels, 5 * 8 * 3)
+    local c = canvas.new(20, 24):text(2, 4, string.char(code), 0, 15)
+    local bytes = F.string(c.pixels, 20 * 24 * 3)
     lu.assertNil(seen[bytes], string.char(code))
     lu.assertTrue(area(c) > 0, string.char(code))
     seen[bytes] = true

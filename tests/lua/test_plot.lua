@@ -141,6 +141,29 @@ local function reversed(x)
   return y
 end
 
+-- An image of more pixels than the encoder takes is shown at the size that is drawn, not blown up from the crop.
+function tests.test_the_image_is_shown_sharp()
+  local e, fine = encoder(), canvas.new(240, 160)
+  for x = 0, 239, 4 do fine:rect(x, 0, 2, 160, 0) end   -- stripes that the crop of 16 x 24 pixels averages to grey
+  local function contrast(c)
+    local low, high = 255, 0
+    for x = 90, 180 do   -- right of the mark
+      local v = c:get(12 + x, c.height - 150) % 256
+      low, high = math.min(low, v), math.max(high, v)
+    end
+    return high - low
+  end
+  local o = { side = 210, title = false, patch = { 0, 0 } }
+  lu.assertTrue(contrast(plot.attention(e, fine, o)) > 2 * contrast(plot.attention(e, plot.batch(fine, e), o)) + 10)
+end
+
+function tests.test_a_title_of_ones_own_and_none()
+  local e, x = encoder(), images(1)
+  local own, none = plot.pca(e, x, { title = "mine" }), plot.pca(e, x, { title = false })
+  lu.assertTrue(own.height >= none.height + 24 + 16)
+  lu.assertNotEquals(F.string(own.pixels, 12000), F.string(plot.pca(e, x).pixels, 12000))
+end
+
 function tests.test_pca_is_stable()
   local e, x = encoder(), images(12)
   local basis = plot.basis(e, x)
@@ -159,8 +182,8 @@ function tests.test_pca_is_stable()
   lu.assertTrue(used == basis)
   lu.assertTrue(same(a, (plot.pca(e, x))))
   -- with a basis an image's colours do not depend on its company
-  local alone = plot.pca(e, x:narrow(1, 2, 1):contiguous(), { basis = basis, side = 30 })
-  local both = plot.pca(e, x:narrow(1, 1, 2):contiguous(), { basis = basis, side = 30 })
+  local alone = plot.pca(e, x:narrow(1, 2, 1):contiguous(), { basis = basis, side = 30, title = false })
+  local both = plot.pca(e, x:narrow(1, 1, 2):contiguous(), { basis = basis, side = 30, title = false })
   local cell = panel.cell({ 2, 3 }, 30)
   local colours = {}
   for i = 0, 5 do

@@ -52,13 +52,14 @@ function tests.test_sections_and_figures()
   for _, title in ipairs { "Curves", "Is it collapse?", "Masks", "Features", "Predictions", "Probes", "Settings", "Provenance" } do
     lu.assertStrContains(whole, "<h2>" .. title .. "</h2>")
   end
-  for _, title in ipairs { "loss", "patches", "time of a step", "learning rate", "weight decay", "effective rank", "cosine distance", "position",
+  for _, title in ipairs { "loss", "patches", "time of a step", "learning rate", "weight decay", "EMA momentum",
+    "effective rank", "cosine distance", "position",
     "predictor", "distance", "online probe", "masks of this run's policy", "principal components", "similarity",
     "attention of the last block", "predicted against actual", "loss by position" } do
     lu.assertStrContains(whole, "<figcaption><b>" .. page.escape(title) .. "</b>")
   end
   lu.assertNotStrContains(whole, "Left out")
-  lu.assertEquals(count(whole, "<figure>"), 17)
+  lu.assertEquals(count(whole, "<figure>"), 18)
   lu.assertEquals(count(whole, "<figure>"), count(whole, "</figure>"))
   lu.assertEquals(count(whole, "<svg "), count(whole, "</svg>"))
   lu.assertEquals(count(whole, "<img "), count(whole, '<img alt="[^"]+" width="%d+" height="%d+" src="data:image/png;base64,[%w+/=]+">'))

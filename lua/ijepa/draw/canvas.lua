@@ -1,7 +1,8 @@
---- A small RGB raster to draw on: shapes with smooth edges, text in a built-in font, PNG files.
+--- A small RGB raster to draw on: shapes with smooth edges, text in type of our own (draw/font.lua), PNG files.
 -- Pixel (0, 0) is the top left one and covers [0, 1) x [0, 1), so a pixel's centre lies at .5. Colours are numbers
 -- 0xRRGGBB. What lies outside of the canvas is cut off. Drawing methods return the canvas.
 local F = require "ijepa.base.ffi"
+local font = require "ijepa.draw.font"
 local bit = require "bit"
 local band, bor, bxor, lshift, rshift, bnot = bit.band, bit.bor, bit.bxor, bit.lshift, bit.rshift, bit.bnot
 local floor, ceil, max, min, sqrt, abs = math.floor, math.ceil, math.max, math.min, math.sqrt, math.abs
@@ -363,129 +364,46 @@ function canvas:resized(width, height)
   return c
 end
 
--- The font: codes 32 to 127, 16 to a block, 5 wide and 8 high; the last row is below the line. 127 stands for all else.
-local font_art = [[
-..... ..#.. .#.#. .#.#. ..#.. ##..# .##.. ..#.. ...#. .#... ..... ..... ..... ..... ..... ....#
-..... ..#.. .#.#. .#.#. .#### ##..# #..#. ..#.. ..#.. ..#.. ..#.. ..#.. ..... ..... ..... ...#.
-..... ..#.. .#.#. ##### #.#.. ...#. #.#.. ..... .#... ...#. #.#.# ..#.. ..... ..... ..... ...#.
-..... ..#.. ..... .#.#. .###. ..#.. .#... ..... .#... ...#. .###. ##### ..... ##### ..... ..#..
-..... ..#.. ..... ##### ..#.# .#... #.#.# ..... .#... ...#. #.#.# ..#.. ..... ..... ..... .#...
-..... ..... ..... .#.#. ####. #..## #..#. ..... ..#.. ..#.. ..#.. ..#.. ..##. ..... .##.. .#...
-..... ..#.. ..... .#.#. ..#.. #..## .##.# ..... ...#. .#... ..... ..... ..##. ..... .##.. #....
-..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... .##.. ..... ..... .....
-
-.###. ..#.. .###. .###. ...#. ##### ..##. ##### .###. .###. ..... ..... ....# ..... #.... .###.
-#...# .##.. #...# #...# ..##. #.... .#... ....# #...# #...# .##.. ..##. ...#. ..... .#... #...#
-#..## #.#.. ....# ....# .#.#. ####. #.... ...#. #...# #...# .##.. ..##. ..#.. ##### ..#.. ....#
-#.#.# ..#.. ..##. ..##. #..#. ....# ####. ...#. .###. .#### ..... ..... .#... ..... ...#. ...#.
-##..# ..#.. .#... ....# ##### ....# #...# ..#.. #...# ....# .##.. ..##. ..#.. ##### ..#.. ..#..
-#...# ..#.. #.... #...# ...#. #...# #...# ..#.. #...# ...#. .##.. ..##. ...#. ..... .#... .....
-.###. ##### ##### .###. ...#. .###. .###. ..#.. .###. .##.. ..... .##.. ....# ..... #.... ..#..
-..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... .....
-
-.###. ..#.. ####. .###. ###.. ##### ##### .###. #...# .###. ..### #...# #.... #...# #...# .###.
-#...# .#.#. #...# #...# #..#. #.... #.... #...# #...# ..#.. ...#. #..#. #.... ##.## ##..# #...#
-#.### #...# #...# #.... #...# #.... #.... #.... #...# ..#.. ...#. #.#.. #.... #.#.# ##..# #...#
-#.#.# #...# ####. #.... #...# ####. ####. #.### ##### ..#.. ...#. ##... #.... #.#.# #.#.# #...#
-#.### ##### #...# #.... #...# #.... #.... #...# #...# ..#.. ...#. #.#.. #.... #...# #..## #...#
-#.... #...# #...# #...# #..#. #.... #.... #...# #...# ..#.. #..#. #..#. #.... #...# #..## #...#
-.#### #...# ####. .###. ###.. ##### #.... .#### #...# .###. .##.. #...# ##### #...# #...# .###.
-..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... .....
-
-####. .###. ####. .#### ##### #...# #...# #...# #...# #...# ##### .###. #.... .###. ..#.. .....
-#...# #...# #...# #.... ..#.. #...# #...# #...# #...# #...# ....# .#... .#... ...#. .#.#. .....
-#...# #...# #...# #.... ..#.. #...# #...# #...# .#.#. .#.#. ...#. .#... .#... ...#. #...# .....
-####. #...# ####. .###. ..#.. #...# .#.#. #.#.# ..#.. ..#.. ..#.. .#... ..#.. ...#. ..... .....
-#.... #.#.# #.#.. ....# ..#.. #...# .#.#. #.#.# .#.#. ..#.. .#... .#... ...#. ...#. ..... .....
-#.... #..#. #..#. ....# ..#.. #...# .#.#. ##.## #...# ..#.. #.... .#... ...#. ...#. ..... .....
-#.... .##.# #...# ####. ..#.. .###. ..#.. #...# #...# ..#.. ##### .###. ....# .###. ..... .....
-..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... ..... #####
-
-.#... ..... #.... ..... ....# ..... ..##. ..... #.... ..#.. ...#. #.... .##.. ..... ..... .....
-..#.. ..... #.... ..... ....# ..... .#... ..... #.... ..... ..... #.... ..#.. ..... ..... .....
-..... .###. ####. .#### .#### .###. ####. .#### ####. .##.. ..##. #..#. ..#.. ##.#. ####. .###.
-..... ....# #...# #.... #...# #...# .#... #...# #...# ..#.. ...#. #.#.. ..#.. #.#.# #...# #...#
-..... .#### #...# #.... #...# ##### .#... #...# #...# ..#.. ...#. ##... ..#.. #.#.# #...# #...#
-..... #...# #...# #.... #...# #.... .#... .#### #...# ..#.. ...#. #.#.. ..#.. #.#.# #...# #...#
-..... .#### ####. .#### .#### .###. .#... ....# #...# .###. #..#. #..#. .###. #.#.# #...# .###.
-..... ..... ..... ..... ..... ..... ..... .###. ..... ..... .##.. ..... ..... ..... ..... .....
-
-..... ..... ..... ..... .#... ..... ..... ..... ..... ..... ..... ...## ..#.. ##... ..... #####
-..... ..... ..... ..... .#... ..... ..... ..... ..... ..... ..... ..#.. ..#.. ..#.. ..... #...#
-####. .#### #.##. .#### ####. #...# #...# #...# #...# #...# ##### ..#.. ..#.. ..#.. .#... #.#.#
-#...# #...# ##... #.... .#... #...# #...# #.#.# .#.#. #...# ...#. .#... ..#.. ...#. #.#.# #.#.#
-#...# #...# #.... .###. .#... #...# .#.#. #.#.# ..#.. #...# ..#.. ..#.. ..#.. ..#.. ...#. #.#.#
-####. .#### #.... ....# .#... #...# .#.#. #.#.# .#.#. .#### .#... ..#.. ..#.. ..#.. ..... #...#
-#.... ....# #.... ####. ..##. .#### ..#.. .#.#. #...# ....# ##### ...## ..#.. ##... ..... #####
-#.... ....# ..... ..... ..... ..... ..... ..... ..... .###. ..... ..... ..... ..... ..... .....
-]]
-
-local glyphs = {} -- [code]: 8 numbers, one a row; bit 0 is the leftmost pixel
-do
-  local line = 0
-  for art in font_art:gmatch "[#. ]+" do
-    local block, row = floor(line / 8), line % 8 + 1
-    for i = 0, 15 do
-      local code, bits = 32 + 16 * block + i, 0
-      for x = 0, 4 do
-        if art:byte(i * 6 + x + 1) == 35 then bits = bits + 2 ^ x end
-      end
-      glyphs[code] = glyphs[code] or {}
-      glyphs[code][row] = bits
-    end
-    line = line + 1
-  end
-end
-
--- One number a character: UTF-8 sequences count as one that the font lacks.
-local function codes(text)
-  local list = {}
-  for c in text:gmatch "[%z\1-\127\194-\244][\128-\191]*" do
-    local code = #c == 1 and c:byte() or 127
-    list[#list + 1] = glyphs[code] and code or 127
-  end
-  return list
-end
-
---- How wide and high a text is, in pixels.
+--- How wide a text and how high its capital letters are, in pixels.
 ---@param text string
----@param scale? integer 1: letters are 5 x 7 pixels
+---@param size? number of the type, in pixels; 11
+---@param bold? boolean
 ---@return integer width, integer height
-function canvas.text_size(text, scale)
-  scale = scale or 1
-  return max(0, #codes(text) * 6 - 1) * scale, 7 * scale
-end
+function canvas.text_size(text, size, bold) return font.size(text, size or 11, bold) end
 
 --- Writes one line of text.
----@param x number left edge; with align, what that says
+---@param x number left edge; the middle or the right edge with align
 ---@param y number top of the capital letters
 ---@param text string
 ---@param colour integer
----@param scale? integer pixels a dot; 1
+---@param size? number of the type, in pixels, 6 to 200; 11
 ---@param align? "left"|"centre"|"right"
 ---@param upright? boolean true: from bottom to top, x is the top of the letters and y where the text starts
+---@param bold? boolean
 ---@return ijepa.canvas
-function canvas:text(x, y, text, colour, scale, align, upright)
+function canvas:text(x, y, text, colour, size, align, upright, bold)
   numbers("text", x, y)
   need(type(text) == "string" and type(colour) == "number", "canvas:text: expected x, y, a string and a colour")
-  scale = max(1, floor(scale or 1))
-  local width = canvas.text_size(text, scale)
-  local shift = floor(align == "centre" and width / 2 or align == "right" and width or 0)
+  size = max(6, min(200, size or 11))
+  local length = font.size(text, size, bold)
+  local along = -floor(align == "centre" and length / 2 or align == "right" and length or 0)
+  local p, w, h = self.pixels, self.width, self.height
+  local r, g, b = split(colour)
   x, y = floor(x), floor(y)
-  for i, code in ipairs(codes(text)) do
-    for row = 0, 7 do
-      local bits = glyphs[code][row + 1]
-      for column = 0, 4 do
-        if band(bits, lshift(1, column)) ~= 0 then
-          local along, down = ((i - 1) * 6 + column) * scale - shift, row * scale
-          if upright then
-            self:rect(x + down, y - along - scale, scale, scale, colour)
-          else
-            self:rect(x + along, y + down, scale, scale, colour)
-          end
+  for c in text:gmatch "[%z\1-\127\194-\244][\128-\191]*" do
+    local glyph = font.glyph(c, size, bold)
+    for row = 0, glyph.height - 1 do
+      for column = 0, glyph.width - 1 do
+        local cover = glyph.cover[row * glyph.width + column]
+        if cover > 0 then
+          local over, down = along + glyph.left + column, glyph.top + row
+          local px, py = x + over, y + down
+          if upright then px, py = x + down, y - over - 1 end
+          if px >= 0 and py >= 0 and px < w and py < h then blend(p, (py * w + px) * 3, r, g, b, cover) end
         end
       end
     end
+    along = along + glyph.advance
   end
   return self
 end

@@ -124,12 +124,12 @@ function draw.masks(file, m, o)
   local legend = 30
   local total = max(margin + images * (width + gap) + 4, 440)
   local c = canvas.new(total, top + rows * (height + gap) + legend + 12, white)
-  if o.title then c:text(margin, 18, o.title, ink, 2) end
+  if o.title then c:text(margin, 18, o.title, ink, 15) end
   local thick = max(1, min(3, floor(min(pw, ph) / 6)))
   local step = min(pw, ph) >= 2 * thick * m.targets + 2 and thick or 0 -- room to show outlines that coincide
 
   local function label(row, text)
-    c:text(16, top + row * (height + gap) + floor(height / 2), text, soft, 2, "centre", true)
+    c:text(16, top + row * (height + gap) + floor(height / 2), text, soft, 15, "centre", true)
   end
   label(0, "image")
   for j = 0, m.contexts - 1 do label(1 + j, m.contexts > 1 and "context " .. j + 1 or "context") end
@@ -167,7 +167,7 @@ function draw.masks(file, m, o)
   end
 
   local text = string.format("grid %d x %d: context %d patches, %d targets of %d", gh, gw, m.k, m.targets, m.t)
-  c:text(margin, c.height - 28, text, ink, canvas.text_size(text, 2) <= total - margin - 8 and 2 or 1)
+  c:text(margin, c.height - 28, text, ink, canvas.text_size(text, 15) <= total - margin - 8 and 15 or 11)
   return finish(c, file)
 end
 
@@ -340,12 +340,12 @@ function draw.curves(file, series, o)
     else
       texts[i] = draw.tick_text(v, y_step)
     end
-    widest = max(widest, (canvas.text_size(texts[i], 2)))
+    widest = max(widest, (canvas.text_size(texts[i], 15)))
   end
   local left = widest + 22 + (o.y and 26 or 0)
   local right, top, bottom = width - 24, 20, height - 38 - (o.x and 24 or 0)
   if o.title then
-    c:text(left, 16, o.title, ink, 2)
+    c:text(left, 16, o.title, ink, 15)
     top = top + 28
   end
   local named = 0
@@ -354,10 +354,10 @@ function draw.curves(file, series, o)
     local x, y = left, top
     for _, s in ipairs(all) do
       if s.name then
-        local need_width = 32 + canvas.text_size(s.name, 2)
+        local need_width = 32 + canvas.text_size(s.name, 15)
         if x > left and x + need_width > right then x, y = left, y + 22 end
         c:rect(x, y + 5, 22, 4, s.colour)
-        c:text(x + 30, y, s.name, ink, 2)
+        c:text(x + 30, y, s.name, ink, 15)
         x = x + need_width + 24
       end
     end
@@ -369,16 +369,16 @@ function draw.curves(file, series, o)
   for i, v in ipairs(y_ticks) do
     local y = floor(at_y(v))
     c:rect(left, y, right - left, 1, faint)
-    c:text(left - 10, y - 7, texts[i], soft, 2, "right")
+    c:text(left - 10, y - 7, texts[i], soft, 15, "right")
   end
   local free = -math.huge -- where the last x label ended
   for _, v in ipairs(x_ticks) do
     local x, text = floor(at_x(v)), draw.tick_text(v, x_step)
-    local half = canvas.text_size(text, 2) / 2
+    local half = canvas.text_size(text, 15) / 2
     c:rect(x, bottom, 1, 6, soft)
     local centre = min(x, width - 4 - half)
     if centre - half > free then
-      c:text(centre, bottom + 12, text, soft, 2, "centre")
+      c:text(centre, bottom + 12, text, soft, 15, "centre")
       free = centre + half + 8
     end
   end
@@ -386,7 +386,7 @@ function draw.curves(file, series, o)
     if finite(mark.x) and mark.x >= x_lo and mark.x <= x_hi then
       local x = floor(at_x(mark.x))
       for y = top, bottom - 4, 8 do c:rect(x, y, 1, 4, soft) end
-      if mark.name then c:text(x + 5, top + 3, mark.name, soft, 1) end
+      if mark.name then c:text(x + 5, top + 3, mark.name, soft, 11) end
     end
   end
   for _, s in ipairs(all) do
@@ -397,8 +397,8 @@ function draw.curves(file, series, o)
     polyline(c, px, py, n, s.colour)
   end
   c:rect(left, bottom, right - left + 1, 1, soft):rect(left, top, 1, bottom - top, soft)
-  if o.x then c:text(floor((left + right) / 2), height - 24, o.x, ink, 2, "centre") end
-  if o.y then c:text(10, floor((top + bottom) / 2), o.y, ink, 2, "centre", true) end
+  if o.x then c:text(floor((left + right) / 2), height - 24, o.x, ink, 15, "centre") end
+  if o.y then c:text(10, floor((top + bottom) / 2), o.y, ink, 15, "centre", true) end
   return finish(c, file)
 end
 
@@ -433,11 +433,11 @@ function draw.summary(file, o)
   for _, part in ipairs(parts) do height = height + part.height + 8 end
   local c, y = canvas.new(width, height, white), 20
   if o.title then
-    c:text(20, y, o.title, ink, 3)
+    c:text(20, y, o.title, ink, 20)
     y = y + 34
   end
   for _, line in ipairs(lines) do
-    c:text(20, y, line, soft, 2)
+    c:text(20, y, line, soft, 15)
     y = y + 22
   end
   for _, part in ipairs(parts) do

@@ -109,6 +109,18 @@ local function place(o, grid, name)
   return row * grid[2] + col
 end
 
+-- The images as they are shown: from files and canvases, cropped as for the encoder but at the size that is drawn.
+local function sharp(images, x, grid, cell)
+  if tensor.is(images) then return x end
+  return plot.batch(images, { grid = grid, patch = cell }, { count = x:size(1) })
+end
+
+-- Title and caption of a figure; title = false: neither.
+local function heading(o, title, note)
+  if o.title == false then return { columns = o.columns } end
+  return { columns = o.columns, title = o.title or title, note = note }
+end
+
 local function mark(c, at, grid, cell)
   local x, y = at % grid[2] * cell, math.floor(at / grid[2]) * cell
   return c:frame(x, y, cell, cell, 0xffffff, 2):frame(x - 1, y - 1, cell + 2, cell + 2, 0xd00000, 1)
@@ -199,7 +211,7 @@ end
 --- (dark) to 2.5. With the same basis the same colour means the same everywhere.
 ---@param encoder ijepa.encoder
 ---@param images any
----@param o { basis: ijepa.basis?, side: integer?, file: string? }? basis: default: of these images
+---@param o { basis: ijepa.basis?, side: integer?, title: (string|false)?, file: string? }? basis: default: of these images
 ---@return ijepa.canvas|boolean? done, ijepa.basis|string basis_or_message
 function plot.pca(encoder, images, o)
   encoder = encoder_of(encoder, "plot.pca")
@@ -212,7 +224,8 @@ function plot.pca(encoder, images, o)
   local D = h:size(3)
   local y = (h:reshape(B * N, D) - basis.mean):linear(basis.vectors):read()   -- (B * N, 3)
   local parts = {}
-  for b = 1, B do parts[b] = { panel.image(x, b, grid, cell) } end
+  local original = sharp(images, x, grid, cell)
+  for b = 1, B do parts[b] = { panel.image(original, b, grid, cell), title = o.title ~= false and "image " .. b or nil } end
   for b = 1, B do
     local c = canvas.new(grid[2] * cell, grid[1] * cell)
     for i = 0, N - 1 do
@@ -223,9 +236,10 @@ function plot.pca(encoder, images, o)
       end
       c:rect(i % grid[2] * cell, math.floor(i / grid[2]) * cell, cell, cell, canvas.rgb(rgb[1], rgb[2], rgb[3]))
     end
-    parts[B + b] = { c }
+    parts[B + b] = { c, title = o.title ~= false and "components" or nil }
   end
-  local c = panel.rows(parts, { columns = B, note = "red, green, blue: " .. tostring(basis):match "%d.*" })
+  local c = panel.rows(parts, heading({ title = o.title, columns = B }, "Principal components of the patch features",
+    "Red, green, blue: " .. tostring(basis):match "%d.*"))
   if o.file then return c:save(o.file) end
   return c, basis
 end
@@ -236,7 +250,7 @@ end
 --- patches on average. The numbers are multiples of even attention.
 ---@param encoder ijepa.encoder
 ---@param one any one image
----@param o { block: integer?, patch: integer[]?, side: integer?, file: string? }? block: 1 the first, -1 the last (the
+---@param o { block: integer?, patch: integer[]?, side: integer?, title: (string|false)?, file: string? }? block: 1 the first, -1 the last (the
 --- default); patch: { row, column } from 0
 ---@return ijepa.canvas|boolean? done
 function plot.attention(encoder, one, o)
@@ -247,11 +261,12 @@ function plot.attention(encoder, one, o)
   local N, A, cell = grid[1] * grid[2], encoder.heads, panel.cell(grid, o.side)
   local at = o.patch and place(o.patch, grid, "plot.attention")
   local p = device.no_grad(function() return encoder:attention(x, o.block or -1) end):read()   -- (1, A, N, N)
-  local original = panel.image(x, 1, grid, cell)
-  local parts, mean = { { at and mark(panel.image(x, 1, grid, cell), at, grid, cell) or original, title = "image" } }, {}
+  local original = panel.image(sharp(one, x, grid, cell), 1, grid, cell)
+  local shown = canvas.new(original.width, original.height):blit(original, 0, 0)
+  local parts, mean = { { at and mark(shown, at, grid, cell) or shown, title = "image" } }, {}
   local function add(values, title)
     local high = math.max(unpack(values))
-    parts[#parts + 1] = { panel.heat(values, grid, cell, { low = 0, high = high }), title = title,
+    parts[#parts + 1] = { panel.heat(values, grid, cell, { low = 0, high = high, over = original, alpha = .6 }), title = title,
       below = panel.bar(grid[2] * cell, 0, high, "%.1fx") }
     if at then mark(parts[#parts][1], at, grid, cell) end
   end
@@ -267,13 +282,15 @@ function plot.attention(encoder, one, o)
     add(values, "head " .. a + 1)
   end
   if A > 1 then add(mean, "mean of heads") end
-  return finish(panel.rows(parts, { columns = math.min(#parts, 5) }), o.file)
+  return finish(panel.rows(parts, heading({ title = o.title, columns = math.min(#parts, 5) },
+    at and ("Attention of patch (%d, %d)"):format(math.floor(at / grid[2]), at % grid[2]) or "Attention, mean of all patches",
+    "1x: even attention to all patches" .. (at and "; the frame marks the patch" or ""))), o.file)
 end
 
 --- How alike one patch of the first image is to all patches of all images: cosine of their features.
 ---@param encoder ijepa.encoder
 ---@param images any
----@param o { patch: integer[]?, side: integer?, file: string? }? patch: { row, column } from 0; default: the middle
+---@param o { patch: integer[]?, side: integer?, title: (string|false)?, file: string? }? patch: { row, column } from 0; default: the middle
 ---@return ijepa.canvas|boolean? done, number[][] values
 function plot.similarity(encoder, images, o)
   encoder = encoder_of(encoder, "plot.similarity")
@@ -300,14 +317,19 @@ function plot.similarity(encoder, images, o)
     end
   end
   local parts = {}
-  for b = 1, B do parts[b] = { panel.image(x, b, grid, cell) } end
+  local shown = sharp(images, x, grid, cell)
+  for b = 1, B do parts[b] = { panel.image(shown, b, grid, cell), title = o.title ~= false and "image " .. b or nil } end
   for b = 1, B do
-    parts[B + b] = { panel.heat(values[b], grid, cell, { low = low, high = 1 }) }
+    local over = panel.image(shown, b, grid, cell)
+    parts[B + b] = { panel.heat(values[b], grid, cell, { low = low, high = 1, over = over, alpha = .6 }),
+      title = o.title ~= false and "cosine" or nil }
   end
   parts[B + 1].below = panel.bar(grid[2] * cell, low, 1, "%.2f")
   mark(parts[1][1], at, grid, cell)
   mark(parts[B + 1][1], at, grid, cell)
-  return finish(panel.rows(parts, { columns = B }), o.file), values
+  return finish(panel.rows(parts, heading({ title = o.title, columns = B },
+    ("Similarity to patch (%d, %d) of image 1"):format(math.floor(at / grid[2]), at % grid[2]),
+    "Cosine of the features; the frame marks the patch")), o.file), values
 end
 
 -- ---- loss --------------------------------------------------------------------------------------------------------
@@ -353,7 +375,7 @@ end
 --- The loss of each patch position, a mean over images and masks of the model's policy.
 ---@param model table as ijepa.model or ijepa.pretrain gives it
 ---@param images any default: 64 of those that it was trained on
----@param o { rounds: integer?, first: integer?, side: integer?, file: string? }? rounds: masks drawn for each image, 8;
+---@param o { rounds: integer?, first: integer?, side: integer?, title: (string|false)?, file: string? }? rounds: masks drawn for each image, 8;
 --- first: number of the first mask, from 0
 ---@return ijepa.canvas|boolean? done, number[] losses by patch, row-major from 1; nil where it was never a target
 function plot.loss(model, images, o)
@@ -385,7 +407,9 @@ function plot.loss(model, images, o)
   end
   local cell = panel.cell(grid, o.side or 256)
   local heat = panel.heat(values, grid, cell, { low = low, high = high })
-  local c = panel.rows { { heat, title = ("loss by position, mean %.4f"):format(total / n), below = panel.bar(heat.width, low, high, "%.3f") } }
+  local c = panel.rows({ { heat, title = o.title == false and ("mean %.4f"):format(total / n) or nil,
+    below = panel.bar(heat.width, low, high, "%.3f") } },
+    heading(o, "Loss by position", ("Smooth L1, mean %.4f; grey: never a target"):format(total / n)))
   return finish(c, o.file), values
 end
 

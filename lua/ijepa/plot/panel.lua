@@ -41,7 +41,7 @@ end
 ---@param values number[] row-major, from 1; nil or not a number: grey
 ---@param grid integer[]
 ---@param cell integer
----@param o { low: number, high: number, over: ijepa.canvas?, colour: (fun(share: number): integer)? } over: an image that
+---@param o { low: number, high: number, over: ijepa.canvas?, alpha: number?, colour: (fun(share: number): integer)? } over: an image that
 --- shines through
 ---@return ijepa.canvas
 function panel.heat(values, grid, cell, o)
@@ -51,7 +51,7 @@ function panel.heat(values, grid, cell, o)
   for i = 0, grid[1] * grid[2] - 1 do
     local v = values[i + 1]
     local x, y = i % grid[2] * cell, floor(i / grid[2]) * cell
-    if v then c:rect(x, y, cell, cell, (o.colour or panel.colour)((v - o.low) / range), o.over and .8 or 1)
+    if v then c:rect(x, y, cell, cell, (o.colour or panel.colour)((v - o.low) / range), o.over and (o.alpha or .8) or 1)
     elseif not o.over then c:rect(x, y, cell, cell, 0xe4e4e4) end
   end
   return c
@@ -67,7 +67,7 @@ function panel.bar(width, low, high, format)
   local c = canvas.new(width, 28, white)
   for x = 0, width - 1 do c:rect(x, 2, 1, 8, panel.colour(x / (width - 1))) end
   format = format or "%.2g"
-  c:text(0, 15, format:format(low), soft):text(width - 1, 15, format:format(high), soft, 1, "right")
+  c:text(0, 15, format:format(low), soft):text(width - 1, 15, format:format(high), soft, 11, "right")
   return c
 end
 
@@ -84,12 +84,12 @@ function panel.rows(parts, o)
     local text_width = part.title and canvas.text_size(part.title) or 0
     widths[col] = max(widths[col] or 0, part[1].width, text_width, part.below and part.below.width or 0)
     heights[row] = max(heights[row] or 0, part[1].height)
-    titles[row] = max(titles[row] or 0, part.title and 14 or 0)
+    titles[row] = max(titles[row] or 0, part.title and 16 or 0)
     lower[row] = max(lower[row] or 0, part.below and part.below.height + 4 or 0)
   end
   local width, height = gap, gap + (o.title and 24 or 0) + (o.note and 16 or 0)
   for _, w in ipairs(widths) do width = width + w + gap end
-  if o.title then width = max(width, canvas.text_size(o.title, 2) + 2 * gap) end
+  if o.title then width = max(width, canvas.text_size(o.title, 15) + 2 * gap) end
   if o.note then width = max(width, canvas.text_size(o.note) + 2 * gap) end
   local tops = {}
   for row, h in ipairs(heights) do
@@ -97,7 +97,7 @@ function panel.rows(parts, o)
     height = height + titles[row] + h + lower[row] + gap
   end
   local c, x = canvas.new(width, height, white), gap
-  if o.title then c:text(gap, gap, o.title, ink, 2) end
+  if o.title then c:text(gap, gap, o.title, ink, 15) end
   if o.note then c:text(gap, gap + (o.title and 24 or 0), o.note, soft) end
   for i, part in ipairs(parts) do
     local col, row = (i - 1) % columns + 1, floor((i - 1) / columns) + 1

@@ -44,11 +44,11 @@ function sections.features(r)
   local few = all:narrow(1, 1, math.min(3, all:size(1))):contiguous()
   return '<div class="images">' .. figure("principal components",
     "images above, the first three components of their patches' features as red, green and blue below: one colour means the same in all", function()
-      return plot.pca(m, few, { basis = plot.basis(m, all), side = 136 })
+      return plot.pca(m, few, { basis = plot.basis(m, all), side = 136, title = false })
     end) .. figure("similarity", "cosine of the marked patch's feature to all patches of these images", function()
-      return plot.similarity(m, few, { side = 136 })
+      return plot.similarity(m, few, { side = 136, title = false })
     end) .. figure("attention of the last block", "of all patches on average, head by head, in multiples of even attention", function()
-      return plot.attention(m, few, { side = m.target.heads > 3 and 84 or 136 })
+      return plot.attention(m, few, { side = m.target.heads > 3 and 84 or 136, title = false })
     end) .. "</div>\n"
 end
 
@@ -66,7 +66,7 @@ function sections.predictions(r)
     local bank = imagine.bank(m, all:narrow(1, 3, all:size(1) - 2):contiguous())   -- not of the image itself
     return imagine.imagine(m, all:narrow(1, 2, 1):contiguous(), nil, nil, { bank = bank, side = 136 })
   end) .. figure("loss by position", "smooth L1, a mean over images and masks; grey: never a target", function()
-    return plot.loss(m, all, { rounds = all:size(1) < 32 and 2 or 4, side = 256 })
+    return plot.loss(m, all, { rounds = all:size(1) < 32 and 2 or 4, side = 256, title = false })
   end) .. "</div>\n"
 end
 

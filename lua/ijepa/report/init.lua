@@ -134,7 +134,7 @@ local function lead(r)
     for i, ms in ipairs(r.log.ms) do times[i] = ms == ms and ms or 0 end
     table.sort(times)
     facts[1] = { "steps", page.number(n) }
-    facts[2] = { "loss, last twentieth", #last > 0 and page.number(sum / #last) or "not finite" }
+    facts[2] = { "loss, last 5 % of steps", #last > 0 and page.number(sum / #last) or "not finite" }
     facts[3] = { "training time", r.meta.seconds and Run.time_text(r.meta.seconds) or Run.time_text(clock(r)[n]) }
     facts[4] = { "median step", page.number(times[math.ceil(n / 2)]) .. " ms" }
     attempt(function() facts[5] = { "images seen", page.number(n * r.cfg.data.batch * r.cfg.optim.accumulate) } end)
@@ -152,11 +152,11 @@ local function chart(title, note, series, o)
   return page.figure(title, { note = note, keys = keys, html = drawing })
 end
 
--- lr and weight decay along the run: by the clock as far as it went, by epochs to the end.
+-- Learning rate, weight decay and EMA momentum along the run: by the clock as far as it went, by epochs to the end.
 local function schedule_charts(r)
   local s = r.schedules
   if not s then return page.p "The schedules are not shown: the steps of an epoch are known once the first one is over." end
-  local now, marks, x, lr, wd = #(r.log and r.log.loss or {}), nil, {}, {}, {}
+  local now, marks, x, lr, wd, ema = #(r.log and r.log.loss or {}), nil, {}, {}, {}, {}
   local by_clock, seconds = r.cfg.optim.minutes > 0, r.log and clock(r)
   local last = by_clock and now or s.last
   if not (last > 0) then return "" end
@@ -164,12 +164,13 @@ local function schedule_charts(r)
   for i = 0, 120 do
     local step = math.max(1, math.floor(last * i / 120 + .5))
     local at = schedule.step_of(r.cfg, step, seconds and seconds[step] or 0)
-    x[i + 1], lr[i + 1], wd[i + 1] = step, s.lr(at), s.wd(at)
+    x[i + 1], lr[i + 1], wd[i + 1], ema[i + 1] = step, s.lr(at), s.wd(at), s.momentum(at)
   end
   local note = "from the settings" .. (r.meta.lr_scale and r.meta.lr_scale ~= 1 and "; a hook has set it to " ..
     page.number(r.meta.lr_scale) .. " of this" or "")
   return chart("learning rate", note, { { x = x, y = lr } }, { marks = marks }) ..
-    chart("weight decay", "from the settings", { { x = x, y = wd } }, { marks = marks })
+    chart("weight decay", "from the settings", { { x = x, y = wd } }, { marks = marks }) ..
+    chart("EMA momentum", "of the target encoder, from the settings", { { x = x, y = ema } }, { marks = marks })
 end
 
 local function curves(r)
@@ -187,7 +188,8 @@ local function curves(r)
   local function smoothed(title, unit, values, count)
     local mean, fine = svg.buckets(values, count), svg.buckets(values, 240)
     local behind = n > 240 and { x = fine.x, low = fine.low, high = fine.high } or { x = fine.x, y = fine.mean }
-    parts[#parts + 1] = chart(title, ("%s; line: mean of %d steps, pale: %s"):format(unit, math.ceil(n / count),
+    parts[#parts + 1] = chart(title, ("%s; line: mean of %d step%s, pale: %s"):format(unit,
+      math.ceil(n / count), math.ceil(n / count) == 1 and "" or "s",
       n > 240 and "the range" or "each step"), { { x = mean.x, y = mean.mean, behind = behind } }, {})
   end
   smoothed("loss", "smooth L1", r.log.loss, 40)
@@ -217,10 +219,14 @@ local function verdicts(r)
   local parts = { '<div class="figures">',
     chart("effective rank", d.max_rank and ("of %d possible"):format(d.max_rank) or nil,
       { line("rankme", "RankMe"), line("lidar", "LiDAR") }, { zero = true }),
-    chart("cosine distance", "mean over pairs of crops; 0: all alike, near 1: unrelated", { line("cosine_distance") }, { zero = true }),
-    chart("position", "share of the patch features' variance that the place explains", { line("position") }, { zero = true }),
-    chart("predictor", "smooth L1 on the same images", { line("loss", "predictor"), line("mean_loss", "the mean feature") }, {}),
-    chart("distance", "of encoder and moving average, relative", { line("ema_distance") }, { zero = true }),
+    chart("cosine distance", "mean over pairs of crops; 0: all alike, near 1: unrelated",
+      { line("cosine_distance") }, { zero = true }),
+    chart("position",
+      "fraction of the patch features' variance that the patch's position explains, without bias; 0: none",
+      { line("position") }, { zero = true }),
+    chart("predictor", "smooth L1 on the same images",
+      { line("loss", "predictor"), line("mean_loss", "the mean feature") }, {}),
+    chart("distance", "of encoder and target encoder, relative", { line("ema_distance") }, { zero = true }),
     d.probe and chart("online probe", "top-1, %", { line("probe") }, { zero = true }) or "", "</div>\n<h3>In words</h3>\n" }
   local rows, shown = {}, 60
   for i = #list, math.max(1, #list - shown + 1), -1 do
@@ -238,7 +244,7 @@ local function masks(r)
   if not ok then return nil, why end
   if not r.policy then return nil, "The masks can't be drawn: " .. tostring(r.policy_message) .. "." end
   local parts = { '<div class="images">' }
-  local c, message = attempt(plot.masks, r.policy, { image = r.images, draws = 3, side = 128 })
+  local c, message = attempt(plot.masks, r.policy, { images = r.images, draws = 3, side = 128 })
   parts[2] = c and page.image("masks of this run's policy", r.images and "image, context that the encoder sees, targets that are predicted" or
     "on a plain board: " .. tostring(r.images_message), c)
   if not c then parts[2] = page.p("The masks can't be drawn: " .. tostring(message) .. ".") end

@@ -5,7 +5,7 @@ local max, min, abs = math.max, math.min, math.abs
 
 local svg = {}
 local WIDTH, HEIGHT = 380, 220            -- of the view box: text of 12 is read on a phone and on a desk
-local LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 38
+local LEFT, RIGHT, TOP, BOTTOM = 58, 8, 8, 38
 
 local function finite(v) return type(v) == "number" and v == v and abs(v) < math.huge end
 
