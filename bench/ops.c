@@ -2,7 +2,7 @@
  * real models, by their cases.
  * --all: the tests' small shapes too. The reference is timed on those alone. Numbers are medians.
  * --device cuda: of the plug-in's ops, in the GPU's memory, beside the GPU's own rates, which are measured first by a
- * large product and a large copy.
+ * large matmul and a large copy.
  * --table: each op's bound on an H100, by its data sheet, beside what was measured (bench/results/roofline.md). */
 #include "../core/tensor/tensor.h"
 #include "../tests/ops/harness.h"
@@ -23,7 +23,7 @@ static const rates h100 = {{67e12, 989e12}, 3.35e12};
 
 typedef struct bencher {
   ij_op_table ops;
-  const ij_backend *backend; /* NULL: the processor */
+  const ij_backend *backend; /* NULL: the CPU */
   ij_queue queue;
   rates gpu; /* measured; 0: not */
   const char *filter;
@@ -35,7 +35,7 @@ static int by_size(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-/* ---- the processor */
+/* ---- the CPU */
 /* Median seconds of a call; 0 where it fails */
 static double time_of(ij_case *c, const ij_op_table *t) {
   double run[RUNS], start = ij_time();
@@ -221,7 +221,7 @@ static void print_head(bencher *b) {
   }
   if (b->backend)
     printf("%s its own rates: %.1f TFLOP/s in bf16, %.2f in f32, %.3f TB/s copied (read and written)",
-           b->table ? " By a large product and a large copy," : ";", b->gpu.product[1] * 1e-12,
+           b->table ? " By a large matmul and a large copy," : ";", b->gpu.product[1] * 1e-12,
            b->gpu.product[0] * 1e-12, b->gpu.bytes * 1e-12);
   if (b->table)
     printf(

@@ -11,7 +11,7 @@ local GPUS = { -- dense bf16 TFLOP/s, HBM TB/s, GB, NVLink GB/s of both directio
   { name = "H200", flops = 989e12, memory = 4.8e12, bytes = 141e9, link = 900e9 },
   { name = "B200", flops = 2250e12, memory = 8e12, bytes = 180e9, link = 1800e9 },
 }
-local ASSUMED = { product = .65, attention = .35, memory = .8, network = .8 }   -- shares of the data sheet's rates
+local ASSUMED = { product = .65, attention = .35, memory = .8, network = .8 }   -- fractions of the data sheet's rates
 local NETWORK = 50e9          -- 400 Gb/s in bytes, each direction
 local NODE, BUCKET = 8, 25 * 2 ^ 20
 local IMAGES = 1281167        -- of ImageNet-1k

@@ -52,7 +52,7 @@ table.sort(seconds)
 local median = seconds[math.floor(#seconds / 2) + 1]
 local resident = tonumber(C.ij_rss_peak())   -- of the steps: what follows needs memory of its own
 
--- Share of the machine's rate on one large product, measured here and now. A block costs 24 D^2 + 4 n D operations a token
+-- Fraction of the machine's rate on one large matmul, measured here and now. A block costs 24 D^2 + 4 n D operations a token
 -- of a sequence of n (mlp ratio 4); a backward twice its forward; in the predictor's last block only targets go on.
 local n_rate, rate = 2048, 0
 device.no_grad(function()

@@ -13,7 +13,7 @@
  *   Threads: everything that is made on a device (tensors, models, optimizers) belongs with it to one thread at a time;
  *   different devices, policies, loaders and files may be used in different threads at once. Functions of the process
  *   (memory, interrupts) may be called from any thread.
- *   Units: bytes, seconds, pixels; shares and probabilities from 0 to 1. Numbers of things count from 0.
+ *   Units: bytes, seconds, pixels; shares and probabilities from 0 to 1. Indices count from 0.
  *   The text between the two marker comments is what LuaJIT's ffi.cdef gets: no preprocessor lines in there. */
 #ifndef IJEPA_H
 #define IJEPA_H

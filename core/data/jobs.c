@@ -60,7 +60,7 @@ ij_status ij_jobs_start(size_t n, int threads, ij_job_fn *f, void *arg, ij_jobs 
     if (pthread_create(&j->thread[j->threads], NULL, work, j) != 0) break;
   pthread_mutex_unlock(&j->lock);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (!j->threads) { /* with fewer than wanted it goes on */
+  if (!j->threads) { /* fewer than wanted will do */
     ij_jobs_free(j);
     return ij_fail(IJ_ENOMEM, "no thread could be started");
   }

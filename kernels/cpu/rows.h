@@ -48,7 +48,7 @@ static inline void share(ij_dim n, int t, int count, ij_dim *from, ij_dim *to) {
 }
 
 /* out (N) += sums over the rows of x (R, N) [dt]. part: scratch (threads, N) f32 and, for bf16, one more row a thread.
- * Each thread sums a fixed share of the rows, so the result depends on the number of threads alone. */
+ * Each thread sums a fixed part of the rows, so the result depends on the number of threads alone. */
 ij_status IJ_CPU(column_sum)(ij_queue *q, int slot, ij_dtype dt, ij_dim R, ij_dim N, const void *x, float *out);
 /* out (N) += sums over the rows of part (R, N) f32; small, in this thread. */
 void IJ_CPU(rows_add)(ij_dim R, ij_dim N, const float *part, float *out);

@@ -66,7 +66,7 @@ START_TEST(the_same_for_any_number_of_workers)
       if (w == 0) want[i] = batch_hash(&b);
       else ck_assert_uint_eq(want[i], batch_hash(&b));
     }
-    for (int i = 0; i < 12; i++) { /* any place, in any order */
+    for (int i = 0; i < 12; i++) { /* any position, in any order */
       int at = (i * 7) % BATCHES;
       ij_batch b;
       ck_assert_int_eq(ij_loader_seek(d.loader, at / 5, at % 5), IJ_OK);
@@ -191,9 +191,9 @@ START_TEST(processes_see_what_one_sees)
         next(d, &b);
         ck_assert_int_eq(b.count, BATCH);
         ck_assert_int_eq(b.epoch, i / (2 * STEPS / world));
-        uint32_t *place = one[b.epoch][b.step * world + rank];
-        if (world == 1) memcpy(place, b.samples, sizeof one[0][0]);
-        else ck_assert_mem_eq(place, b.samples, sizeof one[0][0]);
+        uint32_t *position = one[b.epoch][b.step * world + rank];
+        if (world == 1) memcpy(position, b.samples, sizeof one[0][0]);
+        else ck_assert_mem_eq(position, b.samples, sizeof one[0][0]);
       }
       data_close(d);
     }

@@ -106,7 +106,7 @@ static cJSON *read_json(const char *name) {
 
 static double number(const cJSON *o, const char *key) {
   const cJSON *v = cJSON_GetObjectItem(o, key);
-  ck_assert_msg(cJSON_IsNumber(v), "%s is no number", key);
+  ck_assert_msg(cJSON_IsNumber(v), "%s is not a number", key);
   return v->valuedouble;
 }
 
@@ -377,7 +377,7 @@ END_TEST
 
 /* ---- quirks, one by one ---- */
 
-/* Share of images whose context (targets) hold a patch of the last row or column. */
+/* Fraction of images whose context (targets) hold a patch of the last row or column. */
 static void edge_use(ij_mask_config c, double *context, double *target) {
   ij_mask_policy *p = policy(c);
   ij_masks m = sample(p, 0, 4000);
@@ -557,7 +557,7 @@ START_TEST(grids_that_are_not_square)
         check_valid(&c, &m);
         ck_assert(m.target_h <= c.grid_h && m.target_w <= c.grid_w);
         ck_assert_int_eq(m.t, m.target_h * m.target_w);
-        if (!q) { /* the context has the share of the grid that was asked for, give or take a line */
+        if (!q) { /* the context has the fraction of the grid that was asked for, give or take a line */
           int line = c.grid_h > c.grid_w ? c.grid_h : c.grid_w, n = c.grid_h * c.grid_w;
           ck_assert_int_ge(m.context_h * m.context_w, (int)(.85 * n) - line);
         }

@@ -222,13 +222,13 @@ int barrier(int predicate, Vote how, Site at) {
   bar.sum += predicate != 0;
   bar.all &= predicate != 0;
   bar.any |= predicate != 0;
-  int turn = bar.phase & 1;
-  release(&bar.sync[turn]);
+  int round = bar.phase & 1;
+  release(&bar.sync[round]);
   current->state = AT_BARRIER;
   if (bar.waiting == thread_count - ended) open_barrier();
   wait_here(current->state, at);
-  acquire(&bar.sync[turn]);
-  return bar.result[turn][how];
+  acquire(&bar.sync[round]);
+  return bar.result[round][how];
 }
 
 int lane() { return current->number & 31; }

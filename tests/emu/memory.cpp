@@ -21,7 +21,7 @@ struct Block {
 static Block *blocks;           /* by address */
 static const char *removed[64]; /* blocks that are gone, the last ones */
 static unsigned removals;
-static size_t count, room;
+static size_t count, capacity;
 static char *space;
 static size_t used, lowest, open_to; /* of the range; blocks lie in [lowest, used) */
 struct Pinned {
@@ -82,7 +82,7 @@ static char *address(size_t n) {
   if (!space) {
     space = (char *)mmap(nullptr, SPACE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     watch_faults();
-    if (space == MAP_FAILED) fail("no room for %zu bytes of addresses", SPACE);
+    if (space == MAP_FAILED) fail("no capacity for %zu bytes of addresses", SPACE);
   }
   size_t need = rounded(n, GRAIN) + GRAIN;
   if (used + need > SPACE) fail("%zu bytes of device addresses are used up", SPACE);
@@ -125,8 +125,8 @@ static void fill_new(char *p, size_t n) { make_garbage(p, garbage(), PLAIN && n 
 static Block *new_block(size_t n, bool pooled) {
   char *p = address(n);
   if (!p) return nullptr;
-  if (count == room) {
-    Block *more = (Block *)realloc(blocks, sizeof *blocks * (room = 2 * room + 256));
+  if (count == capacity) {
+    Block *more = (Block *)realloc(blocks, sizeof *blocks * (capacity = 2 * capacity + 256));
     if (!more) return nullptr;
     blocks = more;
   }

@@ -1,4 +1,4 @@
-/* In place of the processor's own kernels and OpenMP, which the sanitizers' builds of the op cases do without. */
+/* In place of the CPU's own kernels and OpenMP, which the sanitizers' builds of the op cases do without. */
 #include "../../kernels/ops.h"
 #include "../../kernels/linear/onednn.h"
 

@@ -43,7 +43,7 @@ static void sums(ncclComm_t comm, int rank, int size) {
   cudaStreamDestroy(s);
 }
 
-/* Rank 1 takes part in none: rank 0 looks at the clock, gives up and goes on. */
+/* Rank 1 takes part in none: rank 0 looks at the clock, gives up and continues. */
 static void hang(ncclComm_t comm, int rank) {
   Device<float> d(std::vector<float>(4, 1));
   cudaStream_t s;

@@ -17,7 +17,7 @@ struct Item {
   Work *work;
   const char *what;
   CUevent_st *event;
-  unsigned long number, turn; /* of all; of the event */
+  unsigned long number, round; /* of all; of the event */
   bool waits;
   char sync;
 };
@@ -81,7 +81,7 @@ static void push(cudaStream_t stream, Work *work, const char *what, CUevent_st *
   item->number = ++last_number;
   if (event) {
     event->users++;
-    item->turn = waits ? event->recorded : ++event->recorded;
+    item->round = waits ? event->recorded : ++event->recorded;
   }
   release(&item->sync);
   *s->end = item;
@@ -115,7 +115,7 @@ static bool behind(const CUstream_st *s, const CUstream_st *other) {
 }
 static bool is_ready(const CUstream_st *s) {
   const Item *item = s->first;
-  if (!item || (item->waits && item->event->done < item->turn)) return false;
+  if (!item || (item->waits && item->event->done < item->round)) return false;
   for (CUstream_st *o = streams; o; o = o->next)
     if (behind(s, o)) return false;
   return true;
@@ -137,7 +137,7 @@ static bool carry_out(CUstream_st *s) {
     done = item->work->run();
   }
   if (done && e && !item->waits) {
-    e->done = item->turn;
+    e->done = item->round;
     e->time = start;
     release(&e->sync);
   }

@@ -48,7 +48,7 @@ void make_ready(Thread *t);
 void wait_here(State state, Site at); /* lets other threads run until this one is made ready */
 
 void reset_warps();
-void leave_warp(Thread *t);         /* t ended: who waits for it alone goes on */
+void leave_warp(Thread *t);         /* t ended: who waits for it alone continues */
 void refuse_if_warp_waits(Site at); /* at a barrier: a lane of a mask that others wait for can't come any more */
 void finish_copies();               /* the current thread's cp.async, as at its end */
 } // namespace emu

@@ -192,12 +192,12 @@ void collective(Op op, unsigned mask, Payload *io, Site at) {
   Group *g = group_for(w, op, mask, at);
   g->arrived |= 1u << l;
   g->io[l] = *io;
-  int turn = w.phase & 1;
-  if (op == SYNCWARP) release(&w.sync[turn]);
+  int round = w.phase & 1;
+  if (op == SYNCWARP) release(&w.sync[round]);
   current->state = IN_WARP;
   finish_if_complete(w, *g);
   wait_here(current->state, at);
-  if (op == SYNCWARP) acquire(&w.sync[turn]);
+  if (op == SYNCWARP) acquire(&w.sync[round]);
   *io = g->io[l];
 }
 

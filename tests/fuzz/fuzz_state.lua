@@ -164,7 +164,7 @@ while count == first or C.ij_time() - started < seconds do
   put(run_folder .. "/config.lua", which > 3 and which < 7 and garbled(settings) or settings)
   put(run_folder .. "/jepa_r0.csv", which == 7 and garbled(log) or log)
   for _, reading in ipairs(READINGS) do
-    local from = os.clock()   -- the processor's time: a busy machine is no hang
+    local from = os.clock()   -- CPU time: a busy machine is no hang
     local ok, result, message = pcall(reading[2])
     local wrong = fault(ok, result, message, os.clock() - from)
     if wrong then

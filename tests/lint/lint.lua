@@ -48,8 +48,8 @@ for _, path in ipairs(files) do
     if is_source and select(2, content:gsub("\n", "")) > 800 then problem(path, "more than 800 lines") end
     if is_source and content:find "[ \t]+\n" then problem(path, "blanks at the end of a line") end
     if is_source and content:find "\t" then problem(path, "tabs") end
-    for _, place in ipairs { "/wo" .. "rk/", "/ho" .. "me/%w", "/ro" .. "ot/" } do
-      local found = content:match("[\"'%s(=]" .. place .. "[%w_./-]*")
+    for _, target_path in ipairs { "/wo" .. "rk/", "/ho" .. "me/%w", "/ro" .. "ot/" } do
+      local found = content:match("[\"'%s(=]" .. target_path .. "[%w_./-]*")
       if found then problem(path, "a path of one machine:%s", found) end
     end
   end
@@ -209,9 +209,9 @@ for _, path in ipairs(matching "%.md$") do
   for code in content:gmatch "`([^`\n]+)`" do check_command(path, code) end
   for target in content:gmatch "%]%(([^)%s]+)%)" do
     if not target:find "^%a+:" and not target:find "^#" then
-      local place = (folder .. target:gsub("#.*", "")):gsub("^%./", ""):gsub("/$", "")
-      while place:find "[^/]+/%.%./" do place = place:gsub("[^/]+/%.%./", "", 1) end
-      if not has[place] then problem(path, "the link '%s' leads nowhere", target) end
+      local target_path = (folder .. target:gsub("#.*", "")):gsub("^%./", ""):gsub("/$", "")
+      while target_path:find "[^/]+/%.%./" do target_path = target_path:gsub("[^/]+/%.%./", "", 1) end
+      if not has[target_path] then problem(path, "the link '%s' leads nowhere", target) end
     end
   end
 end

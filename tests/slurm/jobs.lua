@@ -63,7 +63,7 @@ end
 
 local function run_of(name) return folder .. "/run-" .. name end
 
--- The largest difference between the numbers of two runs' newest checkpoints, as a share of the largest number.
+-- The largest difference between the numbers of two runs' newest checkpoints, as a fraction of the largest number.
 local function difference(a, b)
   local one, other = assert(ijepa.checkpoint.load(run_of(a) .. "/jepa-latest.safetensors")),
     assert(ijepa.checkpoint.load(run_of(b) .. "/jepa-latest.safetensors"))
@@ -269,7 +269,7 @@ function tests.test_two_processes_stopped_and_resumed()
   lu.assertTrue(state_of "both" == state_of "straight")
 end
 
--- A killed process ends the others and the job; what was saved before goes on, with one process.
+-- A killed process ends the others and the job; one process resumes what was saved before.
 function tests.test_a_process_is_killed()
   write(folder .. "/killed.lua", (read(recipe "killed"):gsub("function%(t%)", [[function(t)
     if t.step == 20 and os.getenv "SLURM_PROCID" == "1" then os.execute "kill -9 $PPID" end]])))

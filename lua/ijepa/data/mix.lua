@@ -1,5 +1,5 @@
 --- Mixup and cutmix: a batch blended with, or patched from, another order of itself. The label of an image becomes
---- lambda of its own and 1 - lambda of its partner's, lambda being exactly the share of it that is left.
+--- lambda of its own and 1 - lambda of its partner's, lambda being exactly the fraction of it that is left.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local C = F.C

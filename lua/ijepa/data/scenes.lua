@@ -30,8 +30,8 @@ end
 
 -- A star of `n` tips: distance to one edge, after folding the plane into half a tip.
 local function star(x, y, n, inner)
-  local r, turn = sqrt(x * x + y * y), math.atan2(x, -y) / (2 * pi / n)
-  local a = abs(turn - floor(turn + 0.5)) * (2 * pi / n)
+  local r, angle = sqrt(x * x + y * y), math.atan2(x, -y) / (2 * pi / n)
+  local a = abs(angle - floor(angle + 0.5)) * (2 * pi / n)
   local px, py = r * sin(a), r * cos(a)
   local bx, by = inner * sin(pi / n), inner * cos(pi / n)
   local d = segment(px, py, 0, 1, bx, by)
@@ -151,7 +151,7 @@ local parts = { train = 0, test = 1 }
 ---@param seed integer
 ---@param part "train"|"test" two disjoint sets
 ---@param index integer
----@return table truth shape, colour, count (as in scenes.labels), x, y, radius (share of the side), angle
+---@return table truth shape, colour, count (as in scenes.labels), x, y, radius (fraction of the side), angle
 function scenes.draw(c, seed, part, index)
   if getmetatable(c) ~= canvas or c.width ~= c.height then F.raise "scenes.draw: expected a square canvas" end
   if not parts[part] then F.raise(string.format("scenes.draw: part '%s' is neither train nor test", tostring(part))) end

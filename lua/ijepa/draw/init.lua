@@ -126,7 +126,7 @@ function draw.masks(file, m, o)
   local c = canvas.new(total, top + rows * (height + gap) + legend + 12, white)
   if o.title then c:text(margin, 18, o.title, ink, 15) end
   local thick = max(1, min(3, floor(min(pw, ph) / 6)))
-  local step = min(pw, ph) >= 2 * thick * m.targets + 2 and thick or 0 -- room to show outlines that coincide
+  local step = min(pw, ph) >= 2 * thick * m.targets + 2 and thick or 0 -- margin to show outlines that coincide
 
   local function label(row, text)
     c:text(16, top + row * (height + gap) + floor(height / 2), text, soft, 15, "centre", true)
@@ -279,9 +279,9 @@ local function range(all, key, from, to)
   end
   if lo > hi then lo, hi = 0, 1 end
   lo, hi = from or lo, to or hi
-  if hi - lo <= abs(hi) * 1e-9 then -- a level line gets some room
-    local room = max(abs(hi) * 0.1, 1e-6)
-    lo, hi = lo - room, hi + room
+  if hi - lo <= abs(hi) * 1e-9 then -- a level line gets some margin
+    local margin = max(abs(hi) * 0.1, 1e-6)
+    lo, hi = lo - margin, hi + margin
   end
   return lo, hi
 end
@@ -323,10 +323,10 @@ function draw.curves(file, series, o)
   local y_from, y_to = o.y_from, o.y_to
   if o.log then y_from, y_to = y_from and log10(y_from), y_to and log10(y_to) end
   local y_lo, y_hi = range(all, "y", y_from, y_to)
-  local room = (y_hi - y_lo) * 0.05
+  local margin = (y_hi - y_lo) * 0.05
   local floor_at_0 = not o.log and y_lo >= 0 and y_lo < 0.35 * y_hi
-  y_lo = y_from or (floor_at_0 and 0 or y_lo - room)
-  y_hi = y_to or y_hi + room
+  y_lo = y_from or (floor_at_0 and 0 or y_lo - margin)
+  y_hi = y_to or y_hi + margin
 
   -- tick texts first: they say how wide the left margin is
   local y_ticks, y_step, x_ticks, x_step

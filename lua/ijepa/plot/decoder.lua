@@ -62,18 +62,18 @@ function Decoder:train(features, pixels, o)
   end
   local opt = optim.adamw { params = params }
   local lr = schedule.lr { start = 0, ref = o.lr or 2e-3, final = 0, warmup = math.floor(steps / 20), total = steps }
-  local index, place, wanted = F.new("int32_t[?]", batch), F.new("int32_t[?]", batch), F.new("float[?]", batch * self.size)
+  local index, position, wanted = F.new("int32_t[?]", batch), F.new("int32_t[?]", batch), F.new("float[?]", batch * self.size)
   local last, counted = 0, 0
   for step = 1, steps do
     C.ij_rng_init(rng, self.seed, C.IJ_RNG_USER, 4, step)
     for i = 0, batch - 1 do
       index[i] = C.ij_rng_below(rng, B * N)
-      place[i] = index[i] % N
+      position[i] = index[i] % N
       for j = 0, self.size - 1 do wanted[i * self.size + j] = (pixels[index[i] * self.size + j] - 128) / SCALE end
     end
     device.step(function()
       local x = rows:gather(tensor.from_pointer(index, { 1, 1, batch }, "i32")):reshape(batch, D)
-      local y = self:forward(x, tensor.from_pointer(place, { 1, 1, batch }, "i32"))
+      local y = self:forward(x, tensor.from_pointer(position, { 1, 1, batch }, "i32"))
       local loss = tensor.smooth_l1(y, tensor.from_pointer(wanted, { batch, self.size }))
       loss:backward()
       if step > .9 * steps then last, counted = last + loss:item(), counted + 1 end

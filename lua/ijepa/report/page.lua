@@ -164,7 +164,7 @@ end
 ---@return string html
 function page.p(words, class) return ("<p%s>%s</p>\n"):format(class and (' class="%s"'):format(class) or "", page.escape(words)) end
 
---- Titles and values in a row of cards.
+--- Titles and values in a row of boxes.
 ---@param facts { [1]: string, [2]: string }[]
 ---@return string html
 function page.facts(facts)

@@ -40,16 +40,16 @@ local function range(lists)
   if lo <= hi then return lo, hi end
 end
 
--- Ends and ticks of an axis that holds lo to hi; padded: with room at the ends, and from 0 where that is near.
+-- Ends and ticks of an axis that holds lo to hi; padded: with margin at the ends, and from 0 where that is near.
 local function axis(lo, hi, count, padded)
-  if hi - lo <= max(abs(hi), abs(lo)) * 1e-9 then   -- a level line gets some room
-    local room = lo == 0 and 1 or abs(lo)
-    lo, hi = min(lo, max(0, lo - room)), hi + room
+  if hi - lo <= max(abs(hi), abs(lo)) * 1e-9 then   -- a level line gets some margin
+    local margin = lo == 0 and 1 or abs(lo)
+    lo, hi = min(lo, max(0, lo - margin)), hi + margin
   end
   if padded and lo >= 0 and lo < .4 * hi then lo = 0 end
   if padded then
-    local room = .05 * (hi - lo)
-    lo, hi = lo == 0 and 0 or lo - room, hi + room
+    local margin = .05 * (hi - lo)
+    lo, hi = lo == 0 and 0 or lo - margin, hi + margin
   end
   local ticks, step = draw.ticks(lo, hi, count)
   return lo, hi, ticks, step
