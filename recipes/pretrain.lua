@@ -1,5 +1,6 @@
--- Trains I-JEPA on your own images on one machine: ViT-S/16, crops of 224 pixels, 100 epochs.
---   ijepa recipes/pretrain.lua data.root=FOLDER                 searches the folder and its subfolders
+-- Trains I-JEPA on your own images on one machine: ViT-S/16, crops of 224 pixels, 100 epochs. The
+-- folder is searched with all its subfolders.
+--   ijepa recipes/pretrain.lua data.root=FOLDER
 --   ijepa recipes/pretrain.lua data.root=FOLDER model.arch=vit_base optim.epochs=300 out=runs/mine
 -- Ctrl-C saves; the same command resumes. Then measure the features:
 --   ijepa recipes/probe_linear.lua run=runs/mine train=FOLDER test=FOLDER

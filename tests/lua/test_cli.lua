@@ -159,7 +159,7 @@ function tests.test_help()
   code, out, err = run { "help", "cofnig" }
   lu.assertEquals({ code, out }, { 1, "" })
   lu.assertStrContains(err, "did you mean 'config'?")
-  lu.assertStrContains(select(2, run { "help", "config" }), "resolve(given, schema, args)")
+  lu.assertStrContains(select(2, run { "help", "config" }), "ijepa.config(given, schema, args)")
   local path = script "-- Adds one.\nfunction plus(x)\n  return x + 1\nend\nrequire 'ijepa'.help(plus)"
   lu.assertStrContains(select(2, run { path }), "Adds one.")
 end
@@ -218,6 +218,20 @@ function tests.test_a_miss_names_what_is_near_and_never_what_was_typed()
     local suggested = missed(name):match "did you mean (.*)%?" or ""
     lu.assertNotStrContains(suggested, "'" .. name .. "'")
   end
+end
+
+function tests.test_help_knows_the_names_of_pytorch()
+  local source = assert(io.open "lua/ijepa/host/help.lua"):read "*a"
+  local list, count = source:match "local ALIASES = (%b{})", 0
+  for alias in list:gmatch "([%w_]+) = \"" do
+    local code, out, err = run { "help", alias }
+    lu.assertEquals({ alias, code, err }, { alias, 0, "" })
+    lu.assertNotEquals(out, "")
+    count = count + 1
+  end
+  lu.assertTrue(count > 20)
+  local _, out = run { "help", "batch_size" }
+  lu.assertStrContains(out, "'batch_size' is data.batch here:\ndata.batch  (integer; default 128)")
 end
 
 function tests.test_help_wraps_to_the_terminal()

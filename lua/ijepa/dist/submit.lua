@@ -210,8 +210,8 @@ export failed="$folder/$job.failed"
 trap 'rm -f "$failed"' EXIT
 say() { printf '%s job %s: %s\n' "$(date '+%F %T')" "$job" "$*"; }
 
-# A task records its own failure: srun then ends the others by SIGTERM,
-  and their exit codes mean nothing.
+# A task records its own failure: srun then ends the others by SIGTERM, and their exit codes mean
+# nothing.
 task='
 trap : TERM
 "$@"
@@ -238,8 +238,8 @@ if [ -n "$failures" ] || [ $code != 143 ]; then
   exit $code
 fi
 
-# Stopped by the time limit
-  or a preemption. Three stops in a row at one step: a further start would gain nothing.
+# Stopped by the time limit or a preemption. After three stops at one step another start would gain
+# nothing.
 step=$(sed -n 's/.*interrupted: step \([0-9]*\) is saved.*/\1/p' "$folder/${job}_0.out" | tail -n 1)
 echo "${step:-0}" >>"$folder/$job.steps"
 if [ "$(wc -l <"$folder/$job.steps")" -ge 3 ] && [ "$(tail -n 3 "$folder/$job.steps" | sort -u | wc -l)" = 1 ]; then

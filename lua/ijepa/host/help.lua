@@ -24,15 +24,16 @@ end
 ---@param s string
 ---@param indent string? in front of every line
 ---@param width integer?
+---@param apart boolean? a line without a blank never continues one with a blank (the head of a recipe)
 ---@return string
-function help.wrap(s, indent, width)
+function help.wrap(s, indent, width, apart)
   indent, width = indent or "", width or math.min(F.C.ij_terminal_width(), 120)
   local blocks, open = {}, nil   -- { blanks in front, words }
   for line in (s .. "\n"):gmatch "([^\n]*)\n" do
     local blanks, rest = line:match "^(%s*)(.-)%s*$"
     if rest == "" then
       blocks[#blocks + 1], open = { "", "" }, nil
-    elseif not open or blanks ~= "" then
+    elseif not open or blanks ~= "" or apart and open[1] ~= "" then
       open = { blanks, rest }
       blocks[#blocks + 1] = open
     else
@@ -99,10 +100,18 @@ end
 
 -- ---- one name
 
+-- Functions that users call by a shorter name, and classes by the name of their local table.
+local SHORTER = { ["state.model"] = "ijepa.model", ["imagine.imagine"] = "ijepa.imagine",
+  ["imagine.bank"] = "ijepa.bank", ["pretrain.pretrain"] = "ijepa.pretrain",
+  ["config.resolve"] = "ijepa.config", ["load.load"] = "ijepa.load",
+  ["report.report"] = "ijepa.report" }
+local CLASSES = { methods = "checkpoint", open = "run" }
+
 -- "mask.draw(policy, o)", "grid:block(...)"
 local function signature_of(name, entry)
+  if SHORTER[name] then return SHORTER[name] .. entry.signature:match "%(.*" end
   local module, method = name:match "^(.*)[.]" or "ijepa", entry.signature:find "^:"
-  if method and #entry.owner > 2 then module = entry.owner:lower() end   -- the class: encoder, sgd
+  if method and #entry.owner > 2 then module = CLASSES[entry.owner:lower()] or entry.owner:lower() end   -- the class: encoder, sgd
   return module .. (method and "" or ".") .. entry.signature
 end
 
@@ -305,6 +314,16 @@ local function mentioned(word, d)
   return list
 end
 
+-- What PyTorch, timm and papers call it -> a name that has help.
+local ALIASES = { gpu = "device", ddp = "dist", distributed = "dist", amp = "model.dtype",
+  autocast = "model.dtype", batch_size = "data.batch", num_workers = "data.workers",
+  weight_decay = "optim.wd", learning_rate = "optim.lr", grad_clip = "optim.clip",
+  crop_scale = "data.scale", vit = "model.arch", rankme = "diagnose.rank", knn = "probes",
+  dataset = "data.open", dataloader = "data.open", augmentation = "data.jitter",
+  load_state_dict = "load", state_dict = "weights", checkpoint = "resume", wandb = "log",
+  ema = "optim.ema", hooks = "pretrain", loss = "pretrain",
+  objective = "pretrain", collapse = "diagnose", epochs = "optim.epochs", quirk = "quirks" }
+
 local function miss(what, d)
   local near = help.nearest(what:gsub("^ijepa%.", ""), 3)
   for i, name in ipairs(near) do near[i] = ("'%s'"):format(name) end
@@ -382,6 +401,11 @@ local function show_name(what, d)
       io.stderr:write(message, "\n")
       return nil
     end
+  end
+  local alias = ALIASES[name:lower()]
+  if alias then
+    print(("'%s' is %s here:"):format(what, alias))
+    return show_name(alias, d)
   end
   miss(what, d)
   return nil

@@ -24,7 +24,7 @@ function recipe.print(path, asked)
   local head = scan.head(file:read "*a")
   file:close()
   print(path)
-  print(help.wrap(head, "  "))
+  print(help.wrap(head, "  ", nil, true))
   local own = asked.schema ~= config.schema
   local schema = asked.schema or nil
   local rows = {}
@@ -36,10 +36,10 @@ function recipe.print(path, asked)
       rows[#rows + 1] = { ("%s=%s"):format(key, value_text(value)), own and leaf.doc or help.short(leaf.doc) }
     end
   end
-  print(own and "Settings and their defaults:" or "Settings that it changes from the defaults:")
+  print(own and "Settings and their defaults:" or "Settings that it sets:")
   for _, row in ipairs(rows) do print(help.row(row[1], row[2] or "", 30)) end
   if not own then
-    print "All other settings: ijepa help settings, docs/settings.md; one of them: ijepa help optim.lr"
+    print "All settings: ijepa help settings, docs/settings.md"
   end
 end
 
