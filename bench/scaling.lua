@@ -175,8 +175,8 @@ end
 -- ---- tables
 local function table_memory(cfg0)
   say "### Memory of a GPU, GiB (counted)"
-  head("ViT-H/14, 128 images a GPU", "parameters", "moments", "gradients", "bf16 copies", "activations", "beside", "all, usual masks",
-    "all, longest masks")
+  head("ViT-H/14, 128 images per GPU", "parameters", "moments", "gradients", "bf16 copies", "activations", "other", "total, typical masks",
+    "total, longest masks")
   for _, case in ipairs { { 1 }, { 1, true }, { 16 }, { 16, true }, { 16, false, true }, { 16, true, true } } do
     local processes, recompute, shard = case[1], case[2] or false, case[3] or false
     local cfg = recipe(cfg0.name, { "model.recompute=" .. tostring(recompute) })
@@ -194,13 +194,13 @@ end
 local function table_flops(cfg)
   local l = lengths_of(cfg)
   local ops = step_of(cfg, l.k, l.t, cfg.data.batch)
-  say("### Operations of a step (counted; means of 1000 drawn batches: %s context patches, %s patches of a target)", f(1, l.k), f(1, l.t))
-  head("part", "TFLOP", "share", "GB moved")
+  say("### Operations of a step (counted; means of 1000 drawn batches: %s context patches, %s patches per target)", f(1, l.k), f(1, l.t))
+  head("part", "TFLOP", "fraction", "GB moved")
   local all = sum(ops, "flops")
   for _, phase in ipairs { "target", "context", "predictor", "backward" } do
     row(phase, f(2, sum(ops, "flops", phase) / 1e12), f(0, 100 * sum(ops, "flops", phase) / all) .. " %", f(0, sum(ops, "bytes", phase) / 1e9))
   end
-  row("all", f(1, all / 1e12), "", f(0, sum(ops, "bytes") / 1e9))
+  row("total", f(1, all / 1e12), "", f(0, sum(ops, "bytes") / 1e9))
   local again = sum(step_of(recipe(cfg.name, { "model.recompute=true" }), l.k, l.t, cfg.data.batch), "flops", "again")
   say ""
   local last = 3 * cfg.data.batch * cfg.mask.target.n * l.k * 18 * cfg.model.pred_dim ^ 2   -- proj, fc1, fc2, with their gradients
@@ -217,7 +217,7 @@ local function table_time(cfg)
   local again = recipe(cfg.name, { "model.recompute=true" })
   local plain, more = step_of(cfg, l.k, l.t, cfg.data.batch), step_of(again, l.k, l.t, cfg.data.batch)
   say "### Time of a step on one GPU, ms (roofline with the assumed efficiencies)"
-  head("GPU", "products", "attention", "memory-bound", "optimizer", "step", "images/s", "of its peak", "with recompute", "300 epochs on 16, hours")
+  head("GPU", "matmuls", "attention", "memory-bound", "optimizer", "step", "images/s", "fraction of peak", "with recompute", "300 epochs on 16, hours")
   for _, gpu in ipairs(GPUS) do
     local t, t2 = time_of(gpu, plain), time_of(gpu, more)
     local opt = optimizer_bytes(cfg, trained) / (gpu.memory * ASSUMED.memory)
@@ -233,9 +233,9 @@ local function table_growth(cfg)
   local trained = trained_of(cfg)
   local bytes = 4 * trained
   local l = lengths_of(cfg)
-  say("### Growth with 128 images a GPU (gradients in f32: %s GB)", f(2, bytes / 1e9))
-  head("GPUs", "GPU", "step alone, ms", "backward, ms", "sums, own 400 Gb/s, ms", "waited for", "efficiency",
-    "sums, 400 Gb/s a node, ms", "waited for", "efficiency")
+  say("### Weak scaling, 128 images per GPU (gradients in f32: %s GB)", f(2, bytes / 1e9))
+  head("GPUs", "GPU", "step alone, ms", "backward, ms", "sums, own 400 Gb/s, ms", "exposed communication", "efficiency",
+    "sums, 400 Gb/s a node, ms", "exposed communication", "efficiency")
   for _, W in ipairs { 16, 128, 1024 } do
     for _, gpu in ipairs { GPUS[1], GPUS[2], GPUS[4] } do
       local t = time_of(gpu, step_of(cfg, l.k, l.t, cfg.data.batch))
@@ -247,9 +247,9 @@ local function table_growth(cfg)
     end
   end
   say ""
-  say "### The same 2048 images a step on more GPUs (H100)"
-  head("GPUs", "images a GPU", "step alone, ms", "backward, ms", "sums, own 400 Gb/s, ms", "step with them, ms", "GPUs used well",
-    "sums, 400 Gb/s a node, ms", "GPUs used well")
+  say "### Strong scaling, 2048 images per step (H100)"
+  head("GPUs", "images per GPU", "step alone, ms", "backward, ms", "sums, own 400 Gb/s, ms", "step with sums, ms", "efficiency",
+    "sums, 400 Gb/s a node, ms", "efficiency")
   local h100, base = GPUS[2], nil
   for _, W in ipairs { 16, 32, 64, 128, 1024 } do
     local B = 2048 / W
@@ -266,9 +266,9 @@ end
 
 local function table_volume(cfg)
   local bytes = 4 * trained_of(cfg)
-  say "### What a GPU sends in a step, GB"
-  head("GPUs", "all-reduce, 2 (W-1)/W x bytes", "shard: to the owner", "shard: parameters back", "shard: optimizer's bytes a GPU",
-    "moments a GPU, GiB")
+  say "### Bytes that a GPU sends per step, GB"
+  head("GPUs", "all-reduce, 2 (W-1)/W x bytes", "shard: to the owner", "shard: parameters back", "shard: optimizer's bytes per GPU",
+    "moments per GPU, GiB")
   for _, W in ipairs { 1, 16, 128, 1024 } do
     local part = (W - 1) / W * bytes / 1e9
     row(W, f(2, 2 * part), f(2, part), f(2, part), f(2, optimizer_bytes(cfg, bytes / 4, 1 / W) / 1e9), f(2, 2 * bytes / W / 2 ^ 30))
@@ -297,15 +297,15 @@ local function table_published(cfg)
   row("bf16 copies of weights (theirs: autocast's cache, while a step runs)", gib(ours.copies), gib(ours.copies))
   row("activations of encoder and predictor", gib(enc + pre), gib(ours.step))
   row("of these N x N matrices", gib(squares(rows_c, l.k, size.depth) + squares(rows_p, n, cfg.model.pred_depth)), gib(0))
-  row("target encoder, for a moment: N x N matrices", gib(target), "with activations")
-  row("all, without workspace and driver", gib(ours.params + 16 * trained + ours.copies + enc + pre), gib(ours.total - ours.beside - ours.context))
+  row("target encoder, temporary: N x N matrices", gib(target), "with activations")
+  row("total, without workspace and driver", gib(ours.params + 16 * trained + ours.copies + enc + pre), gib(ours.total - ours.beside - ours.context))
   say ""
   local a100 = GPUS[1]
   local t = time_of(a100, step_of(cfg, l.k, l.t, B))
   local step = t.all + optimizer_bytes(cfg, trained) / (a100.memory * ASSUMED.memory)
   local _, wait = exposed(a100, 4 * trained, 16, false, t.backward)
   local steps = 300 * math.floor(IMAGES / (16 * B))
-  say("Paper: under 72 hours on 16 A100, that is under %s ms a step of 2048 images (%d steps). Roofline here: %s ms, %s hours,",
+  say("Paper: under 72 hours on 16 A100, that is under %s ms per step of 2048 images (%d steps). Roofline here: %s ms, %s hours,",
     f(0, 72 * 3600e3 / steps), steps, f(0, 1e3 * (step + wait)), f(1, steps * (step + wait) / 3600))
   say("%s A100 hours of the paper's (under) 1,200: a bound for a loader and launches that cost nothing, not a measurement.", f(0,
     16 * steps * (step + wait) / 3600))
@@ -314,7 +314,7 @@ end
 
 local function table_recipes()
   say "### The four recipes on the published GPUs' number (memory of 16 or more A100/H100; time on H100)"
-  head("recipe", "images a GPU x GPUs", "K, T", "TFLOP a step", "memory, GiB", "sharded", "recompute too", "step, ms",
+  head("recipe", "images per GPU x GPUs", "K, T", "TFLOP a step", "memory, GiB", "sharded", "recompute too", "step, ms",
     "sums, own 400 Gb/s, ms", "waited for, ms", "all epochs, H100 hours")
   local images = { in1k_vith14 = IMAGES, in1k_vith16_448 = IMAGES, in22k_vith14 = 14197122, in22k_vitg16 = 14197122 }
   for _, r in ipairs { { "in1k_vith14", 16 }, { "in1k_vith16_448", 128 }, { "in22k_vith14", 64 }, { "in22k_vitg16", 128 } } do
