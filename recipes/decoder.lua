@@ -34,7 +34,7 @@ local squares, count, parts, cell = { 0, 0, 0 }, 0, {}, panel.cell(grid, 160)
 for b = 1, held do
   local one = x:narrow(1, b, 1):contiguous()
   local pixels = panel.cut(one, P)
-  local context, target = model.policy:sample(1, b - 1)
+  local context, target = model.policy:for_images(one, model.target, b - 1):sample(1, b - 1)
   local patches, z, h = predict(model, one, context, target)
   local painted = { [2] = d:paint(h, patches), [3] = d:paint(z, patches) }
   for i, p in ipairs(patches) do
