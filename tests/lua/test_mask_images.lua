@@ -170,7 +170,9 @@ function tests.test_drawing()
   local few = plot.batch(model.config.data.root, model.target, { count = 4 })
   follow(recorded(model.policy, function() assert(plot.masks(model)) end), few)   -- the run's data
   local text
-  follow(recorded(model.policy, function() text = mask.text(model.policy, { images = few }) end), few)
+  follow(recorded(model.policy, function()
+    text = mask.text(model.policy, { images = few })
+  end), few)
   local lines = {}
   for line in text:gmatch "[^\n]+" do lines[#lines + 1] = line end
   local at = {}
