@@ -22,7 +22,8 @@ local N, size = grid[1] * grid[2], P * P * 3
 local x = plot.batch(o.data or model.config.data.root, model.target, { count = o.images + o.held })
 local held = math.min(o.held, math.floor(x:size(1) / 2))
 local train = x:narrow(1, held + 1, x:size(1) - held):contiguous()
-io.stderr:write(("training a decoder on %d patches of %d images\n"):format(train:size(1) * N, train:size(1)))
+io.stderr:write(("training a decoder on %d patches of %d image%s\n"):format(train:size(1) * N, train:size(1),
+  train:size(1) == 1 and "" or "s"))
 local d = decoder.new(model.target, o)
 local seen = panel.cut(train, P)
 d:train(plot.features(model.target, train), seen, o)

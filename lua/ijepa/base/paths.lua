@@ -27,8 +27,8 @@ function paths.hint(path)
   end
   local braces = path:match "{[^{}]*,[^{}]*}" or path:match "{[^{}]*%.%.[^{}]*}"
   if braces then
-    return (": the shell did not expand '%s' (quotes prevent it): give the paths themselves"):format(
-      braces)
+    return (": the shell did not expand '%s' (quotes prevent it): "
+      .. "give the paths themselves"):format(braces)
   end
   local glob = path:match "[^/]*[*?%[][^/]*"
   if glob then
@@ -44,7 +44,9 @@ function paths.hint(path)
     if kind == 1 then return (": %s is a file, not a folder"):format(shown) end
     if kind == 2 then
       local near = text.near(missing, names_in(folder), 3)
-      if #near > 0 then return (": did you mean '%s' in %s?"):format(table.concat(near, "' or '"), shown) end
+      if #near > 0 then
+        return (": did you mean '%s' in %s?"):format(table.concat(near, "' or '"), shown)
+      end
       return (": %s exists and holds no '%s'"):format(shown, missing)
     end
   until rest == "" or rest == "/"

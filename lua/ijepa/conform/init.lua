@@ -85,8 +85,8 @@ function conform.main(paths)
       end
       if #items == 0 then bad, worst = 1, { item = { name = "nothing was compared", error = 0, tolerance = 0 } } end
       if bad > 0 then all_ok = false end
-      print(("%s  %s: %d items, %d out of bounds; closest to its bound: %s, error %.3g of %.3g"):format(
-        bad == 0 and "ok    " or "FAILED", path, #items, bad, worst.item.name, worst.item.error, worst.item.tolerance))
+      print(("%s  %s: %s, %d out of bounds; closest to its bound: %s, error %.3g of %.3g"):format(
+        bad == 0 and "ok    " or "FAILED", path, text.count(#items, "item"), bad, worst.item.name, worst.item.error, worst.item.tolerance))
     end
   end
   return all_ok

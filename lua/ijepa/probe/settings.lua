@@ -1,4 +1,5 @@
 --- The settings that all probe recipes share: ijepa.config({}, probe_settings { own settings }).
+local F = require "ijepa.base.ffi"
 local load = require "ijepa.save.load"
 
 local shared = {
@@ -50,6 +51,9 @@ end
 return setmetatable(probe_settings, { __call = function(_, own)
   local all = {}
   for k, v in pairs(shared) do all[k] = v end
-  for k, v in pairs(own or {}) do all[k] = v end
+  for k, v in pairs(own or {}) do
+    if shared[k] then F.raise(("probe_settings: '%s' is a setting of all probes: take another name"):format(k)) end
+    all[k] = v
+  end
   return all
 end })

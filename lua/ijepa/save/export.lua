@@ -1,5 +1,6 @@
 --- `ijepa export RUN_OR_CHECKPOINT --format pth|hf|timm|safetensors --out PATH`: the weights for other programs.
 local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
 local pickle = require "ijepa.save.pickle"
 local published = require "ijepa.save.published"
 local tensors = require "ijepa.save.tensors"
@@ -178,7 +179,7 @@ function formats.safetensors(w, out)
   local meta = { settings = w.file:meta "settings", epoch = w.file:meta "epoch" }
   for k, v in pairs(meta) do meta[k] = tostring(v) end
   local ok, message = tensors.save(out, all, meta)
-  return ok and ("'%s': %d tensors"):format(out, #all), message
+  return ok and ("'%s': %s"):format(out, text.count(#all, "tensor")), message
 end
 
 --- Writes a checkpoint's weights in another layout. Returns a line that says what it wrote.
