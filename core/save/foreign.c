@@ -16,13 +16,16 @@ static bool begins(const ij_tensor_file *f, const known *k) {
   return f->size >= k->offset + k->n && !memcmp(f->map + k->offset, k->begin, k->n);
 }
 
-/* ONNX is a protobuf message without a magic number: field 1, the version of its format, then a text or the graph. A
- * safetensors file would have a header of less than 100 MB, so zeros here, and '{'. */
+/* A length of less than 4 GB and the brace of a JSON header: whatever its first bytes spell. */
+static bool is_safetensors(const ij_tensor_file *f) {
+  static const known header = {"\0\0\0\0{", 4, 5, NULL, NULL};
+  return begins(f, &header);
+}
+
+/* ONNX is a protobuf message without a magic number: field 1, the version of its format, then a text or the graph. */
 static bool is_onnx(const ij_tensor_file *f) {
-  static const unsigned char zeros[4] = {0};
   if (f->size < 16 || f->map[0] != 0x08 || !f->map[1] || f->map[1] > 0x20) return false;
-  return (f->map[2] == 0x12 || f->map[2] == 0x1a || f->map[2] == 0x3a || f->map[2] == 0x42) &&
-         memcmp(f->map + 4, zeros, 4) != 0 && f->map[8] != '{';
+  return f->map[2] == 0x12 || f->map[2] == 0x1a || f->map[2] == 0x3a || f->map[2] == 0x42;
 }
 
 ij_status ij_foreign_check(const ij_tensor_file *f) {
@@ -40,6 +43,7 @@ ij_status ij_foreign_check(const ij_tensor_file *f) {
       {"<!doctype", 0, 9, "a web page, not the weights", "download the file itself: the address led to a page"},
       {"<html", 0, 5, "a web page, not the weights", "download the file itself: the address led to a page"},
   };
+  if (is_safetensors(f)) return IJ_OK;
   for (size_t i = 0; i < sizeof all / sizeof *all; i++)
     if (begins(f, &all[i])) return ij_fail(IJ_EFORMAT, "file '%s' is %s: %s", f->path, all[i].what, all[i].advice);
   if (is_onnx(f)) return ij_fail(IJ_EFORMAT, "file '%s' is an ONNX model: %s", f->path, FORMATS);

@@ -124,6 +124,12 @@ function tests.test_files_that_are_not_weights_are_named()
     lu.assertNil(e)
     lu.assertStrContains(message, ("file '%s' "):format(path) .. expected)
   end
+  -- a header of 0x8b1f bytes begins as gzip does
+  local header = '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+  local path = write(folder .. "/x.safetensors", "\31\139\0\0\0\0\0\0" .. header .. (" "):rep(0x8b1f - #header) .. "\0\0\128?")
+  local f = assert(ijepa.tensors.open(path))
+  lu.assertEquals(f:info "a", { dtype = "f32", shape = { 1 } })
+  f:close()
   local e, message = ijepa.load "~/weights.pth"
   lu.assertNil(e)
   lu.assertStrContains(message, "checkpoint '~/weights.pth' does not exist: the shell did not expand '~'")

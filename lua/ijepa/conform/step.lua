@@ -195,10 +195,11 @@ local function compare_loss(file, prefix, loss, plan, add)
   end
 end
 
--- AdamW divides a gradient by its own size. Where a recorded gradient is rounding noise, another order of the same sums
--- gives another sign, and the parameter moves by up to the learning rate in either direction: such elements say nothing
--- about the engine. Noise is a gradient of at most NOISE of the largest of its tensor: the rounding of a float32 sum of
--- 2^18 terms, 2^-24 * sqrt(2^18). Those beyond the tolerance are counted apart, and at most NOISE_PART of a tensor.
+-- AdamW divides a gradient by its own size. Where a recorded gradient is rounding noise, another order of the same
+-- sums gives another sign, and the parameter moves by up to the learning rate in either direction: such elements say
+-- nothing about the engine. Noise is a gradient of at most NOISE of the largest of its tensor: the rounding of a float32
+-- sum of 2^18 terms, 2^-24 * sqrt(2^18). Gradients computed here differ from recorded ones by up to 2e-6 of it. Noise
+-- elements beyond the tolerance are counted apart, and may be NOISE_PART of a tensor.
 local NOISE, NOISE_PART, PARAMETER = 2 ^ -15, .001, 1e-5
 
 -- Largest |a - b| of the elements whose recorded gradient determines them, and what there is of the others: nil, or the
