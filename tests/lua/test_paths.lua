@@ -34,6 +34,9 @@ function tests.test_nearest_folder_and_similar_names()
     (": did you mean 'images' in '%s'?"):format(folder))
   lu.assertEquals(paths.hint(folder .. "/xyz/train"),
     (": '%s' exists and holds no 'xyz'"):format(folder))
+  lu.assertEquals(paths.hint(folder .. "/oth"), (": did you mean 'other' in '%s'?"):format(folder))
+  lu.assertEquals(paths.hint(folder .. "/image"),
+    (": did you mean 'imagenet' or 'images' in '%s'?"):format(folder))
   lu.assertEquals(paths.hint "/nowhere-at-all/x", ": '/' exists and holds no 'nowhere-at-all'")
   lu.assertEquals(paths.hint "nowhere-at-all",
     ": the current folder exists and holds no 'nowhere-at-all'")

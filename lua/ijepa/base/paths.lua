@@ -14,6 +14,20 @@ local function names_in(folder)
     if name:sub(1, 1) ~= "." and not name:find "%c" then list[#list + 1] = name end
   end
   C.ij_bytes_free(out[0])
+  table.sort(list)
+  return list
+end
+
+-- At most three of these names: those that begin with `missing`, such as train.tar, then near ones.
+local function like(missing, names)
+  local list, taken = {}, {}
+  local function take(name)
+    if #list < 3 and not taken[name] then list[#list + 1], taken[name] = name, true end
+  end
+  for _, name in ipairs(names) do
+    if missing ~= "" and name:lower():sub(1, #missing) == missing:lower() then take(name) end
+  end
+  for _, name in ipairs(text.near(missing, names, 3)) do take(name) end
   return list
 end
 
@@ -43,7 +57,7 @@ function paths.hint(path)
     local shown = rest == "" and "the current folder" or ("'%s'"):format(folder)
     if kind == 1 then return (": %s is a file, not a folder"):format(shown) end
     if kind == 2 then
-      local near = text.near(missing, names_in(folder), 3)
+      local near = like(missing, names_in(folder))
       if #near > 0 then
         return (": did you mean '%s' in %s?"):format(table.concat(near, "' or '"), shown)
       end
