@@ -150,14 +150,18 @@ end
 
 function tests.test_class_token()
   local e = models().encoder
-  local items = items_of(e)
-  items[#items + 1] = { name = "cls_token", dtype = "f32", shape = { 1, 1, 48 }, data = F.new "float[48]" }
-  local path = folder .. "/timm.safetensors"
-  assert(ijepa.tensors.save(path, items))
-  local loaded, message = ijepa.load(path, { heads = 2 })
-  lu.assertNil(loaded)
-  lu.assertEquals(message, ("'%s' has a class token ('cls_token'), which I-JEPA's encoders do not have: "):format(path)
-    .. "take a model without one, such as timm's with class_token=False, global_pool='avg'")
+  local path = folder .. "/x.safetensors"
+  -- with a class token of this name (timm, Hugging Face), and alone where nothing else is known (torchvision, CLIP)
+  for token, known in pairs { cls_token = true, ["visual.class_embedding"] = false, ["class_token"] = false,
+    ["embeddings.cls_token"] = true } do
+    local items = known and items_of(e) or {}
+    items[#items + 1] = { name = token, dtype = "f32", shape = { 1, 1, 48 }, data = F.new "float[48]" }
+    assert(ijepa.tensors.save(path, items))
+    local loaded, message = ijepa.load(path, { heads = 2 })
+    lu.assertNil(loaded)
+    lu.assertEquals(message, ("'%s' has a class token ('%s'), which I-JEPA's encoders do not have: "):format(path, token)
+      .. "take a model without one, such as timm's with class_token=False, global_pool='avg'")
+  end
 end
 
 function tests.test_values_that_are_not_finite_are_named()

@@ -84,17 +84,23 @@ function Part:shape(name)
 end
 
 -- A token for the class stands before the patches in ViTs of classification, DINO, MAE and CLIP.
-local CLASS_TOKENS = { "cls_token", "embeddings.cls_token", "class_token", "class_embedding" }
+local CLASS_TOKENS = { cls_token = true, class_token = true, class_embedding = true }
+
+-- The message that a file's model has a class token below this prefix, or nil.
+local function class_token(file, prefix)
+  for _, name in ipairs(file:names()) do
+    if CLASS_TOKENS[name:match "[^.]*$"] and name:sub(1, #prefix) == prefix then
+      return ("'%s' has a class token ('%s'), which I-JEPA's encoders do not have: %s"):format(file.path, name,
+        "take a model without one, such as timm's with class_token=False, global_pool='avg'")
+    end
+  end
+end
 
 --- What the tensors say of the model: width, depth, mlp_ratio, patch (encoders), patches.
 ---@return { width: integer, depth: integer, mlp_ratio: number, patch: integer?, patches: integer }? size, string? message
 function Part:size()
-  for _, name in ipairs(self.kind == "encoder" and CLASS_TOKENS or {}) do
-    if self.file:info(self.prefix .. name) then
-      return nil, ("'%s' has a class token ('%s'), which I-JEPA's encoders do not have: %s"):format(self.file.path,
-        self.prefix .. name, "take a model without one, such as timm's with class_token=False, global_pool='avg'")
-    end
-  end
+  local token = self.kind == "encoder" and class_token(self.file, self.prefix)
+  if token then return nil, token end
   local pos = self:shape(self.kind == "encoder" and "pos_embed" or "predictor_pos_embed")
   local depth = 0
   while self:shape(("%s.%d.norm1.weight"):format(BLOCKS[self.kind], depth)) do depth = depth + 1 end
@@ -297,8 +303,9 @@ function weights.open(path)
     return nil, self.heads
   end
   if #self.parts == 0 then
+    local token = class_token(file, "")
     file:close()
-    return nil, ("'%s' holds no encoder that is known: no tensor is called pos_embed or embeddings.position_embeddings"):format(path)
+    return nil, token or ("'%s' holds no encoder that is known: no tensor is called pos_embed or embeddings.position_embeddings"):format(path)
   end
   return self
 end
