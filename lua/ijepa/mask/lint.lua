@@ -263,7 +263,7 @@ function checks.repeats(add, about)
   if not p.f then return end
   local function draw(first)
     p.drawn = nil
-    local m = p:sample_raw(p.group, first, nil, false)
+    local m = p:sample_raw(p.group, first)
     return F.string(m.context, 4 * m.contexts * m.count * m.k) .. F.string(m.target, 4 * m.targets * m.count * m.t)
   end
   local before = draw(0)
