@@ -22,7 +22,8 @@ local N, size = grid[1] * grid[2], P * P * 3
 local x = plot.batch(o.data or model.config.data.root, model.target, { count = o.images + o.held })
 local held = math.min(o.held, math.floor(x:size(1) / 2))
 local train = x:narrow(1, held + 1, x:size(1) - held):contiguous()
-io.stderr:write(("training a decoder on %d patches of %d images\n"):format(train:size(1) * N, train:size(1)))
+io.stderr:write(("training a decoder on %d patches of %d image%s\n"):format(train:size(1) * N, train:size(1),
+  train:size(1) == 1 and "" or "s"))
 local d = decoder.new(model.target, o)
 local seen = panel.cut(train, P)
 d:train(plot.features(model.target, train), seen, o)
@@ -34,7 +35,7 @@ local squares, count, parts, cell = { 0, 0, 0 }, 0, {}, panel.cell(grid, 160)
 for b = 1, held do
   local one = x:narrow(1, b, 1):contiguous()
   local pixels = panel.cut(one, P)
-  local context, target = model.policy:sample(1, b - 1)
+  local context, target = model.policy:for_images(one, model.target, b - 1):sample(1, b - 1)
   local patches, z, h = predict(model, one, context, target)
   local painted = { [2] = d:paint(h, patches), [3] = d:paint(z, patches) }
   for i, p in ipairs(patches) do

@@ -21,7 +21,7 @@ local o = ijepa.config({}, ijepa.probe_settings {
 local encoder = ijepa.probe_settings.encoder("finetune", o)
 o.say = function(text) io.stderr:write(text, "\n") end
 local r = assert(ijepa.finetune.run(encoder, o))
-ijepa.probe.record(o, ("fine-tuned, %d epochs"):format(o.epochs), r)
+ijepa.probe.record(o, ("fine-tuned, %d epoch%s"):format(o.epochs, o.epochs == 1 and "" or "s"), r)
 print(ijepa.score.text(r))
 if o.per_class then print(ijepa.score.classes(r)) end
 return r

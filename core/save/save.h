@@ -51,6 +51,7 @@ ij_status ij_safetensors_read(ij_tensor_file *f); /* fills f from its map */
 ij_status ij_pth_read(ij_tensor_file *f);
 bool ij_pth_begins(const ij_tensor_file *f); /* whether its first bytes are those of a PyTorch checkpoint, old or new */
 void ij_pth_free(ij_pth *p);
+ij_status ij_foreign_check(const ij_tensor_file *f); /* fails, with what to do, for a format that is not read */
 /* The first element of a view and its strides in elements (NULL: row-major without gaps); unpacks it when it must. */
 ij_status ij_pth_view(ij_tensor_file *f, const ij_file_entry *e, const unsigned char **first, const int64_t **stride);
 

@@ -78,6 +78,7 @@ ij_status ij_tensor_file_open(const char *path, ij_tensor_file **out) {
   }
   IJ_TRY_TO(failed, st, map_file(f));
   f->copy_budget = f->size < SIZE_MAX / (2 * LARGEST_GAIN) ? LARGEST_GAIN * f->size + SMALL : SIZE_MAX / 2;
+  IJ_TRY_TO(failed, st, ij_foreign_check(f));
   IJ_TRY_TO(failed, st, ij_pth_begins(f) ? ij_pth_read(f) : ij_safetensors_read(f));
   IJ_TRY_TO(failed, st, index_names(f));
   *out = f;

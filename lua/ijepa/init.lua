@@ -9,6 +9,13 @@ local ijepa = {
   args = {},           -- the arguments after the script's name; ijepa.config reads key=value from here
 }
 
+-- OpenMP would start any number of threads, or abort when there can't be so many.
+local threads, cpus = C.ij_threads_get(), C.ij_cpu_count()
+if threads > cpus then
+  C.ij_threads_set(cpus)
+  io.stderr:write(("ijepa: OMP_NUM_THREADS=%d exceeds the number of CPUs: %d used\n"):format(threads, cpus))
+end
+
 -- Names that are fields of a module: ijepa.NAME is require("ijepa.MODULE").NAME.
 local from = { smooth_l1 = "tensor", cross_entropy = "tensor", concat = "tensor", no_grad = "device",
   model = "state", imagine = "imagine", bank = "imagine" }

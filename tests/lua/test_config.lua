@@ -57,8 +57,8 @@ end
 function tests.test_words_that_do_not_fit()
   lu.assertEquals(refused({}, { "data.batch=1.5" }), "command line: 'data.batch' is '1.5', expected an integer")
   lu.assertEquals(refused({}, { "data.batch=0" }), "command line: 'data.batch' is 0: must be above 0")
-  lu.assertEquals(refused({}, { "optim.lr=nan" }), "command line: 'optim.lr' is 'nan', expected a number")
-  lu.assertEquals(refused({}, { "optim.lr=inf" }), "command line: 'optim.lr' is 'inf', expected a number")
+  lu.assertEquals(refused({}, { "optim.lr=nan" }), "command line: 'optim.lr' is 'nan', which is not finite: expected a number")
+  lu.assertEquals(refused({}, { "optim.lr=inf" }), "command line: 'optim.lr' is 'inf', which is not finite: expected a number")
   lu.assertEquals(refused({}, { "optim.on=yes" }), "command line: 'optim.on' is 'yes', expected a boolean")
   lu.assertEquals(refused({}, { "data.scale=1,a" }), "command line: 'data.scale' is '1,a', expected a list of numbers")
   lu.assertEquals(refused({}, { "data=1" }),
@@ -72,6 +72,72 @@ function tests.test_unknown_keys_name_the_nearest()
   lu.assertEquals(refused({}, { "data.batch.x=1" }),
     "command line: unknown key 'data.batch.x' (did you mean 'data.batch'?)")
   lu.assertEquals(refused({}, { "zzzzzzz=1" }), "command line: unknown key 'zzzzzzz'")
+end
+
+-- Against the settings of pretraining: the message names the key, the count, the range and an advice.
+function tests.test_lists_of_two()
+  local function message(...)
+    local _, e = pcall(config, {}, nil, { ... })
+    return e
+  end
+  local function wrong(word, shown, rest)
+    lu.assertEquals(message(word), ("command line: '%s' is %s: expected two numbers%s"):format(word:match "^[^=]+",
+      shown, rest))
+  end
+  wrong("optim.betas=0.9", "{0.9}", " from 0 to below 1, such as optim.betas=0.9,0.999")
+  wrong("optim.betas=0.9,1", "{0.9, 1}", " from 0 to below 1, such as optim.betas=0.9,0.999")
+  wrong("optim.ema=2,3", "{2, 3}", " from 0 to 1, such as optim.ema=0.996,1")
+  wrong("optim.wd=-1,.4", "{-1, 0.4}", " of 0 or more, such as optim.wd=0.04,0.4")
+  wrong("data.scale=1", "{1}", " from 0 to 1, the smaller one first, such as data.scale=0.3,1")
+  wrong("data.scale=0.9,0.5", "{0.9, 0.5}", " from 0 to 1, the smaller one first, such as data.scale=0.5,0.9")
+  wrong("mask.target.scale=.1,.2,.3", "{0.1, 0.2, 0.3}",
+    " from 0 to 1, the smaller one first, such as mask.target.scale=0.15,0.2")
+  wrong("data.ratio=0,1", "{0, 1}", " from 0.01 to 100, the smaller one first, such as data.ratio=0.75,1.33")
+  local cfg = config({}, nil, { "optim.ema=1,.5", "optim.wd=.4,.04", "data.scale=1,1", "optim.betas=0,0" })
+  lu.assertEquals({ cfg.optim.ema, cfg.optim.wd, cfg.data.scale, cfg.optim.betas },
+    { { 1, .5 }, { .4, .04 }, { 1, 1 }, { 0, 0 } })
+  lu.assertStrContains(message "data.crop=1.5,2", "'data.crop' is {1.5, 2}: expected a side, or height and width")
+  lu.assertStrContains(message "optim.eps=0", "'optim.eps' is 0: expected a number above 0")
+end
+
+function tests.test_numbers_beyond_what_a_setting_takes()
+  local function message(word)
+    local _, e = pcall(config, {}, nil, { word })
+    return e
+  end
+  lu.assertEquals(message "data.batch=1e300",
+    "command line: 'data.batch' is 1e+300, which is beyond integers: expected at most 2147483647")
+  lu.assertStrContains(message "seed=1e17", "beyond integers: expected at most 9007199254740992")
+  lu.assertEquals(config({}, nil, { "seed=5000000000" }).seed, 5e9)
+  lu.assertEquals(message "threads=100000", "command line: 'threads' is 100000: expected 0 to 1024")
+  lu.assertStrContains(message "optim.lr=1e999", "'1e999', which is not finite: expected a number")
+  local _, e = pcall(config, { optim = { lr = math.huge } }, nil, {})
+  lu.assertStrContains(e, "'optim.lr' is inf, which is not finite")
+  _, e = pcall(config, { optim = { ema = { .9, 0 / 0 } } }, nil, {})
+  lu.assertStrMatches(e, ".*'optim%.ema' is {0%.9, .*nan}, which is not finite")
+end
+
+-- What the program prints to stderr for a command.
+local function printed(command)
+  local path = os.tmpname()
+  os.execute(("%s >/dev/null 2>%s"):format(command, path))
+  local file = assert(io.open(path))
+  local all = file:read "*a"
+  file:close()
+  os.remove(path)
+  return all
+end
+
+function tests.test_more_threads_than_cpus()
+  local cpus = require "ijepa.base.ffi".C.ij_cpu_count()
+  local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+  lu.assertEquals(printed(("OMP_NUM_THREADS=%d %s -e 'print(1)'"):format(cpus + 7, program)),
+    ("ijepa: OMP_NUM_THREADS=%d exceeds the number of CPUs: %d used\n"):format(cpus + 7, cpus))
+  lu.assertEquals(printed(("OMP_NUM_THREADS=%d %s -e 'print(1)'"):format(cpus, program)), "")
+  local config_only = "require 'ijepa'.config({}, nil, { 'threads=%d' })"
+  lu.assertStrContains(printed(("%s -e \"%s\""):format(program, config_only:format(cpus + 1))),
+    ("ijepa: threads=%d exceeds the %d CPU"):format(cpus + 1, cpus))
+  lu.assertEquals(printed(("%s -e \"%s\""):format(program, config_only:format(cpus))), "")
 end
 
 function tests.test_the_recipes_mistakes_name_its_line()
@@ -88,7 +154,7 @@ function tests.test_the_recipes_mistakes_name_its_line()
   lu.assertStrMatches(message, (".*test_config%%.lua:%d: unknown key 'data%%.bacth' .*"):format(line + 4))
   lu.assertStrMatches(refused { data = { batch = "4" } }, "HERE:%d+: 'data%.batch' is '4', expected an integer")
   lu.assertStrMatches(refused { data = 4 }, "HERE:%d+: 'data' is 4, expected a table")
-  lu.assertStrMatches(refused { optim = { lr = 0 / 0 } }, "HERE:%d+: 'optim%.lr' is .*nan, expected a number")
+  lu.assertStrMatches(refused { optim = { lr = 0 / 0 } }, "HERE:%d+: 'optim%.lr' is .*nan, which is not finite")
   lu.assertStrMatches(refused { data = { "x" } }, "HERE:%d+: 'data' holds a value without a key")
   lu.assertStrMatches(refused(7), "HERE:%d+: config: expected a table, not 7")
 end

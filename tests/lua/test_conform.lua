@@ -50,6 +50,60 @@ function tests.test_one_number_changed_fails()
   os.remove(path)
 end
 
+-- Elements whose recorded gradient is rounding noise: counted apart, bounded in number and in size, printed.
+function tests.test_noise_gradients()
+  local file = assert(io.open(golden, "rb"))
+  local all = file:read "*a"
+  file:close()
+  local f = assert(ijepa.checkpoint.load(golden))
+  local name = "encoder.blocks.0.attn.qkv.weight"   -- 768 elements: one of them may be noise
+  local p, bytes = f:data("final." .. name)
+  local at = assert(all:find(F.string(p, bytes), 1, true)) - 1
+  local g, n, top = F.cast("const float *", (f:data("step0.grad." .. name))), bytes / 4, 0
+  for i = 0, n - 1 do top = math.max(top, math.abs(g[i])) end
+  local noise, sound = {}, nil
+  for i = 0, n - 1 do
+    if math.abs(g[i]) < 2 ^ -18 * top then noise[#noise + 1] = i
+    elseif math.abs(g[i]) > 2 ^ -12 * top then sound = i end
+  end
+  lu.assertTrue(n == 768 and #noise >= 2 and sound ~= nil)
+  local path = os.tmpname() .. ".safetensors"
+  -- The item of this tensor with these elements moved by `by`, and what the command prints.
+  local function planted(by, ...)
+    local changed = F.new("uint8_t[?]", #all)
+    F.copy(changed, all, #all)
+    for _, i in ipairs { ... } do
+      local value = F.cast("float *", changed + at + 4 * i)
+      value[0] = value[0] + by
+    end
+    local out = assert(io.open(path, "wb"))
+    out:write(F.string(changed, #all))
+    out:close()
+    local lines, print_ = {}, print
+    _G.print = function(line) lines[#lines + 1] = line end   -- luacheck: ignore
+    local fine = ijepa.conform.main { path }
+    _G.print = print_   -- luacheck: ignore
+    for _, item in ipairs(assert(ijepa.conform.check(path))) do
+      if item.name == "final." .. name then return item, fine, table.concat(lines, "\n") end
+    end
+  end
+  local item, fine, printed = planted(3.8e-5, noise[1])
+  lu.assertEquals({ item.ok, fine, item.noise.count, item.noise.allowed, item.noise.elements }, { true, true, 1, 1, 768 })
+  lu.assertAlmostEquals(item.noise.error, 3.8e-5, 1e-6)
+  lu.assertTrue(item.error < 1e-5)
+  lu.assertStrContains(printed, "noise final." .. name .. ": 1 element of 768 (at most 1) with a recorded gradient of rounding noise")
+  item, fine, printed = planted(3.8e-5, noise[1], noise[2])   -- too many
+  lu.assertEquals({ item.ok, fine, item.noise.count }, { false, false, 2 })
+  lu.assertStrContains(printed, "WRONG final." .. name .. ": 2 elements of 768 (at most 1)")
+  item, fine = planted(.1, noise[1])   -- further than the learning rates reach
+  lu.assertEquals({ item.ok, fine, item.noise.count }, { false, false, 1 })
+  item, fine = planted(3.8e-5, sound)   -- its gradient determines it
+  lu.assertEquals({ item.ok, fine, item.noise }, { false, false, nil })
+  lu.assertAlmostEquals(item.error, 3.8e-5, 1e-6)
+  f:close()
+  os.remove(path)
+end
+
 function tests.test_recorded_by_the_published_implementation()
   lu.skipIf(C.ij_path_kind(shared) ~= 2, "no folder " .. shared)
   for _, name in ipairs { "step_a.safetensors", "step_b.safetensors", "step_a-ep3.pth.tar", "step_b-ep3.pth.tar",

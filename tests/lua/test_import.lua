@@ -109,10 +109,42 @@ function tests.test_keys_that_are_not_known_are_named_with_their_line()
 end
 
 function tests.test_missing_keys_take_defaults_and_are_named()
-  local recipe = assert(recipe_of "data: {batch_size: 4}\nmask:\n")
+  local recipe = assert(recipe_of "data: {batch_size: 4}\nmask: {min_keep: 2}\n")
   lu.assertEquals(resolved(recipe).data.batch, 4)
   lu.assertStrContains(recipe, "data.crop_size is missing")
   lu.assertStrContains(recipe, "the section 'optimization' is missing")
+end
+
+function tests.test_empty_values_are_errors_with_their_line()
+  local function problems(source)
+    local recipe, message = recipe_of(source)
+    lu.assertNil(recipe)
+    return (message:gsub("%f[^%z\n]/[^:]*:", "FILE:"):gsub("^[^:]*:", "FILE:"))
+  end
+  for _, null in ipairs { "", " ~", " null", " NULL" } do
+    lu.assertEquals(problems("data:\n  batch_size: 4\n  crop_size:" .. null .. "\n"),
+      "FILE:3: 'data.crop_size' has no value: expected an integer; remove the line for the default")
+  end
+  lu.assertEquals(problems "data: {batch_size: 4}\nmask:\n",
+    "FILE:2: the section 'mask' has no keys: remove it for the defaults")
+  lu.assertNotNil(recipe_of "data: {batch_size: 4}\nmeta: {read_checkpoint: null}\n")   -- as in the published files
+end
+
+function tests.test_yaml_given_as_a_recipe()
+  local path = os.tmpname()
+  for _, ending in ipairs { ".yaml", ".yml" } do
+    local file = assert(io.open(path .. ending, "w"))
+    file:write(yaml(published[1]))
+    file:close()
+    local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+    local status = os.execute(("%s %s%s >%s 2>&1"):format(program, path, ending, path))
+    lu.assertEquals(status, 256)   -- exit code 1
+    local printed = assert(io.open(path)):read "*a"
+    lu.assertEquals(printed, ("%s: this is a YAML configuration, not a recipe; make one of it: ijepa import %s > recipe.lua\n"):format(
+      path .. ending, path .. ending))
+    os.remove(path .. ending)
+  end
+  os.remove(path)
 end
 
 function tests.test_refused()

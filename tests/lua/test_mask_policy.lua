@@ -238,9 +238,9 @@ function tests.test_saliency()
     local q = given(saliency)
     m = q:sample_raw(2, 0, nil, { images = true })
     lu.assertEquals({ m.target[0], m.target[1], m.target[2], m.target[3] }, { 0, 1, 2, 3 })
-    lu.assertErrorMsgContains("needs the images", q.sample_raw, q, 2)
+    lu.assertErrorMsgContains("this policy reads images: give images=", q.sample_raw, q, 2)
     lu.assertErrorMsgContains("set mask.group=1 (it is 2)", q.sample_raw, q, 1, 0, nil, { images = true })
-    lu.assertStrContains(mask.text(q), "context 4, target 2")   -- looking needs no images
+    lu.assertStrContains(mask.text(q), "this policy reads images: give images=")
   end
   local q = given(function() return { { 1 }, { 2 } } end)
   lu.assertErrorMsgContains("image 0: its saliency", q.sample_raw, q, 2, 0, nil, { images = true })

@@ -57,6 +57,176 @@ local function everything(whole)
   return table.concat(list)
 end
 
+local function write(path, content)
+  local file = assert(io.open(path, "wb"))
+  file:write(content)
+  file:close()
+  return path
+end
+
+function tests.test_hugging_face_model_in_several_files()
+  local whole = models()
+  save(folder .. "/run.safetensors", whole)
+  assert(ijepa.export.write(folder .. "/run.safetensors", { format = "hf", out = folder .. "/hf" }))
+  local one = folder .. "/hf/model.safetensors"
+  local f = assert(ijepa.tensors.open(one))
+  local names, parts, map = f:names(), { {}, {} }, {}
+  for i, name in ipairs(names) do
+    local info, data = f:info(name), f:data(name)
+    table.insert(parts[i % 2 + 1], { name = name, dtype = info.dtype, shape = info.shape, data = data })
+    map[#map + 1] = ("%q: %q"):format(name, ("model-0000%d-of-00002.safetensors"):format(i % 2 + 1))
+  end
+  os.execute(("mkdir '%s/sharded' && cp '%s/hf/config.json' '%s/sharded'"):format(folder, folder, folder))
+  for k, items in ipairs(parts) do
+    assert(ijepa.tensors.save(("%s/sharded/model-0000%d-of-00002.safetensors"):format(folder, k), items))
+  end
+  f:close()
+  local index = folder .. "/sharded/model.safetensors.index.json"
+  write(index, '{ "metadata": {}, "weight_map": { ' .. table.concat(map, ", ") .. " } }")
+  local want = values(assert(ijepa.load(folder .. "/hf")))
+  lu.assertEquals(want, values(whole.target_encoder))
+  for _, path in ipairs { folder .. "/sharded", index } do
+    local e, message = ijepa.load(path)
+    lu.assertNil(message)
+    lu.assertTrue(values(e) == want)
+    lu.assertEquals({ e.heads, e.source }, { 2, index })
+  end
+  local function refused(content, part)
+    write(index, content)
+    local e, message = ijepa.load(folder .. "/sharded")
+    lu.assertNil(e)
+    lu.assertStrContains(message, part)
+    lu.assertStrContains(message, index)
+  end
+  refused("", "could not be read: it is empty")
+  refused("[1]", "has no weight_map")
+  refused('{ "weight_map": { "a": "../hf/model.safetensors" } }', "the file of 'a' is no name of a file beside it")
+  refused('{ "weight_map": { "a": 3 } }', "the file of 'a' is no name of a file beside it")
+  refused('{ "weight_map": { "a": "model-00003-of-00002.safetensors" } }', "could not be opened")
+  refused('{ "weight_map": { "a": "model-00001-of-00002.safetensors" } }', "'model-00001-of-00002.safetensors' has no tensor 'a'")
+end
+
+function tests.test_files_that_are_not_weights_are_named()
+  local formats = "ijepa reads safetensors and PyTorch's .pth: save the model in one of them"
+  for content, expected in pairs {
+    ["version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 123\n"] = "is a Git LFS pointer, not the weights themselves: "
+      .. "fetch them with 'git lfs pull' in its repository, or download the file again",
+    ["GGUF\3\0\0\0\0\0\0\0\0\0\0\0"] = "is a GGUF file of llama.cpp: " .. formats,
+    ["PAR1\21\4\21\0\0\0\0\0"] = "is a Parquet file, which holds a table, not weights: " .. formats,
+    ["\8\8\18\7pytorch\26\0052.1.0:\0\0\0"] = "is an ONNX model: " .. formats,
+    ["\137HDF\r\n\26\n\0\0\0\0"] = "is an HDF5 file, as Keras writes it: " .. formats,
+    ["\147NUMPY\1\0v\0{'descr'"] = "is a NumPy array: " .. formats,
+    ["\31\139\8\0\0\0\0\0\0\3"] = "is compressed with gzip: unpack it and give the file of weights inside",
+    ["<!DOCTYPE html><html></html>"] = "is a web page, not the weights: download the file itself",
+  } do
+    local path = write(folder .. "/x.pth", content)
+    local e, message = ijepa.load(path)
+    lu.assertNil(e)
+    lu.assertStrContains(message, ("file '%s' "):format(path) .. expected)
+  end
+  -- a header of 0x8b1f bytes begins as gzip does
+  local header = '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+  local path = write(folder .. "/x.safetensors", "\31\139\0\0\0\0\0\0" .. header .. (" "):rep(0x8b1f - #header) .. "\0\0\128?")
+  local f = assert(ijepa.tensors.open(path))
+  lu.assertEquals(f:info "a", { dtype = "f32", shape = { 1 } })
+  f:close()
+  local e, message = ijepa.load "~/weights.pth"
+  lu.assertNil(e)
+  lu.assertStrContains(message, "checkpoint '~/weights.pth' does not exist: the shell did not expand '~'")
+end
+
+-- The tensors of an encoder as items; f may change each.
+local function items_of(model, f)
+  local items = {}
+  for i, p in ipairs(model:params()) do
+    local data, n = p.tensor:read()
+    local own = F.new("float[?]", n)
+    F.copy(own, data, 4 * n)
+    items[i] = { name = p.name, dtype = "f32", shape = p.tensor:shape(), data = own }
+    if f then f(items[i], n) end
+  end
+  return items
+end
+
+function tests.test_class_token()
+  local e = models().encoder
+  local path = folder .. "/x.safetensors"
+  -- with a class token of this name (timm, Hugging Face), and alone where nothing else is known (torchvision, CLIP)
+  for token, known in pairs { cls_token = true, ["visual.class_embedding"] = false, ["class_token"] = false,
+    ["embeddings.cls_token"] = true } do
+    local items = known and items_of(e) or {}
+    items[#items + 1] = { name = token, dtype = "f32", shape = { 1, 1, 48 }, data = F.new "float[48]" }
+    assert(ijepa.tensors.save(path, items))
+    local loaded, message = ijepa.load(path, { heads = 2 })
+    lu.assertNil(loaded)
+    lu.assertEquals(message, ("'%s' has a class token ('%s'), which I-JEPA's encoders do not have: "):format(path, token)
+      .. "take a model without one, such as timm's with class_token=False, global_pool='avg'")
+  end
+end
+
+function tests.test_values_that_are_not_finite_are_named()
+  local path, whole = folder .. "/nan.safetensors", models()
+  for kind, v in pairs { NaN = 0 / 0, inf = math.huge } do
+    local items = items_of(whole.target_encoder, function(item)
+      if item.name == "blocks.1.norm2.bias" then item.data[3], item.data[7] = v, v end
+    end)
+    assert(ijepa.tensors.save(path, items))
+    local expected = ("checkpoint '%s': tensor 'blocks.1.norm2.bias' holds %s in 2 of 48 values: take an earlier checkpoint"):format(
+      path, kind)
+    local e, message = ijepa.load(path, { heads = 2 })
+    lu.assertNil(e)
+    lu.assertEquals(message, expected)
+    local w = assert(ijepa.weights.open(path))   -- as init= of a run fills its models
+    local taken
+    taken, message = w:fill(models())
+    lu.assertNil(taken)
+    lu.assertEquals(message, expected)
+    w:close()
+    e = assert(ijepa.load(path, { heads = 2, partial = true }))   -- to look at
+    lu.assertEquals(#e.left.missing, 0)
+  end
+  local items = items_of(whole.target_encoder, function(item)   -- large, but finite: its squares are not
+    if item.name == "blocks.1.norm2.bias" then item.data[3] = 3e38 end
+  end)
+  assert(ijepa.tensors.save(path, items))
+  lu.assertNotNil(ijepa.load(path, { heads = 2 }))
+end
+
+-- Advice that a command gives, the command takes.
+function tests.test_heads_and_grid_where_advice_names_them()
+  local e = jepa.encoder { width = 96, depth = 1, heads = 4, patch = 8, crop = { 16, 48 }, init_gain = 1 }
+  local path = folder .. "/h4.safetensors"
+  assert(ijepa.tensors.save(path, items_of(e)))
+  local none, message = ijepa.load(path)
+  lu.assertNil(none)
+  lu.assertStrContains(message, "does not say how many heads a width of 96 has: give heads=N, which divides 96")
+  none, message = ijepa.load(path, { heads = 4 })
+  lu.assertNil(none)
+  lu.assertStrContains(message, "has 12 positions, which is no square: give grid=ROWS,COLUMNS")
+  none, message = ijepa.load(path, { heads = 7, grid = { 2, 6 } })
+  lu.assertNil(none)
+  lu.assertStrContains(message, "has a width of 96, which 7 heads do not divide")
+  none, message = ijepa.load(path, { heads = 4, grid = { 3, 5 } })
+  lu.assertNil(none)
+  lu.assertStrContains(message, "has 12 positions, not the 3 x 5 of grid")
+  local settings = ijepa.config({}, require "ijepa.probe.settings" {}, { "run=" .. path, "heads=4", "grid=2,6",
+    "train=a", "test=b" })
+  local probed = require "ijepa.probe.settings".encoder("test", settings)
+  lu.assertEquals({ probed.heads, probed.grid, values(probed) == values(e) }, { 4, { 2, 6 }, true })
+  for i, arguments in ipairs { { "--heads", "4", "--grid", "2,6", "--which", "" }, { "heads=4", "grid=2x6" } } do
+    local all = { path, "--format", "timm", "--out", ("%s/out%d.safetensors"):format(folder, i), unpack(arguments, 1, 4) }
+    lu.assertEquals(ijepa.export.main(all), 0)
+    lu.assertTrue(values(assert(ijepa.load(all[5], { heads = 4, grid = { 2, 6 } }))) == values(e))
+  end
+  lu.assertEquals({ ijepa.export.main { path, "--format", "timm", "--out", "x", "--grid", "2" } },
+    { 2, "--grid '2': expected ROWS,COLUMNS" })
+  for file in assert(io.popen "ls recipes/*.lua"):lines() do   -- every recipe that probes takes them
+    local source = io.open(file):read "*a"
+    if source:find "probe_settings" or source:find "probe%.settings" then lu.assertStrContains(source, "encoder(") end
+    lu.assertNil(source:find "ijepa%.load")
+  end
+end
+
 local function export(from, format, name, o)
   o = o or {}
   o.format, o.out = format, folder .. "/" .. name

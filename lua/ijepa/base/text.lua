@@ -72,6 +72,16 @@ function text.count(n, noun, plural)
   return ("%.14g %s"):format(n, n == 1 and noun or plural or noun .. "s")
 end
 
+--- A count of bytes with its unit: "512 bytes", "3.1 kB", "2.50 GB" (decimal units).
+---@param n number
+---@return string
+function text.bytes(n)
+  local units, i = { "bytes", "kB", "MB", "GB", "TB" }, 1
+  while n >= 999.5 and i < #units do n, i = n / 1000, i + 1 end
+  if i == 1 then return text.count(n, "byte") end
+  return (n < 9.995 and "%.2f %s" or n < 99.95 and "%.1f %s" or "%.0f %s"):format(n, units[i])
+end
+
 local digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 --- Base64 of n bytes from p (u8).
 ---@return string

@@ -39,7 +39,8 @@ local function is_null(node)
   return node.plain and (node.text == "" or node.text == "~" or node.text:lower() == "null")
 end
 
--- ---- keys: type, and function(out, value) that sets it in the recipe's table `out` and may return a note ---------------
+-- ---- keys: type (null = true: may have no value), and function(out, value) that sets it in the recipe's
+-- table `out` and may return a note
 
 local function field(section, name)
   return function(out, value) out[section][name] = value end
@@ -81,7 +82,7 @@ local keys = {
     model_name = { "string", field("model", "arch") },
     pred_depth = { "integer", field("model", "pred_depth") },
     pred_emb_dim = { "integer", field("model", "pred_dim") },
-    read_checkpoint = { "string", function(_, v)
+    read_checkpoint = { "string", null = true, function(_, v)
       return v and ("read_checkpoint: '%s' is not read: a run resumes from the newest checkpoint of its folder"):format(v)
     end },
     use_bfloat16 = { "boolean", function(out, v) out.model.dtype = v and "bf16" or "f32" end },
@@ -123,14 +124,20 @@ end
 local function section(name, node, out, report, note)
   local known, seen = keys[name], {}
   if not node.map then
-    if is_null(node) then node.map = {} else return report(node.line, "'%s' is not a section with keys", name) end
+    return report(node.key_line, is_null(node) and "the section '%s' has no keys: remove it for the defaults"
+      or "'%s' is not a section with keys", name)
   end
   for _, item in ipairs(node.map) do
     local rule = known[item.key]
     seen[item.key] = true
     if not rule then
       report(item.key_line, "unknown key '%s.%s'%s", name, item.key, text.hint(item.key, text.keys(known)))
-    elseif not is_null(item) then
+    elseif is_null(item) then
+      if not rule.null then
+        report(item.key_line, "'%s.%s' has no value: expected %s; remove the line for the default", name,
+          item.key, wanted[rule[1]])
+      end
+    else
       local value = read[rule[1]](item)
       if value == nil then
         report(item.line, "'%s.%s' is %s, expected %s", name, item.key, item.text and "'" .. item.text .. "'" or "not a single value",

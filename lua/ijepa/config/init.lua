@@ -4,7 +4,8 @@
 -- A schema is a table of sections and settings; a setting is a table with a `type`:
 --   { type = "integer", default = 128, doc = "Images per batch, 1 or more.",
 --     check = function(v) return v > 0, "must be above 0" end }
--- Types: "number", "integer", "boolean", "string", "function", "table", "any", "numbers" or
+-- check(value, section, key) returns whether it is fine, and what was expected. Numbers are finite,
+-- and integers at most `max` (2^31 - 1). Types: "number", "integer", "boolean", "string", "function", "table", "any", "numbers" or
 -- "strings" (lists), and alternatives like "string|function". Without a default a setting may be nil.
 -- Uses: base, tensor.
 local F = require "ijepa.base.ffi"
@@ -77,10 +78,12 @@ local function type_of(value)
   return type(value[1]) == "number" and "numbers" or "table"
 end
 
+local function is_finite(v) return type(v) == "number" and v == v and math.abs(v) < math.huge end
+
 local function every(list, kind)
   if not is_list(list) then return false end
   for _, v in ipairs(list) do
-    if type(v) ~= kind then return false end
+    if type(v) ~= kind or kind == "number" and not is_finite(v) then return false end
   end
   return true
 end
@@ -88,8 +91,8 @@ end
 local function fits(value, kind)
   for one in kind:gmatch "[^|]+" do
     if one == "any" or one == type(value) and one ~= "number" then return true end
-    if one == "number" and type(value) == "number" and value == value then return true end
-    if one == "integer" and type(value) == "number" and value % 1 == 0 then return true end
+    if one == "number" and is_finite(value) then return true end
+    if one == "integer" and is_finite(value) and value % 1 == 0 then return true end
     if one == "numbers" and every(value, "number") or one == "strings" and every(value, "string") then return true end
   end
   return false
@@ -173,7 +176,22 @@ end
 local function plain(word) return (word:gsub("%c", "?")) end
 
 local function shown(value)
-  return type(value) == "string" and ("'%s'"):format(plain(value)) or type(value) == "table" and "a table" or tostring(value)
+  if type(value) == "string" then return ("'%s'"):format(plain(value)) end
+  if type(value) == "number" then return ("%.14g"):format(value) end
+  if type(value) ~= "table" then return tostring(value) end
+  local parts = {}
+  for i, v in ipairs(value) do parts[i] = type(v) == "number" and ("%.14g"):format(v) or nil end
+  return #parts > 0 and #parts == #value and #parts <= 8 and "{" .. table.concat(parts, ", ") .. "}" or "a table"
+end
+
+-- What is wrong with a number's size, as the end of a message, or nil. most: of integers.
+local function beyond(value, kind, most)
+  for _, v in ipairs(type(value) == "table" and value or { value }) do
+    if type(v) == "number" and not is_finite(v) then return ", which is not finite" end
+    if kind:find "integer" and type(v) == "number" and math.abs(v) > (most or 2 ^ 31 - 1) then
+      return (", which is beyond integers: expected at most %.0f"):format(most or 2 ^ 31 - 1)
+    end
+  end
 end
 
 -- Checks every value of t; where(key) gives "FILE:LINE" or "command line" for messages.
@@ -183,11 +201,13 @@ local function check(node, t, prefix, where, keys)
     if child == nil then
       F.raise(("%s: unknown key '%s'%s"):format(where(key), key, hint(key, keys)), 0)
     elseif is_leaf(child) then
+      local size = beyond(value, child.type, child.max)
+      if size then F.raise(("%s: '%s' is %s%s"):format(where(key), key, shown(value), size), 0) end
       if not fits(value, child.type) then
         F.raise(("%s: '%s' is %s, expected %s"):format(where(key), key, shown(value), wanted(child.type)), 0)
       end
       local ok, why = true, nil
-      if child.check then ok, why = child.check(value, t) end
+      if child.check then ok, why = child.check(value, t, key) end
       if not ok then F.raise(("%s: '%s' is %s: %s"):format(where(key), key, shown(value), why or "not allowed"), 0) end
     elseif type(value) ~= "table" then
       F.raise(("%s: '%s' is %s, expected a table"):format(where(key), key, shown(value)), 0)
@@ -289,12 +309,19 @@ function config.resolve(given, schema, args)
     end
     local value = parse(word, kind)
     if value == nil then
-      F.raise(("command line: '%s' is '%s', expected %s"):format(key, plain(word), wanted(kind)), 0)
+      local number = tonumber(word)
+      F.raise(("command line: '%s' is '%s', %sexpected %s"):format(key, plain(word),
+        number and not is_finite(number) and "which is not finite: " or "", wanted(kind)), 0)
     end
     from_command[key] = true
     set(t, key, value)
   end
   if schema then check(schema, t, "", where, keys) end
+  local cpus = F.C.ij_cpu_count()
+  if schema == config.schema and t.threads > cpus then
+    io.stderr:write(("ijepa: threads=%d exceeds the %s: expect slower steps; threads=0 uses all CPUs\n"):format(
+      t.threads, text.count(cpus, "CPU")))
+  end
   if schema and schema.device and t.device ~= "" then use_device(t.device, where "device") end
   return t
 end

@@ -1,12 +1,29 @@
 -- The settings of a pretraining recipe: every key with its type, default, check and text. A text is
 -- one or two complete sentences: what it sets, the unit, the range, when to change it. `ijepa help
 -- data.batch` prints one; docs/settings.md shows all (`ijepa help settings --markdown`).
-local function range(lo, hi)
-  return function(v)
-    return type(v) == "table" and #v == 2 and v[1] <= v[2] and v[1] >= lo and v[2] <= hi,
-      ("expected two numbers, rising, between %g and %g"):format(lo, hi)
+local function number_list(v)
+  local parts = {}
+  for i, n in ipairs(v) do parts[i] = ("%g"):format(n) end
+  return table.concat(parts, ",")
+end
+-- Two numbers from lo to hi (below hi: open = true), in order where `rising`; the advice is `such`,
+-- or the same numbers in order.
+local function two(lo, hi, such, rising, open)
+  return function(v, _, key)
+    local ok = type(v) == "table" and #v == 2
+    local fits = ok
+    for _, n in ipairs(fits and v or {}) do
+      fits = fits and n >= lo and (n < hi or n == hi and not open)
+    end
+    local advice = number_list(such)
+    if fits and rising and v[1] > v[2] then fits, advice = false, number_list { v[2], v[1] } end
+    local upper = hi == math.huge and (" of %g or more"):format(lo)
+      or (" from %g to %s%g"):format(lo, open and "below " or "", hi)
+    return fits, ("expected two numbers%s%s, such as %s=%s"):format(upper,
+      rising and ", the smaller one first" or "", key, advice)
   end
 end
+local function range(lo, hi, such) return two(lo, hi, such, true) end
 local function at_least(n)
   return function(v) return v >= n, ("expected %g or more"):format(n) end
 end
@@ -28,9 +45,12 @@ local function policy_name(v)
   local ok, why = one_of("multiblock", "random", "block")(v)
   return ok, why and why .. ", or a Lua file such as recipes/masks/halves.lua"
 end
-local function side(v)
-  if type(v) == "number" then return v >= 1, "expected a side in pixels" end
-  return #v == 2 and v[1] >= 1 and v[2] >= 1, "expected a side, or height and width"
+local function side(v, _, key)
+  local function whole(n) return n >= 1 and n % 1 == 0 and n < 2 ^ 31 end
+  if type(v) == "number" then return whole(v), "expected a side in pixels, 1 or more" end
+  return #v == 2 and whole(v[1]) and whole(v[2]),
+    ("expected a side, or height and width, in pixels, such as %s=224 or %s=224,448"):format(
+      key, key)
 end
 
 return {
@@ -40,7 +60,7 @@ return {
   tag = { type = "string", default = "jepa",
     doc = "First part of the file names of log and checkpoints (TAG_r0.csv, " ..
       "TAG-latest.safetensors)." },
-  seed = { type = "integer", default = 0, check = at_least(0),
+  seed = { type = "integer", default = 0, max = 2 ^ 53, check = at_least(0),
     doc = "Seed of initial values, data order, crops and masks; 0 or more. The same seed " ..
       "and settings draw the same values again." },
   resume = { type = "boolean|string", default = true,
@@ -57,9 +77,9 @@ return {
   device = { type = "string", default = "",
     doc = "Device of the run: cpu, cuda or cuda:N (N from 0); empty: the variable " ..
       "IJEPA_DEVICE, or cpu." },
-  threads = { type = "integer", default = 0, check = at_least(0),
-    doc = "Number of CPU threads that compute; 0: all CPUs. Lower it when several programs " ..
-      "share the machine." },
+  threads = { type = "integer", default = 0, check = within(0, 1024),
+    doc = "Number of CPU threads that compute, up to the number of CPUs; 0: all CPUs. Lower " ..
+      "it when several programs share the machine." },
   data = {
     root = { type = "string|strings",
       doc = "Images to train on: a folder (all its subfolders are searched), a .tar, or a " ..
@@ -82,10 +102,10 @@ return {
     crop = { type = "integer|numbers", default = 224, check = side,
       doc = "Side of the random crop in pixels, or {height, width}; a multiple of " ..
         "model.patch. A larger crop gives more patches and a slower step." },
-    scale = { type = "numbers", default = { .3, 1 }, check = range(0, 1),
+    scale = { type = "numbers", default = { .3, 1 }, check = range(0, 1, { .3, 1 }),
       doc = "Smallest and largest area of a crop as a fraction of the image, 0 to 1. Raise " ..
         "the first for small images, which a small crop would blur." },
-    ratio = { type = "numbers", default = { 3 / 4, 4 / 3 }, check = range(.01, 100),
+    ratio = { type = "numbers", default = { 3 / 4, 4 / 3 }, check = range(.01, 100, { .75, 1.33 }),
       doc = "Smallest and largest aspect ratio (width / height) of a crop, .01 to 100." },
     flip = { type = "number", default = 0, check = fraction,
       doc = "Probability of a mirrored crop, 0 to 1. The published recipes use 0; .5 helps " ..
@@ -102,9 +122,9 @@ return {
     max_bad = { type = "number", default = .01, check = fraction,
       doc = "Fraction of corrupt images, 0 to 1, above which the run stops. Raise it for a " ..
         "data set with many damaged files." },
-    max_pixels = { type = "integer", default = 2 ^ 28, check = at_least(1),
+    max_pixels = { type = "integer", default = 2 ^ 28, max = 2 ^ 53, check = at_least(1),
       doc = "Pixels of the largest image that is decoded; a larger one counts as corrupt." },
-    max_bytes = { type = "integer", default = 2 ^ 28, check = at_least(1),
+    max_bytes = { type = "integer", default = 2 ^ 28, max = 2 ^ 53, check = at_least(1),
       doc = "Bytes of the largest image file that is read; a larger one counts as corrupt." },
     untrusted_loaders = { type = "boolean", default = false,
       doc = "true also reads formats that libvips calls unsafe for files from strangers, " ..
@@ -171,7 +191,7 @@ return {
     context = {
       n = { type = "integer", default = 1, check = at_least(1),
         doc = "Context masks per image, 1 or more; the published runs use 1." },
-      scale = { type = "numbers", default = { .85, 1 }, check = range(0, 1),
+      scale = { type = "numbers", default = { .85, 1 }, check = range(0, 1, { .85, 1 }),
         doc = "Smallest and largest area of the context block as a fraction of the grid, 0 " ..
           "to 1. Targets are then cut out of it." },
     },
@@ -179,10 +199,10 @@ return {
       n = { type = "integer", default = 4, check = at_least(1),
         doc = "Target blocks per image, 1 or more. More targets cost more predictor time " ..
           "per step." },
-      scale = { type = "numbers", default = { .15, .2 }, check = range(0, 1),
+      scale = { type = "numbers", default = { .15, .2 }, check = range(0, 1, { .15, .2 }),
         doc = "Smallest and largest area of a target block as a fraction of the grid, 0 to " ..
           "1. Larger targets ask for more than texture." },
-      aspect = { type = "numbers", default = { .75, 1.5 }, check = range(.01, 100),
+      aspect = { type = "numbers", default = { .75, 1.5 }, check = range(.01, 100, { .75, 1.5 }),
         doc = "Smallest and largest aspect ratio (height / width) of a target block, .01 to " ..
           "100." },
     },
@@ -218,10 +238,10 @@ return {
     final_lr = { type = "number", default = 1e-6, check = at_least(0),
       doc = "Learning rate at the last step, 0 or more: the end of the cosine from " ..
         "optim.lr." },
-    wd = { type = "numbers", default = { .04, .4 },
+    wd = { type = "numbers", default = { .04, .4 }, check = two(0, math.huge, { .04, .4 }),
       doc = "Weight decay at the first and at the last step; it follows a cosine. Use a " ..
         "constant such as {.05, .05} for short runs." },
-    ema = { type = "numbers", default = { .996, 1 },
+    ema = { type = "numbers", default = { .996, 1 }, check = two(0, 1, { .996, 1 }),
       doc = "Momentum of the target encoder's EMA at the first and the last step, 0 to 1; " ..
         "it rises linearly. Use .99 for runs of less than about 10,000 steps." },
     ipe_scale = { type = "number", default = 1, check = at_least(.01),
@@ -234,9 +254,11 @@ return {
       doc = "Largest norm of all gradients together, above 0; 0: no limit. Set it (1 to 10) " ..
         "when single steps make the loss jump." },
     betas = { type = "numbers", default = { .9, .999 },
+      check = two(0, 1, { .9, .999 }, false, true),
       doc = "AdamW's decay rates of the first and the second moment, 0 to 1. .95 for the " ..
         "second reacts faster to a change of gradients." },
     eps = { type = "number", default = 1e-8,
+      check = function(v) return v > 0, "expected a number above 0" end,
       doc = "AdamW's epsilon, added to the root of the second moment; above 0." },
     shard = { type = "boolean", default = false,
       doc = "true divides AdamW's moments among the processes: less memory for each, the " ..

@@ -2,6 +2,7 @@
 -- item.
 -- Uses: base, tensor, mask, optim, model, save.
 local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
 local C = F.C
 
 local conform = {}
@@ -22,10 +23,10 @@ end
 local function expand(path)
   local names = F.new "char *[1]"
   if not F.try(C.ij_dir_list(path, names)) then return {} end
-  local text = F.string(names[0])
+  local listed = F.string(names[0])
   C.ij_bytes_free(names[0])
   local list = {}
-  for name in text:gmatch "[^\n]+" do
+  for name in listed:gmatch "[^\n]+" do
     local p = path .. "/" .. name
     local kind = kind_of(p)
     if kind and kind ~= "folder" then list[#list + 1] = p end
@@ -33,7 +34,7 @@ local function expand(path)
   return list
 end
 
---- Compares one file (or crops folder). Returns items { name, error, tolerance, ok }, or nil and a message.
+--- Compares one file (or crops folder). Returns items { name, error, tolerance, ok, noise }, or nil and a message.
 ---@param path string
 ---@return table[]? items, string? message
 function conform.check(path)
@@ -70,6 +71,12 @@ function conform.main(paths)
       local bad, worst = 0, nil
       for _, item in ipairs(items) do
         if not item.ok then bad = bad + 1 end
+        local n = item.noise
+        if n then
+          print(("%s %s: %s of %d (at most %d) with a recorded gradient of rounding noise: error %.3g, at most %.3g"):format(
+            n.count <= n.allowed and n.error <= n.tolerance and "  noise" or "  WRONG", item.name,
+            text.count(n.count, "element"), n.elements, n.allowed, n.error, n.tolerance))
+        end
         local ratio = item.error / item.tolerance
         if not worst or ratio > worst.ratio then worst = { ratio = ratio, item = item } end
         if verbose or not item.ok then
@@ -78,8 +85,8 @@ function conform.main(paths)
       end
       if #items == 0 then bad, worst = 1, { item = { name = "nothing was compared", error = 0, tolerance = 0 } } end
       if bad > 0 then all_ok = false end
-      print(("%s  %s: %d items, %d out of bounds; closest to its bound: %s, error %.3g of %.3g"):format(
-        bad == 0 and "ok    " or "FAILED", path, #items, bad, worst.item.name, worst.item.error, worst.item.tolerance))
+      print(("%s  %s: %s, %d out of bounds; closest to its bound: %s, error %.3g of %.3g"):format(
+        bad == 0 and "ok    " or "FAILED", path, text.count(#items, "item"), bad, worst.item.name, worst.item.error, worst.item.tolerance))
     end
   end
   return all_ok

@@ -4,6 +4,7 @@
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local text = require "ijepa.base.text"
+local paths = require "ijepa.base.paths"
 local bit = require "bit"
 local C = F.C
 
@@ -43,6 +44,11 @@ local function sources_of(o)
   local n = type(roots) == "table" and #roots or 0
   if n == 0 or roots[1] == "" then
     return nil, "data.root is not set: give a folder of images, e.g. data.root=images"
+  end
+  for _, root in ipairs(roots) do
+    if type(root) == "string" and C.ij_path_kind(root) == 0 then
+      return nil, ("data '%s' is not there%s"):format(root, paths.hint(root))
+    end
   end
   if weights and #weights == 0 then weights = nil end
   if weights and #weights ~= n then
@@ -127,8 +133,6 @@ function data.open(o)
   return setmetatable(self, Data)
 end
 
-local function gigabytes(n) return ("%.2f GB"):format(n / 1e9) end
-
 -- Waits for long work, and reports its progress every ten seconds. Returns its last progress and its seconds, or nil,
 -- message and code.
 local function wait_for(wait, what, say)
@@ -138,8 +142,8 @@ local function wait_for(wait, what, say)
     if not ok then return nil, message, code end
     if say and p.over == 0 and C.ij_time() - told > 10 then
       told = C.ij_time()
-      say(("%s: %d of %d files, %s%s"):format(what, tonumber(p.files_done), tonumber(p.files), gigabytes(tonumber(p.bytes_done)),
-        p.bytes > p.bytes_done and " of " .. gigabytes(tonumber(p.bytes)) or ""))
+      say(("%s: %d of %d files, %s%s"):format(what, tonumber(p.files_done), tonumber(p.files), text.bytes(tonumber(p.bytes_done)),
+        p.bytes > p.bytes_done and " of " .. text.bytes(tonumber(p.bytes)) or ""))
     end
   until p.over ~= 0
   return p, C.ij_time() - started
@@ -172,7 +176,7 @@ function Catalogue:copy(folder, say)
   local p, seconds, code = wait_for(function(p) return C.ij_catalogue_copy(self.c, folder, 1, p) end, "copying to " .. folder, say)
   if not p then return nil, seconds, code end
   if say and p.bytes > 0 then
-    say(("copied to %s: %s in %.1f s"):format(folder, gigabytes(tonumber(p.bytes_done)), seconds))
+    say(("copied to %s: %s in %.1f s"):format(folder, text.bytes(tonumber(p.bytes_done)), seconds))
   end
   return true
 end
@@ -222,7 +226,7 @@ function Catalogue:verify(files, say)
     end
     if say then
       say(("%s '%s': %s in %.1f s"):format(text.count(tonumber(p.files), "file matches", "files match"), file,
-        gigabytes(tonumber(p.bytes_done)), seconds))
+        text.bytes(tonumber(p.bytes_done)), seconds))
     end
   end
   return true

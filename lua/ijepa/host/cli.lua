@@ -279,6 +279,10 @@ local function run_file(argv)
       path:find "[./]" and "" or require "ijepa.base.text".hint(path, names)))
   end
   file:close()
+  if path:lower():find "%.ya?ml$" then
+    say(("%s: this is a YAML configuration, not a recipe; make one of it: ijepa import %s > recipe.lua\n"):format(path, path))
+    return 1
+  end
   set_args(argv, 2)
   local folder = path:match "^(.*)/" or "."
   if folder ~= "." then package.path = ("%s/?.lua;%s/?/init.lua;"):format(folder, folder) .. package.path end

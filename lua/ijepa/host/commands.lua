@@ -30,7 +30,8 @@ return {
   { name = "export", arguments = "RUN_OR_CHECKPOINT --format pth|hf|timm|safetensors --out PATH",
     brief = "write weights for other programs",
     text = "Writes the weights of a run or checkpoint in the layout of the published code (pth), Hugging Face (hf), " ..
-      "timm, or as plain safetensors. See docs/weights.md.",
+      "timm, or as plain safetensors. --which NAME takes another part than the target encoder; --heads N and " ..
+      "--grid ROWS,COLUMNS complete a file that does not hold them. See docs/weights.md.",
     example = "ijepa export runs/mine --format hf --out exported" },
   { name = "manifest", arguments = "FOLDER", brief = "print the SHA-256 sums of a data set",
     text = "Prints the SHA-256 of every image of a folder, or of every tar, for data.manifest and for sha256sum -c.",

@@ -189,8 +189,8 @@ end
 ---@param count integer
 ---@param first integer?  number of the first image, from 0; default: continues after the last call
 ---@param step integer?  updates done before, for policies that follow it; default: from the number of the image
----@param batch { images: ijepa.tensor }|false|nil  for policies that depend on the images; false: no images, all patches
----weigh the same
+---@param batch { images: ijepa.tensor, target: ijepa.encoder }|false|nil  for policies that read images; false: only
+---the lengths count (train/memory.lua): all patches weigh the same. What shows or measures masks asks for_images
 ---@return ffi.cdata* masks an ij_masks
 function Policy:sample_raw(count, first, step, batch) -- luacheck: no unused
   check_self(self)
@@ -209,7 +209,7 @@ end
 ---@param count integer
 ---@param first integer?  number of the first image, from 0; default: continues after the last call
 ---@param step integer? update of the run, from 0, for policies that change with it
----@param batch table|false|nil for policies that depend on the images: { images =, target = }
+---@param batch table|false|nil for policies that read images: { images =, target = }
 ---@return ijepa.tensor context
 ---@return ijepa.tensor target
 ---@return table about
@@ -221,6 +221,17 @@ function Policy:sample(count, first, step, batch)
     tensor.from_pointer(m.target, { m.targets, m.count, m.t }, "i32"),
     { k = m.k, t = m.t, fallbacks = m.fallbacks, target = { m.target_h, m.target_w },
       context = { m.context_h, m.context_w } }
+end
+
+--- This policy as it masks these images in training: every reader of masks asks it. A policy that does not read images
+--- is returned as it is; one that does gets the maps of the images here, and its masks follow them.
+---@param x ijepa.tensor? u8 (B, H, W, 3); image number n of the policy is the one at (n - first) modulo B, from 0
+---@param target ijepa.encoder? the target encoder, for policies that read it
+---@param first integer? number of the first image (0)
+---@return ijepa.mask_policy? policy nil: it reads images, and there are none
+---@return string? message
+function Policy:for_images(x, target, first) -- luacheck: no unused
+  return self
 end
 
 function Policy:__tostring()
@@ -257,6 +268,10 @@ local function want_options(o, usage)
   need(o == nil or type(o) == "table", "%s: the second argument is %s, expected a table of options", usage, tostring(o))
   return o or {}
 end
+
+-- The images among the options of a reader of masks, or nil.
+local function images_of(v) return require "ijepa.tensor".is(v) and v or nil end
+local IMAGES_ARE = " a tensor u8 (B, H, W, 3), as ijepa.plot.batch reads it, and target=... where it reads the encoder"
 
 -- What each patch of image b is: 0 nothing, 1.. a target, -1 context. A patch of several masks shows its first
 -- target.
@@ -307,11 +322,14 @@ end
 local function text_of(policy, o, usage)
   want_policy(policy, usage)
   o = want_options(o, usage)
-  known_keys(usage:match "^[^(]+", o, "first", "images", "step", "color")
-  local first, images = long("mask: 'first'", o.first == nil and 0 or o.first), integer("images", o.images, 1, 1)
+  known_keys(usage:match "^[^(]+", o, "first", "images", "target", "step", "color")
+  local first, x = long("mask: 'first'", o.first == nil and 0 or o.first), images_of(o.images)
+  local images = x and x:size(1) or integer("images", o.images, 1, 1)
   local h, w = policy.grid[1], policy.grid[2]
+  local seeing, message = policy:for_images(x, o.target, tonumber(first))
+  if not seeing then return message .. IMAGES_ARE end
   local before = policy.next
-  local m = policy:sample_raw(images, first, o.step, false)
+  local m = seeing:sample_raw(images, first, o.step)
   policy.next = before
   local all, out = {}, {}
   for b = 0, images - 1 do all[b + 1] = image_lines(roles(m, b, h * w), h, w, o.color) end
@@ -327,14 +345,17 @@ end
 
 --- The masks of images side by side, as text: # context, 1 2 3 ... targets, . neither.
 ---@param policy ijepa.mask_policy
----@param o { images: integer?, first: integer?, step: integer?, color: boolean? }?  images: how many (1); first: number
----of the first one, from 0 (0); step: of the training, for policies that follow it; color: half blocks in 24-bit colours
----@return string
+---@param o { images: integer|ijepa.tensor|nil, target: ijepa.encoder?, first: integer?, step: integer?, color: boolean? }?
+---images: count (1), or the images themselves, u8 (B, H, W, 3), for policies that read them, with the target encoder;
+---first: number of the first one, from 0 (0); step: of the training, for policies that follow it; color: half blocks in
+---24-bit colours
+---@return string text where the policy reads images and there are none, the line that states it
 function mask.text(policy, o) return text_of(policy, o, "mask.text(policy, { images = 3 })") end
 
 --- Prints what mask.text returns, in colour where standard output is a terminal.
 ---@param policy ijepa.mask_policy
----@param o { images: integer?, first: integer?, step: integer?, color: boolean? }? as for mask.text
+---@param o { images: integer|ijepa.tensor|nil, target: ijepa.encoder?, first: integer?, step: integer?, color: boolean? }?
+---as for mask.text
 function mask.draw(policy, o)
   local usage, with = "mask.draw(policy, { images = 3 })", {}
   for key, value in pairs(want_options(o, usage)) do with[key] = value end
@@ -405,7 +426,8 @@ end
 --- Checks a policy, settings as for mask.new, or the configuration of a recipe (whose grid follows from data.crop and
 --- model.patch): what is wrong or unusual about its masks.
 ---@param what ijepa.mask_policy|table
----@param o { groups: integer?, step: integer? }?  groups: how many are drawn (20); step: of the training
+---@param o { groups: integer?, step: integer?, images: ijepa.tensor?, target: ijepa.encoder? }?  groups: how many are drawn
+---(20); step: of the training; images u8 (B, H, W, 3) and the target encoder: for policies that read them
 ---@return ijepa.mask_findings
 function mask.lint(what, o) return require "ijepa.mask.lint" (what, o) end
 
@@ -413,14 +435,18 @@ function mask.lint(what, o) return require "ijepa.mask.lint" (what, o) end
 --- t_max, target_blocks and context_blocks ("7x6" -> number of groups), coverage.context and coverage.target (fraction of
 --- the masks that contain patch i - 1, row-major), fallbacks, groups, images. Prints as a summary.
 ---@param policy ijepa.mask_policy
----@param o { groups: integer?, step: integer? }?  groups: how many (100); step: of the training, for policies that follow
----it; default: of each image
+---@param o { groups: integer?, step: integer?, images: ijepa.tensor?, target: ijepa.encoder? }?  groups: how many (100);
+---step: of the training, for policies that follow it; default: of each image; images u8 (B, H, W, 3) and the target
+---encoder: for policies that read them
 ---@return table
 function mask.stats(policy, o)
   local usage = "mask.stats(policy, { groups = 100 })"
   want_policy(policy, usage)
   o = want_options(o, usage)
-  known_keys("mask.stats", o, "groups", "step")
+  known_keys("mask.stats", o, "groups", "step", "images", "target")
+  local seeing, message = policy:for_images(images_of(o.images), o.target)
+  need(seeing, "mask.stats: %s%s", message, IMAGES_ARE)
+  policy = seeing --[[@as ijepa.mask_policy]]
   local groups, step = integer("groups", o.groups, 100, 1), o.step
   local patches, group = policy.grid[1] * policy.grid[2], policy.group
   local s = setmetatable({ groups = groups, images = groups * group, group = group, grid = policy.grid, k = {},
@@ -428,7 +454,7 @@ function mask.stats(policy, o)
   local context, target = F.new("int64_t[?]", patches), F.new("int64_t[?]", patches)
   local before, contexts, targets = policy.next, 0, 0
   for number = 0, groups - 1 do
-    local m = policy:sample_raw(group, number * group, step, false)
+    local m = policy:sample_raw(group, number * group, step)
     count_up(s.k, m.k)
     count_up(s.t, m.t)
     if m.target_h > 0 then

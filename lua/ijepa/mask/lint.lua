@@ -102,7 +102,7 @@ local function context_by_group(p, step)
   for _, group in ipairs(GROUPS) do
     local q, sum, n = regrouped(p, group), 0, max(32, floor(512 / group))
     for number = 0, n - 1 do
-      local m = q:sample_raw(group, number * group, step, false)
+      local m = q:sample_raw(group, number * group, step)
       sum = sum + m.k
       if group == 1 then
         draws = draws + 1
@@ -119,7 +119,7 @@ local function overlaps(p, groups, step)
   local n, sum, again, seen = p.grid[1] * p.grid[2], 0, 0, 0
   local times = F.new("int32_t[?]", n)
   for number = 0, groups - 1 do
-    local m = p:sample_raw(p.group, number * p.group, step, false)
+    local m = p:sample_raw(p.group, number * p.group, step)
     for b = 0, m.count - 1 do
       F.fill(times, n * 4)
       for j = 0, m.targets - 1 do
@@ -263,7 +263,7 @@ function checks.repeats(add, about)
   if not p.f then return end
   local function draw(first)
     p.drawn = nil
-    local m = p:sample_raw(p.group, first, nil, false)
+    local m = p:sample_raw(p.group, first)
     return F.string(m.context, 4 * m.contexts * m.count * m.k) .. F.string(m.target, 4 * m.targets * m.count * m.t)
   end
   local before = draw(0)
@@ -342,7 +342,8 @@ end
 local LEVEL = { error = 1, warn = 2, note = 3 }
 
 ---@param what ijepa.mask_policy|table  a policy, settings as mask.new takes them, or a recipe's whole configuration
----@param o { groups: integer?, step: integer? }?
+---@param o { groups: integer?, step: integer?, images: ijepa.tensor?, target: ijepa.encoder? }? images and target: for
+--- policies that read them
 ---@return ijepa.mask_findings
 local function lint(what, o)
   if type(what) ~= "table" then F.raise(("mask.lint: expected a policy or settings, not a %s"):format(type(what))) end
@@ -374,6 +375,18 @@ local function lint(what, o)
     end
   end
   local p = about.policy
+  if p then
+    local ok, seeing, message = pcall(p.for_images, p, o and o.images, o and o.target)
+    if not ok then
+      if type(seeing) == "table" or F.C.ij_interrupted() ~= 0 then error(seeing, 0) end
+      add("error", "the policy fails on these images", seeing)
+    elseif not seeing then
+      add("warn", "its masks were not checked", message, "images = a tensor u8 (B, H, W, 3), as ijepa.plot.batch "
+        .. "reads it, and target = the target encoder where the policy reads it")
+    end
+    p = ok and seeing or nil
+    about.policy = p
+  end
   if p then
     local ok, e = pcall(function()
       local before = p.next

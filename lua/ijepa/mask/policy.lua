@@ -92,35 +92,82 @@ local function draw_image(self, g, i, at)
   g.relaxed[i] = fallback and 1 or 0
 end
 
--- A function from an image of the group to its saliency map; all patches weigh the same where there are no images.
+local NEEDS_IMAGES = "this policy reads images: give images=..."
+
+-- The maps that the saliency function returns for a batch: a list of maps of the grid, from 1.
+local function maps_of(self, batch)
+  local ok, v = guarded(self.saliency, batch, self.cells, self.options)
+  if not ok then raise(v, self.saliency, "'s saliency") end
+  local tensor = require "ijepa.tensor"
+  local n, w, row = self.cells.n, self.cells.w, nil
+  if tensor.is(v) and v:numel() == batch.count * n and v:size(-1) == n then
+    local values = v:read()
+    row = function(i)
+      return function(y, x) return tonumber(values[(i - 1) * n + y * w + x]) end
+    end
+  elseif type(v) == "table" and #v == batch.count then
+    row = function(i) return v[i] end
+  else
+    local got = tensor.is(v) and "a tensor (" .. table.concat(v:size(), ", ") .. ")" or type(v)
+    raise({ message = ("%s, expected a tensor (%d, %d) or %d lists"):format(got, batch.count, n,
+      batch.count) }, self.saliency, "'s saliency")
+  end
+  local maps = {}
+  for i = 1, batch.count do
+    local fine, map = guarded(self.cells.map, self.cells, row(i))
+    if not fine then
+      raise({ message = map.message }, self.saliency,
+        (", image %d: its saliency"):format(batch.first + i - 1))
+    end
+    maps[i] = map
+  end
+  return maps
+end
+
+-- A function from an image of the group, from 0, to its saliency map; nil: one map for all.
 local function saliencies(self, number, batch)
+  if self.maps then
+    local first = number * self.group - self.maps_first
+    return function(i) return self.maps[(first + i) % #self.maps + 1] end
+  end
   if type(self.saliency) ~= "function" then return nil end
   if batch == false then
     local flat = self.cells:map(function() return 1 end)
     return function() return flat end
   end
-  need(type(batch) == "table",
-    "this mask policy needs the images: sample_raw(count, first, step, { images = ... }), or mask.new { saliency = a list }")
+  need(type(batch) == "table", "mask: %s", NEEDS_IMAGES)
   need(batch.first == number * self.group and batch.count == self.group,
-    "this mask policy needs the images, so a group must be one batch: set mask.group=%d (it is %d)", batch.count, self.group)
-  local ok, v = guarded(self.saliency, batch, self.cells, self.options)
-  if not ok then raise(v, self.saliency, "'s saliency") end
-  local tensor = require "ijepa.tensor"
-  local n, row = self.cells.n, nil
-  if tensor.is(v) and v:numel() == batch.count * n and v:size(-1) == n then
-    local values = v:read()
-    row = function(i) return function(y, x) return tonumber(values[i * n + y * self.cells.w + x]) end end
-  elseif type(v) == "table" and #v == batch.count then
-    row = function(i) return v[i + 1] end
-  else
-    raise({ message = ("%s, expected a tensor (%d, %d) or %d lists"):format(tensor.is(v) and "a tensor (" .. table.concat(v:size(), ", ")
-      .. ")" or type(v), batch.count, n, batch.count) }, self.saliency, "'s saliency")
+    "mask: this policy reads images, so a group must be one batch: set mask.group=%d (it is %d)",
+    batch.count, self.group)
+  local maps = maps_of(self, batch)
+  return function(i) return maps[i + 1] end
+end
+
+--- As Policy:for_images.
+---@param x ijepa.tensor|nil
+---@param target ijepa.encoder|nil
+---@param first integer?
+---@return ijepa.mask_policy? policy, string? message
+function Custom:for_images(x, target, first)
+  if type(self.saliency) ~= "function" then return self end
+  if x == nil then return nil, NEEDS_IMAGES end
+  local tensor, device = require "ijepa.tensor", require "ijepa.tensor.device"
+  need(tensor.is(x) and x:dim() == 4, "mask: 'images' is %s, expected a tensor (B, H, W, 3)",
+    tensor.is(x) and "a tensor (" .. table.concat(x:size(), ", ") .. ")" or type(x))
+  local absent = { __index = function(_, key)
+    if key == "target" then error("this policy reads the target encoder: give a model, or target=...", 0) end
+  end }
+  local maps, count = {}, x:size(1)
+  for from = 1, count, self.group do   -- in batches of a group, as in training
+    local n = math.min(self.group, count - from + 1)
+    local batch = setmetatable({ images = x:narrow(1, from, n):contiguous(), target = target,
+      first = (first or 0) + from - 1, count = n }, absent)
+    for _, map in ipairs(device.no_grad(maps_of, self, batch)) do maps[#maps + 1] = map end
   end
-  return function(i)
-    local fine, map = guarded(self.cells.map, self.cells, row(i))
-    if not fine then raise({ message = map.message }, self.saliency, (", image %d: its saliency"):format(batch.first + i)) end
-    return map
-  end
+  local seen = {}
+  for key, value in pairs(self) do seen[key] = value end
+  seen.saliency, seen.drawn, seen.maps, seen.maps_first = nil, nil, maps, first or 0
+  return setmetatable(seen, Custom)
 end
 
 --- Masks of a group before they are cut to one length. offset: difference of the step from that of the image's number.
@@ -170,7 +217,7 @@ local function cut(self, bits, at, n, keep, out, to)
 end
 
 --- As Policy:sample_raw. step: updates done before (default: from the number of the image); batch: what the policy's
---- saliency function gets, a table with `images`; false: no images, all patches weigh the same.
+--- saliency function gets, a table with `images` and `target`; false: only lengths count, all patches weigh the same.
 ---@param count integer
 ---@param first integer?
 ---@param step integer?

@@ -2,6 +2,7 @@
 -- and the mask policy of a configuration.
 -- Uses: base, tensor, mask.
 local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
 local device = require "ijepa.tensor.device"
 local tensor = require "ijepa.tensor"
 local mask = require "ijepa.mask"
@@ -72,13 +73,13 @@ Predictor.__index = Predictor
 
 -- "ViT 4 x 64, 2 heads, patch 8, grid 8 x 8, 216,512 parameters"
 function Encoder:__tostring()
-  return ("ViT %d x %d, %d heads, patch %d, grid %d x %d, %s parameters"):format(self.depth, self.width, self.heads, self.patch,
+  return ("ViT %d x %d, %s, patch %d, grid %d x %d, %s parameters"):format(self.depth, self.width, text.count(self.heads, "head"), self.patch,
     self.grid[1], self.grid[2], grouped(self:size()))
 end
 function Predictor:__tostring()
   local o = self.options
-  return ("predictor %s x %s, %d heads, %s parameters"):format(o.depth or "default", o.width or "default",
-    o.heads or self.encoder.heads, grouped(self:size()))
+  return ("predictor %s x %s, %s, %s parameters"):format(o.depth or "default", o.width or "default",
+    text.count(o.heads or self.encoder.heads, "head"), grouped(self:size()))
 end
 
 local function pair(v) if type(v) == "table" then return v[1], v[2] end return v, v end

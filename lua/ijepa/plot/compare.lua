@@ -4,6 +4,7 @@ local jepa = require "ijepa.model"
 local probe = require "ijepa.probe"
 local features = require "ijepa.probe.features"
 local data = require "ijepa.data"
+local tensor = require "ijepa.tensor"
 local draw = require "ijepa.draw"
 local Run = require "ijepa.run"
 
@@ -59,12 +60,14 @@ return function(run, o)
   local images = assert(data.open { train = true, root = cfg.data.root, crop = cfg.data.crop, batch = 4, workers = 0,
     scale = cfg.data.scale, seed = cfg.seed })
   local b = assert(images:next())
+  local shown = tensor.from_pointer(b.pixels, { 4, images.height, images.width, 3 }, "u8", true)
+  local policy = assert(run.policy:for_images(shown, run.target))
   local log, unread = Run.read_log(run.out, cfg.tag)   -- a resumed run has more than this process saw
   if unread then say("warning: %s", unread) end
   local x, y = draw.smooth(log and log.loss or run.losses, 400)
   local file = run.out .. "/summary.png"
   local ok, message = draw.summary(file, { title = "ijepa: " .. run.out, lines = lines,
-    masks = { run.policy:sample_raw(4, 0, nil, false), { grid = run.encoder.grid, pixels = b.pixels, height = images.height,
+    masks = { policy:sample_raw(4, 0), { grid = run.encoder.grid, pixels = b.pixels, height = images.height,
       width = images.width, images = 4 } },
     curves = { { { { name = "loss", x = x, y = y } }, { title = "loss", x = "step", y = "smooth L1" } } } })
   images:close()

@@ -170,7 +170,10 @@ function imagine.imagine(model, one, context, target, o)
   local grid = { x:size(2) / P, x:size(3) / P }
   local N = grid[1] * grid[2]
   need((context == nil) == (target == nil), "imagine: give both a context and targets, or neither")
-  if context == nil then context, target = model.policy:sample(1, o.first or 0, nil, false) end
+  if context == nil then
+    local policy = model.policy:for_images(x, model.target, o.first)
+    context, target = policy:sample(1, o.first or 0)
+  end
   context, target = index_of(context, N, "context"), index_of(target, N, "target")
   if not o.bank and not model.bank then model.bank = imagine.bank(model) end
   local bank = o.bank or model.bank

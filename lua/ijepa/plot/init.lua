@@ -128,21 +128,38 @@ end
 
 -- ---- masks and curves --------------------------------------------------------------------------------------------
 
+-- A policy as it masks images that `read` gives, if it reads images; raises where there are none.
+local function seeing(policy, read, target, first, name)
+  local p, message = policy:for_images(nil)
+  local x = not p and read() or nil
+  if x then p, message = policy:for_images(x, target, first) end
+  need(p, "%s: %s", name, message)
+  return p
+end
+
 --- What a mask policy draws, over images: as they are, the contexts, the targets.
 ---@param policy ijepa.mask_policy|table a policy, or a model (ijepa.model) with its policy
----@param o { images: any, draws: integer?, first: integer?, side: integer?, title: string?, file: string? }? images: see
---- the top of this module, nil: a plain board; draws: how many (4); first: number of the first, from 0
+---@param o { images: any, target: ijepa.encoder?, draws: integer?, first: integer?, side: integer?, title: string?, file: string? }?
+--- images: see the top of this module, nil: a plain board, or, where the model's policy reads images, some that it was
+--- trained on; target: the target encoder, for policies that read it (default: the model's); draws: how many (4);
+--- first: number of the first, from 0
 ---@return ijepa.canvas|boolean? done, string? message
 function plot.masks(policy, o)
   o = o or {}
-  policy = policy.policy or policy
+  local model = policy.policy and policy or {}
+  policy = model.policy or policy
   need(policy.sample_raw, "plot.masks: expected a mask policy or a model")
-  local grid, n = policy.grid, o.draws or 4
+  local grid, n, target, first = policy.grid, o.draws or 4, o.target or model.target, o.first or 0
   local settings = { grid = grid, images = n, side = o.side, title = o.title }
-  if o.images then
-    local x = o.images
+  local cell = panel.cell(grid, o.side or 224)
+  local images = o.images
+  local masks = seeing(policy, function()   -- at the size that the encoder sees
+    images = images or model.config and model.config.data.root
+    return images and plot.batch(images, { grid = grid, patch = target and target.patch or cell }, { count = n })
+  end, target, first, "plot.masks")
+  if images then
+    local x = images
     if not tensor.is(x) then   -- whole patches of the policy's grid, at about the size that is drawn
-      local cell = panel.cell(grid, o.side or 224)
       x = plot.batch(x, { grid = grid, patch = cell }, { count = n })
     end
     local B, h, w = x:size(1), x:size(2), x:size(3)
@@ -150,7 +167,7 @@ function plot.masks(policy, o)
     settings.pixels, settings.height, settings.width = F.new("uint8_t[?]", n * size), h, w
     for i = 0, n - 1 do F.copy(settings.pixels + i * size, from + i % B * size, size) end
   end
-  return draw.masks(o.file, policy:sample_raw(n, o.first or 0, nil, false), settings)
+  return draw.masks(o.file, masks:sample_raw(n, first), settings)
 end
 
 --- The losses of a run by step, smoothed over 1/200 of it.
@@ -385,10 +402,11 @@ function plot.loss(model, images, o)
   local x = plot.batch(images or model.config.data.root, model.target, { count = 64 })
   local grid = grid_of(x, model.target)
   local B, N, sum, count = x:size(1), grid[1] * grid[2], {}, {}
-  local features = plot.features(model.target, x)
+  local features, first = plot.features(model.target, x), o.first or 0
+  local policy = seeing(model.policy, function() return x end, model.target, first, "plot.loss")
   for round = 0, (o.rounds or 8) - 1 do
     device.step(function() device.no_grad(function()
-      local context, target = model.policy:sample(B, (o.first or 0) + round * B, nil, false)
+      local context, target = policy:sample(B, first + round * B)
       local losses = plot.patch_losses(model.predictor(model.encoder(x, context), context, target, grid),
         features:gather(target), B)
       local index = target:read()

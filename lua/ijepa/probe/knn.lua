@@ -1,6 +1,7 @@
 --- Weighted nearest neighbours: no training. The k training images with the largest cosine to a test image vote for
 --- their classes with exp(cosine / temperature).
 local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
 local features = require "ijepa.probe.features"
@@ -30,7 +31,7 @@ return function(train, test, o)
   if not ok then F.raise("knn: " .. message) end
   local ks, R, n = type(o.k) == "table" and o.k or { o.k or 20 }, train.x:size(1), #train.classes
   local most, temperature = math.max(unpack(ks)), o.temperature or .07
-  if most > R then F.raise(("knn: k is %d, but '%s' has %d images"):format(most, train.root or "train", R)) end
+  if most > R then F.raise(("knn: k is %d, but '%s' has %s"):format(most, train.root or "train", text.count(R, "image"))) end
   if math.min(unpack(ks)) < 1 then F.raise(("knn: k is %g, expected 1 or more"):format(math.min(unpack(ks)))) end
   if not (temperature > 0) then F.raise(("knn: temperature is %g, expected more than 0"):format(temperature)) end
 

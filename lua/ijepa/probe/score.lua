@@ -1,5 +1,6 @@
 --- Accuracy of predictions: top-1, top-5, a confidence interval, and each class alone.
 
+local text = require "ijepa.base.text"
 local device = require "ijepa.tensor.device"
 
 local score = {}
@@ -76,7 +77,8 @@ end
 ---@return string
 function score.text(r)
   local five = r.top5 and (", top-5 %.2f %%"):format(r.top5) or ""
-  return ("top-1 %.2f %% (%.2f to %.2f)%s, %d images"):format(r.top1, r.interval[1], r.interval[2], five, r.count)
+  return ("top-1 %.2f %% (%.2f to %.2f)%s, %s"):format(r.top1, r.interval[1], r.interval[2], five,
+    text.count(r.count, "image"))
 end
 
 --- The accuracy of each class, one line each, the worst first.

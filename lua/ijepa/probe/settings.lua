@@ -1,4 +1,5 @@
 --- The settings that all probe recipes share: ijepa.config({}, probe_settings { own settings }).
+local F = require "ijepa.base.ffi"
 local load = require "ijepa.save.load"
 
 local shared = {
@@ -6,6 +7,10 @@ local shared = {
     doc = "Encoder to probe: a run's folder, or a checkpoint in any layout." },
   which = { type = "string",
     doc = "Encoder of the checkpoint: encoder or target_encoder; none: the target encoder if there is one." },
+  heads = { type = "integer", default = 0,
+    doc = "Number of attention heads of the encoder; 0: as its file or its width tells." },
+  grid = { type = "numbers", default = {},
+    doc = "Rows and columns of the encoder's patches, for a file that does not tell them." },
   train = { type = "string", doc = "Training images: a folder or tar with one folder per class. Required." },
   test = { type = "string", doc = "Test images, in folders of the same classes. Required." },
   crop = { type = "integer", default = 0, doc = "Side of the centre crop in pixels; 0: the crop of the training." },
@@ -31,7 +36,8 @@ function probe_settings.encoder(recipe, o)
   if not o.train or not o.test then
     error(recipe .. ": set train=FOLDER and test=FOLDER, folders (or tars) of class folders", 0)
   end
-  local encoder, message = load(o.run, { which = o.which })
+  local encoder, message = load(o.run, { which = o.which, heads = o.heads > 0 and o.heads or nil,
+    grid = #o.grid > 0 and o.grid or nil })
   if not encoder then error(message, 0) end
   o.crop = o.crop > 0 and o.crop or encoder.settings.data.crop
   o.step, o.which = encoder.step, o.which or encoder.part   -- for probe.record
@@ -45,6 +51,9 @@ end
 return setmetatable(probe_settings, { __call = function(_, own)
   local all = {}
   for k, v in pairs(shared) do all[k] = v end
-  for k, v in pairs(own or {}) do all[k] = v end
+  for k, v in pairs(own or {}) do
+    if shared[k] then F.raise(("probe_settings: '%s' is a setting of all probes: take another name"):format(k)) end
+    all[k] = v
+  end
   return all
 end })

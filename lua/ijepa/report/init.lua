@@ -244,11 +244,11 @@ local function masks(r)
   if not ok then return nil, why end
   if not r.policy then return nil, "The masks can't be drawn: " .. tostring(r.policy_message) .. "." end
   local parts = { '<div class="images">' }
-  local c, message = attempt(plot.masks, r.policy, { images = r.images, draws = 3, side = 128 })
+  local c, message = attempt(plot.masks, r.model or r.policy, { images = r.images, draws = 3, side = 128 })
   parts[2] = c and page.image("masks of this run's policy", r.images and "image, context that the encoder sees, targets that are predicted" or
     "on a plain board: " .. tostring(r.images_message), c)
   if not c then parts[2] = page.p("The masks can't be drawn: " .. tostring(message) .. ".") end
-  local findings = attempt(mask.lint, r.cfg)
+  local findings = attempt(mask.lint, r.cfg, { images = r.images, target = r.model and r.model.target })
   if findings and #findings > 0 then
     parts[#parts + 1] = "<div><h3>What the linter says of it</h3>\n<ul>"
     for _, f in ipairs(findings) do

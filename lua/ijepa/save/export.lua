@@ -1,5 +1,6 @@
 --- `ijepa export RUN_OR_CHECKPOINT --format pth|hf|timm|safetensors --out PATH`: the weights for other programs.
 local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
 local pickle = require "ijepa.save.pickle"
 local published = require "ijepa.save.published"
 local tensors = require "ijepa.save.tensors"
@@ -178,7 +179,7 @@ function formats.safetensors(w, out)
   local meta = { settings = w.file:meta "settings", epoch = w.file:meta "epoch" }
   for k, v in pairs(meta) do meta[k] = tostring(v) end
   local ok, message = tensors.save(out, all, meta)
-  return ok and ("'%s': %d tensors"):format(out, #all), message
+  return ok and ("'%s': %s"):format(out, text.count(#all, "tensor")), message
 end
 
 --- Writes a checkpoint's weights in another layout. Returns a line that says what it wrote.
@@ -198,15 +199,22 @@ function export.write(path, o)
   return said or nil, message
 end
 
---- The command's arguments: a path and --format, --out, --which, --heads. Returns the exit code.
+local OPTIONS = { format = true, out = true, which = true, heads = true, grid = true }
+
+--- The command's arguments: a path and --format, --out, --which, --heads, --grid, each also as key=value. Returns the
+--- exit code.
 ---@param args string[]
 ---@return integer code, string? usage what is wrong with the arguments
 function export.main(args)
   local o, path, i = {}, nil, 1
   while i <= #args do
     local key = args[i]:match "^%-%-(%a+)$"
-    if key then
-      if not ({ format = 1, out = 1, which = 1, heads = 1 })[key] then return 2, ("unknown option '%s'"):format(args[i]) end
+    local named, value = args[i]:match "^%-?%-?(%a+)=(.*)$"
+    if named and OPTIONS[named] then
+      o[named] = value
+      i = i + 1
+    elseif key then
+      if not OPTIONS[key] then return 2, ("unknown option '%s'"):format(args[i]) end
       if not args[i + 1] then return 2, ("%s: its value is missing"):format(args[i]) end
       o[key] = args[i + 1]
       i = i + 2
@@ -218,7 +226,15 @@ function export.main(args)
   if not path then return 2, "which run or checkpoint?" end
   if not o.out then return 2, "--out PATH is missing" end
   if not formats[o.format or "?"] then return 2, "--format is one of pth, hf, timm, safetensors" end
-  o.heads = o.heads and tonumber(o.heads)
+  if o.heads then
+    if not tonumber(o.heads) then return 2, ("--heads '%s': expected a number"):format(o.heads) end
+    o.heads = tonumber(o.heads)
+  end
+  if o.grid then
+    local rows, columns = o.grid:match "^{?%s*(%d+)%s*[,x]%s*(%d+)%s*}?$"
+    if not rows then return 2, ("--grid '%s': expected ROWS,COLUMNS"):format(o.grid) end
+    o.grid = { tonumber(rows), tonumber(columns) }
+  end
   local said, message = export.write(path, o)
   io.stderr:write(said or "ijepa: " .. message, "\n")
   return said and 0 or 1

@@ -13,6 +13,14 @@ local weights = require "ijepa.save.weights"
 return function(path, o)
   o = o or {}
   if type(path) ~= "string" then F.raise(("load: path is a %s, expected a string"):format(type(path))) end
+  for key, expected in pairs { heads = "number", grid = "table" } do
+    if o[key] ~= nil and type(o[key]) ~= expected then
+      F.raise(("load: '%s' is %s, expected %s"):format(key, tostring(o[key]), key == "heads" and "a number" or "{ rows, columns }"))
+    end
+  end
+  if o.grid and (#o.grid ~= 2 or type(o.grid[1]) ~= "number" or type(o.grid[2]) ~= "number") then
+    F.raise "load: 'grid' must be two numbers: { rows, columns }"
+  end
   local file, message = weights.open(path)
   if not file then return nil, message end
   local part, options, left

@@ -4,6 +4,11 @@ local F = require "ijepa.base.ffi"
 local checkpoint = require "ijepa.save.checkpoint"
 local config = require "ijepa.config"
 local jepa = require "ijepa.model"
+local sharded = require "ijepa.save.sharded"
+local paths = require "ijepa.base.paths"
+local text = require "ijepa.base.text"
+local tensor = require "ijepa.tensor"
+local device = require "ijepa.tensor.device"
 local json = require "cjson.safe"
 local C = F.C
 
@@ -78,9 +83,24 @@ function Part:shape(name)
   return shape
 end
 
+-- A token for the class stands before the patches in ViTs of classification, DINO, MAE and CLIP.
+local CLASS_TOKENS = { cls_token = true, class_token = true, class_embedding = true }
+
+-- The message that a file's model has a class token below this prefix, or nil.
+local function class_token(file, prefix)
+  for _, name in ipairs(file:names()) do
+    if CLASS_TOKENS[name:match "[^.]*$"] and name:sub(1, #prefix) == prefix then
+      return ("'%s' has a class token ('%s'), which I-JEPA's encoders do not have: %s"):format(file.path, name,
+        "take a model without one, such as timm's with class_token=False, global_pool='avg'")
+    end
+  end
+end
+
 --- What the tensors say of the model: width, depth, mlp_ratio, patch (encoders), patches.
 ---@return { width: integer, depth: integer, mlp_ratio: number, patch: integer?, patches: integer }? size, string? message
 function Part:size()
+  local token = self.kind == "encoder" and class_token(self.file, self.prefix)
+  if token then return nil, token end
   local pos = self:shape(self.kind == "encoder" and "pos_embed" or "predictor_pos_embed")
   local depth = 0
   while self:shape(("%s.%d.norm1.weight"):format(BLOCKS[self.kind], depth)) do depth = depth + 1 end
@@ -126,8 +146,23 @@ local function told(d)
   return table.concat(parts, "; ")
 end
 
+-- "NaN in 3 of 96 values" of a tensor, or nil where all values are finite.
+local function not_finite(t)
+  local fine = device.step(function() return select(2, tensor.norm { t }) end)
+  if fine then return nil end
+  local values, n = t:read()
+  local nans, infinite = 0, 0
+  for i = 0, n - 1 do
+    local v = values[i]
+    if v ~= v then nans = nans + 1 elseif math.abs(v) == math.huge then infinite = infinite + 1 end
+  end
+  if nans + infinite == 0 then return nil end   -- the sum of squares alone is too large
+  return ("%s in %d of %s"):format(nans == 0 and "inf" or infinite == 0 and "NaN" or "NaN and inf", nans + infinite,
+    text.count(n, "value"))
+end
+
 --- Fills a model: every tensor by name and shape, converted to f32. Strict: nothing may be missing, unexpected or of
---- another shape, unless partial, which fills what fits.
+--- another shape, unless partial, which fills what fits. Values that are not finite are an error.
 ---@param model ijepa.model
 ---@param partial boolean?
 ---@return { missing: string[], unexpected: string[], misshapen: string[] }? left, string? message
@@ -147,6 +182,11 @@ function Part:fill(model, partial)
         local ok, message = self.file:load(source, rows == shape[1] and p.tensor or p.tensor:narrow(1, row, rows))
         if not ok then return nil, message end
         row = row + rows
+      end
+      local problem = not partial and not_finite(p.tensor)
+      if problem then
+        return nil, ("checkpoint '%s': tensor '%s' holds %s: take an earlier checkpoint"):format(self.file.path,
+          table.concat(self:sources(p.name), "', '"), problem)
       end
     end
   end
@@ -210,9 +250,15 @@ end
 local Weights = {}
 Weights.__index = Weights
 
+-- What a Hugging Face model's folder has, the first that is there.
+local HF_FILES = { "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+  "pytorch_model.bin.index.json" }
+
 -- A folder's file: of a Hugging Face model, or a run's newest checkpoint.
 local function in_folder(path)
-  if C.ij_path_kind(path .. "/model.safetensors") == 1 then return path .. "/model.safetensors" end
+  for _, name in ipairs(HF_FILES) do
+    if C.ij_path_kind(path .. "/" .. name) == 1 then return path .. "/" .. name end
+  end
   local newest = checkpoint.latest(path)
   if newest then return newest end
   return nil, ("folder '%s' holds no checkpoint"):format(path)
@@ -240,12 +286,15 @@ end
 ---@return ijepa.weights? weights, string? message
 function weights.open(path)
   local message
-  if C.ij_path_kind(path) == 2 then
+  local kind = C.ij_path_kind(path)
+  if kind == 0 then return nil, ("checkpoint '%s' does not exist%s"):format(path, paths.hint(path)) end
+  if kind == 2 then
     path, message = in_folder(path)
     if not path then return nil, message end
   end
   local file
-  file, message = checkpoint.load(path)
+  if sharded.is(path) then file, message = sharded.open(path)
+  else file, message = checkpoint.load(path) end
   if not file then return nil, message end
   local self = setmetatable({ path = path, file = file, parts = find_parts(file) }, Weights)
   self.settings, self.heads = settings_of(file, path)
@@ -254,8 +303,9 @@ function weights.open(path)
     return nil, self.heads
   end
   if #self.parts == 0 then
+    local token = class_token(file, "")
     file:close()
-    return nil, ("'%s' holds no encoder that is known: no tensor is called pos_embed or embeddings.position_embeddings"):format(path)
+    return nil, token or ("'%s' holds no encoder that is known: no tensor is called pos_embed or embeddings.position_embeddings"):format(path)
   end
   return self
 end
@@ -274,7 +324,7 @@ function Weights:part(label)
     if part.kind == "encoder" then encoders[#encoders + 1] = part end
   end
   if not label and #encoders == 1 then return encoders[1] end
-  return nil, ("'%s' holds %s%s: say which"):format(self.path, table.concat(names, ", "), label and (", no '" .. label .. "'") or "")
+  return nil, ("'%s' holds %s%s: give which=NAME"):format(self.path, table.concat(names, ", "), label and (", no '" .. label .. "'") or "")
 end
 
 --- What jepa.encoder needs for a part: the tensors' sizes; heads and grid as given, said by the file, or as published.
@@ -290,7 +340,7 @@ function Weights:options(part, o)
     heads = heads or published.width == size.width and published.heads
   end
   if not heads then
-    return nil, ("'%s' does not say how many heads a width of %d has: give heads=N"):format(self.path, size.width)
+    return nil, ("'%s' does not say how many heads a width of %d has: give heads=N, which divides %d"):format(self.path, size.width, size.width)
   end
   local crop = self.settings and self.settings.data.crop
   if not grid and crop then
@@ -299,12 +349,18 @@ function Weights:options(part, o)
   if not grid then
     local side = math.floor(math.sqrt(size.patches) + .5)
     if side * side ~= size.patches then
-      return nil, ("'%s' has %d positions, which is no square: give grid={rows, columns}"):format(self.path, size.patches)
+      return nil,
+        ("'%s' has %d positions, which is no square: give grid=ROWS,COLUMNS (in Lua: grid = { rows, columns })"):format(self.path, size.patches)
     end
     grid = { side, side }
   end
   if grid[1] * grid[2] ~= size.patches then
-    return nil, ("'%s' has %d positions, not the %g x %g of its settings"):format(self.path, size.patches, grid[1], grid[2])
+    return nil, ("'%s' has %d positions, not the %g x %g of %s"):format(self.path, size.patches, grid[1], grid[2],
+      o and o.grid and "grid" or "its settings")
+  end
+  if heads < 1 or size.width % heads ~= 0 then
+    return nil, ("'%s' has a width of %d, which %g heads do not divide: give another heads=N"):format(self.path, size.width,
+      heads)
   end
   return { width = size.width, depth = size.depth, heads = heads, mlp_ratio = size.mlp_ratio, patch = size.patch, grid = grid,
     crop = { grid[1] * size.patch, grid[2] * size.patch } }

@@ -354,6 +354,10 @@ function Diagnosis:losses(t)
   local size, B = self.height * self.width * 3, self.count
   local pixels = F.new("uint8_t[?]", B * size)
   for i = 0, B - 1 do F.copy(pixels + i * size, self.pixels + i * self.views * size, size) end
+  local policy = device.step(function()
+    local all = tensor.from_pointer(pixels, { B, self.height, self.width, 3 }, "u8")
+    return assert(t.policy:for_images(all, t.target))
+  end)
   local sum, mean_sum, batch = 0, 0, 64
   for at = 0, B - 1, batch do
     device.step(function()
@@ -361,7 +365,7 @@ function Diagnosis:losses(t)
         local count = math.min(batch, B - at)
         local shape = { count, self.height, self.width, 3 }
         local x = tensor.from_pointer(pixels + at * size, shape, "u8")
-        local m = t.policy:sample_raw(count, at, t.step, false)
+        local m = policy:sample_raw(count, at, t.step)
         local ctx = tensor.from_pointer(m.context, { m.contexts, m.count, m.k }, "i32")
         local tgt = tensor.from_pointer(m.target, { m.targets, m.count, m.t }, "i32")
         local z, h = t:predict(x, ctx, tgt)

@@ -2,6 +2,7 @@
 -- which hands out addresses, computes nothing, and records what the CUDA plug-in would take (kernels/cuda/costs.h). Here are
 -- two values that no kernel states: both are assumptions, and the report marks them as such.
 local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
 local device = require "ijepa.tensor.device"
 local dist = require "ijepa.dist"
 local jepa = require "ijepa.model"
@@ -236,11 +237,11 @@ function memory.advice(cfg, bytes_available, o)
   for _, c in ipairs(memory.fitting(cfg, bytes_available, o)) do
     if c.words ~= "" then list[#list + 1] = ("%s (%s)"):format(c.words, gib(c.need.total)) end
   end
-  local text = ("this run needs %s per GPU and the GPU has %s: "):format(gib(need.total), gib(bytes_available))
+  local needs = ("this run needs %s per GPU and the GPU has %s: "):format(gib(need.total), gib(bytes_available))
   if need.total <= bytes_available then
-    return text .. "it should fit if nothing else uses the GPU (nvidia-smi shows what does)"
+    return needs .. "it should fit if nothing else uses the GPU (nvidia-smi shows what does)"
   end
-  return text .. (#list > 0 and "these would fit: " .. table.concat(list, "; or ")
+  return needs .. (#list > 0 and "these would fit: " .. table.concat(list, "; or ")
     or "no data.batch, model.recompute or optim.shard makes it fit; take a smaller model.arch")
 end
 
@@ -283,9 +284,9 @@ function memory.report(cfg, o)
     t = math.floor(lengths.t + .5) })
   local most = memory.need(cfg, { processes = o.processes, shard = o.shard, lengths = lengths })
   local crop = type(cfg.data.crop) == "table" and table.concat(cfg.data.crop, " x ") or tostring(cfg.data.crop)
-  local lines = { ("%s/%d at %s, %d images%s on each of %d GPU%s, %s%s"):format(m.width and "vit" or m.arch, m.patch, crop,
-    cfg.data.batch, cfg.optim.accumulate > 1 and (" x %d"):format(cfg.optim.accumulate) or "", o.processes,
-    o.processes == 1 and "" or "s", m.dtype, m.recompute and ", recomputing" or ""),
+  local lines = { ("%s/%d at %s, %s%s on each of %s, %s%s"):format(m.width and "vit" or m.arch, m.patch, crop,
+    text.count(cfg.data.batch, "image"), cfg.optim.accumulate > 1 and (" x %d"):format(cfg.optim.accumulate) or "",
+    text.count(o.processes, "GPU"), m.dtype, m.recompute and ", recomputing" or ""),
     ("%-34s %9s %9s"):format("GiB per GPU", "typical", "maximum"),
     ("%-34s %9.0f %9d"):format("  context patches", lengths.k, lengths.most_k),
     ("%-34s %9.0f %9d"):format("  patches of a target", lengths.t, lengths.most_t) }
