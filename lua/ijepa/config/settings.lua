@@ -72,8 +72,8 @@ return {
       "new run starts from; empty: random initial values. A run that resumes ignores " ..
       "it." },
   quirks = { type = "string|table", default = "",
-    doc = "\"reference\" reproduces every quirk of the published code; a list names single " ..
-      "switches; empty: none. Set it to compare with published runs." },
+    doc = "\"reference\" reproduces every quirk of the published code; a list names " ..
+      "single switches (docs/masks.md); empty: none. Set it to compare with published runs." },
   device = { type = "string", default = "",
     doc = "Device of the run: cpu, cuda or cuda:N (N from 0); empty: the variable " ..
       "IJEPA_DEVICE, or cpu." },

@@ -78,7 +78,9 @@ local function quirk_bits(v)
     if not value then
       local names = text.keys(mask.quirks)
       names[#names + 1] = "reference"
-      F.raise(("mask: unknown quirk '%s'%s"):format(tostring(name), text.hint(tostring(name), names)))
+      table.sort(names)
+      F.raise(("mask: unknown quirk '%s'%s; known are %s"):format(tostring(name),
+        text.hint(tostring(name), names), table.concat(names, ", ")))
     end
     if on then bits = bit.bor(bits, value) else off = bit.bor(off, value) end
   end

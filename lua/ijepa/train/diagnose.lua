@@ -220,8 +220,8 @@ function diagnose.verdict(list)
     return "watch", ("%s, after %.0f at its highest"):format(rank, best)
   end
   if gain < MIN_GAIN then
-    return "watch", ("%s; %s: the predictor is hardly better than the mean"):format(
-      rank, gain_text(gain))
+    return "watch", ("%s; %s: the predictor is %s than the mean"):format(
+      rank, gain_text(gain), gain < 0 and "worse" or "hardly better")
   end
   return "ok", all
 end
