@@ -4,7 +4,7 @@
 local F = require "ijepa.base.ffi"
 local font = require "ijepa.draw.font"
 local bit = require "bit"
-local band, bor, bxor, lshift, rshift, bnot = bit.band, bit.bor, bit.bxor, bit.lshift, bit.rshift, bit.bnot
+local band, bor, lshift, rshift = bit.band, bit.bor, bit.lshift, bit.rshift
 local floor, ceil, max, min, sqrt, abs = math.floor, math.ceil, math.max, math.min, math.sqrt, math.abs
 
 ---@class ijepa.canvas
@@ -364,6 +364,17 @@ function canvas:resized(width, height)
   return c
 end
 
+--- Turns the colours into greys of the same luminance.
+---@return ijepa.canvas
+function canvas:greyed()
+  local p = self.pixels
+  for i = 0, self.width * self.height * 3 - 1, 3 do
+    local grey = .299 * p[i] + .587 * p[i + 1] + .114 * p[i + 2] + .5
+    p[i], p[i + 1], p[i + 2] = grey, grey, grey
+  end
+  return self
+end
+
 --- How wide a text and how high its capital letters are, in pixels.
 ---@param text string
 ---@param size? number of the type, in pixels; 11
@@ -408,62 +419,9 @@ function canvas:text(x, y, text, colour, size, align, upright, bold)
   return self
 end
 
-local crc_of -- [byte]: the check value of one byte, PNG's polynomial
-local function crc_table()
-  crc_of = F.new "int32_t[256]"
-  for n = 0, 255 do
-    local c = n
-    for _ = 1, 8 do
-      c = band(c, 1) == 1 and bxor(rshift(c, 1), -306674912) or rshift(c, 1)
-    end
-    crc_of[n] = c
-  end
-end
-
-local function big_endian(n)
-  return string.char(band(rshift(n, 24), 255), band(rshift(n, 16), 255), band(rshift(n, 8), 255), band(n, 255))
-end
-
-local function chunk(kind, data)
-  local body, c = kind .. data, -1
-  local p = F.cast("const uint8_t *", body)
-  for i = 0, #body - 1 do
-    c = bxor(rshift(c, 8), crc_of[band(bxor(c, p[i]), 255)])
-  end
-  return big_endian(#data) .. body .. big_endian(bnot(c))
-end
-
---- The bytes of a PNG file that stores the pixels as they are: larger than `save` makes it, but made and read in no
---- time. For thousands of small images.
+--- The bytes of a PNG file that stores the pixels uncompressed: larger than `save` makes it, but fast to write and read.
+--- For thousands of small images.
 ---@return string
-function canvas:png()
-  if not crc_of then crc_table() end
-  local row = self.width * 3 + 1
-  local size = row * self.height
-  local raw, p = bytes(size), self.pixels
-  local a, b = 1, 0 -- Adler-32
-  for y = 0, self.height - 1 do
-    local to, from = y * row, y * (row - 1)
-    raw[to] = 0 -- no filter
-    b = b + a
-    for i = 0, row - 2 do
-      local v = p[from + i]
-      raw[to + 1 + i] = v
-      a = a + v
-      b = b + a
-    end
-    a, b = a % 65521, b % 65521
-  end
-  local parts = { "\120\1" }
-  for at = 0, size - 1, 65535 do
-    local n = min(65535, size - at)
-    parts[#parts + 1] = string.char(at + n == size and 1 or 0, n % 256, floor(n / 256), 255 - n % 256,
-      255 - floor(n / 256))
-    parts[#parts + 1] = F.string(raw + at, n)
-  end
-  parts[#parts + 1] = big_endian(b * 65536 + a)
-  return "\137PNG\r\n\26\n" .. chunk("IHDR", big_endian(self.width) .. big_endian(self.height) .. "\8\2\0\0\0")
-    .. chunk("IDAT", table.concat(parts)) .. chunk("IEND", "")
-end
+function canvas:png() return require "ijepa.draw.png"(self.pixels, self.width, self.height) end
 
 return canvas

@@ -6,6 +6,7 @@ local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
 local plot = require "ijepa.plot"
+local layout = require "ijepa.draw.layout"
 local panel = require "ijepa.plot.panel"
 
 local imagine = {}
@@ -43,7 +44,8 @@ function imagine.bank(model, data, o)
   N = h:size(2)
   local rows = x:size(1) * N
   local flat = h:reshape(rows, D)
-  return setmetatable({ x = flat, mean = flat:mean(1):clone(true), pixels = panel.cut(x, encoder.patch),
+  local source = data or model.config.data.root
+  return setmetatable({ name = type(source) == "string" and source:match "[^/]+/*$" or nil, x = flat, mean = flat:mean(1):clone(true), pixels = panel.cut(x, encoder.patch),
     patch = encoder.patch, rows = rows, patches = N, width = D }, Bank)
 end
 
@@ -188,25 +190,30 @@ function imagine.imagine(model, one, context, target, o)
   about.energy_mean, about.relative_mean = total / #patches, total / math.max(base, 1e-12)
 
   local cell = panel.cell(grid, o.side)
+  local shown = plot.sharp(one, x, grid, cell)
   local size = P * P * 3
   local function painted(features)   -- the context, and the nearest patches of the bank in the targets' places
-    local c = panel.context(x, context, grid, cell)
+    local c = panel.context(shown, context, grid, cell)
     local near = bank:nearest(features, o.k)
     for i, p in ipairs(patches) do panel.paste(c, bank.pixels + near[i][1] * size, P, p, grid, cell) end
     return c, near
   end
   local by_prediction, near = painted(z)
   for i, p in ipairs(patches) do about.nearest[p] = near[i] end
-  local width = grid[2] * cell
   local c = panel.rows({
-    { panel.image(x, 1, grid, cell), title = "image" }, { panel.context(x, context, grid, cell), title = "context" },
-    { panel.heat(energies, grid, cell, { low = 0, high = most }), title = ("energy, mean %.4f"):format(about.energy_mean),
-      below = panel.bar(width, 0, most, "%.3f") },
-    { by_prediction, title = "nearest to predictions" }, { painted(h), title = "nearest to the truth" },
-    { panel.heat(relatives, grid, cell, { low = 0, high = 1 }), title = ("of the mean's: %.2f"):format(about.relative_mean),
-      below = panel.bar(width, 0, 1, "%.0f") },
-  }, { columns = 3 })
-  if o.file then return c:save(o.file) end
+    { panel.image(shown, 1, grid, cell), title = "image" },
+    { panel.context(shown, context, grid, cell), title = "context" },
+    { panel.heat(energies, grid, cell, { low = 0, high = most }), title = "energy",
+      bar = { low = 0, high = most, unit = "smooth L1" } },
+    { by_prediction, title = "nearest to predictions" },
+    { painted(h), title = "nearest to targets" },
+    { panel.heat(relatives, grid, cell, { low = 0, high = 1 }), title = "relative energy",
+      bar = { low = 0, high = 1, format = "%.0f", unit = "of the mean's loss" } },
+  }, o.title == false and { columns = 3 } or { columns = 3, title = o.title or "What the predictor predicts",
+    note = ("Targets are replaced by the patches of %s with the nearest features. Energy: the loss of each "
+      .. "prediction, mean %.3f; relative to predicting the mean feature: %.2f."):format(
+      bank.name or "other images", about.energy_mean, about.relative_mean) })
+  if o.file then return layout.finish(c, o.file) end
   return c, about
 end
 

@@ -1,5 +1,5 @@
 --- Line charts as inline SVG for the report: no script, colours from the page's style sheet (classes s1, s2, ...).
-local draw = require "ijepa.draw"
+local chart = require "ijepa.draw.chart"
 local page = require "ijepa.report.page"
 local max, min, abs = math.max, math.min, math.abs
 
@@ -29,7 +29,7 @@ function svg.buckets(values, count)
   return b
 end
 
--- Smallest and largest number of some lists; nil where there is none.
+-- Smallest and largest finite value of some lists, or nil.
 local function range(lists)
   local lo, hi = math.huge, -math.huge
   for _, list in ipairs(lists) do
@@ -51,7 +51,7 @@ local function axis(lo, hi, count, padded)
     local margin = .05 * (hi - lo)
     lo, hi = lo == 0 and 0 or lo - margin, hi + margin
   end
-  local ticks, step = draw.ticks(lo, hi, count)
+  local ticks, step = chart.ticks(lo, hi, count)
   return lo, hi, ticks, step
 end
 
@@ -116,11 +116,11 @@ function svg.chart(series, o)
   local parts = { ('<svg viewBox="0 0 %d %d" role="img" aria-label="%s">'):format(WIDTH, HEIGHT, page.escape(o.label)) }
   for _, v in ipairs(y_ticks) do
     parts[#parts + 1] = ('<path class="grid" d="M%d %sH%d"/>'):format(LEFT, at(py(v)), WIDTH - RIGHT)
-    parts[#parts + 1] = text(LEFT - 6, py(v) + 4, "end", draw.tick_text(v, y_step))
+    parts[#parts + 1] = text(LEFT - 6, py(v) + 4, "end", chart.tick_text(v, y_step))
   end
   for _, v in ipairs(x_ticks) do
     parts[#parts + 1] = ('<path class="axis" d="M%s %dv4"/>'):format(at(px(v)), HEIGHT - BOTTOM)
-    parts[#parts + 1] = text(min(px(v), WIDTH - 14), HEIGHT - BOTTOM + 17, "middle", draw.tick_text(v, x_step))
+    parts[#parts + 1] = text(min(px(v), WIDTH - 14), HEIGHT - BOTTOM + 17, "middle", chart.tick_text(v, x_step))
   end
   parts[#parts + 1] = ('<path class="axis" d="M%d %dH%d"/>'):format(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT)
   parts[#parts + 1] = text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, "middle", o.x)
