@@ -34,9 +34,9 @@ local function parts_of(o)
   return parts, width
 end
 
--- Lines of text from y on; the cells of a table's lines stand in columns. Returns the y below them.
+-- Lines of text from y on; lists of cells are rows of a table, and the first list is its head. Returns the y below them.
 local function draw_lines(c, lines, y)
-  local columns = {}
+  local columns, head = {}, nil
   for _, line in ipairs(lines) do
     for i, cell in ipairs(type(line) == "table" and line or {}) do
       columns[i] = max(columns[i] or 0, (canvas.text_size(cell, style.text)))
@@ -46,9 +46,11 @@ local function draw_lines(c, lines, y)
     local x = style.margin
     for i, cell in ipairs(type(line) == "table" and line or { line }) do
       local right = i > 1
-      c:text(right and x + columns[i] or x, y, cell, style.soft, style.text, right and "right" or "left")
+      local colour = type(line) == "table" and head == nil and style.ink or style.soft
+      c:text(right and x + columns[i] or x, y, cell, colour, style.text, right and "right" or "left")
       x = x + (columns[i] or 0) + 24
     end
+    if type(line) == "table" then head = line end
     y = y + 22
   end
   return y

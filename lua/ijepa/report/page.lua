@@ -78,10 +78,10 @@ dl.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));
 .panels .row{grid-column:1/-1}.panels span{display:block;line-height:1.3;margin:.25rem 0 .15rem}
 .panels .row{margin-bottom:-.35rem}
 .bar{display:grid;grid-template-columns:1fr auto 1fr;max-width:15rem;margin-top:.4rem;font-size:.85rem;color:var(--soft)}
-.bar i{grid-column:1/-1;height:.6rem;border-radius:2px;background:linear-gradient(90deg,RAMP)}
+.bar div{grid-column:1/-1;height:.6rem;border-radius:2px;background:linear-gradient(90deg,RAMP)}
 .bar span:last-child{text-align:right}
 .legend{font-size:.85rem;color:var(--soft);margin:.5rem 0 0}
-.key i{display:inline-block;width:.75rem;height:.75rem;border-radius:2px;margin-right:.35rem;vertical-align:-1px}
+.key em{display:inline-block;width:.75rem;height:.75rem;border-radius:2px;margin-right:.35rem;vertical-align:-1px}
 figure{margin:0;background:var(--box);border-radius:6px;padding:.75rem;min-width:0;display:flex;flex-direction:column}
 figure>svg{margin-top:auto}
 .note-box{background:var(--box);border-radius:6px;padding:.75rem;font-size:.9rem}
@@ -185,14 +185,14 @@ end
 -- A colour bar: its colours, and its ends and its unit below them.
 local function bar_html(bar)
   local low, high, unit = layout.bar_texts(bar)
-  return ('<div class="bar"><i></i><span>%s</span><span>%s</span><span>%s</span></div>'):format(page.escape(low),
+  return ('<div class="bar"><div></div><span>%s</span><span>%s</span><span>%s</span></div>'):format(page.escape(low),
     page.escape(unit), page.escape(high))
 end
 
 local function legend_html(legend)
   local parts = {}
   for i, entry in ipairs(legend) do
-    parts[i] = ('<span class="key"><i style="background:#%06x"></i>%s</span>'):format(entry.colour,
+    parts[i] = ('<span class="key"><em style="background:#%06x"></em>%s</span>'):format(entry.colour,
       page.escape(entry.name))
   end
   return '<p class="legend">' .. table.concat(parts) .. "</p>"
