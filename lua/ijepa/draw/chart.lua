@@ -14,7 +14,7 @@ end
 local function finite(v) return type(v) == "number" and v == v and abs(v) < math.huge end
 local function text_width(text) return (canvas.text_size(text, style.text)) end
 
--- ---- ticks ----------------------------------------------------------------------------------------------------
+-- ---- ticks --------------------------------------------------------------------------------------
 
 --- Ticks in steps of 1, 2 or 5 times a power of ten: about `count` of them from lo to hi.
 ---@param lo number
@@ -24,7 +24,8 @@ local function text_width(text) return (canvas.text_size(text, style.text)) end
 function chart.ticks(lo, hi, count)
   local raw = (hi - lo) / count
   local power = 10 ^ floor(log10(raw))
-  local step = power * (raw <= power and 1 or raw <= 2 * power and 2 or raw <= 5 * power and 5 or 10)
+  local lead = raw / power
+  local step = power * (lead <= 1 and 1 or lead <= 2 and 2 or lead <= 5 and 5 or 10)
   local ticks = {}
   for i = ceil(lo / step - 1e-9), floor(hi / step + 1e-9) do ticks[#ticks + 1] = i * step end
   return ticks, step
@@ -59,20 +60,22 @@ local function y_axis(all_lo, all_hi, height, o)
   if o.log then from, to = from and log10(from), to and log10(to) end
   local pad = (all_hi - all_lo) * 0.05
   local floor_at_0 = not o.log and all_lo >= 0 and all_lo < 0.35 * all_hi
-  local axis = { lo = from or (floor_at_0 and 0 or all_lo - pad), hi = to or all_hi + pad, texts = {}, widest = 0 }
+  local axis = { lo = from or (floor_at_0 and 0 or all_lo - pad), hi = to or all_hi + pad,
+    texts = {}, widest = 0 }
   local step
   if o.log then axis.ticks = log_ticks(axis.lo, axis.hi) end
   if not axis.ticks or #axis.ticks < 2 then
     axis.ticks, step = chart.ticks(axis.lo, axis.hi, max(3, height / 70))
   end
   for i, v in ipairs(axis.ticks) do
-    axis.texts[i] = o.log and string.format("%.3g", 10 ^ v):gsub("e([+-])0", "e%1") or chart.tick_text(v, step)
+    local text = o.log and string.format("%.3g", 10 ^ v):gsub("e([+-])0", "e%1")
+    axis.texts[i] = text or chart.tick_text(v, step)
     axis.widest = max(axis.widest, text_width(axis.texts[i]))
   end
   return axis
 end
 
--- ---- series ---------------------------------------------------------------------------------------------------
+-- ---- series -------------------------------------------------------------------------------------
 
 --- Means of neighbours, so that a curve of thousands of steps can be read: about `points` of them.
 ---@param values number[]
@@ -89,7 +92,8 @@ function chart.smooth(values, points)
   return x, y
 end
 
--- The points of a series that can be drawn: arrays x and y; false where a value is not finite, which breaks the line.
+-- The points of a series that can be drawn: arrays x and y; false where a value is not finite,
+-- which breaks the line.
 local function points_of(s, i, on_log)
   need(type(s) == "table" and type(s.y) == "table", "draw.curves: series %d has no array 'y'", i)
   local xs, ys = {}, {}
@@ -119,7 +123,8 @@ local function range(all, key, from, to)
   return lo, hi
 end
 
--- Points closer than pixels become the mean of each column of pixels, with the range as a pale band.
+-- Points closer than pixels become the mean of each column of pixels, with the range as a pale
+-- band.
 local function condensed(c, px, py, n, colour)
   local xs, ys, lines = {}, {}, 0
   local column, sum, count, low, high = nil, 0, 0, nil, nil
@@ -164,7 +169,7 @@ local function polyline(c, px, py, n, colour)
   end
 end
 
--- ---- the chart ------------------------------------------------------------------------------------------------
+-- ---- the chart ----------------------------------------------------------------------------------
 
 -- Legend of several series from (x, y) on, in lines up to `right`; returns the y below it.
 local function legend(c, all, x, y, right)
@@ -239,21 +244,26 @@ local function in_words(all, axis, x_lo, x_hi, o)
   end
   local function value(v) return o.log and ("%.3g"):format(10 ^ v) or ("%.3g"):format(v) end
   local legend_of = {}
-  for i, s in ipairs(all) do legend_of[i] = { name = s.name or "series " .. i, colour = s.colour } end
+  for i, s in ipairs(all) do
+    legend_of[i] = { name = s.name or "series " .. i, colour = s.colour }
+  end
   return { parts = { { c } }, title = o.title, legend = #all > 1 and legend_of or nil,
-    note = ("%s: %s to %s; %s: %.6g to %.6g"):format(o.y or "y", value(axis.lo), value(axis.hi), o.x or "x", x_lo, x_hi) }
+    note = ("%s: %s to %s; %s: %.6g to %.6g"):format(o.y or "y", value(axis.lo), value(axis.hi),
+      o.x or "x", x_lo, x_hi) }
 end
 
 --- A line chart.
 ---@param file? string
----@param series table[] each { name =, y = {...}, x = {...}? (1, 2, ...), colour =? }; a value that is not finite
---- breaks its line
----@param o? table title; x, y: names of the axes; width, height (800, 400); log: true for a logarithmic y axis;
---- y_from, y_to: ends of the y axis; marks: { { x =, name = }, ... } vertical lines
+---@param series table[] each { name =, y = {...}, x = {...}? (1, 2, ...), colour =? }; a value
+--- that is not finite breaks its line
+---@param o? table title; x, y: names of the axes; width, height (800, 400); log: true for a
+--- logarithmic y axis; y_from, y_to: ends of the y axis; marks: { { x =, name = }, ... } vertical
+--- lines
 ---@return ijepa.canvas|string? done, string? message, integer? code
 function chart.curves(file, series, o)
   o = o or {}
-  need(type(series) == "table" and type(o) == "table", "draw.curves: expected a list of series and options")
+  need(type(series) == "table" and type(o) == "table",
+    "draw.curves: expected a list of series and options")
   if series.y then series = { series } end
   local width, height = max(240, o.width or 800), max(160, o.height or 400)
   local c, all = canvas.new(width, height, style.paper), {}
@@ -269,7 +279,9 @@ function chart.curves(file, series, o)
   local area = { left = style.margin + axis.widest + 12, right = width - 24,
     bottom = height - 34 - (o.x and 22 or 0) }
   area.top = header(c, all, o, area.left, area.right)
-  local function at_x(v) return area.left + (v - x_lo) / (x_hi - x_lo) * (area.right - area.left) end
+  local function at_x(v)
+    return area.left + (v - x_lo) / (x_hi - x_lo) * (area.right - area.left)
+  end
   local function at_y(v)
     local y = area.bottom - (v - axis.lo) / (axis.hi - axis.lo) * (area.bottom - area.top)
     return max(area.top, min(area.bottom, y))

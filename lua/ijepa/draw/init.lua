@@ -1,8 +1,8 @@
--- Figures for files and the terminal: curves, masks, the summary of a run. Each function takes a file's name and returns
--- it, or nil, message, code; without a file's name it returns the canvas. canvas.lua has the pixels, png.lua and
--- font.lua what it writes and its type, style.lua colours and sizes, layout.lua figures of several parts, chart.lua
--- curves, masks.lua masks, show.lua the terminal's protocols. Nothing in here knows of models or data sets.
--- Uses: base.
+-- Figures for files and the terminal: curves, masks, the summary of a run. Each function takes a
+-- file's name and returns it, or nil, message, code; without a file's name it returns the canvas.
+-- canvas.lua has the pixels, png.lua and font.lua what it writes and its type, style.lua colours
+-- and sizes, layout.lua figures of several parts, chart.lua curves, masks.lua masks, show.lua the
+-- terminal's protocols. Nothing in here knows of models or data sets. Uses: base.
 local F = require "ijepa.base.ffi"
 local canvas = require "ijepa.draw.canvas"
 local chart = require "ijepa.draw.chart"
@@ -34,7 +34,8 @@ local function parts_of(o)
   return parts, width
 end
 
--- Lines of text from y on; lists of cells are rows of a table, and the first list is its head. Returns the y below them.
+-- Lines of text from y on; lists of cells are rows of a table, and the first list is its head.
+-- Returns the y below them.
 local function draw_lines(c, lines, y)
   local columns, head = {}, nil
   for _, line in ipairs(lines) do
@@ -47,7 +48,8 @@ local function draw_lines(c, lines, y)
     for i, cell in ipairs(type(line) == "table" and line or { line }) do
       local right = i > 1
       local colour = type(line) == "table" and head == nil and style.ink or style.soft
-      c:text(right and x + columns[i] or x, y, cell, colour, style.text, right and "right" or "left")
+      c:text(right and x + columns[i] or x, y, cell, colour, style.text,
+        right and "right" or "left")
       x = x + (columns[i] or 0) + 24
     end
     if type(line) == "table" then head = line end
@@ -58,8 +60,8 @@ end
 
 --- One figure of a run: a title, lines of text, the masks, the curves.
 ---@param file? string
----@param o table title; lines: texts, or lists of cells that stand in columns; masks: { masks, options of draw.masks };
---- curves: list of { series, options of draw.curves } or one such
+---@param o table title; lines: texts, or lists of cells that stand in columns; masks: { masks,
+--- options of draw.masks }; curves: list of { series, options of draw.curves } or one such
 ---@return ijepa.canvas|string? done, string? message, integer? code
 function draw.summary(file, o)
   if type(o) ~= "table" then F.raise "draw.summary: expected a table of options" end

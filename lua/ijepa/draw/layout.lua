@@ -1,6 +1,6 @@
---- A figure of several parts: canvases in rows, with a title, a caption, headings, colour bars and a legend.
--- `layout.rows` draws it as one canvas, whose field `figure` keeps the description. draw/show.lua prints its texts
--- as terminal text, and the report writes them as HTML.
+--- A figure of several parts: canvases in rows, with a title, a caption, headings, colour bars and
+-- a legend. `layout.rows` draws it as one canvas, whose field `figure` keeps the description.
+-- draw/show.lua prints its texts as terminal text, and the report writes them as HTML.
 local canvas = require "ijepa.draw.canvas"
 local style = require "ijepa.draw.style"
 local floor, max, min = math.floor, math.max, math.min
@@ -46,8 +46,8 @@ function layout.bar_texts(bar)
   return format:format(bar.low), format:format(bar.high), bar.unit or ""
 end
 
---- The parts of a figure by row. A row has `height`, the height of its tallest part; `titled` and `barred`, whether a
---- part has a title or a bar; and `heading`, its only title.
+--- The parts of a figure by row. A row has `height`, the height of its tallest part; `titled` and
+--- `barred`, whether a part has a title or a bar; and `heading`, its only title.
 ---@param figure ijepa.figure
 ---@return table[] rows
 function layout.rows_of(figure)
@@ -87,7 +87,8 @@ end
 
 local function text_width(text) return (canvas.text_size(text, style.text)) end
 
--- Pixels that a colour bar takes; its unit has a line of its own where it does not fit between the ends.
+-- Pixels that a colour bar takes; its unit has a line of its own where it does not fit between the
+-- ends.
 local function bar_height(bar, width)
   local low, high, unit = layout.bar_texts(bar)
   local fits = text_width(low) + text_width(high) + text_width(unit) + 24 <= width

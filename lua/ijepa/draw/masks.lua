@@ -17,15 +17,16 @@ local function patch_set(row, from, count, patches)
   local set = {}
   for i = from, from + count - 1 do
     local patch = tonumber(row[i])
-    need(patch >= 0 and patch < patches, "draw.masks: patch %d lies outside of a grid of %d patches",
-      patch, patches)
+    need(patch >= 0 and patch < patches,
+      "draw.masks: patch %d lies outside of a grid of %d patches", patch, patches)
     set[patch] = true
   end
   return set
 end
 
--- One side of a patch as a bar. `has(across, along)`: whether a patch is in the set, from this one; the bar's ends draw
--- back at outer corners and reach on at inner ones, so that the outline closes. Returns how far it reaches at both ends.
+-- One side of a patch as a bar. `has(across, along)`: whether a patch is in the set, from this one;
+-- the bar's ends draw back at outer corners and reach on at inner ones, so that the outline closes.
+-- Returns how far it reaches at both ends.
 local function reach(has, side, inset, thick)
   local function stop(along)
     if not has(0, along) then return -inset end
@@ -89,7 +90,8 @@ local function check(m, o)
     "draw.masks: pixels need the options 'height' and 'width'")
 end
 
--- Width and height of an image in the figure: complete patches, or the image's own pixels several times.
+-- Width and height of an image in the figure: complete patches, or the image's own pixels several
+-- times.
 local function size_of(o)
   local gh, gw, side = o.grid[1], o.grid[2], o.side or 224
   local width = gw * max(2, floor(side / gw))
@@ -126,7 +128,7 @@ local function targets_part(m, image, b, box)
   end
   local cell = min(box.ph, box.pw)
   local thick = max(1, min(3, floor(cell / 6)))
-  local step = cell >= 2 * thick * m.targets + 2 and thick or 0   -- so that equal outlines stay visible
+  local step = cell >= 2 * thick * m.targets + 2 and thick or 0   -- equal outlines stay visible
   for j = 0, m.targets - 1 do outline(c, sets[j], box, colour_of(j + 1), thick, j * step) end
   return c
 end
@@ -135,23 +137,26 @@ local function legend_of(m)
   local legend = { { name = "hidden from the context encoder", colour = style.hidden } }
   if m.targets > #style.palette then return legend end
   for j = 1, m.targets do
-    legend[#legend + 1] = { name = m.targets == 1 and "target" or "target " .. j, colour = colour_of(j) }
+    local name = m.targets == 1 and "target" or "target " .. j
+    legend[#legend + 1] = { name = name, colour = colour_of(j) }
   end
   return legend
 end
 
 -- The heading of row j of contexts, from 0.
 local function context_title(m, j)
-  return ("context%s: %s"):format(m.contexts > 1 and " " .. j + 1 or "", text.count(m.k, "patch", "patches"))
+  local number = m.contexts > 1 and " " .. j + 1 or ""
+  return ("context%s: %s"):format(number, text.count(m.k, "patch", "patches"))
 end
 
---- Images side by side, each from top to bottom: as it is, its contexts (all else covered), its targets outlined.
+--- Images side by side, each from top to bottom: as it is, its contexts (all else covered), its
+--- targets outlined.
 ---@param file? string
----@param m table masks of a batch: count B, contexts C, targets M, k, t, context i32 (C, B, K), target i32 (M, B, T);
---- an ij_masks will do
----@param o table grid: { rows, columns } of patches; pixels: u8 (B, height, width, 3), with height and width;
---- images: images in the figure, at most (4); first: index of the first, from 0; side: about the width of an image in
---- pixels (224); title: your title, false: none
+---@param m table masks of a batch: count B, contexts C, targets M, k, t, context i32 (C, B, K),
+--- target i32 (M, B, T); an ij_masks will do
+---@param o table grid: { rows, columns } of patches; pixels: u8 (B, height, width, 3), with
+--- height and width; images: images in the figure, at most (4); first: index of the first, from 0;
+--- side: about the width of an image in pixels (224); title: your title, false: none
 ---@return ijepa.canvas|string? done, string? message, integer? code
 return function(file, m, o)
   check(m, o)
@@ -177,7 +182,8 @@ return function(file, m, o)
   local figure = { columns = images, legend = legend_of(m) }
   if o.title ~= false then
     figure.title = o.title or "Masks"
-    figure.note = ("A grid of %d x %d patches. The predictor predicts the targets from the context."):format(gh, gw)
+    figure.note = ("A grid of %d x %d patches. The predictor predicts the targets from the "
+      .. "context."):format(gh, gw)
   end
   return layout.finish(layout.rows(parts, figure), file)
 end

@@ -17,7 +17,8 @@ local function crc_table()
 end
 
 local function big_endian(n)
-  return string.char(band(rshift(n, 24), 255), band(rshift(n, 16), 255), band(rshift(n, 8), 255), band(n, 255))
+  return string.char(band(rshift(n, 24), 255), band(rshift(n, 16), 255), band(rshift(n, 8), 255),
+    band(n, 255))
 end
 
 local function chunk(kind, data)
@@ -29,7 +30,8 @@ local function chunk(kind, data)
   return big_endian(#data) .. body .. big_endian(bnot(c))
 end
 
---- The bytes of a PNG file that stores the pixels uncompressed: fast, for thousands of small images.
+--- The bytes of a PNG file that stores the pixels uncompressed: fast, for thousands of small
+--- images.
 ---@param p ffi.cdata* u8 (height, width, 3)
 ---@param width integer
 ---@param height integer
@@ -55,11 +57,12 @@ return function(p, width, height)
   local parts = { "\120\1" }
   for at = 0, size - 1, 65535 do
     local n = min(65535, size - at)
-    parts[#parts + 1] = string.char(at + n == size and 1 or 0, n % 256, floor(n / 256), 255 - n % 256,
-      255 - floor(n / 256))
+    parts[#parts + 1] = string.char(at + n == size and 1 or 0, n % 256, floor(n / 256),
+      255 - n % 256, 255 - floor(n / 256))
     parts[#parts + 1] = F.string(raw + at, n)
   end
   parts[#parts + 1] = big_endian(b * 65536 + a)
-  return "\137PNG\r\n\26\n" .. chunk("IHDR", big_endian(width) .. big_endian(height) .. "\8\2\0\0\0")
+  local head = big_endian(width) .. big_endian(height) .. "\8\2\0\0\0"
+  return "\137PNG\r\n\26\n" .. chunk("IHDR", head)
     .. chunk("IDAT", table.concat(parts)) .. chunk("IEND", "")
 end

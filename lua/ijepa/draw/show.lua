@@ -1,7 +1,8 @@
---- Figures in the terminal: `canvas:show()`, or ijepa.show(canvas). By kitty's graphics protocol, by sixel through
--- libsixel (package libsixel1), or with half blocks: characters whose upper half is one pixel and whose lower half is the
--- next. With half blocks, the texts of a figure are printed as text. The terminal is asked once what it supports;
--- ijepa.show.with "half" or IJEPA_GRAPHICS=half sets it.
+--- Figures in the terminal: `canvas:show()`, or ijepa.show(canvas). By kitty's graphics protocol,
+-- by sixel through libsixel (package libsixel1), or with half blocks: characters whose upper half
+-- is one pixel and whose lower half is the next. With half blocks, the texts of a figure are
+-- printed as text. The terminal is asked once what it supports; ijepa.show.with "half" or
+-- IJEPA_GRAPHICS=half sets it.
 local F = require "ijepa.base.ffi"
 local canvas = require "ijepa.draw.canvas"
 local layout = require "ijepa.draw.layout"
@@ -12,19 +13,20 @@ local floor, max, min = math.floor, math.max, math.min
 local show = {}
 local ESC = "\27"
 
--- ---- kitty: base64 of the pixels, 4096 characters an escape sequence ---------------------------------------------
+-- ---- kitty: base64 of the pixels, 4096 characters an escape sequence ----------------------------
 
 local function kitty(c)
   local data, parts = text.base64(c.pixels, c.width * c.height * 3), {}
   local head = ("a=T,f=24,q=2,s=%d,v=%d,"):format(c.width, c.height)
   for from = 1, #data, 4096 do
-    parts[#parts + 1] = ("%s_G%sm=%d;%s%s\\"):format(ESC, from == 1 and head or "", from + 4096 <= #data and 1 or 0,
+    local more = from + 4096 <= #data and 1 or 0
+    parts[#parts + 1] = ("%s_G%sm=%d;%s%s\\"):format(ESC, from == 1 and head or "", more,
       data:sub(from, from + 4095), ESC)
   end
   return table.concat(parts) .. "\n"
 end
 
--- ---- sixel -------------------------------------------------------------------------------------------------------
+-- ---- sixel --------------------------------------------------------------------------------------
 
 local libsixel   -- false: there is none
 local function sixel_library()
@@ -34,10 +36,11 @@ local function sixel_library()
       int sixel_output_new(void **output, ijepa_sixel_write write, void *priv, void *allocator);
       void sixel_output_unref(void *output);
       int sixel_dither_new(void **dither, int colours, void *allocator);
-      int sixel_dither_initialize(void *dither, uint8_t *data, int width, int height, int format, int largest,
-                                  int colour, int quality);
+      int sixel_dither_initialize(void *dither, uint8_t *data, int width, int height, int format,
+                                  int largest, int colour, int quality);
       void sixel_dither_unref(void *dither);
-      int sixel_encode(uint8_t *pixels, int width, int height, int depth, void *dither, void *output);
+      int sixel_encode(uint8_t *pixels, int width, int height, int depth, void *dither,
+                       void *output);
     ]]) or false
   end
   return libsixel
@@ -50,7 +53,9 @@ function show.has_sixel() return sixel_library() and true or false end
 local RGB888, AUTO, ALL_PIXELS, FAILED = 3, 0, 3, 0x1000
 local function sixel(c)
   local lib = sixel_library()
-  if not lib then F.raise "show: sixel needs the library libsixel.so.1: install the package libsixel1" end
+  if not lib then
+    F.raise "show: sixel needs the library libsixel.so.1: install the package libsixel1"
+  end
   local parts = {}
   local write = F.cast("ijepa_sixel_write", function(data, size)
     parts[#parts + 1] = F.string(data, size)
@@ -63,7 +68,8 @@ local function sixel(c)
   local st = lib.sixel_output_new(output, write, nil, nil)
   if st < FAILED then st = lib.sixel_dither_new(dither, 256, nil) end
   if st < FAILED then
-    st = lib.sixel_dither_initialize(dither[0], pixels, c.width, c.height, RGB888, AUTO, AUTO, ALL_PIXELS)
+    st = lib.sixel_dither_initialize(dither[0], pixels, c.width, c.height, RGB888, AUTO, AUTO,
+      ALL_PIXELS)
   end
   if st < FAILED then st = lib.sixel_encode(pixels, c.width, c.height, 24, dither[0], output[0]) end
   if dither[0] ~= nil then lib.sixel_dither_unref(dither[0]) end
@@ -74,7 +80,7 @@ local function sixel(c)
 end
 jit.off(sixel)   -- the library calls back
 
--- ---- characters --------------------------------------------------------------------------------------------------
+-- ---- characters ---------------------------------------------------------------------------------
 
 -- Two rows of pixels per line; colour(r, g, b): its name in an escape sequence.
 local function blocks(c, colour)
@@ -91,7 +97,8 @@ local function blocks(c, colour)
       if a ~= above then codes[1] = "38;" .. a end
       if b ~= below then codes[#codes + 1] = "48;" .. b end
       above, below = a, b
-      parts[#parts + 1] = #codes > 0 and ESC .. "[" .. table.concat(codes, ";") .. "m\226\150\128" or "\226\150\128"
+      local change = #codes > 0 and ESC .. "[" .. table.concat(codes, ";") .. "m" or ""
+      parts[#parts + 1] = change .. "\226\150\128"   -- the upper half block
     end
     lines[#lines + 1] = table.concat(parts) .. ESC .. "[0m\n"
   end
@@ -137,7 +144,7 @@ local kinds = {
   half256 = function(c) return blocks(c, indexed) end,
 }
 
--- ---- figures as text and characters --------------------------------------------------------------------------------
+-- ---- figures as text and characters -------------------------------------------------------------
 
 local GAP = 2   -- characters between parts
 
@@ -159,7 +166,9 @@ local function row_lines(row, kind, scale)
   end
   local lines, titles = {}, {}
   for i, part in ipairs(row) do titles[i] = column(part.title or "", widths[i]) end
-  if row.titled then lines[1] = row.heading or table.concat(titles, (" "):rep(GAP)):gsub("%s+$", "") end
+  if row.titled then
+    lines[1] = row.heading or table.concat(titles, (" "):rep(GAP)):gsub("%s+$", "")
+  end
   for y = 1, tallest do
     local cells = {}
     for i = 1, #row do cells[i] = blocks_of[i][y] or (" "):rep(widths[i]) end
@@ -223,25 +232,26 @@ local function figure_text(figure, kind, columns, height)
   return table.concat(lines, "\n") .. "\n"
 end
 
--- ---- choice ------------------------------------------------------------------------------------------------------
+-- ---- choice -------------------------------------------------------------------------------------
 
 local function check(kind, where)
   if kind ~= "none" and not kinds[kind] then
     local names = text.keys(kinds)
     names[#names + 1] = "none"
-    F.raise(("%s: unknown kind of graphics '%s'%s: one of %s"):format(where, tostring(kind), text.hint(tostring(kind), names),
-      table.concat(names, ", ")))
+    F.raise(("%s: unknown kind of graphics '%s'%s: one of %s"):format(where, tostring(kind),
+      text.hint(tostring(kind), names), table.concat(names, ", ")))
   end
   return kind
 end
 
 local forced
---- Says how images are shown from now on: "kitty", "sixel", "half" (24-bit half blocks), "half256", "ascii", "none";
---- nil: what IJEPA_GRAPHICS says, else what the terminal can.
+--- Says how images are shown from now on: "kitty", "sixel", "half" (24-bit half blocks), "half256",
+--- "ascii", "none"; nil: what IJEPA_GRAPHICS says, else what the terminal can.
 ---@param kind string?
 function show.with(kind) forced = kind and check(kind, "show.with") end
 
---- What a terminal's answer says it can: to kitty's question and to the one for its attributes (4 stands for sixel).
+--- What a terminal's answer says it can: to kitty's question and to the one for its attributes (4
+--- stands for sixel).
 ---@param answer string
 ---@return "kitty"|"sixel"|nil kind
 function show.understood(answer)
@@ -262,7 +272,8 @@ local function ask()
   return asked
 end
 
---- How an image is shown, and whether that was said (show.with, IJEPA_GRAPHICS) rather than found out.
+--- How an image is shown, and whether that was said (show.with, IJEPA_GRAPHICS) rather than found
+--- out.
 ---@param getenv? fun(name: string): string?
 ---@return string kind, boolean said
 function show.kind(getenv)
@@ -279,7 +290,7 @@ function show.kind(getenv)
   return not mute and ask() or half, false
 end
 
--- ---- size --------------------------------------------------------------------------------------------------------
+-- ---- size ---------------------------------------------------------------------------------------
 
 -- Columns, lines, and width and height in pixels of the terminal (0: unknown).
 local function terminal_size()
@@ -313,9 +324,9 @@ end
 
 --- Shows a canvas in the terminal, or writes it to a file.
 ---@param c ijepa.canvas
----@param o? { file: string?, with: string?, columns: integer?, write: (fun(s: string))? } file: writes it there instead
---- and returns the file's name (or nil, message, code); with: as show.with, this time; columns: maximum width; write:
---- takes the characters
+---@param o? { file: string?, with: string?, columns: integer?, write: (fun(s: string))? } file:
+--- writes it there instead and returns the file's name (or nil, message, code); with: as show.with,
+--- this time; columns: maximum width; write: takes the characters
 local function run(_, c, o)
   if not canvas.is(c) then F.raise(("show: expected a canvas, not a %s"):format(type(c))) end
   o = o or {}
@@ -323,8 +334,8 @@ local function run(_, c, o)
   local write = o.write or function(s) io.stdout:write(s) end
   local kind = o.with and check(o.with, "show") or show.kind()
   if kind == "none" then
-    write(("figure of %d x %d pixels: this terminal cannot show it; write it with :show { file = \"NAME.png\" }, or "
-      .. "set IJEPA_GRAPHICS=half\n"):format(c.width, c.height))
+    write(("figure of %d x %d pixels: this terminal cannot show it; write it with "
+      .. ":show { file = \"NAME.png\" }, or set IJEPA_GRAPHICS=half\n"):format(c.width, c.height))
     return
   end
   if c.figure and kind ~= "kitty" and kind ~= "sixel" then

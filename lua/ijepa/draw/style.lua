@@ -1,7 +1,7 @@
 --- Colours, type sizes and margins that all figures share.
 return {
   paper = 0xffffff, ink = 0x1d1f21, soft = 0x5b6066, faint = 0xdcdcd8,
-  hidden = 0xa6acb2,   -- patches that the encoder does not see: readable on light and on dark ground
+  hidden = 0xa6acb2,   -- patches that the encoder does not see; for light and dark ground
   unused = 0xa6acb2,   -- patches without a value in a heat map
   mark = 0xd00000,     -- the frame of a marked patch
   title = 17, text = 13,   -- type, in pixels

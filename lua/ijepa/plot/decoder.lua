@@ -1,5 +1,6 @@
---- A small decoder from features to pixels, to see what features know: a network of two hidden layers for each patch, from
--- the patch's layer-normed feature and its position to its pixels. The encoder stays as it is.
+--- A small decoder from features to pixels, to see what features know: a network of two hidden
+-- layers for each patch, from the patch's layer-normed feature and its position to its pixels. The
+-- encoder stays as it is.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
@@ -14,7 +15,8 @@ Decoder.__index = Decoder
 
 local SCALE = 64   -- pixels count as (p - 128) / 64: about normal
 
--- A linear layer: weights f32 (outputs, inputs), normal with standard deviation 1 / sqrt(inputs), and zeros (outputs).
+-- A linear layer: weights f32 (outputs, inputs), normal with standard deviation 1 / sqrt(inputs),
+-- and zeros (outputs).
 local function layer(inputs, outputs, number, seed)
   local values, rng = F.new("float[?]", inputs * outputs), F.new "ij_rng"
   C.ij_rng_init(rng, seed, C.IJ_RNG_USER, number, 0)

@@ -45,7 +45,8 @@ function imagine.bank(model, data, o)
   local rows = x:size(1) * N
   local flat = h:reshape(rows, D)
   local source = data or model.config.data.root
-  return setmetatable({ name = type(source) == "string" and source:match "[^/]+/*$" or nil, x = flat, mean = flat:mean(1):clone(true), pixels = panel.cut(x, encoder.patch),
+  local name = type(source) == "string" and source:match "[^/]+/*$" or nil
+  return setmetatable({ name = name, x = flat, mean = flat:mean(1):clone(true), pixels = panel.cut(x, encoder.patch),
     patch = encoder.patch, rows = rows, patches = N, width = D }, Bank)
 end
 
@@ -100,8 +101,8 @@ local function index_of(v, patches, what)
     need(type(row) == "table" and #row > 0 and (i == 1 or #row == #rows[1][1]),
       "imagine: %s %d: expected a list of patches as long as the first", what, i)
     for _, p in ipairs(row) do
-      need(type(p) == "number" and p % 1 == 0 and p >= 0 and p < patches, "imagine: %s %d: %s is no patch of 0 to %d", what, i,
-        tostring(p), patches - 1)
+      need(type(p) == "number" and p % 1 == 0 and p >= 0 and p < patches,
+        "imagine: %s %d: %s is no patch of 0 to %d", what, i, tostring(p), patches - 1)
     end
     rows[i] = { row }
   end

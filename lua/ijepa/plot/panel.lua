@@ -31,12 +31,12 @@ end
 ---@param values number[] row-major, from 1; nil: grey
 ---@param grid integer[]
 ---@param cell integer
----@param o { low: number, high: number, over: ijepa.canvas?, alpha: number? } over: an image below the colours; alpha:
---- their opacity over it
+---@param o { low: number, high: number, over: ijepa.canvas?, alpha: number? } over: an image
+--- below the colours; alpha: their opacity over it
 ---@return ijepa.canvas
 function panel.heat(values, grid, cell, o)
   local c = canvas.new(grid[2] * cell, grid[1] * cell)
-  if o.over then c:blit(o.over, 0, 0):greyed() end   -- grey, so that colours keep the meaning of the bar
+  if o.over then c:blit(o.over, 0, 0):greyed() end   -- colours keep the meaning of the bar
   local range = o.high > o.low and o.high - o.low or 1
   for i = 0, grid[1] * grid[2] - 1 do
     local v = values[i + 1]
@@ -98,7 +98,9 @@ function panel.context(pixels, context, grid, cell)
   for i = 0, n - 1 do seen[list[i]] = true end
   local c = panel.image(pixels, 1, grid, cell)
   for i = 0, grid[1] * grid[2] - 1 do
-    if not seen[i] then c:rect(i % grid[2] * cell, floor(i / grid[2]) * cell, cell, cell, style.hidden) end
+    if not seen[i] then
+      c:rect(i % grid[2] * cell, floor(i / grid[2]) * cell, cell, cell, style.hidden)
+    end
   end
   return c
 end

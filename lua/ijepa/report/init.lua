@@ -289,7 +289,8 @@ local function masks(r)
   if not r.policy then return nil, "The masks can't be drawn: " .. tostring(r.policy_message) .. "." end
   local parts = { '<div class="images">' }
   local c, message = attempt(plot.masks, r.policy, { images = r.images, draws = 3, side = 192, title = false })
-  parts[2] = c and page.image("masks of this run's policy", r.images and "the images, the context that the encoder sees, and the targets that the predictor predicts" or
+  parts[2] = c and page.image("masks of this run's policy", r.images and
+    "the images, the context that the encoder sees, and the targets that the predictor predicts" or
     "on a plain board, without images: " .. tostring(r.images_message), c)
   if not c then parts[2] = page.p("The masks can't be drawn: " .. tostring(message) .. ".") end
   local findings = attempt(mask.lint, r.cfg)

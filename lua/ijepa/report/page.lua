@@ -1,5 +1,5 @@
---- The HTML of the report: escaping, tables, figures, the style sheet. Texts given to these functions are escaped unless a
---- parameter is called `html`.
+--- The HTML of the report: escaping, tables, figures, the style sheet. Texts given to these
+--- functions are escaped unless a parameter is called `html`.
 local F = require "ijepa.base.ffi"
 local layout = require "ijepa.draw.layout"
 local style = require "ijepa.draw.style"
@@ -9,7 +9,8 @@ local page = {}
 
 local ENTITIES = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;", ["'"] = "&#39;" }
 
---- Text for HTML, between tags or as an attribute's value in quotes. Control characters become blanks.
+--- Text for HTML, between tags or as an attribute's value in quotes. Control characters become
+--- blanks.
 ---@param value any
 ---@return string
 function page.escape(value)
@@ -147,7 +148,8 @@ end
 
 --- A figure: title, what it says, keys of its lines, and what it shows.
 ---@param title string
----@param o { note: string?, keys: string[]?, html: string } keys: names of the lines, in the order of their classes
+---@param o { note: string?, keys: string[]?, html: string } keys: names of the lines, in the
+--- order of their classes
 ---@return string html
 function page.figure(title, o)
   local keys = {}
@@ -258,7 +260,8 @@ function page.facts(facts)
 end
 
 --- The complete page.
----@param o { title: string, lead: string, sections: { title: string, html: string }[], foot: string } lead: html above the sections
+---@param o { title: string, lead: string, sections: { title: string, html: string }[], foot:
+--- string } lead: html above the sections
 ---@return string
 function page.complete(o)
   local links, parts = {}, {}

@@ -1,4 +1,5 @@
---- Line charts as inline SVG for the report: no script, colours from the page's style sheet (classes s1, s2, ...).
+--- Line charts as inline SVG for the report: no script, colours from the page's style sheet
+--- (classes s1, s2, ...).
 local chart = require "ijepa.draw.chart"
 local page = require "ijepa.report.page"
 local max, min, abs = math.max, math.min, math.abs
@@ -9,7 +10,8 @@ local LEFT, RIGHT, TOP, BOTTOM = 58, 8, 8, 38
 
 local function finite(v) return type(v) == "number" and v == v and abs(v) < math.huge end
 
---- Values in at most `count` buckets of neighbours. A bucket without a finite number is false in all of them.
+--- Values in at most `count` buckets of neighbours. A bucket without a finite number is false in
+--- all of them.
 ---@param values number[] by step
 ---@param count integer
 ---@return { x: number[], mean: (number|false)[], low: (number|false)[], high: (number|false)[] }
@@ -40,7 +42,8 @@ local function range(lists)
   if lo <= hi then return lo, hi end
 end
 
--- Ends and ticks of an axis that holds lo to hi; padded: with margin at the ends, and from 0 where that is near.
+-- Ends and ticks of an axis that holds lo to hi; padded: with margin at the ends, and from 0 where
+-- that is near.
 local function axis(lo, hi, count, padded)
   if hi - lo <= max(abs(hi), abs(lo)) * 1e-9 then   -- a level line gets some margin
     local margin = lo == 0 and 1 or abs(lo)
@@ -93,9 +96,9 @@ local function text(x, y, class, words) return ('<text x="%s" y="%s" class="%s">
 --- A line chart; nil where no series has a finite number.
 ---@param series { name: string?, x: number[], y: number[], behind: { x: number[], y: number[]?, low: number[]?, high: number[]? }? }[]
 --- at most four; behind, pale: a thin line, or the band between low and high
----@param o { label: string, x: string, zero: boolean?, marks: { x: number, name: string }[]? } label: what it shows, for
---- screen readers; x: name and unit of that axis; zero: the other
---- axis begins there; marks: upright lines
+---@param o { label: string, x: string, zero: boolean?, marks: { x: number, name: string }[]? }
+--- label: what it shows, for screen readers; x: name and unit of that axis; zero: the other axis
+--- begins there; marks: upright lines
 ---@return string? svg
 function svg.chart(series, o)
   local xs, ys = {}, {}
