@@ -1,5 +1,6 @@
---- The type of the figures: strokes of our own (lines and arcs), drawn with a round pen and smooth edges at any size.
--- Units: capital letters are 14 high, small letters 10, descenders reach -4; y points up from the baseline.
+--- The type of the figures: strokes (lines and arcs), drawn with a round pen and smooth edges at
+-- any size. Units: capital letters are 14 high, small letters 10, descenders reach -4; y points up from
+-- the baseline.
 -- A glyph is "WIDTH; STROKE; STROKE ...": a stroke is a list of points "x,y x,y ...", or an arc
 -- "o CX CY RX RY FROM TO" in degrees, counter-clockwise from the right.
 local F = require "ijepa.base.ffi"
@@ -12,7 +13,8 @@ local art = {
   ["#"] = "9; 3.2,13.5 1.6,.5; 7.4,13.5 5.8,.5; .4,9.4 9,9.4; 0,4.6 8.6,4.6",
   ["$"] = "8; 4,16 4,-2; o 4 10.4 3.8 3.6 35 270; o 4 3.4 4 3.4 -145 90",
   ["%"] = "12; o 2.7 10.8 2.7 3.2 0 360; o 9.3 3.2 2.7 3.2 0 360; 10,14 2,0",
-  ["&"] = "10; 10,0 2.2,10; o 4.2 11.2 2.4 2.8 0 205; 6.6,11.2 5.6,9 2,6.6; o 3.8 3.6 3.8 3.6 115 300; 5.7,.5 9.4,6",
+  ["&"] = "10; 10,0 2.2,10; o 4.2 11.2 2.4 2.8 0 205; 6.6,11.2 5.6,9 2,6.6; "
+    .. "o 3.8 3.6 3.8 3.6 115 300; 5.7,.5 9.4,6",
   ["'"] = "0; 0,14 0,10", ["("] = "3; o 5 5.5 5 10.5 115 245", [")"] = "3; o -2 5.5 5 10.5 -65 65",
   ["*"] = "6; 3,14 3,8; .4,12.5 5.6,9.5; 5.6,12.5 .4,9.5", ["+"] = "8; 4,10 4,2; 0,6 8,6",
   [","] = "1; 1,.2 0,-2.6", ["-"] = "4.6; 0,5.4 4.6,5.4", ["."] = "0; 0,.2 0,.2",
@@ -29,9 +31,11 @@ local art = {
   ["<"] = "8; 8,10.4 0,6 8,1.6",
   ["="] = "8; 0,8 8,8; 0,4 8,4", [">"] = "8; 0,10.4 8,6 0,1.6",
   ["?"] = "7; o 3.5 10.6 3.5 3.4 -50 165; 5.7,8 3.6,6 3.6,4.4; 3.6,.2 3.6,.2",
-  ["@"] = "13; o 6.5 6 6.5 7.6 -50 0; o 6.5 6 6.5 7.6 0 305; o 6.2 6 2.8 3.2 0 360; 9,9 9,5; o 11 5 2 2 180 360; 13,5 13,6",
+  ["@"] = "13; o 6.5 6 6.5 7.6 -50 0; o 6.5 6 6.5 7.6 0 305; "
+    .. "o 6.2 6 2.8 3.2 0 360; 9,9 9,5; o 11 5 2 2 180 360; 13,5 13,6",
   A = "10; 0,0 5,14 10,0; 1.8,5 8.2,5",
-  B = "8.6; 0,0 0,14 4.8,14; 0,7.4 5,7.4; 0,0 5,0; o 4.8 10.7 3.2 3.3 -90 90; o 5 3.7 3.6 3.7 -90 90",
+  B = "8.6; 0,0 0,14 4.8,14; 0,7.4 5,7.4; 0,0 5,0; o 4.8 10.7 3.2 3.3 -90 90; "
+    .. "o 5 3.7 3.6 3.7 -90 90",
   C = "9.6; o 5.6 7 5.6 7 48 312", D = "9.6; 0,0 0,14 3.6,14; 0,0 3.6,0; o 3.6 7 6 7 -90 90",
   E = "7.4; 7.4,14 0,14 0,0 7.4,0; 0,7.4 6.6,7.4", F = "7; 7,14 0,14 0,0; 0,7 6.2,7",
   G = "10; o 5.6 7 5.6 7 48 330; 10.4,3.5 10.4,6.6 6,6.6",
@@ -50,7 +54,8 @@ local art = {
   Z = "8.6; 0,14 8.6,14 0,0 8.6,0",
   ["["] = "3; 3,16 0,16 0,-3 3,-3", ["\\"] = "6; 0,14.5 6,-1.5", ["]"] = "3; 0,16 3,16 3,-3 0,-3",
   ["^"] = "7; 0,9 3.5,14 7,9", ["_"] = "8; 0,-2.4 8,-2.4", ["`"] = "2.4; 0,14.4 2.4,12",
-  a = "7.6; o 3.9 6.5 3.7 3.5 0 150; 7.6,6.5 7.6,0; 7.6,5.8 3.1,5.8; o 3.1 2.9 3.1 2.9 90 270; 3.1,0 4,0; o 4 3.2 3.6 3.2 270 360",
+  a = "7.6; o 3.9 6.5 3.7 3.5 0 150; 7.6,6.5 7.6,0; 7.6,5.8 3.1,5.8; "
+    .. "o 3.1 2.9 3.1 2.9 90 270; 3.1,0 4,0; o 4 3.2 3.6 3.2 270 360",
   b = "8; 0,0 0,14; o 4 5 4 5 0 360", c = "7.2; o 4.2 5 4.2 5 48 312",
   d = "8; 8,0 8,14; o 4 5 4 5 0 360",
   e = "8.2; .1,5.2 8.2,5.2; o 4.1 5 4.1 5 0 312",
@@ -60,7 +65,8 @@ local art = {
   i = "0; 0,0 0,10; 0,13.6 0,13.6", j = "2; 2,10 2,-1.4; o -.4 -1.4 2.4 2.6 270 360; 2,13.6 2,13.6",
   k = "7.4; 0,0 0,14; 6.8,10 0,3.8; 2.6,6.2 7.4,0",
   l = "1.8; 0,14 0,1.8; o 1.8 1.8 1.8 1.8 180 270",
-  m = "12.4; 0,0 0,10; o 3.1 6.6 3.1 3.4 0 180; 6.2,6.6 6.2,0; o 9.3 6.6 3.1 3.4 0 180; 12.4,6.6 12.4,0",
+  m = "12.4; 0,0 0,10; o 3.1 6.6 3.1 3.4 0 180; 6.2,6.6 6.2,0; "
+    .. "o 9.3 6.6 3.1 3.4 0 180; 12.4,6.6 12.4,0",
   n = "7.4; 0,0 0,10; o 3.7 6.3 3.7 3.7 0 180; 7.4,6.3 7.4,0", o = "8.4; o 4.2 5 4.2 5 0 360",
   p = "8; 0,-4 0,10; o 4 5 4 5 0 360", q = "8; 8,-4 8,10; o 4 5 4 5 0 360",
   r = "4.6; 0,0 0,10; o 4 6 4 4 75 180",
@@ -103,7 +109,8 @@ end
 
 local cache = {}   -- [key of size and weight][character]: its coverage
 
--- Coverage of one character: { advance, left, top, width, height, cover }, in pixels; top is below the capitals' top.
+-- Coverage of one character: { advance, left, top, width, height, cover }, in pixels; top is below
+-- the top of the capitals.
 local function render(char, size, bold)
   local list, units = strokes(art[char] or missing)
   local pen, cap = pen_of(size, bold), floor(size * .73 + .5)
@@ -130,8 +137,12 @@ local function render(char, size, bold)
       scale = scale > 0 and 1 / scale or 0
       local half = #p == 2 and pen * .6 or pen / 2
       if scale == 0 then half = pen * .62 end
-      for y = max(0, floor(min(ay, by) - pen - top)), min(height - 1, ceil(max(ay, by) + pen - top)) do
-        for x = max(0, floor(min(ax, bx) - pen - left)), min(width - 1, ceil(max(ax, bx) + pen - left)) do
+      local y0 = max(0, floor(min(ay, by) - pen - top))
+      local y1 = min(height - 1, ceil(max(ay, by) + pen - top))
+      local x0 = max(0, floor(min(ax, bx) - pen - left))
+      local x1 = min(width - 1, ceil(max(ax, bx) + pen - left))
+      for y = y0, y1 do
+        for x = x0, x1 do
           local qx, qy = x + left + .5 - ax, y + top + .5 - ay
           local t = max(0, min(1, (qx * dx + qy * dy) * scale))
           local ex, ey = qx - t * dx, qy - t * dy
@@ -141,14 +152,15 @@ local function render(char, size, bold)
       end
     end
   end
-  return { advance = advance, left = left, top = top, width = width, height = height, cover = cover }
+  return { advance = advance, left = left, top = top, width = width, height = height,
+    cover = cover }
 end
 
 --- One character, drawn once for each size.
 ---@param char string one UTF-8 character
 ---@param size number pixels of the type
 ---@param bold? boolean
----@return { advance: integer, left: integer, top: integer, width: integer, height: integer, cover: ffi.cdata* }
+---@return table glyph advance, left, top, width, height: pixels; cover: f32 (height, width)
 function font.glyph(char, size, bold)
   local key = bold and -size or size
   cache[key] = cache[key] or {}
@@ -165,7 +177,9 @@ end
 ---@return integer width, integer height
 function font.size(text, size, bold)
   local width = 0
-  for c in text:gmatch "[%z\1-\127\194-\244][\128-\191]*" do width = width + font.glyph(c, size, bold).advance end
+  for c in text:gmatch "[%z\1-\127\194-\244][\128-\191]*" do
+    width = width + font.glyph(c, size, bold).advance
+  end
   return width, floor(size * .73 + .5)
 end
 
