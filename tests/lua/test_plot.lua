@@ -344,7 +344,7 @@ function tests.test_bank_finds_itself()
   for row = 0, 7 do
     for i = 0, 23 do lu.assertEquals(bank.pixels[(7 * 8 + row) * 24 + i], p[((16 + row) * 24 + 8) * 3 + i]) end
   end
-  lu.assertErrorMsgContains("features of 3 numbers", bank.nearest, bank, tensor.zeros { 1, 3 })
+  lu.assertErrorMsgContains("features of 3 dimensions", bank.nearest, bank, tensor.zeros { 1, 3 })
 end
 
 function tests.test_imagine_of_a_perfect_predictor()

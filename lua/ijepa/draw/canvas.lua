@@ -85,7 +85,7 @@ function canvas.load(path)
   return c
 end
 
---- Writes the canvas to a file; its name's ending says in which form (.png, .jpg, ...).
+--- Writes the canvas to a file; the ending of its name selects the format (.png, .jpg, ...).
 ---@param path string
 ---@return true? ok, string? message, integer? code
 function canvas:save(path)
@@ -130,7 +130,7 @@ function canvas.mix(a, b, fraction)
   return canvas.rgb(at(ar, br), at(ag, bg), at(ab, bb))
 end
 
--- Lays the colour over pixel number i with the given opacity: the one place that writes a blended
+-- Lays the colour over pixel i with the given opacity: the only function that writes a blended
 -- pixel.
 local function blend(p, i, r, g, b, alpha)
   p[i] = p[i] + (r - p[i]) * alpha + 0.5

@@ -1,6 +1,6 @@
 --- The type of the figures: strokes (lines and arcs), drawn with a round pen and smooth edges at
--- any size. Units: capital letters are 14 high, small letters 10, descenders reach -4; y points up from
--- the baseline.
+-- any size. Units: capital letters are 14 high, small letters 10, descenders reach -4; y points up
+-- from the baseline.
 -- A glyph is "WIDTH; STROKE; STROKE ...": a stroke is a list of points "x,y x,y ...", or an arc
 -- "o CX CY RX RY FROM TO" in degrees, counter-clockwise from the right.
 local F = require "ijepa.base.ffi"

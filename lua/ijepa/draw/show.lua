@@ -246,11 +246,12 @@ end
 
 local forced
 --- Says how images are shown from now on: "kitty", "sixel", "half" (24-bit half blocks), "half256",
---- "ascii", "none"; nil: what IJEPA_GRAPHICS says, else what the terminal can.
+--- "ascii", "none"; nil: the value of IJEPA_GRAPHICS, else what the terminal
+--- supports.
 ---@param kind string?
 function show.with(kind) forced = kind and check(kind, "show.with") end
 
---- What a terminal's answer says it can: to kitty's question and to the one for its attributes (4
+--- What a terminal supports by its answer: to kitty's question and to the one for its attributes (4
 --- stands for sixel).
 ---@param answer string
 ---@return "kitty"|"sixel"|nil kind

@@ -26,7 +26,8 @@ end
 local Bank = {}
 Bank.__index = Bank
 
---- Features of the patches of many images, with their pixels: where `imagine` looks for what a prediction resembles.
+--- Features of the patches of many images, with their pixels: `imagine` finds the patches most
+--- similar to a prediction in it.
 ---@param model table as ijepa.model or ijepa.pretrain gives it
 ---@param data any images as for ijepa.plot, or a folder or tar; default: what the model was trained on
 ---@param o { images: integer?, resize: integer? }? images: at most so many; default: as many as hold 16384 patches
@@ -51,7 +52,8 @@ function imagine.bank(model, data, o)
 end
 
 function Bank:__tostring()
-  return ("bank of %d patches of %d images, %d numbers each"):format(self.rows, self.rows / self.patches, self.width)
+  return ("bank of %d patches of %d images, features of %d dimensions"):format(self.rows,
+    self.rows / self.patches, self.width)
 end
 
 --- The rows (from 0) of the bank that are nearest to each feature, the nearest first.
@@ -59,7 +61,8 @@ end
 ---@param k integer? 1
 ---@return integer[][]
 function Bank:nearest(features, k)
-  need(features:dim() == 2 and features:size(2) == self.width, "bank: features of %d numbers, expected a matrix with %d",
+  need(features:dim() == 2 and features:size(2) == self.width,
+    "bank: features of %d dimensions, expected a matrix with %d",
     features:size(-1), self.width)
   k = math.min(k or 1, self.rows)
   local T, R, list = features:size(1), self.rows, {}
@@ -153,12 +156,12 @@ local About = { __tostring = function(a)
   return ("%d patches: energy %.4f, %.2f of that of predicting the mean"):format(#a.patches, a.energy_mean, a.relative_mean)
 end }
 
---- Shows what a model predicts for one image: the image, its context, in the places of the targets the nearest real
+--- Shows what a model predicts for one image: the image, its context, in the positions of the targets the nearest real
 --- patches to the predictions and to the actual features, energy, and energy against predicting the mean. A patch that
---- several targets hold counts with the mean of its predictions. Returns the canvas and the numbers, or writes a file.
+--- several targets hold counts with the mean of its predictions. Returns the canvas and the values, or writes a file.
 ---@param model table as ijepa.model or ijepa.pretrain gives it
 ---@param one any one image, see ijepa.plot
----@param context any? patches that are seen: a region of a mask grid, a list of numbers from 0, or i32 (C, 1, K); default: as
+---@param context any? patches that are seen: a region of a mask grid, a list of patch indices from 0, or i32 (C, 1, K); default: as
 --- the model's own mask policy draws it
 ---@param target any? the same, or a list of such: patches to predict
 ---@param o { bank: ijepa.bank?, first: integer?, k: integer?, side: integer?, file: string? }? bank: default: made once a model;
@@ -193,7 +196,7 @@ function imagine.imagine(model, one, context, target, o)
   local cell = panel.cell(grid, o.side)
   local shown = plot.sharp(one, x, grid, cell)
   local size = P * P * 3
-  local function painted(features)   -- the context, and the nearest patches of the bank in the targets' places
+  local function painted(features)   -- the context, and the nearest patches of the bank in the targets' positions
     local c = panel.context(shown, context, grid, cell)
     local near = bank:nearest(features, o.k)
     for i, p in ipairs(patches) do panel.paste(c, bank.pixels + near[i][1] * size, P, p, grid, cell) end

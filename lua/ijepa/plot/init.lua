@@ -158,7 +158,7 @@ end
 --- What a mask policy draws, over images: as they are, the contexts, the targets.
 ---@param policy ijepa.mask_policy|table a policy, or a model (ijepa.model) with its policy
 ---@param o { images: any, draws: integer?, first: integer?, side: integer?, title: string?, file: string? }? images: see
---- the top of this module, nil: a plain board; draws: how many (4); first: number of the first, from 0
+--- the top of this module, nil: a plain board; draws: number of masks (4); first: index of the first, from 0
 ---@return ijepa.canvas|boolean? done, string? message
 function plot.masks(policy, o)
   o = o or {}
@@ -168,7 +168,7 @@ function plot.masks(policy, o)
   local settings = { grid = grid, images = n, side = o.side, title = o.title }
   if o.images then
     local x = o.images
-    if not tensor.is(x) then   -- whole patches of the policy's grid, at about the size that is drawn
+    if not tensor.is(x) then   -- complete patches of the policy's grid, at about the drawn size
       local cell = panel.cell(grid, o.side or 224)
       x = plot.batch(x, { grid = grid, patch = cell }, { count = n })
     end
@@ -209,7 +209,7 @@ end }
 ---@field deviation number[] standard deviation along each
 ---@field fraction number[] of the variance
 
--- The sign of a principal component (D numbers of v from i on) that makes the sum of its cubes positive.
+-- The sign of a principal component (D values of v from i on) that makes the sum of its cubes positive.
 local function sign_of(v, i, D)
   local cubes = 0
   for j = i, i + D - 1 do cubes = cubes + v[j] ^ 3 end
@@ -394,7 +394,7 @@ end
 
 -- ---- loss --------------------------------------------------------------------------------------------------------
 
---- Mean smooth L1 (beta 1) between D numbers of p from place i * D and of q from j * D.
+--- Mean smooth L1 (beta 1) between D values of p from offset i * D and of q from j * D.
 ---@param p ffi.cdata* float *
 ---@param i integer
 ---@param q ffi.cdata* float *
@@ -410,7 +410,7 @@ function plot.distance(p, i, q, j, D)
   return sum / D
 end
 
---- The loss of each predicted patch: smooth L1, a mean over the features' numbers and over contexts.
+--- The loss of each predicted patch: smooth L1, a mean over the features' dimensions and over contexts.
 ---@param z ijepa.tensor predictions f32 (M * C * B, T, D), order [target][context][image]
 ---@param h ijepa.tensor target features f32 (M * B, T, D)
 ---@param B integer images

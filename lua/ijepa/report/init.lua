@@ -1,5 +1,5 @@
 -- `ijepa report RUN`: one HTML file that holds all there is to see of a run. Each section is a function of what `gather`
--- found; it returns HTML, or nil and a sentence that says why there is nothing to show. The parts: page.lua (HTML and
+-- found; it returns HTML, or nil and a sentence that explains why nothing can be shown. The parts: page.lua (HTML and
 -- style), svg.lua (charts), features.lua (figures of the model's features).
 -- Uses: base, config, draw, data, mask, optim, model, run, save, probe, train, plot.
 local ijepa = require "ijepa"
@@ -138,7 +138,9 @@ local function verdict_box(d)
     return '<div class="verdict note"><p>This run holds no diagnosis (setting diagnose.every).</p></div>\n'
   end
   local words = sentence(d)
-  if d.level == "start" then words = words .. " The first check is made before the first step; it says nothing of the training." end
+  if d.level == "start" then
+    words = words .. " The first check is made before the first step; it does not judge the training."
+  end
   return ('<div class="verdict %s"><span class="level">%s</span> <span class="soft">%s</span><p>%s</p></div>\n'):format(
     level_of(d), LEVELS[d.level] or "unknown", d.level == "start" and "" or "at step " .. page.number(d.step),
     page.escape(words))
@@ -417,10 +419,10 @@ return function(run, o)
     parts[i] = { title = s[1], html = html or page.p("Left out: " .. tostring(why), "soft") }
   end
   stop_if_interrupted()
-  local whole = page.complete { title = "Run " .. (out:match "[^/]+$" or out), lead = attempt(lead, r) or "", sections = parts,
+  local html = page.complete { title = "Run " .. (out:match "[^/]+$" or out), lead = attempt(lead, r) or "", sections = parts,
     foot = ("Written by ijepa %s on %s. It needs no other file."):format(ijepa.version, os.date "%Y-%m-%d") }
   local path = o and o.file or out .. "/report.html"
-  local ok, message, code = F.try(C.ij_file_replace(path, whole, #whole))
+  local ok, message, code = F.try(C.ij_file_replace(path, html, #html))
   if not ok then return nil, message, code end
   return path
 end

@@ -28,8 +28,8 @@ function page.number(v)
     if #digits < 5 then return digits end
     return (digits:reverse():gsub("%d%d%d", "%0 "):reverse():gsub("^ ", ""):gsub(" ", "\194\160"))
   end
-  local places = math.max(0, 2 - math.floor(math.log10(math.abs(v))))
-  return places > 6 and ("%.3g"):format(v) or ("%." .. places .. "f"):format(v)
+  local digits = math.max(0, 2 - math.floor(math.log10(math.abs(v))))
+  return digits > 6 and ("%.3g"):format(v) or ("%." .. digits .. "f"):format(v)
 end
 
 -- The colours of style.palette by class, on light and on dark ground.
@@ -146,7 +146,7 @@ function page.table(head, rows, classes)
   return '<div class="scroll" tabindex="0" role="region" aria-label="table"><table><thead>' .. table.concat(parts) .. "</tbody></table></div>\n"
 end
 
---- A figure: title, what it says, keys of its lines, and what it shows.
+--- A figure: title, caption, keys of its lines, and content.
 ---@param title string
 ---@param o { note: string?, keys: string[]?, html: string } keys: names of the lines, in the
 --- order of their classes
