@@ -60,5 +60,7 @@ end
 print(("pixel error in the targets of %d held-out images (root mean square, of 255):"):format(held))
 for k, name in ipairs(names) do print(("  %-22s %5.1f"):format(name, math.sqrt(squares[k] / count))) end
 local file = o.file or model.out .. "/decoder.png"
-assert(panel.rows(parts, { columns = 4 }):save(file))
+assert(panel.rows(parts, { columns = 4, title = "Features decoded to pixels",
+  note = "Targets decoded from their actual features (truth) and from predicted features. Grey: neither context nor target."
+}):save(file))
 print("figure: " .. file)

@@ -2,6 +2,7 @@ local lu = require "luaunit"
 local F = require "ijepa.base.ffi"
 local canvas = require "ijepa.canvas"
 local draw = require "ijepa.draw"
+local layout = require "ijepa.draw.layout"
 
 local tests = {}
 TestDraw = tests -- luacheck: ignore
@@ -30,6 +31,49 @@ function tests.test_masks()
   lu.assertFalse(holds(c, draw.palette[3]))
   lu.assertTrue(holds(c, 0xc8c8c8))
   lu.assertTrue(holds(draw.masks(nil, masks(), { grid = { 4, 4 }, first = 1 }), draw.palette[1]))
+end
+
+function tests.test_parts_and_texts_of_masks()
+  local pixels = F.new("uint8_t[?]", 2 * 32 * 32 * 3, 200)
+  local o = { grid = { 4, 4 }, pixels = pixels, height = 32, width = 32 }
+  local figure = draw.masks(nil, masks(), o).figure
+  lu.assertEquals({ #figure.parts, figure.columns, figure.title }, { 6, 2, "Masks" })
+  lu.assertEquals({ figure.parts[1].title, figure.parts[3].title, figure.parts[5].title },
+    { "images", "context: 3 patches", "2 targets of 4 patches" })
+  lu.assertNil(figure.parts[2].title)
+  lu.assertEquals(figure.legend[2], { name = "target 1", colour = draw.palette[1] })
+  local one, none = masks(), { grid = { 4, 4 }, images = 1, title = false }
+  one.targets, one.t, one.k = 1, 1, 1
+  figure = draw.masks(nil, one, none).figure   -- without pixels: no row of images
+  lu.assertEquals({ figure.parts[1].title, figure.parts[2].title }, { "context: 1 patch", "1 target of 1 patch" })
+  lu.assertEquals({ figure.title, figure.note }, {})
+  -- patch 3 is outside of the context of image 1, patch 0 is in it
+  local context = draw.masks(nil, masks(), { grid = { 4, 4 } }).figure.parts[1][1]
+  local cell = context.width / 4
+  lu.assertNotEquals(context:get(3.5 * cell, cell / 2), context:get(cell / 2, cell / 2))
+  lu.assertAlmostEquals(context:get(3.5 * cell, cell / 2) % 256, context:get(3.5 * cell, 3.5 * cell) % 256, 2)
+end
+
+function tests.test_rows_of_a_figure()
+  local function square(side, colour) return canvas.new(side, side, colour) end
+  local parts = { { square(40, 0xff0000), title = "all of the first row" }, { square(40, 0x00ff00) },
+    { square(60, 0x0000ff), title = "a", bar = { low = 0, high = 2, format = "%.0f", unit = "m" } },
+    { square(20, 0), title = "b" } }
+  local c = layout.rows(parts, { columns = 2, title = "t", note = "words of a caption" })
+  local rows = layout.rows_of(c.figure)
+  lu.assertEquals({ rows[1].heading, rows[2].heading, rows[1].height, rows[2].height },
+    { "all of the first row", nil, 40, 60 })
+  lu.assertEquals(c:get(16 + 20, 16 + 28 + 25 + 19 + 20), 0xff0000)   -- margin, title, caption, heading, half of it
+  lu.assertEquals(c:get(16 + 60 + 12 + 20, 16 + 28 + 25 + 19 + 20), 0x00ff00)   -- the column of 60 pixels is left of it
+  lu.assertTrue(holds(c, layout.colour(0)))
+  lu.assertTrue(holds(c, layout.colour(1)))
+  lu.assertEquals(layout.colour(0 / 0), 0x808080)
+  lu.assertEquals({ layout.bar_texts { low = 0, high = 1.5 } }, { "0.00", "1.50", "" })
+  for _, line in ipairs(layout.wrap("one two three four", 60, 13)) do
+    lu.assertTrue(canvas.text_size(line, 13) <= 60)
+  end
+  lu.assertEquals(table.concat(layout.wrap("one two three four", 60, 13), " "), "one two three four")
+  lu.assertEquals(layout.wrap("unbroken", 5, 13), { "unbroken" })
 end
 
 -- The struct that the library fills, two contexts, a grid that is not square, images wider than they are drawn.
@@ -85,11 +129,11 @@ function tests.test_summary_is_written()
   local path = os.tmpname()
   os.remove(path)
   path = path .. ".png"
-  lu.assertTrue(draw.summary(path, { title = "run", lines = { "one", "two" }, masks = { masks(), { grid = { 4, 4 } } },
-    curves = { { { { name = "loss", y = { 3, 2, 1 } } }, { height = 200 } } } }))
+  lu.assertEquals(draw.summary(path, { title = "run", lines = { "one", "two" }, masks = { masks(), { grid = { 4, 4 } } },
+    curves = { { { { name = "loss", y = { 3, 2, 1 } } }, { height = 200 } } } }), path)
   lu.assertTrue(assert(canvas.load(path)).height > 500)
   os.remove(path)
-  lu.assertTrue(draw.summary(nil, {}).width >= 800)
+  lu.assertTrue(draw.summary(nil, {}).width >= 640)
 end
 
 if not ... then os.exit(lu.LuaUnit.run()) end

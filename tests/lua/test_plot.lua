@@ -6,6 +6,7 @@ local tensor, jepa, canvas, plot, panel = ijepa.tensor, ijepa.jepa, ijepa.canvas
 
 local tests = {}
 TestPlot = tests -- luacheck: ignore
+local oracle   -- a model whose answers are known, below
 
 -- B images of 16 x 24 pixels, no two patches alike.
 local function images(B, seed)
@@ -161,7 +162,57 @@ function tests.test_a_title_of_ones_own_and_none()
   local e, x = encoder(), images(1)
   local own, none = plot.pca(e, x, { title = "mine" }), plot.pca(e, x, { title = false })
   lu.assertTrue(own.height >= none.height + 24 + 16)
-  lu.assertNotEquals(F.string(own.pixels, 12000), F.string(plot.pca(e, x).pixels, 12000))
+  lu.assertEquals({ own.figure.title, none.figure.title }, { "mine" })
+  lu.assertEquals(plot.pca(e, x).figure.title, "Principal components of the patch features")
+end
+
+function tests.test_a_file_gives_its_name()
+  local e, x, path = encoder(), images(1), os.tmpname()
+  os.remove(path)
+  path = path .. ".png"
+  for _, call in ipairs {
+    function(file) return plot.pca(e, x, { file = file }) end,
+    function(file) return plot.attention(e, x, { file = file }) end,
+    function(file) return plot.similarity(e, x, { file = file }) end,
+    function(file) return plot.masks(ijepa.mask.new { grid = { 8, 12 }, min_keep = 2 }, { file = file }) end,
+    function(file) return plot.loss(oracle(x), x, { rounds = 1, file = file }) end,
+    function(file) return ijepa.imagine(oracle(x), x, nil, nil, { bank = ijepa.bank(oracle(x), x), file = file }) end,
+  } do
+    lu.assertEquals({ call(path) }, { path })
+    assert(os.remove(path))
+    local ok, message = call "/nowhere/x.png"
+    lu.assertNil(ok)
+    lu.assertStrContains(message, "/nowhere/x.png")
+  end
+end
+
+function tests.test_features_of_a_layer()
+  local e, x = encoder(), images(2)
+  lu.assertEquals(worst(plot.features(e, x, 1), e:blocks(x, 2)[1]:layer_norm()), 0)
+  lu.assertEquals(worst(plot.features(e, x, -2), plot.features(e, x, 1)), 0)
+  lu.assertEquals(worst(plot.features(e, x, 2), e(x):layer_norm()), 0)
+  lu.assertTrue(worst(plot.features(e, x, 1), plot.features(e, x)) > .01)
+  local _, first = plot.similarity(e, x, { layer = 1 })
+  local _, last = plot.similarity(e, x)
+  lu.assertTrue(math.abs(first[1][1] - last[1][1]) > 1e-4)
+  lu.assertStrContains(plot.pca(e, x, { layer = 1 }).figure.title, "after layer 1 of 2")
+  for _, layer in ipairs { 0, 3, -3, 1.5 } do
+    lu.assertErrorMsgContains("there is no layer " .. layer .. " of 2", plot.similarity, e, x, { layer = layer })
+  end
+end
+
+-- Heat maps over an image are drawn over its greys, and all heads have one scale.
+function tests.test_one_scale_for_all_heads()
+  local e, x = encoder(), images(1)
+  local figure = plot.attention(e, x, { patch = { 0, 1 } }).figure
+  lu.assertEquals(#figure.parts, 4)
+  lu.assertEquals({ figure.parts[2].title, figure.parts[4].title }, { "head 1", "mean" })
+  local p, high = e:attention(x, -1):totable(), 0
+  for a = 1, 2 do
+    for j = 1, 6 do high = math.max(high, 6 * p[1][a][2][j]) end
+  end
+  lu.assertAlmostEquals(figure.bar.high, high, 1e-5)
+  lu.assertStrContains(figure.title, "patch (0, 1)")
 end
 
 function tests.test_pca_is_stable()
@@ -177,7 +228,7 @@ function tests.test_pca_is_stable()
     lu.assertTrue(cubes > 0)
     lu.assertAlmostEquals(norm, 1, 1e-5)
   end
-  lu.assertTrue(basis.share[1] >= basis.share[2] and basis.share[2] >= basis.share[3] and basis.share[3] > 0)
+  lu.assertTrue(basis.fraction[1] >= basis.fraction[2] and basis.fraction[2] >= basis.fraction[3] and basis.fraction[3] > 0)
   local a, used = plot.pca(e, x, { basis = basis })
   lu.assertTrue(used == basis)
   lu.assertTrue(same(a, (plot.pca(e, x))))
@@ -210,7 +261,7 @@ function tests.test_similarity()
 end
 
 -- A model whose predictor knows the answer (or always says `answer`, f32 (D)).
-local function oracle(x, answer)
+function oracle(x, answer)
   local e = encoder()
   local policy = ijepa.mask.policy(function(rng, g)
     local target = g:random_block(rng, 1, 2)
@@ -293,7 +344,7 @@ function tests.test_bank_finds_itself()
   for row = 0, 7 do
     for i = 0, 23 do lu.assertEquals(bank.pixels[(7 * 8 + row) * 24 + i], p[((16 + row) * 24 + 8) * 3 + i]) end
   end
-  lu.assertErrorMsgContains("features of 3 numbers", bank.nearest, bank, tensor.zeros { 1, 3 })
+  lu.assertErrorMsgContains("features of 3 dimensions", bank.nearest, bank, tensor.zeros { 1, 3 })
 end
 
 function tests.test_imagine_of_a_perfect_predictor()

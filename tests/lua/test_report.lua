@@ -49,10 +49,10 @@ local function count(html, pattern) return select(2, html:gsub(pattern, "")) end
 
 function tests.test_sections_and_figures()
   train()
-  for _, title in ipairs { "Curves", "Is it collapse?", "Masks", "Features", "Predictions", "Probes", "Settings", "Provenance" } do
+  for _, title in ipairs { "Curves", "Has it collapsed?", "Masks", "Features", "Predictions", "Probes", "Settings", "Provenance" } do
     lu.assertStrContains(whole, "<h2>" .. title .. "</h2>")
   end
-  for _, title in ipairs { "loss", "patches", "time of a step", "learning rate", "weight decay", "EMA momentum",
+  for _, title in ipairs { "loss", "patches", "time per step", "learning rate", "weight decay", "EMA momentum",
     "effective rank", "cosine distance", "position",
     "predictor", "distance", "online probe", "masks of this run's policy", "principal components", "similarity",
     "attention of the last block", "predicted against actual", "loss by position" } do
@@ -67,6 +67,38 @@ function tests.test_sections_and_figures()
   lu.assertStrContains(whole, "<td class=\"number\">12.5 %</td>")
   lu.assertStrContains(whole, "<mark>16</mark>")
   lu.assertTrue(#whole < 3e6)
+end
+
+-- Titles, colour bars and legends of figures are HTML; images are without text.
+function tests.test_texts_of_figures()
+  train()
+  for _, words in ipairs { '<span class="row">images</span>', "</em>target 1</span>", "times even attention",
+    '<span class="row">similarity to the framed patch</span>', "<span>nearest to targets</span>" } do
+    lu.assertTrue(whole:find(words, 1, true) ~= nil, words)
+  end
+  lu.assertEquals(count(whole, '<div class="bar">'), 5)   -- similarity, attention, energy, relative energy, loss
+end
+
+function tests.test_a_rising_loss_is_explained()
+  local copy = part("config.lua")
+  local rows = { "epoch,itr,loss,mask-A,mask-B,time (ms)" }
+  for i = 1, 200 do rows[i + 1] = ("1,%d,%g,20,9,5"):format(i - 1, i < 100 and .5 - i * .004 or .1 + (i - 100) * .001) end
+  write(copy .. "/jepa_r0.csv", table.concat(rows, "\n") .. "\n")
+  local function diagnoses(last)
+    write(copy .. "/jepa-diagnoses.csv", "step,rankme,level,text\n0,9,start,x\n100,5,ok,x\n200," .. last .. ",ok,x\n")
+    return slurp(assert(ijepa.report(copy)))
+  end
+  lu.assertTrue(diagnoses(11):find("while the effective rank grows from 5 to 11.", 1, true) ~= nil)
+  lu.assertTrue(diagnoses(3):find("while the effective rank", 1, true) == nil)
+  os.execute("rm -rf " .. copy)
+end
+
+function tests.test_only_the_first_check()
+  local copy = part("config.lua")
+  write(copy .. "/jepa-diagnoses.csv", "step,rankme,level,text\n0,9,start,before training: rank 9\n")
+  local html = report(copy)
+  lu.assertStrContains(html, '<div class="verdict note"><span class="level">before training</span>')
+  lu.assertStrContains(html, "Before training: rank 9. The first check is made before the first step")
 end
 
 function tests.test_nothing_outside_the_file()
@@ -105,7 +137,7 @@ function tests.test_without_a_checkpoint()
   local html = report(part("config.lua", "jepa_r0.csv"))
   lu.assertStrContains(html, "Left out: No model could be loaded: there is no checkpoint yet.")
   lu.assertStrContains(html, "no diagnosis was made")
-  lu.assertStrContains(html, "No probe of this run has left a result")
+  lu.assertStrContains(html, "No probe of this run has been recorded")
   lu.assertStrContains(html, "<b>masks of this run&#39;s policy</b>")
 end
 
@@ -114,7 +146,7 @@ function tests.test_without_images()
   write(copy .. "/config.lua", (slurp(copy .. "/config.lua"):gsub('root = "[^\n]*"', 'root = "gone"')))
   local html = report(copy)
   lu.assertStrContains(html, "Left out: The images could not be read:")
-  lu.assertStrContains(html, "on a plain board:")
+  lu.assertStrContains(html, "on a plain board, without images:")
 end
 
 function tests.test_only_a_log_with_gaps()
@@ -128,10 +160,10 @@ function tests.test_only_a_log_with_gaps()
   lu.assertEquals(count(html, '[ML]%-?nan') + count(html, '[ML]%-?inf'), 0)
   copy = make.folder()
   write(copy .. "/jepa_r0.csv", "epoch,itr,loss,mask-A,mask-B,time (ms)\n1,0,nan,nan,nan,3\n")
-  lu.assertStrContains(report(copy), "At 1 of 1 steps")
+  lu.assertStrContains(report(copy), "At 1 of 1 step the loss")
 end
 
-function tests.test_a_run_that_goes_on()
+function tests.test_an_unfinished_run()
   local copy = part("config.lua", "jepa-latest.safetensors")
   local lines = slurp(run .. "/jepa_r0.csv")
   write(copy .. "/jepa_r0.csv", lines:match(("[^\n]*\n"):rep(11)))   -- ten steps of the four epochs

@@ -97,14 +97,14 @@ function tests.test_show()
   local parts = {}
   local function write(s) parts[#parts + 1] = s end
   four():show { with = "none", write = write }
-  lu.assertStrContains(parts[1], "image of 2 x 2 pixels")
+  lu.assertStrContains(parts[1], "figure of 2 x 2 pixels")
   lu.assertStrContains(parts[1], "file = ")
   canvas.new(100, 40):show { with = "half", columns = 10, write = write }   -- 10 x 4
   lu.assertEquals(select(2, parts[2]:gsub(UP, "")), 20)
   lu.assertEquals(select(2, parts[2]:gsub("\n", "")), 2)
   local path = os.tmpname()
   os.remove(path)
-  lu.assertTrue(four():show { file = path .. ".png" })
+  lu.assertEquals(four():show { file = path .. ".png" }, path .. ".png")
   lu.assertEquals(assert(canvas.load(path .. ".png")):get(0, 1), 0x0000ff)
   os.remove(path .. ".png")
   local ok, message = four():show { file = "/nowhere/x.png" }
@@ -112,6 +112,31 @@ function tests.test_show()
   lu.assertStrContains(message, "/nowhere/x.png")
   lu.assertErrorMsgContains("expected a canvas, not a string", show, "x")
   lu.assertStrContains(tostring(four()), "canvas of 2 x 2 pixels")
+end
+
+-- With half blocks and letters, the texts of a figure are text, and its parts stand beside each other.
+function tests.test_texts_of_a_figure()
+  local layout = require "ijepa.draw.layout"
+  local parts = { { canvas.new(40, 40, 0), title = "left" }, { canvas.new(40, 40), title = "right",
+    bar = { low = 0, high = 3, format = "%.1f", unit = "smooth L1" } } }
+  local c = layout.rows(parts, { title = "The title", note = "A caption of some words.",
+    legend = { { name = "target", colour = 0x0072b2 } } })
+  local out
+  c:show { with = "ascii", columns = 22, write = function(s) out = s end }
+  local lines = {}
+  for line in out:gmatch "([^\n]*)\n" do lines[#lines + 1] = line end
+  lu.assertEquals({ lines[1], lines[2], lines[3] }, { "The title", "A caption of some", "words." })
+  lu.assertEquals(lines[4]:gsub(" +", " "), "left right")
+  local width = #lines[4]:match "left +"
+  lu.assertEquals(lines[5], (" "):rep(width) .. ("@"):rep(width - 2))
+  lu.assertStrContains(out, "right: 0.0 ")
+  lu.assertStrContains(out, " 3.0 smooth L1\n")
+  lu.assertStrContains(out, " target\n")
+  c:show { with = "half", columns = 22, write = function(s) out = s end }
+  lu.assertStrContains(out, "The title\nA caption of some\nwords.\nleft")
+  lu.assertStrContains(out, "\27[38;2;0;114;178;48;2;0;114;178m")   -- the legend's colour
+  c:show { with = "kitty", write = function(s) out = s end }
+  lu.assertNotStrContains(out, "The title")
 end
 
 -- In a real terminal (a pseudo-terminal that answers nothing) and without one.
@@ -143,7 +168,7 @@ end
 function tests.test_without_a_terminal()
   lu.skipIf(not program, "SKIPPED: IJEPA_PROGRAM does not say where the program is")
   local bare = output(("env -u IJEPA_GRAPHICS %s -e '%s'"):format(program, code))
-  lu.assertStrContains(bare, "no terminal that shows it")
+  lu.assertStrContains(bare, "this terminal cannot show it")
   lu.assertStrContains(output(("IJEPA_GRAPHICS=half %s -e '%s'"):format(program, code)), "\27[38;2;51;102;153;")
 end
 

@@ -1,11 +1,13 @@
---- A small RGB raster to draw on: shapes with smooth edges, text in type of our own (draw/font.lua), PNG files.
--- Pixel (0, 0) is the top left one and covers [0, 1) x [0, 1), so a pixel's centre lies at .5. Colours are numbers
--- 0xRRGGBB. What lies outside of the canvas is cut off. Drawing methods return the canvas.
+--- A small RGB raster to draw on: shapes with smooth edges, text in type of our own
+-- (draw/font.lua), PNG files. Pixel (0, 0) is the top left one and covers [0, 1) x [0, 1), so a
+-- pixel's centre lies at .5. Colours are numbers 0xRRGGBB. What lies outside of the canvas is cut
+-- off. Drawing methods return the canvas.
 local F = require "ijepa.base.ffi"
 local font = require "ijepa.draw.font"
 local bit = require "bit"
-local band, bor, bxor, lshift, rshift, bnot = bit.band, bit.bor, bit.bxor, bit.lshift, bit.rshift, bit.bnot
-local floor, ceil, max, min, sqrt, abs = math.floor, math.ceil, math.max, math.min, math.sqrt, math.abs
+local band, bor, lshift, rshift = bit.band, bit.bor, bit.lshift, bit.rshift
+local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
+local sqrt, abs = math.sqrt, math.abs
 
 ---@class ijepa.canvas
 ---@field width integer
@@ -34,7 +36,8 @@ local function numbers(name, ...)
 end
 
 local function blank(width, height)
-  return setmetatable({ width = width, height = height, pixels = bytes(width * height * 3) }, canvas)
+  local pixels = bytes(width * height * 3)
+  return setmetatable({ width = width, height = height, pixels = pixels }, canvas)
 end
 
 --- A new canvas, filled with one colour.
@@ -43,9 +46,10 @@ end
 ---@param colour? integer 0xRRGGBB; white
 ---@return ijepa.canvas
 function canvas.new(width, height, colour)
-  need(type(width) == "number" and type(height) == "number" and width >= 1 and height >= 1 and width % 1 == 0
-    and height % 1 == 0 and width * height <= max_pixels, "canvas.new: size %s x %s is no size of at most %d pixels",
-    tostring(width), tostring(height), max_pixels)
+  local function side(v) return type(v) == "number" and v >= 1 and v % 1 == 0 end
+  need(side(width) and side(height) and width * height <= max_pixels,
+    "canvas.new: size %s x %s is no size of at most %d pixels", tostring(width), tostring(height),
+    max_pixels)
   return blank(width, height):fill(colour or 0xffffff)
 end
 
@@ -74,11 +78,14 @@ function canvas.load(path)
     F.copy(c.pixels, data[0], w * h * 3)
   end
   F.C.ij_bytes_free(data[0])
-  if not c then return nil, string.format("image '%s' is %d x %d, more than %d pixels", path, w, h, max_pixels), 2 end
+  if not c then
+    local text = "image '%s' is %d x %d, more than %d pixels"
+    return nil, text:format(path, w, h, max_pixels), 2
+  end
   return c
 end
 
---- Writes the canvas to a file; its name's ending says in which form (.png, .jpg, ...).
+--- Writes the canvas to a file; the ending of its name selects the format (.png, .jpg, ...).
 ---@param path string
 ---@return true? ok, string? message, integer? code
 function canvas:save(path)
@@ -92,7 +99,8 @@ end
 function canvas:show(o) return require "ijepa.draw.show"(self, o) end
 
 function canvas:__tostring()
-  return ("canvas of %d x %d pixels: :show() shows it, :show { file = \"NAME.png\" } writes it"):format(self.width, self.height)
+  local text = 'canvas of %d x %d pixels: :show() shows it, :show { file = "NAME.png" } writes it'
+  return text:format(self.width, self.height)
 end
 
 local function split(colour)
@@ -110,19 +118,20 @@ function canvas.rgb(r, g, b)
   return bor(lshift(band(r, 255), 16), lshift(band(g, 255), 8), band(b, 255))
 end
 
---- The colour that lies `share` (0 to 1) of the way from a to b.
+--- The colour at `fraction` (0 to 1) of the way from a to b.
 ---@param a integer
 ---@param b integer
----@param share number
+---@param fraction number
 ---@return integer
-function canvas.mix(a, b, share)
+function canvas.mix(a, b, fraction)
   local ar, ag, ab = split(a)
   local br, bg, bb = split(b)
-  local function at(x, y) return floor(x + (y - x) * share + 0.5) end
+  local function at(x, y) return floor(x + (y - x) * fraction + 0.5) end
   return canvas.rgb(at(ar, br), at(ag, bg), at(ab, bb))
 end
 
--- Lays the colour over pixel number i with the given opacity: the one place that writes a blended pixel.
+-- Lays the colour over pixel i with the given opacity: the only function that writes a blended
+-- pixel.
 local function blend(p, i, r, g, b, alpha)
   p[i] = p[i] + (r - p[i]) * alpha + 0.5
   p[i + 1] = p[i + 1] + (g - p[i + 1]) * alpha + 0.5
@@ -212,9 +221,10 @@ function canvas:rect(x, y, width, height, colour, alpha)
   local left, right = clip(x, x + width, w)
   local top, bottom = clip(y, y + height, self.height)
   for row = top, bottom do
-    local share = (min(row + 1, y + height) - max(row, y)) * (alpha or 1)
+    local cover = (min(row + 1, y + height) - max(row, y)) * (alpha or 1)
     for column = left, right do
-      blend(p, (row * w + column) * 3, r, g, b, share * (min(column + 1, x + width) - max(column, x)))
+      local part = min(column + 1, x + width) - max(column, x)
+      blend(p, (row * w + column) * 3, r, g, b, cover * part)
     end
   end
   return self
@@ -252,11 +262,13 @@ function canvas:line(x0, y0, x1, y1, colour, width, alpha)
   local half, dx, dy = (width or 1) / 2, x1 - x0, y1 - y0
   local length2 = dx * dx + dy * dy
   local scale = length2 > 0 and 1 / length2 or 0
-  return self:shape(min(x0, x1) - half, min(y0, y1) - half, max(x0, x1) + half, max(y0, y1) + half, function(x, y)
+  local function distance(x, y)
     local t = max(0, min(1, ((x - x0) * dx + (y - y0) * dy) * scale))
     local ex, ey = x - x0 - t * dx, y - y0 - t * dy
     return sqrt(ex * ex + ey * ey) - half
-  end, colour, alpha)
+  end
+  return self:shape(min(x0, x1) - half, min(y0, y1) - half, max(x0, x1) + half,
+    max(y0, y1) + half, distance, colour, alpha)
 end
 
 --- A disc, or a ring `thickness` wide that lies inside of the radius.
@@ -287,7 +299,8 @@ function canvas:polygon(points, colour, alpha)
   local p, w, n = self.pixels, self.width, #points
   local r, g, b = split(colour)
   for i = 1, n do
-    need(type(points[i]) == "number", "canvas:polygon: coordinate %d is a %s, expected a number", i, type(points[i]))
+    need(type(points[i]) == "number", "canvas:polygon: coordinate %d is a %s, expected a number", i,
+      type(points[i]))
   end
   local top, bottom = math.huge, -math.huge
   for i = 2, n, 2 do
@@ -359,9 +372,20 @@ end
 function canvas:resized(width, height)
   numbers("resized", width, height)
   local c = canvas.new(width, height)
-  F.check(F.C.ij_image_crop(self.pixels, self.height, self.width, 0, 0, self.height, self.width, height, width,
-    c.pixels))
+  F.check(F.C.ij_image_crop(self.pixels, self.height, self.width, 0, 0, self.height, self.width,
+    height, width, c.pixels))
   return c
+end
+
+--- Turns the colours into greys of the same luminance.
+---@return ijepa.canvas
+function canvas:greyed()
+  local p = self.pixels
+  for i = 0, self.width * self.height * 3 - 1, 3 do
+    local grey = .299 * p[i] + .587 * p[i + 1] + .114 * p[i + 2] + .5
+    p[i], p[i + 1], p[i + 2] = grey, grey, grey
+  end
+  return self
 end
 
 --- How wide a text and how high its capital letters are, in pixels.
@@ -378,12 +402,14 @@ function canvas.text_size(text, size, bold) return font.size(text, size or 11, b
 ---@param colour integer
 ---@param size? number of the type, in pixels, 6 to 200; 11
 ---@param align? "left"|"centre"|"right"
----@param upright? boolean true: from bottom to top, x is the top of the letters and y where the text starts
+---@param upright? boolean true: from bottom to top, x is the top of the letters and y where the
+--- text starts
 ---@param bold? boolean
 ---@return ijepa.canvas
 function canvas:text(x, y, text, colour, size, align, upright, bold)
   numbers("text", x, y)
-  need(type(text) == "string" and type(colour) == "number", "canvas:text: expected x, y, a string and a colour")
+  need(type(text) == "string" and type(colour) == "number",
+    "canvas:text: expected x, y, a string and a colour")
   size = max(6, min(200, size or 11))
   local length = font.size(text, size, bold)
   local along = -floor(align == "centre" and length / 2 or align == "right" and length or 0)
@@ -399,7 +425,9 @@ function canvas:text(x, y, text, colour, size, align, upright, bold)
           local over, down = along + glyph.left + column, glyph.top + row
           local px, py = x + over, y + down
           if upright then px, py = x + down, y - over - 1 end
-          if px >= 0 and py >= 0 and px < w and py < h then blend(p, (py * w + px) * 3, r, g, b, cover) end
+          if px >= 0 and py >= 0 and px < w and py < h then
+            blend(p, (py * w + px) * 3, r, g, b, cover)
+          end
         end
       end
     end
@@ -408,62 +436,9 @@ function canvas:text(x, y, text, colour, size, align, upright, bold)
   return self
 end
 
-local crc_of -- [byte]: the check value of one byte, PNG's polynomial
-local function crc_table()
-  crc_of = F.new "int32_t[256]"
-  for n = 0, 255 do
-    local c = n
-    for _ = 1, 8 do
-      c = band(c, 1) == 1 and bxor(rshift(c, 1), -306674912) or rshift(c, 1)
-    end
-    crc_of[n] = c
-  end
-end
-
-local function big_endian(n)
-  return string.char(band(rshift(n, 24), 255), band(rshift(n, 16), 255), band(rshift(n, 8), 255), band(n, 255))
-end
-
-local function chunk(kind, data)
-  local body, c = kind .. data, -1
-  local p = F.cast("const uint8_t *", body)
-  for i = 0, #body - 1 do
-    c = bxor(rshift(c, 8), crc_of[band(bxor(c, p[i]), 255)])
-  end
-  return big_endian(#data) .. body .. big_endian(bnot(c))
-end
-
---- The bytes of a PNG file that stores the pixels as they are: larger than `save` makes it, but made and read in no
---- time. For thousands of small images.
+--- The bytes of a PNG file that stores the pixels uncompressed: larger than `save` makes it, but
+--- fast to write and read. For thousands of small images.
 ---@return string
-function canvas:png()
-  if not crc_of then crc_table() end
-  local row = self.width * 3 + 1
-  local size = row * self.height
-  local raw, p = bytes(size), self.pixels
-  local a, b = 1, 0 -- Adler-32
-  for y = 0, self.height - 1 do
-    local to, from = y * row, y * (row - 1)
-    raw[to] = 0 -- no filter
-    b = b + a
-    for i = 0, row - 2 do
-      local v = p[from + i]
-      raw[to + 1 + i] = v
-      a = a + v
-      b = b + a
-    end
-    a, b = a % 65521, b % 65521
-  end
-  local parts = { "\120\1" }
-  for at = 0, size - 1, 65535 do
-    local n = min(65535, size - at)
-    parts[#parts + 1] = string.char(at + n == size and 1 or 0, n % 256, floor(n / 256), 255 - n % 256,
-      255 - floor(n / 256))
-    parts[#parts + 1] = F.string(raw + at, n)
-  end
-  parts[#parts + 1] = big_endian(b * 65536 + a)
-  return "\137PNG\r\n\26\n" .. chunk("IHDR", big_endian(self.width) .. big_endian(self.height) .. "\8\2\0\0\0")
-    .. chunk("IDAT", table.concat(parts)) .. chunk("IEND", "")
-end
+function canvas:png() return require "ijepa.draw.png"(self.pixels, self.width, self.height) end
 
 return canvas

@@ -1,8 +1,11 @@
---- Images in the terminal: `canvas:show()`, or ijepa.show(canvas). By kitty's graphics protocol, by sixel through
--- libsixel (package libsixel1), or with half blocks: characters whose upper half is one pixel and whose ground is the next.
--- What the terminal knows is asked once; ijepa.show.with "half" or IJEPA_GRAPHICS=half says it instead.
+--- Figures in the terminal: `canvas:show()`, or ijepa.show(canvas). By kitty's graphics protocol,
+-- by sixel through libsixel (package libsixel1), or with half blocks: characters whose upper half
+-- is one pixel and whose lower half is the next. With half blocks, the texts of a figure are
+-- printed as text. The terminal is asked once what it supports; ijepa.show.with "half" or
+-- IJEPA_GRAPHICS=half sets it.
 local F = require "ijepa.base.ffi"
 local canvas = require "ijepa.draw.canvas"
+local layout = require "ijepa.draw.layout"
 local text = require "ijepa.base.text"
 local C = F.C
 local floor, max, min = math.floor, math.max, math.min
@@ -10,19 +13,20 @@ local floor, max, min = math.floor, math.max, math.min
 local show = {}
 local ESC = "\27"
 
--- ---- kitty: base64 of the pixels, 4096 characters an escape sequence ---------------------------------------------
+-- ---- kitty: base64 of the pixels, 4096 characters an escape sequence ----------------------------
 
 local function kitty(c)
   local data, parts = text.base64(c.pixels, c.width * c.height * 3), {}
   local head = ("a=T,f=24,q=2,s=%d,v=%d,"):format(c.width, c.height)
   for from = 1, #data, 4096 do
-    parts[#parts + 1] = ("%s_G%sm=%d;%s%s\\"):format(ESC, from == 1 and head or "", from + 4096 <= #data and 1 or 0,
+    local more = from + 4096 <= #data and 1 or 0
+    parts[#parts + 1] = ("%s_G%sm=%d;%s%s\\"):format(ESC, from == 1 and head or "", more,
       data:sub(from, from + 4095), ESC)
   end
   return table.concat(parts) .. "\n"
 end
 
--- ---- sixel -------------------------------------------------------------------------------------------------------
+-- ---- sixel --------------------------------------------------------------------------------------
 
 local libsixel   -- false: there is none
 local function sixel_library()
@@ -32,10 +36,11 @@ local function sixel_library()
       int sixel_output_new(void **output, ijepa_sixel_write write, void *priv, void *allocator);
       void sixel_output_unref(void *output);
       int sixel_dither_new(void **dither, int colours, void *allocator);
-      int sixel_dither_initialize(void *dither, uint8_t *data, int width, int height, int format, int largest,
-                                  int colour, int quality);
+      int sixel_dither_initialize(void *dither, uint8_t *data, int width, int height, int format,
+                                  int largest, int colour, int quality);
       void sixel_dither_unref(void *dither);
-      int sixel_encode(uint8_t *pixels, int width, int height, int depth, void *dither, void *output);
+      int sixel_encode(uint8_t *pixels, int width, int height, int depth, void *dither,
+                       void *output);
     ]]) or false
   end
   return libsixel
@@ -48,7 +53,9 @@ function show.has_sixel() return sixel_library() and true or false end
 local RGB888, AUTO, ALL_PIXELS, FAILED = 3, 0, 3, 0x1000
 local function sixel(c)
   local lib = sixel_library()
-  if not lib then F.raise "show: sixel needs the library libsixel.so.1: install the package libsixel1" end
+  if not lib then
+    F.raise "show: sixel needs the library libsixel.so.1: install the package libsixel1"
+  end
   local parts = {}
   local write = F.cast("ijepa_sixel_write", function(data, size)
     parts[#parts + 1] = F.string(data, size)
@@ -61,7 +68,8 @@ local function sixel(c)
   local st = lib.sixel_output_new(output, write, nil, nil)
   if st < FAILED then st = lib.sixel_dither_new(dither, 256, nil) end
   if st < FAILED then
-    st = lib.sixel_dither_initialize(dither[0], pixels, c.width, c.height, RGB888, AUTO, AUTO, ALL_PIXELS)
+    st = lib.sixel_dither_initialize(dither[0], pixels, c.width, c.height, RGB888, AUTO, AUTO,
+      ALL_PIXELS)
   end
   if st < FAILED then st = lib.sixel_encode(pixels, c.width, c.height, 24, dither[0], output[0]) end
   if dither[0] ~= nil then lib.sixel_dither_unref(dither[0]) end
@@ -72,9 +80,9 @@ local function sixel(c)
 end
 jit.off(sixel)   -- the library calls back
 
--- ---- characters --------------------------------------------------------------------------------------------------
+-- ---- characters ---------------------------------------------------------------------------------
 
--- Two rows of pixels a line; colour(r, g, b): what an escape sequence calls it.
+-- Two rows of pixels per line; colour(r, g, b): its name in an escape sequence.
 local function blocks(c, colour)
   local lines, p, w = {}, c.pixels, c.width
   local function name(x, y)
@@ -89,7 +97,8 @@ local function blocks(c, colour)
       if a ~= above then codes[1] = "38;" .. a end
       if b ~= below then codes[#codes + 1] = "48;" .. b end
       above, below = a, b
-      parts[#parts + 1] = #codes > 0 and ESC .. "[" .. table.concat(codes, ";") .. "m\226\150\128" or "\226\150\128"
+      local change = #codes > 0 and ESC .. "[" .. table.concat(codes, ";") .. "m" or ""
+      parts[#parts + 1] = change .. "\226\150\128"   -- the upper half block
     end
     lines[#lines + 1] = table.concat(parts) .. ESC .. "[0m\n"
   end
@@ -135,25 +144,115 @@ local kinds = {
   half256 = function(c) return blocks(c, indexed) end,
 }
 
--- ---- choice ------------------------------------------------------------------------------------------------------
+-- ---- figures as text and characters -------------------------------------------------------------
+
+local GAP = 2   -- characters between parts
+
+-- A text cut or filled up to `width` characters.
+local function column(s, width)
+  if #s > width then s = s:sub(1, max(1, width - 1)) .. "~" end
+  return s .. (" "):rep(width - #s)
+end
+
+-- Canvases side by side, each below its title, as lines.
+local function row_lines(row, kind, scale)
+  local blocks_of, widths, tallest = {}, {}, 0
+  for i, part in ipairs(row) do
+    local c = part[1]
+    local small = c:resized(max(1, floor(c.width * scale)), max(1, floor(c.height * scale)))
+    widths[i], blocks_of[i] = small.width, {}
+    for line in kinds[kind](small):gmatch "[^\n]+" do table.insert(blocks_of[i], line) end
+    tallest = max(tallest, #blocks_of[i])
+  end
+  local lines, titles = {}, {}
+  for i, part in ipairs(row) do titles[i] = column(part.title or "", widths[i]) end
+  if row.titled then
+    lines[1] = row.heading or table.concat(titles, (" "):rep(GAP)):gsub("%s+$", "")
+  end
+  for y = 1, tallest do
+    local cells = {}
+    for i = 1, #row do cells[i] = blocks_of[i][y] or (" "):rep(widths[i]) end
+    lines[#lines + 1] = table.concat(cells, (" "):rep(GAP))
+  end
+  return lines
+end
+
+-- A colour bar as one line: its low end, its colours, its high end, its unit.
+local function bar_line(bar, kind)
+  local low, high, unit = layout.bar_texts(bar)
+  local c = canvas.new(12, 2)
+  for x = 0, 11 do c:rect(x, 0, 1, 2, layout.colour(x / 11)) end
+  return ("%s %s %s %s"):format(low, kinds[kind](c):gsub("\n", ""), high, unit)
+end
+
+local function legend_line(legend, kind)
+  local parts = {}
+  for i, entry in ipairs(legend) do
+    local swatch = kinds[kind](canvas.new(2, 2, entry.colour)):gsub("\n", "")
+    parts[i] = swatch .. " " .. entry.name
+  end
+  return table.concat(parts, "  ")
+end
+
+-- Lines of words of at most `width` characters.
+local function wrapped(s, width)
+  local lines = {}
+  for word in s:gmatch "%S+" do
+    if lines[1] and #lines[#lines] + 1 + #word <= width then
+      lines[#lines] = lines[#lines] .. " " .. word
+    else
+      lines[#lines + 1] = word
+    end
+  end
+  return lines
+end
+
+-- A figure in a terminal of so many columns and lines: its parts as characters, its texts as text.
+local function figure_text(figure, kind, columns, height)
+  local rows, scale, tall, fixed = layout.rows_of(figure), 1, 0, 4
+  for _, row in ipairs(rows) do
+    local wide = 0
+    for _, part in ipairs(row) do wide = wide + part[1].width end
+    scale = min(scale, (columns - GAP * (#row - 1)) / wide)
+    tall, fixed = tall + row.height / 2, fixed + 2
+  end
+  scale = max(min(scale, (height - fixed) / tall), 16 / rows[1].height)   -- at least 8 lines a part
+  local lines = { figure.title }
+  for _, line in ipairs(wrapped(figure.note or "", columns)) do lines[#lines + 1] = line end
+  for _, row in ipairs(rows) do
+    for _, line in ipairs(row_lines(row, kind, scale)) do lines[#lines + 1] = line end
+    for _, part in ipairs(row) do
+      if part.bar then
+        lines[#lines + 1] = (part.title and part.title .. ": " or "") .. bar_line(part.bar, kind)
+      end
+    end
+  end
+  if figure.bar then lines[#lines + 1] = bar_line(figure.bar, kind) end
+  if figure.legend then lines[#lines + 1] = legend_line(figure.legend, kind) end
+  return table.concat(lines, "\n") .. "\n"
+end
+
+-- ---- choice -------------------------------------------------------------------------------------
 
 local function check(kind, where)
   if kind ~= "none" and not kinds[kind] then
     local names = text.keys(kinds)
     names[#names + 1] = "none"
-    F.raise(("%s: unknown kind of graphics '%s'%s: one of %s"):format(where, tostring(kind), text.hint(tostring(kind), names),
-      table.concat(names, ", ")))
+    F.raise(("%s: unknown kind of graphics '%s'%s: one of %s"):format(where, tostring(kind),
+      text.hint(tostring(kind), names), table.concat(names, ", ")))
   end
   return kind
 end
 
 local forced
---- Says how images are shown from now on: "kitty", "sixel", "half" (24-bit half blocks), "half256", "ascii", "none";
---- nil: what IJEPA_GRAPHICS says, else what the terminal can.
+--- Says how images are shown from now on: "kitty", "sixel", "half" (24-bit half blocks), "half256",
+--- "ascii", "none"; nil: the value of IJEPA_GRAPHICS, else what the terminal
+--- supports.
 ---@param kind string?
 function show.with(kind) forced = kind and check(kind, "show.with") end
 
---- What a terminal's answer says it can: to kitty's question and to the one for its attributes (4 stands for sixel).
+--- What a terminal supports by its answer: to kitty's question and to the one for its attributes (4
+--- stands for sixel).
 ---@param answer string
 ---@return "kitty"|"sixel"|nil kind
 function show.understood(answer)
@@ -174,7 +273,8 @@ local function ask()
   return asked
 end
 
---- How an image is shown, and whether that was said (show.with, IJEPA_GRAPHICS) rather than found out.
+--- How an image is shown, and whether that was said (show.with, IJEPA_GRAPHICS) rather than found
+--- out.
 ---@param getenv? fun(name: string): string?
 ---@return string kind, boolean said
 function show.kind(getenv)
@@ -191,12 +291,18 @@ function show.kind(getenv)
   return not mute and ask() or half, false
 end
 
--- ---- size --------------------------------------------------------------------------------------------------------
+-- ---- size ---------------------------------------------------------------------------------------
+
+-- Columns, lines, and width and height in pixels of the terminal (0: unknown).
+local function terminal_size()
+  local size = F.new "int[4]"
+  if C.ij_terminal_size(1, size) == 0 then size[0], size[1], size[2], size[3] = 80, 50, 0, 0 end
+  return size
+end
 
 -- The canvas, smaller where the terminal is.
 local function fitted(c, kind, columns)
-  local size = F.new "int[4]"
-  if C.ij_terminal_size(1, size) == 0 then size[0], size[1], size[2], size[3] = 80, 50, 0, 0 end
+  local size = terminal_size()
   local across, down = 1, 2   -- pixels of a cell
   if kind == "kitty" or kind == "sixel" then
     across = size[2] > 0 and size[2] / size[0] or 8
@@ -219,17 +325,23 @@ end
 
 --- Shows a canvas in the terminal, or writes it to a file.
 ---@param c ijepa.canvas
----@param o? { file: string?, with: string?, columns: integer?, write: (fun(s: string))? } file: writes it there instead
---- (true, or nil, message, code); with: as show.with, this time; columns: at most so wide; write: takes the characters
+---@param o? { file: string?, with: string?, columns: integer?, write: (fun(s: string))? } file:
+--- writes it there instead and returns the file's name (or nil, message, code); with: as show.with,
+--- this time; columns: maximum width; write: takes the characters
 local function run(_, c, o)
   if not canvas.is(c) then F.raise(("show: expected a canvas, not a %s"):format(type(c))) end
   o = o or {}
-  if o.file then return c:save(o.file) end
+  if o.file then return layout.finish(c, o.file) end
   local write = o.write or function(s) io.stdout:write(s) end
   local kind = o.with and check(o.with, "show") or show.kind()
   if kind == "none" then
-    write(("image of %d x %d pixels: no terminal that shows it; write it with :show { file = \"NAME.png\" }, or force "
-      .. "IJEPA_GRAPHICS=half\n"):format(c.width, c.height))
+    write(("figure of %d x %d pixels: this terminal cannot show it; write it with "
+      .. ":show { file = \"NAME.png\" }, or set IJEPA_GRAPHICS=half\n"):format(c.width, c.height))
+    return
+  end
+  if c.figure and kind ~= "kitty" and kind ~= "sixel" then
+    local size = terminal_size()
+    write(figure_text(c.figure, kind, min(o.columns or size[0], size[0]), size[1]))
     return
   end
   write(show.encode(fitted(c, kind, o.columns), kind))

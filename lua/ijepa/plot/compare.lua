@@ -22,11 +22,13 @@ return function(run, o)
   local untrained = jepa.models(cfg)
   local last = math.min(4, run.encoder.depth)
   local contenders = {
-    { "trained", "target encoder, trained", features.pooled_both(run.target, last), last },
-    { "untrained", "the same, before training", features.pooled_both(untrained, last), last },
-    { "pixels", "raw pixels", features.pixels },
+    { "trained", "target encoder, trained", features.pooled_both(run.target, last), last,
+      name = "target encoder, trained", step = run.step },
+    { "untrained", "the same, before training", features.pooled_both(untrained, last), last,
+      name = "target encoder, before training", step = 0 },
+    { "pixels", "raw pixels", features.pixels, name = "raw pixels" },
   }
-  local results, lines = {}, {}
+  local results, lines = {}, { { "linear probe, top-1", "last layer", "last 4 blocks" } }
   local rows = { ("%-28s %14s %14s"):format("linear probe, top-1", "last layer", "last 4 blocks") }
   for _, c in ipairs(contenders) do
     local r, blocks = {}, c[4]
@@ -42,12 +44,12 @@ return function(run, o)
     end
     results[c[1]] = r
     for n, result in pairs(r) do
-      probe.record({ run = run.out, step = run.step, train = o.train, test = o.test },
-        "linear, " .. c[2] .. (blocks and ", " .. features.layers(n == 0 and 0 or blocks) or ""), result)
+      probe.record({ run = run.out, step = c.step, train = o.train, test = o.test },
+        "linear, " .. c.name .. (blocks and ", " .. features.layers(n == 0 and 0 or blocks) or ""), result)
     end
-    local four = r[4] and ("%.1f %%"):format(r[4].top1) or ""
-    rows[#rows + 1] = ("%-28s %14s %14s"):format(c[2], ("%.1f %%"):format(r[0].top1), four)
-    lines[#lines + 1] = ("%s: %.1f %%  %s"):format(c[2], r[0].top1, four)
+    local one, four = ("%.1f %%"):format(r[0].top1), r[4] and ("%.1f %%"):format(r[4].top1) or ""
+    rows[#rows + 1] = ("%-28s %14s %14s"):format(c[2], one, four)
+    lines[#lines + 1] = { c[2], one, four }
   end
   print(table.concat(rows, "\n"))
   for _, blocks in ipairs { 0, 4 } do
@@ -66,12 +68,13 @@ return function(run, o)
   if unread then say("warning: %s", unread) end
   local x, y = draw.smooth(log and log.loss or run.losses, 400)
   local file = run.out .. "/summary.png"
-  local ok, message = draw.summary(file, { title = "ijepa: " .. run.out, lines = lines,
+  local ok, message = draw.summary(file, { title = run.out, lines = lines,
     masks = { policy:sample_raw(4, 0), { grid = run.encoder.grid, pixels = b.pixels, height = images.height,
       width = images.width, images = 4 } },
-    curves = { { { { name = "loss", x = x, y = y } }, { title = "loss", x = "step", y = "smooth L1" } } } })
+    curves = { { { { name = "loss", x = x, y = y } },
+      { title = "Training loss", x = "step", y = "smooth L1" } } } })
   images:close()
-  if ok then print("image of masks and losses: " .. file)
-  else say("summary image: %s", tostring(message)) end
+  if ok then print("figure of masks and losses: " .. file)
+  else say("summary figure: %s", tostring(message)) end
   return results
 end

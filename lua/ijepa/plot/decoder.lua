@@ -1,5 +1,6 @@
---- A small decoder from features to pixels, to see what features know: a network of two hidden layers for each patch, from
--- the patch's layer-normed feature and its position to its pixels. The encoder stays as it is.
+--- A small decoder from features to pixels, to see what features know: a network of two hidden
+-- layers for each patch, from the patch's layer-normed feature and its position to its pixels. The
+-- encoder stays as it is.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
@@ -14,7 +15,8 @@ Decoder.__index = Decoder
 
 local SCALE = 64   -- pixels count as (p - 128) / 64: about normal
 
--- A linear layer: weights f32 (outputs, inputs), normal with standard deviation 1 / sqrt(inputs), and zeros (outputs).
+-- A linear layer: weights f32 (outputs, inputs), normal with standard deviation 1 / sqrt(inputs),
+-- and zeros (outputs).
 local function layer(inputs, outputs, number, seed)
   local values, rng = F.new("float[?]", inputs * outputs), F.new "ij_rng"
   C.ij_rng_init(rng, seed, C.IJ_RNG_USER, number, 0)
@@ -30,9 +32,10 @@ end
 function decoder.new(encoder, o)
   o = o or {}
   local D, hidden, size = encoder.width, o.hidden or 256, encoder.patch ^ 2 * 3
-  return setmetatable({ position = encoder.by_name.pos_embed.tensor, patch = encoder.patch, size = size, seed = o.seed or 0,
-    layers = { layer(2 * D, hidden, 1, o.seed or 0), layer(hidden, hidden, 2, o.seed or 0), layer(hidden, size, 3, o.seed or 0) } },
-    Decoder)
+  local seed = o.seed or 0
+  return setmetatable({ position = encoder.by_name.pos_embed.tensor, patch = encoder.patch,
+    size = size, seed = seed, layers = { layer(2 * D, hidden, 1, seed),
+      layer(hidden, hidden, 2, seed), layer(hidden, size, 3, seed) } }, Decoder)
 end
 
 --- features (R, D) and the number of each one's patch, i32 (1, 1, R) -> (R, P * P * 3)
@@ -53,7 +56,8 @@ end
 ---@return number loss mean smooth L1 of the last tenth of the steps, of pixels (p - 128) / 64
 function Decoder:train(features, pixels, o)
   o = o or {}
-  local steps, batch, B, N, D = o.steps or 1500, o.batch or 256, features:size(1), features:size(2), features:size(3)
+  local steps, batch = o.steps or 1500, o.batch or 256
+  local B, N, D = features:size(1), features:size(2), features:size(3)
   local rows = features:reshape(1, B * N, D)
   local params, rng = {}, F.new "ij_rng"
   for _, l in ipairs(self.layers) do
@@ -61,15 +65,19 @@ function Decoder:train(features, pixels, o)
     params[#params + 1] = l.b
   end
   local opt = optim.adamw { params = params }
-  local lr = schedule.lr { start = 0, ref = o.lr or 2e-3, final = 0, warmup = math.floor(steps / 20), total = steps }
-  local index, position, wanted = F.new("int32_t[?]", batch), F.new("int32_t[?]", batch), F.new("float[?]", batch * self.size)
+  local lr = schedule.lr { start = 0, ref = o.lr or 2e-3, final = 0,
+    warmup = math.floor(steps / 20), total = steps }
+  local index, position = F.new("int32_t[?]", batch), F.new("int32_t[?]", batch)
+  local wanted = F.new("float[?]", batch * self.size)
   local last, counted = 0, 0
   for step = 1, steps do
     C.ij_rng_init(rng, self.seed, C.IJ_RNG_USER, 4, step)
     for i = 0, batch - 1 do
       index[i] = C.ij_rng_below(rng, B * N)
       position[i] = index[i] % N
-      for j = 0, self.size - 1 do wanted[i * self.size + j] = (pixels[index[i] * self.size + j] - 128) / SCALE end
+      for j = 0, self.size - 1 do
+        wanted[i * self.size + j] = (pixels[index[i] * self.size + j] - 128) / SCALE
+      end
     end
     device.step(function()
       local x = rows:gather(tensor.from_pointer(index, { 1, 1, batch }, "i32")):reshape(batch, D)

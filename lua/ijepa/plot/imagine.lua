@@ -6,6 +6,7 @@ local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
 local plot = require "ijepa.plot"
+local layout = require "ijepa.draw.layout"
 local panel = require "ijepa.plot.panel"
 
 local imagine = {}
@@ -25,7 +26,8 @@ end
 local Bank = {}
 Bank.__index = Bank
 
---- Features of the patches of many images, with their pixels: where `imagine` looks for what a prediction resembles.
+--- Features of the patches of many images, with their pixels: `imagine` finds the patches most
+--- similar to a prediction in it.
 ---@param model table as ijepa.model or ijepa.pretrain gives it
 ---@param data any images as for ijepa.plot, or a folder or tar; default: what the model was trained on
 ---@param o { images: integer?, resize: integer? }? images: at most so many; default: as many as hold 16384 patches
@@ -43,12 +45,15 @@ function imagine.bank(model, data, o)
   N = h:size(2)
   local rows = x:size(1) * N
   local flat = h:reshape(rows, D)
-  return setmetatable({ x = flat, mean = flat:mean(1):clone(true), pixels = panel.cut(x, encoder.patch),
+  local source = data or model.config.data.root
+  local name = type(source) == "string" and source:match "[^/]+/*$" or nil
+  return setmetatable({ name = name, x = flat, mean = flat:mean(1):clone(true), pixels = panel.cut(x, encoder.patch),
     patch = encoder.patch, rows = rows, patches = N, width = D }, Bank)
 end
 
 function Bank:__tostring()
-  return ("bank of %d patches of %d images, %d numbers each"):format(self.rows, self.rows / self.patches, self.width)
+  return ("bank of %d patches of %d images, features of %d dimensions"):format(self.rows,
+    self.rows / self.patches, self.width)
 end
 
 --- The rows (from 0) of the bank that are nearest to each feature, the nearest first.
@@ -56,7 +61,8 @@ end
 ---@param k integer? 1
 ---@return integer[][]
 function Bank:nearest(features, k)
-  need(features:dim() == 2 and features:size(2) == self.width, "bank: features of %d numbers, expected a matrix with %d",
+  need(features:dim() == 2 and features:size(2) == self.width,
+    "bank: features of %d dimensions, expected a matrix with %d",
     features:size(-1), self.width)
   k = math.min(k or 1, self.rows)
   local T, R, list = features:size(1), self.rows, {}
@@ -98,8 +104,8 @@ local function index_of(v, patches, what)
     need(type(row) == "table" and #row > 0 and (i == 1 or #row == #rows[1][1]),
       "imagine: %s %d: expected a list of patches as long as the first", what, i)
     for _, p in ipairs(row) do
-      need(type(p) == "number" and p % 1 == 0 and p >= 0 and p < patches, "imagine: %s %d: %s is no patch of 0 to %d", what, i,
-        tostring(p), patches - 1)
+      need(type(p) == "number" and p % 1 == 0 and p >= 0 and p < patches,
+        "imagine: %s %d: %s is no patch of 0 to %d", what, i, tostring(p), patches - 1)
     end
     rows[i] = { row }
   end
@@ -150,12 +156,12 @@ local About = { __tostring = function(a)
   return ("%d patches: energy %.4f, %.2f of that of predicting the mean"):format(#a.patches, a.energy_mean, a.relative_mean)
 end }
 
---- Shows what a model predicts for one image: the image, its context, in the places of the targets the nearest real
+--- Shows what a model predicts for one image: the image, its context, in the positions of the targets the nearest real
 --- patches to the predictions and to the actual features, energy, and energy against predicting the mean. A patch that
---- several targets hold counts with the mean of its predictions. Returns the canvas and the numbers, or writes a file.
+--- several targets hold counts with the mean of its predictions. Returns the canvas and the values, or writes a file.
 ---@param model table as ijepa.model or ijepa.pretrain gives it
 ---@param one any one image, see ijepa.plot
----@param context any? patches that are seen: a region of a mask grid, a list of numbers from 0, or i32 (C, 1, K); default: as
+---@param context any? patches that are seen: a region of a mask grid, a list of patch indices from 0, or i32 (C, 1, K); default: as
 --- the model's own mask policy draws it
 ---@param target any? the same, or a list of such: patches to predict
 ---@param o { bank: ijepa.bank?, first: integer?, k: integer?, side: integer?, file: string? }? bank: default: made once a model;
@@ -191,25 +197,30 @@ function imagine.imagine(model, one, context, target, o)
   about.energy_mean, about.relative_mean = total / #patches, total / math.max(base, 1e-12)
 
   local cell = panel.cell(grid, o.side)
+  local shown = plot.sharp(one, x, grid, cell)
   local size = P * P * 3
-  local function painted(features)   -- the context, and the nearest patches of the bank in the targets' places
-    local c = panel.context(x, context, grid, cell)
+  local function painted(features)   -- the context, and the nearest patches of the bank in the targets' positions
+    local c = panel.context(shown, context, grid, cell)
     local near = bank:nearest(features, o.k)
     for i, p in ipairs(patches) do panel.paste(c, bank.pixels + near[i][1] * size, P, p, grid, cell) end
     return c, near
   end
   local by_prediction, near = painted(z)
   for i, p in ipairs(patches) do about.nearest[p] = near[i] end
-  local width = grid[2] * cell
   local c = panel.rows({
-    { panel.image(x, 1, grid, cell), title = "image" }, { panel.context(x, context, grid, cell), title = "context" },
-    { panel.heat(energies, grid, cell, { low = 0, high = most }), title = ("energy, mean %.4f"):format(about.energy_mean),
-      below = panel.bar(width, 0, most, "%.3f") },
-    { by_prediction, title = "nearest to predictions" }, { painted(h), title = "nearest to the truth" },
-    { panel.heat(relatives, grid, cell, { low = 0, high = 1 }), title = ("of the mean's: %.2f"):format(about.relative_mean),
-      below = panel.bar(width, 0, 1, "%.0f") },
-  }, { columns = 3 })
-  if o.file then return c:save(o.file) end
+    { panel.image(shown, 1, grid, cell), title = "image" },
+    { panel.context(shown, context, grid, cell), title = "context" },
+    { panel.heat(energies, grid, cell, { low = 0, high = most }), title = "energy",
+      bar = { low = 0, high = most, unit = "smooth L1" } },
+    { by_prediction, title = "nearest to predictions" },
+    { painted(h), title = "nearest to targets" },
+    { panel.heat(relatives, grid, cell, { low = 0, high = 1 }), title = "relative energy",
+      bar = { low = 0, high = 1, format = "%.0f", unit = "of the mean's loss" } },
+  }, o.title == false and { columns = 3 } or { columns = 3, title = o.title or "What the predictor predicts",
+    note = ("Targets are replaced by the patches of %s with the nearest features. Energy: the loss of each "
+      .. "prediction, mean %.3f; relative to predicting the mean feature: %.2f."):format(
+      bank.name or "other images", about.energy_mean, about.relative_mean) })
+  if o.file then return layout.finish(c, o.file) end
   return c, about
 end
 

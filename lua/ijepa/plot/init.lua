@@ -10,6 +10,8 @@ local data = require "ijepa.data"
 local linalg = require "ijepa.tensor.linalg"
 local canvas = require "ijepa.draw.canvas"
 local draw = require "ijepa.draw"
+local layout = require "ijepa.draw.layout"
+local style = require "ijepa.draw.style"
 local panel = require "ijepa.plot.panel"
 local Run = require "ijepa.run"
 local C = F.C
@@ -20,7 +22,6 @@ local function need(ok, ...)
   if not ok then F.raise(string.format(...)) end
 end
 local function pair(v) if type(v) == "table" then return v[1], v[2] end return v, v end
-local function finish(c, file) return file and c:save(file) or (not file and c) end
 
 -- An encoder, or a model's target encoder.
 local function encoder_of(v, name)
@@ -85,16 +86,28 @@ end
 -- The patches' rows and columns in an image of this size.
 local function grid_of(x, encoder) return { x:size(2) / encoder.patch, x:size(3) / encoder.patch } end
 
---- Features of images, some at a time: the encoder's outputs after a layer norm.
+-- The number of a block, from 1: n, or from the end where n is negative.
+local function block_of(encoder, n, name)
+  local block = n < 0 and encoder.depth + 1 + n or n
+  need(block % 1 == 0 and block >= 1 and block <= encoder.depth, "%s: there is no layer %s of %d", name,
+    tostring(n), encoder.depth)
+  return block
+end
+
+--- Features of images, some at a time: the outputs of the encoder, or of one of its layers, after a layer norm.
 ---@param encoder ijepa.encoder
 ---@param x ijepa.tensor u8 (B, H, W, 3)
+---@param layer integer? 1 the first block, -1 the last: the encoder's output (the default)
 ---@return ijepa.tensor f32 (B, N, D)
-function plot.features(encoder, x)
+function plot.features(encoder, x, layer)
+  local block = block_of(encoder, layer or -1, "plot.features")
   local B, out, chunk = x:size(1), nil, 16
   for from = 1, B, chunk do
     local n = math.min(chunk, B - from + 1)
     device.no_grad(function()
-      local y = encoder(x:narrow(1, from, n):contiguous()):layer_norm()
+      local some = x:narrow(1, from, n):contiguous()
+      local y = block == encoder.depth and encoder(some) or encoder:blocks(some, encoder.depth - block + 1)[1]
+      y = y:layer_norm()
       out = out or tensor.empty({ B, y:size(2), y:size(3) }, "f32", true)
       out:narrow(1, from, n):copy_(y)
     end)
@@ -109,21 +122,35 @@ local function position(o, grid, name)
   return row * grid[2] + col
 end
 
--- The images as they are shown: from files and canvases, cropped as for the encoder but at the size that is drawn.
-local function sharp(images, x, grid, cell)
+--- The images as they are shown: from files and canvases, cropped as for the encoder but at the size that is drawn.
+---@param images any
+---@param x ijepa.tensor u8 (B, H, W, 3): the images as the encoder takes them
+---@param grid integer[] rows, columns
+---@param cell integer pixels of a patch in the figure
+---@return ijepa.tensor pixels u8 (B, H, W, 3)
+function plot.sharp(images, x, grid, cell)
   if tensor.is(images) then return x end
   return plot.batch(images, { grid = grid, patch = cell }, { count = x:size(1) })
 end
 
--- Title and caption of a figure; title = false: neither.
-local function heading(o, title, note)
-  if o.title == false then return { columns = o.columns } end
-  return { columns = o.columns, title = o.title or title, note = note }
+-- Options of layout.rows with the title and the caption of a figure; title = false: neither.
+local function heading(o, columns, title, note)
+  if o.title == false then return { columns = columns } end
+  return { columns = columns, title = o.title or title, note = note }
 end
 
 local function mark(c, at, grid, cell)
   local x, y = at % grid[2] * cell, math.floor(at / grid[2]) * cell
-  return c:frame(x, y, cell, cell, 0xffffff, 2):frame(x - 1, y - 1, cell + 2, cell + 2, 0xd00000, 1)
+  c:frame(x, y, cell, cell, 0xffffff, 2)
+  return c:frame(x - 1, y - 1, cell + 2, cell + 2, style.mark, 1)
+end
+
+-- "patch (row, column)"
+local function patch_name(at, grid) return ("patch (%d, %d)"):format(math.floor(at / grid[2]), at % grid[2]) end
+
+local function layer_name(encoder, layer)
+  local block = block_of(encoder, layer or -1, "plot")
+  return block < encoder.depth and (" after layer %d of %d"):format(block, encoder.depth) or ""
 end
 
 -- ---- masks and curves --------------------------------------------------------------------------------------------
@@ -182,111 +209,106 @@ function plot.curves(run, o)
   if not log then F.raise(message) end
   if message then io.stderr:write("warning: ", message, "\n") end
   local x, y = draw.smooth(log.loss, 200)
-  return draw.curves(o.file, { { name = "loss", x = x, y = y } }, { title = o.title or out, x = "step", y = "smooth L1",
-    log = o.log, width = o.width, height = o.height })
+  return draw.curves(o.file, { { name = "loss", x = x, y = y } }, { title = o.title or "Training loss of " .. out,
+    x = "step", y = "smooth L1, mean of neighbouring steps", log = o.log, width = o.width, height = o.height })
 end
 
 -- ---- principal components ----------------------------------------------------------------------------------------
 
 local Basis = { __tostring = function(b)
-  return ("principal components: %.0f, %.0f, %.0f %% of the variance"):format(100 * b.share[1], 100 * b.share[2], 100 * b.share[3])
+  return ("principal components: %.0f, %.0f, %.0f %% of the variance"):format(100 * b.fraction[1],
+    100 * b.fraction[2], 100 * b.fraction[3])
 end }
 
 ---@class ijepa.basis
 ---@field mean ijepa.tensor f32 (D)
 ---@field vectors ijepa.tensor f32 (3, D): unit directions, the one of most variance first
 ---@field deviation number[] standard deviation along each
----@field share number[] part of the variance
+---@field fraction number[] of the variance
 
---- The three directions in which features of these patches differ most: fitted once, usable for all images. A
---- direction's sign is the one in which the sum of its cubed numbers is positive.
+-- The sign of a principal component (D values of v from i on) that makes the sum of its cubes positive.
+local function sign_of(v, i, D)
+  local cubes = 0
+  for j = i, i + D - 1 do cubes = cubes + v[j] ^ 3 end
+  return cubes < 0 and -1 or 1
+end
+
+--- The three directions in which the features of these patches differ most: fitted once, usable for all images. A
+--- direction has the sign that makes the sum of its cubed values positive.
 ---@param encoder ijepa.encoder
 ---@param images any
+---@param o { layer: integer? }? layer: as for plot.features
 ---@return ijepa.basis
-function plot.basis(encoder, images)
+function plot.basis(encoder, images, o)
   encoder = encoder_of(encoder, "plot.basis")
-  local h = plot.features(encoder, plot.batch(images, encoder, { count = 64 }))
+  local h = plot.features(encoder, plot.batch(images, encoder, { count = 64 }), o and o.layer)
   local D = h:size(3)
-  need(D >= 3, "plot.basis: features have %d numbers, three are needed", D)
+  need(D >= 3, "plot.basis: features have %d dimensions, three are needed", D)
   local covariance, mean = linalg.covariance(h:reshape(-1, D))
   local values, vectors = linalg.eigh(covariance, true)
   local v, total = vectors:read(), 0
   for _, value in ipairs(values) do total = total + math.max(value, 0) end
-  local deviation, share = {}, {}
+  local deviation, fraction = {}, {}
   for i = 0, 2 do
-    local cubes = 0
-    for j = 0, D - 1 do cubes = cubes + v[i * D + j] ^ 3 end
-    for j = 0, D - 1 do v[i * D + j] = cubes < 0 and -v[i * D + j] or v[i * D + j] end
+    local sign = sign_of(v, i * D, D)
+    for j = i * D, (i + 1) * D - 1 do v[j] = sign * v[j] end
     deviation[i + 1] = math.sqrt(math.max(values[i + 1], 1e-12))
-    share[i + 1] = total > 0 and values[i + 1] / total or 0
+    fraction[i + 1] = total > 0 and values[i + 1] / total or 0
   end
-  return setmetatable({ mean = mean:clone(true), vectors = tensor.from_pointer(v, { 3, D }, "f32", true), deviation = deviation,
-    share = share }, Basis)
+  return setmetatable({ mean = mean:clone(true), vectors = tensor.from_pointer(v, { 3, D }, "f32", true),
+    deviation = deviation, fraction = fraction }, Basis)
+end
+
+-- Image b as colours; y: (B * N, 3), the components of each patch.
+local function component_image(y, b, basis, grid, cell)
+  local c, N = canvas.new(grid[2] * cell, grid[1] * cell), grid[1] * grid[2]
+  for i = 0, N - 1 do
+    local rgb = {}
+    for k = 1, 3 do
+      local v = y[((b - 1) * N + i) * 3 + k - 1] / (2.5 * basis.deviation[k])
+      rgb[k] = math.floor(255 * math.max(0, math.min(1, .5 + v / 2)) + .5)
+    end
+    local x, top = i % grid[2] * cell, math.floor(i / grid[2]) * cell
+    c:rect(x, top, cell, cell, canvas.rgb(rgb[1], rgb[2], rgb[3]))
+  end
+  return c
 end
 
 --- Features as colours: red, green and blue are the first three principal components, from -2.5 standard deviations
---- (dark) to 2.5. With the same basis the same colour means the same everywhere.
+--- (dark) to 2.5 (bright). With the same basis a colour means the same in all images.
 ---@param encoder ijepa.encoder
 ---@param images any
----@param o { basis: ijepa.basis?, side: integer?, title: (string|false)?, file: string? }? basis: default: of these images
----@return ijepa.canvas|boolean? done, ijepa.basis|string basis_or_message
+---@param o { basis: ijepa.basis?, layer: integer?, side: integer?, title: (string|false)?, file: string? }? basis: default: of these
+--- images; layer: as for plot.features
+---@return ijepa.canvas|string? done, ijepa.basis|string|nil basis_or_message
 function plot.pca(encoder, images, o)
   encoder = encoder_of(encoder, "plot.pca")
   o = o or {}
   local x = plot.batch(images, encoder)
-  local basis = o.basis or plot.basis(encoder, x)
+  local basis = o.basis or plot.basis(encoder, x, o)
   local grid = grid_of(x, encoder)
   local B, N, cell = x:size(1), grid[1] * grid[2], panel.cell(grid, o.side)
-  local h = plot.features(encoder, x)
-  local D = h:size(3)
-  local y = (h:reshape(B * N, D) - basis.mean):linear(basis.vectors):read()   -- (B * N, 3)
-  local parts = {}
-  local original = sharp(images, x, grid, cell)
-  for b = 1, B do parts[b] = { panel.image(original, b, grid, cell), title = o.title ~= false and "image " .. b or nil } end
+  local h = plot.features(encoder, x, o.layer)
+  local y = (h:reshape(B * N, h:size(3)) - basis.mean):linear(basis.vectors):read()   -- (B * N, 3)
+  local parts, original = {}, plot.sharp(images, x, grid, cell)
   for b = 1, B do
-    local c = canvas.new(grid[2] * cell, grid[1] * cell)
-    for i = 0, N - 1 do
-      local rgb = {}
-      for k = 1, 3 do
-        local v = y[((b - 1) * N + i) * 3 + k - 1] / (2.5 * basis.deviation[k])
-        rgb[k] = math.floor(255 * math.max(0, math.min(1, .5 + v / 2)) + .5)
-      end
-      c:rect(i % grid[2] * cell, math.floor(i / grid[2]) * cell, cell, cell, canvas.rgb(rgb[1], rgb[2], rgb[3]))
-    end
-    parts[B + b] = { c, title = o.title ~= false and "components" or nil }
+    parts[b] = { panel.image(original, b, grid, cell) }
+    parts[B + b] = { component_image(y, b, basis, grid, cell) }
   end
-  local c = panel.rows(parts, heading({ title = o.title, columns = B }, "Principal components of the patch features",
-    "Red, green, blue: " .. tostring(basis):match "%d.*"))
-  if o.file then return c:save(o.file) end
+  parts[1].title, parts[B + 1].title = B == 1 and "image" or "images", "components 1, 2, 3 as red, green, blue"
+  local c = panel.rows(parts, heading(o, B, "Principal components of the patch features" .. layer_name(encoder, o.layer),
+    ("The three components hold %.0f, %.0f and %.0f %% of the variance."):format(100 * basis.fraction[1],
+      100 * basis.fraction[2], 100 * basis.fraction[3])))
+  if o.file then return layout.finish(c, o.file) end
   return c, basis
 end
 
 -- ---- attention and similarity ------------------------------------------------------------------------------------
 
---- Where a block looks: for each head and for their mean, the attention of one patch to all, or, without `patch`, of all
---- patches on average. The numbers are multiples of even attention.
----@param encoder ijepa.encoder
----@param one any one image
----@param o { block: integer?, patch: integer[]?, side: integer?, title: (string|false)?, file: string? }? block: 1 the first, -1 the last (the
---- default); patch: { row, column } from 0
----@return ijepa.canvas|boolean? done
-function plot.attention(encoder, one, o)
-  encoder = encoder_of(encoder, "plot.attention")
-  o = o or {}
-  local x = plot.batch(one, encoder):narrow(1, 1, 1):contiguous()
-  local grid = grid_of(x, encoder)
-  local N, A, cell = grid[1] * grid[2], encoder.heads, panel.cell(grid, o.side)
-  local at = o.patch and position(o.patch, grid, "plot.attention")
-  local p = device.no_grad(function() return encoder:attention(x, o.block or -1) end):read()   -- (1, A, N, N)
-  local original = panel.image(sharp(one, x, grid, cell), 1, grid, cell)
-  local shown = canvas.new(original.width, original.height):blit(original, 0, 0)
-  local parts, mean = { { at and mark(shown, at, grid, cell) or shown, title = "image" } }, {}
-  local function add(values, title)
-    local high = math.max(unpack(values))
-    parts[#parts + 1] = { panel.heat(values, grid, cell, { low = 0, high = high, over = original, alpha = .6 }), title = title,
-      below = panel.bar(grid[2] * cell, 0, high, "%.1fx") }
-    if at then mark(parts[#parts][1], at, grid, cell) end
-  end
+-- Attention by head, (1, A, N, N), as lists of N multiples of even attention: of patch `at`, or the mean of all
+-- patches. The last list is the mean of the heads.
+local function attention_lists(p, A, N, at)
+  local lists, mean = {}, {}
   for j = 1, N do mean[j] = 0 end
   for a = 0, A - 1 do
     local values = {}
@@ -296,62 +318,100 @@ function plot.attention(encoder, one, o)
       values[j + 1] = sum / (at and 1 or N) * N
       mean[j + 1] = mean[j + 1] + values[j + 1] / A
     end
-    add(values, "head " .. a + 1)
+    lists[a + 1] = values
   end
-  if A > 1 then add(mean, "mean of heads") end
-  return finish(panel.rows(parts, heading({ title = o.title, columns = math.min(#parts, 5) },
-    at and ("Attention of patch (%d, %d)"):format(math.floor(at / grid[2]), at % grid[2]) or "Attention, mean of all patches",
-    "1x: even attention to all patches" .. (at and "; the frame marks the patch" or ""))), o.file)
+  if A > 1 then lists[A + 1] = mean end
+  return lists
 end
 
---- How alike one patch of the first image is to all patches of all images: cosine of their features.
+--- Which patches a block attends to, for each head and for their mean: the attention of one patch to all or, without
+--- `patch`, the mean over all patches. The values are multiples of even attention.
+---@param encoder ijepa.encoder
+---@param one any one image
+---@param o { layer: integer?, patch: integer[]?, side: integer?, title: (string|false)?, file: string? }? layer: 1 the
+--- first block, -1 the last (the default); patch: { row, column } from 0
+---@return ijepa.canvas|string? done, string? message, integer? code
+function plot.attention(encoder, one, o)
+  encoder = encoder_of(encoder, "plot.attention")
+  o = o or {}
+  local x = plot.batch(one, encoder):narrow(1, 1, 1):contiguous()
+  local grid = grid_of(x, encoder)
+  local N, A, cell = grid[1] * grid[2], encoder.heads, panel.cell(grid, o.side)
+  local block = block_of(encoder, o.layer or o.block or -1, "plot.attention")
+  local at = o.patch and position(o.patch, grid, "plot.attention")
+  local p = device.no_grad(function() return encoder:attention(x, block) end):read()   -- (1, A, N, N)
+  local lists, high = attention_lists(p, A, N, at), 0
+  for _, values in ipairs(lists) do high = math.max(high, unpack(values)) end
+  local original = panel.image(plot.sharp(one, x, grid, cell), 1, grid, cell)
+  local shown = canvas.new(original.width, original.height):blit(original, 0, 0)
+  local parts = { { at and mark(shown, at, grid, cell) or shown, title = "image" } }
+  for a, values in ipairs(lists) do
+    local heat = panel.heat(values, grid, cell, { low = 0, high = high, over = original, alpha = .7 })
+    parts[a + 1] = { at and mark(heat, at, grid, cell) or heat, title = a > A and "mean" or "head " .. a }
+  end
+  local figure = heading(o, math.min(#parts, 5),
+    ("Attention of layer %d of %d"):format(block, encoder.depth) .. (at and ", " .. patch_name(at, grid) or ""),
+    at and "Attention of the framed patch to all patches." or "The mean over the attention of all patches.")
+  figure.bar = { low = 0, high = high, format = "%.1f", unit = "times even attention" }
+  return layout.finish(panel.rows(parts, figure), o.file)
+end
+
+-- Cosines of patch `at` of image 1 with all patches, a list of N for each image, and the smallest of them.
+local function cosines_of(features, at)
+  local h, B, N, D = features:read(), features:size(1), features:size(2), features:size(3)
+  local function dot(i, j)
+    local sum = 0
+    for d = 0, D - 1 do sum = sum + h[i * D + d] * h[j * D + d] end
+    return sum
+  end
+  local length, values, low = math.sqrt(dot(at, at)) + 1e-12, {}, 1
+  for b = 1, B do
+    values[b] = {}
+    for j = 1, N do
+      local i = (b - 1) * N + j - 1
+      values[b][j] = dot(i, at) / (length * (math.sqrt(dot(i, i)) + 1e-12))
+      low = math.min(low, values[b][j])
+    end
+  end
+  return values, low
+end
+
+--- How similar one patch of the first image is to all patches of all images: the cosine of their features.
 ---@param encoder ijepa.encoder
 ---@param images any
----@param o { patch: integer[]?, side: integer?, title: (string|false)?, file: string? }? patch: { row, column } from 0; default: the middle
----@return ijepa.canvas|boolean? done, number[][] values
+---@param o { patch: integer[]?, layer: integer?, side: integer?, title: (string|false)?, file: string? }? patch:
+--- { row, column } from 0; default: the middle; layer: as for plot.features
+---@return ijepa.canvas|string? done, number[][]|string|nil values by image and patch, or the message
 function plot.similarity(encoder, images, o)
   encoder = encoder_of(encoder, "plot.similarity")
   o = o or {}
   local x = plot.batch(images, encoder)
   local grid = grid_of(x, encoder)
-  local B, N, cell = x:size(1), grid[1] * grid[2], panel.cell(grid, o.side)
-  local at = position(o.patch or { math.floor(grid[1] / 2), math.floor(grid[2] / 2) }, grid, "plot.similarity")
-  local t = plot.features(encoder, x)
-  local h, D = t:read(), t:size(3)
-  local function norm(i)
-    local sum = 0
-    for d = 0, D - 1 do sum = sum + h[i * D + d] ^ 2 end
-    return math.sqrt(sum) + 1e-12
-  end
-  local of, values, low = norm(at), {}, 1
-  for b = 1, B do
-    values[b] = {}
-    for j = 0, N - 1 do
-      local i, sum = (b - 1) * N + j, 0
-      for d = 0, D - 1 do sum = sum + h[i * D + d] * h[at * D + d] end
-      values[b][j + 1] = sum / (of * norm(i))
-      low = math.min(low, values[b][j + 1])
-    end
-  end
-  local parts = {}
-  local shown = sharp(images, x, grid, cell)
-  for b = 1, B do parts[b] = { panel.image(shown, b, grid, cell), title = o.title ~= false and "image " .. b or nil } end
+  local B, cell = x:size(1), panel.cell(grid, o.side)
+  local middle = { math.floor(grid[1] / 2), math.floor(grid[2] / 2) }
+  local at = position(o.patch or middle, grid, "plot.similarity")
+  local values, low = cosines_of(plot.features(encoder, x, o.layer), at)
+  local parts, shown = {}, plot.sharp(images, x, grid, cell)
   for b = 1, B do
     local over = panel.image(shown, b, grid, cell)
-    parts[B + b] = { panel.heat(values[b], grid, cell, { low = low, high = 1, over = over, alpha = .6 }),
-      title = o.title ~= false and "cosine" or nil }
+    parts[b] = { panel.image(shown, b, grid, cell) }
+    parts[B + b] = { panel.heat(values[b], grid, cell, { low = low, high = 1, over = over, alpha = .7 }) }
   end
-  parts[B + 1].below = panel.bar(grid[2] * cell, low, 1, "%.2f")
+  parts[1].title = (B == 1 and "image" or "images") .. "; the frame is " .. patch_name(at, grid)
+  parts[B + 1].title = "similarity to the framed patch"
   mark(parts[1][1], at, grid, cell)
   mark(parts[B + 1][1], at, grid, cell)
-  return finish(panel.rows(parts, heading({ title = o.title, columns = B },
-    ("Similarity to patch (%d, %d) of image 1"):format(math.floor(at / grid[2]), at % grid[2]),
-    "Cosine of the features; the frame marks the patch")), o.file), values
+  local figure = heading(o, B, "Similarity of one patch to all" .. layer_name(encoder, o.layer),
+    "The cosine of the features of two patches: 1 is the same direction.")
+  figure.bar = { low = low, high = 1, unit = "cosine" }
+  local c = panel.rows(parts, figure)
+  if o.file then return layout.finish(c, o.file) end
+  return c, values
 end
 
 -- ---- loss --------------------------------------------------------------------------------------------------------
 
---- Mean smooth L1 (beta 1) between D numbers of p from place i * D and of q from j * D.
+--- Mean smooth L1 (beta 1) between D values of p from offset i * D and of q from j * D.
 ---@param p ffi.cdata* float *
 ---@param i integer
 ---@param q ffi.cdata* float *
@@ -367,7 +427,7 @@ function plot.distance(p, i, q, j, D)
   return sum / D
 end
 
---- The loss of each predicted patch: smooth L1, a mean over the features' numbers and over contexts.
+--- The loss of each predicted patch: smooth L1, a mean over the features' dimensions and over contexts.
 ---@param z ijepa.tensor predictions f32 (M * C * B, T, D), order [target][context][image]
 ---@param h ijepa.tensor target features f32 (M * B, T, D)
 ---@param B integer images
@@ -416,19 +476,23 @@ function plot.loss(model, images, o)
       end
     end) end)
   end
-  local values, low, high, total, n = {}, math.huge, 0, 0, 0
+  local values, low, high, total, n, never = {}, math.huge, 0, 0, 0, false
   for i = 1, N do
     values[i] = count[i] and sum[i] / count[i]
+    never = never or not values[i]
     if values[i] then
       low, high, total, n = math.min(low, values[i]), math.max(high, values[i]), total + sum[i], n + count[i]
     end
   end
   local cell = panel.cell(grid, o.side or 256)
   local heat = panel.heat(values, grid, cell, { low = low, high = high })
-  local c = panel.rows({ { heat, title = o.title == false and ("mean %.4f"):format(total / n) or nil,
-    below = panel.bar(heat.width, low, high, "%.3f") } },
-    heading(o, "Loss by position", ("Smooth L1, mean %.4f; grey: never a target"):format(total / n)))
-  return finish(c, o.file), values
+  local figure = heading(o, 1, "Loss by position",
+    ("The mean loss of each patch position. Mean of all: %.4f.%s"):format(total / n,
+      never and " Grey: never a target." or ""))
+  figure.bar = { low = low, high = high, format = "%.3f", unit = "smooth L1" }
+  local c = panel.rows({ { heat } }, figure)
+  if o.file then return layout.finish(c, o.file) end
+  return c, values
 end
 
 return plot

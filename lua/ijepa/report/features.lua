@@ -7,12 +7,14 @@ local F = require "ijepa.base.ffi"
 local C = F.C
 
 local sections = {}
-local WORK = 5e10   -- products of one pass over the images: about a second on a laptop
+local WORK = 5e10   -- multiplications of one pass over the images: about a second on a laptop
 
--- Why there is nothing to show, or nil.
+-- Why nothing can be shown, or nil.
 local function lacking(r)
   if not r.model then return "No model could be loaded: " .. tostring(r.model_message) .. "." end
-  if not r.images then return "The images could not be read: " .. tostring(r.images_message) .. "." end
+  if not r.images then
+    return "The images could not be read: " .. tostring(r.images_message) .. "."
+  end
 end
 
 -- As many of the images as a model of this size sees in a few seconds, at least 4.
@@ -22,7 +24,7 @@ local function affordable(r)
   return r.images:narrow(1, 1, math.min(r.images:size(1), math.max(4, count))):contiguous()
 end
 
--- A figure of what f draws, or the sentence why there is none.
+-- A figure that f draws, or the reason why it is missing.
 local function figure(title, note, f)
   if C.ij_interrupted() ~= 0 then ijepa.exit(130) end
   local ok, canvas, more = pcall(f)
@@ -43,12 +45,15 @@ function sections.features(r)
   local m, all = r.model, affordable(r)
   local few = all:narrow(1, 1, math.min(3, all:size(1))):contiguous()
   return '<div class="images">' .. figure("principal components",
-    "images above, the first three components of their patches' features as red, green and blue below: one colour means the same in all", function()
-      return plot.pca(m, few, { basis = plot.basis(m, all), side = 136, title = false })
-    end) .. figure("similarity", "cosine of the marked patch's feature to all patches of these images", function()
-      return plot.similarity(m, few, { side = 136, title = false })
-    end) .. figure("attention of the last block", "of all patches on average, head by head, in multiples of even attention", function()
-      return plot.attention(m, few, { side = m.target.heads > 3 and 84 or 136, title = false })
+    "the first three components of the patch features; a colour means the same in all images",
+    function()
+      return plot.pca(m, few, { basis = plot.basis(m, all), side = 160, title = false })
+    end) .. figure("similarity",
+    "cosine of the features of the framed patch and of all patches of these images", function()
+      return plot.similarity(m, few, { side = 160, title = false })
+    end) .. figure("attention of the last block", "the mean over all patches, for each head",
+    function()
+      return plot.attention(m, few, { side = m.target.heads > 3 and 120 or 240, title = false })
     end) .. "</div>\n"
 end
 
@@ -59,14 +64,19 @@ function sections.predictions(r)
   local why = lacking(r)
   if why then return nil, why end
   local m, all = r.model, affordable(r)
-  if not r.policy then return nil, "The masks can't be drawn: " .. tostring(r.policy_message) .. "." end
+  if not r.policy then
+    return nil, "The masks can't be drawn: " .. tostring(r.policy_message) .. "."
+  end
   return '<div class="images">' .. figure("predicted against actual", function(about)
-    return tostring(about) .. "; in the targets' places stand the patches of other images whose features are nearest"
+    return tostring(about)
+      .. "; targets are replaced by the patches of other images with the nearest features"
   end, function()
-    local bank = imagine.bank(m, all:narrow(1, 3, all:size(1) - 2):contiguous())   -- not of the image itself
-    return imagine.imagine(m, all:narrow(1, 2, 1):contiguous(), nil, nil, { bank = bank, side = 136 })
-  end) .. figure("loss by position", "smooth L1, a mean over images and masks; grey: never a target", function()
-    return plot.loss(m, all, { rounds = all:size(1) < 32 and 2 or 4, side = 256, title = false })
+    local others = all:narrow(1, 3, all:size(1) - 2):contiguous()
+    return imagine.imagine(m, all:narrow(1, 2, 1):contiguous(), nil, nil,
+      { bank = imagine.bank(m, others), side = 160, title = false })
+  end) .. figure("loss by position",
+    "smooth L1, a mean over images and masks; grey: never a target", function()
+    return plot.loss(m, all, { rounds = all:size(1) < 32 and 2 or 4, side = 320, title = false })
   end) .. "</div>\n"
 end
 

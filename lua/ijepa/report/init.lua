@@ -1,5 +1,5 @@
 -- `ijepa report RUN`: one HTML file that holds all there is to see of a run. Each section is a function of what `gather`
--- found; it returns HTML, or nil and a sentence that says why there is nothing to show. The parts: page.lua (HTML and
+-- found; it returns HTML, or nil and a sentence that explains why nothing can be shown. The parts: page.lua (HTML and
 -- style), svg.lua (charts), features.lua (figures of the model's features).
 -- Uses: base, config, draw, data, mask, optim, model, run, save, probe, train, plot.
 local ijepa = require "ijepa"
@@ -20,7 +20,10 @@ local svg = require "ijepa.report.svg"
 local text = require "ijepa.base.text"
 local C = F.C
 
-local function need_settings(r) if not r.cfg then return nil, "The settings are missing: " .. r.cfg_message .. "." end return true end
+local function need_settings(r)
+  if not r.cfg then return nil, "The settings are missing: " .. r.cfg_message .. "." end
+  return true
+end
 
 -- Calls f; an error becomes nil and its message, but for one that ends the program.
 local function attempt(f, ...)
@@ -113,31 +116,48 @@ local LEVELS = { start = "before training", ok = "healthy", watch = "watch", col
 local function level_of(d) return d.level ~= "start" and LEVELS[d.level] and d.level or "note" end
 local function sentence(d) return (d.text or "no words"):gsub("^%l", string.upper) .. "." end
 
--- The newest verdict, and the run in a few numbers.
-local function lead(r)
-  local newest, parts = r.diagnoses[#r.diagnoses], {}
-  if newest then
-    local level = level_of(newest)
-    parts[1] = ('<div class="verdict %s"><span class="level">%s</span> <span class="soft">at step %s</span><p>%s</p></div>\n'):format(level,
-      LEVELS[newest.level] or "unknown", page.number(newest.step), page.escape(sentence(newest)))
-  else
-    parts[1] = '<div class="verdict note"><p>No verdict: this run holds no diagnosis (setting diagnose.every).</p></div>\n'
+-- Mean of the last 5 % of the steps' finite losses, or nil.
+local function last_loss(losses)
+  local n, sum, count = #losses, 0, 0
+  for i = math.max(1, n - math.floor(n / 20)), n do
+    if losses[i] == losses[i] then sum, count = sum + losses[i], count + 1 end
   end
-  local facts = {}
+  return count > 0 and sum / count or nil
+end
+
+local function median(values)
+  local sorted = {}
+  for i, v in ipairs(values) do sorted[i] = v == v and v or 0 end
+  table.sort(sorted)
+  return sorted[math.ceil(#sorted / 2)]
+end
+
+-- The newest diagnosis as a box.
+local function verdict_box(d)
+  if not d then
+    return '<div class="verdict note"><p>This run holds no diagnosis (setting diagnose.every).</p></div>\n'
+  end
+  local words = sentence(d)
+  if d.level == "start" then
+    words = words .. " The first check is made before the first step; it does not judge the training."
+  end
+  return ('<div class="verdict %s"><span class="level">%s</span> <span class="soft">%s</span><p>%s</p></div>\n'):format(
+    level_of(d), LEVELS[d.level] or "unknown", d.level == "start" and "" or "at step " .. page.number(d.step),
+    page.escape(words))
+end
+
+-- The newest diagnosis, and the main values of the run.
+local function lead(r)
+  local parts, facts = { verdict_box(r.diagnoses[#r.diagnoses]) }, {}
   if r.log then
-    local n, last, times = #r.log.loss, {}, {}
-    for i = math.max(1, n - math.floor(n / 20)), n do
-      if r.log.loss[i] == r.log.loss[i] then last[#last + 1] = r.log.loss[i] end
-    end
-    local sum = 0
-    for _, v in ipairs(last) do sum = sum + v end
-    for i, ms in ipairs(r.log.ms) do times[i] = ms == ms and ms or 0 end
-    table.sort(times)
+    local n, loss = #r.log.loss, last_loss(r.log.loss)
     facts[1] = { "steps", page.number(n) }
-    facts[2] = { "loss, last 5 % of steps", #last > 0 and page.number(sum / #last) or "not finite" }
-    facts[3] = { "training time", r.meta.seconds and Run.time_text(r.meta.seconds) or Run.time_text(clock(r)[n]) }
-    facts[4] = { "median step", page.number(times[math.ceil(n / 2)]) .. " ms" }
-    attempt(function() facts[5] = { "images seen", page.number(n * r.cfg.data.batch * r.cfg.optim.accumulate) } end)
+    facts[2] = { "loss, last 5 % of steps", loss and page.number(loss) or "not finite" }
+    facts[3] = { "training time", Run.time_text(r.meta.seconds or clock(r)[n]) }
+    facts[4] = { "median step", page.number(median(r.log.ms)) .. " ms" }
+    attempt(function()
+      facts[5] = { "images seen", page.number(n * r.cfg.data.batch * r.cfg.optim.accumulate) }
+    end)
   end
   if r.model then facts[#facts + 1] = { "encoder parameters", page.number(r.model.target:size()) } end
   if #facts > 0 then parts[2] = page.facts(facts) end
@@ -155,22 +175,49 @@ end
 -- Learning rate, weight decay and EMA momentum along the run: by the clock as far as it went, by epochs to the end.
 local function schedule_charts(r)
   local s = r.schedules
-  if not s then return page.p "The schedules are not shown: the steps of an epoch are known once the first one is over." end
+  if not s then return nil, "The schedules are not shown: the steps of an epoch are known after the first epoch." end
   local now, marks, x, lr, wd, ema = #(r.log and r.log.loss or {}), nil, {}, {}, {}, {}
   local by_clock, seconds = r.cfg.optim.minutes > 0, r.log and clock(r)
   local last = by_clock and now or s.last
-  if not (last > 0) then return "" end
+  if not (last > 0) then return {} end
   if not by_clock and now < last then marks = { { x = now, name = "now" } } end
   for i = 0, 120 do
     local step = math.max(1, math.floor(last * i / 120 + .5))
     local at = schedule.step_of(r.cfg, step, seconds and seconds[step] or 0)
     x[i + 1], lr[i + 1], wd[i + 1], ema[i + 1] = step, s.lr(at), s.wd(at), s.momentum(at)
   end
-  local note = "from the settings" .. (r.meta.lr_scale and r.meta.lr_scale ~= 1 and "; a hook has set it to " ..
-    page.number(r.meta.lr_scale) .. " of this" or "")
-  return chart("learning rate", note, { { x = x, y = lr } }, { marks = marks }) ..
-    chart("weight decay", "from the settings", { { x = x, y = wd } }, { marks = marks }) ..
-    chart("EMA momentum", "of the target encoder, from the settings", { { x = x, y = ema } }, { marks = marks })
+  local scale = r.meta.lr_scale and r.meta.lr_scale ~= 1 and
+    ("; a hook has multiplied it by %s"):format(page.number(r.meta.lr_scale)) or ""
+  local function one(title, note, y) return chart(title, note, { { x = x, y = y } }, { marks = marks }) end
+  return { one("learning rate", "from the settings" .. scale, lr), one("weight decay", "from the settings", wd),
+    one("EMA momentum", "of the target encoder, from the settings", ema) }
+end
+
+-- A line of means; behind it each step or, where there are too many, the range of neighbours.
+local function smoothed(title, unit, values, count)
+  local n = #values
+  local mean, fine = svg.buckets(values, count), svg.buckets(values, 240)
+  local behind = n > 240 and { x = fine.x, low = fine.low, high = fine.high } or { x = fine.x, y = fine.mean }
+  local width = math.ceil(n / count)
+  local note = width == 1 and unit or ("%s; line: mean of %s, pale: %s"):format(unit, text.count(width, "step"),
+    n > 240 and "the range" or "each step")
+  return chart(title, note, { { x = mean.x, y = mean.mean, behind = behind } }, {})
+end
+
+-- A sentence on a loss that rises while the rank grows, or nil: the loss's lowest bucket against the last.
+local function on_rising_loss(r)
+  local b, best = svg.buckets(r.log.loss, 40), nil
+  for i, v in ipairs(b.mean) do best = v and (not best or v < b.mean[best]) and i or best end
+  local last = best and b.mean[#b.mean]
+  local newest, before = r.diagnoses[#r.diagnoses], nil
+  if not last or last < 1.15 * b.mean[best] or not newest then return nil end
+  for _, d in ipairs(r.diagnoses) do
+    if d.step <= math.max(b.x[best], r.diagnoses[1].step) then before = d end
+  end
+  if not (before and before.rankme and newest.rankme and newest.rankme > before.rankme) then return nil end
+  return ("The loss rises from %s near step %s to %s, while the effective rank grows from %s to %s. This is no sign of "
+    .. "collapse: richer target features are harder to predict."):format(page.number(b.mean[best]),
+    page.number(math.floor(b.x[best])), page.number(last), page.number(before.rankme), page.number(newest.rankme))
 end
 
 local function curves(r)
@@ -180,63 +227,62 @@ local function curves(r)
     if v ~= v or math.abs(v) == math.huge then broken = broken + 1 end
   end
   if broken > 0 then
-    parts[1] = page.p(("At %s of %s steps the loss is not finite: they are left out."):format(page.number(broken), page.number(n)))
+    parts[1] = page.p(("At %s of %s the loss is not finite; the curve leaves them out."):format(page.number(broken),
+      text.count(n, "step")))
   end
   if r.log_message then parts[#parts + 1] = page.p(r.log_message:gsub("^%l", string.upper) .. ".") end
-  parts[#parts + 1] = '<div class="figures">'
-  -- a line of means; behind it each step, or where there are too many the range of neighbours
-  local function smoothed(title, unit, values, count)
-    local mean, fine = svg.buckets(values, count), svg.buckets(values, 240)
-    local behind = n > 240 and { x = fine.x, low = fine.low, high = fine.high } or { x = fine.x, y = fine.mean }
-    parts[#parts + 1] = chart(title, ("%s; line: mean of %d step%s, pale: %s"):format(unit,
-      math.ceil(n / count), math.ceil(n / count) == 1 and "" or "s",
-      n > 240 and "the range" or "each step"), { { x = mean.x, y = mean.mean, behind = behind } }, {})
-  end
-  smoothed("loss", "smooth L1", r.log.loss, 40)
+  local rising = attempt(on_rising_loss, r)
+  if rising then parts[#parts + 1] = page.p(rising) end
   local k, t = svg.buckets(r.log.k, 60), svg.buckets(r.log.t, 60)
-  parts[#parts + 1] = chart("patches", "of an image", { { name = "context", x = k.x, y = k.mean },
-    { name = "one target", x = t.x, y = t.mean } }, {})
-  smoothed("time of a step", "milliseconds", r.log.ms, 40)
-  parts[#parts + 1] = r.cfg and (attempt(schedule_charts, r) or "") or ""
-  parts[#parts + 1] = "</div>\n"
+  local boxes = { smoothed("loss", "smooth L1", r.log.loss, 40),
+    chart("patches", "per image", { { name = "context", x = k.x, y = k.mean },
+      { name = "one target", x = t.x, y = t.mean } }, {}),
+    smoothed("time per step", "milliseconds", r.log.ms, 40) }
+  local more, why = attempt(schedule_charts, r)
+  for _, box in ipairs(more or {}) do boxes[#boxes + 1] = box end
+  parts[#parts + 1] = page.boxes(boxes)
+  if not more and why and r.cfg then parts[#parts + 1] = page.p(why, "soft") end
   return table.concat(parts)
 end
 
-local function verdicts(r)
-  local list = r.diagnoses
-  if #list == 0 then return nil, "There is nothing to show: no diagnosis was made (setting diagnose.every, in steps; 0: never)." end
-  local function column(name)
-    local x, y = {}, {}
-    for i, d in ipairs(list) do x[i], y[i] = d.step, d[name] or 0 / 0 end
-    return { x = x, y = y }
-  end
+-- The charts of the diagnoses.
+local function verdict_charts(list)
+  local newest = list[#list]
   local function line(field, name)
-    local s = column(field)
-    s.name = name
-    return s
+    local x, y = {}, {}
+    for i, d in ipairs(list) do x[i], y[i] = d.step, d[field] or 0 / 0 end
+    return { x = x, y = y, name = name }
   end
-  local d = list[#list]
-  local parts = { '<div class="figures">',
-    chart("effective rank", d.max_rank and ("of %d possible"):format(d.max_rank) or nil,
+  local boxes = {
+    chart("effective rank", newest.max_rank and ("of %d possible"):format(newest.max_rank) or nil,
       { line("rankme", "RankMe"), line("lidar", "LiDAR") }, { zero = true }),
     chart("cosine distance", "mean over pairs of crops; 0: all alike, near 1: unrelated",
       { line("cosine_distance") }, { zero = true }),
-    chart("position",
-      "fraction of the patch features' variance that the patch's position explains, without bias; 0: none",
+    chart("position", "fraction of the patch features' variance that the patch's position explains, unbiased; 0: none",
       { line("position") }, { zero = true }),
     chart("predictor", "smooth L1 on the same images",
       { line("loss", "predictor"), line("mean_loss", "the mean feature") }, {}),
-    chart("distance", "of encoder and target encoder, relative", { line("ema_distance") }, { zero = true }),
-    d.probe and chart("online probe", "top-1, %", { line("probe") }, { zero = true }) or "", "</div>\n<h3>In words</h3>\n" }
-  local rows, shown = {}, 60
+    chart("distance", "of encoder and target encoder, relative", { line("ema_distance") }, { zero = true }) }
+  boxes[6] = newest.probe and chart("online probe", "top-1, %", { line("probe") }, { zero = true }) or
+    page.note("how to read these", "A collapse shows as a falling effective rank, a cosine distance near 0, or a "
+      .. "position fraction near 1. The predictor should stay below the mean feature: the loss of predicting the "
+      .. "same features for all patches. The first check is made before training.")
+  return page.boxes(boxes)
+end
+
+local function verdicts(r)
+  local list, rows, shown = r.diagnoses, {}, 60
+  if #list == 0 then
+    return nil, "There is nothing to show: no diagnosis was made (setting diagnose.every, in steps; 0: never)."
+  end
   for i = #list, math.max(1, #list - shown + 1), -1 do
     local v = list[i]
-    rows[#rows + 1] = { page.number(v.step), { html = ('<span class="%s"><span class="level">%s</span></span>'):format(level_of(v),
-      LEVELS[v.level] or "unknown") }, sentence(v) }
+    rows[#rows + 1] = { page.number(v.step), { html = ('<span class="%s"><span class="level">%s</span></span>'):format(
+      level_of(v), LEVELS[v.level] or "unknown") }, sentence(v) }
   end
-  parts[#parts + 1] = page.table({ "step", "verdict", "why" }, rows, { "number", "name", "wide" })
-  if #list > shown then parts[#parts + 1] = page.p(("The newest %d of %d."):format(shown, #list), "soft") end
-  return table.concat(parts)
+  return verdict_charts(list) .. "<h3>In words</h3>\n" ..
+    page.table({ "step", "diagnosis", "reasons" }, rows, { "number", "name", "wide" }) ..
+    (#list > shown and page.p(("The newest %d of %d diagnoses."):format(shown, #list), "soft") or "")
 end
 
 local function masks(r)
@@ -244,13 +290,15 @@ local function masks(r)
   if not ok then return nil, why end
   if not r.policy then return nil, "The masks can't be drawn: " .. tostring(r.policy_message) .. "." end
   local parts = { '<div class="images">' }
-  local c, message = attempt(plot.masks, r.model or r.policy, { images = r.images, draws = 3, side = 128 })
-  parts[2] = c and page.image("masks of this run's policy", r.images and "image, context that the encoder sees, targets that are predicted" or
-    "on a plain board: " .. tostring(r.images_message), c)
+  local c, message = attempt(plot.masks, r.model or r.policy,
+    { images = r.images, draws = 3, side = 192, title = false })
+  parts[2] = c and page.image("masks of this run's policy", r.images and
+    "the images, the context that the encoder sees, and the targets that the predictor predicts" or
+    "on a plain board, without images: " .. tostring(r.images_message), c)
   if not c then parts[2] = page.p("The masks can't be drawn: " .. tostring(message) .. ".") end
   local findings = attempt(mask.lint, r.cfg, { images = r.images, target = r.model and r.model.target })
   if findings and #findings > 0 then
-    parts[#parts + 1] = "<div><h3>What the linter says of it</h3>\n<ul>"
+    parts[#parts + 1] = "<div><h3>Findings of the mask linter</h3>\n<ul>"
     for _, f in ipairs(findings) do
       parts[#parts + 1] = ('<li class="%s"><span class="level">%s</span> %s%s%s</li>'):format(f.level, f.level, page.escape(f.what),
         f.why and '<br><span class="soft">' .. page.escape(f.why) .. "</span>" or "", f.advice and "<br>" .. page.escape(f.advice) or "")
@@ -263,8 +311,8 @@ end
 
 local function probes(r)
   local list, rows = probe.recorded(r.out), {}
-  if #list == 0 then return nil, "No probe of this run has left a result. recipes/probe_linear.lua run=" .. r.out .. " ... makes one." end
-  for i = #list, math.max(1, #list - 99), -1 do
+  if #list == 0 then return nil, "No probe of this run has been recorded. recipes/probe_linear.lua run=" .. r.out .. " ... records one." end
+  for i = math.max(1, #list - 99), #list do   -- as they were made: a row may refer to the one above
     local e = list[i]
     local low, high = e.interval and e.interval[1], e.interval and e.interval[2]
     local range = type(low) == "number" and type(high) == "number" and ("%.1f to %.1f %%"):format(low, high) or
@@ -273,7 +321,7 @@ local function probes(r)
       type(e.count) == "number" and page.number(e.count) or "", type(e.step) == "number" and page.number(e.step) or "",
       type(e.time) == "number" and os.date("%Y-%m-%d %H:%M", e.time) or "", type(e.test) == "string" and e.test or "" }
   end
-  return page.p "Accuracy on images not trained on, the newest first." ..
+  return page.p "Accuracy on held-out images, the newest probe last." ..
     page.table({ "probe", "top-1", "95 % interval", "top-5", "images", "step", "when", "tested on" }, rows,
     { "wide", "number", "name", "number", "number", "number", "name", "name" })
 end
@@ -334,13 +382,13 @@ local function provenance(r)
   add("the run is", over or nil)
   attempt(function() add("images seen", done and page.number(done * r.cfg.data.batch * r.cfg.optim.accumulate)) end)
   attempt(function() add("trained on", tostring(r.cfg.data.root)) end)
-  add("this report", ("ijepa %s, %s, products %s, %s"):format(ijepa.version, F.string(C.ij_cpu_isa()), F.string(C.ij_cpu_matmul()),
+  add("this report", ("ijepa %s, %s, matmul %s, %s"):format(ijepa.version, F.string(C.ij_cpu_isa()), F.string(C.ij_cpu_matmul()),
     os.date "%Y-%m-%d %H:%M"))
   return page.table({ "what", "value" }, rows, { "name", "wide" })
 end
 
 local SECTIONS = {
-  { "Curves", curves }, { "Is it collapse?", verdicts }, { "Masks", masks },
+  { "Curves", curves }, { "Has it collapsed?", verdicts }, { "Masks", masks },
   { "Features", function(r) return require "ijepa.report.features".features(r) end },
   { "Predictions", function(r) return require "ijepa.report.features".predictions(r) end },
   { "Probes", probes }, { "Settings", settings }, { "Provenance", provenance },
@@ -352,8 +400,7 @@ local function stop_if_interrupted()
   if C.ij_interrupted() ~= 0 then ijepa.exit(130) end
 end
 
---- Writes what there is to see of a run into one HTML file that needs nothing else. What is missing is left out, with a
---- sentence that says why.
+--- Writes all results of a run into one HTML file without external parts. A sentence replaces what is missing.
 ---@param run string|table a run's folder, or what ijepa.pretrain or ijepa.model gave
 ---@param o { file: string? }? file: default RUN/report.html
 ---@return string? path, string? message, integer? code
@@ -373,10 +420,10 @@ return function(run, o)
     parts[i] = { title = s[1], html = html or page.p("Left out: " .. tostring(why), "soft") }
   end
   stop_if_interrupted()
-  local whole = page.whole { title = "Run " .. (out:match "[^/]+$" or out), lead = attempt(lead, r) or "", sections = parts,
-    foot = ("Written by ijepa %s on %s. This file needs no other."):format(ijepa.version, os.date "%Y-%m-%d") }
+  local html = page.complete { title = "Run " .. (out:match "[^/]+$" or out), lead = attempt(lead, r) or "", sections = parts,
+    foot = ("Written by ijepa %s on %s. It needs no other file."):format(ijepa.version, os.date "%Y-%m-%d") }
   local path = o and o.file or out .. "/report.html"
-  local ok, message, code = F.try(C.ij_file_replace(path, whole, #whole))
+  local ok, message, code = F.try(C.ij_file_replace(path, html, #html))
   if not ok then return nil, message, code end
   return path
 end

@@ -1,21 +1,23 @@
---- The HTML of the report: escaping, tables, figures, the style sheet. Texts given to these functions are escaped unless a
---- parameter is called `html`.
+--- The HTML of the report: escaping, tables, figures, the style sheet. Texts given to these
+--- functions are escaped unless a parameter is called `html`.
 local F = require "ijepa.base.ffi"
-local draw = require "ijepa.draw"
+local layout = require "ijepa.draw.layout"
+local style = require "ijepa.draw.style"
 local text = require "ijepa.base.text"
 
 local page = {}
 
 local ENTITIES = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;", ["'"] = "&#39;" }
 
---- Text for HTML, between tags or as an attribute's value in quotes. Control characters become blanks.
+--- Text for HTML, between tags or as an attribute's value in quotes. Control characters become
+--- blanks.
 ---@param value any
 ---@return string
 function page.escape(value)
   return (tostring(value):gsub("[&<>\"']", ENTITIES):gsub("[%z\1-\8\11\12\14-\31\127]", " "))
 end
 
---- A number with about three digits, or all of a whole one, in groups of three.
+--- A number with about three digits, or all digits of an integer, in groups of three.
 ---@param v number
 ---@return string
 function page.number(v)
@@ -26,21 +28,28 @@ function page.number(v)
     if #digits < 5 then return digits end
     return (digits:reverse():gsub("%d%d%d", "%0 "):reverse():gsub("^ ", ""):gsub(" ", "\194\160"))
   end
-  local places = math.max(0, 2 - math.floor(math.log10(math.abs(v))))
-  return places > 6 and ("%.3g"):format(v) or ("%." .. places .. "f"):format(v)
+  local digits = math.max(0, 2 - math.floor(math.log10(math.abs(v))))
+  return digits > 6 and ("%.3g"):format(v) or ("%." .. digits .. "f"):format(v)
 end
 
--- The colours of draw.palette by class, on light and on dark ground.
+-- The colours of style.palette by class, on light and on dark ground.
 local function colours(of)
   local parts = {}
-  for class, i in ipairs(of) do parts[class] = ("--s%d:#%06x;"):format(class, draw.palette[i]) end
+  for class, i in ipairs(of) do parts[class] = ("--s%d:#%06x;"):format(class, style.palette[i]) end
   return table.concat(parts)
 end
 
+-- The colours of a colour bar, from low to high.
+local function ramp()
+  local parts = {}
+  for i, colour in ipairs(style.ramp) do parts[i] = ("#%06x"):format(colour) end
+  return table.concat(parts, ",")
+end
+
 local STYLE = ([[
-:root{color-scheme:light dark;--ground:#f6f6f4;--card:#fff;--ink:#1d1f21;--soft:#5b6066;--faint:#dcdcd8;
+:root{color-scheme:light dark;--ground:#f6f6f4;--box:#fff;--ink:#1d1f21;--soft:#5b6066;--faint:#dcdcd8;
 --ok:#00694d;--watch:#8a5a00;--collapse:#b03a00;LIGHT}
-@media (prefers-color-scheme:dark){:root{--ground:#131517;--card:#1c1f22;--ink:#e8e8e6;--soft:#a4aab0;--faint:#363b40;
+@media (prefers-color-scheme:dark){:root{--ground:#131517;--box:#1c1f22;--ink:#e8e8e6;--soft:#a4aab0;--faint:#363b40;
 --ok:#4fd0a8;--watch:#f0b429;--collapse:#ff8a5b;DARK}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
@@ -55,17 +64,28 @@ a{color:inherit}
 nav{display:flex;flex-wrap:wrap;gap:.25rem 1rem;margin-top:1rem;font-size:.9rem}
 nav a{padding:.25rem 0}
 .soft,figcaption,small{color:var(--soft)}
-.verdict{background:var(--card);border-left:6px solid var(--level,var(--faint));border-radius:6px;padding:1rem 1.25rem;margin:1rem 0}
+.verdict{background:var(--box);border-left:6px solid var(--level,var(--faint));border-radius:6px;padding:1rem 1.25rem;margin:1rem 0}
 .verdict p{font-size:1.25rem;line-height:1.4;margin:.25rem 0;max-width:none}
 .level{color:var(--level);font-weight:600}
 .ok{--level:var(--ok)}.watch,.warn{--level:var(--watch)}.collapse,.error{--level:var(--collapse)}.note{--level:var(--soft)}
 dl.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(8.5rem,1fr));gap:.75rem;margin:1rem 0}
-.facts div{background:var(--card);border-radius:6px;padding:.6rem .9rem}
+.facts div{background:var(--box);border-radius:6px;padding:.6rem .9rem}
 .facts dt{color:var(--soft);font-size:.85rem}
 .facts dd{margin:0;font-size:1.2rem;font-variant-numeric:tabular-nums}
-.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:1rem}
-.images{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:1rem 1.5rem;align-items:start}
-figure{margin:0;background:var(--card);border-radius:6px;padding:.75rem;min-width:0}
+.figures,.images{display:flex;flex-wrap:wrap;gap:1rem}
+.figures>*{flex:1 1 20rem;max-width:100%}.pairs>*{flex-basis:26rem}
+.images>*{flex:1 1 26rem;max-width:100%}
+.panels{display:grid;grid-template-columns:repeat(var(--n),minmax(0,max-content));gap:.5rem;font-size:.85rem}
+.panels .row{grid-column:1/-1}.panels span{display:block;line-height:1.3;margin:.25rem 0 .15rem}
+.panels .row{margin-bottom:-.35rem}
+.bar{display:grid;grid-template-columns:1fr auto 1fr;max-width:15rem;margin-top:.4rem;font-size:.85rem;color:var(--soft)}
+.bar div{grid-column:1/-1;height:.6rem;border-radius:2px;background:linear-gradient(90deg,RAMP)}
+.bar span:last-child{text-align:right}
+.legend{font-size:.85rem;color:var(--soft);margin:.5rem 0 0}
+.key em{display:inline-block;width:.75rem;height:.75rem;border-radius:2px;margin-right:.35rem;vertical-align:-1px}
+figure{margin:0;background:var(--box);border-radius:6px;padding:.75rem;min-width:0;display:flex;flex-direction:column}
+figure>svg{margin-top:auto}
+.note-box{background:var(--box);border-radius:6px;padding:.75rem;font-size:.9rem}
 figcaption{font-size:.9rem;margin-bottom:.5rem}
 figcaption b{display:block;color:var(--ink)}
 svg{display:block;width:100%;height:auto}
@@ -80,8 +100,8 @@ svg .band{fill:var(--c);opacity:.22}svg circle{fill:var(--c)}
 .line.s2{stroke-dasharray:7 4}.line.s3{stroke-dasharray:2 4}.line.s4{stroke-dasharray:9 3 2 3}
 .key{white-space:nowrap;margin-right:.9rem}
 .key svg{display:inline-block;width:26px;height:8px;margin-right:.35rem;vertical-align:middle}
-img{display:block;max-width:100%;height:auto;margin:auto;background:#fff;border-radius:4px}
-.scroll{overflow-x:auto;background:var(--card);border-radius:6px;max-width:100%}
+img{display:block;max-width:100%;height:auto;border-radius:3px}
+.scroll{overflow-x:auto;background:var(--box);border-radius:6px;max-width:100%}
 table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums;overflow-wrap:normal}
 th,td{text-align:left;padding:.4rem .75rem;border-bottom:1px solid var(--faint);vertical-align:top}
 td.number,th.number{text-align:right;white-space:nowrap}
@@ -95,10 +115,11 @@ summary{cursor:pointer;padding:.6rem 0}
 ul{padding-left:1.2rem;max-width:50rem}
 li{margin:.4rem 0}
 footer{padding:2.5rem 1rem 2rem;font-size:.85rem;color:var(--soft)}
-@media (max-width:700px){.figures,.images{grid-template-columns:minmax(0,1fr)}h2{margin-top:2rem}}
-@media print{:root{--ground:#fff;--card:#fff;--ink:#000;--soft:#444;--faint:#ccc;--ok:#00694d;--watch:#8a5a00;--collapse:#b03a00;LIGHT}
+@media (max-width:700px){.figures>*,.images>*{flex-basis:100%}h2{margin-top:2rem}
+td.name{white-space:normal;overflow-wrap:anywhere}th,td{padding:.4rem .5rem}}
+@media print{:root{--ground:#fff;--box:#fff;--ink:#000;--soft:#444;--faint:#ccc;--ok:#00694d;--watch:#8a5a00;--collapse:#b03a00;LIGHT}
 nav{display:none}figure,.verdict,tr{break-inside:avoid}.scroll{overflow:visible}h2{break-after:avoid}}
-]]):gsub("LIGHT", (colours { 1, 2, 3, 4 })):gsub("DARK", (colours { 6, 5, 3, 4 }))
+]]):gsub("RAMP", ramp()):gsub("LIGHT", (colours { 1, 2, 3, 4 })):gsub("DARK", (colours { 6, 5, 3, 4 }))
 
 --- The link to a section, from its title.
 ---@param title string
@@ -125,9 +146,10 @@ function page.table(head, rows, classes)
   return '<div class="scroll" tabindex="0" role="region" aria-label="table"><table><thead>' .. table.concat(parts) .. "</tbody></table></div>\n"
 end
 
---- A figure: title, what it says, keys of its lines, and what it shows.
+--- A figure: title, caption, keys of its lines, and content.
 ---@param title string
----@param o { note: string?, keys: string[]?, html: string } keys: names of the lines, in the order of their classes
+---@param o { note: string?, keys: string[]?, html: string } keys: names of the lines, in the
+--- order of their classes
 ---@return string html
 function page.figure(title, o)
   local keys = {}
@@ -139,23 +161,87 @@ function page.figure(title, o)
     o.note and page.escape(o.note) .. " " or "", table.concat(keys), o.html)
 end
 
---- An image in a figure, its PNG inside the page.
+--- A box of text beside figures.
 ---@param title string
----@param note string what it shows, also for screen readers
----@param image ijepa.canvas
----@return string? html, string? message
-function page.image(title, note, image)
+---@param note string
+---@return string html
+function page.note(title, note)
+  return ('<div class="note-box"><b>%s</b><p>%s</p></div>\n'):format(page.escape(title), page.escape(note))
+end
+
+-- A canvas as an <img>, its PNG inside the page; or nil and why.
+local function img(canvas, alt)
   local path = os.tmpname()
   os.remove(path)
   path = path .. ".png"
-  local ok, message = image:save(path)
+  local ok, message = canvas:save(path)
   local file = ok and io.open(path, "rb")
   if not file then return nil, message or "the image could not be written" end
   local bytes = file:read "*a"
   file:close()
   os.remove(path)
-  return page.figure(title, { note = note, html = ('<img alt="%s: %s" width="%d" height="%d" src="data:image/png;base64,%s">'):format(
-    page.escape(title), page.escape(note), image.width, image.height, text.base64(F.cast("const uint8_t *", bytes), #bytes)) })
+  return ('<img alt="%s" width="%d" height="%d" src="data:image/png;base64,%s">'):format(page.escape(alt),
+    canvas.width, canvas.height, text.base64(F.cast("const uint8_t *", bytes), #bytes))
+end
+
+-- A colour bar: its colours, and its ends and its unit below them.
+local function bar_html(bar)
+  local low, high, unit = layout.bar_texts(bar)
+  return ('<div class="bar"><div></div><span>%s</span><span>%s</span><span>%s</span></div>'):format(page.escape(low),
+    page.escape(unit), page.escape(high))
+end
+
+local function legend_html(legend)
+  local parts = {}
+  for i, entry in ipairs(legend) do
+    parts[i] = ('<span class="key"><em style="background:#%06x"></em>%s</span>'):format(entry.colour,
+      page.escape(entry.name))
+  end
+  return '<p class="legend">' .. table.concat(parts) .. "</p>"
+end
+
+--- A figure of several parts: images without text, with titles, colour bars and legend as HTML.
+---@param title string
+---@param note string
+---@param figure ijepa.figure as layout.rows leaves it in a canvas
+---@return string? html, string? message
+function page.panels(title, note, figure)
+  local parts, n = { ('<div class="panels" style="--n:%d">'):format(figure.columns) }, 0
+  for _, row in ipairs(layout.rows_of(figure)) do
+    if row.heading then parts[#parts + 1] = '<span class="row">' .. page.escape(row.heading) .. "</span>" end
+    for _, part in ipairs(row) do
+      n = n + 1
+      local image, message = img(part[1], ("%s, %s"):format(title, part.title or row.heading or "part " .. n))
+      if not image then return nil, message end
+      parts[#parts + 1] = ("<div>%s%s%s</div>"):format(not row.heading and part.title and
+        "<span>" .. page.escape(part.title) .. "</span>" or "", image, part.bar and bar_html(part.bar) or "")
+    end
+  end
+  parts[#parts + 1] = "</div>"
+  if figure.bar then parts[#parts + 1] = bar_html(figure.bar) end
+  if figure.legend then parts[#parts + 1] = legend_html(figure.legend) end
+  return page.figure(title, { note = note, html = table.concat(parts) })
+end
+
+--- A canvas in a figure: its parts where it has several, else as one image.
+---@param title string
+---@param note string what it shows, also for screen readers
+---@param canvas ijepa.canvas
+---@return string? html, string? message
+function page.image(title, note, canvas)
+  if canvas.figure then return page.panels(title, note, canvas.figure) end
+  local image, message = img(canvas, title .. ": " .. note)
+  if not image then return nil, message end
+  return page.figure(title, { note = note, html = image })
+end
+
+--- Boxes beside each other that fill their rows.
+---@param boxes string[] html
+---@return string html
+function page.boxes(boxes)
+  local count = 0
+  for _, box in ipairs(boxes) do count = count + (box ~= "" and 1 or 0) end
+  return ('<div class="figures%s">'):format(count % 3 == 1 and " pairs" or "") .. table.concat(boxes) .. "</div>\n"
 end
 
 --- A paragraph.
@@ -173,10 +259,11 @@ function page.facts(facts)
   return '<dl class="facts">' .. table.concat(parts) .. "</dl>\n"
 end
 
---- The whole page.
----@param o { title: string, lead: string, sections: { title: string, html: string }[], foot: string } lead: html above the sections
+--- The complete page.
+---@param o { title: string, lead: string, sections: { title: string, html: string }[], foot:
+--- string } lead: html above the sections
 ---@return string
-function page.whole(o)
+function page.complete(o)
   local links, parts = {}, {}
   for i, s in ipairs(o.sections) do
     links[i] = ('<a href="#%s">%s</a>'):format(page.anchor(s.title), page.escape(s.title))

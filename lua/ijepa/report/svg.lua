@@ -1,15 +1,17 @@
---- Line charts as inline SVG for the report: no script, colours from the page's style sheet (classes s1, s2, ...).
-local draw = require "ijepa.draw"
+--- Line charts as inline SVG for the report: no script, colours from the page's style sheet
+--- (classes s1, s2, ...).
+local chart = require "ijepa.draw.chart"
 local page = require "ijepa.report.page"
 local max, min, abs = math.max, math.min, math.abs
 
 local svg = {}
-local WIDTH, HEIGHT = 380, 220            -- of the view box: text of 12 is read on a phone and on a desk
+local WIDTH, HEIGHT = 380, 220   -- of the view box: type of 12 is readable on phone and desk
 local LEFT, RIGHT, TOP, BOTTOM = 58, 8, 8, 38
 
 local function finite(v) return type(v) == "number" and v == v and abs(v) < math.huge end
 
---- Values in at most `count` buckets of neighbours. A bucket without a finite number is false in all of them.
+--- Values in at most `count` buckets of neighbours. A bucket without a finite number is false in
+--- all of them.
 ---@param values number[] by step
 ---@param count integer
 ---@return { x: number[], mean: (number|false)[], low: (number|false)[], high: (number|false)[] }
@@ -29,7 +31,7 @@ function svg.buckets(values, count)
   return b
 end
 
--- Smallest and largest number of some lists; nil where there is none.
+-- Smallest and largest finite value of some lists, or nil.
 local function range(lists)
   local lo, hi = math.huge, -math.huge
   for _, list in ipairs(lists) do
@@ -40,7 +42,8 @@ local function range(lists)
   if lo <= hi then return lo, hi end
 end
 
--- Ends and ticks of an axis that holds lo to hi; padded: with margin at the ends, and from 0 where that is near.
+-- Ends and ticks of an axis that holds lo to hi; padded: with margin at the ends, and from 0 where
+-- that is near.
 local function axis(lo, hi, count, padded)
   if hi - lo <= max(abs(hi), abs(lo)) * 1e-9 then   -- a level line gets some margin
     local margin = lo == 0 and 1 or abs(lo)
@@ -51,7 +54,7 @@ local function axis(lo, hi, count, padded)
     local margin = .05 * (hi - lo)
     lo, hi = lo == 0 and 0 or lo - margin, hi + margin
   end
-  local ticks, step = draw.ticks(lo, hi, count)
+  local ticks, step = chart.ticks(lo, hi, count)
   return lo, hi, ticks, step
 end
 
@@ -64,14 +67,15 @@ local function line(xs, ys, px, py)
     local good = finite(xs[i]) and finite(ys[i])
     if good and pen then parts[#parts + 1] = ("L%s %s"):format(at(px(xs[i])), at(py(ys[i]))) end
     if good and not pen then
-      parts[#parts + 1] = ("M%s %s%s"):format(at(px(xs[i])), at(py(ys[i])), finite(ys[i + 1]) and "" or "h0")
+      local alone = not finite(ys[i + 1])
+      parts[#parts + 1] = ("M%s %s%s"):format(at(px(xs[i])), at(py(ys[i])), alone and "h0" or "")
     end
     pen = good
   end
   return table.concat(parts)
 end
 
--- The area between two curves, a closed piece for each stretch of finite numbers.
+-- The area between two curves, a closed piece for each stretch of finite values.
 local function area(xs, low, high, px, py)
   local parts, from = {}, nil
   for i = 1, #xs + 1 do
@@ -88,62 +92,91 @@ local function area(xs, low, high, px, py)
   return table.concat(parts)
 end
 
-local function text(x, y, class, words) return ('<text x="%s" y="%s" class="%s">%s</text>'):format(at(x), at(y), class, page.escape(words)) end
+local function text(x, y, class, words)
+  local tag = '<text x="%s" y="%s" class="%s">%s</text>'
+  return tag:format(at(x), at(y), class, page.escape(words))
+end
 
---- A line chart; nil where no series has a finite number.
----@param series { name: string?, x: number[], y: number[], behind: { x: number[], y: number[]?, low: number[]?, high: number[]? }? }[]
---- at most four; behind, pale: a thin line, or the band between low and high
----@param o { label: string, x: string, zero: boolean?, marks: { x: number, name: string }[]? } label: what it shows, for
---- screen readers; x: name and unit of that axis; zero: the other
---- axis begins there; marks: upright lines
----@return string? svg
-function svg.chart(series, o)
+-- All lists of x and of y of the series and of what lies behind them.
+local function lists_of(series)
   local xs, ys = {}, {}
   for _, s in ipairs(series) do
     for _, part in ipairs { s, s.behind } do
       xs[#xs + 1] = part.x
-      for _, list in ipairs { part.y or false, part.low or false, part.high or false } do ys[#ys + 1] = list or nil end
+      for _, key in ipairs { "y", "low", "high" } do ys[#ys + 1] = part[key] end
     end
   end
+  return xs, ys
+end
+
+-- Grid lines, ticks and their texts, and the name of the x axis. x, y: { ticks, step, pixel } of
+-- the axes.
+local function axes(parts, x, y, name)
+  for _, v in ipairs(y.ticks) do
+    local line_of = '<path class="grid" d="M%d %sH%d"/>'
+    parts[#parts + 1] = line_of:format(LEFT, at(y.pixel(v)), WIDTH - RIGHT)
+    parts[#parts + 1] = text(LEFT - 6, y.pixel(v) + 4, "end", chart.tick_text(v, y.step))
+  end
+  for _, v in ipairs(x.ticks) do
+    local bottom = HEIGHT - BOTTOM
+    parts[#parts + 1] = ('<path class="axis" d="M%s %dv4"/>'):format(at(x.pixel(v)), bottom)
+    parts[#parts + 1] = text(min(x.pixel(v), WIDTH - 14), bottom + 17, "middle",
+      chart.tick_text(v, x.step))
+  end
+  parts[#parts + 1] = ('<path class="axis" d="M%d %dH%d"/>'):format(LEFT, HEIGHT - BOTTOM,
+    WIDTH - RIGHT)
+  parts[#parts + 1] = text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, "middle", name)
+end
+
+local function upright(parts, mark, x)
+  local right = x > WIDTH / 2
+  parts[#parts + 1] = ('<path class="mark" d="M%s %dV%d"/>'):format(at(x), TOP, HEIGHT - BOTTOM)
+  parts[#parts + 1] = text(x + (right and -4 or 4), TOP + 10, right and "end" or "start", mark.name)
+end
+
+-- Series i: what lies behind it, its line and, where they are few, its points.
+local function draw_series(parts, s, i, px, py)
+  local b = s.behind
+  local function path(class, d)
+    parts[#parts + 1] = ('<path class="%s s%d" d="%s"/>'):format(class, i, d)
+  end
+  if b and b.low then path("band", area(b.x, b.low, b.high, px, py)) end
+  if b and b.y then path("raw", line(b.x, b.y, px, py)) end
+  path("line", line(s.x, s.y, px, py))
+  for j = 1, #s.y <= 12 and #s.y or 0 do
+    if finite(s.x[j]) and finite(s.y[j]) then
+      parts[#parts + 1] = ('<circle class="s%d" cx="%s" cy="%s" r="2.5"/>'):format(i,
+        at(px(s.x[j])), at(py(s.y[j])))
+    end
+  end
+end
+
+--- A line chart; nil where no series has a finite value.
+---@param series table[] at most four: { name: string?, x: number[], y: number[], behind: table? };
+--- behind, pale: { x, y } a thin line, or { x, low, high } the band between
+---@param o { label: string, x: string, zero: boolean?, marks: { x: number, name: string }[]? }
+--- label: what it shows, for screen readers; x: name and unit of that axis; zero: the other axis
+--- begins there; marks: upright lines
+---@return string? svg
+function svg.chart(series, o)
+  local xs, ys = lists_of(series)
   local x_low, x_high = range(xs)
   local y_low, y_high = range(ys)
   if not x_low or not y_low then return nil end
   local x0, x1, x_ticks, x_step = axis(x_low, x_high, 4)
   local y0, y1, y_ticks, y_step = axis(o.zero and min(y_low, 0) or y_low, y_high, 4, true)
   local function px(v) return LEFT + (v - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT) end
-  local function py(v) return HEIGHT - BOTTOM - (v - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM) end
-
-  local parts = { ('<svg viewBox="0 0 %d %d" role="img" aria-label="%s">'):format(WIDTH, HEIGHT, page.escape(o.label)) }
-  for _, v in ipairs(y_ticks) do
-    parts[#parts + 1] = ('<path class="grid" d="M%d %sH%d"/>'):format(LEFT, at(py(v)), WIDTH - RIGHT)
-    parts[#parts + 1] = text(LEFT - 6, py(v) + 4, "end", draw.tick_text(v, y_step))
+  local function py(v)
+    return HEIGHT - BOTTOM - (v - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
   end
-  for _, v in ipairs(x_ticks) do
-    parts[#parts + 1] = ('<path class="axis" d="M%s %dv4"/>'):format(at(px(v)), HEIGHT - BOTTOM)
-    parts[#parts + 1] = text(min(px(v), WIDTH - 14), HEIGHT - BOTTOM + 17, "middle", draw.tick_text(v, x_step))
-  end
-  parts[#parts + 1] = ('<path class="axis" d="M%d %dH%d"/>'):format(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT)
-  parts[#parts + 1] = text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, "middle", o.x)
+  local head = '<svg viewBox="0 0 %d %d" role="img" aria-label="%s">'
+  local parts = { head:format(WIDTH, HEIGHT, page.escape(o.label)) }
+  axes(parts, { ticks = x_ticks, step = x_step, pixel = px },
+    { ticks = y_ticks, step = y_step, pixel = py }, o.x)
   for _, mark in ipairs(o.marks or {}) do
-    if mark.x >= x0 and mark.x <= x1 then
-      local right = px(mark.x) > WIDTH / 2
-      parts[#parts + 1] = ('<path class="mark" d="M%s %dV%d"/>'):format(at(px(mark.x)), TOP, HEIGHT - BOTTOM)
-      parts[#parts + 1] = text(px(mark.x) + (right and -4 or 4), TOP + 10, right and "end" or "start", mark.name)
-    end
+    if mark.x >= x0 and mark.x <= x1 then upright(parts, mark, px(mark.x)) end
   end
-  for i, s in ipairs(series) do
-    local b = s.behind
-    if b and b.low then parts[#parts + 1] = ('<path class="band s%d" d="%s"/>'):format(i, area(b.x, b.low, b.high, px, py)) end
-    if b and b.y then parts[#parts + 1] = ('<path class="raw s%d" d="%s"/>'):format(i, line(b.x, b.y, px, py)) end
-    parts[#parts + 1] = ('<path class="line s%d" d="%s"/>'):format(i, line(s.x, s.y, px, py))
-    if #s.y <= 12 then   -- few points: each is shown
-      for j = 1, #s.y do
-        if finite(s.x[j]) and finite(s.y[j]) then
-          parts[#parts + 1] = ('<circle class="s%d" cx="%s" cy="%s" r="2.5"/>'):format(i, at(px(s.x[j])), at(py(s.y[j])))
-        end
-      end
-    end
-  end
+  for i, s in ipairs(series) do draw_series(parts, s, i, px, py) end
   parts[#parts + 1] = "</svg>"
   return table.concat(parts)
 end
