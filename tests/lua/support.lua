@@ -23,7 +23,7 @@ int posix_spawn_file_actions_adddup2(void *actions, int fd, int new_fd);
 int posix_spawn_file_actions_addchdir_np(void *actions, const char *path);
 ]]
 local WRONLY, CREATE, TRUNCATE, APPEND, NO_WAIT = 1, 64, 512, 1024, 1
-local SIGKILL = 9
+support.SIGINT, support.SIGKILL, support.SIGTERM = 2, 9, 15
 
 --- The program under test.
 support.program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
@@ -140,17 +140,31 @@ end
 local Process = {}
 Process.__index = Process
 
---- Starts a program, found in PATH where argv[1] has no slash. o: env (name -> value or false), cwd,
---- input (stdin's text), merge (stderr into stdout, in the order of writing), out (a path for
---- stdout instead, such as /dev/full).
+-- The arguments of a list, those of lists in it in their place.
+local function flat(list, into)
+  into = into or {}
+  for _, v in ipairs(list) do
+    if type(v) == "table" then flat(v, into) else into[#into + 1] = tostring(v) end
+  end
+  return into
+end
+
+--- The arguments of a text without quotes: "a b=c" is { "a", "b=c" }.
+function support.split(text)
+  local list = {}
+  for argument in text:gmatch "%S+" do list[#list + 1] = argument end
+  return list
+end
+
+--- Starts a program, found in PATH where argv[1] has no slash; argv may hold lists of arguments.
+--- o: env (name -> value or false), cwd, input (stdin's text), merge (stderr into stdout, in the
+--- order of writing), out (a path for stdout instead, such as /dev/full).
 ---@return table process kill(signal), wait(timeout)
 function support.start(argv, o)
   o = o or {}
   local p = setmetatable({ out = o.out or fresh "out", err = not o.merge and fresh "err" or nil,
     input = o.input and support.write(fresh "in", o.input), keep_out = o.out ~= nil }, Process)
-  local list = {}
-  for i, argument in ipairs(argv) do list[i] = tostring(argument) end
-  local env = environment(o.env)
+  local list, env = flat(argv), environment(o.env)
   local args, args_array = strings(list)
   local envp, env_array = strings(env)
   local actions, pid = F.new "support_actions", F.new "int[1]"
@@ -191,8 +205,8 @@ function Process:wait(timeout, signal)
     local pid = C.waitpid(self.pid, status, deadline and NO_WAIT or 0)
     if pid == self.pid then break end
     if deadline and C.ij_time() >= deadline then
-      self:kill(signal or SIGKILL)
-      deadline = nil
+      self:kill(signal or support.SIGKILL)
+      deadline, signal = C.ij_time() + 60, support.SIGKILL   -- for one that ignores the first
     elseif deadline then
       C.usleep(5000)
     end

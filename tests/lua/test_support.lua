@@ -16,7 +16,8 @@ function tests.test_a_process()
   lu.assertEquals({ sh "cat" }, { 0, "", "" })
   lu.assertEquals({ sh "kill -TERM $$" }, { 143, "", "" })
   lu.assertEquals({ sh("pwd", { cwd = "/usr" }) }, { 0, "/usr\n", "" })
-  lu.assertEquals({ support.run { "printf", "%s.", "a b", "'", "$HOME" } }, { 0, "a b.'.$HOME.", "" })
+  lu.assertEquals({ support.run { "printf", "%s.", "a b", { "'", { 7 }, support.split " x  y=z " },
+    "$HOME" } }, { 0, "a b.'.7.x.y=z.$HOME.", "" })
 end
 
 function tests.test_environment()
