@@ -72,7 +72,7 @@ topics.examples = {
   ["mask.new"] = "m = mask.new { grid = { 14, 14 }, min_keep = 10, group = 8 }",
   ["mask.draw"] = "mask.draw(mask.new { grid = { 8, 16 }, min_keep = 3, group = 4 }, { images = 2 })",
   ["mask.lint"] = "print(mask.lint(mask.new { grid = { 14, 14 } }))",
-  ["mask.stats"] = "print(mask.stats(mask.new { grid = { 14, 14 } }, 20))",
+  ["mask.stats"] = "print(mask.stats(mask.new { grid = { 14, 14 } }, { groups = 20 }))",
   ["mask.policy"] = "m = mask.policy(function(rng, grid) local b = grid:random_block(rng, 3, 3) return -b, { b } end, { 8, 8 })",
   ["mask.grid"] = "print(mask.grid(6, 10):checkerboard(1))",
   ["grid.block"] = "print(mask.grid(6, 10):block(1, 2, 3, 4))",
