@@ -10,6 +10,7 @@ typedef struct support_actions { int64_t words[32]; } support_actions;
 extern char **environ;
 char *mkdtemp(char *template);
 char *strerror(int code);
+int chmod(const char *path, unsigned mode);
 int kill(int pid, int signal);
 int usleep(unsigned us);
 int waitpid(int pid, int *status, int options);
@@ -44,6 +45,12 @@ function support.write(path, bytes)
   return path
 end
 
+--- Writes a script that can be started.
+function support.executable(path, text)
+  assert(C.chmod(support.write(path, text), 448) == 0)   -- 0700
+  return path
+end
+
 --- The names in a folder, sorted.
 function support.list(folder)
   local names, list = F.new "char *[1]", {}
@@ -66,7 +73,7 @@ end
 local root, of_test, n_files = nil, {}, 0
 local function base()
   if not root then
-    local path = (os.getenv "TMPDIR" or "/tmp") .. "/ijepa-test-XXXXXX"
+    local path = (os.getenv "TMPDIR" or "/tmp") .. "/ijepa_test_XXXXXX"   -- no magic character of a Lua pattern
     local buffer = F.new("char[?]", #path + 1, path)
     assert(C.mkdtemp(buffer) ~= nil, "no temporary folder could be made")
     root = F.string(buffer)
@@ -225,12 +232,12 @@ function support.run(argv, o)
   return support.start(argv, o):wait(o.timeout, o.signal)
 end
 
---- Whether a program of this name is in PATH.
-function support.available(name)
+--- The path of a program that PATH leads to, or nil.
+function support.which(name)
   for folder in (os.getenv "PATH" or ""):gmatch "[^:]+" do
-    if C.ij_path_kind(folder .. "/" .. name) == 1 then return true end
+    local path = folder .. "/" .. name
+    if C.ij_path_kind(path) == 1 then return path end
   end
-  return false
 end
 
 -- Pointer type and value of an element; bf16 is the upper half of an f32.

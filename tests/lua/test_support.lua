@@ -35,8 +35,8 @@ function tests.test_a_process_that_hangs_or_is_missing()
   lu.assertTrue(p:kill(15))
   lu.assertEquals({ p:wait() }, { 143, "", "" })
   lu.assertErrorMsgContains("cannot start '/nowhere/x': No such file", support.run, { "/nowhere/x" })
-  lu.assertTrue(support.available "sh")
-  lu.assertFalse(support.available "no-such-program")
+  lu.assertEquals({ support.run { support.which "sh", "-c", "exit 4" } }, { 4, "", "" })
+  lu.assertNil(support.which "no-such-program")
 end
 
 function tests.test_folders()
@@ -46,6 +46,8 @@ function tests.test_folders()
     { cwd = path })), 0)
   lu.assertEquals(support.read(path .. "/a b/.c/d"), "x\n")
   lu.assertEquals(support.list(path), { "a b", "e", "f" })
+  lu.assertEquals({ support.run { support.executable(path .. "/g", "#!/bin/sh\necho $0\n") } },
+    { 0, path .. "/g\n", "" })
   local kept = support.folder "file"
   support.finish_test()
   lu.assertEquals(F.C.ij_path_kind(path), 0)
