@@ -10,6 +10,7 @@ typedef struct support_actions { int64_t words[32]; } support_actions;
 extern char **environ;
 char *mkdtemp(char *template);
 char *strerror(int code);
+int getpid(void);
 int chmod(const char *path, unsigned mode);
 int kill(int pid, int signal);
 int usleep(unsigned us);
