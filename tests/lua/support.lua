@@ -233,6 +233,8 @@ function support.run(argv, o)
   return support.start(argv, o):wait(o.timeout, o.signal)
 end
 
+function support.sleep(seconds) C.usleep(seconds * 1e6) end
+
 --- The path of a program that PATH leads to, or nil.
 function support.which(name)
   for folder in (os.getenv "PATH" or ""):gmatch "[^:]+" do
