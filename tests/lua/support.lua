@@ -25,7 +25,7 @@ int posix_spawn_file_actions_adddup2(void *actions, int fd, int new_fd);
 int posix_spawn_file_actions_addchdir_np(void *actions, const char *path);
 ]]
 local WRONLY, CREATE, TRUNCATE, APPEND, NO_WAIT = 1, 64, 512, 1024, 1
-support.SIGINT, support.SIGKILL, support.SIGTERM = 2, 9, 15
+support.SIGHUP, support.SIGINT, support.SIGKILL, support.SIGUSR1, support.SIGTERM = 1, 2, 9, 10, 15
 
 --- The program under test.
 support.program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
@@ -196,6 +196,18 @@ function support.start(argv, o)
   return p
 end
 
+--- What it has printed so far.
+function Process:output() return support.read(self.out) end
+
+--- Whether it runs no more.
+function Process:ended()
+  local status = F.new "int[1]"
+  if not self.status and C.waitpid(self.pid, status, NO_WAIT) == self.pid then
+    self.status = status[0]
+  end
+  return self.status ~= nil
+end
+
 function Process:kill(signal) return C.kill(self.pid, signal) == 0 end
 
 local function take(path)
@@ -208,20 +220,17 @@ end
 ---@return integer code 128 + the signal where one ended it
 ---@return string out, string err
 function Process:wait(timeout, signal)
-  local status, deadline = F.new "int[1]", timeout and C.ij_time() + timeout
-  while true do
-    local pid = C.waitpid(self.pid, status, deadline and NO_WAIT or 0)
-    if pid == self.pid then break end
+  local deadline = timeout and C.ij_time() + timeout
+  while not self:ended() do
     if deadline and C.ij_time() >= deadline then
       self:kill(signal or support.SIGKILL)
       deadline, signal = C.ij_time() + 60, support.SIGKILL   -- for one that ignores the first
-    elseif deadline then
-      C.usleep(5000)
     end
+    C.usleep(2000)
   end
   if self.input then os.remove(self.input) end
-  local ended_by = status[0] % 128
-  local code = ended_by > 0 and 128 + ended_by or math.floor(status[0] / 256) % 256
+  local ended_by = self.status % 128
+  local code = ended_by > 0 and 128 + ended_by or math.floor(self.status / 256) % 256
   return code, self.keep_out and "" or take(self.out), self.err and take(self.err) or ""
 end
 
