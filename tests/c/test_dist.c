@@ -1,7 +1,7 @@
 /* Processes: what the environment says, sums and broadcasts over the ring, buckets of an optimizer, and the ways to
  * end. */
 #include "../../core/dist/dist.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -394,9 +394,5 @@ int main(void) {
   tcase_add_test(t, all_end_when_one_does);
   tcase_add_test(t, who_does_not_come_is_named);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_ENV);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? 1 : 0;
+  return run_suite(s);
 }

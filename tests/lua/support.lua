@@ -74,7 +74,8 @@ end
 local root, of_test, n_files = nil, {}, 0
 local function base()
   if not root then
-    local path = (os.getenv "TMPDIR" or "/tmp") .. "/ijepa_test_XXXXXX"   -- no magic character of a Lua pattern
+    -- a name without magic characters of Lua's patterns
+    local path = (os.getenv "TMPDIR" or "/tmp") .. "/ijepa_test_XXXXXX"
     local buffer = F.new("char[?]", #path + 1, path)
     assert(C.mkdtemp(buffer) ~= nil, "no temporary folder could be made")
     root = F.string(buffer)

@@ -34,7 +34,8 @@ function tests.test_a_process_that_hangs_or_is_missing()
   local p = support.start { "sleep", "60" }
   lu.assertTrue(p:kill(15))
   lu.assertEquals({ p:wait() }, { 143, "", "" })
-  lu.assertErrorMsgContains("cannot start '/nowhere/x': No such file", support.run, { "/nowhere/x" })
+  lu.assertErrorMsgContains("cannot start '/nowhere/x': No such file", support.run,
+    { "/nowhere/x" })
   lu.assertEquals({ support.run { support.which "sh", "-c", "exit 4" } }, { 4, "", "" })
   lu.assertNil(support.which "no-such-program")
 end
