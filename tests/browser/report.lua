@@ -1,6 +1,7 @@
--- ijepa tests/browser/report.lua [REPORT.html]: the report in headless Chromium, on a phone and on a desk, light and dark: no
--- error on the console, every figure is seen and inside the page, text can be read, nothing asks for anything outside the
--- file. A page with these faults is looked at first: they must be found. Exit 77 where there is no chromium.
+-- ijepa tests/browser/report.lua [REPORT.html]: the report in headless Chromium, on a phone and on
+-- a desk, light and dark: no error on the console, every figure is seen and inside the page, text
+-- can be read, nothing asks for anything outside the file. A page with these faults is looked at
+-- first: they must be found. Exit 77 where there is no chromium.
 package.path = "tests/lua/?.lua;" .. package.path
 local make = require "report_run"
 local support = require "support"
@@ -63,7 +64,8 @@ local function faults_of(html, width, dark)
   for line in printed:gmatch "[^\n]*CONSOLE[^\n]*" do fault("console: %s", line) end
   local net = slurp(log)
   if not net:find('file://', 1, true) then fault "the log of the network is empty" end
-  for event in net:gmatch '{"initiator":"[^\n]*' do   -- what the browser asks for itself has "not an origin"
+  -- what the browser asks for itself has "not an origin"
+  for event in net:gmatch '{"initiator":"[^\n]*' do
     local by, url = event:match '"initiator":"([^"]*)"', event:match '"url":"(%a+://[^"]*)"'
     if by ~= "not an origin" and url and not url:find "^file:" then fault("request: %s", url) end
   end

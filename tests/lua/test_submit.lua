@@ -166,6 +166,7 @@ exit ${SRUN_CODE-$code}
   for name, value in (o.env or ""):gmatch "(%S+)=(%S+)" do env[name] = value end
   local code, said = shell({ "bash", folder .. "/job" }, env)
   lu.assertEquals(F.C.ij_path_kind(folder .. "/logs/7.failed"), 0)
+  lu.assertNotStrContains(said, "not found")   -- of a word that the shell takes for a command
   return code, said, read(folder .. "/scontrol")
 end
 local function stop_at(step) return ("echo \"interrupted: step %d is saved in 'x'; the same\"; exit 143"):format(step) end

@@ -60,9 +60,9 @@ function tests.test_same_tensors()
   local folder = support.folder()
   local function file(name, values, shape, dtype)
     local data = F.new(dtype == "i64" and "int64_t[?]" or "float[?]", #values, values)
-    local path = folder .. "/" .. name
-    assert(tensors.save(path, { { name = "w", dtype = dtype or "f32", shape = shape, data = data } }))
-    return path
+    name, dtype = folder .. "/" .. name, dtype or "f32"
+    assert(tensors.save(name, { { name = "w", dtype = dtype, shape = shape, data = data } }))
+    return name
   end
   local a = file("a", { 1, 2, 3, 4 }, { 2, 2 })
   lu.assertEquals({ support.same_tensors(a, file("b", { 1, 2, 3, 4 }, { 2, 2 })) }, { true })

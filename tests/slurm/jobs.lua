@@ -42,8 +42,8 @@ local function wait(what, seconds, f)
   lu.fail(("%s did not come within %d s\n%s"):format(what, seconds, queue))
 end
 
--- A recipe that trains 40 steps. The first start of a job waits after step 20, where `hold`, until a signal comes; of
--- several processes number 0 does, while the others wait for it.
+-- A recipe that trains 40 steps. The first start of a job waits after step 20, where `hold`, until
+-- a signal comes; of several processes number 0 does, while the others wait for it.
 local function recipe(name, hold)
   local path = ("%s/%s.lua"):format(folder, name)
   write(path, ([[
@@ -63,7 +63,8 @@ end
 
 local function run_of(name) return folder .. "/run-" .. name end
 
--- The largest difference between the numbers of two runs' newest checkpoints, as a fraction of the largest number.
+-- The largest difference between the numbers of two runs' newest checkpoints, as a fraction of the
+-- largest number.
 local function difference(a, b)
   local one, other = assert(ijepa.checkpoint.load(run_of(a) .. "/jepa-latest.safetensors")),
     assert(ijepa.checkpoint.load(run_of(b) .. "/jepa-latest.safetensors"))
@@ -129,10 +130,12 @@ local function held(name)
   wait("step 20 of " .. name, 60, function() return there(run_of(name) .. "/holds") end)
 end
 
--- The run that was held has saved and its job has queued itself again: at step 20, or the next, which had begun.
+-- The run that was held has saved and its job has queued itself again: at step 20, or the next,
+-- which had begun.
 local function stopped(job) lu.assertStrMatches(log_of(job), ".*stopped at step 2[01]: queued again\n.*") end
 
-local limited   -- a job whose time limit comes while the other tests run: SLURM looks at its clock every 30 seconds
+-- a job whose time limit comes while the other tests run: SLURM looks at its clock every 30 seconds
+local limited
 local function submit_limited()
   limited = submit(("'%s' --time 1 --notice 5 --name limited"):format(recipe("limited", true)))
 end
@@ -242,7 +245,8 @@ ijepa.exit(select(2, ijepa.interrupted()))
   lu.assertStrContains(log_of(job), "task 1 on n2 exited with code 1")
 end
 
--- Two processes share the two batches of a step: to SLURM on two machines, whose names nobody can look up.
+-- Two processes share the two batches of a step: to SLURM on two machines, whose names nobody can
+-- look up.
 local TOGETHER = "--nodes 2 --cpus-per-task 1 optim.accumulate=1"
 local ROUNDING = 1e-5   -- as in tests/lua/test_dist.lua
 local AT = "IJEPA_MASTER_ADDR=127.0.0.1 "
