@@ -368,9 +368,9 @@ END_TEST
 START_TEST(who_does_not_come_is_named)
 {
   clear();
-  char job[16]; /* its hash is the port: not that of another run of this test */
-  snprintf(job, sizeof job, "%d", (int)getpid());
-  setenv("SLURM_JOB_ID", job, 1);
+  char own[16]; /* its hash is the port: not that of another run of this test */
+  snprintf(own, sizeof own, "%d", (int)getpid());
+  setenv("SLURM_JOB_ID", own, 1);
   setenv("SLURM_PROCID", "0", 1);
   setenv("SLURM_STEP_NUM_TASKS", "3", 1);
   setenv("SLURM_STEP_NODELIST", "localhost", 1);
