@@ -1,6 +1,7 @@
 /* What a device is made of: memory, copies, the op table, and, where it has its own, sums between processes. The CPU's
  * are in core/tensor/host.c; a plug-in (libijepa_cuda.so) hands its own over through one function, ij_backend_open_fn.
- * A device works through its queue in order and may be far behind the caller: a function waits only where its comment says so. */
+ * A device works through its queue in order and may be far behind the caller: a function waits only where its comment
+ * says so. */
 #ifndef IJ_BACKEND_H
 #define IJ_BACKEND_H
 #include "ops.h"
@@ -23,8 +24,8 @@ typedef struct ij_backend {
    * with what is missing (no driver, a driver older than the toolkit) and what to do. */
   ij_status (*open)(int index, ij_queue *q);
   void (*close)(ij_queue *q);
-  /* 256-byte aligned, not filled, usable by what the queue gets from now on; the message of IJ_ENOMEM has what is free. Freed
-   * memory may be used by what the queue has already. */
+  /* 256-byte aligned, not filled, usable by what the queue gets from now on; the message of IJ_ENOMEM has what is free.
+   * Freed memory may be used by what the queue has already. */
   ij_status (*alloc)(ij_queue *q, size_t bytes, void **out);
   void (*free)(ij_queue *q, void *p);
   /* Bytes in and out. write: host may change as soon as it returns. read: waits for all that the queue has. */

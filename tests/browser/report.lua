@@ -1,34 +1,20 @@
--- ijepa tests/browser/report.lua [REPORT.html]: the report in headless Chromium, on a phone and on a desk, light and dark: no
--- error on the console, every figure is seen and inside the page, text can be read, nothing asks for anything outside the
--- file. A page with these faults is looked at first: they must be found. Exit 77 where there is no chromium.
+-- ijepa tests/browser/report.lua [REPORT.html]: the report in headless Chromium, on a phone and on
+-- a desk, light and dark: no error on the console, every figure is seen and inside the page, text
+-- can be read, nothing asks for anything outside the file. A page with these faults is looked at
+-- first: they must be found. Exit 77 where there is no chromium.
 package.path = "tests/lua/?.lua;" .. package.path
 local make = require "report_run"
+local support = require "support"
 local ijepa = require "ijepa"
 local json = require "cjson.safe"
 
-local function lines(command)
-  local pipe = io.popen(command)
-  local out = pipe:read "*a"
-  pipe:close()
-  return out
-end
-local browser = lines("command -v chromium || command -v chromium-browser"):match "[^\n]+"
+local browser = support.which "chromium" or support.which "chromium-browser"
 if not browser then
   print "SKIPPED: chromium is not installed: nobody has looked at the report"
   os.exit(77)
 end
 
-local function slurp(path)
-  local file = io.open(path, "rb")
-  local content = file and file:read "*a" or ""
-  if file then file:close() end
-  return content
-end
-local function write(path, content)
-  local file = assert(io.open(path, "wb"))
-  file:write(content)
-  file:close()
-end
+local slurp, write = support.read, support.write
 
 -- What the page finds out about itself, as JSON in an element of its own.
 local CHECK = [[<script>addEventListener("load",()=>{
@@ -55,7 +41,7 @@ local FRAME = [[<!doctype html><meta charset="utf-8"><style>:root{color-scheme:l
 <script>addEventListener("message",e=>{document.getElementById("check").textContent=e.data})</script>
 <iframe src="page.html" style="width:%dpx;height:900px;border:0"></iframe>]]
 
-local folder = make.folder()
+local folder = support.folder()
 
 -- Everything wrong with a page at a width, in light or dark.
 local function faults_of(html, width, dark)
@@ -63,21 +49,23 @@ local function faults_of(html, width, dark)
   write(path, html .. CHECK)
   write(folder .. "/frame.html", FRAME:format(width))
   os.remove(log)
-  local out = lines(("timeout 90 %s --headless --no-sandbox --disable-gpu --no-first-run --disable-extensions " ..
-    "--disable-sync --disable-background-networking --disable-component-update --hide-scrollbars --host-resolver-rules='MAP * ~NOTFOUND' " ..
-    "--user-data-dir=%s/profile --log-net-log=%s --enable-logging=stderr --window-size=1400,900 %s " ..
-    "--dump-dom file://%s/frame.html 2>%s/stderr"):format(
-    browser, folder, log, dark and "--force-dark-mode" or "", folder, folder))
+  local _, out, printed = support.run({ browser, support.split [[--headless --no-sandbox --disable-gpu
+    --no-first-run --disable-extensions --disable-sync --disable-background-networking
+    --disable-component-update --hide-scrollbars --enable-logging=stderr --window-size=1400,900]],
+    "--host-resolver-rules=MAP * ~NOTFOUND", "--user-data-dir=" .. folder .. "/profile",
+    "--log-net-log=" .. log, dark and "--force-dark-mode" or {}, "--dump-dom",
+    "file://" .. folder .. "/frame.html" }, { timeout = 90 })
   local text = out:match '<pre id="check">(.-)</pre>'
   local found = text and json.decode((text:gsub("&lt;", "<"):gsub("&gt;", ">"):gsub("&amp;", "&")))
-  if not found then return { "the page did not load: " .. slurp(folder .. "/stderr"):sub(-500) } end
+  if not found then return { "the page did not load: " .. printed:sub(-500) } end
   local faults = found.faults
   local function fault(...) faults[#faults + 1] = string.format(...) end
   if found.width ~= width or found.dark ~= dark then fault("the window is %d wide, dark: %s", found.width, tostring(found.dark)) end
-  for line in slurp(folder .. "/stderr"):gmatch "[^\n]*CONSOLE[^\n]*" do fault("console: %s", line) end
+  for line in printed:gmatch "[^\n]*CONSOLE[^\n]*" do fault("console: %s", line) end
   local net = slurp(log)
   if not net:find('file://', 1, true) then fault "the log of the network is empty" end
-  for event in net:gmatch '{"initiator":"[^\n]*' do   -- what the browser asks for itself has "not an origin"
+  -- what the browser asks for itself has "not an origin"
+  for event in net:gmatch '{"initiator":"[^\n]*' do
     local by, url = event:match '"initiator":"([^"]*)"', event:match '"url":"(%a+://[^"]*)"'
     if by ~= "not an origin" and url and not url:find "^file:" then fault("request: %s", url) end
   end
@@ -110,5 +98,5 @@ for _, width in ipairs { 360, 1280 } do
     for i = 1, math.min(#faults, 12) do print("        " .. faults[i]) end
   end
 end
-os.execute("rm -rf " .. folder)
+support.finish()
 os.exit(failed and 1 or 0)

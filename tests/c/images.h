@@ -2,31 +2,8 @@
 #ifndef IMAGES_H
 #define IMAGES_H
 #include "data/data.h"
-#include <check.h>
+#include "suite.h"
 #include <limits.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-static char scratch[64];
-
-static inline void scratch_make(void) {
-  strcpy(scratch, "/tmp/ijepa-test-XXXXXX");
-  ck_assert_ptr_nonnull(mkdtemp(scratch));
-}
-static inline void run_in_scratch(const char *command) {
-  char *line = ij_format("cd %s && { %s; } >/dev/null 2>&1", scratch, command);
-  ck_assert_int_eq(system(line), 0);
-  ij_free(line);
-}
-static inline void scratch_remove(void) {
-  char *line = ij_format("rm -rf %s", scratch);
-  if (system(line) != 0) ck_abort();
-  ij_free(line);
-}
-/* The path of a file in the scratch folder; ij_free it. */
-static inline char *in_scratch(const char *name) { return ij_format("%s/%s", scratch, name); }
 
 /* Any image: smooth, with some texture, another one for each seed. */
 static inline uint8_t *draw(int height, int width, int seed) {
@@ -75,13 +52,5 @@ static inline ij_status data_open(const data_config *c, data *d) {
 static inline void data_close(data d) {
   ij_catalogue_close(d.catalogue); /* the loader keeps it alive */
   ij_loader_close(d.loader);
-}
-
-static inline int run_suite(Suite *s) {
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 #endif

@@ -1,6 +1,6 @@
 /* core/ijepa.h as a C program uses it: what no Lua module calls. */
 #include "ijepa.h"
-#include <check.h>
+#include "suite.h"
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -130,9 +130,5 @@ int main(void) {
   tcase_add_test(t, a_model_and_its_optimizer);
   tcase_add_test(t, signals_do_not_disturb_a_product);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite(s);
 }

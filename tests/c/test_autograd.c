@@ -1,6 +1,6 @@
 /* Ops and gradients where something fails: tensors of two devices, no memory, a device that reports a fault. */
 #include "../../core/tensor/tensor.h"
-#include <check.h>
+#include "suite.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -434,9 +434,5 @@ int main(void) {
   tcase_add_test(t, a_norm_with_one_wanted_gradient_gives_back_its_spare);
   tcase_add_test(t, a_parameter_of_a_model_gets_no_unfilled_gradient);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite(s);
 }

@@ -1,6 +1,6 @@
 /* core/base: messages, counted memory, random numbers, files. */
 #include "base/base.h"
-#include <check.h>
+#include "suite.h"
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -68,9 +68,8 @@ END_TEST
 
 START_TEST(files)
 {
-  char folder[] = "/tmp/ijepa-test-XXXXXX";
-  ck_assert_ptr_nonnull(mkdtemp(folder));
-  char *deep = ij_format("%s/a/b", folder), *file = ij_format("%s/a/b/x", folder), *names;
+  scratch_make();
+  char *deep = in_scratch("a/b"), *file = in_scratch("a/b/x"), *names;
   ck_assert_int_eq(ij_mkdirs(deep), IJ_OK);
   ck_assert_int_eq(ij_mkdirs(deep), IJ_OK);
   ck_assert_int_eq(ij_file_replace(file, "hello", 5), IJ_OK);
@@ -83,6 +82,8 @@ START_TEST(files)
   ck_assert_int_eq(ij_file_replace("/nowhere/at/all", "", 0), IJ_EIO);
   ij_free(deep);
   ij_free(file);
+  scratch_remove();
+  ck_assert_int_eq(ij_path_kind(scratch), 0);
 }
 END_TEST
 
@@ -112,9 +113,5 @@ int main(void) {
   tcase_add_test(t, mt_known_answers);
   tcase_add_test(t, files);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite(s);
 }

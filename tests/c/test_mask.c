@@ -1,7 +1,7 @@
 /* core/mask: sizes by seed, statistics of the published sampler, slices, cuts, quirks, refusals. */
 #include "base/base.h"
+#include "suite.h"
 #include <cjson/cJSON.h>
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -749,9 +749,5 @@ int main(void) {
   tcase_add_test(t, memory_runs_out);
   tcase_add_test(t, any_settings_end);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite(s);
 }

@@ -1,6 +1,6 @@
 /* core/save/safetensors.c: round trips, refusal of everything that is not a whole file, commits that fail. */
 #include "base/base.h"
-#include <check.h>
+#include "suite.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -11,18 +11,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static char folder[64], path[96];
+static char path[96];
 
 static void setup(void) {
-  strcpy(folder, "/tmp/ijepa-test-XXXXXX");
-  ck_assert_ptr_nonnull(mkdtemp(folder));
-  snprintf(path, sizeof path, "%s/t.safetensors", folder);
+  scratch_make();
+  snprintf(path, sizeof path, "%s/t.safetensors", scratch);
 }
 
 static void teardown(void) {
   remove(path);
-  rmdir(folder); /* fails, and leaves the folder to be seen, when a temporary was left behind */
-  ck_assert_int_eq(ij_path_kind(folder), 0);
+  rmdir(scratch); /* fails, and leaves the folder to be seen, when a temporary was left behind */
+  ck_assert_int_eq(ij_path_kind(scratch), 0);
 }
 
 static void put(const void *bytes, size_t n) {
@@ -199,7 +198,7 @@ START_TEST(what_is_no_file_is_refused)
 {
   ij_tensor_file *f;
   ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_EIO);
-  ck_assert_int_eq(ij_tensor_file_open(folder, &f), IJ_EIO);
+  ck_assert_int_eq(ij_tensor_file_open(scratch, &f), IJ_EIO);
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "is not a file"));
   ck_assert_int_eq(mkfifo(path, 0600), 0);
   ck_assert_int_eq(ij_tensor_file_open(path, &f), IJ_EIO);
@@ -439,9 +438,5 @@ int main(void) {
   tcase_add_test(t, every_allocation_may_fail);
   tcase_add_test(t, reads_the_reference_run);
   suite_add_tcase(s, t);
-  SRunner *r = srunner_create(s);
-  srunner_run_all(r, CK_NORMAL);
-  int failed = srunner_ntests_failed(r);
-  srunner_free(r);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite(s);
 }

@@ -1,6 +1,7 @@
--- Counts instructions in a cubin without NVIDIA's disassembler: its ELF sections .text.KERNEL hold words of 128 bits from
--- Volta on, the opcode in the lowest 12. Which opcode is what was found by compiling kernels whose instructions are known
--- and by comparing with nvdisasm; sass.lua does both again.
+-- Counts instructions in a cubin without NVIDIA's disassembler: its ELF sections .text.KERNEL hold
+-- words of 128 bits from Volta on, the opcode in the lowest 12. Which opcode is what was found by
+-- compiling kernels whose instructions are known and by comparing with nvdisasm; sass.lua does both
+-- again.
 local decode = {}
 
 local OPCODES = {
@@ -43,7 +44,8 @@ local function width_of(name, code, at, sm)
   return WIDTH[math.floor(b / 2) % 8]
 end
 
---- Counts by kernel: { [mangled name] = { all = n, HMMA = n, ["LDG.128"] = n, ... } }; memory instructions by their width.
+--- Counts by kernel: { [mangled name] = { all = n, HMMA = n, ["LDG.128"] = n, ... } }; memory
+--- instructions by their width.
 ---@param elf string a cubin's bytes
 ---@param sm integer such as 90
 function decode.counts(elf, sm)

@@ -1,12 +1,14 @@
--- What is counted on the device "dry" against what a GPU's own pool reports after the same updates: run on the emulator
--- of CUDA (ctest label emu) or a GPU, whichever IJEPA_CUDA or the build offers. Exit 77: neither is here.
+-- What is counted on the device "dry" against what a GPU's own pool reports after the same updates:
+-- run on the emulator of CUDA (ctest label emu) or a GPU, whichever IJEPA_CUDA or the build offers.
+-- Exit 77: neither is here.
 local ijepa = require "ijepa"
 local memory, device = require "ijepa.memory", ijepa.device
 
 local BATCH, SIDE = 4, 64
 local LENGTHS = { contexts = 1, targets = 4, k = 20, t = 9 }
--- Parts must agree to the byte. Scratch may differ: partial sums grow with a GPU's count of SMs, of which "dry" assumes 132
--- (the emulator has 4, and the sizes below are so small that it does not matter).
+-- Parts must agree to the byte. Scratch may differ: partial sums grow with a GPU's count of SMs, of
+-- which "dry" assumes 132 (the emulator has 4, and the sizes below are so small that it does not
+-- matter).
 local ALLOWED = { params = 0, moments = 0, gradients = 0, copies = 0, step = 0, staging = 0, scratch = .25 }
 local WORKSPACE = device.with("dry", function() return device.info().scratch end)
 

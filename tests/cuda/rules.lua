@@ -1,6 +1,8 @@
--- What the code of kernels must hold on every architecture, for tests/cuda/sass.lua: `file` and `kernel` are patterns (of
--- the readable name), `has` names instructions that must be there at least once.
-local TENSOR_CORES = { "HMMA", "LDSM", "LDGSTS.128" }   -- bf16 products from shared memory, filled by asynchronous copies
+-- What the code of kernels must hold on every architecture, for tests/cuda/sass.lua: `file` and
+-- `kernel` are patterns (of the readable name), `has` names instructions that must be there at
+-- least once.
+-- bf16 products from shared memory, filled by asynchronous copies
+local TENSOR_CORES = { "HMMA", "LDSM", "LDGSTS.128" }
 local WIDE = { "LDG.128", "STG.128" }
 return {
   { file = "attention/cuda%.cu$", kernel = "^mma_fwd<", has = TENSOR_CORES },

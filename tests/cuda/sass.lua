@@ -1,6 +1,7 @@
--- luajit tests/cuda/sass.lua [--write] [--self-test]: reads what nvcc makes of kernels/**/*.cu for every architecture that
--- we build for: registers, stack and spills as ptxas reports them, and instructions counted in the cubin (decode.lua). Run
--- in the project's root. Breaches of the rules below are printed, exit 1. --write: the table bench/results/sass.md;
+-- luajit tests/cuda/sass.lua [--write] [--self-test]: reads what nvcc makes of kernels/**/*.cu for
+-- every architecture that we build for: registers, stack and spills as ptxas reports them, and
+-- instructions counted in the cubin (decode.lua). Run in the project's root. Breaches of the rules
+-- below are printed, exit 1. --write: the table bench/results/sass.md;
 -- --self-test: kernels with known counts and planted breaches. Exit 77: no nvcc here.
 package.path = "tests/cuda/?.lua;" .. package.path
 local decode = require "decode"
@@ -8,7 +9,8 @@ local decode = require "decode"
 local ARCHS = { 80, 90, 100, 120 }
 local FOLDER, TABLE = "build-sass", "bench/results/sass.md"
 
--- What kernels must have: in files and kernels that match, on every architecture. An entry that matches none is a breach.
+-- What kernels must have: in files and kernels that match, on every architecture. An entry that
+-- matches none is a breach.
 local MUST = require "rules"
 
 local function lines_of(command)
@@ -58,7 +60,8 @@ local function compile(nvcc, files, include)
   return status == 0 or status == true
 end
 
--- What ptxas says of each kernel: { [mangled] = { registers, shared, stack, spills } }, and its warnings.
+-- What ptxas says of each kernel: { [mangled] = { registers, shared, stack, spills } }, and its
+-- warnings.
 local function report_of(log)
   local out, warnings, name = {}, {}, nil
   for line in log:gmatch "[^\n]+" do
@@ -77,7 +80,8 @@ local function report_of(log)
   return out, warnings
 end
 
--- Readable names, by c++filt: { [mangled] = "fwd<__nv_bfloat16, 128>" }. Numbers that nvcc makes of a path are left out.
+-- Readable names, by c++filt: { [mangled] = "fwd<__nv_bfloat16, 128>" }. Numbers that nvcc makes of
+-- a path are left out.
 local function readable(mangled)
   write(FOLDER .. "/names", table.concat(mangled, "\n") .. "\n")
   local out = {}
@@ -107,7 +111,8 @@ local function kinds(c, name)   -- LDG: of every width
   return n
 end
 
--- All kernels of the files: a list of { file, name, sm = { [80] = { registers, ..., counts } } }, sorted; and breaches.
+-- All kernels of the files: a list of { file, name, sm = { [80] = { registers, ..., counts } } },
+-- sorted; and breaches.
 local function read(files)
   local list, breaches = {}, {}
   local disassembler = tool "nvdisasm"

@@ -1,16 +1,7 @@
 -- A small run for the tests of the report, in a folder whose name and settings try to break out of HTML.
 local ijepa = require "ijepa"
-local F = require "ijepa.base.ffi"
 
 local made = {}
-
---- A fresh folder below the temporary one.
-function made.folder()
-  local folder = os.tmpname()
-  os.remove(folder)
-  assert(F.try(F.C.ij_mkdirs(folder)))
-  return folder
-end
 
 --- Trains for some steps; returns the run's folder, inside `folder`.
 function made.train(folder, over)

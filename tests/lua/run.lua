@@ -13,11 +13,17 @@ if #files == 0 then
   F.C.ij_bytes_free(names[0])
 end
 package.path = here .. "/?.lua;" .. package.path
+local support = require "support"
 for _, file in ipairs(files) do assert(loadfile(file))(file) end   -- an argument: the file only defines its tests
 
 local runner = lu.LuaUnit.new()
+function runner:execOneFunction(...)
+  lu.LuaUnit.execOneFunction(self, ...)
+  support.finish_test()
+end
 local options = { "--output", "text", only and "-p", only }
 local code = runner:runSuite(unpack(options))   -- arguments: else it reads the command line
 local result = runner.result
 if code == 0 and result.runCount == 0 and result.skippedCount > 0 then code = 77 end
+support.finish()
 os.exit(code)

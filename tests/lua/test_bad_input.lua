@@ -1,36 +1,41 @@
 -- Bad input, each as a user meets it: one clear line on stderr, an exit code that is not 0, earlier checkpoints whole.
 local lu = require "luaunit"
 local F = require "ijepa.base.ffi"
+local support = require "support"
 local C = F.C
 
 local tests = {}
 TestBadInput = tests -- luacheck: ignore
 
-local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
-local folder
-function tests.setUp()
-  folder = os.tmpname()
-  os.remove(folder)
-  assert(F.try(C.ij_mkdirs(folder .. "/images")))
-  assert(F.try(C.ij_mkdirs(folder .. "/empty")))
+local program, slurp, write = support.program, support.read, support.write
+local folder, images
+local function make()   -- once for all tests of this file
+  images = support.folder "file"
   local px = F.new("uint8_t[?]", 40 * 40 * 3)
   for i = 1, 24 do
     for k = 0, 40 * 40 * 3 - 1 do px[k] = (k * i) % 251 end
-    assert(F.try(C.ij_image_save(("%s/images/p%02d.png"):format(folder, i), px, 40, 40)))
+    assert(F.try(C.ij_image_save(("%s/p%02d.png"):format(images, i), px, 40, 40)))
   end
 end
-function tests.tearDown() os.execute("rm -rf " .. folder) end
+function tests.setUp()
+  if not images then make() end
+  folder = support.folder()
+  F.check(C.ij_mkdirs(folder .. "/images"))
+  F.check(C.ij_mkdirs(folder .. "/empty"))
+  for _, name in ipairs(support.list(images)) do
+    F.check(C.ij_file_link(images .. "/" .. name, folder .. "/images/" .. name))
+  end
+end
 
 local TINY = "data.batch=4 data.crop=32 data.workers=1 model.width=16 model.depth=1 model.heads=2 model.patch=4 model.pred_depth=1 "
   .. "model.pred_dim=8 mask.min_keep=3 optim.epochs=1 optim.warmup=0 optim.steps=3 "
 
--- Exit code, and what was said, of the recipe for one's own images.
+-- Exit code and output of the recipe for one's own images; before: a shell's commands ahead of it.
 local function pretrain(words, before)
-  local pipe = io.popen(("cd %s && %s %s %s %s out=%s/run %s 2>&1; echo exit $?"):format(os.getenv "PWD", before or "", program,
-    "recipes/pretrain.lua", TINY, folder, words))
-  local text = pipe:read "*a"
-  pipe:close()
-  return tonumber(text:match "exit (%d+)%s*$"), (text:gsub("exit %d+%s*$", ""))
+  local argv = { program, "recipes/pretrain.lua", support.split(TINY), "out=" .. folder .. "/run",
+    support.split(words) }
+  if before then argv = { "sh", "-c", before .. ' exec "$@"', "sh", argv } end
+  return support.run(argv, { merge = true })
 end
 
 -- The last line of what was said has all of these in it; no traceback, no place in our own sources.
@@ -75,18 +80,6 @@ local function trained()
   lu.assertEquals(code, 0, text)
   return folder .. "/run/jepa-latest.safetensors"
 end
-local function slurp(path)
-  local file = assert(io.open(path, "rb"))
-  local text = file:read "*a"
-  file:close()
-  return text
-end
-local function write(path, text)
-  local file = assert(io.open(path, "wb"))
-  file:write(text)
-  file:close()
-end
-
 function tests.test_checkpoint_of_another_architecture()
   local path = trained()
   local before = slurp(path)
@@ -98,11 +91,10 @@ function tests.test_unreadable_checkpoint()
   local path = trained()
   local text = slurp(path)
   write(path, text:sub(1, #text / 2))
-  local pipe = io.popen(("%s recipes/probe_linear.lua run=%s train=x test=y 2>&1; echo exit $?"):format(program, path))
-  local said = pipe:read "*a"
-  pipe:close()
+  local code, said = support.run({ program, "recipes/probe_linear.lua", "run=" .. path, "train=x",
+    "test=y" }, { merge = true })
   lu.assertStrContains(said, path)
-  lu.assertStrContains(said, "exit 1")
+  lu.assertEquals(code, 1, said)
 end
 
 function tests.test_odd_images_are_read_and_broken_ones_named()
@@ -141,12 +133,10 @@ end
 
 function tests.test_two_classes_are_needed_to_probe()
   local path = trained()
-  local pipe = io.popen(("%s recipes/probe_linear.lua run=%s train=%s test=%s resize=32 2>&1; echo exit $?"):format(program, path,
-    folder .. "/images", folder .. "/images"))
-  local said = pipe:read "*a"
-  pipe:close()
+  local code, said = support.run({ program, "recipes/probe_linear.lua", "run=" .. path,
+    "train=" .. folder .. "/images", "test=" .. folder .. "/images", "resize=32" }, { merge = true })
   lu.assertStrContains(said, "no classes")
-  lu.assertStrContains(said, "exit 1")
+  lu.assertEquals(code, 1, said)
 end
 
 if not ... then os.exit(lu.LuaUnit.run()) end

@@ -117,11 +117,7 @@ function tests.test_misuse_names_the_callers_line()
   end
 end
 
-local function temporary(ending)
-  local name = os.tmpname()
-  os.remove(name)
-  return name .. ending
-end
+local function temporary(ending) return require "support".folder() .. "/x" .. ending end
 
 function tests.test_files()
   local c = canvas.new(33, 17, 0x336699):circle(10, 8, 6, 0xffcc00):text(2, 2, "ij", 0)

@@ -1,6 +1,7 @@
 -- lua/ijepa/save/tensors.lua and checkpoint.lua: round trips, refusals, matching, the newest of a folder.
 local lu = require "luaunit"
 local F = require "ijepa.base.ffi"
+local support = require "support"
 local tensors = require "ijepa.tensors"
 local checkpoint = require "ijepa.checkpoint"
 
@@ -8,18 +9,8 @@ local tests = {}
 TestCheckpoint = tests -- luacheck: ignore
 
 function tests:setUp()
-  self.folder = os.tmpname()
-  os.remove(self.folder)
-  F.check(F.C.ij_mkdirs(self.folder))
+  self.folder = support.folder()
   self.path = self.folder .. "/jepa-latest.safetensors"
-end
-
-function tests:tearDown()
-  local out = F.new "char *[1]"
-  F.check(F.C.ij_dir_list(self.folder, out))
-  for name in F.string(out[0]):gmatch "[^\n]+" do os.remove(self.folder .. "/" .. name) end
-  F.C.ij_bytes_free(out[0])
-  os.remove(self.folder)
 end
 
 local a, m = F.new("float[6]", { 1, 2, 3, 4, 5, 6 }), F.new("int64_t[1]", 77)
@@ -31,18 +22,7 @@ local function items()
   }
 end
 
-local function slurp(path)
-  local f = assert(io.open(path, "rb"))
-  local bytes = f:read "*a"
-  f:close()
-  return bytes
-end
-
-local function spit(path, bytes)
-  local f = assert(io.open(path, "wb"))
-  f:write(bytes)
-  f:close()
-end
+local slurp, spit = support.read, support.write
 
 function tests:test_round_trip()
   local meta = { step = 1234, lr = .1 + .2, arch = "vit_tiny", digits = "007", seed = 2 ^ 53 }

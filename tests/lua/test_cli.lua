@@ -1,46 +1,21 @@
 -- The command line: what goes to stdout and stderr, and the exit codes.
 local lu = require "luaunit"
+local support = require "support"
 
 local tests = {}
 TestCli = tests -- luacheck: ignore
 
-local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+local program, write = support.program, support.write
 
-local function slurp(path)
-  local file = assert(io.open(path, "rb"))
-  local text = file:read "*a"
-  file:close()
-  os.remove(path)
-  return text
-end
-
-local function write(path, text)
-  local file = assert(io.open(path, "wb"))
-  file:write(text)
-  file:close()
-end
-
-local function quote(word) return "'" .. word:gsub("'", "'\\''") .. "'" end
-
--- Runs the program with these words; returns exit code, stdout, stderr. `o`: input, env.
+-- Runs the program with these arguments; returns exit code, stdout, stderr. `o`: of support.run.
 local function run(words, o)
   o = o or {}
-  local out, err, code, input = os.tmpname(), os.tmpname(), os.tmpname(), os.tmpname()
-  write(input, o.input or "")
-  local parts = { "unset IJEPA_TRACE;", o.env or "", quote(program) }
-  for _, word in ipairs(words) do parts[#parts + 1] = quote(word) end
-  os.execute(("%s <%s >%s 2>%s; echo $? >%s"):format(table.concat(parts, " "), input, out, err, code))
-  os.remove(input)
-  return tonumber(slurp(code)), slurp(out), slurp(err)
+  o.env = o.env or { IJEPA_TRACE = false }
+  return support.run({ program, words }, o)
 end
 
 local folder
-function tests.setUp()
-  folder = os.tmpname()
-  os.remove(folder)
-  os.execute("mkdir " .. folder)
-end
-function tests.tearDown() os.execute("rm -r " .. folder) end
+function tests.setUp() folder = support.folder() end
 
 local function script(text, name)
   local path = folder .. "/" .. (name or "script.lua")
@@ -100,7 +75,7 @@ function tests.test_misuse_is_blamed_on_the_users_line()
   lu.assertEquals(code, 1)
   lu.assertStrMatches(err:match "^[^\n]*", path:gsub("%p", "%%%0") .. ":3: .*")
   lu.assertNotStrContains(err, "lua/ijepa")
-  _, _, err = run({ path }, { env = "IJEPA_TRACE=1" })
+  _, _, err = run({ path }, { env = { IJEPA_TRACE = 1 } })
   lu.assertStrContains(err, "lua/ijepa/tensor/init.lua")
 end
 
@@ -322,7 +297,7 @@ end
 
 function tests.test_full_disk_is_an_error()
   local path = script "for i = 1, 1e5 do print(i) end"
-  local code = os.execute(("%s %s >/dev/full 2>/dev/null"):format(quote(program), quote(path)))
+  local code = support.run({ program, path }, { out = "/dev/full" })
   lu.assertNotEquals(code, 0)
 end
 

@@ -194,10 +194,8 @@ end
 
 -- What f prints to stderr, through a program of its own: warnings come once in a process.
 local function warned(code)
-  local pipe = io.popen(("%s -e '%s' 2>&1"):format(os.getenv "IJEPA_PROGRAM" or "build/ijepa", code))
-  local out = pipe:read "*a"
-  pipe:close()
-  return out
+  local support = require "support"
+  return (select(2, support.run({ support.program, "-e", code }, { merge = true })))
 end
 
 function tests.test_renamed_settings_still_work_and_warn_once()

@@ -2,6 +2,7 @@
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
+local support = require "support"
 local C = F.C
 
 local tests = {}
@@ -27,11 +28,9 @@ function tests.test_golden_step_on_every_device()
 end
 
 function tests.test_one_number_changed_fails()
-  local file = assert(io.open(golden, "rb"))
-  local text = file:read "*a"
-  file:close()
+  local text = support.read(golden)
   local f = assert(ijepa.checkpoint.load(golden))
-  local path = os.tmpname() .. ".safetensors"
+  local path = support.folder() .. "/x.safetensors"
   for _, name in ipairs { "step0.predictions", "step0.grad.encoder.blocks.0.attn.qkv.weight", "final.target_encoder.norm.weight",
     "step1.loss", "init.predictor.mask_token", "step0.masks_pred.1" } do
     local p, n = f:data(name)
@@ -41,13 +40,10 @@ function tests.test_one_number_changed_fails()
     local value = F.cast("float *", changed + at - 1)
     if name:find "masks" then F.cast("int64_t *", changed + at - 1)[0] = (F.cast("int64_t *", changed + at - 1)[0] + 1) % 36
     else value[0] = value[0] * 1.01 + 1e-3 end
-    local out = assert(io.open(path, "wb"))
-    out:write(F.string(changed, #text))
-    out:close()
+    support.write(path, F.string(changed, #text))
     lu.assertFalse((all_ok(path)), name)
   end
   f:close()
-  os.remove(path)
 end
 
 -- Elements whose recorded gradient is rounding noise: counted apart, bounded in number and in size, printed.
@@ -115,11 +111,9 @@ end
 -- A number of a checkpoint changed, of a model or of AdamW, is found.
 function tests.test_one_number_of_a_checkpoint_changed_fails()
   lu.skipIf(C.ij_path_kind(shared) ~= 2, "no folder " .. shared)
-  local folder = os.tmpname()
-  os.remove(folder)
-  F.check(C.ij_mkdirs(folder))
-  os.execute(("cp '%s/step_a.safetensors' '%s'"):format(shared, folder))
-  local whole = io.open(shared .. "/step_a-ep3.pth.tar", "rb"):read "*a"
+  local folder = support.folder()
+  support.write(folder .. "/step_a.safetensors", support.read(shared .. "/step_a.safetensors"))
+  local whole = support.read(shared .. "/step_a-ep3.pth.tar")
   local f = assert(ijepa.checkpoint.load(shared .. "/step_a-ep3.pth.tar"))
   local path = folder .. "/step_a-ep3.pth.tar"
   for _, name in ipairs { "target_encoder.module.norm.weight", "encoder.module.blocks.0.attn.qkv.weight", "opt.state.3.exp_avg",
@@ -127,13 +121,10 @@ function tests.test_one_number_of_a_checkpoint_changed_fails()
     local p, n = f:data(name)
     local at = assert(whole:find(F.string(p, math.min(n, 64)), 1, true))
     local value = F.new("float[1]", F.cast("const float *", p)[0] * 1.1 + 1e-4)
-    local out = assert(io.open(path, "wb"))
-    out:write(whole:sub(1, at - 1), F.string(value, 4), whole:sub(at + 4))
-    out:close()
+    support.write(path, whole:sub(1, at - 1) .. F.string(value, 4) .. whole:sub(at + 4))
     lu.assertFalse((all_ok(path)), name)
   end
   f:close()
-  os.execute("rm -rf " .. folder)
 end
 
 function tests.test_what_is_no_record_is_said_so()

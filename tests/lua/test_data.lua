@@ -3,28 +3,21 @@ local lu = require "luaunit"
 local ijepa = require "ijepa"
 local data = require "ijepa.data"
 local F = require "ijepa.base.ffi"
+local support = require "support"
 local C = F.C
 
 local tests = {}
 TestData = tests -- luacheck: ignore
 
-local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+local program = support.program
 local folder, one, two
 function tests.setUp()
-  folder = os.tmpname()
-  os.remove(folder)
-  assert(F.try(C.ij_mkdirs(folder)))
+  folder = support.folder()
   one = assert(ijepa.scenes.generate { out = folder .. "/one", n = 24, test = 8, size = 32, form = "folder" })
   two = assert(ijepa.scenes.generate { out = folder .. "/two", n = 8, test = 8, size = 32, seed = 5 })
 end
-function tests.tearDown() os.execute("rm -rf " .. folder) end
 
-local function run(line)
-  local pipe = io.popen(("{ %s; } 2>&1; echo \"exit $?\""):format(line))
-  local text = pipe:read "*a"
-  pipe:close()
-  return tonumber(text:match "exit (%d+)%s*$"), (text:gsub("exit %d+%s*$", ""))
-end
+local function run(...) return support.run({ ... }, { merge = true }) end
 
 local function refused(message, o)
   local d, why = data.open(o)
@@ -83,9 +76,9 @@ function tests.test_copies_and_manifests()
   local files = {}
   for i = 0, 1 do
     files[i + 1] = ("%s/%d.txt"):format(folder, i)
-    local out = assert(io.open(files[i + 1], "w"))
-    for line in assert(d:manifest(i)) do out:write(line, "\n") end
-    out:close()
+    local lines = {}
+    for line in assert(d:manifest(i)) do lines[#lines + 1] = line .. "\n" end
+    support.write(files[i + 1], table.concat(lines))
   end
   lu.assertTrue(assert(d:verify(files, say)))
   lu.assertStrContains(said[#said], "1 file matches")
@@ -93,44 +86,51 @@ function tests.test_copies_and_manifests()
   lu.assertNil(ok)
   lu.assertStrContains(message, "has 1 file for 2 sources")
   d:close()
-  os.execute(("printf x | dd of=%s bs=1 seek=2000 conv=notrunc 2>/dev/null"):format(two.train))
+  local bytes = support.read(two.train)
+  support.write(two.train, bytes:sub(1, 2000) .. "x" .. bytes:sub(2002))
   refused("1 file is wrong: train.tar: differs from the manifest", { root = { one.train, two.train }, manifest = files })
   refused("lies in the data itself", { root = one.train, copy = one.train .. "/x" })
 end
 
 function tests.test_the_command_line()
-  local code, text = run(("%s manifest %s > %s/m.txt"):format(program, one.train, folder))
+  local code, sums, text = support.run { program, "manifest", one.train }
   lu.assertEquals(code, 0)
   lu.assertStrContains(text, "24 files in")
-  lu.assertEquals(run(("cd %s && sha256sum -c --quiet %s/m.txt"):format(one.train, folder)), 0)
-  code, text = run(program .. " manifest")
+  lu.assertEquals({ support.run({ "sha256sum", "-c", "--quiet", "-" },
+    { cwd = one.train, input = sums }) }, { 0, "", "" })
+  code, text = run(program, "manifest")
   lu.assertEquals(code, 2)
   lu.assertStrContains(text, "one folder of images")
-  code, text = run(program .. " manifest " .. folder .. "/nowhere")
+  code, text = run(program, "manifest", folder .. "/nowhere")
   lu.assertEquals(code, 1)
   lu.assertStrContains(text, "is not there")
 end
 
-local tiny = " data.batch=8 data.crop=32 data.workers=1 model.width=16 model.depth=1 model.heads=2 model.patch=4 model.pred_depth=1 " ..
+local tiny = "data.batch=8 data.crop=32 data.workers=1 model.width=16 model.depth=1 model.heads=2 model.patch=4 model.pred_depth=1 " ..
   "model.pred_dim=8 mask.min_keep=3 mask.group=8 diagnose.every=0 "
 
 -- A run over two sources, read from a copy and checked, and the same run interrupted and resumed: equal bit for bit.
 function tests.test_a_run_of_two_sources_resumes()
-  local words = ("'data.root={%s,%s}' data.weights=2,1 optim.epochs=2 optim.warmup=1"):format(one.train, two.train) .. tiny
+  local words = { ("data.root={%s,%s}"):format(one.train, two.train), "data.weights=2,1",
+    "optim.epochs=2", "optim.warmup=1", support.split(tiny) }
   local function losses(out)
     local list = {}
     for line in io.lines(("%s/%s/jepa_r0.csv"):format(folder, out)) do list[#list + 1] = line:match "^([^,]*,[^,]*,[^,]*)" end
     return list
   end
-  local code, text = run(("%s recipes/pretrain.lua out=%s/a %s"):format(program, folder, words))
+  local code, text = run(program, "recipes/pretrain.lua", "out=" .. folder .. "/a", words)
   lu.assertEquals(code, 0, text)
-  code, text = run(("%s manifest %s > %s/m1 && %s manifest %s > %s/m2"):format(program, one.train, folder, program, two.train, folder))
-  lu.assertEquals(code, 0, text)
-  words = words .. (" data.copy=%s/local 'data.manifest={%s/m1,%s/m2}' out=%s/b "):format(folder, folder, folder, folder)
-  code, text = run(("%s recipes/pretrain.lua %s optim.steps=3"):format(program, words))
+  for name, images in pairs { m1 = one, m2 = two } do
+    local status, sums = support.run { program, "manifest", images.train }
+    lu.assertEquals(status, 0)
+    support.write(folder .. "/" .. name, sums)
+  end
+  words = { words, "data.copy=" .. folder .. "/local", "out=" .. folder .. "/b",
+    ("data.manifest={%s/m1,%s/m2}"):format(folder, folder) }
+  code, text = run(program, "recipes/pretrain.lua", words, "optim.steps=3")
   lu.assertEquals(code, 0, text)
   lu.assertStrContains(text, "24 files match")
-  code, text = run(("%s recipes/pretrain.lua %s"):format(program, words))
+  code, text = run(program, "recipes/pretrain.lua", words)
   lu.assertEquals(code, 0, text)
   lu.assertEquals(losses "b", losses "a")
   lu.assertTrue(#losses "a" >= 8)

@@ -3,6 +3,7 @@
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
+local support = require "support"
 local tensor, diagnose = ijepa.tensor, ijepa.diagnose
 local C = F.C
 
@@ -10,12 +11,7 @@ local tests = {}
 TestDiagnose = tests -- luacheck: ignore
 
 local folder, images
-function tests.setUp()
-  folder = os.tmpname()
-  os.remove(folder)
-  assert(F.try(C.ij_mkdirs(folder)))
-end
-function tests.tearDown() os.execute("rm -rf " .. folder) end
+function tests.setUp() folder = support.folder() end
 
 -- rows x columns of independent normal numbers
 local function noise(rows, columns)
@@ -112,7 +108,7 @@ end
 
 -- A run of a few hundred steps on small scenes; returns what pretrain does.
 local function train(over, hooks)
-  images = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 64, test = 2, size = 32 })
+  images = support.scenes { n = 64, test = 2, size = 32 }
   local words = { out = folder .. "/run", ["data.root"] = images.train, ["data.batch"] = 16,
     ["data.crop"] = 32, ["data.workers"] = 0,
     ["model.width"] = 16, ["model.depth"] = 1, ["model.heads"] = 2, ["model.patch"] = 4,
@@ -255,7 +251,7 @@ function tests.test_a_policy_that_breaks_loses_no_step()
     file:write(("return function(rng, grid, at)\n  if at.step == 9 then %s end\n%s\nend\n"):format(how,
       "  local t = grid:random_block(rng, 2, 3)\n  return grid:all() - t, { t }"))
     file:close()
-    os.execute("rm -rf " .. folder .. "/run")
+    support.remove(folder .. "/run")
     local ok, why = pcall(train, { ["mask.policy"] = path, ["optim.steps"] = 12,
       ["diagnose.every"] = 0 })
     lu.assertFalse(ok)

@@ -3,45 +3,34 @@
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
+local support = require "support"
 local C = F.C
 
 local tests = {}
 TestDist = tests -- luacheck: ignore
 
-local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+local program = support.program
 local folder, images
-
-local function output(command)
-  local pipe = io.popen(command .. " 2>&1")
-  local text = pipe:read "*a"
-  pipe:close()
-  return text
-end
-local has_mpi = os.execute "command -v mpirun >/dev/null" == 0
+local has_mpi = support.which "mpirun"
   and C.ij_path_kind(program:match "^(.*)/" .. "/libijepa_mpi.so") == 1
 
 function tests.setUp()
-  folder = os.tmpname()
-  os.remove(folder)
-  assert(F.try(C.ij_mkdirs(folder)))
-  images = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 70, test = 10, size = 32 })
+  folder = support.folder()
+  images = support.scenes { n = 70, test = 10, size = 32 }
 end
-function tests.tearDown() os.execute("rm -rf " .. folder) end
 
 -- A recipe whose hook does something in a process at a step: words of a shell, in which $PPID is
 -- the process.
 local function recipe(rank, step, words)
   local path = ("%s/recipe%d.lua"):format(folder, step or 0)
-  local file = assert(io.open(path, "w"))
-  file:write('local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {}, {\n')
-  if words then
-    file:write(("  step = function(t)\n    if t.step >= %d then os.execute 'sleep .4' end\n"):format(step),
-      ("    if t.dist.rank == %d and t.step == %d then os.execute %q end\n  end,\n"):format(rank,
-      step, words))
-  end
-  file:write "})\n"
-  file:close()
-  return path
+  local hook = words and ([[
+  step = function(t)
+    if t.step >= %d then os.execute "sleep .4" end
+    if t.dist.rank == %d and t.step == %d then os.execute %q end
+  end,
+]]):format(step, rank, step, words) or ""
+  return support.write(path, 'local ijepa = require "ijepa"\n'
+    .. "return ijepa.pretrain(ijepa.config {}, {\n" .. hook .. "})\n")
 end
 
 local function settings(over)
@@ -59,28 +48,37 @@ local function settings(over)
     if k ~= "out" then words[k] = v end
   end
   local list = {}
-  for k, v in pairs(words) do list[#list + 1] = ("'%s=%s'"):format(k, tostring(v)) end
-  return table.concat(list, " ")
+  for k, v in pairs(words) do list[#list + 1] = k .. "=" .. tostring(v) end
+  return list
 end
 
--- n processes; how: "mpi", or "srun": with SLURM's variables, as srun without MPI starts them.
--- Returns whether all were content, and what they said.
-local function start(how, n, over, path)
-  local command = ("%s %s %s"):format(program, path or recipe(), settings(over))
-  if n == 1 then command = command .. "; echo exit $?"
-  elseif how == "mpi" then
-    command = ("timeout 100 mpirun --allow-run-as-root --oversubscribe --bind-to none -n %d %s; echo exit $?"):format(n, command)
-  else
-    local parts = { ("export SLURM_JOB_ID=$$ SLURM_STEP_ID=0 SLURM_STEP_NODELIST=localhost SLURM_STEP_NUM_TASKS=%d"):format(n) }
-    for i = 0, n - 1 do
-      parts[#parts + 1] = ("SLURM_PROCID=%d timeout 100 %s & p%d=$!"):format(i, command, i)
-    end
-    parts[#parts + 1] = "code=0"
-    for i = 0, n - 1 do parts[#parts + 1] = ("wait $p%d || code=$?"):format(i) end
-    command = table.concat(parts, "\n") .. "\necho exit $code"
+local jobs = 0
+-- n processes with SLURM's variables, as srun without MPI starts them; last: further arguments of
+-- the last one. Returns their exit codes and what each printed.
+local function srun(n, argv, last)
+  jobs = jobs + 1
+  local started, codes, texts = {}, {}, {}
+  for i = 0, n - 1 do
+    started[i + 1] = support.start({ argv, i == n - 1 and last or {} }, { merge = true, env = {
+      SLURM_JOB_ID = C.getpid() + 100003 * jobs, SLURM_STEP_ID = 0,
+      SLURM_STEP_NODELIST = "localhost", SLURM_STEP_NUM_TASKS = n, SLURM_PROCID = i } })
   end
-  local text = output("sh -c " .. ("'%s'"):format(command:gsub("'", "'\\''")))
-  return text:match "exit (%d+)%s*$" == "0", text
+  for i, process in ipairs(started) do codes[i], texts[i] = process:wait(100) end
+  return codes, texts
+end
+
+-- n processes; how: "mpi" or "srun". Returns whether all were content, and what they said.
+local function start(how, n, over, path)
+  local argv = { program, path or recipe(), settings(over) }
+  if n > 1 and how == "srun" then
+    local codes, texts = srun(n, argv)
+    for i = 2, n do codes[1] = math.max(codes[1], codes[i]) end
+    return codes[1] == 0, table.concat(texts)
+  end
+  local mpirun = support.split "mpirun --allow-run-as-root --oversubscribe --bind-to none -n"
+  local code, text = support.run(n == 1 and argv or { mpirun, n, argv },
+    { merge = true, timeout = 100, signal = support.SIGTERM })
+  return code == 0, text
 end
 
 local function latest(run) return ("%s/%s/jepa-latest.safetensors"):format(folder, run) end
@@ -201,12 +199,10 @@ function tests.test_signals_stop_all_at_one_step()
   lu.assertStrContains(last, "already finished: 12 of 12 steps")
 end
 
--- Two processes, of which number 1 gets further words; what they say and their exit codes.
+-- Two processes, of which number 1 gets a further argument; what they print and their exit codes.
 local function two(path, over, further)
-  local words = ("%s %s %s"):format(program, path, settings(over))
-  return output(("sh -c '%s'"):format(([[export SLURM_JOB_ID=$$ SLURM_STEP_ID=0 SLURM_STEP_NODELIST=localhost SLURM_STEP_NUM_TASKS=2
-    SLURM_PROCID=0 timeout 60 %s & p0=$!; SLURM_PROCID=1 timeout 60 %s %s; echo exit $?; wait $p0; echo exit $?]])
-    :format(words, words, further or ""):gsub("'", "'\\''")))
+  local codes, texts = srun(2, { program, path, settings(over) }, further)
+  return ("%s%sexit %d\nexit %d\n"):format(texts[1], texts[2], codes[2], codes[1])
 end
 
 function tests.test_other_recipes_and_other_data_are_noticed()
@@ -217,8 +213,7 @@ function tests.test_other_recipes_and_other_data_are_noticed()
   local other = assert(ijepa.scenes.generate { out = folder .. "/others", n = 71, test = 10,
     size = 32 })
   local path = recipe()
-  local file = assert(io.open(path, "w"))
-  file:write(([[
+  support.write(path, ([[
     local ijepa = require "ijepa"
     local open = ijepa.data.open
     ijepa.data.open = function(o)
@@ -226,7 +221,6 @@ function tests.test_other_recipes_and_other_data_are_noticed()
       return open(o)
     end
     return ijepa.pretrain(ijepa.config {})]]):format(other.train))
-  file:close()
   text = two(path, { out = "y" })
   lu.assertStrContains(text,
     "process 1 has another set of images (names, sizes, times of change) than process 0")

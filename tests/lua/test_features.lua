@@ -2,6 +2,7 @@
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
+local support = require "support"
 local features, tensor, jepa = ijepa.features, ijepa.tensor, ijepa.jepa
 local C = F.C
 
@@ -13,21 +14,15 @@ local function new_encoder(seed)
   return jepa.encoder({ width = 8, depth = 3, heads = 2, patch = 8, crop = 16, seed = seed, init_gain = 1 }):requires_grad_(false)
 end
 function tests.setUp()
-  folder = os.tmpname()
-  os.remove(folder)
-  assert(F.try(C.ij_mkdirs(folder)))
+  folder = support.folder()
   images = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 24, test = 16, size = 16, label = "colour", form = "folder" })
   encoder = new_encoder(1)
 end
-function tests.tearDown() os.execute("rm -rf " .. folder) end
 
 local function cached()
-  local names = F.new "char *[1]"
   if C.ij_path_kind(folder .. "/cache") ~= 2 then return {} end
-  F.check(C.ij_dir_list(folder .. "/cache", names))
-  local list = {}
-  for name in F.string(names[0]):gmatch "[^\n]+" do list[#list + 1] = folder .. "/cache/" .. name end
-  C.ij_bytes_free(names[0])
+  local list = support.list(folder .. "/cache")
+  for i, name in ipairs(list) do list[i] = folder .. "/cache/" .. name end
   return list
 end
 -- Features, and whether they were computed, as the extractor's own count says.
@@ -45,6 +40,11 @@ local function read(e, over)
   computed = 0
   local f = assert(features.of(counted(e or encoder, o.blocks), o))
   return f, computed > 0
+end
+-- The first image of a data set with class folders.
+local function first_image(root)
+  local class = root .. "/" .. support.list(root)[1]
+  return class .. "/" .. support.list(class)[1]
 end
 local function same(a, b) lu.assertEquals(a:totable(), b:totable()) end
 
@@ -89,10 +89,10 @@ function tests.test_hit_and_miss()
   lu.assertTrue(select(2, read(nil, { limit = 10, seed = 1 })))
   lu.assertFalse(select(2, read(nil, { limit = 10, seed = 1 })))
   lu.assertEquals(#cached(), 7)
-  os.execute(("mv %s/scenes %s/moved"):format(folder, folder))
+  assert(os.rename(folder .. "/scenes", folder .. "/moved"))
   local moved = images.train:gsub("/scenes/", "/moved/")
   lu.assertFalse(select(2, read(nil, { root = moved })))   -- the same images elsewhere
-  os.execute(("find %s -name '*.png' | head -1 | xargs touch -d 2001-01-01"):format(moved))
+  lu.assertEquals((support.run { "touch", "-d", "2001-01-01", first_image(moved) }), 0)
   lu.assertTrue(select(2, read(nil, { root = moved })))
 end
 
@@ -142,10 +142,8 @@ end
 
 function tests.test_folder()
   lu.assertEquals(features.folder "here", "here")
-  local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
-  local pipe = io.popen(("XDG_CACHE_HOME=/x/y %s -e 'print(require[[ijepa.features]].folder())'"):format(program))
-  lu.assertEquals(pipe:read "*l", "/x/y/ijepa")
-  pipe:close()
+  lu.assertEquals({ support.run({ support.program, "-e", "print(require[[ijepa.features]].folder())" },
+    { env = { XDG_CACHE_HOME = "/x/y" } }) }, { 0, "/x/y/ijepa\n", "" })
 end
 
 function tests.test_bad_input_is_one_line()
@@ -159,9 +157,9 @@ function tests.test_bad_input_is_one_line()
   encoder.by_name["norm.bias"].tensor:fill_(0 / 0)
   refused("the features hold NaN or infinity", { root = images.train, crop = 16, cache = folder .. "/cache" })
   lu.assertEquals(#cached(), 1)   -- the good ones alone
-  os.execute(("cp $(find %s -name '*.png' | head -1) %s/loose.png"):format(images.train, images.train))
+  support.write(images.train .. "/loose.png", support.read(first_image(images.train)))
   refused("an image lies in no class folder", { root = images.train, crop = 16, cache = false }, features.pixels)
-  os.execute(("rm -rf %s/%s"):format(images.test, read(new_encoder(1), { root = images.test, cache = false }).classes[1]))
+  support.remove(images.test .. "/" .. read(new_encoder(1), { root = images.test, cache = false }).classes[1])
   os.remove(images.train .. "/loose.png")
   local a, message = features.pair(features.pixels, { train = images.test, test = images.train, crop = 16, cache = false })
   lu.assertNil(a)

@@ -1,6 +1,7 @@
 -- ijepa import: the published configurations give the published recipes; strange and hostile files are refused in words.
 local lu = require "luaunit"
 local F = require "ijepa.base.ffi"
+local support = require "support"
 local config = require "ijepa.config"
 local import = require "ijepa.import"
 
@@ -47,17 +48,11 @@ local function resolved(source)
   return seen
 end
 
-local function spit(path, text)
-  local f = assert(io.open(path, "wb"))
-  f:write(text)
-  f:close()
-end
+local spit = support.write
 
 local function recipe_of(text)
-  local path = os.tmpname()
-  spit(path, text)
+  local path = spit(support.folder() .. "/x", text)
   local recipe, message = import.recipe(path)
-  os.remove(path)
   return recipe, message and message:gsub(path:gsub("%p", "%%%0"), "FILE")
 end
 
@@ -213,20 +208,14 @@ function tests.test_random_changes()
 end
 
 function tests.test_the_program()
-  local path, out = os.tmpname(), os.tmpname()
-  spit(path, yaml(published[1]))
-  local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
-  lu.assertEquals(os.execute(("%s import %s >%s"):format(program, path, out)), 0)
-  local file = assert(io.open(out))
-  lu.assertStrContains(file:read "*a", "return ijepa.pretrain(cfg)\n")
-  file:close()
+  local path = spit(support.folder() .. "/x.yaml", yaml(published[1]))
+  local code, out = support.run { support.program, "import", path }
+  lu.assertEquals(code, 0)
+  lu.assertStrContains(out, "return ijepa.pretrain(cfg)\n")
   spit(path, "zzz: 1\n")
-  lu.assertNotEquals(os.execute(("%s import %s >%s 2>&1"):format(program, path, out)), 0)
-  file = assert(io.open(out))
-  lu.assertStrContains(file:read "*a", ":1: unknown section 'zzz'")
-  file:close()
-  os.remove(path)
-  os.remove(out)
+  code, out = support.run({ support.program, "import", path }, { merge = true })
+  lu.assertNotEquals(code, 0)
+  lu.assertStrContains(out, ":1: unknown section 'zzz'")
 end
 
 if not ... then os.exit(lu.LuaUnit.run()) end

@@ -3,37 +3,19 @@
 local lu = require "luaunit"
 local F = require "ijepa.base.ffi"
 local run = require "ijepa.run"
+local support = require "support"
 local decode = require "cjson.safe".decode
 local crc32c = require "ijepa.run.tensorboard".crc32c
 
 local tests = {}
 TestLogs = tests -- luacheck: ignore
 
-local function names_in(folder)
-  local out, list = F.new "char *[1]", {}
-  F.check(F.C.ij_dir_list(folder, out))
-  for name in F.string(out[0]):gmatch "[^\n]+" do list[#list + 1] = name end
-  F.C.ij_bytes_free(out[0])
-  return list
-end
-
-local function slurp(path)
-  local f = assert(io.open(path, "rb"))
-  local bytes = f:read "*a"
-  f:close()
-  return bytes
-end
+local slurp = support.read
 
 function tests:setUp()
-  self.out = os.tmpname()
-  os.remove(self.out)
+  self.out = support.folder()
   self.said = ""
   self.stream = { write = function(_, ...) self.said = self.said .. table.concat { ... } end }
-end
-
-function tests:tearDown()
-  for _, name in ipairs(names_in(self.out)) do os.remove(self.out .. "/" .. name) end
-  os.remove(self.out)
 end
 
 function tests:open(resume, rank)
@@ -124,7 +106,7 @@ function tests:test_tensorboard_records()
   fill(self:open(3), 4, 5)
   self:open(nil, 1):close()   -- another process writes none
   local files = {}
-  for _, name in ipairs(names_in(self.out)) do
+  for _, name in ipairs(support.list(self.out)) do
     if name:find "tfevents" then files[#files + 1] = records(slurp(self.out .. "/" .. name)) end
   end
   lu.assertEquals({ #files, #files[1], #files[2] }, { 2, 8, 5 })

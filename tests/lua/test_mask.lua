@@ -304,12 +304,9 @@ local function made_file(batches)
 end
 
 local function check(content)
-  local path = os.tmpname()
-  local f = assert(io.open(path, "wb"))
-  f:write(type(content) == "string" and content or json.encode(content))
-  f:close()
-  local items, message = conform(path)
-  os.remove(path)
+  local support = require "support"
+  local items, message = conform(support.write(support.folder() .. "/x.json",
+    type(content) == "string" and content or json.encode(content)))
   if not items then return nil, message end
   local wrong = {}
   for _, item in ipairs(items) do

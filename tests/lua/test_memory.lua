@@ -1,6 +1,7 @@
 -- What a training step needs of a GPU: counted on the dry device, compared with arithmetic of its own.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
+local support = require "support"
 local memory, device, config = require "ijepa.memory", ijepa.device, ijepa.config
 
 local tests = {}
@@ -135,12 +136,8 @@ function tests.test_advice()
   lu.assertStrContains(memory.advice(cfg, 2 ^ 40), "nvidia-smi")
 end
 
-local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
 local function shell(words)
-  local pipe = io.popen(("%s %s 2>&1; echo exit $?"):format(program, words))
-  local text = pipe:read "*a"
-  pipe:close()
-  return tonumber(text:match "exit (%d+)%s*$"), text
+  return support.run({ support.program, support.split(words) }, { merge = true })
 end
 
 function tests.test_command()

@@ -106,9 +106,7 @@ end
 -- ---- images in
 
 function tests.test_load_is_what_the_loader_gives()
-  local folder = os.tmpname()
-  os.remove(folder)
-  assert(F.try(F.C.ij_mkdirs(folder)))
+  local folder = require "support".folder()
   for i, size in ipairs { { 50, 70 }, { 90, 40 }, { 20, 20 } } do
     local c = canvas.new(size[1], size[2])
     for at = 0, size[1] * size[2] * 3 - 1 do c.pixels[at] = (at * at * 31 + at) % 253 end
@@ -131,7 +129,6 @@ function tests.test_load_is_what_the_loader_gives()
   lu.assertStrContains(message, "4.png")
   lu.assertErrorMsgContains("4.png", plot.batch, folder .. "/4.png", e)
   lu.assertErrorMsgContains("number 1 is a number", plot.batch, { 5 }, e)
-  os.execute("rm -rf " .. folder)
 end
 
 -- ---- principal components
@@ -424,9 +421,8 @@ end
 -- ---- a run
 
 function tests.test_model_of_a_run()
-  local folder = os.tmpname()
-  os.remove(folder)
-  local made = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 16, test = 4, size = 32 })
+  local support = require "support"
+  local folder, made = support.folder(), support.scenes { n = 16, test = 4, size = 32 }
   local run = ijepa.pretrain(ijepa.config({}, nil, { "out=" .. folder .. "/run", "data.root=" .. made.train, "data.batch=8",
     "data.crop=32", "data.workers=0", "model.width=16", "model.depth=1", "model.heads=2", "model.patch=8", "model.pred_depth=1",
     "model.pred_dim=8", "mask.min_keep=0", "optim.epochs=1", "optim.warmup=0" }))
@@ -455,7 +451,6 @@ function tests.test_model_of_a_run()
   local none, message = ijepa.model(folder)
   lu.assertNil(none)
   lu.assertStrContains(message, "config.lua")
-  os.execute("rm -rf " .. folder)
 end
 
 if not ... then os.exit(lu.LuaUnit.run()) end

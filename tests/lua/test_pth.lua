@@ -2,20 +2,15 @@
 local lu = require "luaunit"
 local F = require "ijepa.base.ffi"
 local tensors = require "ijepa.tensors"
-package.path = (arg[0]:match "^(.*/)" or "./") .. "?.lua;" .. package.path
+local support = require "support"
 local A = require "archive"
 
 local tests = {}
 TestPth = tests -- luacheck: ignore
-local path = os.tmpname()
-function tests.tearDown() os.remove(path) end
+local path
+function tests.setUp() path = support.folder() .. "/x.pth" end
 
-local function open(bytes)
-  local f = assert(io.open(path, "wb"))
-  f:write(bytes)
-  f:close()
-  return tensors.open(path)
-end
+local function open(bytes) return tensors.open(support.write(path, bytes)) end
 
 -- Opens and reads everything: true, or what was refused.
 local function read_all(bytes)

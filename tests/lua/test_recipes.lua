@@ -1,44 +1,32 @@
 -- Every probe recipe, and every recipe in docs/probes.md, as a user runs it: on drawn scenes and a short run.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
-local F = require "ijepa.base.ffi"
-local C = F.C
+local support = require "support"
 
 local tests = {}
 TestRecipes = tests -- luacheck: ignore
 
-local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+local program, write = support.program, support.write
 local folder, made
-local function shell(command)
-  local pipe = io.popen(command .. " 2>&1; echo exit $?")
-  local text = pipe:read "*a"
-  pipe:close()
-  return tonumber(text:match "exit (%d+)%s*$"), (text:gsub("exit %d+%s*$", ""))
-end
-local function write(path, text)
-  local file = assert(io.open(path, "w"))
-  file:write(text)
-  file:close()
-end
 local function make()   -- once for all tests of this file
   if folder then return end
-  folder = os.tmpname()
-  os.remove(folder)
-  assert(F.try(C.ij_mkdirs(folder)))
-  made = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 160, test = 64, size = 16, label = "colour" })
+  folder = support.folder "file"
+  made = support.scenes { n = 160, test = 64, size = 16, label = "colour" }
   write(folder .. "/train.lua", 'local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {})\n')
-  local code, text = shell(("%s %s/train.lua out=%s/run data.root=%s data.batch=16 data.crop=16 data.workers=0 model.width=16 " ..
-    "model.depth=2 model.heads=2 model.patch=2 model.pred_depth=1 model.pred_dim=8 mask.min_keep=3 mask.group=8 optim.epochs=1 " ..
-    "optim.warmup=0 model.init_gain=.7 model.patch_gain=1.5"):format(program, folder, folder, made.train))
+  local code, text = support.run({ program, folder .. "/train.lua", "out=" .. folder .. "/run",
+    "data.root=" .. made.train, support.split [[data.batch=16 data.crop=16 data.workers=0
+    model.width=16 model.depth=2 model.heads=2 model.patch=2 model.pred_depth=1 model.pred_dim=8
+    mask.min_keep=3 mask.group=8 optim.epochs=1 optim.warmup=0 model.init_gain=.7
+    model.patch_gain=1.5]] }, { merge = true })
   lu.assertEquals(code, 0, text)
 end
-function tests.test_zz_remove() os.execute("rm -rf " .. folder) end   -- the last by name
 
-local environment = ""
+local device
 local function recipe(path, words)
   make()
-  return shell(("XDG_CACHE_HOME=%s/cache %s %s %s run=%s/run train=%s test=%s resize=16 workers=0 %s"):format(folder, environment, program,
-    path, folder, made.train, made.test, words))
+  return support.run({ program, path, "run=" .. folder .. "/run", "train=" .. made.train,
+    "test=" .. made.test, "resize=16", "workers=0", support.split(words) },
+    { merge = true, env = { XDG_CACHE_HOME = folder .. "/cache", IJEPA_DEVICE = device } })
 end
 local function works(path, words, ...)
   local code, text = recipe(path, words)
@@ -86,13 +74,13 @@ end
 function tests.test_finetune() works("recipes/finetune.lua", "epochs=2 batch=16 mixup=.8 cutmix=1", "epoch 2 of 2") end
 
 function tests.test_guarded_memory()   -- unreadable but while an op or a copy runs
-  environment = "IJEPA_DEVICE=guard"
+  device = "guard"
   works("recipes/probe_linear.lua", "epochs=1 blocks=1 norm=batch cache=false")
   works("recipes/probe_attentive.lua", "epochs=1 batch=32 cache=false lr=1e-3 wd=.01")
   works("recipes/probe_knn.lua", "cache=false")
   works("recipes/probe_ridge.lua", "blocks=2")
   works("recipes/finetune.lua", "epochs=1 batch=32 mixup=.8 cutmix=1")
-  environment = ""
+  device = nil
 end
 
 function tests.test_recipes_are_short()
@@ -131,7 +119,7 @@ function tests.test_bad_input_is_one_line()
   refused("recipes/probe_ridge.lua", "lambad=1", "did you mean 'lambda'")
   refused("recipes/probe_lowshot.lua", "per_class_n=1000", "not 1000")
   refused("recipes/finetune.lua", "drop_path=1 epochs=1 batch=16", "rate is 1")
-  local code, text = shell(program .. " recipes/probe_attentive.lua")
+  local code, text = support.run({ program, "recipes/probe_attentive.lua" }, { merge = true })
   lu.assertEquals(code, 1, text)
   lu.assertStrContains(text, "set train=FOLDER and test=FOLDER")
 end

@@ -1,29 +1,23 @@
 -- The session as a person types it, in a terminal (tmux); and as a pipe.
 local lu = require "luaunit"
+local F = require "ijepa.base.ffi"
+local support = require "support"
 local Terminal = require "terminal"
 
 local tests = {}
 TestRepl = tests -- luacheck: ignore
 
-local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+local program, write = support.program, support.write
 local folder, term
 
-local function write(path, text)
-  local file = assert(io.open(path, "wb"))
-  file:write(text)
-  file:close()
-end
-
 function tests.setUp()
-  folder = os.tmpname()
-  os.remove(folder)
-  os.execute("mkdir -p " .. folder .. "/state " .. folder .. "/home")
+  folder = support.folder()
+  for _, name in ipairs { "state", "home" } do F.check(F.C.ij_mkdirs(folder .. "/" .. name)) end
 end
 
 function tests.tearDown()
   if term then term:close() end
   term = nil
-  os.execute("rm -r " .. folder)
 end
 
 -- A session in a terminal; `o`: env (more settings of it), columns, rows.
@@ -52,16 +46,7 @@ end
 -- ---- through a pipe
 
 local function piped(input, words)
-  local out, err, file = folder .. "/out", folder .. "/err", folder .. "/in"
-  write(file, input)
-  local status = os.execute(("%s %s <%s >%s 2>%s"):format(program, words or "", file, out, err))
-  local function slurp(path)
-    local f = assert(io.open(path))
-    local text = f:read "*a"
-    f:close()
-    return text
-  end
-  return status, slurp(out), slurp(err)
+  return support.run({ program, words }, { input = input })
 end
 
 function tests.test_piped_input_prints_results_only()
@@ -162,7 +147,10 @@ function tests.test_history_lasts_without_repetitions()
 end
 
 function tests.test_tab_completes_names_methods_settings_and_files()
-  os.execute(("mkdir %s/images; touch %s/images/cat.png %s/images/cow.png %s/home/notes.txt"):format(folder, folder, folder, folder))
+  F.check(F.C.ij_mkdirs(folder .. "/images"))
+  for _, name in ipairs { "images/cat.png", "images/cow.png", "home/notes.txt" } do
+    write(folder .. "/" .. name, "")
+  end
   local t = session()
   t:type("ijepa.tens", "Tab")
   t:wait "ijepa.tensor"

@@ -1,7 +1,7 @@
 -- The report of a run: what it holds, what it leaves out and says so, and that nothing from files becomes markup.
 local lu = require "luaunit"
-package.path = "tests/lua/?.lua;" .. package.path
 local make = require "report_run"
+local support = require "support"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local page, svg = require "ijepa.report.page", require "ijepa.report.svg"
@@ -9,42 +9,26 @@ local page, svg = require "ijepa.report.page", require "ijepa.report.svg"
 local tests = {}
 TestReport = tests -- luacheck: ignore
 
-local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+local slurp, write = support.read, support.write
 local folder, run, whole
-local function slurp(path)
-  local file = assert(io.open(path, "rb"))
-  local content = file:read "*a"
-  file:close()
-  return content
-end
-local function write(path, content)
-  local file = assert(io.open(path, "wb"))
-  file:write(content)
-  file:close()
-end
 local function train()   -- once for all tests of this file
   if run then return run end
-  folder = make.folder()
+  folder = support.folder "file"
   run = make.train(folder)
   assert(ijepa.probe.record({ run = run, step = 24, which = "target_encoder", test = "<i>&" }, "kNN <script>", { top1 = 12.5,
     interval = { 10, 15 }, count = 8 }))
   whole = slurp(assert(ijepa.report(run)))
   return run
 end
-function tests.test_zz_remove() os.execute("rm -rf " .. folder) end   -- the last by name
 
 -- A copy of parts of the run as a folder of its own.
 local function part(...)
   train()
-  local copy = make.folder()
+  local copy = support.folder()
   for _, name in ipairs { ... } do write(copy .. "/" .. name, slurp(run .. "/" .. name)) end
   return copy
 end
-local function report(copy)
-  local html = slurp(assert(ijepa.report(copy)))
-  os.execute("rm -rf " .. copy)
-  return html
-end
+local function report(copy) return slurp(assert(ijepa.report(copy))) end
 local function count(html, pattern) return select(2, html:gsub(pattern, "")) end
 
 function tests.test_sections_and_figures()
@@ -115,7 +99,7 @@ function tests.test_names_are_no_markup()
   lu.assertEquals(count(whole, "<script") + count(whole, "<b>&[^%w]") + count(whole, "<i>"), 0)
   lu.assertStrContains(whole, "kNN &lt;script&gt;")
   lu.assertStrContains(whole, "a &lt;script&gt;alert(&quot;1&quot;)")
-  local copy = make.folder()
+  local copy = support.folder()
   write(copy .. "/config.lua", 'return { tag = "jepa", data = { root = "<script>&\\"\'" }, ["<u>"] = { ["</table>"] = "<script>" } }')
   write(copy .. "/jepa-diagnoses.csv", 'step,rankme,probe,level,text\n5,1,,"<script>","</p><script>"\n')
   local html = report(copy)
@@ -158,7 +142,7 @@ function tests.test_only_a_log_with_gaps()
   lu.assertStrContains(html, "<b>loss</b>")
   lu.assertStrContains(html, "The settings are missing")
   lu.assertEquals(count(html, '[ML]%-?nan') + count(html, '[ML]%-?inf'), 0)
-  copy = make.folder()
+  copy = support.folder()
   write(copy .. "/jepa_r0.csv", "epoch,itr,loss,mask-A,mask-B,time (ms)\n1,0,nan,nan,nan,3\n")
   lu.assertStrContains(report(copy), "At 1 of 1 step the loss")
 end
@@ -186,10 +170,9 @@ end
 function tests.test_the_command()
   train()
   local function shell(words)
-    local pipe = io.popen(("%s report %s 2>&1; echo exit $?"):format(program, words))
-    local out = pipe:read "*a"
-    pipe:close()
-    return out
+    local code, out = support.run({ support.program, "report", support.split(words) },
+      { merge = true })
+    return ("%sexit %d\n"):format(out, code)
   end
   local copy = part("config.lua", "jepa_r0.csv")
   lu.assertEquals(shell(copy .. "/ --out " .. copy .. "/x.html"), copy .. "/x.html\nexit 0\n")
@@ -199,7 +182,6 @@ function tests.test_the_command()
   lu.assertStrContains(shell(copy .. "/nowhere"), "is no folder of a run\nexit 1")
   lu.assertStrContains(shell(copy .. " nonsense"), "exit 2")
   lu.assertStrContains(shell "", "exit 2")
-  os.execute("rm -rf " .. copy)
   lu.assertStrContains(shell "tests", "holds no run")
 end
 

@@ -2,22 +2,12 @@
 local lu = require "luaunit"
 local F = require "ijepa.base.ffi"
 local run = require "ijepa.run"
+local support = require "support"
 
 local tests = {}
 TestRun = tests -- luacheck: ignore
 
-local function slurp(path)
-  local f = assert(io.open(path, "rb"))
-  local bytes = f:read "*a"
-  f:close()
-  return bytes
-end
-
-local function spit(path, bytes)
-  local f = assert(io.open(path, "wb"))
-  f:write(bytes)
-  f:close()
-end
+local slurp, spit = support.read, support.write
 
 -- A stand-in for stderr that keeps what was written.
 local function stream()
@@ -26,19 +16,9 @@ local function stream()
 end
 
 function tests:setUp()
-  self.base = os.tmpname()
-  os.remove(self.base)
+  self.base = support.folder()
   self.out = self.base .. "/a/b"
   self.csv = self.out .. "/jepa_r0.csv"
-end
-
-function tests:tearDown()
-  for _, name in ipairs { "jepa_r0.csv", "jepa_r0.old.csv", "x_r3.csv", "config.lua" } do
-    os.remove(self.out .. "/" .. name)
-  end
-  os.remove(self.out)
-  os.remove(self.base .. "/a")
-  os.remove(self.base)
 end
 
 local function log_steps(r, from, to)

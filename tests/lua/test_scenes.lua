@@ -12,18 +12,10 @@ local function draw(seed, part, index, size)
   return F.string(c.pixels, c.width * c.height * 3), truth
 end
 
-local function read(path)
-  local file = assert(io.open(path, "rb"))
-  local all = file:read "*a"
-  file:close()
-  return all
-end
+local support = require "support"
+local read = support.read
 
-local function temporary_folder()
-  local name = os.tmpname()
-  os.remove(name)
-  return name
-end
+local function temporary_folder() return support.folder() .. "/scenes" end
 
 function tests.test_a_image_depends_on_its_number_alone()
   local a, truth = draw(5, "train", 17)

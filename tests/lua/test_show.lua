@@ -1,5 +1,6 @@
 -- Images as escape sequences: what is written for a canvas of 2 x 2 pixels, and which way is chosen.
 local lu = require "luaunit"
+local support = require "support"
 local ijepa = require "ijepa"
 local canvas, show = ijepa.canvas, ijepa.show
 
@@ -102,11 +103,9 @@ function tests.test_show()
   canvas.new(100, 40):show { with = "half", columns = 10, write = write }   -- 10 x 4
   lu.assertEquals(select(2, parts[2]:gsub(UP, "")), 20)
   lu.assertEquals(select(2, parts[2]:gsub("\n", "")), 2)
-  local path = os.tmpname()
-  os.remove(path)
+  local path = support.folder() .. "/x"
   lu.assertEquals(four():show { file = path .. ".png" }, path .. ".png")
   lu.assertEquals(assert(canvas.load(path .. ".png")):get(0, 1), 0x0000ff)
-  os.remove(path .. ".png")
   local ok, message = four():show { file = "/nowhere/x.png" }
   lu.assertNil(ok)
   lu.assertStrContains(message, "/nowhere/x.png")
@@ -140,36 +139,32 @@ function tests.test_texts_of_a_figure()
 end
 
 -- In a real terminal (a pseudo-terminal that answers nothing) and without one.
-local program = os.getenv "IJEPA_PROGRAM"
-local function output(command)
-  local pipe = assert(io.popen(command))
-  local text = pipe:read "*a"
-  pipe:close()
-  return text
+local program = support.program
+local function output(argv, env)
+  return (select(2, support.run(argv, { merge = true, env = env })))
 end
 local code = 'require "ijepa".canvas.new(2, 2, 0x336699):show()'
 
 function tests.test_in_a_terminal()
-  lu.skipIf(not program, "SKIPPED: IJEPA_PROGRAM does not say where the program is")
-  lu.skipIf(output "command -v script" == "", "SKIPPED: no program 'script' for a terminal")
-  local function run(environment)
-    return output(("env -u NO_COLOR -u COLORTERM -u IJEPA_GRAPHICS TERM=xterm %s script -qec %q /dev/null </dev/null 2>&1"):format(
-      environment, program .. " -e '" .. code .. "'"))
+  lu.skipIf(not support.which "script", "SKIPPED: no program 'script' for a terminal")
+  local function run(name, value)
+    local env = { NO_COLOR = false, COLORTERM = false, IJEPA_GRAPHICS = false, TERM = "xterm" }
+    if name then env[name] = value end
+    return output({ "script", "-qec", ("%s -e '%s'"):format(program, code), "/dev/null" }, env)
   end
-  lu.assertStrContains(run "COLORTERM=truecolor", "\27[38;2;51;102;153;48;2;51;102;153m" .. UP)
-  lu.assertStrContains(run "", "\27[38;5;")
-  lu.assertStrContains(run "IJEPA_GRAPHICS=kitty", "\27_Ga=T")
-  for _, plain in ipairs { run "NO_COLOR=1", run "TERM=dumb" } do
+  lu.assertStrContains(run("COLORTERM", "truecolor"), "\27[38;2;51;102;153;48;2;51;102;153m" .. UP)
+  lu.assertStrContains(run(), "\27[38;5;")
+  lu.assertStrContains(run("IJEPA_GRAPHICS", "kitty"), "\27_Ga=T")
+  for _, plain in ipairs { run("NO_COLOR", 1), run("TERM", "dumb") } do
     lu.assertStrContains(plain, "--")   -- two letters of that lightness
     lu.assertNotStrContains(plain, "\27[")
   end
 end
 
 function tests.test_without_a_terminal()
-  lu.skipIf(not program, "SKIPPED: IJEPA_PROGRAM does not say where the program is")
-  local bare = output(("env -u IJEPA_GRAPHICS %s -e '%s'"):format(program, code))
+  local bare = output({ program, "-e", code }, { IJEPA_GRAPHICS = false })
   lu.assertStrContains(bare, "this terminal cannot show it")
-  lu.assertStrContains(output(("IJEPA_GRAPHICS=half %s -e '%s'"):format(program, code)), "\27[38;2;51;102;153;")
+  lu.assertStrContains(output({ program, "-e", code }, { IJEPA_GRAPHICS = "half" }), "\27[38;2;51;102;153;")
 end
 
 if not ... then os.exit(lu.LuaUnit.run()) end

@@ -3,38 +3,22 @@
 local lu = require "luaunit"
 local submit = require "ijepa.submit"
 local F = require "ijepa.base.ffi"
+local support = require "support"
 
 local tests = {}
 TestSubmit = tests -- luacheck: ignore
 
-local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+local program, write = support.program, support.write
 local folder
-local function write(path, text)
-  local file = assert(io.open(path, "w"))
-  file:write(text)
-  file:close()
-end
-local function read(path)
-  local file = io.open(path, "rb")
-  local text = file and file:read "*a" or ""
-  if file then file:close() end
-  return text
-end
-local function shell(text)
-  local pipe = io.popen("{ " .. text .. "; } 2>&1; echo exit $?")
-  local said = pipe:read "*a"
-  pipe:close()
-  return tonumber(said:match "exit (%d+)%s*$"), (said:gsub("exit %d+%s*$", ""))
-end
+local function read(path) return F.C.ij_path_kind(path) == 1 and support.read(path) or "" end
+local function shell(argv, env) return support.run(argv, { env = env, merge = true }) end
 
 function tests.setUp()
-  folder = os.tmpname()
-  os.remove(folder)
-  assert(F.try(F.C.ij_mkdirs(folder .. "/bin")))
+  folder = support.folder()
+  F.check(F.C.ij_mkdirs(folder .. "/bin"))
   write(folder .. "/a.lua", "print 'a'")
   write(folder .. "/b c.lua", "print 'b c'")
 end
-function tests.tearDown() os.execute("rm -rf " .. folder) end
 
 local function parse(...) return submit.parse { "--folder", folder .. "/logs", ... } end
 local function script(...)
@@ -120,36 +104,37 @@ function tests.test_mistakes()
 end
 
 function tests.test_the_command()
-  local code, said = shell(("%s submit --nods 2"):format(program))
+  local code, said = shell { program, "submit", "--nods", "2" }
   lu.assertEquals({ code, said }, { 2, "ijepa: submit: unknown option '--nods' (did you mean '--nodes'?)\ntry: ijepa --help\n" })
-  code, said = shell(("%s submit %s/a.lua --folder %s/logs --dry-run"):format(program, folder, folder))
+  local command = { program, "submit", folder .. "/a.lua", "--folder", folder .. "/logs" }
+  code, said = shell { command, "--dry-run" }
   lu.assertEquals(code, 0)
   lu.assertStrMatches(said, "#!/bin/bash\n.*\nprogram=/[^\n]*\n.*")
   lu.assertEquals(F.C.ij_path_kind(folder .. "/logs"), 0)   -- nothing was written
-  os.execute(("ln -s $(command -v readlink) %s/bin"):format(folder))   -- a machine without SLURM
-  code, said = shell(("PATH=%s/bin %s submit %s/a.lua --folder %s/logs"):format(folder, program, folder, folder))
+  shell { "ln", "-s", support.which "readlink", folder .. "/bin" }   -- a machine without SLURM
+  code, said = shell(command, { PATH = folder .. "/bin" })
   lu.assertEquals(code, 1)
   lu.assertEquals(said, ("ijepa: submit: sbatch is not on this machine: start '%s/logs/a.sbatch' with it where SLURM is\n"):format(folder))
-  code, said = shell(program .. " submit --help")
+  code, said = shell { program, "submit", "--help" }
   lu.assertEquals(code, 0)
   lu.assertStrContains(said, "--tasks-per-node N")
 end
 
 -- What a submission says, with an sbatch that takes it or refuses it.
 function tests.test_submitting()
-  write(folder .. "/bin/sbatch", "#!/bin/sh\necho \"$@\" >" .. folder .. "/asked\necho '77;cluster'\n")
-  shell(("chmod +x %s/bin/*"):format(folder))
-  local command = ("PATH=%s/bin:$PATH %s submit %s/a.lua --folder %s/logs/ "):format(folder, program, folder, folder)
-  local code, said = shell(command)
+  support.executable(folder .. "/bin/sbatch", "#!/bin/sh\necho \"$@\" >" .. folder .. "/asked\necho '77;cluster'\n")
+  local env = { PATH = folder .. "/bin:" .. os.getenv "PATH" }
+  local command = { program, "submit", folder .. "/a.lua", "--folder", folder .. "/logs/" }
+  local code, said = shell(command, env)
   lu.assertEquals({ code, (said:gsub(folder, "F")) },
     { 0, "ijepa: job 77: 'F/logs/a.sbatch'; logs: F/logs/77.out, of the tasks F/logs/77_*.out\n" })
   lu.assertEquals(read(folder .. "/asked"), "--parsable " .. folder .. "/logs/a.sbatch\n")
   lu.assertStrContains(read(folder .. "/logs/a.sbatch"), "\nrecipes=(" .. folder .. "/a.lua)\n")
-  code, said = shell(command .. ("'%s/b c.lua'"):format(folder))
+  code, said = shell({ command, folder .. "/b c.lua" }, env)
   lu.assertEquals(code, 0)
   lu.assertStrContains(said, "/logs/77_{0..1}.out")
-  write(folder .. "/bin/sbatch", "#!/bin/sh\necho 'sbatch: error: invalid partition specified: x' >&2\nexit 1\n")
-  code, said = shell(command)
+  support.executable(folder .. "/bin/sbatch", "#!/bin/sh\necho 'sbatch: error: invalid partition specified: x' >&2\nexit 1\n")
+  code, said = shell(command, env)
   lu.assertEquals(code, 1)
   lu.assertEquals(said, ("ijepa: submit: sbatch refused '%s/logs/a.sbatch': invalid partition specified: x\n"):format(folder))
 end
@@ -158,7 +143,7 @@ end
 -- exit code, what the script said, and what scontrol was asked.
 local function job(text, o)
   o = o or {}
-  write(folder .. "/bin/srun", [[
+  support.executable(folder .. "/bin/srun", [[
 #!/bin/bash
 if [ "$1" = --mpi=list ]; then echo "MPI plugin types are... pmix pmi2"; exit; fi
 echo "$*" >"$OUT/srun"
@@ -171,15 +156,17 @@ export SLURM_PROCID=0 SLURMD_NODENAME=n1
 code=$?
 exit ${SRUN_CODE-$code}
 ]])
-  write(folder .. "/bin/scontrol", "#!/bin/sh\necho \"$*\" >>$OUT/scontrol\nexit ${SCONTROL_CODE-0}\n")
-  write(folder .. "/program", "#!/bin/bash\n" .. text .. "\n")
+  support.executable(folder .. "/bin/scontrol", "#!/bin/sh\necho \"$*\" >>$OUT/scontrol\nexit ${SCONTROL_CODE-0}\n")
+  support.executable(folder .. "/program", "#!/bin/bash\n" .. text .. "\n")
   write(folder .. "/job", script(folder .. "/a.lua", unpack(o.words or {})))
   assert(F.try(F.C.ij_mkdirs(folder .. "/logs")))
   os.remove(folder .. "/scontrol")
-  shell(("chmod +x %s/bin/* %s/program"):format(folder, folder))
-  local code, said = shell(("export OUT=%s PATH=%s/bin:$PATH SLURM_JOB_ID=%d SLURM_NTASKS=1 SLURM_JOB_NODELIST=n1 %s; bash %s/job"):format(
-    folder, folder, o.id or 7, o.env or "", folder))
+  local env = { OUT = folder, PATH = folder .. "/bin:" .. os.getenv "PATH", SLURM_JOB_ID = o.id or 7,
+    SLURM_NTASKS = 1, SLURM_JOB_NODELIST = "n1" }
+  for name, value in (o.env or ""):gmatch "(%S+)=(%S+)" do env[name] = value end
+  local code, said = shell({ "bash", folder .. "/job" }, env)
   lu.assertEquals(F.C.ij_path_kind(folder .. "/logs/7.failed"), 0)
+  lu.assertNotStrContains(said, "not found")   -- of a word that the shell takes for a command
   return code, said, read(folder .. "/scontrol")
 end
 local function stop_at(step) return ("echo \"interrupted: step %d is saved in 'x'; the same\"; exit 143"):format(step) end
@@ -229,7 +216,7 @@ function tests.test_no_progress_ends_it()
   local code, said, asked = job(stop_at(20))
   lu.assertEquals({ code, asked }, { 1, "" })
   lu.assertStrContains(said, "stopped three times at step 20: it is not started again")
-  os.execute(("rm -r %s/logs"):format(folder))
+  support.remove(folder .. "/logs")
   for _, expected in ipairs { "requeue 7\n", "requeue 7\n", "" } do   -- stopped before it could save anything
     lu.assertEquals(select(3, job "kill -TERM $$"), expected)
   end

@@ -3,22 +3,18 @@
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
+local support = require "support"
 local C = F.C
 
 local tests = {}
 TestTrain = tests -- luacheck: ignore
 
-local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+local program = support.program
 local folder, images
 function tests.setUp()
-  folder = os.tmpname()
-  os.remove(folder)
-  assert(F.try(C.ij_mkdirs(folder)))
-  local made = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 40, test = 20,
-    size = 32 })
-  images = made
+  folder = support.folder()
+  images = support.scenes { n = 40, test = 20, size = 32 }
 end
-function tests.tearDown() os.execute("rm -rf " .. folder) end
 
 local function settings(over)
   local words = {
@@ -39,40 +35,15 @@ local function settings(over)
 end
 local function config(over) return ijepa.config({}, nil, settings(over)) end
 
--- A run in a process of its own; returns exit code and what it printed.
-local function spawn(over, env)
-  local recipe = folder .. "/recipe.lua"
-  local file = assert(io.open(recipe, "w"))
-  file:write 'local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {})\n'
-  file:close()
-  local words = {}
-  for _, w in ipairs(settings(over)) do words[#words + 1] = "'" .. w .. "'" end
-  local pipe = io.popen(("%s %s %s %s 2>&1; echo exit $?"):format(env or "", program, recipe,
-    table.concat(words, " ")))
-  local text = pipe:read "*a"
-  pipe:close()
-  return tonumber(text:match "exit (%d+)%s*$"), text
+-- A run in a process of its own; returns exit code and what it printed. o: of support.run.
+local function spawn(over, o)
+  local recipe = support.write(folder .. "/recipe.lua",
+    'local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {})\n')
+  o = o or {}
+  o.merge = true
+  return support.run({ program, recipe, settings(over) }, o)
 end
 
-local function bytes_of(path)
-  local file = assert(io.open(path, "rb"))
-  local text = file:read "*a"
-  file:close()
-  return text
-end
-
--- All tensors of a checkpoint as one string: names in order, then bytes.
-local function tensors_of(path)
-  local file = assert(ijepa.checkpoint.load(path))
-  local names, parts = file:names(), {}
-  table.sort(names)
-  for _, name in ipairs(names) do
-    local p, n = file:data(name)
-    parts[#parts + 1] = name .. F.string(p, n)
-  end
-  file:close()
-  return table.concat(parts)
-end
 local function latest(run) return folder .. "/" .. run .. "/jepa-latest.safetensors" end
 
 function tests.test_resume_equals_the_uninterrupted_run()
@@ -83,9 +54,9 @@ function tests.test_resume_equals_the_uninterrupted_run()
   lu.assertEquals(code, 0)
   lu.assertStrContains(text, "resumes from")
   lu.assertEquals((spawn { out = "parts" }), 0)
-  lu.assertTrue(tensors_of(latest "whole") == tensors_of(latest "parts"))
+  lu.assertTrue(support.same_tensors(latest "whole", latest "parts"))
   local function losses(run)
-    return (bytes_of(folder .. "/" .. run .. "/jepa_r0.csv"):gsub(",%d+\n", "\n"))
+    return (support.read(folder .. "/" .. run .. "/jepa_r0.csv"):gsub(",%d+\n", "\n"))
   end
   lu.assertEquals(losses "parts", losses "whole")
 end
@@ -94,20 +65,22 @@ function tests.test_workers_change_nothing()
   for _, n in ipairs { 0, 1, 3 } do
     lu.assertEquals((spawn { out = "w" .. n, ["data.workers"] = n }), 0)
   end
-  lu.assertTrue(tensors_of(latest "w0") == tensors_of(latest "w1"))
-  lu.assertTrue(tensors_of(latest "w0") == tensors_of(latest "w3"))
+  lu.assertTrue(support.same_tensors(latest "w0", latest "w1"))
+  lu.assertTrue(support.same_tensors(latest "w0", latest "w3"))
 end
 
 -- unreadable but while an op or a copy runs
 function tests.test_whole_run_and_probe_on_guarded_memory()
-  local code, text = spawn({ out = "guard", ["optim.steps"] = 3 }, "IJEPA_DEVICE=guard")
+  local code, text = spawn({ out = "guard", ["optim.steps"] = 3 },
+    { env = { IJEPA_DEVICE = "guard" } })
   lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
   lu.assertEquals((spawn { out = "cpu", ["optim.steps"] = 3 }), 0)
-  lu.assertTrue(tensors_of(latest "guard") == tensors_of(latest "cpu"))
-  local pipe = io.popen(("IJEPA_DEVICE=guard %s recipes/probe_linear.lua run=%s/guard train=%s test=%s %s 2>&1"):format(program,
-    folder, images.train, images.test, "resize=32 epochs=2 lr=1e-3 wd=0.1 blocks=2 cache=false"))
-  text = pipe:read "*a"
-  pipe:close()
+  lu.assertTrue(support.same_tensors(latest "guard", latest "cpu"))
+  code, text = support.run({ program, "recipes/probe_linear.lua", "run=" .. folder .. "/guard",
+    "train=" .. images.train, "test=" .. images.test,
+    support.split "resize=32 epochs=2 lr=1e-3 wd=0.1 blocks=2 cache=false" },
+    { merge = true, env = { IJEPA_DEVICE = "guard" } })
+  lu.assertEquals(code, 0, text)
   lu.assertStrContains(text, "best on the images held out: last 2 blocks, norm ")
 end
 
@@ -214,20 +187,11 @@ function tests.test_an_infinite_gradient_stops_and_is_not_saved()
 end
 
 function tests.test_interrupt_saves_and_exits_130()
-  local recipe = folder .. "/long.lua"
-  local file = assert(io.open(recipe, "w"))
-  file:write 'local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {})\n'
-  file:close()
-  local words = {}
-  for _, w in ipairs(settings { out = "long", ["optim.epochs"] = 100000 }) do
-    words[#words + 1] = "'" .. w .. "'"
-  end
-  -- a shell's background job ignores the signal; timeout sends it to a child that does not
-  local pipe = io.popen(("timeout -s INT --foreground 5 %s %s %s 2>&1; echo exit $?"):format(program, recipe, table.concat(words, " ")))
-  local text = pipe:read "*a"
-  pipe:close()
+  local code, text = spawn({ out = "long", ["optim.epochs"] = 100000 },
+    { timeout = 5, signal = support.SIGINT })
+  lu.assertEquals(code, 130)
   lu.assertStrMatches(text, ".*\n[^\n]*step (%d+)/%d+  loss [^\n]*\n"
-    .. "interrupted: step %1 is saved in '[^']*'; the same command resumes there\nexit .*")
+    .. "interrupted: step %1 is saved in '[^']*'; the same command resumes there\n")
   lu.assertNotNil(assert(ijepa.checkpoint.load(latest "long")):meta "step")
 end
 
@@ -255,7 +219,7 @@ function tests.test_what_a_run_prints()
   lu.assertNil(text:find("\27", 1, true))
   code, text = spawn { out = "said", ["optim.steps"] = 12 }
   lu.assertEquals(code, 0)
-  lu.assertEquals(text, "already finished: 12 of 12 steps; optim.steps=... continues\nexit 0\n")
+  lu.assertEquals(text, "already finished: 12 of 12 steps; optim.steps=... continues\n")
   code, text = spawn { out = "said", ["model.dtype"] = "f32", ["optim.steps"] = 13 }
   lu.assertEquals(code, 0)
   lu.assertStrContains(text, ("resumes from %s/jepa-latest.safetensors at step 12\n"):format(out))

@@ -4,19 +4,14 @@ local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local state = require "ijepa.state"
+local support = require "support"
 local jepa, tensor = ijepa.jepa, ijepa.tensor
-local C = F.C
 
 local tests = {}
 TestWeights = tests -- luacheck: ignore
 
 local folder
-function tests.setUp()
-  folder = os.tmpname()
-  os.remove(folder)
-  F.check(C.ij_mkdirs(folder))
-end
-function tests.tearDown() os.execute("rm -rf " .. folder) end
+function tests.setUp() folder = support.folder() end
 
 -- A small run's models, the target unlike the encoder, with an optimizer that has made an update.
 local function models(width)

@@ -1,6 +1,7 @@
--- ijepa tests/python/make.lua FOLDER: a small run after three updates (FOLDER/run/jepa-latest.safetensors), and an image
--- with the features of its target encoder (FOLDER/features.safetensors: images, features).
--- ijepa tests/python/make.lua FOLDER CHECKPOINT: the features of that image by CHECKPOINT's encoder (other.safetensors).
+-- ijepa tests/python/make.lua FOLDER: a small run after three updates
+-- (FOLDER/run/jepa-latest.safetensors), and an image with the features of its target encoder
+-- (FOLDER/features.safetensors: images, features). ijepa tests/python/make.lua FOLDER CHECKPOINT:
+-- the features of that image by CHECKPOINT's encoder (other.safetensors).
 local ijepa = require "ijepa"
 local state = require "ijepa.state"
 local tensor, jepa, device = ijepa.tensor, ijepa.jepa, ijepa.device

@@ -2,6 +2,7 @@
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
+local support = require "support"
 local C = F.C
 
 local tests = {}
@@ -10,25 +11,11 @@ TestJobs = tests -- luacheck: ignore
 local program = os.getenv "IJEPA_PROGRAM"
 local folder, made = os.getenv "IJEPA_SLURM_FOLDER" .. "/the jobs", nil   -- a blank in its name
 
-local function write(path, text)
-  local file = assert(io.open(path, "w"))
-  file:write(text)
-  file:close()
-end
-local function read(path)
-  local file = io.open(path, "rb")
-  local text = file and file:read "*a" or ""
-  if file then file:close() end
-  return text
-end
+local write = support.write
+local function read(path) return C.ij_path_kind(path) == 1 and support.read(path) or "" end
 local function there(path) return C.ij_path_kind(path) ~= 0 end
 
-local function shell(text)
-  local pipe = io.popen("{ " .. text .. "; } 2>&1; echo exit $?")
-  local said = pipe:read "*a"
-  pipe:close()
-  return tonumber(said:match "exit (%d+)%s*$"), said
-end
+local function shell(text) return support.run({ "sh", "-c", text }, { merge = true }) end
 
 -- Waits until f gives something.
 local function wait(what, seconds, f)
@@ -36,14 +23,14 @@ local function wait(what, seconds, f)
   while C.ij_time() - started < seconds do
     local value = f()
     if value then return value end
-    os.execute "sleep .2"
+    support.sleep(.2)
   end
   local _, queue = shell "squeue; scontrol show job | grep -e JobId -e JobState -e ExitCode"
   lu.fail(("%s did not come within %d s\n%s"):format(what, seconds, queue))
 end
 
--- A recipe that trains 40 steps. The first start of a job waits after step 20, where `hold`, until a signal comes; of
--- several processes number 0 does, while the others wait for it.
+-- A recipe that trains 40 steps. The first start of a job waits after step 20, where `hold`, until
+-- a signal comes; of several processes number 0 does, while the others wait for it.
 local function recipe(name, hold)
   local path = ("%s/%s.lua"):format(folder, name)
   write(path, ([[
@@ -63,7 +50,8 @@ end
 
 local function run_of(name) return folder .. "/run-" .. name end
 
--- The largest difference between the numbers of two runs' newest checkpoints, as a fraction of the largest number.
+-- The largest difference between the numbers of two runs' newest checkpoints, as a fraction of the
+-- largest number.
 local function difference(a, b)
   local one, other = assert(ijepa.checkpoint.load(run_of(a) .. "/jepa-latest.safetensors")),
     assert(ijepa.checkpoint.load(run_of(b) .. "/jepa-latest.safetensors"))
@@ -82,27 +70,17 @@ local function difference(a, b)
   return worst
 end
 
--- All tensors of a run's newest checkpoint as one string.
-local function state_of(name)
-  local file = assert(ijepa.checkpoint.load(run_of(name) .. "/jepa-latest.safetensors"))
-  local names, parts = file:names(), { tostring(file:meta "step") }
-  table.sort(names)
-  for _, tensor in ipairs(names) do
-    local p, n = file:data(tensor)
-    parts[#parts + 1] = tensor .. F.string(p, n)
+-- Whether two runs' newest checkpoints are of one step and hold the same tensors; else a difference.
+local function same_state(a, b)
+  local paths, steps = {}, {}
+  for i, name in ipairs { a, b } do
+    paths[i] = run_of(name) .. "/jepa-latest.safetensors"
+    local file = assert(ijepa.checkpoint.load(paths[i]))
+    steps[i] = file:meta "step"
+    file:close()
   end
-  file:close()
-  return table.concat(parts)
-end
-
-local whole
-local function uninterrupted()
-  if not whole then
-    local code, said = shell(("'%s' '%s'"):format(program, recipe "whole"))
-    lu.assertEquals(code, 0, said)
-    whole = state_of "whole"
-  end
-  return whole
+  if steps[1] ~= steps[2] then return false, ("step %d and %d"):format(steps[1], steps[2]) end
+  return support.same_tensors(paths[1], paths[2])
 end
 
 -- Submits; the job's number.
@@ -129,10 +107,12 @@ local function held(name)
   wait("step 20 of " .. name, 60, function() return there(run_of(name) .. "/holds") end)
 end
 
--- The run that was held has saved and its job has queued itself again: at step 20, or the next, which had begun.
+-- The run that was held has saved and its job has queued itself again: at step 20, or the next,
+-- which had begun.
 local function stopped(job) lu.assertStrMatches(log_of(job), ".*stopped at step 2[01]: queued again\n.*") end
 
-local limited   -- a job whose time limit comes while the other tests run: SLURM looks at its clock every 30 seconds
+-- a job whose time limit comes while the other tests run: SLURM looks at its clock every 30 seconds
+local limited
 local function submit_limited()
   limited = submit(("'%s' --time 1 --notice 5 --name limited"):format(recipe("limited", true)))
 end
@@ -141,7 +121,8 @@ function tests.setUp()
   if made then return end
   assert(F.try(C.ij_mkdirs(folder)))
   made = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 40, test = 2, size = 32 })
-  uninterrupted()
+  local code, said = shell(("'%s' '%s'"):format(program, recipe "whole"))
+  lu.assertEquals(code, 0, said)
   submit_limited()
 end
 
@@ -151,7 +132,7 @@ function tests.test_a_job()
   lu.assertStrContains(log_of(job), "start 1 of '" .. folder .. "/plain.lua', 1 task(s) on n")
   lu.assertStrMatches(log_of(job), ".* job " .. job .. ": done\n")
   lu.assertStrContains(log_of(job, 0), "40 steps")
-  lu.assertTrue(state_of "plain" == whole)
+  lu.assertTrue(same_state("plain", "whole"))
   lu.assertFalse(there(("%s/logs/%s.failed"):format(folder, job)))
 end
 
@@ -174,8 +155,8 @@ function tests.test_stopped_in_an_array_and_resumed()
   stopped(job .. "_1")
   lu.assertStrContains(log_of(job .. "_1", 0), "resumes from ")
   lu.assertStrContains(log_of(job .. "_0"), "start 1 of '" .. folder .. "/one.lua'")
-  lu.assertTrue(state_of "one" == whole)
-  lu.assertTrue(state_of "two" == whole)
+  lu.assertTrue(same_state("one", "whole"))
+  lu.assertTrue(same_state("two", "whole"))
 end
 
 -- Another job, of a higher partition, takes both machines.
@@ -191,7 +172,7 @@ function tests.test_preempted_and_resumed()
   lu.assertEquals(finish(other), "COMPLETED 0:0 restarts 0")
   stopped(job)
   lu.assertEquals(finish(job), "COMPLETED 0:0 restarts 1")
-  lu.assertTrue(state_of "preempted" == whole)
+  lu.assertTrue(same_state("preempted", "whole"))
 end
 
 -- Without a time of grace SLURM itself ends the job and queues it again; there is KillWait to save.
@@ -201,7 +182,7 @@ function tests.test_preempted_abruptly_and_resumed()
   preempt()
   lu.assertEquals(finish(job), "COMPLETED 0:0 restarts 1")
   lu.assertStrMatches(log_of(job, 0), ".*interrupted: step 2[01] is saved.*")
-  lu.assertTrue(state_of "abrupt" == whole)
+  lu.assertTrue(same_state("abrupt", "whole"))
 end
 
 function tests.test_cancelled_by_hand_is_saved_and_stays_so()
@@ -242,7 +223,8 @@ ijepa.exit(select(2, ijepa.interrupted()))
   lu.assertStrContains(log_of(job), "task 1 on n2 exited with code 1")
 end
 
--- Two processes share the two batches of a step: to SLURM on two machines, whose names nobody can look up.
+-- Two processes share the two batches of a step: to SLURM on two machines, whose names nobody can
+-- look up.
 local TOGETHER = "--nodes 2 --cpus-per-task 1 optim.accumulate=1"
 local ROUNDING = 1e-5   -- as in tests/lua/test_dist.lua
 local AT = "IJEPA_MASTER_ADDR=127.0.0.1 "
@@ -266,7 +248,7 @@ function tests.test_two_processes_stopped_and_resumed()
   lu.assertEquals(finish(straight), "COMPLETED 0:0 restarts 0")
   lu.assertEquals(finish(job), "COMPLETED 0:0 restarts 1")
   stopped(job)
-  lu.assertTrue(state_of "both" == state_of "straight")
+  lu.assertTrue(same_state("both", "straight"))
 end
 
 -- A killed process ends the others and the job; one process resumes what was saved before.
@@ -292,5 +274,5 @@ end
 function tests.test_zz_time_limit_and_resumed()
   lu.assertEquals(finish(limited, 120), "COMPLETED 0:0 restarts 1")
   stopped(limited)
-  lu.assertTrue(state_of "limited" == whole)
+  lu.assertTrue(same_state("limited", "whole"))
 end

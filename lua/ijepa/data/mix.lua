@@ -1,5 +1,6 @@
---- Mixup and cutmix: a batch blended with, or patched from, another order of itself. The label of an image becomes
---- lambda of its own and 1 - lambda of its partner's, lambda being exactly the fraction of it that is left.
+--- Mixup and cutmix: a batch blended with, or patched from, another order of itself. The label of
+--- an image becomes lambda of its own and 1 - lambda of its partner's, lambda being exactly the
+--- fraction of it that is left.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local C = F.C
@@ -14,7 +15,9 @@ local function gamma(rng, a)
   while true do
     local x = C.ij_rng_normal(rng)
     local v = (1 + c * x) ^ 3
-    if v > 0 and math.log(1 - C.ij_rng_uniform(rng)) < x * x / 2 + d - d * v + d * math.log(v) then return d * v end
+    if v > 0 and math.log(1 - C.ij_rng_uniform(rng)) < x * x / 2 + d - d * v + d * math.log(v) then
+      return d * v
+    end
   end
 end
 
@@ -28,7 +31,8 @@ function mix.beta(rng, a, b)
   return x + y > 0 and x / (x + y) or .5
 end
 
---- A box of about `share` of H x W, its centre anywhere, cut at the edges: top, left (from 0), height, width.
+--- A box of about `share` of H x W, its centre anywhere, cut at the edges: top, left (from 0),
+--- height, width.
 ---@param rng ffi.cdata* ij_rng
 ---@param H integer
 ---@param W integer
@@ -39,12 +43,14 @@ function mix.box(rng, H, W, share)
   local h, w = math.floor(H * side), math.floor(W * side)
   local y, x = C.ij_rng_below(rng, H), C.ij_rng_below(rng, W)
   local top, left = math.max(0, y - math.floor(h / 2)), math.max(0, x - math.floor(w / 2))
-  local bottom, right = math.min(H, y + math.floor((h + 1) / 2)), math.min(W, x + math.floor((w + 1) / 2))
+  local bottom = math.min(H, y + math.floor((h + 1) / 2))
+  local right = math.min(W, x + math.floor((w + 1) / 2))
   return top, left, bottom - top, right - left
 end
 
---- Mixes a batch: mixup with Beta(mixup, mixup), cutmix with Beta(cutmix, cutmix), one of the two by a coin where both are
---- on (0 is off). The loss is lambda * loss(labels) + (1 - lambda) * loss(partners' labels).
+--- Mixes a batch: mixup with Beta(mixup, mixup), cutmix with Beta(cutmix, cutmix), one of the two
+--- by a coin where both are on (0 is off). The loss is lambda * loss(labels) + (1 - lambda) *
+--- loss(partners' labels).
 ---@param x ijepa.tensor f32 (B, 3, H, W)
 ---@param labels ffi.cdata* int32_t[B]
 ---@param o { mixup: number?, cutmix: number? }
@@ -67,7 +73,8 @@ function mix.batch(x, labels, o, rng)
   local top, left, h, w = mix.box(rng, H, W, 1 - lambda)
   local z = x:clone()
   if h > 0 and w > 0 then
-    z:narrow(3, top + 1, h):narrow(4, left + 1, w):copy_(y:narrow(3, top + 1, h):narrow(4, left + 1, w))
+    local partner = y:narrow(3, top + 1, h):narrow(4, left + 1, w)
+    z:narrow(3, top + 1, h):narrow(4, left + 1, w):copy_(partner)
   end
   return z, partners, 1 - h * w / (H * W)
 end

@@ -1,10 +1,11 @@
---- Images that the program draws itself, with labels: a large shape on a patterned ground among small dots. They let
--- the quickstart and the tests train and probe without a download.
+--- Images that the program draws itself, with labels: a large shape on a patterned ground among
+--- small dots. They let the quickstart and the tests train and probe without a download.
 --
--- Shape and count can't be told from a few pixels or from average colours: the shape's colour, place, size, direction,
--- texture and ground are drawn independently of its class, and all classes cover the same area on average. The shape's
--- colour is the easier label, but not a plain one: the ground, which covers more, is just as bright. Image i of a
--- seed is a function of (seed, part, i) alone, so any number of them, in any order, is the same set.
+-- Shape and count can't be told from a few pixels or from average colours: the shape's colour,
+-- place, size, direction, texture and ground are drawn independently of its class, and all classes
+-- cover the same area on average. The shape's colour is the easier label, but not a plain one: the
+-- ground, which covers more, is just as bright. Image i of a seed is a function of (seed, part, i)
+-- alone, so any number of them, in any order, is the same set.
 local F = require "ijepa.base.ffi"
 local canvas = require "ijepa.draw.canvas"
 local C = F.C
@@ -13,8 +14,9 @@ local floor, max, min, sqrt, abs, sin, cos, pi = math.floor, math.max, math.min,
 
 local scenes = {}
 
--- Signed distances (exact or close to it near the edge), negative inside, of shapes of radius about 1. `area` (counted)
--- makes the classes' areas equal: a shape's unit is 1 / sqrt(area). `rim` is its farthest point.
+-- Signed distances (exact or close to it near the edge), negative inside, of shapes of radius about
+-- 1. `area` (counted) makes the classes' areas equal: a shape's unit is 1 / sqrt(area). `rim` is
+-- its farthest point.
 local function segment(x, y, ax, ay, bx, by)
   local dx, dy, px, py = bx - ax, by - ay, x - ax, y - ay
   local t = max(0, min(1, (px * dx + py * dy) / (dx * dx + dy * dy)))
@@ -48,7 +50,8 @@ local shapes = {
     return min(box(x, y, 1, 0.31), box(x, y, 0.31, 1))
   end },
   { name = "disc", area = 3.14, rim = 1, distance = function(x, y) return sqrt(x * x + y * y) - 1 end },
-  { name = "heart", area = 2.63, rim = 1.17, distance = function(x, y) -- two discs and a turned square
+  -- two discs and a turned square
+  { name = "heart", area = 2.63, rim = 1.17, distance = function(x, y)
     x = abs(x)
     local d = sqrt((x - 0.46) * (x - 0.46) + (y + 0.36) * (y + 0.36)) - 0.58
     local u, v = (x + y - 0.08) * 0.70711, (y - x - 0.08) * 0.70711
@@ -74,7 +77,8 @@ local function names(list, key)
   return all
 end
 
---- The classes of each kind of label, in the order of their numbers (from 0) in a data set of that label.
+--- The classes of each kind of label, in the order of their numbers (from 0) in a data set of that
+--- label.
 scenes.labels = {
   shape = names(shapes, "name"),
   colour = names(hues, 1),
@@ -91,7 +95,8 @@ local function hsv(h, s, v)
   return channel(5), channel(3), channel(1)
 end
 
--- Lays a shape of the given centre, size and direction over the canvas, in a colour that changes smoothly across it.
+-- Lays a shape of the given centre, size and direction over the canvas, in a colour that changes
+-- smoothly across it.
 local function lay(c, distance, cx, cy, radius, angle, reach, r, g, b, shade, outline, stripes, stripe_step)
   local p, w = c.pixels, c.width
   local sa, ca, scale = sin(angle), cos(angle), 1 / radius
@@ -167,7 +172,8 @@ function scenes.draw(c, seed, part, index)
   local hue = hues[C.ij_rng_below(rng, #hues) + 1]
   local count = C.ij_rng_below(rng, most_dots + 1)
 
-  -- the ground is as bright as the shape: which colour is the shape's is a matter of what lies on what
+  -- the ground is as bright as the shape: which colour is the shape's is a matter of what lies on
+  -- what
   local br, bg, bb = hsv(uniform(0, 360), uniform(0.6, 1), uniform(0.6, 1))
   ground(c, br, bg, bb, uniform(0.1, 0.5), uniform(0, 2 * pi), uniform(0, 0.04), uniform(-0.8, 0.8) / unit,
     uniform(-0.8, 0.8) / unit, uniform(0, 2 * pi))
@@ -196,7 +202,8 @@ function scenes.draw(c, seed, part, index)
     radius = radius / size, angle = angle }
 end
 
--- A tar header of an ordinary file; times and owners are left out, so that equal scenes give equal files.
+-- A tar header of an ordinary file; times and owners are left out, so that equal scenes give equal
+-- files.
 local function tar_header(name, size)
   local h = name .. ("\0"):rep(100 - #name) .. "0000644\0" .. "0000000\0" .. "0000000\0"
     .. string.format("%011o\0", size) .. "00000000000\0" .. "        " .. "0" .. ("\0"):rep(100) .. "ustar\0" .. "00"
@@ -206,7 +213,8 @@ local function tar_header(name, size)
   return h:sub(1, 148) .. string.format("%06o\0 ", sum) .. h:sub(157)
 end
 
--- Where images go: a function that takes (name, bytes), and one that ends the writing. Both: true or nil, message.
+-- Where images go: a function that takes (name, bytes), and one that ends the writing. Both: true
+-- or nil, message.
 local function tar_sink(path)
   local file, message = io.open(path .. ".part", "wb")
   if not file then return nil, message end
@@ -277,11 +285,12 @@ end
 
 local defaults = { out = "scenes", n = 8000, test = 2000, seed = 0, size = 64, label = "shape", form = "tar" }
 
---- Draws a data set: `out`/train.tar and `out`/test.tar with members CLASS/NUMBER.png, and beside each a table
---- (train.tsv, test.tsv) of all that is true of each image. Equal settings give equal bytes.
+--- Draws a data set: `out`/train.tar and `out`/test.tar with members CLASS/NUMBER.png, and beside
+--- each a table (train.tsv, test.tsv) of all that is true of each image. Equal settings give equal
+--- bytes.
 ---@param options? table out: folder (scenes); n, test: images (8000, 2000; 0: leave that part out); seed (0);
---- size: side in pixels (64); label: "shape", "colour" or "count" (shape); form: "tar" or "folder" (tar);
---- progress: function(part, done, all)
+--- size: side in pixels (64); label: "shape", "colour" or "count" (shape); form: "tar" or "folder"
+--- (tar); progress: function(part, done, all)
 ---@return table? made train, test: paths (nil for a part left out); classes: names in the order of their numbers
 ---@return string? message
 ---@return integer? code

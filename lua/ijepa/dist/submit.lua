@@ -1,12 +1,16 @@
--- Runs on a SLURM cluster: `ijepa submit RECIPE [RECIPE ...] --folder F [OPTION ...] [key=value ...]` writes a batch script
--- into F and submits it; several recipes become a job array. Options:
---   --folder F            where the script and the logs go: JOB.out of the job, JOB_TASK.out of each task (needed)
+-- Runs on a SLURM cluster: `ijepa submit RECIPE ... --folder F [OPTION ...] [key=value ...]` writes
+-- a batch script into F and submits it; several recipes become a job array. Options:
+--   --folder F            where the script and the logs go (needed): JOB.out of the job,
+--                         JOB_TASK.out of each task
 --   --nodes N             machines (1)
 --   --tasks-per-node N    processes on each, one for a GPU (1)
 --   --partition P, --account A, --qos Q
---   --time T              limit: minutes, H:MM:SS or D-HH:MM:SS; a longer run resumes in another job
---   --notice S            seconds before the limit at which the run saves and is queued again (120, at most a quarter of T)
---   --gpus-per-task N     (1 with device=cuda) each task sees all GPUs of its machine and uses number SLURM_LOCALID
+--   --time T              limit: minutes, H:MM:SS or D-HH:MM:SS; a longer run resumes in another
+--                         job
+--   --notice S            seconds before the limit at which the run saves and is queued again (120,
+--                         at most a quarter of T)
+--   --gpus-per-task N     (1 with device=cuda) each task sees all GPUs of its machine and uses
+--                         number SLURM_LOCALID
 --   --cpus-per-task N     also the number of threads per process
 --   --mem M               memory per machine, like 64G
 --   --name N              of the job (default: the recipe's)
@@ -48,7 +52,8 @@ local function clock(s)
     math.floor(s / 60) % 60, s % 60)
 end
 
--- Seconds of a limit. Two numbers with a colon would be minutes and seconds to SLURM, hours and minutes to many: refused.
+-- Seconds of a limit. Two numbers with a colon would be minutes and seconds to SLURM, hours and
+-- minutes to many: refused.
 local function limit(v)
   local minutes = v:match "^%d+$"
   local d, h, m, s = v:match "^(%d+)%-(%d+):(%d%d):(%d%d)$"
@@ -69,7 +74,8 @@ local readers = {
 }
 local flags = { ["dry-run"] = true, help = true }
 
--- Reads an option and its value, which follows "=" or is the next argument, into o. Returns the number of arguments read.
+-- Reads an option and its value, which follows "=" or is the next argument, into o. Returns the
+-- number of arguments read.
 local function read_option(o, word, following)
   local key, value = word:match "^%-%-([^=]+)=?(.*)$"
   if not key then return nil, ("unknown option '%s'"):format(word) end
@@ -123,7 +129,8 @@ local function conflict(o)
   end
   for _, word in ipairs(o.words) do
     if word:find "^out=" and #o.recipes > 1 then
-      return ("'%s' with %d recipes: all runs would write into one folder; leave it out, each recipe has its own"):format(word, #o.recipes)
+      return ("'%s' with %d recipes: all runs would write into one folder; leave it out, each "
+        .. "recipe has its own"):format(word, #o.recipes)
     end
     if word == "resume=false" then
       return "'resume=false': a run that is queued again would start anew each time; leave it out"
@@ -134,7 +141,8 @@ local function conflict(o)
   end
 end
 
---- The arguments of `ijepa submit` as a table for submit.script, or nil and what is wrong with them.
+--- The arguments of `ijepa submit` as a table for submit.script, or nil and what is wrong with
+--- them.
 ---@param args string[]
 ---@return table? o, string? message
 function submit.parse(args)
@@ -186,7 +194,8 @@ local function directives(o)
   for _, key in ipairs { "partition", "account", "qos", "cpus-per-task", "mem" } do
     if o[key] then add("--%s=%s", key, o[key]) end
   end
-  -- each task sees all of its job's on a machine, so that they reach each other: --gpus-per-task of sbatch shows it one
+  -- each task sees all of its job's on a machine, so that they reach each other: --gpus-per-task of
+  -- sbatch shows it one
   if o["gpus-per-task"] then add("--gpus-per-node=%d", o["gpus-per-task"] * o["tasks-per-node"]) end
   if o.time then add("--time=%s", clock(o.time)) end
   if #o.recipes > 1 then add("--array=0-%d", #o.recipes - 1) end
@@ -199,8 +208,8 @@ local function directives(o)
   return table.concat(lines, "\n")
 end
 
--- What each job does. SIGTERM goes to the tasks, not to this shell: before the time limit (--signal) and before a
--- preemption. A run then saves and exits with 128 + 15.
+-- What each job does. SIGTERM goes to the tasks, not to this shell: before the time limit
+-- (--signal) and before a preemption. A run then saves and exits with 128 + 15.
 local body = [=[
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID}   # in an array SLURM_JOB_ID may stand for all of it
@@ -222,7 +231,8 @@ case $code in
 esac
 exit $code'
 
-say "start $((${SLURM_RESTART_COUNT:-0} + 1)) of '$recipe', $SLURM_NTASKS task(s) on $SLURM_JOB_NODELIST; logs: $folder/${job}_*.out"
+tasks="$SLURM_NTASKS task(s) on $SLURM_JOB_NODELIST"
+say "start $((${SLURM_RESTART_COUNT:-0} + 1)) of '$recipe', $tasks; logs: $folder/${job}_*.out"
 srun "${start[@]}" --kill-on-bad-exit=1 --open-mode=append --output="$folder/${job}_%t.out" \
   sh -c "$task" ijepa "$program" "$recipe" "${words[@]}"
 code=$?
@@ -241,9 +251,11 @@ fi
 # Stopped by the time limit or a preemption. After three stops at one step another start would gain
 # nothing.
 step=$(sed -n 's/.*interrupted: step \([0-9]*\) is saved.*/\1/p' "$folder/${job}_0.out" | tail -n 1)
-echo "${step:-0}" >>"$folder/$job.steps"
-if [ "$(wc -l <"$folder/$job.steps")" -ge 3 ] && [ "$(tail -n 3 "$folder/$job.steps" | sort -u | wc -l)" = 1 ]; then
-  say "stopped three times at step ${step:-0}: it is not started again; it needs a longer --time or --notice"
+steps=$folder/$job.steps
+echo "${step:-0}" >>"$steps"
+if [ "$(wc -l <"$steps")" -ge 3 ] && [ "$(tail -n 3 "$steps" | sort -u | wc -l)" = 1 ]; then
+  say "stopped three times at step ${step:-0}: it is not started again;" \
+    "it needs a longer --time or --notice"
   exit 1
 fi
 say "stopped at step ${step:-0}: queued again"
@@ -252,7 +264,8 @@ say "could not be queued again: submit it once more, and it resumes from its che
 exit 1
 ]=]
 
--- How srun starts the tasks. MPI needs the starter that its library was built for: PMIx for Debian's OpenMPI.
+-- How srun starts the tasks. MPI needs the starter that its library was built for: PMIx for
+-- Debian's OpenMPI.
 local function start_lines(o)
   local start = {}
   -- srun does not ask the job for it
@@ -267,7 +280,7 @@ local function start_lines(o)
 end
 
 --- The text of the batch script.
----@param o table what submit.parse gives, with `program` and `cwd`: the program's file, and the folder where it runs
+---@param o table of submit.parse, with the program's file (`program`) and where it runs (`cwd`)
 ---@return string
 function submit.script(o)
   local parts = {

@@ -5,12 +5,13 @@ local tensors = require "ijepa.save.tensors"
 
 local checkpoint = {}
 
--- The metadata of safetensors holds strings alone: under this key are the names of the values that were numbers.
+-- The metadata of safetensors holds strings alone: under this key are the names of the values that
+-- were numbers.
 local number_keys = "ijepa.numbers"
 
 --- Writes a checkpoint.
 ---@param path string
----@param items table[] as tensors.save takes them: { name =, tensor = } or {name=, dtype=, shape=, data=, bytes=}
+---@param items table[] as tensors.save takes them: { name, tensor } or { name, dtype, shape, data }
 ---@param meta? table<string, string|number> numbers come back as numbers, to the last bit
 ---@param later boolean? as tensors.save: a job instead of true
 ---@return boolean|ijepa.save_job|nil ok, string? message, integer? code
@@ -24,7 +25,8 @@ function checkpoint.save(path, items, meta, later)
       numbers[#numbers + 1] = key
       value = ("%.17g"):format(value)
     elseif type(value) ~= "string" then
-      F.raise(("checkpoint.save: metadata '%s' is a %s, expected a string or a number"):format(key, type(value)))
+      F.raise(("checkpoint.save: metadata '%s' is a %s, expected a string or a number"):format(key,
+        type(value)))
     end
     strings[key] = value
   end
@@ -58,7 +60,8 @@ function methods:names() return self._file:names() end
 ---@return { dtype: string, shape: integer[] }?
 function methods:info(name) return self._file:info(name) end
 
---- A tensor's bytes, valid while the checkpoint is open: pointer, number of bytes; nil, message where there are none.
+--- A tensor's bytes, valid while the checkpoint is open: pointer, number of bytes; nil, message
+--- where there are none.
 ---@param name string
 ---@return ffi.cdata*? pointer, integer|string bytes_or_message
 function methods:data(name) return self._file:data(name) end
@@ -95,14 +98,15 @@ local function some(list, what)
   if #list == 0 then return nil end
   local shown = {}
   for i = 1, math.min(3, #list) do shown[i] = list[i] end
-  return ("%d %s (%s%s)"):format(#list, what, table.concat(shown, ", "), #list > 3 and ", ..." or "")
+  local more = #list > 3 and ", ..." or ""
+  return ("%d %s (%s%s)"):format(#list, what, table.concat(shown, ", "), more)
 end
 
 --- Does the file hold exactly the tensors that are expected?
 ---@param expected table[] list of { name =, shape = {...}, dtype = "f32"? }; names as in the file
 ---@param file ijepa.checkpoint what checkpoint.load or tensors.open gave
 ---@param prefix? string only names that begin with this count as unexpected
----@return boolean? ok, string? message one line that lists what is missing, unexpected and of another shape
+---@return boolean? ok, string? message one line: what is missing, unexpected, of another shape
 function checkpoint.match(expected, file, prefix)
   local missing, unexpected, misshapen, wanted = {}, {}, {}, {}
   for _, want in ipairs(expected) do
@@ -115,11 +119,15 @@ function checkpoint.match(expected, file, prefix)
       if want.dtype and want.dtype ~= have.dtype then
         mine, its = want.dtype .. " " .. mine, have.dtype .. " " .. its
       end
-      if mine ~= its then misshapen[#misshapen + 1] = ("%s %s, expected %s"):format(want.name, its, mine) end
+      if mine ~= its then
+        misshapen[#misshapen + 1] = ("%s %s, expected %s"):format(want.name, its, mine)
+      end
     end
   end
   for _, name in ipairs(file:names()) do
-    if not wanted[name] and name:sub(1, #(prefix or "")) == (prefix or "") then unexpected[#unexpected + 1] = name end
+    if not wanted[name] and name:sub(1, #(prefix or "")) == (prefix or "") then
+      unexpected[#unexpected + 1] = name
+    end
   end
   if #missing + #unexpected + #misshapen == 0 then return true end
   local parts = {}
@@ -129,7 +137,8 @@ function checkpoint.match(expected, file, prefix)
   } do
     if part then parts[#parts + 1] = part end
   end
-  return nil, ("checkpoint '%s' is of another architecture: tensors: %s"):format(file.path, table.concat(parts, "; "))
+  return nil, ("checkpoint '%s' is of another architecture: tensors: %s"):format(file.path,
+    table.concat(parts, "; "))
 end
 
 --- The name of a checkpoint in a run's folder.
@@ -142,7 +151,8 @@ function checkpoint.path(folder, epochs, tag)
   return ("%s/%s-%s.safetensors"):format(folder, tag or "jepa", which)
 end
 
---- The newest whole checkpoint of a folder: the one with the highest metadata `step`, TAG-latest among equals.
+--- The newest whole checkpoint of a folder: the one with the highest metadata `step`, TAG-latest
+--- among equals.
 ---@param folder string
 ---@param tag? string "jepa"
 ---@return string? path nil where there is none
@@ -157,7 +167,8 @@ function checkpoint.latest(folder, tag)
   tag = tag or "jepa"
   local best, best_step, refused = nil, -math.huge, {}
   for name in listing:gmatch "[^\n]+" do
-    local which = name:sub(1, #tag + 1) == tag .. "-" and name:sub(#tag + 2):match "^(.+)%.safetensors$"
+    local which = name:sub(1, #tag + 1) == tag .. "-"
+      and name:sub(#tag + 2):match "^(.+)%.safetensors$"
     local epochs = which and tonumber(which:match "^ep(%d+)$")
     if epochs or which == "latest" then
       local path = folder .. "/" .. name
@@ -166,7 +177,9 @@ function checkpoint.latest(folder, tag)
         refused[#refused + 1] = why
       else
         local step = tonumber(file:meta "step") or epochs or 0
-        if step > best_step or (step == best_step and which == "latest") then best, best_step = path, step end
+        if step > best_step or (step == best_step and which == "latest") then
+          best, best_step = path, step
+        end
         file:close()
       end
     end

@@ -1,4 +1,5 @@
---- `ijepa export RUN_OR_CHECKPOINT --format pth|hf|timm|safetensors --out PATH`: the weights for other programs.
+--- `ijepa export RUN_OR_CHECKPOINT --format pth|hf|timm|safetensors --out PATH`: the weights for
+--- other programs.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local pickle = require "ijepa.save.pickle"
@@ -23,7 +24,8 @@ local function items_of(part)
   return list
 end
 
--- The state of AdamW: { m =, v =, updates = } of the parameter "encoder.NAME", by its number for a published file.
+-- The state of AdamW: { m =, v =, updates = } of the parameter "encoder.NAME", by its number for a
+-- published file.
 local function moments_of(file, p)
   local names
   if published.is(file) then

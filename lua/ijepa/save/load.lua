@@ -3,19 +3,32 @@ local F = require "ijepa.base.ffi"
 local jepa = require "ijepa.model"
 local weights = require "ijepa.save.weights"
 
---- An encoder with the weights of a file: a run of this program, a published .pth.tar, a Hugging Face or timm model (a
---- file, or a folder with one). Sizes come from the tensors. Takes the target encoder, if there is one, and says so;
---- `which` names another part. Strict: any tensor that is missing, unexpected or of another shape is an error that lists
---- them all; with partial = true what fits is filled and the rest listed in encoder.left.
+---@class ijepa.load_options
+---@field which string?
+---@field partial boolean?
+---@field heads integer?
+---@field grid integer[]?
+---@field dtype string?
+---@field quiet boolean?
+
+--- An encoder with the weights of a file: a run of this program, a published .pth.tar, a Hugging
+--- Face or timm model (a file, or a folder with one). Sizes come from the tensors. Takes the target
+--- encoder, if there is one, and says so; `which` names another part. Strict: any tensor that is
+--- missing, unexpected or of another shape is an error that lists them all; with partial = true
+--- what fits is filled and the rest listed in encoder.left.
 ---@param path string
----@param o { which: string?, partial: boolean?, heads: integer?, grid: integer[]?, dtype: string?, quiet: boolean? }?
----@return ijepa.encoder? encoder with source (path and part), part, settings; not trained, string? message
+---@param o ijepa.load_options?
+---@return ijepa.encoder? encoder with source (path and part), part, settings; not trained
+---@return string? message
 return function(path, o)
   o = o or {}
-  if type(path) ~= "string" then F.raise(("load: path is a %s, expected a string"):format(type(path))) end
+  if type(path) ~= "string" then
+    F.raise(("load: path is a %s, expected a string"):format(type(path)))
+  end
   for key, expected in pairs { heads = "number", grid = "table" } do
     if o[key] ~= nil and type(o[key]) ~= expected then
-      F.raise(("load: '%s' is %s, expected %s"):format(key, tostring(o[key]), key == "heads" and "a number" or "{ rows, columns }"))
+      F.raise(("load: '%s' is %s, expected %s"):format(key, tostring(o[key]),
+        key == "heads" and "a number" or "{ rows, columns }"))
     end
   end
   if o.grid and (#o.grid ~= 2 or type(o.grid[1]) ~= "number" or type(o.grid[2]) ~= "number") then
@@ -25,7 +38,9 @@ return function(path, o)
   if not file then return nil, message end
   local part, options, left
   part, message = file:part(o.which)
-  if part and part.kind ~= "encoder" then part, message = nil, ("'%s' is a predictor: load takes encoders"):format(part.label) end
+  if part and part.kind ~= "encoder" then
+    part, message = nil, ("'%s' is a predictor: load takes encoders"):format(part.label)
+  end
   if part then options, message = file:options(part, o) end
   if not options then return nil, message end
   options.dtype, options.blank = o.dtype, not o.partial
@@ -40,7 +55,8 @@ return function(path, o)
   encoder.part = part.label
   encoder.left = o.partial and left or nil
   encoder.source = file.path .. (part.label ~= "" and " (" .. part.label .. ")" or "")
-  encoder.settings = file.settings or { model = options, data = { crop = options.crop[1] == options.crop[2] and options.crop[1] or options.crop } }
+  encoder.settings = file.settings or { model = options,
+    data = { crop = options.crop[1] == options.crop[2] and options.crop[1] or options.crop } }
   if not o.which and not o.quiet and #file.parts > 1 then
     io.stderr:write(("load: %s; which=NAME takes another part\n"):format(encoder.source))
   end

@@ -1,5 +1,5 @@
---- Pickles of state dicts, as torch.load(weights_only=True) takes them. Strings, booleans, whole and other numbers are
---- written as they are; pickle.none, list, dict and tensor make the rest.
+--- Pickles of state dicts, as torch.load(weights_only=True) takes them. Strings, booleans, whole
+--- and other numbers are written as they are; pickle.none, list, dict and tensor make the rest.
 local F = require "ijepa.base.ffi"
 
 local pickle = {}
@@ -75,8 +75,10 @@ function pickle.tensor(key, shape)
     strides[d] = n
     n = n * shape[d]
   end
-  local storage = "(" .. text "storage" .. "ctorch\nFloatStorage\n" .. text(tostring(key)) .. text "cpu" .. int(n) .. "tQ"
-  return made("ctorch._utils\n_rebuild_tensor_v2\n(" .. storage .. int(0) .. pickle.list(shape, true).pickled ..
+  local storage = "(" .. text "storage" .. "ctorch\nFloatStorage\n" .. text(tostring(key))
+    .. text "cpu" .. int(n) .. "tQ"
+  return made("ctorch._utils\n_rebuild_tensor_v2\n(" .. storage .. int(0)
+    .. pickle.list(shape, true).pickled ..
     pickle.list(strides, true).pickled .. "\x89ccollections\nOrderedDict\n)RtR")
 end
 

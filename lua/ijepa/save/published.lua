@@ -1,12 +1,14 @@
---- Checkpoints in the published layout: what they number instead of naming it (AdamW's state), and how one is written.
+--- Checkpoints in the published layout: what they number instead of naming it (AdamW's state), and
+--- how one is written.
 local F = require "ijepa.base.ffi"
 local weights = require "ijepa.save.weights"
 
 local published = {}
 
---- The published optimizer numbers its tensors by groups: decayed ones of the encoder, of the predictor, then the others
---- of each. Positions have a number, though they are not trained and have no state.
----@param parts table[] { label, list of { name, shape } } of the encoder and of the predictor, in the published order
+--- The published optimizer numbers its tensors by groups: decayed ones of the encoder, of the
+--- predictor, then the others of each. Positions have a number, though they are not trained and
+--- have no state.
+---@param parts table[] { label, list of { name, shape } }: encoder, predictor; published order
 ---@return table[] groups four lists of { key = "encoder.NAME", number, trained, shape }
 function published.groups(parts)
   local groups, number = {}, 0
@@ -15,7 +17,8 @@ function published.groups(parts)
       local group = {}
       for _, p in ipairs(part[2]) do
         if (#p.shape > 1) == decayed then
-          group[#group + 1] = { key = part[1] .. "." .. p.name, number = number, shape = p.shape, trained = not p.name:find "pos_embed$" }
+          group[#group + 1] = { key = part[1] .. "." .. p.name, number = number, shape = p.shape,
+            trained = not p.name:find "pos_embed$" }
           number = number + 1
         end
       end
@@ -34,7 +37,10 @@ end
 --- Whether an open checkpoint is of the published layout, with the optimizer's state.
 ---@param file ijepa.checkpoint
 ---@return boolean
-function published.is(file) return file:info "encoder.module.pos_embed" ~= nil and file:meta "opt.param_groups.0.params.0" ~= nil end
+function published.is(file)
+  return file:info "encoder.module.pos_embed" ~= nil
+    and file:meta "opt.param_groups.0.params.0" ~= nil
+end
 
 -- Updates made: a tensor of one element, or a number in older files.
 local function updates_of(file, number)
@@ -60,11 +66,13 @@ local function fill_moments(file, whole)
     entry_of[(e.param.model == whole.encoder and "encoder." or "predictor.") .. e.param.name] = i
   end
   local updates = published.updates(file)
-  for _, group in ipairs(published.groups { { "encoder", shapes_of(whole.encoder) }, { "predictor", shapes_of(whole.predictor) } }) do
+  for _, group in ipairs(published.groups { { "encoder", shapes_of(whole.encoder) },
+    { "predictor", shapes_of(whole.predictor) } }) do
     for _, p in ipairs(group) do
       local entry = p.trained and entry_of[p.key]
       local moments = {}
-      if entry then moments.exp_avg, moments.exp_avg_sq = whole.opt:state(entry) end   -- none: another process has them
+      -- none: another process has them
+      if entry then moments.exp_avg, moments.exp_avg_sq = whole.opt:state(entry) end
       for _, what in ipairs(entry and { "exp_avg", "exp_avg_sq" } or {}) do
         local name = ("opt.state.%d.%s"):format(p.number, what)
         local info = file:info(name)
@@ -80,7 +88,9 @@ local function fill_moments(file, whole)
     end
   end
   for _, name in ipairs(file:names()) do
-    if name:find "^opt%.state%." and not name:find "%.step$" and not known[name] then missing[#missing + 1] = name end
+    if name:find "^opt%.state%." and not name:find "%.step$" and not known[name] then
+      missing[#missing + 1] = name
+    end
   end
   if #missing > 0 or not updates then
     return nil, ("checkpoint '%s': the optimizer's state is of another model: %s"):format(file.path,
@@ -108,7 +118,9 @@ function published.load(path, whole)
   local epoch = tonumber(w.file:meta "epoch")
   w:close()
   if not ok then return nil, message end
-  if not epoch then return nil, ("checkpoint '%s' does not say after which epoch it was saved"):format(path) end
+  if not epoch then
+    return nil, ("checkpoint '%s' does not say after which epoch it was saved"):format(path)
+  end
   return { epoch = epoch }
 end
 

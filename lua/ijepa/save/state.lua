@@ -1,5 +1,6 @@
--- A run's whole state as a checkpoint, and back (ijepa.load gives an encoder alone). Names: encoder.*, predictor.*, target_encoder.*,
--- opt.m.*, opt.v.* (moments of the parameter of that name); metadata: step, epoch, schedule lengths, settings as JSON.
+-- A run's whole state as a checkpoint, and back (ijepa.load gives an encoder alone). Names:
+-- encoder.*, predictor.*, target_encoder.*, opt.m.*, opt.v.* (moments of the parameter of that
+-- name); metadata: step, epoch, schedule lengths, settings as JSON.
 local F = require "ijepa.base.ffi"
 local checkpoint = require "ijepa.save.checkpoint"
 local jepa = require "ijepa.model"
@@ -9,13 +10,14 @@ local json = require "cjson.safe"
 local C = F.C
 
 local state = {}
--- The numbers of a run in a checkpoint's metadata: whole ones, unless real; needed, or perhaps not there.
+-- The numbers of a run in a checkpoint's metadata: whole ones, unless real; needed, or perhaps not
+-- there.
 local NUMBERS = { step = { needed = true }, seconds = { real = true, needed = true }, lr_scale = { real = true },
   wd_scale = { real = true }, updates = {}, ipe = {}, world = {} }
 local PARTS = { "encoder", "predictor", "target_encoder" }
 
--- { name, tensor, shape } of everything, in a fixed order. Moments that another process has are without a tensor; gather:
--- process 0 gets them all, and all processes must come here.
+-- { name, tensor, shape } of everything, in a fixed order. Moments that another process has are
+-- without a tensor; gather: process 0 gets them all, and all processes must come here.
 local function everything(whole, gather)
   local list, name_of = {}, {}
   for _, part in ipairs(PARTS) do
@@ -49,8 +51,8 @@ function state.trained(whole)
   return list
 end
 
---- Saves a run: whole = { encoder, predictor, target_encoder, opt }. later: a thread writes; returns its job. Of several
---- processes all must come here, and process 0 writes.
+--- Saves a run: whole = { encoder, predictor, target_encoder, opt }. later: a thread writes;
+--- returns its job. Of several processes all must come here, and process 0 writes.
 ---@param path string
 ---@param whole table
 ---@param cfg table
@@ -67,7 +69,8 @@ function state.save(path, whole, cfg, meta, later)
   return checkpoint.save(path, items, m, later)
 end
 
--- Fills the tensors of a list from a file; prefix: of the file's names, that begin so (all of them without it).
+-- Fills the tensors of a list from a file; prefix: of the file's names, that begin so (all of them
+-- without it).
 local function fill(file, list, prefix)
   local expected = {}
   for i, e in ipairs(list) do expected[i] = { name = e.name, shape = e.shape or e.tensor:shape(), dtype = "f32" } end
@@ -89,8 +92,8 @@ local function fill_part(file, part, model)
   return fill(file, list, part .. ".")
 end
 
---- Fills a run from a checkpoint: every tensor by name and shape, nothing more, nothing less. Returns its numbers; a
---- published checkpoint counts epochs, not steps.
+--- Fills a run from a checkpoint: every tensor by name and shape, nothing more, nothing less.
+--- Returns its numbers; a published checkpoint counts epochs, not steps.
 ---@return { step: integer?, epoch: integer?, seconds: number, lr_scale: number?, wd_scale: number?,
 ---ipe: integer?, world: integer? }? meta, string? message
 ---@param path string
@@ -121,8 +124,8 @@ function state.load(path, whole)
   return meta
 end
 
--- Whether settings describe the models of a checkpoint, by their sizes: else a line of a stranger's config.lua makes us fill
--- a model that no memory holds before a tensor is found to be missing.
+-- Whether settings describe the models of a checkpoint, by their sizes: else a line of a stranger's
+-- config.lua makes us fill a model that no memory holds before a tensor is found to be missing.
 local function fits(path, cfg)
   local w, message = weights.open(path)
   if not w then return nil, message end

@@ -1,4 +1,5 @@
---- Files of tensors: looking at one (safetensors, or a PyTorch checkpoint), writing one. The bytes stay C memory.
+--- Files of tensors: looking at one (safetensors, or a PyTorch checkpoint), writing one. The bytes
+--- stay C memory.
 local F = require "ijepa.base.ffi"
 local C = F.C
 
@@ -26,9 +27,10 @@ local function find(self, name)
   if i >= 0 then return i end
 end
 
---- Opens a safetensors file or a PyTorch checkpoint (.pth.tar), told apart by content; of the latter, names are the keys
---- of nested dicts joined by dots, and numbers and texts are metadata. Nothing in a file is run. It is mapped, not read, so
---- this takes no time and no memory to speak of.
+--- Opens a safetensors file or a PyTorch checkpoint (.pth.tar), told apart by content; of the
+--- latter, names are the keys of nested dicts joined by dots, and numbers and texts are metadata.
+--- Nothing in a file is run. It is mapped, not read, so this takes no time and no memory to speak
+--- of.
 ---@param path string
 ---@return ijepa.tensors_file? file, string? message, integer? code
 function tensors.open(path)
@@ -64,7 +66,8 @@ function file:info(name)
   return { dtype = names[tonumber(C.ij_tensor_file_dtype(f, i))] or F.string(C.ij_tensor_file_type(f, i)), shape = shape }
 end
 
---- A tensor's bytes: a pointer that is valid while the file is open, and how many. Keep the file, not only the pointer.
+--- A tensor's bytes: a pointer that is valid while the file is open, and how many. Keep the file,
+--- not only the pointer.
 ---@param name string
 ---@return ffi.cdata*? pointer, integer|string bytes_or_message
 function file:data(name)
@@ -193,9 +196,10 @@ local function prepare(path, items, meta)
   return writer
 end
 
---- Writes a safetensors file; an older one of that name is replaced at once or, when this fails, not at all.
---- An item is either { name =, tensor = <ij_tensor *> } or { name =, dtype = "f32", shape = {...}, data = <pointer>,
---- bytes = n }; memory is read while this runs. Raises when an item is malformed.
+--- Writes a safetensors file; an older one of that name is replaced at once or, when this fails,
+--- not at all. An item is either { name =, tensor = <ij_tensor *> } or { name =, dtype = "f32",
+--- shape = {...}, data = <pointer>, bytes = n }; memory is read while this runs. Raises when an
+--- item is malformed.
 ---@param path string
 ---@param items table[]
 ---@param meta? table<string, string>
@@ -212,7 +216,8 @@ function tensors.save(path, items, meta, later)
   return setmetatable({ h = job[0] ~= nil and F.gc(job[0], C.ij_tensor_writer_job_end) or nil }, Job)
 end
 
---- Writes a PyTorch checkpoint: the items as storages "0", "1", ... and this pickle, which names them (pickle.tensor).
+--- Writes a PyTorch checkpoint: the items as storages "0", "1", ... and this pickle, which names
+--- them (pickle.tensor).
 ---@param path string
 ---@param items table[] as for tensors.save
 ---@param pickle string

@@ -1,5 +1,6 @@
---- Weights in a file, whatever its layout: runs of this program, published checkpoints (.pth.tar), Hugging Face, timm.
---- weights.open finds the encoders and predictors in it; each part fills a model or gives its tensors under our names.
+--- Weights in a file, whatever its layout: runs of this program, published checkpoints (.pth.tar),
+--- Hugging Face, timm. weights.open finds the encoders and predictors in it; each part fills a
+--- model or gives its tensors under our names.
 local F = require "ijepa.base.ffi"
 local checkpoint = require "ijepa.save.checkpoint"
 local config = require "ijepa.config"
@@ -40,8 +41,8 @@ local HF = { ["norm1"] = { "layernorm_before" }, ["norm2"] = { "layernorm_after"
   ["attn.qkv"] = { "attention.attention.query", "attention.attention.key", "attention.attention.value" },
   ["mlp.fc1"] = { "intermediate.dense" }, ["mlp.fc2"] = { "output.dense" } }
 
---- The Hugging Face names (transformers' IJepaModel) of one of an encoder's tensors: one, or three whose rows follow
---- each other in ours.
+--- The Hugging Face names (transformers' IJepaModel) of one of an encoder's tensors: one, or three
+--- whose rows follow each other in ours.
 ---@param name string
 ---@return string[]
 function weights.hf(name)
@@ -157,12 +158,14 @@ local function not_finite(t)
     if v ~= v then nans = nans + 1 elseif math.abs(v) == math.huge then infinite = infinite + 1 end
   end
   if nans + infinite == 0 then return nil end   -- the sum of squares alone is too large
-  return ("%s in %d of %s"):format(nans == 0 and "inf" or infinite == 0 and "NaN" or "NaN and inf", nans + infinite,
+  return ("%s in %d of %s"):format(
+    nans == 0 and "inf" or infinite == 0 and "NaN" or "NaN and inf", nans + infinite,
     text.count(n, "value"))
 end
 
---- Fills a model: every tensor by name and shape, converted to f32. Strict: nothing may be missing, unexpected or of
---- another shape, unless partial, which fills what fits. Values that are not finite are an error.
+--- Fills a model: every tensor by name and shape, converted to f32. Strict: nothing may be missing,
+--- unexpected or of another shape, unless partial, which fills what fits. Values that are not finite
+--- are an error.
 ---@param model ijepa.model
 ---@param partial boolean?
 ---@return { missing: string[], unexpected: string[], misshapen: string[] }? left, string? message
@@ -264,7 +267,8 @@ local function in_folder(path)
   return nil, ("folder '%s' holds no checkpoint"):format(path)
 end
 
--- What stands beside or in the file about the model: settings (false and a message where they can't be), heads.
+-- What stands beside or in the file about the model: settings (false and a message where they can't
+-- be), heads.
 local function settings_of(file, path)
   local settings = json.decode(file:meta "settings" or "")
   if type(settings) == "table" and type(settings.model) == "table" and type(settings.data) == "table" then
@@ -327,7 +331,8 @@ function Weights:part(label)
   return nil, ("'%s' holds %s%s: give which=NAME"):format(self.path, table.concat(names, ", "), label and (", no '" .. label .. "'") or "")
 end
 
---- What jepa.encoder needs for a part: the tensors' sizes; heads and grid as given, said by the file, or as published.
+--- What jepa.encoder needs for a part: the tensors' sizes; heads and grid as given, said by the
+--- file, or as published.
 ---@param part ijepa.weights_part
 ---@param o { heads: integer?, grid: integer[]? }?
 ---@return table? options, string? message
@@ -366,7 +371,8 @@ function Weights:options(part, o)
     crop = { grid[1] * size.patch, grid[2] * size.patch } }
 end
 
---- Fills a run's models with what the file holds: encoder, target encoder (each the other where it is alone), predictor.
+--- Fills a run's models with what the file holds: encoder, target encoder (each the other where it
+--- is alone), predictor.
 ---@param whole { encoder: ijepa.encoder, target_encoder: ijepa.encoder, predictor: ijepa.predictor }
 ---@return string? what was taken, string? message
 function Weights:fill(whole)
