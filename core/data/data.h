@@ -60,15 +60,25 @@ void ij_resizer_end(ij_resizer *r, uint8_t *out); /* out: (height, width, 3) */
 void ij_resizer_free(ij_resizer *r);
 enum { IJ_ROW_SLACK = 64 };
 
-/* ---- decode.c, other.c: encoded bytes to pixels ---- */
+/* ---- decode.c, plain.c, other.c: encoded bytes to pixels ---- */
+typedef struct ij_decode_options { /* zeroes: the defaults */
+  int64_t max_pixels;              /* 0: 2^28 */
+  bool untrusted;                  /* also formats that libvips calls unsafe for files of strangers */
+  bool skip_damaged;               /* a JPEG that libjpeg only warns of is corrupt */
+  int orient;                      /* IJ_ORIENT_... */
+  double low, high;                /* the values that become 0 and 255 where they aren't of 8 bits; equal: the type's */
+} ij_decode_options;
 typedef struct ij_decoder ij_decoder; /* of one thread; keeps its memory between images */
-/* untrusted: also formats that libvips calls unsafe for files of strangers */
-ij_status ij_decoder_new(int64_t max_pixels, bool untrusted, ij_decoder **out);
+ij_status ij_decoder_new(const ij_decode_options *o, ij_decoder **out);
 void ij_decoder_free(ij_decoder *d);
 /* Reads the header; bytes must stay until the next open. IJ_EFORMAT: corrupt, too big, or not allowed. */
 ij_status ij_decoder_open(ij_decoder *d, const uint8_t *bytes, size_t n, int *height, int *width);
 /* Decodes what win needs, once for each open. out: (win->height, win->width, 3). */
 ij_status ij_decoder_read(ij_decoder *d, const ij_window *win, uint8_t *out);
+/* Whether the last image read has values of more than 8 bits, of which next to no contrast is left (fewer than
+ * IJ_LEVELS_FEW different levels of 256). */
+bool ij_decoder_is_flat(const ij_decoder *d);
+enum { IJ_LEVELS_FEW = 8 };
 ij_status ij_vips_ready(void); /* starts libvips once */
 void ij_vips_thread_end(void); /* at the end of a thread that may have used it */
 
