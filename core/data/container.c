@@ -84,11 +84,13 @@ static int tiff_orientation(const uint8_t *p, size_t n) {
   return o >= 1 && o <= 8 ? (int)o : 1;
 }
 
-int ij_tiff_planes(const uint8_t *p, size_t n) {
+const char *ij_tiff_problem(const uint8_t *p, size_t n) {
   tiff t;
-  if (!tiff_open(&t, p, n) || value(&t, tag(&t, 284), 0, 1) != 2) return 0;
-  uint64_t bands = value(&t, tag(&t, 277), 0, 1);
-  return bands > 1 && bands < 1 << 16 ? (int)bands : 0;
+  if (!tiff_open(&t, p, n)) return NULL;
+  uint64_t colours = value(&t, tag(&t, 262), 0, 1), packed = value(&t, tag(&t, 259), 0, 1);
+  bool planes = value(&t, tag(&t, 284), 0, 1) == 2 && value(&t, tag(&t, 277), 0, 1) > 1;
+  if (planes && colours <= 1) return "TIFF of several bands in separate planes that are not RGB or CMYK";
+  return colours == 6 && packed != 6 && packed != 7 ? "TIFF of YCbCr values without JPEG compression" : NULL;
 }
 
 static ij_cut tiff_cut(const uint8_t *p, size_t n) {

@@ -26,8 +26,8 @@ typedef enum ij_cut {
   IJ_CUT_YES,     /* pixels are missing */
 } ij_cut;
 ij_cut ij_is_cut(ij_filetype f, const uint8_t *bytes, size_t n);
-/* Bands of a TIFF that lie in separate planes; 0: they don't. */
-int ij_tiff_planes(const uint8_t *bytes, size_t n);
+/* What libvips 8.14 would read as wrong pixels without an error; NULL: nothing of that. */
+const char *ij_tiff_problem(const uint8_t *bytes, size_t n);
 /* Where the first frame of a GIF has its flags; 0: nowhere. */
 size_t ij_gif_flags(const uint8_t *bytes, size_t n);
 

@@ -117,7 +117,6 @@ static ij_status image_new(const uint8_t *bytes, size_t n, bool untrusted, VipsI
   return st;
 }
 
-enum { PLANES_MOST = 3 }; /* libvips 8.14 mixes up the planes of more bands */
 static ij_status truncated(ij_filetype f) { return ij_fail(IJ_EFORMAT, "truncated %s", ij_filetype_name(f)); }
 
 /* A transparent pixel of a GIF has a colour like any other, as in Pillow's convert("RGB"). libvips leaves it out, so the
@@ -144,10 +143,8 @@ ij_status ij_other_open(ij_filetype f, const uint8_t *bytes, size_t n, bool untr
   ij_status st = f == IJ_FILE_GIF ? gif_opaque(o, &bytes, n) : IJ_OK;
   if (st == IJ_OK) st = image_new(bytes, n, untrusted, &o->image);
   if (st != IJ_OK && st != IJ_ENOMEM && o->perhaps) st = truncated(f);
-  int planes = f == IJ_FILE_TIFF ? ij_tiff_planes(bytes, n) : 0;
-  if (st == IJ_OK && planes > PLANES_MOST)
-    st = ij_fail(IJ_EFORMAT, "TIFF with %d bands in separate planes, which libvips scrambles: store them interleaved",
-                 planes);
+  const char *odd = f == IJ_FILE_TIFF ? ij_tiff_problem(bytes, n) : NULL;
+  if (st == IJ_OK && odd) st = ij_fail(IJ_EFORMAT, "%s, which libvips reads wrongly", odd);
   if (st != IJ_OK) {
     ij_other_close(o);
     return st;
@@ -186,7 +183,7 @@ static ij_status colours_of(VipsImage **image, int *colours) {
         return vips_failed();
       else *colours = 3;
   }
-  if (*colours == 0) return ij_fail(IJ_EFORMAT, "%d bands of no known meaning: expected grey, RGB or CMYK", bands);
+  if (*colours == 0) return ij_fail(IJ_EFORMAT, "%d bands of no known meaning; expected grey, RGB or CMYK", bands);
   return IJ_OK;
 }
 

@@ -170,7 +170,7 @@ static ij_status pnm_unpack(ij_plain *p, const uint8_t *b, size_t n) {
 }
 
 static void pnm_row(const ij_plain *p, const uint8_t *row, const uint16_t *unpacked, const uint8_t *table,
-                    ij_levels *l, int left, int right, uint8_t *to) {
+                    ij_levels *l, bool given, int left, int right, uint8_t *to) {
   for (int x = left; x < right; x++, to += 4)
     for (int c = 0; c < 3; c++) {
       size_t i = (size_t)x * (size_t)p->bands + (p->bands == 3 ? (size_t)c : 0);
@@ -180,7 +180,10 @@ static void pnm_row(const ij_plain *p, const uint8_t *row, const uint16_t *unpac
                                   : (unsigned)row[2 * i] << 8 | row[2 * i + 1];
       if (p->bits == 1) to[c] = v ? 0 : 255;
       else if (p->bits == 8) to[c] = table[v];
-      else to[c] = ij_level(l, v);
+      else {
+        to[c] = ij_level(l, v);
+        if (!given) to[c] = (uint8_t)rint(v / p->most * 255); /* halves as Pillow rounds them */
+      }
     }
 }
 
@@ -208,7 +211,7 @@ ij_status ij_plain_rows(ij_plain *p, const uint8_t *b, size_t n, const ij_decode
     const uint8_t *row = packed ? NULL : b + p->data + from * p->stride;
     const void *values = !packed ? NULL : (const uint8_t *)p->values.p + from * w * (bmp ? 1 : 2 * (size_t)p->bands);
     if (bmp) bmp_row(p, row, values, box->left, box->left + box->w, to);
-    else pnm_row(p, row, values, table, l, box->left, box->left + box->w, to);
+    else pnm_row(p, row, values, table, l, o->low != o->high, box->left, box->left + box->w, to);
     ij_resizer_row(r, to);
   }
   return IJ_OK;
