@@ -456,6 +456,9 @@ ij_status ij_loader_next(ij_loader *l, ij_batch *out);
 ij_status ij_loader_seek(ij_loader *l, int64_t epoch, int64_t step);
 int64_t ij_loader_corrupt_count(const ij_loader *l); /* different corrupt images so far */
 const char *ij_loader_corrupt(ij_loader *l);         /* "name: reason" of one not yet reported, or NULL */
+/* "name: what to do" of the first image of more than 8 bits with next to no contrast: less than 32 of 255 between the
+ * darkest and the brightest value in what was decoded; NULL: there is none, or it was reported. */
+const char *ij_loader_flat(ij_loader *l);
 
 /* One image as RGB bytes (H, W, 3); ij_bytes_free it. IJ_EIO: no such file; IJ_EFORMAT: not an image, or a corrupt one. */
 ij_status ij_image_load(const char *path, uint8_t **pixels, int *height, int *width);

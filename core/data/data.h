@@ -75,10 +75,10 @@ void ij_decoder_free(ij_decoder *d);
 ij_status ij_decoder_open(ij_decoder *d, const uint8_t *bytes, size_t n, int *height, int *width);
 /* Decodes what win needs, once for each open. out: (win->height, win->width, 3). */
 ij_status ij_decoder_read(ij_decoder *d, const ij_window *win, uint8_t *out);
-/* Whether the last image read has values of more than 8 bits, of which next to no contrast is left (fewer than
- * IJ_LEVELS_FEW different levels of 256). */
+/* Whether the last image read has values of more than 8 bits, of which next to no contrast is left: its darkest and its
+ * brightest level are less than IJ_CONTRAST_LEAST of 255 apart. 12 bits in 16 give 15. */
 bool ij_decoder_is_flat(const ij_decoder *d);
-enum { IJ_LEVELS_FEW = 8 };
+enum { IJ_CONTRAST_LEAST = 32 };
 ij_status ij_vips_ready(void); /* starts libvips once */
 void ij_vips_thread_end(void); /* at the end of a thread that may have used it */
 

@@ -121,6 +121,8 @@ static ij_status jpeg_open(ij_decoder *d) {
   return IJ_OK;
 }
 
+static bool is_plain(const ij_decoder *d) { return d->format == IJ_FILE_BMP || d->format == IJ_FILE_PNM; }
+
 /* Pillow turns TIFFs alone; HEIF and AVIF are always turned, by their decoder. */
 static int orientation_of(const ij_decoder *d) {
   bool wanted = d->o.orient == IJ_ORIENT_EXIF || (d->o.orient == IJ_ORIENT_TORCHVISION && d->format == IJ_FILE_TIFF);
@@ -136,10 +138,9 @@ ij_status ij_decoder_open(ij_decoder *d, const uint8_t *bytes, size_t n, int *he
   if (n == 0) return ij_fail(IJ_EFORMAT, "empty file");
   d->format = ij_filetype_of(bytes, n);
   if (d->format == IJ_FILE_JPEG) IJ_TRY(jpeg_open(d));
-  else if (d->format == IJ_FILE_BMP || d->format == IJ_FILE_PNM)
-    IJ_TRY(ij_plain_open(d->format, bytes, n, &d->plain));
+  else if (is_plain(d)) IJ_TRY(ij_plain_open(d->format, bytes, n, &d->plain));
   else IJ_TRY(ij_other_open(d->format, bytes, n, d->o.untrusted, &d->other, &d->height, &d->width));
-  if (d->format == IJ_FILE_BMP || d->format == IJ_FILE_PNM) d->height = d->plain.height, d->width = d->plain.width;
+  if (is_plain(d)) d->height = d->plain.height, d->width = d->plain.width;
   if ((int64_t)d->height * d->width > d->o.max_pixels)
     return ij_fail(IJ_EFORMAT, "%d x %d pixels are more than data.max_pixels = %lld", d->width, d->height,
                    (long long)d->o.max_pixels);
@@ -155,9 +156,13 @@ void ij_levels_begin(ij_levels *l, const ij_decode_options *o, double low, doubl
 }
 
 bool ij_decoder_is_flat(const ij_decoder *d) {
-  int levels = 0;
-  for (int i = 0; i < 4; i++) levels += __builtin_popcountll(d->levels.seen[i]);
-  return d->levels.deep && levels < IJ_LEVELS_FEW;
+  int low = 256, high = -1;
+  for (int i = 0; i < 256; i++)
+    if (d->levels.seen[i / 64] >> i % 64 & 1) {
+      if (low > i) low = i;
+      high = i;
+    }
+  return d->levels.deep && high - low < IJ_CONTRAST_LEAST;
 }
 
 void ij_cmyk_to_rgb(uint8_t *p, int n, bool inverted) {
@@ -219,8 +224,7 @@ static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int rig
 static ij_status rows(ij_decoder *d, const ij_window *box, ij_resizer *r) {
   if (d->format == IJ_FILE_JPEG)
     return jpeg_rows(d, box->top, box->top + box->h, box->left, box->left + box->w, r);
-  if (d->format == IJ_FILE_BMP || d->format == IJ_FILE_PNM)
-    return ij_plain_rows(&d->plain, d->bytes, d->n, &d->o, &d->levels, box, r);
+  if (is_plain(d)) return ij_plain_rows(&d->plain, d->bytes, d->n, &d->o, &d->levels, box, r);
   return ij_other_rows(d->other, &d->o, &d->levels, box, r);
 }
 

@@ -139,6 +139,30 @@ function tests.test_damaged_jpegs_are_decoded_or_skipped()
   lu.assertTrue(difference(decode(golden .. "/whole.jpg", whole.h, whole.w, { damaged = "skip" }), whole.bytes) <= 1)
 end
 
+-- 12 bits in 16 are nearly black without a range: one warning per data set, with the file and the setting.
+function tests.test_images_without_contrast_are_named_once()
+  assert(F.try(C.ij_mkdirs(folder .. "/dark")))
+  local dark = slurp(golden .. "/grey12in16.png")
+  for i = 1, 4 do spit(("%s/dark/%d.png"):format(folder, i), dark) end
+  spit(folder .. "/dark/5.png", slurp(golden .. "/grey16.png"))
+  local function complaints(options)
+    options.root, options.crop, options.resize, options.batch, options.workers = folder .. "/dark", { 16, 24 }, 16, 5, 0
+    local d = assert(data.open(options))
+    local list = {}
+    for _ = 1, 2 do
+      assert(d:read())
+      for _, line in ipairs(d:complaints()) do list[#list + 1] = line end
+      d:seek(0, 0)
+    end
+    lu.assertEquals(d:corrupt_count(), 0)
+    d:close()
+    return list
+  end
+  lu.assertEquals(complaints {}, { "image 1.png: next to no contrast: " ..
+    "data.range={low,high} sets the values that become black and white" })
+  lu.assertEquals(complaints { range = { 0, 4095 } }, {})
+end
+
 function tests.test_wrong_settings_are_refused()
   for want, o in pairs { ["data.orient = 'up': expected torchvision, exif or stored"] = { orient = "up" },
     ["data.damaged = 'keep': expected decode or skip"] = { damaged = "keep" },

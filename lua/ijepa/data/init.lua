@@ -302,19 +302,21 @@ function Data:seek(epoch, step) F.check(C.ij_loader_seek(self.loader, epoch, ste
 --- The number of different corrupt images so far.
 ---@return integer
 function Data:corrupt_count() return tonumber(C.ij_loader_corrupt_count(self.loader)) end
---- Messages since the last call: what was left out of the catalogue, and corrupt images.
+--- Messages since the last call: what was left out of the catalogue and corrupt images, each "skipped NAME: reason"; once
+--- per data set, an image of next to no contrast.
 ---@return string[]
 function Data:complaints()
   local list = {}
-  local function add(next_message, of)
+  local function add(next_message, of, what)
     local s = next_message(of)
     while s ~= nil do
-      list[#list + 1] = F.string(s)
+      list[#list + 1] = what .. F.string(s)
       s = next_message(of)
     end
   end
-  add(C.ij_catalogue_note, self.c)
-  add(C.ij_loader_corrupt, self.loader)
+  add(C.ij_catalogue_note, self.c, "skipped ")
+  add(C.ij_loader_corrupt, self.loader, "skipped ")
+  add(C.ij_loader_flat, self.loader, "image ")
   return list
 end
 --- The next batch as the library gives it (pixels (B, H, W, 3), labels, samples: valid until the next call); nil at the
