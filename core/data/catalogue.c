@@ -116,7 +116,8 @@ static void on_note(void *arg, const char *text) { ij_notes_add(arg, ij_strdup(t
 
 static ij_status add_source(ij_catalogue *c, const char *root, const ij_catalogue_config *config) {
   int i = c->n;
-  IJ_TRY(ij_list_open(root, config->subset, config->cache, on_note, &c->notes, &c->list[i]));
+  IJ_TRY(ij_list_open(root, config->subset, config->cache, config->untrusted_loaders != 0, on_note, &c->notes,
+                      &c->list[i]));
   c->n++;
   c->s[i].first = c->count;
   char *title = i ? ij_format("%s, %s", c->title, root) : ij_strdup(root);

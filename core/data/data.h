@@ -16,7 +16,9 @@ void ij_buffer_free(ij_buffer *b);
 /* n bytes from offset on; *got is less only at the file's end. */
 ij_status ij_read_at(int fd, void *to, size_t n, uint64_t offset, size_t *got);
 ij_status ij_text_read(const char *path, const char *what, char **text); /* a text file, ended by 0; ij_free it */
-int ij_is_image_name(const char *name);                                  /* by its ending; hidden files are not */
+/* By its ending; hidden files are not. untrusted: also formats that libvips calls unsafe. */
+bool ij_is_image_name(const char *name, bool untrusted);
+bool ij_is_label_name(const char *name); /* .cls: the class of the image beside it, in WebDataset's tars */
 
 /* ---- notes.c: messages that wait for a reader ---- */
 typedef struct ij_notes { /* to begin: zeroes */
@@ -104,13 +106,23 @@ const char *ij_names_at(const ij_names *v, uint32_t i);
 const char *ij_names_meta(const ij_names *v, uint32_t i);
 void ij_names_free(ij_names *v);
 
-/* ---- tar.c, index.c ---- */
+/* ---- tar.c, links.c, index.c ---- */
 typedef void ij_note_fn(void *arg, const char *text); /* gets notes on what was left out and why */
 enum { IJ_TAR_NAME_MOST = 4096 };                     /* bytes of a member's name, with the 0 */
-/* Members of the tar open at fd go to add(arg, name, offset, size). */
-typedef ij_status ij_member_fn(void *arg, const char *name, uint64_t offset, uint64_t size);
 /* 1: a tar; 0: not one; 2: compressed */
 int ij_tar_kind(const uint8_t *head, size_t n);
+typedef struct ij_tar_entry {
+  const char *name, *target; /* target: of links */
+  enum { IJ_TAR_FILE, IJ_TAR_HARD, IJ_TAR_SYMBOLIC, IJ_TAR_SPARSE } kind;
+  uint64_t offset, size;
+} ij_tar_entry;
+typedef ij_status ij_tar_entry_fn(void *arg, const ij_tar_entry *e);
+/* The files and links of the tar in the bytes [from, end) of fd, as they stand in it. */
+ij_status ij_tar_walk(int fd, const char *path, uint64_t from, uint64_t end, ij_tar_entry_fn *f, void *arg,
+                      ij_note_fn *note, void *note_arg);
+/* Members of the tar open at fd go to add(arg, name, offset, size): files, what links within the tar lead to, and those
+ * of tars in it, which stand in a folder of that tar's name. Hidden ones are left out. */
+typedef ij_status ij_member_fn(void *arg, const char *name, uint64_t offset, uint64_t size);
 ij_status ij_tar_scan(int fd, const char *path, ij_member_fn *add, void *arg, ij_note_fn *note, void *note_arg);
 /* The same, of a large tar by its index in the folder cache, which is made the first time. cache may be NULL. */
 ij_status ij_tar_members(int fd, const char *path, const char *cache, ij_member_fn *add, void *arg, ij_note_fn *note,
@@ -118,9 +130,9 @@ ij_status ij_tar_members(int fd, const char *path, const char *cache, ij_member_
 
 /* ---- list.c: the images of one folder, tar or list of tars ---- */
 typedef struct ij_list ij_list;
-/* cache: the folder of tars' indexes, or NULL */
-ij_status ij_list_open(const char *root, const char *subset, const char *cache, ij_note_fn *note, void *arg,
-                       ij_list **out);
+/* cache: the folder of tars' indexes, or NULL; untrusted: see ij_is_image_name */
+ij_status ij_list_open(const char *root, const char *subset, const char *cache, bool untrusted, ij_note_fn *note,
+                       void *arg, ij_list **out);
 void ij_list_free(ij_list *l);
 uint32_t ij_list_count(const ij_list *l);
 const char *ij_list_name(const ij_list *l, uint32_t i);

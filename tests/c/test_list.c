@@ -11,7 +11,7 @@ static ij_status list(const char *name, const char *subset, ij_list **out) {
   char *path = in_scratch(name), *sub = subset ? in_scratch(subset) : NULL;
   notes[0] = 0;
   *out = NULL;
-  ij_status st = ij_list_open(path, sub, NULL, on_note, NULL, out);
+  ij_status st = ij_list_open(path, sub, NULL, false, on_note, NULL, out);
   ij_free(path);
   ij_free(sub);
   return st;
@@ -110,9 +110,9 @@ START_TEST(what_is_not_there_is_said)
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "has no images (0 other files"));
   ck_assert_int_eq(list("text", NULL, &l), IJ_EFORMAT);
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "has no images (2 other files"));
-  ck_assert_int_eq(ij_list_open("", NULL, NULL, on_note, NULL, &l), IJ_EINVAL);
-  ck_assert_int_eq(ij_list_open(NULL, NULL, NULL, on_note, NULL, &l), IJ_EINVAL);
-  ck_assert_int_eq(ij_list_open("/dev/null", NULL, NULL, on_note, NULL, &l), IJ_EIO);
+  ck_assert_int_eq(ij_list_open("", NULL, NULL, false, on_note, NULL, &l), IJ_EINVAL);
+  ck_assert_int_eq(ij_list_open(NULL, NULL, NULL, false, on_note, NULL, &l), IJ_EINVAL);
+  ck_assert_int_eq(ij_list_open("/dev/null", NULL, NULL, false, on_note, NULL, &l), IJ_EIO);
 }
 END_TEST
 
@@ -285,7 +285,7 @@ START_TEST(running_out_of_memory_is_survived)
       ij_list *l = NULL;
       char *path = in_scratch(what[k]), *sub = in_scratch("sub");
       ij_mem_fail_at(i);
-      st = ij_list_open(path, sub, NULL, on_note, NULL, &l);
+      st = ij_list_open(path, sub, NULL, false, on_note, NULL, &l);
       ij_mem_fail_at(0);
       ck_assert(st == IJ_OK || st == IJ_ENOMEM);
       ij_list_free(l);
