@@ -115,7 +115,8 @@ static ij_cut tiff_cut(const uint8_t *p, size_t n) {
 }
 
 /* ---- PNG, WebP, JPEG, GIF, HEIF ---- */
-/* The next chunk of a PNG (from 8 on) or of a RIFF (from 12 on): its name at *name, its data at *data. False: the end. */
+/* The next chunk of a PNG (from 8 on) or of a RIFF (from 12 on): its name at *name, its data at *data. False: the end.
+ */
 static bool chunk(const view *v, bool png, uint64_t *at, const uint8_t **name, uint64_t *data, uint64_t *size) {
   if (*at > v->n || v->n - *at < 8) return false;
   *size = get(v, *at + (png ? 0 : 4), 4);
@@ -193,24 +194,28 @@ ij_cut ij_is_cut(ij_filetype f, const uint8_t *p, size_t n) {
   const uint8_t *name;
   uint64_t at, data, size;
   switch (f) {
-    case IJ_FILE_TIFF: return tiff_cut(p, n);
-    case IJ_FILE_GIF: return gif_cut(p, n);
-    case IJ_FILE_PNG:
-      for (at = 8; chunk(&v, true, &at, &name, &data, &size);) {
-        if (!memcmp(name, "IEND", 4)) return IJ_CUT_NO;
-        if (!memcmp(name, "IDAT", 4) && size > n - data) return IJ_CUT_YES;
-      }
-      return IJ_CUT_PERHAPS;
-    case IJ_FILE_WEBP: return get(&v, 4, 4) > n - 8 ? IJ_CUT_YES : IJ_CUT_NO;
-    case IJ_FILE_HEIF:
-      for (at = 0; at < n; at += size) {
-        if (n - at < 8) return IJ_CUT_YES;
-        size = get(&v, at, 4);
-        if (size == 1) size = get(&v, at + 8, 8);
-        if (size < 8) return IJ_CUT_NO; /* 0: to the end of the file */
-        if (size > n - at) return IJ_CUT_YES;
-      }
-      return IJ_CUT_NO;
-    default: return IJ_CUT_NO;
+  case IJ_FILE_TIFF:
+    return tiff_cut(p, n);
+  case IJ_FILE_GIF:
+    return gif_cut(p, n);
+  case IJ_FILE_PNG:
+    for (at = 8; chunk(&v, true, &at, &name, &data, &size);) {
+      if (!memcmp(name, "IEND", 4)) return IJ_CUT_NO;
+      if (!memcmp(name, "IDAT", 4) && size > n - data) return IJ_CUT_YES;
+    }
+    return IJ_CUT_PERHAPS;
+  case IJ_FILE_WEBP:
+    return get(&v, 4, 4) > n - 8 ? IJ_CUT_YES : IJ_CUT_NO;
+  case IJ_FILE_HEIF:
+    for (at = 0; at < n; at += size) {
+      if (n - at < 8) return IJ_CUT_YES;
+      size = get(&v, at, 4);
+      if (size == 1) size = get(&v, at + 8, 8);
+      if (size < 8) return IJ_CUT_NO; /* 0: to the end of the file */
+      if (size > n - at) return IJ_CUT_YES;
+    }
+    return IJ_CUT_NO;
+  default:
+    return IJ_CUT_NO;
   }
 }

@@ -1,5 +1,6 @@
-/* decode.c: which decoder reads a file. JPEG by libjpeg-turbo, which computes only the rows and columns that are needed;
- * BMP and PNM by plain.c; all other formats by libvips (other.c). They give rows of 4-byte pixels to the resizer. */
+/* decode.c: which decoder reads a file. JPEG by libjpeg-turbo, which computes only the rows and columns that are
+ * needed; BMP and PNM by plain.c; all other formats by libvips (other.c). They give rows of 4-byte pixels to the
+ * resizer. */
 #include "decode.h"
 #include "baseline.h"
 #include <setjmp.h>
@@ -222,8 +223,7 @@ static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int rig
 
 /* box: of the image as stored */
 static ij_status rows(ij_decoder *d, const ij_window *box, ij_resizer *r) {
-  if (d->format == IJ_FILE_JPEG)
-    return jpeg_rows(d, box->top, box->top + box->h, box->left, box->left + box->w, r);
+  if (d->format == IJ_FILE_JPEG) return jpeg_rows(d, box->top, box->top + box->h, box->left, box->left + box->w, r);
   if (is_plain(d)) return ij_plain_rows(&d->plain, d->bytes, d->n, &d->o, &d->levels, box, r);
   return ij_other_rows(d->other, &d->o, &d->levels, box, r);
 }

@@ -1,5 +1,5 @@
-/* decode.h: between decode.c (which decoder reads a file), plain.c (BMP, PNM), other.c (libvips) and container.c (what a
- * file's structure tells without decoding). */
+/* decode.h: between decode.c (which decoder reads a file), plain.c (BMP, PNM), other.c (libvips) and container.c (what
+ * a file's structure tells without decoding). */
 #ifndef IJ_DECODE_H
 #define IJ_DECODE_H
 #include "data.h"

@@ -3,8 +3,8 @@
  * foreign one is made again.
  *
  * "ijtar 2\n", u64 size of the tar, u64 its time of change in ns, u64 members; of each u64 offset, u64 size, name, 0;
- * u64 hash. Members that are neither images nor labels (.cls) are kept by number alone, without a name. Links and tars in
- * the tar are resolved already (links.c).
+ * u64 hash. Members that are neither images nor labels (.cls) are kept by number alone, without a name. Links and tars
+ * in the tar are resolved already (links.c).
  *
  * The hash is no secret, so whoever can write to the cache can make one up. It gets no further than a made-up tar: what
  * it names must lie in the tar, under a name that a tar could have. */

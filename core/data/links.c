@@ -129,7 +129,8 @@ static ij_status on_entry(void *arg, const ij_tar_entry *e) {
   return st;
 }
 
-static int by_name(const void *a, const void *b) { /* of the same name the last comes first: it is what unpacking leaves */
+static int by_name(const void *a,
+                   const void *b) { /* of the same name the last comes first: it is what unpacking leaves */
   const link_ *x = a, *y = b;
   int order = strcmp(x->name, y->name);
   return order ? order : x->order < y->order ? 1 : -1;
@@ -182,6 +183,22 @@ typedef struct second { /* the pass that finds what links lead to */
   size_t folders; /* links that may lead to folders: those without an image's name */
 } second;
 
+/* A file of this name, under the names that links to folders above it give it. */
+static ij_status add_seen(const second *p, const char *name, uint64_t offset, uint64_t size) {
+  ij_status st = IJ_OK;
+  for (size_t i = 0; i < p->folders && st == IJ_OK; i++) {
+    link_ *l = &p->s->link[p->folder[i]];
+    size_t n = strlen(l->target);
+    if (n == 0 || strncmp(name, l->target, n) != 0 || name[n] != '/') continue;
+    if (!strncmp(l->name, l->target, n) && l->name[n] == '/') continue; /* it leads back to a folder above it */
+    l->found = true;
+    char *seen = ij_format("%s%s", l->name, name + n);
+    st = seen ? add(p->s, seen, offset, size) : IJ_ENOMEM;
+    ij_free(seen);
+  }
+  return st;
+}
+
 static ij_status on_target(void *arg, const ij_tar_entry *e) {
   second *p = arg;
   scan *s = p->s;
@@ -202,16 +219,7 @@ static ij_status on_target(void *arg, const ij_tar_entry *e) {
     l->offset = e->offset;
     l->size = e->size;
   }
-  for (size_t i = 0; i < p->folders && st == IJ_OK; i++) {
-    link_ *l = &s->link[p->folder[i]];
-    size_t n = strlen(l->target);
-    if (n == 0 || strncmp(name, l->target, n) != 0 || name[n] != '/') continue;
-    if (!strncmp(l->name, l->target, n) && l->name[n] == '/') continue; /* it leads back to a folder above it */
-    l->found = true;
-    char *seen = ij_format("%s%s", l->name, name + n);
-    st = seen ? add(s, seen, e->offset, e->size) : IJ_ENOMEM;
-    ij_free(seen);
-  }
+  if (st == IJ_OK) st = add_seen(p, name, e->offset, e->size);
   ij_free(name);
   return st;
 }
@@ -238,6 +246,10 @@ static ij_status follow(scan *s) {
   if (st == IJ_OK) {
     qsort_r(p.order, s->n, sizeof *p.order, by_target, s);
     st = ij_tar_walk(s->fd, s->path, s->from, s->end, on_target, &p, no_note, NULL);
+  }
+  for (size_t i = 0; i < s->n && st == IJ_OK; i++) { /* links in such folders */
+    const link_ *l = &s->link[i];
+    if (l->image && l->found && !l->out) st = add_seen(&p, l->name, l->offset, l->size);
   }
   for (size_t i = 0; i < s->n && st == IJ_OK; i++) {
     link_ *l = &s->link[i];

@@ -389,7 +389,8 @@ static void label_text(const ij_list *l, uint32_t k, char text[static LABEL_MOST
   size_t shard = (size_t)(where >> 40);
   bool kept = shard < FDS_KEPT && l->fd[shard] >= 0;
   int fd = kept ? l->fd[shard] : open(l->shard.s[shard], O_RDONLY | O_CLOEXEC);
-  if (fd < 0 || ij_read_at(fd, text, size < LABEL_MOST ? size : LABEL_MOST, where & (((uint64_t)1 << 40) - 1), &n) != IJ_OK)
+  if (fd < 0 ||
+      ij_read_at(fd, text, size < LABEL_MOST ? size : LABEL_MOST, where & (((uint64_t)1 << 40) - 1), &n) != IJ_OK)
     n = 0;
   if (fd >= 0 && !kept) close(fd);
   while (n && isspace((unsigned char)text[n - 1])) n--;
@@ -504,8 +505,10 @@ static void moving_init(pthread_rwlock_t *lock) {
 static ij_status no_images(const ij_list *l, const char *subset) {
   if (l->subset.n) return ij_fail(IJ_EFORMAT, "data '%s' has none of the images of subset '%s'", l->root, subset);
   if (l->blocked)
-    return ij_fail(IJ_EFORMAT, "data '%s' has no images but %d of formats that libvips calls unsafe (the first is '%s'); "
-                   "data.untrusted_loaders=true reads them", l->root, l->blocked, l->blocked_first);
+    return ij_fail(IJ_EFORMAT,
+                   "data '%s' has no images but %d of formats that libvips calls unsafe (the first is '%s'); "
+                   "data.untrusted_loaders=true reads them",
+                   l->root, l->blocked, l->blocked_first);
   return ij_fail(IJ_EFORMAT, "data '%s' has no images (%d other files; .jpg, .png, .webp and the like count)", l->root,
                  l->others);
 }
@@ -543,7 +546,8 @@ ij_status ij_list_open(const char *root, const char *subset, const char *cache, 
   IJ_TRY_TO(failed, st, l->labels.n ? find_labels(l) : find_classes(l));
   ij_names_free(&l->labels);
   if (l->blocked == 1)
-    note(l, ij_format("%s: a format that libvips calls unsafe; data.untrusted_loaders=true reads it", l->blocked_first));
+    note(l,
+         ij_format("%s: a format that libvips calls unsafe; data.untrusted_loaders=true reads it", l->blocked_first));
   else if (l->blocked)
     note(l, ij_format("%s and %d more: formats that libvips calls unsafe; data.untrusted_loaders=true reads them",
                       l->blocked_first, l->blocked - 1));

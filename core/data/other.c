@@ -1,5 +1,5 @@
-/* other.c: images that libvips reads, as 8-bit RGB by the rules of docs/data.md; and writing. libvips is loaded with the first such image: linked to
- * the program, its hundred libraries would add 30 ms to every start. */
+/* other.c: images that libvips reads, as 8-bit RGB by the rules of docs/data.md; and writing. libvips is loaded with
+ * the first such image: linked to the program, its hundred libraries would add 30 ms to every start. */
 #include "decode.h"
 #include <dlfcn.h>
 #include <pthread.h>
@@ -119,8 +119,8 @@ static ij_status image_new(const uint8_t *bytes, size_t n, bool untrusted, VipsI
 
 static ij_status truncated(ij_filetype f) { return ij_fail(IJ_EFORMAT, "truncated %s", ij_filetype_name(f)); }
 
-/* A transparent pixel of a GIF has a colour like any other, as in Pillow's convert("RGB"). libvips leaves it out, so the
- * first frame is read from a copy that has no such pixels. */
+/* A transparent pixel of a GIF has a colour like any other, as in Pillow's convert("RGB"). libvips leaves it out, so
+ * the first frame is read from a copy that has no such pixels. */
 static ij_status gif_opaque(ij_other *o, const uint8_t **bytes, size_t n) {
   size_t flags = ij_gif_flags(*bytes, n);
   if (!flags || !((*bytes)[flags] & 1)) return IJ_OK;
@@ -169,19 +169,27 @@ static ij_status colours_of(VipsImage **image, int *colours) {
   VipsImage *made = NULL;
   int bands = lib.vips_image_get_bands(*image);
   switch (lib.vips_image_guess_interpretation(*image)) {
-    case VIPS_INTERPRETATION_B_W:
-    case VIPS_INTERPRETATION_GREY16: *colours = bands <= 2 ? 1 : 0; break;
-    case VIPS_INTERPRETATION_sRGB:
-    case VIPS_INTERPRETATION_RGB:
-    case VIPS_INTERPRETATION_RGB16:
-    case VIPS_INTERPRETATION_scRGB: *colours = bands >= 3 ? 3 : 1; break;
-    case VIPS_INTERPRETATION_CMYK: *colours = bands >= 4 ? 4 : 0; break;
-    case VIPS_INTERPRETATION_MULTIBAND: *colours = bands == 1; break;
-    default: /* LAB and its kin */
-      if (!lib.vips_colourspace_issupported(*image)) *colours = bands == 1;
-      else if (!step(image, &made, lib.vips_colourspace(*image, &made, VIPS_INTERPRETATION_sRGB, NULL)))
-        return vips_failed();
-      else *colours = 3;
+  case VIPS_INTERPRETATION_B_W:
+  case VIPS_INTERPRETATION_GREY16:
+    *colours = bands <= 2 ? 1 : 0;
+    break;
+  case VIPS_INTERPRETATION_sRGB:
+  case VIPS_INTERPRETATION_RGB:
+  case VIPS_INTERPRETATION_RGB16:
+  case VIPS_INTERPRETATION_scRGB:
+    *colours = bands >= 3 ? 3 : 1;
+    break;
+  case VIPS_INTERPRETATION_CMYK:
+    *colours = bands >= 4 ? 4 : 0;
+    break;
+  case VIPS_INTERPRETATION_MULTIBAND:
+    *colours = bands == 1;
+    break;
+  default: /* LAB and its kin */
+    if (!lib.vips_colourspace_issupported(*image)) *colours = bands == 1;
+    else if (!step(image, &made, lib.vips_colourspace(*image, &made, VIPS_INTERPRETATION_sRGB, NULL)))
+      return vips_failed();
+    else *colours = 3;
   }
   if (*colours == 0) return ij_fail(IJ_EFORMAT, "%d bands of no known meaning; expected grey, RGB or CMYK", bands);
   return IJ_OK;
@@ -190,14 +198,22 @@ static ij_status colours_of(VipsImage **image, int *colours) {
 /* A value of a row of libvips' pixels. */
 static double value(const void *row, size_t i, VipsBandFormat format) {
   switch (format) {
-    case VIPS_FORMAT_CHAR: return ((const int8_t *)row)[i];
-    case VIPS_FORMAT_USHORT: return ((const uint16_t *)row)[i];
-    case VIPS_FORMAT_SHORT: return ((const int16_t *)row)[i];
-    case VIPS_FORMAT_UINT: return ((const uint32_t *)row)[i];
-    case VIPS_FORMAT_INT: return ((const int32_t *)row)[i];
-    case VIPS_FORMAT_FLOAT: return (double)((const float *)row)[i];
-    case VIPS_FORMAT_DOUBLE: return ((const double *)row)[i];
-    default: return ((const uint8_t *)row)[i];
+  case VIPS_FORMAT_CHAR:
+    return ((const int8_t *)row)[i];
+  case VIPS_FORMAT_USHORT:
+    return ((const uint16_t *)row)[i];
+  case VIPS_FORMAT_SHORT:
+    return ((const int16_t *)row)[i];
+  case VIPS_FORMAT_UINT:
+    return ((const uint32_t *)row)[i];
+  case VIPS_FORMAT_INT:
+    return ((const int32_t *)row)[i];
+  case VIPS_FORMAT_FLOAT:
+    return (double)((const float *)row)[i];
+  case VIPS_FORMAT_DOUBLE:
+    return ((const double *)row)[i];
+  default:
+    return ((const uint8_t *)row)[i];
   }
 }
 
@@ -205,15 +221,24 @@ static double value(const void *row, size_t i, VipsBandFormat format) {
 static size_t range_of(VipsBandFormat format, double *low, double *high) {
   *low = 0;
   switch (format) {
-    case VIPS_FORMAT_UCHAR: return *high = UINT8_MAX, 1;
-    case VIPS_FORMAT_CHAR: return *low = INT8_MIN, *high = INT8_MAX, 1;
-    case VIPS_FORMAT_USHORT: return *high = UINT16_MAX, 2;
-    case VIPS_FORMAT_SHORT: return *low = INT16_MIN, *high = INT16_MAX, 2;
-    case VIPS_FORMAT_UINT: return *high = UINT32_MAX, 4;
-    case VIPS_FORMAT_INT: return *low = INT32_MIN, *high = INT32_MAX, 4;
-    case VIPS_FORMAT_FLOAT: return *high = 1, 4;
-    case VIPS_FORMAT_DOUBLE: return *high = 1, 8;
-    default: return 0;
+  case VIPS_FORMAT_UCHAR:
+    return *high = UINT8_MAX, 1;
+  case VIPS_FORMAT_CHAR:
+    return *low = INT8_MIN, *high = INT8_MAX, 1;
+  case VIPS_FORMAT_USHORT:
+    return *high = UINT16_MAX, 2;
+  case VIPS_FORMAT_SHORT:
+    return *low = INT16_MIN, *high = INT16_MAX, 2;
+  case VIPS_FORMAT_UINT:
+    return *high = UINT32_MAX, 4;
+  case VIPS_FORMAT_INT:
+    return *low = INT32_MIN, *high = INT32_MAX, 4;
+  case VIPS_FORMAT_FLOAT:
+    return *high = 1, 4;
+  case VIPS_FORMAT_DOUBLE:
+    return *high = 1, 8;
+  default:
+    return 0;
   }
 }
 

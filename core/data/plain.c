@@ -1,5 +1,5 @@
-/* plain.c: BMP and PNM (PBM, PGM, PPM, in binary and in ASCII), which libvips reads by ImageMagick or by a loader that it
- * calls unsafe. The pixels are those of Pillow. Every size comes from the file, so each is checked. */
+/* plain.c: BMP and PNM (PBM, PGM, PPM, in binary and in ASCII), which libvips reads by ImageMagick or by a loader that
+ * it calls unsafe. The pixels are those of Pillow. Every size comes from the file, so each is checked. */
 #include "decode.h"
 #include <math.h>
 #include <string.h>
@@ -21,7 +21,8 @@ static ij_status bmp_open(const uint8_t *b, size_t n, ij_plain *p) {
   uint32_t head = le(b + 14, 4), used = 0;
   bool old = head == 12;
   if ((!old && (head < 16 || head > 1 << 16)) || n < 14 + (size_t)head)
-    return head < 1 << 16 && n < 14 + (size_t)head ? cut("BMP") : ij_fail(IJ_EFORMAT, "BMP with a header of %u bytes", head);
+    return head < 1 << 16 && n < 14 + (size_t)head ? cut("BMP")
+                                                   : ij_fail(IJ_EFORMAT, "BMP with a header of %u bytes", head);
   p->width = old ? (int)le(b + 18, 2) : (int)le(b + 18, 4);
   int64_t height = old ? (int64_t)le(b + 20, 2) : (int32_t)le(b + 22, 4);
   p->upward = height > 0;
@@ -33,9 +34,9 @@ static ij_status bmp_open(const uint8_t *b, size_t n, ij_plain *p) {
   p->data = le(b + 10, 4);
   p->stride = ((size_t)p->width * (size_t)p->bits + 31) / 32 * 4;
   int bits = p->bits, c = p->compression;
-  bool known = c == RGB ? bits == 1 || bits == 4 || bits == 8 || bits == 16 || bits == 24 || bits == 32
-               : c == RLE8   ? bits == 8
-               : c == RLE4   ? bits == 4
+  bool known = c == RGB    ? bits == 1 || bits == 4 || bits == 8 || bits == 16 || bits == 24 || bits == 32
+               : c == RLE8 ? bits == 8
+               : c == RLE4 ? bits == 4
                : c == FIELDS || c == ALPHA_FIELDS ? bits == 16 || bits == 32
                                                   : false;
   if (!known) return ij_fail(IJ_EFORMAT, "BMP of %d bits with compression %d, which is not read", bits, c);
@@ -143,7 +144,8 @@ static ij_status pnm_open(const uint8_t *b, size_t n, ij_plain *p) {
   p->bits = bits ? 1 : v[2] > 255 ? 16 : 8;
   p->bands = p->kind == 3 || p->kind == 6 ? 3 : 1;
   p->data = at + (p->kind > 3); /* one blank */
-  p->stride = p->kind == 4 ? ((size_t)p->width + 7) / 8 : (size_t)p->width * (size_t)p->bands * (size_t)(p->bits > 8 ? 2 : 1);
+  p->stride =
+      p->kind == 4 ? ((size_t)p->width + 7) / 8 : (size_t)p->width * (size_t)p->bands * (size_t)(p->bits > 8 ? 2 : 1);
   return IJ_OK;
 }
 
@@ -162,15 +164,16 @@ static ij_status pnm_unpack(ij_plain *p, const uint8_t *b, size_t n) {
       to[i] = b[at++] == '1';
       continue;
     }
-    if (!number(b, n, &at, &v)) return at >= n ? cut("PNM") : ij_fail(IJ_EFORMAT, "PNM with something other than numbers in it");
+    if (!number(b, n, &at, &v))
+      return at >= n ? cut("PNM") : ij_fail(IJ_EFORMAT, "PNM with something other than numbers in it");
     if (v > p->most) return ij_fail(IJ_EFORMAT, "PNM with %u in it, above its maximum %g", v, p->most);
     to[i] = (uint16_t)v;
   }
   return IJ_OK;
 }
 
-static void pnm_row(const ij_plain *p, const uint8_t *row, const uint16_t *unpacked, const uint8_t *table,
-                    ij_levels *l, bool given, int left, int right, uint8_t *to) {
+static void pnm_row(const ij_plain *p, const uint8_t *row, const uint16_t *unpacked, const uint8_t *table, ij_levels *l,
+                    bool given, int left, int right, uint8_t *to) {
   for (int x = left; x < right; x++, to += 4)
     for (int c = 0; c < 3; c++) {
       size_t i = (size_t)x * (size_t)p->bands + (p->bands == 3 ? (size_t)c : 0);

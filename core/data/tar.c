@@ -164,8 +164,8 @@ static const uint8_t *next_header(walk *w, uint64_t *offset, ij_status *st) {
     const uint8_t *h = block_of(w, *offset, st);
     if (h && ij_interrupted()) *st = ij_fail(IJ_EINTERRUPT, "listing of '%s' interrupted", w->path);
     if (*st == IJ_EEND && damaged) {
-      ij_status noted = note(w, ij_format("%s: damaged at byte %llu: what follows is left out", w->path,
-                                          (unsigned long long)damage));
+      ij_status noted =
+          note(w, ij_format("%s: damaged at byte %llu: what follows is left out", w->path, (unsigned long long)damage));
       if (noted != IJ_OK) *st = noted;
     } else if (*st == IJ_EEND && !empty && *offset != w->end)
       /* two empty blocks should end it; without them it may have been cut between members */
