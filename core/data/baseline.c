@@ -193,8 +193,7 @@ AVX2 static void block_out(const int16_t *block, int last, uint8_t *to, size_t s
   transform(v, 1 << 10, 11);
   transpose(v);
   transform(v, (128 << 18) + (1 << 17), 18); /* v[x]: column x of the output, a row in each lane */
-  const __m256i by_column =
-      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m256i by_column = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
   __m256i left = _mm256_packus_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
   __m256i right = _mm256_packus_epi16(_mm256_packs_epi32(v[4], v[5]), _mm256_packs_epi32(v[6], v[7]));
   left = _mm256_shuffle_epi8(left, by_column);

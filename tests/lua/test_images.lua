@@ -1,5 +1,5 @@
--- The pixels of every format in docs/data.md: tests/golden/images holds small files of each kind, made by Pillow
--- (tests/golden/images.py), and expected.safetensors the RGB values that they must give.
+-- The pixels of every format in docs/data.md: tests/golden/images holds small files of each kind,
+-- made by Pillow (tests/golden/images.py), and expected.safetensors the RGB values they must give.
 local lu = require "luaunit"
 local data = require "ijepa.data"
 local json = require "cjson"
@@ -72,9 +72,9 @@ local function difference(a, b)
   return most
 end
 
--- JPEG: libjpeg-turbo guarantees the same bytes for its accurate inverse DCT in all versions and on all CPUs; only smooth
--- upsampling of colours (rgb420.jpg, whole.jpg and its damaged kin) may be merged or not, one level apart.
-local tolerance = { jpg = 1 }
+-- JPEG: libjpeg-turbo gives the same bytes for its accurate inverse DCT in all versions and on all
+-- CPUs; only the smooth upsampling of colours (rgb420.jpg, whole.jpg) differs, by one level.
+local tolerance = { jpg = 1, ["jpeg.tif"] = 1 }
 
 function tests.test_every_golden_image_has_pillows_pixels()
   local expected, ranges = expectations()
@@ -85,26 +85,29 @@ function tests.test_every_golden_image_has_pillows_pixels()
       orient = (variant == "exif" or variant == "stored") and variant or nil }
     local got, why = decode(golden .. "/" .. name, want.h, want.w, options)
     if not got then error(key .. ": " .. why) end
-    lu.assertTrue(difference(got, want.bytes) <= (tolerance[name:match "%.(%w+)$"] or 0), key)
+    local allowed = tolerance[name] or tolerance[name:match "%.(%w+)$"] or 0
+    lu.assertTrue(difference(got, want.bytes) <= allowed, key)
     count = count + 1
   end
-  lu.assertTrue(count >= 60, count)
+  lu.assertTrue(count >= 85, count)
 end
 
 function tests.test_truncated_files_are_called_that()
-  for file, kind in pairs { ["rgb.png"] = "PNG", ["rgb.tif"] = "TIFF", ["rgb.bmp"] = "BMP", ["rgb.ppm"] = "PNM",
-    ["whole.jpg"] = "JPEG", ["rgb.webp"] = "WebP", ["rgb.gif"] = "GIF" } do
+  for file, kind in pairs { ["rgb.png"] = "PNG", ["rgb.tif"] = "TIFF", ["rgb.bmp"] = "BMP",
+    ["rgb.ppm"] = "PNM", ["whole.jpg"] = "JPEG", ["rgb.webp"] = "WebP", ["rgb.gif"] = "GIF" } do
     local got, why = decode(golden .. "/truncated_" .. file, 16, 24)
     lu.assertTrue(got == nil, file)
     lu.assertEquals(why, "truncated " .. kind)
   end
 end
 
--- Every shorter version of a file is truncated, or still has all pixels: never a file of another kind.
+-- Every shorter version of a file is truncated, or still has all pixels: never another kind.
 function tests.test_any_cut_is_called_truncated()
   local expected = expectations()
-  for _, name in ipairs { "rgb.png", "rgb.bmp", "rgb.ppm", "ascii.ppm", "bits.pbm", "rgb.gif", "rgb.webp", "rgb.tif",
-    "lzw.tif", "palette.bmp" } do
+  for _, name in ipairs { "rgb.png", "rgb.bmp", "rgb.ppm", "ascii.ppm", "bits.pbm", "rgb.gif",
+    "rgb.webp", "rgb.tif",
+    "lzw.tif", "palette.bmp", "runs4.bmp", "runs8.bmp",
+    "ascii.pbm", "animation.gif" } do
     local bytes, want = slurp(golden .. "/" .. name), expected[name]
     for _, part in ipairs { .2, .4, .7, .9, .97 } do
       local file = folder .. "/cut." .. name:match "%w+$"
@@ -117,9 +120,14 @@ function tests.test_any_cut_is_called_truncated()
 end
 
 function tests.test_bands_of_no_known_meaning_are_refused()
+  local planar = "TIFF of several bands in separate planes that are not RGB or CMYK, " ..
+    "which libvips reads wrongly"
   for name, want in pairs {
     ["bands4.tif"] = "4 bands of no known meaning; expected grey, RGB or CMYK",
-    ["planar4.tif"] = "TIFF of several bands in separate planes that are not RGB or CMYK, which libvips reads wrongly" } do
+    ["planar_grey.tif"] = planar,
+    ["ycbcr.tif"] =
+      "TIFF of YCbCr values without JPEG compression, which libvips reads wrongly",
+    ["planar4.tif"] = planar } do
     local got, why = decode(golden .. "/" .. name, 16, 24)
     lu.assertEquals({ got ~= nil, why }, { false, want }, name)
   end
@@ -129,24 +137,28 @@ function tests.test_damaged_jpegs_are_decoded_or_skipped()
   local expected = expectations()
   for _, name in ipairs { "early_eoi.jpg", "stray_rst.jpg" } do
     local want = expected[name]
-    lu.assertTrue(difference(decode(golden .. "/" .. name, want.h, want.w, { damaged = "decode" }), want.bytes) <= 1)
+    local got = assert(decode(golden .. "/" .. name, want.h, want.w, { damaged = "decode" }))
+    lu.assertTrue(difference(got, want.bytes) <= 1, name)
   end
   -- libjpeg warns of the first alone: a restart marker before the end of the file changes nothing
   local cut = expected["early_eoi.jpg"]
   local got, why = decode(golden .. "/early_eoi.jpg", cut.h, cut.w, { damaged = "skip" })
   lu.assertEquals({ got ~= nil, why }, { false, "damaged JPEG: its data ends too early" })
   local whole = expected["whole.jpg"] -- one that has nothing wrong is never skipped
-  lu.assertTrue(difference(decode(golden .. "/whole.jpg", whole.h, whole.w, { damaged = "skip" }), whole.bytes) <= 1)
+  got = assert(decode(golden .. "/whole.jpg", whole.h, whole.w, { damaged = "skip" }))
+  lu.assertTrue(difference(got, whole.bytes) <= 1)
 end
 
--- 12 bits in 16 are nearly black without a range: one warning per data set, with the file and the setting.
+-- 12 bits in 16 are nearly black without a range: one warning per data set, with the file and the
+-- setting.
 function tests.test_images_without_contrast_are_named_once()
   assert(F.try(C.ij_mkdirs(folder .. "/dark")))
   local dark = slurp(golden .. "/grey12in16.png")
   for i = 1, 4 do spit(("%s/dark/%d.png"):format(folder, i), dark) end
   spit(folder .. "/dark/5.png", slurp(golden .. "/grey16.png"))
   local function complaints(options)
-    options.root, options.crop, options.resize, options.batch, options.workers = folder .. "/dark", { 16, 24 }, 16, 5, 0
+    options.root, options.crop, options.resize = folder .. "/dark", { 16, 24 }, 16
+    options.batch, options.workers = 5, 0
     local d = assert(data.open(options))
     local list = {}
     for _ = 1, 2 do
@@ -164,7 +176,8 @@ function tests.test_images_without_contrast_are_named_once()
 end
 
 function tests.test_wrong_settings_are_refused()
-  for want, o in pairs { ["data.orient = 'up': expected torchvision, exif or stored"] = { orient = "up" },
+  for want, o in pairs {
+    ["data.orient = 'up': expected torchvision, exif or stored"] = { orient = "up" },
     ["data.damaged = 'keep': expected decode or skip"] = { damaged = "keep" },
     ["data.range = '9,9': expected two numbers, low and high, rising"] = { range = { 9, 9 } } } do
     o.root = golden

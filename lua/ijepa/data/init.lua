@@ -93,9 +93,9 @@ function data.catalogue(o)
   local names = F.new("const char *[?]", #roots)
   for i, root in ipairs(roots) do names[i - 1] = root end
   c.source_count, c.roots, c.subset, c.cache = #roots, names, o.subset, data.cache_folder(o.cache)
-  local ok, message, code = decoding(c, o)
-  if not ok then return nil, message end
-  ok, message, code = F.try(C.ij_catalogue_open(c, out))
+  local known, wrong = decoding(c, o)
+  if not known then return nil, wrong end
+  local ok, message, code = F.try(C.ij_catalogue_open(c, out))
   if not ok then return nil, message, code end
   local self = setmetatable({ c = F.gc(out[0], C.ij_catalogue_close) }, Catalogue)
   ok, message, code = prepare(self, o)
