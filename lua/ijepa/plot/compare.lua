@@ -57,7 +57,7 @@ return function(run, o)
   end
 
   local images = assert(data.open { train = true, root = cfg.data.root, crop = cfg.data.crop, batch = 4, workers = 0,
-    scale = cfg.data.scale, seed = cfg.seed })
+    scale = cfg.data.scale, seed = cfg.seed, orient = cfg.data.orient, damaged = cfg.data.damaged, range = cfg.data.range })
   local b = assert(images:next())
   local log, unread = Run.read_log(run.out, cfg.tag)   -- a resumed run has more than this process saw
   if unread then say("warning: %s", unread) end
