@@ -158,12 +158,13 @@ void ij_levels_begin(ij_levels *l, const ij_decode_options *o, double low, doubl
 
 bool ij_decoder_is_flat(const ij_decoder *d) {
   int low = 256, high = -1;
+  if (!d->levels.deep) return false;
   for (int i = 0; i < 256; i++)
     if (d->levels.seen[i / 64] >> i % 64 & 1) {
       if (low > i) low = i;
       high = i;
     }
-  return d->levels.deep && high - low < IJ_CONTRAST_LEAST;
+  return high - low < IJ_CONTRAST_LEAST;
 }
 
 void ij_cmyk_to_rgb(uint8_t *p, int n, bool inverted) {
