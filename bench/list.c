@@ -83,7 +83,7 @@ static int shards(char **argv, uint64_t bytes) {
   for (int k = 0; k < 3 && st == IJ_OK; k++) {
     ij_list *l;
     double start = ij_time();
-    if ((st = ij_list_open(argv[2], NULL, k ? cache : NULL, on_note, NULL, &l)) != IJ_OK) break;
+    if ((st = ij_list_open(argv[2], NULL, k ? cache : NULL, false, on_note, NULL, &l)) != IJ_OK) break;
     printf("%d tars, %u images of %llu bytes, %s: %.2f s, %.1f bytes an image\n", n, ij_list_count(l),
            (unsigned long long)bytes, what[k], ij_time() - start, (double)ij_mem_live() / ij_list_count(l));
     ij_list_free(l);

@@ -367,6 +367,9 @@ ij_status ij_mask_sample(ij_mask_policy *p, uint64_t first, int count, ij_masks 
  * evaluation. Who has opened one closes it, in any order: a catalogue lives until its loaders and manifests are closed
  * too. Any thread may use a catalogue, but copy, note and close belong to one; a loader belongs to one thread. */
 typedef struct ij_catalogue ij_catalogue;
+/* Which images are turned by their EXIF orientation: those that Pillow's Image.open(f).convert("RGB") turns, which are
+ * TIFFs; all; none. HEIF and AVIF are always as their decoder gives them, turned. */
+typedef enum ij_orient { IJ_ORIENT_TORCHVISION, IJ_ORIENT_EXIF, IJ_ORIENT_STORED } ij_orient;
 typedef struct ij_catalogue_config {
   const char *root;               /* a folder, a .tar, or a text file that lists tar shards, one per line */
   const char *subset;             /* file of image names, one per line, or NULL; with one source only */
@@ -376,6 +379,10 @@ typedef struct ij_catalogue_config {
   int64_t max_pixels;             /* of one source image; 0: 2^28 */
   int64_t max_bytes;              /* of its file; 0: 2^28 */
   int untrusted_loaders;          /* 1: this catalogue also reads formats that libvips calls unsafe (SVG, PDF, ...) */
+  int orient;                     /* an ij_orient */
+  int skip_damaged;               /* 1: a JPEG that libjpeg decodes with a warning counts as corrupt */
+  double range[2];                /* values that become 0 and 255 in images that aren't of 8 bits; equal: those of their
+                                     type, and 0 and 1 for floats */
 } ij_catalogue_config;
 /* Lists the images. IJ_EIO: root can't be read; IJ_EFORMAT: no images in it; IJ_EINVAL. c and its strings are copied. */
 ij_status ij_catalogue_open(const ij_catalogue_config *c, ij_catalogue **out);
@@ -449,6 +456,9 @@ ij_status ij_loader_next(ij_loader *l, ij_batch *out);
 ij_status ij_loader_seek(ij_loader *l, int64_t epoch, int64_t step);
 int64_t ij_loader_corrupt_count(const ij_loader *l); /* different corrupt images so far */
 const char *ij_loader_corrupt(ij_loader *l);         /* "name: reason" of one not yet reported, or NULL */
+/* "name: what to do" of the first image of more than 8 bits with next to no contrast: less than 32 of 255 between the
+ * darkest and the brightest value in what was decoded; NULL: there is none, or it was reported. */
+const char *ij_loader_flat(ij_loader *l);
 
 /* One image as RGB bytes (H, W, 3); ij_bytes_free it. IJ_EIO: no such file; IJ_EFORMAT: not an image, or a corrupt one. */
 ij_status ij_image_load(const char *path, uint8_t **pixels, int *height, int *width);

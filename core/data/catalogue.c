@@ -1,6 +1,7 @@
 /* catalogue.c: which images there are: the lists of one source or several as one, with one numbering and one set of
  * classes. */
 #include "data.h"
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,7 +116,8 @@ static void on_note(void *arg, const char *text) { ij_notes_add(arg, ij_strdup(t
 
 static ij_status add_source(ij_catalogue *c, const char *root, const ij_catalogue_config *config) {
   int i = c->n;
-  IJ_TRY(ij_list_open(root, config->subset, config->cache, on_note, &c->notes, &c->list[i]));
+  IJ_TRY(ij_list_open(root, config->subset, config->cache, config->untrusted_loaders != 0, on_note, &c->notes,
+                      &c->list[i]));
   c->n++;
   c->s[i].first = c->count;
   char *title = i ? ij_format("%s, %s", c->title, root) : ij_strdup(root);
@@ -134,12 +136,19 @@ ij_status ij_catalogue_open(const ij_catalogue_config *config, ij_catalogue **ou
   if (n < 0 || n > 1 << 10) return ij_fail(IJ_EINVAL, "data: expected 1 to 1024 sources, got %d", n);
   if (n > 1 && config->subset && *config->subset)
     return ij_fail(IJ_EINVAL, "data.subset works with one data.root, not with %d", n);
+  if (config->orient < 0 || config->orient > IJ_ORIENT_STORED)
+    return ij_fail(IJ_EINVAL, "data.orient = %d is not one of ij_orient", config->orient);
+  if (!isfinite(config->range[0]) || !isfinite(config->range[1]) || config->range[0] > config->range[1])
+    return ij_fail(IJ_EINVAL, "data.range = %g, %g: expected two numbers, rising", config->range[0], config->range[1]);
   ij_catalogue *c = ij_calloc(1, sizeof *c);
   if (!c) return st;
   c->users = 1;
   c->limits = (ij_catalogue_config){.max_pixels = config->max_pixels > 0 ? config->max_pixels : (int64_t)1 << 28,
                                     .max_bytes = config->max_bytes > 0 ? config->max_bytes : (int64_t)1 << 28,
-                                    .untrusted_loaders = config->untrusted_loaders};
+                                    .untrusted_loaders = config->untrusted_loaders,
+                                    .orient = config->orient,
+                                    .skip_damaged = config->skip_damaged,
+                                    .range = {config->range[0], config->range[1]}};
   if (!(c->list = ij_calloc((size_t)n, sizeof *c->list)) || !(c->s = ij_calloc((size_t)n, sizeof *c->s))) goto failed;
   for (int i = 0; i < n; i++)
     IJ_TRY_TO(failed, st, add_source(c, config->source_count ? config->roots[i] : config->root, config));

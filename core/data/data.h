@@ -16,7 +16,9 @@ void ij_buffer_free(ij_buffer *b);
 /* n bytes from offset on; *got is less only at the file's end. */
 ij_status ij_read_at(int fd, void *to, size_t n, uint64_t offset, size_t *got);
 ij_status ij_text_read(const char *path, const char *what, char **text); /* a text file, ended by 0; ij_free it */
-int ij_is_image_name(const char *name);                                  /* by its ending; hidden files are not */
+/* By its ending; hidden files are not. untrusted: also formats that libvips calls unsafe. */
+bool ij_is_image_name(const char *name, bool untrusted);
+bool ij_is_label_name(const char *name); /* .cls: the class of the image beside it, in WebDataset's tars */
 
 /* ---- notes.c: messages that wait for a reader ---- */
 typedef struct ij_notes { /* to begin: zeroes */
@@ -60,15 +62,25 @@ void ij_resizer_end(ij_resizer *r, uint8_t *out); /* out: (height, width, 3) */
 void ij_resizer_free(ij_resizer *r);
 enum { IJ_ROW_SLACK = 64 };
 
-/* ---- decode.c, other.c: encoded bytes to pixels ---- */
+/* ---- decode.c, plain.c, other.c: encoded bytes to pixels ---- */
+typedef struct ij_decode_options { /* zeroes: the defaults */
+  int64_t max_pixels;              /* 0: 2^28 */
+  bool untrusted;                  /* also formats that libvips calls unsafe for files of strangers */
+  bool skip_damaged;               /* a JPEG that libjpeg only warns of is corrupt */
+  int orient;                      /* IJ_ORIENT_... */
+  double low, high;                /* the values that become 0 and 255 where they aren't of 8 bits; equal: the type's */
+} ij_decode_options;
 typedef struct ij_decoder ij_decoder; /* of one thread; keeps its memory between images */
-/* untrusted: also formats that libvips calls unsafe for files of strangers */
-ij_status ij_decoder_new(int64_t max_pixels, bool untrusted, ij_decoder **out);
+ij_status ij_decoder_new(const ij_decode_options *o, ij_decoder **out);
 void ij_decoder_free(ij_decoder *d);
 /* Reads the header; bytes must stay until the next open. IJ_EFORMAT: corrupt, too big, or not allowed. */
 ij_status ij_decoder_open(ij_decoder *d, const uint8_t *bytes, size_t n, int *height, int *width);
 /* Decodes what win needs, once for each open. out: (win->height, win->width, 3). */
 ij_status ij_decoder_read(ij_decoder *d, const ij_window *win, uint8_t *out);
+/* Whether the last image read has values of more than 8 bits, of which next to no contrast is left: its darkest and its
+ * brightest level are less than IJ_CONTRAST_LEAST of 255 apart. 12 bits in 16 give 15. */
+bool ij_decoder_is_flat(const ij_decoder *d);
+enum { IJ_CONTRAST_LEAST = 32 };
 ij_status ij_vips_ready(void); /* starts libvips once */
 void ij_vips_thread_end(void); /* at the end of a thread that may have used it */
 
@@ -94,13 +106,23 @@ const char *ij_names_at(const ij_names *v, uint32_t i);
 const char *ij_names_meta(const ij_names *v, uint32_t i);
 void ij_names_free(ij_names *v);
 
-/* ---- tar.c, index.c ---- */
+/* ---- tar.c, links.c, index.c ---- */
 typedef void ij_note_fn(void *arg, const char *text); /* gets notes on what was left out and why */
 enum { IJ_TAR_NAME_MOST = 4096 };                     /* bytes of a member's name, with the 0 */
-/* Members of the tar open at fd go to add(arg, name, offset, size). */
-typedef ij_status ij_member_fn(void *arg, const char *name, uint64_t offset, uint64_t size);
 /* 1: a tar; 0: not one; 2: compressed */
 int ij_tar_kind(const uint8_t *head, size_t n);
+typedef struct ij_tar_entry {
+  const char *name, *target; /* target: of links */
+  enum { IJ_TAR_FILE, IJ_TAR_HARD, IJ_TAR_SYMBOLIC, IJ_TAR_SPARSE } kind;
+  uint64_t offset, size;
+} ij_tar_entry;
+typedef ij_status ij_tar_entry_fn(void *arg, const ij_tar_entry *e);
+/* The files and links of the tar in the bytes [from, end) of fd, as they stand in it. */
+ij_status ij_tar_walk(int fd, const char *path, uint64_t from, uint64_t end, ij_tar_entry_fn *f, void *arg,
+                      ij_note_fn *note, void *note_arg);
+/* Members of the tar open at fd go to add(arg, name, offset, size): files, what links within the tar lead to, and those
+ * of tars in it, which stand in a folder of that tar's name. Hidden ones are left out. */
+typedef ij_status ij_member_fn(void *arg, const char *name, uint64_t offset, uint64_t size);
 ij_status ij_tar_scan(int fd, const char *path, ij_member_fn *add, void *arg, ij_note_fn *note, void *note_arg);
 /* The same, of a large tar by its index in the folder cache, which is made the first time. cache may be NULL. */
 ij_status ij_tar_members(int fd, const char *path, const char *cache, ij_member_fn *add, void *arg, ij_note_fn *note,
@@ -108,9 +130,9 @@ ij_status ij_tar_members(int fd, const char *path, const char *cache, ij_member_
 
 /* ---- list.c: the images of one folder, tar or list of tars ---- */
 typedef struct ij_list ij_list;
-/* cache: the folder of tars' indexes, or NULL */
-ij_status ij_list_open(const char *root, const char *subset, const char *cache, ij_note_fn *note, void *arg,
-                       ij_list **out);
+/* cache: the folder of tars' indexes, or NULL; untrusted: see ij_is_image_name */
+ij_status ij_list_open(const char *root, const char *subset, const char *cache, bool untrusted, ij_note_fn *note,
+                       void *arg, ij_list **out);
 void ij_list_free(ij_list *l);
 uint32_t ij_list_count(const ij_list *l);
 const char *ij_list_name(const ij_list *l, uint32_t i);

@@ -1,5 +1,6 @@
-/* decode.c: JPEG by libjpeg-turbo, which computes only the rows and columns that are needed; all other formats by
- * libvips (other.c). Both give rows of 4-byte pixels to the resizer. */
+/* decode.c: which decoder reads a file. JPEG by libjpeg-turbo, which computes only the rows and columns that are
+ * needed; BMP and PNM by plain.c; all other formats by libvips (other.c). They give rows of 4-byte pixels to the
+ * resizer. */
 #include "decode.h"
 #include "baseline.h"
 #include <setjmp.h>
@@ -17,21 +18,24 @@ typedef struct jpeg {
   struct jpeg_error_mgr error;
   struct jpeg_progress_mgr progress;
   jmp_buf exit;
-  bool made;
+  bool made, strict; /* strict: what is only a warning to libjpeg ends it too */
 } jpeg;
 
 struct ij_decoder {
-  int64_t max_pixels;
-  bool untrusted; /* formats that are unsafe for files of strangers are allowed */
+  ij_decode_options o;
   const uint8_t *bytes;
   size_t n;
-  bool is_jpeg;
-  int height, width;
+  ij_filetype format;
+  int orientation;   /* to be undone: 2 to 8; 1: none */
+  int height, width; /* as stored */
   jpeg j;
   ij_baseline *baseline;
+  ij_plain plain;
   ij_other *other;
-  ij_resizer resizer;
-  ij_buffer rows; /* libjpeg's output */
+  ij_levels levels;
+  ij_resizer resizer, copier; /* copier: of turned images, at their own size */
+  ij_buffer rows;             /* libjpeg's output */
+  ij_buffer turned;           /* (h, w, 3) of a turned image, as stored */
 };
 
 /* libjpeg reports errors and warnings through these; neither prints. */
@@ -46,9 +50,14 @@ static void on_error(j_common_ptr info) {
 static void on_message(j_common_ptr info, int level) {
   jpeg *j = info->client_data;
   if (level >= 0) return;
-  if (info->err->msg_code == JWRN_JPEG_EOF) ij_fail(IJ_EFORMAT, "truncated JPEG");
-  else if (info->err->msg_code == JWRN_HIT_MARKER) ij_fail(IJ_EFORMAT, "damaged JPEG: its data ends too early");
-  else return; /* odd, but the pixels are there */
+  int code = info->err->msg_code;
+  if (code == JWRN_JPEG_EOF) ij_fail(IJ_EFORMAT, "truncated JPEG");
+  else if (!j->strict) return; /* damaged or odd, but the pixels are there */
+  else if (code == JWRN_HIT_MARKER) ij_fail(IJ_EFORMAT, "damaged JPEG: its data ends too early");
+  else if (code == JWRN_MUST_RESYNC || code == JWRN_EXTRANEOUS_DATA) ij_fail(IJ_EFORMAT, "damaged JPEG: stray markers");
+  else if (code == JWRN_HUFF_BAD_CODE || code == JWRN_ARITH_BAD_CODE)
+    ij_fail(IJ_EFORMAT, "damaged JPEG: its data makes no sense");
+  else return;
   longjmp(j->exit, 1);
 }
 
@@ -74,12 +83,13 @@ static ij_status jpeg_make(jpeg *j) {
   return IJ_OK;
 }
 
-ij_status ij_decoder_new(int64_t max_pixels, bool untrusted, ij_decoder **out) {
+ij_status ij_decoder_new(const ij_decode_options *o, ij_decoder **out) {
   ij_decoder *d = ij_calloc(1, sizeof *d);
   if (!d) return IJ_ENOMEM;
-  d->max_pixels = max_pixels;
-  d->untrusted = untrusted;
+  d->o = *o;
+  if (d->o.max_pixels <= 0) d->o.max_pixels = (int64_t)1 << 28;
   ij_status st = (d->baseline = ij_baseline_new()) ? jpeg_make(&d->j) : IJ_ENOMEM;
+  d->j.strict = o->skip_damaged;
   if (st != IJ_OK) ij_decoder_free(d);
   else *out = d;
   return st;
@@ -90,8 +100,11 @@ void ij_decoder_free(ij_decoder *d) {
   if (d->j.made) jpeg_destroy_decompress(&d->j.info);
   ij_baseline_free(d->baseline);
   ij_other_close(d->other);
+  ij_plain_close(&d->plain);
   ij_resizer_free(&d->resizer);
+  ij_resizer_free(&d->copier);
   ij_buffer_free(&d->rows);
+  ij_buffer_free(&d->turned);
   ij_free(d);
 }
 
@@ -109,25 +122,52 @@ static ij_status jpeg_open(ij_decoder *d) {
   return IJ_OK;
 }
 
+static bool is_plain(const ij_decoder *d) { return d->format == IJ_FILE_BMP || d->format == IJ_FILE_PNM; }
+
+/* Pillow turns TIFFs alone; HEIF and AVIF are always turned, by their decoder. */
+static int orientation_of(const ij_decoder *d) {
+  bool wanted = d->o.orient == IJ_ORIENT_EXIF || (d->o.orient == IJ_ORIENT_TORCHVISION && d->format == IJ_FILE_TIFF);
+  return wanted ? ij_orientation(d->format, d->bytes, d->n) : 1;
+}
+
 ij_status ij_decoder_open(ij_decoder *d, const uint8_t *bytes, size_t n, int *height, int *width) {
   d->bytes = bytes;
   d->n = n;
   ij_other_close(d->other);
   d->other = NULL;
+  d->levels = (ij_levels){0};
   if (n == 0) return ij_fail(IJ_EFORMAT, "empty file");
-  d->is_jpeg = n > 2 && bytes[0] == 0xff && bytes[1] == 0xd8;
-  if (d->is_jpeg) IJ_TRY(jpeg_open(d));
-  else IJ_TRY(ij_other_open(bytes, n, d->untrusted, &d->other, &d->height, &d->width));
-  if ((int64_t)d->height * d->width > d->max_pixels)
+  d->format = ij_filetype_of(bytes, n);
+  if (d->format == IJ_FILE_JPEG) IJ_TRY(jpeg_open(d));
+  else if (is_plain(d)) IJ_TRY(ij_plain_open(d->format, bytes, n, &d->plain));
+  else IJ_TRY(ij_other_open(d->format, bytes, n, d->o.untrusted, &d->other, &d->height, &d->width));
+  if (is_plain(d)) d->height = d->plain.height, d->width = d->plain.width;
+  if ((int64_t)d->height * d->width > d->o.max_pixels)
     return ij_fail(IJ_EFORMAT, "%d x %d pixels are more than data.max_pixels = %lld", d->width, d->height,
-                   (long long)d->max_pixels);
-  *height = d->height;
-  *width = d->width;
+                   (long long)d->o.max_pixels);
+  d->orientation = orientation_of(d);
+  *height = d->orientation > 4 ? d->width : d->height;
+  *width = d->orientation > 4 ? d->height : d->width;
   return IJ_OK;
 }
 
-/* As PIL turns CMYK into RGB; Adobe's files hold the inks inverted. */
-static void cmyk_to_rgb(uint8_t *p, int n, bool inverted) {
+void ij_levels_begin(ij_levels *l, const ij_decode_options *o, double low, double high) {
+  bool given = o->low != o->high;
+  *l = (ij_levels){.low = given ? o->low : low, .high = given ? o->high : high, .deep = true};
+}
+
+bool ij_decoder_is_flat(const ij_decoder *d) {
+  int low = 256, high = -1;
+  if (!d->levels.deep) return false;
+  for (int i = 0; i < 256; i++)
+    if (d->levels.seen[i / 64] >> i % 64 & 1) {
+      if (low > i) low = i;
+      high = i;
+    }
+  return high - low < IJ_CONTRAST_LEAST;
+}
+
+void ij_cmyk_to_rgb(uint8_t *p, int n, bool inverted) {
   for (; n > 0; n--, p += 4) {
     int paper = inverted ? p[3] : 255 - p[3];
     for (int c = 0; c < 3; c++) {
@@ -149,18 +189,18 @@ static bool jpeg_ends(struct jpeg_decompress_struct *info) {
 }
 
 enum { ROWS = 4 }; /* per call of libjpeg */
-static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int right) {
+static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int right, ij_resizer *r) {
   jpeg *j = &d->j;
   struct jpeg_decompress_struct *info = &j->info;
   if (setjmp(j->exit)) return IJ_EFORMAT; /* nothing below lives in locals that are used after a jump */
-  if (ij_baseline_rows(d->baseline, info, top, bottom, left, right, &d->resizer)) return IJ_OK;
+  if (ij_baseline_rows(d->baseline, info, top, bottom, left, right, r)) return IJ_OK;
   jpeg_start_decompress(info);
   /* Smooth upsampling of colours looks one sample to each side, two pixels; none is next to the cut. */
   JDIMENSION x = left > 2 ? (JDIMENSION)left - 2 : 0, end = (JDIMENSION)right + 2;
   if (end > info->output_width) end = info->output_width;
   JDIMENSION wide = end - x;
   if (x > 0 || end < info->output_width) jpeg_crop_scanline(info, &x, &wide);
-  size_t stride = (size_t)wide * 4 + (size_t)d->resizer.across.taps * 4 + IJ_ROW_SLACK;
+  size_t stride = (size_t)wide * 4 + (size_t)r->across.taps * 4 + IJ_ROW_SLACK;
   stride = (stride + 63) / 64 * 64;
   if (ij_buffer_reserve(&d->rows, stride * ROWS + 64) != IJ_OK) return IJ_ENOMEM;
   JSAMPROW row[ROWS];
@@ -172,8 +212,8 @@ static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int rig
     n = (int)jpeg_read_scanlines(info, row, (JDIMENSION)n);
     for (int i = 0; i < n; i++) {
       uint8_t *p = row[i] + 4 * ((size_t)left - x);
-      if (info->out_color_space == JCS_CMYK) cmyk_to_rgb(p, right - left, info->saw_Adobe_marker);
-      ij_resizer_row(&d->resizer, p);
+      if (info->out_color_space == JCS_CMYK) ij_cmyk_to_rgb(p, right - left, true); /* as Adobe's; so does Pillow */
+      ij_resizer_row(r, p);
     }
   }
   bool complete = bottom >= d->height || jpeg_ends(info);
@@ -182,13 +222,47 @@ static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int rig
   return complete ? IJ_OK : ij_fail(IJ_EFORMAT, "truncated JPEG");
 }
 
+/* box: of the image as stored */
+static ij_status rows(ij_decoder *d, const ij_window *box, ij_resizer *r) {
+  if (d->format == IJ_FILE_JPEG) return jpeg_rows(d, box->top, box->top + box->h, box->left, box->left + box->w, r);
+  if (is_plain(d)) return ij_plain_rows(&d->plain, d->bytes, d->n, &d->o, &d->levels, box, r);
+  return ij_other_rows(d->other, &d->o, &d->levels, box, r);
+}
+
+/* Turned: the pixels of the box as stored, by a resizer that changes no size, and from these the rows as seen. */
+static ij_status rows_turned(ij_decoder *d, const ij_window *seen, ij_resizer *r) {
+  int o = d->orientation, top = seen->top, left = seen->left, h = seen->h, w = seen->w;
+  bool swap = o > 4, flip_x = o == 2 || o == 3 || o == 7 || o == 8, flip_y = o == 3 || o == 4 || o == 6 || o == 7;
+  /* as seen: (y, x); as stored: (a, b) = swap ? (x, y) : (y, x), counted from the end where it is flipped */
+  ij_window box = {.top = swap ? left : top, .left = swap ? top : left, .h = swap ? w : h, .w = swap ? h : w};
+  if (flip_y) box.top = d->height - box.top - box.h;
+  if (flip_x) box.left = d->width - box.left - box.w;
+  box.full_h = box.height = box.h;
+  box.full_w = box.width = box.w;
+  IJ_TRY(ij_buffer_reserve(&d->turned, (size_t)box.h * (size_t)box.w * 3 + 4));
+  IJ_TRY(ij_resizer_begin(&d->copier, &box));
+  IJ_TRY(rows(d, &box, &d->copier));
+  ij_resizer_end(&d->copier, d->turned.p);
+  uint8_t *to = r->row.p;
+  for (int y = 0; y < h; y++) {
+    for (int x = 0; x < w; x++) {
+      int a = swap ? x : y, b = swap ? y : x;
+      if (flip_y) a = box.h - 1 - a;
+      if (flip_x) b = box.w - 1 - b;
+      memcpy(to + 4 * (size_t)x, (uint8_t *)d->turned.p + 3 * ((size_t)a * (size_t)box.w + (size_t)b), 3);
+    }
+    ij_resizer_row(r, to);
+  }
+  return IJ_OK;
+}
+
 ij_status ij_decoder_read(ij_decoder *d, const ij_window *win, uint8_t *out) {
   ij_resizer *r = &d->resizer;
   IJ_TRY(ij_resizer_begin(r, win));
-  int top = win->top + r->down.lo, bottom = win->top + r->down.hi;
-  int left = win->left + r->across.lo, right = win->left + r->across.hi;
-  if (d->is_jpeg) IJ_TRY(jpeg_rows(d, top, bottom, left, right));
-  else IJ_TRY(ij_other_rows(d->other, top, bottom, left, right, r));
+  ij_window box = {.top = win->top + r->down.lo, .left = win->left + r->across.lo};
+  box.h = r->down.hi - r->down.lo;
+  box.w = r->across.hi - r->across.lo;
+  IJ_TRY(d->orientation > 1 ? rows_turned(d, &box, r) : rows(d, &box, r));
   ij_resizer_end(r, out);
   return IJ_OK;
 }

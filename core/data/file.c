@@ -52,14 +52,24 @@ ij_status ij_text_read(const char *path, const char *what, char **text) {
   return st;
 }
 
-static const char *const endings[] = {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif",  "tif",  "tiff",
-                                      "ppm", "pgm",  "pbm", "pnm",  "pfm", "bmp",  "avif", "heic", "heif",
-                                      "jxl", "jp2",  "j2k", "jpx",  "j2c", "jpc",  "hdr",  "exr",  "fits"};
+static const char *const endings[] = {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif",  "tif", "tiff",
+                                      "ppm", "pgm",  "pbm", "pnm",  "bmp", "avif", "heic", "heif"};
+static const char *const unsafe_endings[] = {"pfm", "jxl", "jp2", "j2k", "jpx", "j2c", "jpc", "hdr", "exr", "fits"};
 
-int ij_is_image_name(const char *name) {
+static bool is_one_of(const char *ending, const char *const *list, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (!strcasecmp(ending, list[i])) return true;
+  return false;
+}
+
+bool ij_is_image_name(const char *name, bool untrusted) {
   const char *slash = strrchr(name, '/'), *base = slash ? slash + 1 : name, *dot = strrchr(base, '.');
-  if (*base == '.' || !dot) return 0;
-  for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
-    if (!strcasecmp(dot + 1, endings[i])) return 1;
-  return 0;
+  if (*base == '.' || !dot) return false;
+  return is_one_of(dot + 1, endings, sizeof endings / sizeof *endings) ||
+         (untrusted && is_one_of(dot + 1, unsafe_endings, sizeof unsafe_endings / sizeof *unsafe_endings));
+}
+
+bool ij_is_label_name(const char *name) {
+  size_t n = strlen(name);
+  return n > 4 && name[n - 5] != '/' && !strcmp(name + n - 4, ".cls");
 }

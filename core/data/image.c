@@ -37,7 +37,7 @@ ij_status ij_image_load(const char *path, uint8_t **pixels, int *height, int *wi
   ij_decoder *d = NULL;
   ij_status st;
   IJ_TRY_TO(done, st, file_bytes(path, &bytes, &n));
-  IJ_TRY_TO(done, st, ij_decoder_new((int64_t)1 << 28, false, &d));
+  IJ_TRY_TO(done, st, ij_decoder_new(&(ij_decode_options){0}, &d));
   IJ_TRY_TO(failed, st, ij_decoder_open(d, bytes, n, &h, &w));
   if (!(out = ij_alloc((size_t)h * (size_t)w * 3))) {
     st = IJ_ENOMEM;

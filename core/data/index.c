@@ -2,8 +2,9 @@
  * read once. An index belongs to a path, size and time of change, and ends with a hash of itself: an old, torn or
  * foreign one is made again.
  *
- * "ijtar 1\n", u64 size of the tar, u64 its time of change in ns, u64 members; of each u64 offset, u64 size, name, 0;
- * u64 hash. Members that are no images are kept by number alone: names say no more than that they were there.
+ * "ijtar 2\n", u64 size of the tar, u64 its time of change in ns, u64 members; of each u64 offset, u64 size, name, 0;
+ * u64 hash. Members that are neither images nor labels (.cls) are kept by number alone, without a name. Links and tars
+ * in the tar are resolved already (links.c).
  *
  * The hash is no secret, so whoever can write to the cache can make one up. It gets no further than a made-up tar: what
  * it names must lie in the tar, under a name that a tar could have. */
@@ -16,7 +17,7 @@
 #include <unistd.h>
 
 enum { FROM = 32 << 20, HEAD = 32 }; /* a smaller tar is read as fast without */
-static const char magic[8] = "ijtar 1\n";
+static const char magic[8] = "ijtar 2\n";
 
 typedef struct index {
   ij_member_fn *add; /* where members go */
@@ -46,7 +47,8 @@ static ij_status on_member(void *arg, const char *name, uint64_t offset, uint64_
   index_ *x = arg;
   uint64_t place[2] = {offset, size};
   IJ_TRY(put(x, place, sizeof place));
-  IJ_TRY(put(x, ij_is_image_name(name) ? name : "", ij_is_image_name(name) ? strlen(name) + 1 : 1));
+  bool kept = ij_is_image_name(name, true) || ij_is_label_name(name);
+  IJ_TRY(put(x, kept ? name : "", kept ? strlen(name) + 1 : 1));
   x->count++;
   return x->add(x->arg, name, offset, size);
 }

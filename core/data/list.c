@@ -31,6 +31,11 @@ struct ij_list {
   bool part;               /* a subset */
   int *fd;                 /* of the first FDS_KEPT shards */
   int others;              /* files that aren't images */
+  bool untrusted;
+  int blocked; /* images of formats that are not trusted */
+  char *blocked_first;
+  ij_names labels; /* .cls members by the image's name up to its first dot; while it is opened */
+  int32_t *label;  /* (count): of labels; NULL: the folders are the classes */
   char *subset_text;
   strings subset; /* sorted */
   uint8_t *met;   /* for each line of the subset */
@@ -119,8 +124,11 @@ static void subset_report(ij_list *l, const char *path) {
 
 /* ---- adding ---- */
 static ij_status add_name(ij_list *l, const char *name, const void *meta) {
-  if (!ij_is_image_name(name)) {
+  if (!ij_is_image_name(name, l->untrusted)) {
     l->others++;
+    if (!ij_is_image_name(name, true)) return IJ_OK;
+    l->blocked++;
+    if (!l->blocked_first && !(l->blocked_first = ij_strdup(name))) return IJ_ENOMEM;
     return IJ_OK;
   }
   if (l->subset.n && !subset_has(l, name)) return IJ_OK;
@@ -195,6 +203,24 @@ static ij_status list_folder(ij_list *l) {
 }
 
 /* ---- tars ---- */
+/* What a WebDataset calls the key: up to the first dot of the file's name. */
+static size_t key_length(const char *name) {
+  const char *slash = strrchr(name, '/'), *base = slash ? slash + 1 : name;
+  return (size_t)(base - name) + strcspn(base, ".");
+}
+
+/* Whether a tar's name is the class of an image in no folder, as of ILSVRC's n01440764.tar, which holds
+ * n01440764_10026.JPEG; *stem: the length of that name. */
+static bool names_class(const char *tar, const char *name, int *stem) {
+  const char *slash = strrchr(tar, '/'), *base = slash ? slash + 1 : tar;
+  size_t n = strlen(base);
+  if (strchr(name, '/') || n < 5 || strcasecmp(base + n - 4, ".tar") != 0) return false;
+  n -= 4;
+  *stem = (int)n;
+  bool wordnet = n == 9 && *base == 'n' && strspn(base + 1, "0123456789") == 8;
+  return wordnet || (!strncmp(name, base, n) && name[n] == '_');
+}
+
 static ij_status on_member(void *arg, const char *name, uint64_t offset, uint64_t size) {
   ij_list *l = arg;
   if (offset >> 40) return ij_fail(IJ_EUNSUPPORTED, "tar '%s' is longer than 1 TiB", l->shard.s[l->shard.n - 1]);
@@ -203,8 +229,22 @@ static ij_status on_member(void *arg, const char *name, uint64_t offset, uint64_
   uint32_t bytes = size > UINT32_MAX ? UINT32_MAX : (uint32_t)size;
   memcpy(meta, &where, 8);
   memcpy(meta + 8, &bytes, 4);
-  while (name[0] == '/' || (name[0] == '.' && name[1] == '/')) name += name[0] == '/' ? 1 : 2;
-  return add_name(l, name, meta);
+  if (ij_is_label_name(name)) {
+    char *key = ij_strdup(name);
+    if (!key) return IJ_ENOMEM;
+    key[key_length(key)] = 0;
+    ij_status st = ij_names_add(&l->labels, key, meta);
+    ij_free(key);
+    return st;
+  }
+  int stem;
+  const char *shard = l->shard.s[l->shard.n - 1];
+  if (!names_class(shard, name, &stem)) return add_name(l, name, meta);
+  const char *slash = strrchr(shard, '/');
+  char *full = ij_format("%.*s/%s", stem, slash ? slash + 1 : shard, name);
+  ij_status st = full ? add_name(l, full, meta) : IJ_ENOMEM;
+  ij_free(full);
+  return st;
 }
 
 static ij_status add_shard(ij_list *l, char *path) { /* takes the path */
@@ -234,7 +274,7 @@ static ij_status fds_new(int **fd) {
 
 static ij_status shards_begin(ij_list *l) {
   l->tar = true;
-  l->names.meta = META;
+  l->names.meta = l->labels.meta = META;
   return fds_new(&l->fd);
 }
 
@@ -291,6 +331,17 @@ static ij_status list_folder_of_tars(ij_list *l) {
 }
 
 /* ---- classes ---- */
+static void classes_sort(ij_list *l, int (*order)(const void *, const void *)) { /* each once */
+  strings *v = &l->class;
+  size_t kept = 0;
+  if (v->n) qsort(v->s, v->n, sizeof *v->s, order);
+  for (size_t i = 0; i < v->n; i++) {
+    if (kept && !strcmp(v->s[i], v->s[kept - 1])) ij_free(v->s[i]);
+    else v->s[kept++] = v->s[i];
+  }
+  v->n = kept;
+}
+
 /* The part of name that says its class, or NULL: the first folder, in a tar the last one. */
 static const char *class_of(const ij_list *l, const char *name, size_t *len) {
   const char *end = l->tar ? strrchr(name, '/') : strchr(name, '/'), *start = name;
@@ -299,6 +350,82 @@ static const char *class_of(const ij_list *l, const char *name, size_t *len) {
     for (start = end; start > name && start[-1] != '/';) start--;
   *len = (size_t)(end - start);
   return start;
+}
+
+static uint64_t shard_of(const ij_names *v, uint32_t i) {
+  uint64_t where;
+  memcpy(&where, ij_names_meta(v, i), 8);
+  return where >> 40;
+}
+
+/* The .cls member of image i in its tar, or -1. */
+static int64_t label_of(const ij_list *l, uint32_t i, char key[static IJ_TAR_NAME_MOST]) {
+  const char *name = ij_list_name(l, i);
+  size_t n = key_length(name);
+  uint64_t shard = shard_of(&l->names, i);
+  if (n >= IJ_TAR_NAME_MOST) return -1;
+  memcpy(key, name, n);
+  key[n] = 0;
+  size_t lo = 0, hi = l->labels.n;
+  while (lo < hi) { /* by name, then by tar */
+    size_t mid = (lo + hi) / 2;
+    int order = strcmp(ij_names_at(&l->labels, (uint32_t)mid), key);
+    if (order < 0 || (order == 0 && shard_of(&l->labels, (uint32_t)mid) < shard)) lo = mid + 1;
+    else hi = mid;
+  }
+  bool hit = lo < l->labels.n && !strcmp(ij_names_at(&l->labels, (uint32_t)lo), key) &&
+             shard_of(&l->labels, (uint32_t)lo) == shard;
+  return hit ? (int64_t)lo : -1;
+}
+
+enum { LABEL_MOST = 64 };
+/* The text of a .cls member without blanks around it; "": it can't be read. */
+static void label_text(const ij_list *l, uint32_t k, char text[static LABEL_MOST + 1]) {
+  uint64_t where;
+  uint32_t size;
+  size_t n = 0;
+  memcpy(&where, ij_names_meta(&l->labels, k), 8);
+  memcpy(&size, (const char *)ij_names_meta(&l->labels, k) + 8, 4);
+  size_t shard = (size_t)(where >> 40);
+  bool kept = shard < FDS_KEPT && l->fd[shard] >= 0;
+  int fd = kept ? l->fd[shard] : open(l->shard.s[shard], O_RDONLY | O_CLOEXEC);
+  if (fd < 0 ||
+      ij_read_at(fd, text, size < LABEL_MOST ? size : LABEL_MOST, where & (((uint64_t)1 << 40) - 1), &n) != IJ_OK)
+    n = 0;
+  if (fd >= 0 && !kept) close(fd);
+  while (n && isspace((unsigned char)text[n - 1])) n--;
+  text[n] = 0;
+  size_t blanks = 0;
+  while (isspace((unsigned char)text[blanks])) blanks++;
+  memmove(text, text + blanks, n - blanks + 1);
+}
+
+/* Classes by the .cls members: their texts, numbers in the order of numbers. */
+static int by_number(const void *a, const void *b) {
+  const char *x = *(char *const *)a, *y = *(char *const *)b;
+  bool numbers = x[strspn(x, "0123456789")] == 0 && y[strspn(y, "0123456789")] == 0;
+  size_t n = strlen(x), m = strlen(y);
+  return numbers && n != m ? (n < m ? -1 : 1) : strcmp(x, y);
+}
+static ij_status find_labels(ij_list *l) {
+  char key[IJ_TAR_NAME_MOST], text[LABEL_MOST + 1];
+  strings each = {0};
+  ij_status st = ij_names_sort(&l->labels);
+  for (uint32_t k = 0; k < l->labels.n && st == IJ_OK; k++) {
+    label_text(l, k, text);
+    st = strings_add_owned(&each, ij_strdup(text));
+    if (st == IJ_OK && *text) st = strings_add_owned(&l->class, ij_strdup(text));
+    if (st == IJ_OK && ij_interrupted()) st = ij_fail(IJ_EINTERRUPT, "listing of '%s' interrupted", l->root);
+  }
+  if (st == IJ_OK && !(l->label = ij_alloc(l->names.n * sizeof *l->label))) st = IJ_ENOMEM;
+  if (st == IJ_OK) classes_sort(l, by_number);
+  for (uint32_t i = 0; i < l->names.n && st == IJ_OK; i++) {
+    int64_t k = label_of(l, i, key);
+    char **hit = k < 0 ? NULL : bsearch(&each.s[k], l->class.s, l->class.n, sizeof *l->class.s, by_number);
+    l->label[i] = hit ? (int32_t)(hit - l->class.s) : -1;
+  }
+  strings_free(&each);
+  return st;
 }
 
 static ij_status find_classes(ij_list *l) {
@@ -315,20 +442,15 @@ static ij_status find_classes(ij_list *l) {
     copy[len] = 0;
     IJ_TRY(strings_add_owned(&l->class, copy));
   }
+  classes_sort(l, by_bytes);
   strings *v = &l->class;
-  if (v->n) qsort(v->s, v->n, sizeof *v->s, by_bytes);
-  size_t kept = 0;
-  for (size_t i = 0; i < v->n; i++) {
-    if (kept && !strcmp(v->s[i], v->s[kept - 1])) ij_free(v->s[i]);
-    else v->s[kept++] = v->s[i];
-  }
-  v->n = kept;
-  if (l->tar && kept == 1) ij_free(v->s[--v->n]); /* the one folder that a tar was made from */
+  if (l->tar && v->n == 1) ij_free(v->s[--v->n]); /* the one folder that a tar was made from */
   return IJ_OK;
 }
 
 int ij_list_label(const ij_list *l, uint32_t i) {
   size_t len;
+  if (l->label) return l->label[i];
   const char *c = class_of(l, ij_list_name(l, i), &len);
   if (!c) return -1;
   for (size_t lo = 0, hi = l->class.n; lo < hi;) {
@@ -380,8 +502,19 @@ static void moving_init(pthread_rwlock_t *lock) {
   pthread_rwlockattr_destroy(&a);
 }
 
-ij_status ij_list_open(const char *root, const char *subset, const char *cache, ij_note_fn *note_fn, void *arg,
-                       ij_list **out) {
+static ij_status no_images(const ij_list *l, const char *subset) {
+  if (l->subset.n) return ij_fail(IJ_EFORMAT, "data '%s' has none of the images of subset '%s'", l->root, subset);
+  if (l->blocked)
+    return ij_fail(IJ_EFORMAT,
+                   "data '%s' has no images but %d of formats that libvips calls unsafe (the first is '%s'); "
+                   "data.untrusted_loaders=true reads them",
+                   l->root, l->blocked, l->blocked_first);
+  return ij_fail(IJ_EFORMAT, "data '%s' has no images (%d other files; .jpg, .png, .webp and the like count)", l->root,
+                 l->others);
+}
+
+ij_status ij_list_open(const char *root, const char *subset, const char *cache, bool untrusted, ij_note_fn *note_fn,
+                       void *arg, ij_list **out) {
   if (!root || !*root) return ij_fail(IJ_EINVAL, "data.root is not set");
   ij_list *l = ij_calloc(1, sizeof *l);
   if (!l) return IJ_ENOMEM;
@@ -390,6 +523,7 @@ ij_status ij_list_open(const char *root, const char *subset, const char *cache, 
   l->note = note_fn;
   l->arg = arg;
   l->cache = cache;
+  l->untrusted = untrusted;
   l->part = subset && *subset;
   if (!(l->root = ij_strdup(root)) || !(l->base = ij_strdup(root))) {
     st = IJ_ENOMEM;
@@ -405,14 +539,18 @@ ij_status ij_list_open(const char *root, const char *subset, const char *cache, 
   else IJ_TRY_TO(failed, st, list_file(l));
   if (kind == 2 && l->names.n == 0 && !l->subset.n) IJ_TRY_TO(failed, st, list_folder_of_tars(l));
   if (l->names.n == 0) {
-    st = l->subset.n
-             ? ij_fail(IJ_EFORMAT, "data '%s' has none of the images of subset '%s'", root, subset)
-             : ij_fail(IJ_EFORMAT, "data '%s' has no images (%d other files; .jpg, .png, .webp and the like count)",
-                       root, l->others);
+    st = no_images(l, subset);
     goto failed;
   }
   IJ_TRY_TO(failed, st, ij_names_sort(&l->names));
-  IJ_TRY_TO(failed, st, find_classes(l));
+  IJ_TRY_TO(failed, st, l->labels.n ? find_labels(l) : find_classes(l));
+  ij_names_free(&l->labels);
+  if (l->blocked == 1)
+    note(l,
+         ij_format("%s: a format that libvips calls unsafe; data.untrusted_loaders=true reads it", l->blocked_first));
+  else if (l->blocked)
+    note(l, ij_format("%s and %d more: formats that libvips calls unsafe; data.untrusted_loaders=true reads them",
+                      l->blocked_first, l->blocked - 1));
   if (l->subset.n) subset_report(l, subset);
   ij_free(l->subset.s);
   ij_free(l->subset_text);
@@ -437,6 +575,9 @@ static void fds_close(int *fd) {
 void ij_list_free(ij_list *l) {
   if (!l) return;
   ij_names_free(&l->names);
+  ij_names_free(&l->labels);
+  ij_free(l->label);
+  ij_free(l->blocked_first);
   strings_free(&l->shard);
   strings_free(&l->moved);
   strings_free(&l->class);
@@ -564,7 +705,7 @@ static ij_status read_locked(const ij_list *l, uint32_t i, size_t max, ij_buffer
     st = ij_fail(IJ_EFORMAT, "file of %llu bytes is too big: data.max_bytes = %zu", (unsigned long long)size, max);
   if (st == IJ_OK && (st = ij_buffer_reserve(buffer, (size_t)size + 64)) == IJ_OK &&
       (st = ij_read_at(fd, buffer->p, (size_t)size, offset, n)) == IJ_OK && *n < size)
-    st = ij_fail(IJ_EFORMAT, "cut off: %zu of %llu bytes are there", *n, (unsigned long long)size);
+    st = ij_fail(IJ_EFORMAT, "truncated: %zu of %llu bytes are there", *n, (unsigned long long)size);
   if (!kept) close(fd);
   return st;
 }

@@ -4,12 +4,14 @@
 #include <math.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct corrupt { /* one image that could not be read */
+typedef struct corrupt { /* one image that could not be read, or has next to no contrast */
   int item, attempt;     /* of the batch; how many were tried for this item before */
   uint32_t sample;
+  bool flat;  /* of next to no contrast, but read */
   char *text; /* name and reason */
 } corrupt;
 
@@ -53,20 +55,30 @@ struct ij_loader {
   uint8_t *is_corrupt; /* one bit per image */
   int64_t corrupt_total;
   ij_notes notes; /* on corrupt images */
+  char *flat;     /* on the first image without contrast, until it is read */
+  char *flat_last;
+  atomic_bool flat_told; /* there was one; workers read it */
 };
 
 int64_t ij_loader_steps(const ij_loader *l) { return l->steps; }
 int64_t ij_loader_corrupt_count(const ij_loader *l) { return l->corrupt_total; }
 const char *ij_loader_corrupt(ij_loader *l) { return ij_notes_next(&l->notes); }
+const char *ij_loader_flat(ij_loader *l) {
+  ij_free(l->flat_last);
+  l->flat_last = l->flat;
+  l->flat = NULL;
+  return l->flat_last;
+}
 
 /* ---- one image ---- */
-static ij_status note_corrupt(ij_loader *l, slot *s, int item, int attempt, uint32_t sample) {
+static ij_status note_image(ij_loader *l, slot *s, int item, int attempt, uint32_t sample, bool flat,
+                            const char *reason) {
   ij_status st = IJ_OK;
   uint32_t within;
   const ij_list *list = ij_catalogue_list(l->catalogue, ij_catalogue_of(l->catalogue, sample, &within));
   bool one = ij_catalogue_source_count(l->catalogue) == 1;
   char *text =
-      ij_format("%s%s%s: %s", one ? "" : ij_list_root(list), one ? "" : ": ", ij_list_name(list, within), ij_errmsg());
+      ij_format("%s%s%s: %s", one ? "" : ij_list_root(list), one ? "" : ": ", ij_list_name(list, within), reason);
   pthread_mutex_lock(&l->lock);
   if (text && s->corrupt_count == s->corrupt_cap) {
     int cap = s->corrupt_cap ? 2 * s->corrupt_cap : 8;
@@ -77,7 +89,7 @@ static ij_status note_corrupt(ij_loader *l, slot *s, int item, int attempt, uint
     }
   }
   if (text && s->corrupt_count < s->corrupt_cap)
-    s->corrupt[s->corrupt_count++] = (corrupt){item, attempt, sample, text};
+    s->corrupt[s->corrupt_count++] = (corrupt){item, attempt, sample, flat, text};
   else {
     ij_free(text);
     st = IJ_ENOMEM;
@@ -101,10 +113,12 @@ static ij_status fill_item(ij_loader *l, ij_reader *r, slot *s, int i) {
     if (st == IJ_OK) {
       s->samples[i] = sample;
       s->labels[i] = ij_catalogue_label(l->catalogue, sample);
-      return IJ_OK;
+      if (!ij_decoder_is_flat(r->decoder) || l->flat_told) return IJ_OK;
+      return note_image(l, s, i, attempt, sample, true,
+                        "next to no contrast: data.range={low,high} sets the values that become black and white");
     }
     if (st == IJ_ENOMEM || st == IJ_EINTERRUPT) return st;
-    IJ_TRY(note_corrupt(l, s, i, attempt, sample));
+    IJ_TRY(note_image(l, s, i, attempt, sample, false, ij_errmsg()));
     if (attempt < ATTEMPTS - 1) sample = first + ij_rng_below(&spare, count);
   }
   return ij_fail(IJ_EFORMAT, "data '%s': %d images in a row could not be read, the last is %s: %s",
@@ -211,7 +225,11 @@ static ij_status settle_corrupt(ij_loader *l, slot *s) {
   for (int i = 0; i < s->corrupt_count; i++) {
     corrupt *one = &s->corrupt[i];
     uint8_t bit = (uint8_t)(1 << one->sample % 8), *byte = &l->is_corrupt[one->sample / 8];
-    if (*byte & bit) ij_free(one->text);
+    if (one->flat) { /* one stands for all */
+      if (l->flat_told) ij_free(one->text);
+      else l->flat = one->text;
+      l->flat_told = true;
+    } else if (*byte & bit) ij_free(one->text);
     else {
       *byte |= bit;
       l->corrupt_total++;
@@ -421,6 +439,8 @@ void ij_loader_close(ij_loader *l) {
   pthread_cond_destroy(&l->work);
   pthread_cond_destroy(&l->done);
   ij_notes_free(&l->notes);
+  ij_free(l->flat);
+  ij_free(l->flat_last);
   ij_order_free(l->order);
   ij_catalogue_close(l->catalogue);
   ij_free(l->readers);

@@ -153,7 +153,7 @@ static ij_status expect(ij_manifest *m, const char *path) {
 static void find_missing(ij_manifest *m) {
   for (size_t i = 0; i < m->expected_count && !ij_list_is_part(m->list); i++) {
     const char *name = name_in(m->expected[i]);
-    if (m->met[i] || (!ij_list_is_tar(m->list) && !ij_is_image_name(name))) continue;
+    if (m->met[i] || (!ij_list_is_tar(m->list) && !ij_is_image_name(name, false))) continue;
     if (ij_list_is_tar(m->list) && (strlen(name) < 4 || strcasecmp(name + strlen(name) - 4, ".tar") != 0)) continue;
     bool again = i && !by_name(&m->expected[i - 1], &m->expected[i]); /* named twice: one of them is met */
     again |= i + 1 < m->expected_count && !by_name(&m->expected[i], &m->expected[i + 1]);

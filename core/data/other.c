@@ -1,5 +1,5 @@
-/* other.c: images that libvips reads, as 8-bit RGB; and writing. libvips is loaded with the first such image: linked to
- * the program, its hundred libraries would add 30 ms to every start. */
+/* other.c: images that libvips reads, as 8-bit RGB by the rules of docs/data.md; and writing. libvips is loaded with
+ * the first such image: linked to the program, its hundred libraries would add 30 ms to every start. */
 #include "decode.h"
 #include <dlfcn.h>
 #include <pthread.h>
@@ -12,10 +12,10 @@
 /* clang-format off */
 #define FUNCTIONS(F) \
   F(vips_init) F(g_free) F(g_log_set_handler) F(g_object_unref) F(vips_cache_set_max)     \
-  F(vips_cast) F(vips_colourspace) F(vips_colourspace_issupported) F(vips_concurrency_set) F(vips_copy)               \
-  F(vips_error_buffer) F(vips_error_clear) F(vips_extract_band) F(vips_image_get_bands)                  \
+  F(vips_colourspace) F(vips_colourspace_issupported) F(vips_concurrency_set) F(vips_copy)               \
+  F(vips_error_buffer) F(vips_error_clear) F(vips_image_get_bands)                  \
   F(vips_image_get_format) F(vips_image_get_height) F(vips_image_get_width) F(vips_image_guess_interpretation)        \
-  F(vips_image_hasalpha) F(vips_image_new_from_memory) F(vips_image_write_to_buffer)    \
+  F(vips_image_new_from_memory) F(vips_image_write_to_buffer)    \
   F(vips_call) F(vips_class_find) F(vips_foreign_find_load_buffer) F(vips_foreign_find_load_source)                     \
   F(vips_blob_new) F(vips_area_unref) F(vips_source_new_from_memory) F(vips_region_new) F(vips_region_prepare) F(vips_thread_shutdown)
 /* clang-format on */
@@ -65,22 +65,28 @@ void ij_vips_thread_end(void) {
   if (ready) lib.vips_thread_shutdown();
 }
 
-/* The first line of libvips' error text, which it shares between threads. */
+/* The first line of libvips' error text, which it shares between threads, without control characters. */
 static ij_status vips_failed(void) {
-  const char *text = lib.vips_error_buffer();
-  int n = (int)strcspn(text, "\n");
-  ij_status st = ij_fail(IJ_EFORMAT, "%.*s", n ? n : 32, n ? text : "not an image that libvips reads");
+  char text[256];
+  snprintf(text, sizeof text, "%s", lib.vips_error_buffer());
   lib.vips_error_clear();
-  return st;
+  text[strcspn(text, "\n")] = 0;
+  for (char *c = text; *c; c++)
+    if ((unsigned char)*c < 32 || *c == 127) *c = '?';
+  return ij_fail(IJ_EFORMAT, "%s", *text ? text : "not an image that libvips reads");
 }
 
 struct ij_other {
   VipsImage *image;
+  ij_filetype format;
+  uint8_t *own; /* bytes that were changed, or NULL */
+  bool perhaps; /* its end is missing: what fails is called truncated */
 };
 
 void ij_other_close(ij_other *o) {
   if (!o) return;
   if (o->image) lib.g_object_unref(o->image);
+  ij_free(o->own);
   ij_free(o);
 }
 
@@ -111,11 +117,34 @@ static ij_status image_new(const uint8_t *bytes, size_t n, bool untrusted, VipsI
   return st;
 }
 
-ij_status ij_other_open(const uint8_t *bytes, size_t n, bool untrusted, ij_other **out, int *height, int *width) {
+static ij_status truncated(ij_filetype f) { return ij_fail(IJ_EFORMAT, "truncated %s", ij_filetype_name(f)); }
+
+/* A transparent pixel of a GIF has a colour like any other, as in Pillow's convert("RGB"). libvips leaves it out, so
+ * the first frame is read from a copy that has no such pixels. */
+static ij_status gif_opaque(ij_other *o, const uint8_t **bytes, size_t n) {
+  size_t flags = ij_gif_flags(*bytes, n);
+  if (!flags || !((*bytes)[flags] & 1)) return IJ_OK;
+  if (!(o->own = ij_alloc(n))) return IJ_ENOMEM;
+  memcpy(o->own, *bytes, n);
+  o->own[flags] &= 0xfe;
+  *bytes = o->own;
+  return IJ_OK;
+}
+
+ij_status ij_other_open(ij_filetype f, const uint8_t *bytes, size_t n, bool untrusted, ij_other **out, int *height,
+                        int *width) {
   IJ_TRY(ij_vips_ready());
+  ij_cut cut = ij_is_cut(f, bytes, n);
+  if (cut == IJ_CUT_YES) return truncated(f);
   ij_other *o = ij_calloc(1, sizeof *o);
   if (!o) return IJ_ENOMEM;
-  ij_status st = image_new(bytes, n, untrusted, &o->image);
+  o->format = f;
+  o->perhaps = cut == IJ_CUT_PERHAPS;
+  ij_status st = f == IJ_FILE_GIF ? gif_opaque(o, &bytes, n) : IJ_OK;
+  if (st == IJ_OK) st = image_new(bytes, n, untrusted, &o->image);
+  if (st != IJ_OK && st != IJ_ENOMEM && o->perhaps) st = truncated(f);
+  const char *odd = f == IJ_FILE_TIFF ? ij_tiff_problem(bytes, n) : NULL;
+  if (st == IJ_OK && odd) st = ij_fail(IJ_EFORMAT, "%s, which libvips reads wrongly", odd);
   if (st != IJ_OK) {
     ij_other_close(o);
     return st;
@@ -135,48 +164,138 @@ static bool step(VipsImage **image, VipsImage **made, int failed) {
   return true;
 }
 
-/* 8 bits, one band or three: alpha is dropped as PIL does it, other colour spaces become sRGB. */
-static bool make_plain(VipsImage **image) {
+/* Bands that are colours: 1 grey, 3 RGB, 4 CMYK; those after them (alpha) are dropped, as Pillow drops them. */
+static ij_status colours_of(VipsImage **image, int *colours) {
   VipsImage *made = NULL;
-  if (lib.vips_image_hasalpha(*image) &&
-      !step(image, &made, lib.vips_extract_band(*image, &made, 0, "n", lib.vips_image_get_bands(*image) - 1, NULL)))
-    return false;
-  VipsInterpretation space = lib.vips_image_guess_interpretation(*image);
-  bool grey = space == VIPS_INTERPRETATION_B_W || space == VIPS_INTERPRETATION_GREY16;
-  if (space != VIPS_INTERPRETATION_sRGB && space != VIPS_INTERPRETATION_B_W &&
-      lib.vips_colourspace_issupported(*image) &&
-      !step(image, &made,
-            lib.vips_colourspace(*image, &made, grey ? VIPS_INTERPRETATION_B_W : VIPS_INTERPRETATION_sRGB, NULL)))
-    return false;
-  if (lib.vips_image_get_format(*image) != VIPS_FORMAT_UCHAR &&
-      !step(image, &made,
-            lib.vips_cast(*image, &made, VIPS_FORMAT_UCHAR, "shift",
-                          lib.vips_image_get_format(*image) == VIPS_FORMAT_USHORT, NULL)))
-    return false;
   int bands = lib.vips_image_get_bands(*image);
-  return bands == 1 || bands == 3 ||
-         step(image, &made, lib.vips_extract_band(*image, &made, 0, "n", bands > 3 ? 3 : 1, NULL));
+  switch (lib.vips_image_guess_interpretation(*image)) {
+  case VIPS_INTERPRETATION_B_W:
+  case VIPS_INTERPRETATION_GREY16:
+    *colours = bands <= 2 ? 1 : 0;
+    break;
+  case VIPS_INTERPRETATION_sRGB:
+  case VIPS_INTERPRETATION_RGB:
+  case VIPS_INTERPRETATION_RGB16:
+  case VIPS_INTERPRETATION_scRGB:
+    *colours = bands >= 3 ? 3 : 1;
+    break;
+  case VIPS_INTERPRETATION_CMYK:
+    *colours = bands >= 4 ? 4 : 0;
+    break;
+  case VIPS_INTERPRETATION_MULTIBAND:
+    *colours = bands == 1;
+    break;
+  default: /* LAB and its kin */
+    if (!lib.vips_colourspace_issupported(*image)) *colours = bands == 1;
+    else if (!step(image, &made, lib.vips_colourspace(*image, &made, VIPS_INTERPRETATION_sRGB, NULL)))
+      return vips_failed();
+    else *colours = 3;
+  }
+  if (*colours == 0) return ij_fail(IJ_EFORMAT, "%d bands of no known meaning; expected grey, RGB or CMYK", bands);
+  return IJ_OK;
+}
+
+/* A value of a row of libvips' pixels. */
+static double value(const void *row, size_t i, VipsBandFormat format) {
+  switch (format) {
+  case VIPS_FORMAT_CHAR:
+    return ((const int8_t *)row)[i];
+  case VIPS_FORMAT_USHORT:
+    return ((const uint16_t *)row)[i];
+  case VIPS_FORMAT_SHORT:
+    return ((const int16_t *)row)[i];
+  case VIPS_FORMAT_UINT:
+    return ((const uint32_t *)row)[i];
+  case VIPS_FORMAT_INT:
+    return ((const int32_t *)row)[i];
+  case VIPS_FORMAT_FLOAT:
+    return (double)((const float *)row)[i];
+  case VIPS_FORMAT_DOUBLE:
+    return ((const double *)row)[i];
+  default:
+    return ((const uint8_t *)row)[i];
+  }
+}
+
+/* The values that are 0 and 255 where data.range is not given, and their bytes. 0: not read. */
+static size_t range_of(VipsBandFormat format, double *low, double *high) {
+  *low = 0;
+  switch (format) {
+  case VIPS_FORMAT_UCHAR:
+    return *high = UINT8_MAX, 1;
+  case VIPS_FORMAT_CHAR:
+    return *low = INT8_MIN, *high = INT8_MAX, 1;
+  case VIPS_FORMAT_USHORT:
+    return *high = UINT16_MAX, 2;
+  case VIPS_FORMAT_SHORT:
+    return *low = INT16_MIN, *high = INT16_MAX, 2;
+  case VIPS_FORMAT_UINT:
+    return *high = UINT32_MAX, 4;
+  case VIPS_FORMAT_INT:
+    return *low = INT32_MIN, *high = INT32_MAX, 4;
+  case VIPS_FORMAT_FLOAT:
+    return *high = 1, 4;
+  case VIPS_FORMAT_DOUBLE:
+    return *high = 1, 8;
+  default:
+    return 0;
+  }
+}
+
+/* w pixels of libvips, `bands` values each, to RGB; colours: see colours_of. */
+typedef struct conversion {
+  VipsBandFormat format;
+  size_t bands;
+  int colours;
+  bool high_byte; /* 16-bit colour without a range: as Pillow cuts it */
+  ij_levels *levels;
+} conversion;
+static void convert(const conversion *v, const uint8_t *p, int w, uint8_t *to) {
+  size_t n = (size_t)v->colours;
+  if (v->format == VIPS_FORMAT_UCHAR && n == 3)
+    for (int x = 0; x < w; x++, p += v->bands)
+      for (int c = 0; c < 3; c++) to[4 * x + c] = p[c];
+  else if (v->format == VIPS_FORMAT_UCHAR && n == 1)
+    for (int x = 0; x < w; x++, p += v->bands) to[4 * x] = to[4 * x + 1] = to[4 * x + 2] = *p;
+  else
+    for (int x = 0; x < w; x++)
+      for (size_t c = 0; c < n; c++) {
+        double raw = value(p, (size_t)x * v->bands + c, v->format);
+        uint8_t *level = &to[4 * (size_t)x + c];
+        *level = v->format == VIPS_FORMAT_UCHAR ? (uint8_t)raw : ij_level(v->levels, raw);
+        if (v->high_byte) *level = (uint8_t)((unsigned)raw >> 8);
+        if (n == 1) level[1] = level[2] = level[0];
+      }
+  if (n == 4) ij_cmyk_to_rgb(to, w, false);
 }
 
 enum { STRIP = 32 };
-ij_status ij_other_rows(ij_other *o, int top, int bottom, int left, int right, ij_resizer *r) {
-  int w = right - left;
-  if (!make_plain(&o->image)) return vips_failed();
-  size_t bands = (size_t)lib.vips_image_get_bands(o->image);
+ij_status ij_other_rows(ij_other *o, const ij_decode_options *options, ij_levels *levels, const ij_window *box,
+                        ij_resizer *r) {
+  double low, high;
+  conversion v = {.levels = levels};
+  IJ_TRY(colours_of(&o->image, &v.colours));
+  v.format = lib.vips_image_get_format(o->image);
+  v.bands = (size_t)lib.vips_image_get_bands(o->image);
+  size_t size = range_of(v.format, &low, &high);
+  if (size == 0) return ij_fail(IJ_EFORMAT, "complex values, which are not read");
+  if (v.format != VIPS_FORMAT_UCHAR) ij_levels_begin(levels, options, low, high);
+  v.high_byte = v.format == VIPS_FORMAT_USHORT && v.bands > 1 && options->low == options->high;
   VipsRegion *region = lib.vips_region_new(o->image);
   uint8_t *row = r->row.p; /* (w, 4), with room behind it */
   ij_status st = region ? IJ_OK : vips_failed();
-  for (int y = top; st == IJ_OK && y < bottom; y += STRIP) { /* of a huge image never more than a strip is held */
-    VipsRect strip = {left, y, w, bottom - y < STRIP ? bottom - y : STRIP};
+  int bottom = box->top + box->h;
+  for (int y = box->top; st == IJ_OK && y < bottom; y += STRIP) { /* of a huge image never more than a strip is held */
+    VipsRect strip = {box->left, y, box->w, bottom - y < STRIP ? bottom - y : STRIP};
     if (lib.vips_region_prepare(region, &strip) != 0) {
       st = vips_failed();
+      if (o->perhaps) st = truncated(o->format);
       break;
     }
-    for (int k = 0; k < strip.height; k++) {
+    for (int k = 0; k < strip.height; k++) { /* VIPS_REGION_ADDR would need to be linked */
       const uint8_t *p = region->data + (y + k - region->valid.top) * region->bpl +
-                         (left - region->valid.left) * (int)bands; /* VIPS_REGION_ADDR would need to be linked */
-      for (int x = 0; x < w; x++, p += bands)
-        for (size_t c = 0; c < 3; c++) row[4 * x + (int)c] = p[bands == 3 ? c : 0];
+                         (size_t)(box->left - region->valid.left) * v.bands * size;
+      convert(&v, p, box->w, row);
       ij_resizer_row(r, row);
     }
   }

@@ -25,7 +25,9 @@ ij_status ij_view_check(ij_view *v) {
 ij_status ij_reader_init(ij_reader *r, const ij_catalogue *c) {
   const ij_catalogue_config *limits = ij_catalogue_limits(c);
   *r = (ij_reader){0};
-  return ij_decoder_new(limits->max_pixels, limits->untrusted_loaders, &r->decoder);
+  ij_decode_options o = {limits->max_pixels, limits->untrusted_loaders, limits->skip_damaged,
+                         limits->orient,     limits->range[0],          limits->range[1]};
+  return ij_decoder_new(&o, &r->decoder);
 }
 
 void ij_reader_free(ij_reader *r) {

@@ -316,7 +316,7 @@ START_TEST(formats_unsafe_for_strangers_files_are_off)
       "%PDF-1.1\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
       "3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 20 20]>>endobj\ntrailer<</Root 1 0 R>>\n";
   ij_decoder *d;
-  ck_assert_int_eq(ij_decoder_new(1 << 20, false, &d), IJ_OK);
+  ck_assert_int_eq(ij_decoder_new(&(ij_decode_options){.max_pixels = 1 << 20}, &d), IJ_OK);
   ck_assert_int_eq(decode(d, svg, sizeof svg - 1), IJ_EFORMAT);
   if (vips_type_find("VipsOperation", "svgload_buffer"))
     ck_assert_ptr_nonnull(strstr(ij_errmsg(), "untrusted_loaders"));
@@ -369,11 +369,11 @@ START_TEST(bombs_do_not_fill_the_memory)
   ck_assert_int_eq(vips_image_write_to_buffer(black, ".png[compression=9]", &png, &n, NULL), 0);
   g_object_unref(black);
   ck_assert_uint_lt(n, 1 << 20);
-  ck_assert_int_eq(ij_decoder_new(WIDE * WIDE - 1, false, &d), IJ_OK);
+  ck_assert_int_eq(ij_decoder_new(&(ij_decode_options){.max_pixels = WIDE * WIDE - 1}, &d), IJ_OK);
   ck_assert_int_eq(decode(d, png, n), IJ_EFORMAT);
   ck_assert_ptr_nonnull(strstr(ij_errmsg(), "more than data.max_pixels"));
   ij_decoder_free(d);
-  ck_assert_int_eq(ij_decoder_new(WIDE * WIDE, false, &d), IJ_OK);
+  ck_assert_int_eq(ij_decoder_new(&(ij_decode_options){.max_pixels = WIDE * WIDE}, &d), IJ_OK);
   size_t before = ij_rss_peak();
   ck_assert_msg(decode(d, png, n) == IJ_OK, "%s", ij_errmsg());
   size_t more = ij_rss_peak() - before; /* all of it would be 768 MB */
@@ -402,7 +402,7 @@ START_TEST(jpegs_of_many_scans_are_refused)
   for (size_t i = 0; i < TIMES; i++) memcpy(bomb + last + i * scan, jpeg + last, scan);
   memcpy(bomb + size - 2, "\xff\xd9", 2);
   ij_decoder *d;
-  ck_assert_int_eq(ij_decoder_new(1 << 20, false, &d), IJ_OK);
+  ck_assert_int_eq(ij_decoder_new(&(ij_decode_options){.max_pixels = 1 << 20}, &d), IJ_OK);
   ck_assert_int_eq(decode(d, jpeg, n), IJ_OK);
   ck_assert_int_eq(decode(d, bomb, size), IJ_EFORMAT);
   ck_assert_str_eq(ij_errmsg(), "JPEG of more than 200 scans");

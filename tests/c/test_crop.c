@@ -111,7 +111,7 @@ START_TEST(conformance)
   cJSON *all = cJSON_Parse(text), *one;
   ck_assert_ptr_nonnull(all);
   ij_decoder *d;
-  ck_assert_int_eq(ij_decoder_new(1 << 28, false, &d), IJ_OK);
+  ck_assert_int_eq(ij_decoder_new(&(ij_decode_options){.max_pixels = 1 << 28}, &d), IJ_OK);
   int count = 0;
   cJSON_ArrayForEach(one, all) {
     int box[5], h, w, eh, ew;

@@ -137,7 +137,7 @@ START_TEST(windows_of_jpegs_are_exact)
                                        "[Q=85,interlace,subsample-mode=off]", "[Q=75,optimize-coding]"};
   ck_assert_int_eq(ij_vips_ready(), IJ_OK);
   ij_decoder *d;
-  ij_decoder_new(1 << 28, false, &d);
+  ij_decoder_new(&(ij_decode_options){.max_pixels = 1 << 28}, &d);
   for (size_t k = 0; k < sizeof option / sizeof *option; k++)
     for (int grey = 0; grey < 2; grey++) {
       int h = 201 + 7 * (int)k, w = 163 + 5 * (int)k, h2, w2;
@@ -215,7 +215,7 @@ START_TEST(windows_see_truncation_below)
   int h, w;
   uint8_t out[8 * 8 * 3];
   ij_window top = {0, 0, 20, 20, 8, 8, 0, 0, 8, 8};
-  ij_decoder_new(1 << 28, false, &d);
+  ij_decoder_new(&(ij_decode_options){.max_pixels = 1 << 28}, &d);
   ck_assert_int_eq(ij_decoder_open(d, bytes, n, &h, &w), IJ_OK);
   ck_assert_int_eq(ij_decoder_read(d, &top, out), IJ_OK);
   ck_assert_int_eq(ij_decoder_open(d, bytes, n - 100, &h, &w), IJ_OK);
@@ -233,7 +233,7 @@ START_TEST(huge_images_are_refused_by_their_header)
     size_t n = get_bytes(name[i]);
     ij_decoder *d;
     int h, w;
-    ck_assert_int_eq(ij_decoder_new(300 * 400 - 1, false, &d), IJ_OK);
+    ck_assert_int_eq(ij_decoder_new(&(ij_decode_options){.max_pixels = 300 * 400 - 1}, &d), IJ_OK);
     ck_assert_int_eq(ij_decoder_open(d, bytes, n, &h, &w), IJ_EFORMAT);
     ck_assert_str_eq(ij_errmsg(), "400 x 300 pixels are more than data.max_pixels = 119999");
     ij_decoder_free(d);
@@ -245,7 +245,7 @@ START_TEST(damaged_bytes_never_crash)
 {
   static const char *const name[] = {"a.jpg", "a.png", "a.webp"};
   ij_decoder *d;
-  ij_decoder_new(1 << 22, false, &d);
+  ij_decoder_new(&(ij_decode_options){.max_pixels = 1 << 22}, &d);
   for (int k = 0; k < 3; k++) {
     put_image(name[k], 60, 70, 1);
     size_t n = get_bytes(name[k]);

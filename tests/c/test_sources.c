@@ -359,7 +359,7 @@ static ij_list *list_big(const char *cache, int *notes) {
   char *path = in_scratch("big.tar"), *folder = cache ? in_scratch(cache) : NULL;
   ij_list *l = NULL;
   *notes = 0;
-  ck_assert_msg(ij_list_open(path, NULL, folder, on_note, notes, &l) == IJ_OK, "%s", ij_errmsg());
+  ck_assert_msg(ij_list_open(path, NULL, folder, false, on_note, notes, &l) == IJ_OK, "%s", ij_errmsg());
   ij_free(path);
   ij_free(folder);
   return l;

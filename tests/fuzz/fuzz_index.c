@@ -71,7 +71,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
   ij_buffer buffer = {0};
   if (!*file) make_tar();
   if (!put(bytes, n)) return 0;
-  if (ij_list_open(tar, NULL, folder, no_note, NULL, &l) == IJ_OK) {
+  if (ij_list_open(tar, NULL, folder, false, no_note, NULL, &l) == IJ_OK) {
     size_t got;
     for (uint32_t i = 0; i < ij_list_count(l); i++) {
       if (!*ij_list_name(l, i) || strlen(ij_list_name(l, i)) >= IJ_TAR_NAME_MOST) __builtin_trap();

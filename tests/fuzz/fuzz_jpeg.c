@@ -12,7 +12,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
   ij_decoder *d;
   ij_rng r;
   if (n < 3 || bytes[0] != 0xff || bytes[1] != 0xd8) return 0; /* libvips' loaders are not ours to fuzz */
-  if (ij_decoder_new(1 << 18, false, &d) != IJ_OK) return 0;
+  if (ij_decoder_new(&(ij_decode_options){.max_pixels = 1 << 18}, &d) != IJ_OK) return 0;
   ij_rng_init(&r, ij_hash(0, bytes, n), IJ_RNG_USER, 0, 0);
   for (int i = 0; i < 2; i++) { /* the second time with what the first left behind */
     if (ij_decoder_open(d, bytes, n, &height, &width) != IJ_OK) break;

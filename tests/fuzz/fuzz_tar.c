@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n) {
   int fd = memfd_create("fuzz.tar", MFD_CLOEXEC);
   if (fd < 0 || write(fd, bytes, n) != (ssize_t)n) return 0;
   snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-  if (ij_tar_kind(bytes, n) == 1 && ij_list_open(path, NULL, NULL, on_note, NULL, &l) == IJ_OK) {
+  if (ij_tar_kind(bytes, n) == 1 && ij_list_open(path, NULL, NULL, false, on_note, NULL, &l) == IJ_OK) {
     size_t got;
     for (uint32_t i = 0; i < ij_list_count(l); i++) {
       if (ij_list_read(l, i, 1 << 20, &buffer, &got) == IJ_OK && got > n) __builtin_trap();

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import struct
+import zlib
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -93,6 +94,85 @@ def scaled(a, low, high):
     v = np.clip((a.astype(np.float64) - low) / (high - low), 0, 1) * 255
     v = np.floor(v + .5).astype(np.uint8)
     return np.repeat(v[..., None], 3, -1) if v.ndim == 2 else v
+
+
+def bmp(name, bits, compression, rows, palette=b"", masks=b"", down=False):
+    start = 54 + len(masks) + len(palette)
+    header = struct.pack("<IiiHHIIiiII", 40, W, -H if down else H, 1, bits, compression, len(rows), 0, 0, 0, 0)
+    write(name, b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start) + header + masks + palette + rows)
+    by_pillow(name)
+
+
+def run_lengths(index, four):
+    """Rows of palette numbers, bottom row first, as runs and as stretches that are stored as they are."""
+    out = b""
+    for row in index[::-1].tolist():
+        x = 0
+        while x < W:
+            n = 1
+            while not four and x + n < W and row[x + n] == row[x]:
+                n += 1
+            k = min(6, W - x)
+            if n > 1 or k < 3:
+                out += bytes([n, row[x] * 17 if four else row[x]])
+                x += n
+                continue
+            part = row[x:x + k]
+            data = bytes(part[i] << 4 | part[i + 1] for i in range(0, k, 2)) if four else bytes(part)
+            out += bytes([0, k]) + data + b"\0" * (len(data) % 2)
+            x += k
+        out += b"\0\0"
+    return out + b"\0\1"
+
+
+def bitmaps(cmyk):  # more of BMP, PNM, PNG and TIFF
+    save("bits.bmp", IMAGE.convert("1"))
+    five = RGB.astype(np.uint16) >> 3
+    bmp("bits555.bmp", 16, 0, (five[..., 0] << 10 | five[..., 1] << 5 | five[..., 2])[::-1].astype("<u2").tobytes())
+    six = five[..., 0] << 11 | (RGB[..., 1].astype(np.uint16) >> 2) << 5 | five[..., 2]
+    bmp("bits565.bmp", 16, 3, six[::-1].astype("<u2").tobytes(), masks=struct.pack("<III", 0xf800, 0x7e0, 0x1f))
+    bgrx = np.dstack([RGB[..., ::-1], np.full((H, W), 200, np.uint8)])
+    bmp("bits32.bmp", 32, 0, bgrx[::-1].tobytes())
+    bmp("downward.bmp", 32, 0, bgrx.tobytes(), down=True)
+    sixteen = IMAGE.quantize(16)
+    index = np.asarray(sixteen)
+    colours = np.zeros((16, 4), np.uint8)
+    own = np.array(sixteen.getpalette()[:48], np.uint8).reshape(-1, 3)
+    colours[:len(own), :3] = own[:, ::-1]
+    bmp("bits4.bmp", 4, 0, (index[:, ::2] << 4 | index[:, 1::2])[::-1].tobytes(), palette=colours.tobytes())
+    bmp("runs4.bmp", 4, 2, run_lengths(index, True), palette=colours.tobytes())
+    bmp("runs8.bmp", 8, 1, run_lengths(index, False), palette=colours.tobytes() + bytes(240 * 4))
+    for name, head, values in (("maximum100.ppm", b"P6 24 16 100\n", np.minimum(RGB // 3, 100)),
+                               ("maximum1000.ppm", b"P6\n24 16\n1000\n", (RGB.astype(np.uint16) * 3).astype(">u2"))):
+        write(name, head + values.tobytes())
+        by_pillow(name)
+    write("ascii.pbm", b"P1\n24 16\n" + b"\n".join(b"".join(b"%d" % v for v in row) for row in GREY < 128))
+    by_pillow("ascii.pbm")
+    write("ascii.pgm", b"P2 #c\n24 16 255\n" + b" ".join(b"%d" % v for v in GREY.ravel()))
+    by_pillow("ascii.pgm")
+    deep = RGB.astype(np.uint16) * 200 + 77
+    raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", W, H, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(raw)), (b"IEND", b""))
+    write("colour16.png", b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks))
+    by_pillow("colour16.png")
+    tiff("colour16.tif", deep, 16, 1, 2, 1)
+    by_pillow("colour16.tif")
+    wide = GREY.astype(np.uint32) * 16843009
+    tiff("unsigned32.tif", wide, 32, 1, 1, 1)
+    expected["unsigned32.tif"] = scaled(wide, 0, 2**32 - 1)
+    signed = (GREY.astype(np.int16) - 128).astype(np.int8)
+    tiff("signed8.tif", signed, 8, 2, 1, 1)
+    expected["signed8.tif"] = scaled(signed, -128, 127)
+    tiff("planar_cmyk.tif", np.asarray(cmyk), 8, 1, 5, 2)
+    expected["planar_cmyk.tif"] = np.asarray(cmyk.convert("RGB"))
+    tiff("planar_grey.tif", np.dstack([GREY, GREY]), 8, 1, 1, 2, extra=1)  # refused
+    IMAGE.convert("YCbCr").save(path("ycbcr.tif"))  # refused
+    save("jpeg.tif", IMAGE, compression="jpeg")
+    save("deflate.tif", IMAGE, compression="tiff_adobe_deflate")
+    frames = [IMAGE.quantize(16), Image.fromarray(GREY).quantize(16)]
+    save("animation.gif", frames[0], save_all=True, append_images=frames[1:], loop=0)
+    save("animation.webp", IMAGE, save_all=True, append_images=[IMAGE.rotate(180)], lossless=True)
 
 
 def main():
@@ -190,6 +270,7 @@ def main():
         with open(path(name), "rb") as f:
             whole = f.read()
         write("truncated_" + name, whole[:len(whole) * 6 // 10])
+    bitmaps(cmyk)
     # one safetensors file of all that is expected
     header, at = {"__metadata__": {"ranges": json.dumps(RANGES)}}, 0
     for key in sorted(expected):

@@ -45,6 +45,9 @@ local function policy_name(v)
   local ok, why = one_of("multiblock", "random", "block")(v)
   return ok, why and why .. ", or a Lua file such as recipes/masks/halves.lua"
 end
+local function low_high(v)
+  return #v == 0 or #v == 2 and v[1] < v[2], "expected two numbers, low and high, rising; or none"
+end
 local function side(v, _, key)
   local function whole(n) return n >= 1 and n % 1 == 0 and n < 2 ^ 31 end
   if type(v) == "number" then return whole(v), "expected a side in pixels, 1 or more" end
@@ -129,6 +132,17 @@ return {
     untrusted_loaders = { type = "boolean", default = false,
       doc = "true also reads formats that libvips calls unsafe for files from strangers, " ..
         "such as SVG and PDF. Set it only for files that you trust." },
+    orient = { type = "string", default = "torchvision",
+      check = one_of("torchvision", "exif", "stored"),
+      doc = "Images turned by their EXIF orientation: those that torchvision's ImageFolder " ..
+        "turns, which are TIFFs (\"torchvision\"), all (\"exif\"), or none (\"stored\"). " ..
+        "HEIC and AVIF are always turned." },
+    damaged = { type = "string", default = "decode", check = one_of("decode", "skip"),
+      doc = "JPEGs that libjpeg decodes with a warning: \"decode\" uses their pixels, as " ..
+        "Pillow does; \"skip\" counts them as corrupt. Truncated files are always corrupt." },
+    range = { type = "numbers", default = {}, check = low_high,
+      doc = "Values {low, high} that become black and white in images of more than 8 bits; " ..
+        "empty: the range of their type, 0 to 1 for floats. Use 0,4095 for 12 bits in 16." },
     copy = { type = "string", default = "",
       doc = "Folder on a local disk to which missing data is copied before the run, and " ..
         "from which it is then read; empty: no copy. Set it when data.root is on a slow " ..

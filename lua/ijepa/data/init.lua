@@ -21,6 +21,8 @@ Catalogue.__index = Catalogue
 local Data = setmetatable({}, { __index = Catalogue })
 Data.__index = Data
 
+local orients = { torchvision = C.IJ_ORIENT_TORCHVISION, exif = C.IJ_ORIENT_EXIF, stored = C.IJ_ORIENT_STORED }
+
 local function pair(v) if type(v) == "table" then return v[1], v[2] end return v, v end
 
 --- Several roots as one text, for messages.
@@ -58,6 +60,22 @@ local function sources_of(o)
   return roots, weights
 end
 
+-- How images become pixels, by o, into the configuration c; true, or nil and a message.
+local function decoding(c, o)
+  c.max_pixels, c.max_bytes, c.untrusted_loaders = o.max_pixels or 0, o.max_bytes or 0, o.untrusted_loaders and 1 or 0
+  local orient, damaged, range = orients[o.orient or "torchvision"], o.damaged or "decode", o.range or {}
+  if not orient then return nil, ("data.orient = '%s': expected torchvision, exif or stored"):format(tostring(o.orient)) end
+  if damaged ~= "decode" and damaged ~= "skip" then
+    return nil, ("data.damaged = '%s': expected decode or skip"):format(tostring(damaged))
+  end
+  if #range ~= 0 and not (#range == 2 and range[1] < range[2]) then
+    return nil, ("data.range = '%s': expected two numbers, low and high, rising"):format(table.concat(range, ","))
+  end
+  c.orient, c.skip_damaged = orient, damaged == "skip" and 1 or 0
+  if #range == 2 then c.range = range end
+  return true
+end
+
 -- Copies and verifies, where o asks for it; true, or nil and a message.
 local function prepare(self, o)
   local good, problem, code = true, nil, nil
@@ -69,9 +87,10 @@ end
 --- Lists the images of a folder, a tar or a list of tars, or of several of them (docs/data.md), without reading any. Give
 --- `data.open` the same options for batches. Returns nil and a message where there is nothing to read.
 ---@param o { root: string|string[], subset: string?, cache: string?, max_pixels: integer?, max_bytes: integer?,
----untrusted_loaders: boolean?, copy: string?, manifest: string|string[]?, say: fun(text: string)? } cache: folder for the
----indexes of large tars; untrusted_loaders: also read formats that libvips calls unsafe, such as SVG; copy, manifest: as
----for `copy` and `verify`, which report to say
+---untrusted_loaders: boolean?, orient: string?, damaged: string?, range: number[]?, copy: string?,
+---manifest: string|string[]?, say: fun(text: string)? } cache: folder for the indexes of large tars; untrusted_loaders: also
+---read formats that libvips calls unsafe, such as SVG; orient: "torchvision", "exif" or "stored"; damaged: "decode" or
+---"skip"; range: {low, high} of images of more than 8 bits; copy, manifest: as for `copy` and `verify`, which report to say
 ---@return ijepa.catalogue? catalogue, string? message, integer? code
 function data.catalogue(o)
   local roots, why = sources_of(o)
@@ -80,7 +99,8 @@ function data.catalogue(o)
   local names = F.new("const char *[?]", #roots)
   for i, root in ipairs(roots) do names[i - 1] = root end
   c.source_count, c.roots, c.subset, c.cache = #roots, names, o.subset, data.cache_folder(o.cache)
-  c.max_pixels, c.max_bytes, c.untrusted_loaders = o.max_pixels or 0, o.max_bytes or 0, o.untrusted_loaders and 1 or 0
+  local known, wrong = decoding(c, o)
+  if not known then return nil, wrong end
   local ok, message, code = F.try(C.ij_catalogue_open(c, out))
   if not ok then return nil, message, code end
   local self = setmetatable({ c = F.gc(out[0], C.ij_catalogue_close) }, Catalogue)
@@ -286,19 +306,21 @@ function Data:seek(epoch, step) F.check(C.ij_loader_seek(self.loader, epoch, ste
 --- The number of different corrupt images so far.
 ---@return integer
 function Data:corrupt_count() return tonumber(C.ij_loader_corrupt_count(self.loader)) end
---- Messages since the last call: what was left out of the catalogue, and corrupt images.
+--- Messages since the last call: what was left out of the catalogue and corrupt images, each "skipped NAME: reason"; once
+--- per data set, an image of next to no contrast.
 ---@return string[]
 function Data:complaints()
   local list = {}
-  local function add(next_message, of)
+  local function add(next_message, of, what)
     local s = next_message(of)
     while s ~= nil do
-      list[#list + 1] = F.string(s)
+      list[#list + 1] = what .. F.string(s)
       s = next_message(of)
     end
   end
-  add(C.ij_catalogue_note, self.c)
-  add(C.ij_loader_corrupt, self.loader)
+  add(C.ij_catalogue_note, self.c, "skipped ")
+  add(C.ij_loader_corrupt, self.loader, "skipped ")
+  add(C.ij_loader_flat, self.loader, "image ")
   return list
 end
 --- The next batch as the library gives it (pixels (B, H, W, 3), labels, samples: valid until the next call); nil at the

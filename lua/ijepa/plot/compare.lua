@@ -60,7 +60,7 @@ return function(run, o)
   end
 
   local images = assert(data.open { train = true, root = cfg.data.root, crop = cfg.data.crop, batch = 4, workers = 0,
-    scale = cfg.data.scale, seed = cfg.seed })
+    scale = cfg.data.scale, seed = cfg.seed, orient = cfg.data.orient, damaged = cfg.data.damaged, range = cfg.data.range })
   local b = assert(images:next())
   local shown = tensor.from_pointer(b.pixels, { 4, images.height, images.width, 3 }, "u8", true)
   local policy = assert(run.policy:for_images(shown, run.target))

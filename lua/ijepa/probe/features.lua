@@ -211,13 +211,14 @@ end
 
 --- The features of all images of a folder or tar with class folders, in order; from the cache if it has them.
 ---@param f ijepa.extractor|fun(x: ijepa.tensor): ijepa.tensor a plain function's features are not cached
----@param o table root, subset, crop, resize, batch (128), workers, max_bad as data.open; limit: at most so many
+---@param o table root, subset, crop, resize, batch (128), workers, max_bad, orient, damaged, range as data.open; limit: at most so many
 --- images, drawn by seed; cache: false (off) or a folder (features.folder);
 --- say: function(text) instead of stderr
 ---@return ijepa.features? features, string? message
 function features.of(f, o)
   local images, message = data.open { root = o.root, subset = o.subset, crop = o.crop, resize = o.resize, batch = o.batch or 128,
-    workers = o.workers, shuffle = o.limit ~= nil, seed = o.seed, max_bad = o.max_bad }
+    workers = o.workers, shuffle = o.limit ~= nil, seed = o.seed, max_bad = o.max_bad, orient = o.orient, damaged = o.damaged,
+    range = o.range }
   if not images then return nil, message end
   local classes = images:classes()
   if #classes < 2 then
@@ -227,8 +228,9 @@ function features.of(f, o)
   local tell = o.say and function(...) o.say(string.format(...)) end or say
   local n, path, key, found = math.min(images:count(), o.limit or math.huge), nil, nil, nil
   if o.cache ~= false and getmetatable(f) == Extractor then
-    key = table.concat({ "1", f.name, f.encoder and encoder_stamp(f.encoder) or "none", images:stamp(), images.height, images.width,
-      o.resize or 0, n, o.limit and "drawn by " .. (o.seed or 0) or 0 }, "; ")
+    key = table.concat({ "2", f.name, f.encoder and encoder_stamp(f.encoder) or "none", images:stamp(), images.height, images.width,
+      o.resize or 0, n, o.limit and "drawn by " .. (o.seed or 0) or 0, o.orient or "torchvision", o.damaged or "decode",
+      table.concat(o.range or {}, ",") }, "; ")
     path = ("%s/%s.safetensors"):format(features.folder(o.cache or nil), text_of(C.ij_hash(0, key, #key)))
     if C.ij_path_kind(path) == 1 then
       found, message = load(path, key, classes)

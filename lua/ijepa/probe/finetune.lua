@@ -70,11 +70,12 @@ local function open_both(encoder, o)
   local crop = o.crop or encoder.grid[1] * encoder.patch
   local train
   train, message = data.open { root = o.train, subset = subset, train = true, crop = crop, batch = o.batch, scale = o.scale, flip = o.flip,
-    jitter = o.jitter, workers = o.workers, seed = o.seed, drop_last = true }
+    jitter = o.jitter, workers = o.workers, seed = o.seed, drop_last = true, orient = o.orient, damaged = o.damaged, range = o.range }
   if subset then os.remove(subset) end
   if not train then return nil, message end
   local test
-  test, message = data.open { root = o.test, crop = crop, resize = o.resize, batch = o.batch, workers = o.workers }
+  test, message = data.open { root = o.test, crop = crop, resize = o.resize, batch = o.batch, workers = o.workers,
+    orient = o.orient, damaged = o.damaged, range = o.range }
   if not test then return nil, message end
   local classes, others = train:classes(), test:classes()
   if #others < 2 then return nil, ("'%s' has no classes: fine-tuning needs folders of classes, two or more"):format(o.test) end

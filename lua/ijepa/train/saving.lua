@@ -120,7 +120,7 @@ end
 function saving.failed(t, e)
   local exits, lost = type(e) == "table" and e.exit, t.dist:lost()
   for i, complaint in ipairs(t.images:complaints()) do   -- perhaps the reason
-    if i <= 3 then t.run:say("skipped %s", complaint) end
+    if i <= 3 then t.run:say("%s", complaint) end
   end
   if exits and e.interrupted then t.run:say("%s", tostring(e)) end   -- in a mask policy: where
   -- they must hear of it before anything that takes time

@@ -56,7 +56,7 @@ local function open_images(cfg, processes)
     scale = d.scale, ratio = d.ratio, flip = d.flip, jitter = d.jitter, jitter_p = d.jitter_p,
     grey = d.grey, blur = d.blur, weights = d.weights, copy = d.copy,
     max_bad = d.max_bad, max_pixels = d.max_pixels, max_bytes = d.max_bytes,
-    untrusted_loaders = d.untrusted_loaders,
+    untrusted_loaders = d.untrusted_loaders, orient = d.orient, damaged = d.damaged, range = d.range,
     manifest = processes.local_rank == 0 and d.manifest or nil,
     say = function(line) io.stderr:write(line, "\n") end }
   if not images then error(message, 0) end
