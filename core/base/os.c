@@ -37,7 +37,12 @@ void ij_signal_stack(void) {
   if (sigaltstack(NULL, &has) == 0 && has.ss_flags & SS_DISABLE) sigaltstack(&own, NULL);
 }
 
-void ij_pipe_ignore(void) { signal(SIGPIPE, SIG_IGN); }
+/* A handler that does nothing: unlike SIG_IGN, programs that we start don't inherit it. */
+static void on_pipe(int sig) { (void)sig; }
+void ij_pipe_ignore(void) {
+  struct sigaction a = {.sa_handler = on_pipe, .sa_flags = SA_RESTART | SA_ONSTACK}, before;
+  if (sigaction(SIGPIPE, NULL, &before) == 0 && before.sa_handler == SIG_DFL) sigaction(SIGPIPE, &a, NULL);
+}
 
 void ij_interrupt_install(void) {
   static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
