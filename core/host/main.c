@@ -10,6 +10,7 @@
 #include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* IJEPA_LUA=DIR: while developing, our modules are read from DIR's files, which win over those in the program. */
@@ -89,9 +90,19 @@ static void at_exit(void) { /* os.exit comes here without passing main */
   if (output_failed()) _exit(1);
 }
 
+/* Loaders keep tars open: where the limit is low and may be raised, it is. */
+static void allow_open_files(void) {
+  enum { ENOUGH = 1024 };
+  struct rlimit r;
+  if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur >= ENOUGH) return;
+  r.rlim_cur = r.rlim_max < ENOUGH ? r.rlim_max : ENOUGH;
+  setrlimit(RLIMIT_NOFILE, &r);
+}
+
 int main(int argc, char **argv) {
   fill_closed_streams();
   wait_politely(argv);
+  allow_open_files();
   atexit(at_exit);
   lua_State *L = luaL_newstate();
   if (!L) {

@@ -8,6 +8,7 @@
  *   IJ_NO_SYNC=ERRNO  fsync fails with it (5 EIO, 22 EINVAL)
  *   IJ_NO_RENAME=ERRNO  rename fails with it (1 EPERM, 18 EXDEV)
  *   IJ_HOST=NAME      the name that gethostname gives
+ *   IJ_NO_LIBRARY=PART  dlopen of a file whose name contains PART fails
  *   IJ_FILES=N        at most N open files: setrlimit at the start
  *   IJ_CLOCK=SECONDS  the wall clock jumps by so much each time it is read */
 #include <dlfcn.h>
@@ -132,6 +133,13 @@ int fcntl64(int fd, int what, ...) {
   void *arg = va_arg(list, void *);
   va_end(list);
   return control("fcntl64", fd, what, arg);
+}
+
+void *dlopen(const char *file, int flags) {
+  static void *(*plain)(const char *, int);
+  if (!plain) plain = (void *(*)(const char *, int))dlsym(RTLD_NEXT, "dlopen");
+  const char *part = getenv("IJ_NO_LIBRARY");
+  return plain(file && part && *part && strstr(file, part) ? "/nowhere/library.so" : file, flags);
 }
 
 int gethostname(char *name, size_t n) {

@@ -293,6 +293,41 @@ function tests.test_64_open_files_are_enough()
   lu.assertEquals({ code, step_of() }, { 0, 10 }, said)
 end
 
+function tests.test_64_open_files_are_enough_for_100_tars()
+  local list = {}
+  command()
+  for i = 1, 100 do
+    os.execute(("cp %s %s/%d.tar"):format(made.train, folder, i))
+    list[i] = folder .. "/" .. i .. ".tar"
+  end
+  write(folder .. "/list.txt", "\239\187\191" .. table.concat(list, "\n"))   -- with a byte order mark
+  local code, said = shell("ulimit -n 64; " .. command { ["data.root"] = folder .. "/list.txt", ["data.workers"] = 4,
+    ["optim.steps"] = 30 })
+  lu.assertEquals({ code, step_of() }, { 0, 30 }, said)
+  lu.assertNotStrContains(said, "corrupt")
+end
+
+function tests.test_a_libvips_that_cannot_be_loaded_is_no_fault_of_the_images()
+  has_faults()
+  local code, said = shell(faults "IJ_NO_LIBRARY=libvips" .. command())
+  lu.assertEquals(code, 1)
+  lu.assertStrMatches(said, "[^\n]*: data '[^']*': '[^']*' needs libvips: libvips could not be used " ..
+    "%(install the package libvips42%): [^\n]*\n")
+end
+
+function tests.test_a_wait_for_other_processes_says_for_whom()
+  local code, said = shell("OMPI_COMM_WORLD_SIZE=3 OMPI_COMM_WORLD_RANK=0 IJEPA_DIST=tcp IJEPA_MASTER_ADDR=127.0.0.1 " ..
+    command { ["dist.timeout"] = 11 })
+  lu.assertEquals(code, 1)
+  lu.assertStrMatches(said, "ijepa: process 0 of 3 waits for processes 1, 2, which have not reached host '[^']*', " ..
+    "up to 11 seconds %(dist.timeout%); OMPI_COMM_WORLD_SIZE=3 made it one of several: IJEPA_DIST=none runs it alone\n.*")
+  code, said = shell("OMPI_COMM_WORLD_SIZE=3 OMPI_COMM_WORLD_RANK=2 IJEPA_DIST=tcp IJEPA_MASTER_ADDR=127.0.0.1 " ..
+    "IJEPA_MASTER_PORT=23456 " .. command { ["dist.timeout"] = 11 })
+  lu.assertEquals(code, 1)
+  lu.assertStrContains(said, "ijepa: process 2 of 3 waits for process 0 at 127.0.0.1 port 23456, up to 11 seconds")
+  lu.assertEquals((shell("OMPI_COMM_WORLD_SIZE=3 OMPI_COMM_WORLD_RANK=0 IJEPA_DIST=none " .. command())), 0)
+end
+
 -- ---- names --------------------------------------------------------------------------------------
 
 function tests.test_control_characters_in_names_are_escaped()
