@@ -71,6 +71,9 @@ ij_status ij_mkdirs(const char *path);                       /* like mkdir -p; I
 ij_status ij_file_replace(const char *path, const void *bytes, size_t n); /* temporary, sync, rename: whole or not at all; IJ_EIO */
 int ij_path_kind(const char *path);                          /* 0 nothing there, 1 file, 2 folder, 3 other */
 ij_status ij_dir_list(const char *path, char **names);       /* sorted names, each ended by '\n'; ij_bytes_free it */
+/* What the file system of a folder can do, by trying: a set of these. IJ_EIO where nothing can be written. */
+typedef enum ij_folder { IJ_FOLDER_LOCKS = 1, IJ_FOLDER_LINKS = 2, IJ_FOLDER_SYNC = 4, IJ_FOLDER_RENAME = 8 } ij_folder;
+ij_status ij_folder_can(const char *folder, int *can);       /* can: of ij_folder */
 void ij_bytes_free(void *p);                                 /* what this library gave; NULL is fine */
 /* A lock that no other process has, on a file that is made for it and stays; a dead process leaves none behind. Where
  * the file system has no locks, a file PATH.held names the host and the process; of a dead process of this host it is

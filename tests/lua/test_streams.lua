@@ -316,25 +316,52 @@ function tests.test_a_libvips_that_cannot_be_loaded_is_no_fault_of_the_images()
 end
 
 function tests.test_a_wait_for_other_processes_says_for_whom()
-  local code, said = shell("OMPI_COMM_WORLD_SIZE=3 OMPI_COMM_WORLD_RANK=0 IJEPA_DIST=tcp IJEPA_MASTER_ADDR=127.0.0.1 " ..
+  -- the folder's name keeps other jobs on this machine apart
+  local job = ("PMIX_NAMESPACE=%s OMPI_COMM_WORLD_SIZE=3 "):format(folder)
+  local code, said = shell(job .. "OMPI_COMM_WORLD_RANK=0 IJEPA_DIST=tcp IJEPA_MASTER_ADDR=127.0.0.1 " ..
     command { ["dist.timeout"] = 11 })
   lu.assertEquals(code, 1)
   lu.assertStrMatches(said, "ijepa: process 0 of 3 waits for processes 1, 2, which have not reached host '[^']*', " ..
     "up to 11 seconds %(dist.timeout%); OMPI_COMM_WORLD_SIZE=3 made it one of several: IJEPA_DIST=none runs it alone\n.*")
-  code, said = shell("OMPI_COMM_WORLD_SIZE=3 OMPI_COMM_WORLD_RANK=2 IJEPA_DIST=tcp IJEPA_MASTER_ADDR=127.0.0.1 " ..
+  code, said = shell(job .. "OMPI_COMM_WORLD_RANK=2 IJEPA_DIST=tcp IJEPA_MASTER_ADDR=127.0.0.1 " ..
     "IJEPA_MASTER_PORT=23456 " .. command { ["dist.timeout"] = 11 })
   lu.assertEquals(code, 1)
   lu.assertStrContains(said, "ijepa: process 2 of 3 waits for process 0 at 127.0.0.1 port 23456, up to 11 seconds")
-  lu.assertEquals((shell("OMPI_COMM_WORLD_SIZE=3 OMPI_COMM_WORLD_RANK=0 IJEPA_DIST=none " .. command())), 0)
+  lu.assertEquals((shell(job .. "OMPI_COMM_WORLD_RANK=0 IJEPA_DIST=none " .. command())), 0)
 end
 
 -- ---- names --------------------------------------------------------------------------------------
 
 function tests.test_control_characters_in_names_are_escaped()
-  C.ij_path_kind "x"
   local ok, message = F.try(C.ij_file_replace("/nowhere/e\27[31mv\7i\nl\194\155.jpg", "", 0))
   lu.assertNil(ok)
   lu.assertEquals(message, [[file '/nowhere/e\x1b[31mv\x07i\nl\x9b.jpg' could not be written: No such file or directory]])
+end
+
+function tests.test_names_of_corrupt_images_are_escaped()
+  local scenes = folder .. "/images"
+  command()
+  os.execute(("mkdir %s; tar xf %s -C %s; : >$(printf '%s/e\\033[31mvil\\007.jpg')"):format(scenes, made.train, scenes,
+    scenes))
+  local code, said = shell(command { ["data.root"] = scenes, ["optim.epochs"] = 3 })
+  lu.assertEquals(code, 0, said)
+  lu.assertStrContains(said, [[e\x1b[31mvil\x07.jpg]])
+  lu.assertNil(said:find "[\27\7]")
+end
+
+function tests.test_check_reports_what_a_folder_cannot_do()
+  has_faults()
+  local function check(settings) return select(2, shell(faults(settings) .. program .. " check " .. folder)) end
+  lu.assertStrContains(check "A=b", ("ok    folder           '%s' can be written: locks (flock), hard links, sync (fsync), rename work\n")
+    :format(folder))
+  lu.assertStrContains(check "IJ_NO_LOCK=38 IJ_NO_LINK=1",
+    ("warn  folder           '%s' has no locks (flock), no hard links\n"):format(folder))
+  lu.assertStrContains(check "IJ_NO_SYNC=22", ("warn  folder           '%s' has no sync (fsync)\n"):format(folder))
+  lu.assertStrContains(check "IJ_NO_SYNC=22", "keep several (log.save_epochs), or set out= to a local disk\n")
+  local _, said = shell(("ls -A %s"):format(folder))
+  lu.assertEquals(said, "")
+  local code = shell(program .. " check /nowhere")
+  lu.assertEquals(code, 2)
 end
 
 return tests

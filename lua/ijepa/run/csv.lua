@@ -74,6 +74,7 @@ function csv.read(path)
   for _, name in ipairs(COLUMNS) do log[name] = {} end
   for line in file:lines() do
     n = n + 1
+    if n == 1 then line = line:gsub("^\239\187\191", "") end   -- a byte order mark, from a spreadsheet
     local values = parsed(line)
     for i, name in ipairs(COLUMNS) do
       if values then table.insert(log[name], values[i]) end
