@@ -25,7 +25,7 @@ char *ij_format(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* 
 /* A file that is written completely or not at all: a temporary file beside it, fsync, rename, fsync of the folder.
  * A symbolic link stays a link, and what it leads to is replaced. A device, a pipe and the like is written into. */
 typedef struct ij_replacement {
-  const char *path; /* the caller's, for messages; it must last */
+  const char *path;   /* the caller's, for messages; it must last */
   char *target, *tmp; /* tmp: NULL where the target is written into */
   int fd;
 } ij_replacement;

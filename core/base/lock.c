@@ -25,7 +25,7 @@ static ij_status not_made(const char *path) {
 /* ---- who holds a lock by a file */
 
 typedef struct owner {
-  long process; /* 0: the file names none */
+  long process;               /* 0: the file names none */
   unsigned long long started; /* in ticks since the machine started; tells a process from a later one of its number */
   char host[256], since[32];
 } owner;

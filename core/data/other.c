@@ -59,7 +59,8 @@ static void start(void) {
 }
 ij_status ij_vips_ready(void) {
   pthread_once(&once, start);
-  return ready ? IJ_OK : ij_fail(IJ_EUNSUPPORTED, "libvips could not be used (install the package libvips42): %s", problem);
+  return ready ? IJ_OK
+               : ij_fail(IJ_EUNSUPPORTED, "libvips could not be used (install the package libvips42): %s", problem);
 }
 
 void ij_vips_thread_end(void) {

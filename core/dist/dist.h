@@ -85,8 +85,8 @@ ij_status ij_net_receive(ij_dist *d, int fd, void *p, size_t n, double until);
 ij_status ij_net_exchange(ij_dist *d, int out, const void *p, size_t n, int in, void *q, size_t m, double until);
 
 /* star.c */
-/* Once a wait has lasted 10 s since `began`, writes a line on stderr: for whom it waits, and how to run alone. *said: whether
- * it has. who: such as "number 0 at a:20000". */
+/* Once a wait has lasted 10 s since `began`, writes a line on stderr: for whom it waits, and how to run alone. *said:
+ * whether it has. who: such as "number 0 at a:20000". */
 void ij_star_waits(const ij_dist *d, double began, bool *said, const char *who);
 enum { IJ_PORTS = 8 };                                         /* process 0 takes the first free one of so many */
 ij_status ij_star_listen(ij_dist *d, int port, uint16_t *got); /* of process 0; port 0: any */

@@ -108,8 +108,8 @@ ij_status ij_writer_replace(const ij_tensor_writer *w, size_t total, ij_status (
   if (st == IJ_OK) {
     /* Reserves the space first: a full disk is found before gigabytes are written. Not every file system can. */
     if (s.file.tmp && fallocate(s.file.fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)total) != 0 && errno == ENOSPC)
-      st = ij_fail(IJ_EIO, "file '%s' could not be written: %s (%zu bytes are needed)", w->path, strerror(errno),
-                   total);
+      st =
+          ij_fail(IJ_EIO, "file '%s' could not be written: %s (%zu bytes are needed)", w->path, strerror(errno), total);
     else st = fill(&s, context);
     st = ij_replace_end(&s.file, st);
   }
