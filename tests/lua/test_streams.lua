@@ -33,7 +33,8 @@ end
 
 -- Runs a shell command; exit code (128 + signal) and what it printed.
 local function shell(text)
-  local pipe = io.popen(("bash -c %s 2>&1; echo exit $?"):format("'" .. text:gsub("'", "'\\''") .. "'"))
+  local pipe = io.popen(("bash -c %s 2>&1; echo exit $?"):format("'" .. text:gsub("'", "'\\''") ..
+    "'"))
   local said = pipe:read "*a"
   pipe:close()
   return tonumber(said:match "exit (%d+)%s*$"), (said:gsub("exit %d+%s*$", ""))
@@ -41,7 +42,8 @@ end
 
 -- The command line of a small run.
 local function command(over)
-  made = made or assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 40, test = 2, size = 32 })
+  made = made or assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 40, test = 2,
+    size = 32 })
   local words = { out = folder .. "/run", ["data.root"] = made.train,
     ["data.batch"] = 8, ["data.crop"] = 32, ["data.workers"] = 1,
     ["model.width"] = 16, ["model.depth"] = 2, ["model.heads"] = 2, ["model.patch"] = 4,
@@ -64,7 +66,8 @@ local function step_of(run)
   return step
 end
 local function faults(settings) return ("export LD_PRELOAD=%s %s; "):format(preload, settings) end
-local function has_faults() lu.skipIf(C.ij_path_kind(preload) == 0, "no libfaults.so: a build with sanitizers") end
+local function has_faults() lu.skipIf(C.ij_path_kind(preload) == 0,
+  "no libfaults.so: a build with sanitizers") end
 
 -- ---- readers that go away -----------------------------------------------------------------------
 
@@ -72,9 +75,11 @@ local function has_faults() lu.skipIf(C.ij_path_kind(preload) == 0, "no libfault
 local function signalled(redirect, signals, over)
   local settings = { ["optim.epochs"] = 100000 }
   for k, v in pairs(over or {}) do settings[k] = v end
-  local code, said = shell(("set -m; { trap : HUP; %s %s; echo ${PIPESTATUS[0]} >%s/rc; } & p=$!; "):format(
+  local code, said = shell((
+    "set -m; { trap : HUP; %s %s; echo ${PIPESTATUS[0]} >%s/rc; } & p=$!; "):format(
     command(settings), redirect, folder) ..
-    ("for i in $(seq 600); do [ $(wc -l <%s/run/jepa_r0.csv 2>/dev/null || echo 0) -ge 4 ] && break; sleep .1; done; ")
+    ("for i in $(seq 600); do [ $(wc -l <%s/run/jepa_r0.csv 2>/dev/null || echo 0) -ge 4 ] && " ..
+      "break; sleep .1; done; ")
       :format(folder) .. signals .. "; wait $p")
   lu.assertTrue(code ~= nil, said)
   return tonumber(read(folder .. "/rc")), said
@@ -98,7 +103,8 @@ function tests.test_a_closed_terminal_sends_hangup_twice()
 end
 
 function tests.test_printing_into_head_ends_at_once_and_silently()
-  local code, said = shell(program .. " -e 'for i = 1, 1e9 do print(i) end' | head -1; exit ${PIPESTATUS[0]}")
+  local code, said = shell(
+    program .. " -e 'for i = 1, 1e9 do print(i) end' | head -1; exit ${PIPESTATUS[0]}")
   lu.assertEquals({ code, said }, { 128 + 13, "1\n" })
 end
 
@@ -117,7 +123,9 @@ end
 
 function tests.test_no_file_takes_the_number_of_a_closed_stream()
   local path = folder .. "/file"
-  shell(([[%s -e 'local f = io.open("%s", "w"); print "out"; io.stderr:write "err"; f:write "file"; f:close()' <&- >&- 2>&-]])
+  shell((
+    [[%s -e 'local f = io.open("%s", "w"); print "out"; io.stderr:write "err"; ]] ..
+    [[f:write "file"; f:close()' <&- >&- 2>&-]])
     :format(program, path))
   lu.assertEquals(read(path), "file")
   local code = shell(command() .. " <&- >&- 2>&-")   -- its log, its checkpoint
@@ -135,7 +143,8 @@ end
 
 function tests.test_an_output_onto_a_link_writes_what_it_leads_to()
   assert(F.try(C.ij_mkdirs(folder .. "/elsewhere")))
-  os.execute(("cd %s; ln -s elsewhere/a link; ln -s link second; ln -s nowhere dangling"):format(folder))
+  os.execute(("cd %s; ln -s elsewhere/a link; ln -s link second; ln -s nowhere dangling"):format(
+    folder))
   for _, name in ipairs { "link", "second" } do
     assert(F.try(C.ij_file_replace(folder .. "/" .. name, name, #name)))
     lu.assertEquals(read(folder .. "/elsewhere/a"), name)
@@ -151,9 +160,12 @@ function tests.test_an_output_onto_a_link_writes_what_it_leads_to()
 end
 
 function tests.test_a_checkpoint_onto_a_link_writes_what_it_leads_to()
-  os.execute(("mkdir -p %s/run %s/big; ln -s ../big/latest %s/run/jepa-latest.safetensors"):format(folder, folder, folder))
+  os.execute(("mkdir -p %s/run %s/big; ln -s ../big/latest %s/run/jepa-latest.safetensors"):format(
+    folder, folder, folder))
   lu.assertEquals((shell(command())), 0)
-  local _, kept = shell(("cd %s; readlink run/jepa-latest.safetensors; ls big; test -L run/jepa-ep1.safetensors; echo $?")
+  local _, kept = shell((
+    "cd %s; readlink run/jepa-latest.safetensors; ls big; " ..
+    "test -L run/jepa-ep1.safetensors; echo $?")
     :format(folder))
   lu.assertEquals(kept, "../big/latest\nlatest\n1\n")
   lu.assertEquals(step_of(), 10)
@@ -165,10 +177,13 @@ end
 function tests.test_outputs_onto_devices_and_pipes_stay_devices_and_pipes()
   local pipe = folder .. "/pipe"
   os.execute("mkfifo " .. pipe)
-  local code, said = shell(([[%s -e 'assert(require("ijepa.base.ffi").C.ij_file_replace("%s", "hello", 5) == 0)' & cat %s; wait $!]])
+  local code, said = shell((
+    [[%s -e 'assert(require("ijepa.base.ffi").C.]] ..
+    [[ij_file_replace("%s", "hello", 5) == 0)' & cat %s; wait $!]])
     :format(program, pipe, pipe))
   lu.assertEquals({ code, said, C.ij_path_kind(pipe) }, { 0, "hello", 3 })
-  local replace = [[-e 'print "first" assert(require("ijepa.base.ffi").C.ij_file_replace("/dev/stdout", "hello", 5) == 0) print "last"']]
+  local replace = [[-e 'print "first" assert(require("ijepa.base.ffi").C.]] ..
+    [[ij_file_replace("/dev/stdout", "hello", 5) == 0) print "last"']]
   lu.assertEquals({ shell(("%s %s | cat"):format(program, replace)) }, { 0, "first\nhellolast\n" })
   lu.assertEquals((shell(("%s %s >%s/out"):format(program, replace, folder))), 0)
   lu.assertEquals(read(folder .. "/out"), "first\nhellolast\n")
@@ -200,10 +215,12 @@ end
 function tests.test_without_hard_links_a_kept_checkpoint_is_a_copy()
   has_faults()
   for _, number in ipairs { 1, 18, 38, 95 } do   -- EPERM, EXDEV, ENOSYS, EOPNOTSUPP
-    local code, said = shell(faults("IJ_NO_LINK=" .. number) .. command { out = folder .. "/run" .. number })
+    local code, said = shell(faults("IJ_NO_LINK=" .. number) .. command { out = folder .. "/run" ..
+      number })
     lu.assertEquals(code, 0, said)
     for epoch = 1, 2 do
-      local file = assert(ijepa.checkpoint.load(("%s/run%d/jepa-ep%d.safetensors"):format(folder, number, epoch)))
+      local file = assert(ijepa.checkpoint.load(("%s/run%d/jepa-ep%d.safetensors"):format(folder,
+        number, epoch)))
       lu.assertEquals(file:meta "step", 5 * epoch)
       file:close()
     end
@@ -233,7 +250,8 @@ function tests.test_a_lock_by_a_file_is_respected_and_taken_over_when_stale()
     local code, said = shell(faults(settings) .. command())
     lu.assertEquals(code, 1)
     lu.assertStrContains(said, "another run works in '" .. folder .. "/run'")
-    lu.assertStrContains(said, ("is held by process %s on host 'here' since 2026-01-02 03:04:05"):format(own))
+    lu.assertStrContains(said, (
+      "is held by process %s on host 'here' since 2026-01-02 03:04:05"):format(own))
     lu.assertStrContains(said, "if that process no longer runs, remove this file")
   end
   -- its number was another process's before
@@ -249,7 +267,8 @@ function tests.test_a_lock_by_a_file_is_respected_and_taken_over_when_stale()
   lu.assertEquals((shell(nolock .. command())), 0)
   lu.assertEquals(C.ij_path_kind(held), 0)
   -- killed: the next run takes it over
-  lu.assertEquals((shell(nolock .. faults "IJ_FAULT='kill rename 2 jepa-latest'" .. command { resume = false })), 137)
+  lu.assertEquals((shell(nolock .. faults "IJ_FAULT='kill rename 2 jepa-latest'" ..
+    command { resume = false })), 137)
   lu.assertEquals(C.ij_path_kind(held), 1)
   lu.assertEquals((shell(nolock .. command())), 0)
 end
@@ -267,14 +286,17 @@ function tests.test_a_stale_lock_goes_to_one_of_many()
     if ok then os.execute "sleep 3" end]])
   local _, said = shell(faults "IJ_NO_LOCK=38 IJ_HOST=here" ..
     ("for i in $(seq 12); do %s %s/take.lua %s & done; wait"):format(program, folder, lock))
-  lu.assertEquals({ select(2, said:gsub("mine", "")), select(2, said:gsub("is held", "")) }, { 1, 11 }, said)
+  lu.assertEquals({ select(2, said:gsub("mine", "")), select(2, said:gsub("is held", "")) }, { 1,
+    11 }, said)
 end
 
 function tests.test_a_lock_that_cannot_be_made_is_called_that()
-  os.execute(("mkdir -p %s/run/jepa.lock"):format(folder))   -- root writes into read-only folders too
+  -- root writes into read-only folders too
+  os.execute(("mkdir -p %s/run/jepa.lock"):format(folder))
   local code, said = shell(command())
   lu.assertEquals(code, 1)
-  lu.assertStrContains(said, ("folder '%s/run' can't be locked for this run: lock '%s/run/jepa.lock' could not be made: ")
+  lu.assertStrContains(said, (
+    "folder '%s/run' can't be locked for this run: lock '%s/run/jepa.lock' could not be made: ")
     :format(folder, folder))
   lu.assertNotStrContains(said, "another run")
 end
@@ -283,7 +305,8 @@ function tests.test_a_file_system_that_never_syncs_is_used()
   has_faults()
   lu.assertEquals((shell(faults "IJ_NO_SYNC=22" .. command())), 0)
   lu.assertEquals(step_of(), 10)
-  local code, said = shell(faults "IJ_NO_SYNC=5" .. command { out = folder .. "/broken" })   -- EIO: data may be lost
+  -- EIO: data may be lost
+  local code, said = shell(faults "IJ_NO_SYNC=5" .. command { out = folder .. "/broken" })
   lu.assertEquals(code, 1)
   lu.assertStrContains(said, "could not be written: Input/output error")
 end
@@ -300,8 +323,10 @@ function tests.test_64_open_files_are_enough_for_100_tars()
     os.execute(("cp %s %s/%d.tar"):format(made.train, folder, i))
     list[i] = folder .. "/" .. i .. ".tar"
   end
-  write(folder .. "/list.txt", "\239\187\191" .. table.concat(list, "\n"))   -- with a byte order mark
-  local code, said = shell("ulimit -n 64; " .. command { ["data.root"] = folder .. "/list.txt", ["data.workers"] = 4,
+  -- with a byte order mark
+  write(folder .. "/list.txt", "\239\187\191" .. table.concat(list, "\n"))
+  local code, said = shell("ulimit -n 64; " .. command { ["data.root"] = folder .. "/list.txt",
+    ["data.workers"] = 4,
     ["optim.steps"] = 30 })
   lu.assertEquals({ code, step_of() }, { 0, 30 }, said)
   lu.assertNotStrContains(said, "corrupt")
@@ -311,22 +336,27 @@ function tests.test_a_libvips_that_cannot_be_loaded_is_no_fault_of_the_images()
   has_faults()
   local code, said = shell(faults "IJ_NO_LIBRARY=libvips" .. command())
   lu.assertEquals(code, 1)
-  lu.assertStrMatches(said, "[^\n]*: data '[^']*': '[^']*' needs libvips: libvips could not be used " ..
+  lu.assertStrMatches(
+    said, "[^\n]*: data '[^']*': '[^']*' needs libvips: libvips could not be used " ..
     "%(install the package libvips42%): [^\n]*\n")
 end
 
 function tests.test_a_wait_for_other_processes_says_for_whom()
   -- the folder's name keeps other jobs on this machine apart
   local job = ("PMIX_NAMESPACE=%s OMPI_COMM_WORLD_SIZE=3 "):format(folder)
-  local code, said = shell(job .. "OMPI_COMM_WORLD_RANK=0 IJEPA_DIST=tcp IJEPA_MASTER_ADDR=127.0.0.1 " ..
+  local code, said = shell(
+    job .. "OMPI_COMM_WORLD_RANK=0 IJEPA_DIST=tcp IJEPA_MASTER_ADDR=127.0.0.1 " ..
     command { ["dist.timeout"] = 11 })
   lu.assertEquals(code, 1)
-  lu.assertStrMatches(said, "ijepa: process 0 of 3 waits for processes 1, 2, which have not reached host '[^']*', " ..
-    "up to 11 seconds %(dist.timeout%); OMPI_COMM_WORLD_SIZE=3 made it one of several: IJEPA_DIST=none runs it alone\n.*")
+  lu.assertStrMatches(
+    said, "ijepa: process 0 of 3 waits for processes 1, 2, which have not reached host '[^']*', " ..
+    "up to 11 seconds %(dist.timeout%); OMPI_COMM_WORLD_SIZE=3 made it one of " ..
+    "several: IJEPA_DIST=none runs it alone\n.*")
   code, said = shell(job .. "OMPI_COMM_WORLD_RANK=2 IJEPA_DIST=tcp IJEPA_MASTER_ADDR=127.0.0.1 " ..
     "IJEPA_MASTER_PORT=23456 " .. command { ["dist.timeout"] = 11 })
   lu.assertEquals(code, 1)
-  lu.assertStrContains(said, "ijepa: process 2 of 3 waits for process 0 at 127.0.0.1 port 23456, up to 11 seconds")
+  lu.assertStrContains(
+    said, "ijepa: process 2 of 3 waits for process 0 at 127.0.0.1 port 23456, up to 11 seconds")
   lu.assertEquals((shell(job .. "OMPI_COMM_WORLD_RANK=0 IJEPA_DIST=none " .. command())), 0)
 end
 
@@ -335,13 +365,16 @@ end
 function tests.test_control_characters_in_names_are_escaped()
   local ok, message = F.try(C.ij_file_replace("/nowhere/e\27[31mv\7i\nl\194\155.jpg", "", 0))
   lu.assertNil(ok)
-  lu.assertEquals(message, [[file '/nowhere/e\x1b[31mv\x07i\nl\x9b.jpg' could not be written: No such file or directory]])
+  lu.assertEquals(
+    message, [[file '/nowhere/e\x1b[31mv\x07i\nl\x9b.jpg' could not be written: ]] ..
+    "No such file or directory")
 end
 
 function tests.test_names_of_corrupt_images_are_escaped()
   local scenes = folder .. "/images"
   command()
-  os.execute(("mkdir %s; tar xf %s -C %s; : >$(printf '%s/e\\033[31mvil\\007.jpg')"):format(scenes, made.train, scenes,
+  os.execute(("mkdir %s; tar xf %s -C %s; : >$(printf '%s/e\\033[31mvil\\007.jpg')"):format(scenes,
+    made.train, scenes,
     scenes))
   local code, said = shell(command { ["data.root"] = scenes, ["optim.epochs"] = 3 })
   lu.assertEquals(code, 0, said)
@@ -351,13 +384,18 @@ end
 
 function tests.test_check_reports_what_a_folder_cannot_do()
   has_faults()
-  local function check(settings) return select(2, shell(faults(settings) .. program .. " check " .. folder)) end
-  lu.assertStrContains(check "A=b", ("ok    folder           '%s' can be written: locks (flock), hard links, sync (fsync), rename work\n")
+  local function check(settings) return select(2, shell(faults(settings) .. program .. " check " ..
+    folder)) end
+  lu.assertStrContains(check "A=b", (
+    "ok    folder           '%s' can be written: locks (flock), " ..
+    "hard links, sync (fsync), rename work\n")
     :format(folder))
   lu.assertStrContains(check "IJ_NO_LOCK=38 IJ_NO_LINK=1",
     ("warn  folder           '%s' has no locks (flock), no hard links\n"):format(folder))
-  lu.assertStrContains(check "IJ_NO_SYNC=22", ("warn  folder           '%s' has no sync (fsync)\n"):format(folder))
-  lu.assertStrContains(check "IJ_NO_SYNC=22", "keep several (log.save_epochs), or set out= to a local disk\n")
+  lu.assertStrContains(check "IJ_NO_SYNC=22",
+    ("warn  folder           '%s' has no sync (fsync)\n"):format(folder))
+  lu.assertStrContains(check "IJ_NO_SYNC=22",
+    "keep several (log.save_epochs), or set out= to a local disk\n")
   local _, said = shell(("ls -A %s"):format(folder))
   lu.assertEquals(said, "")
   local code = shell(program .. " check /nowhere")

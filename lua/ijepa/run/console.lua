@@ -100,7 +100,7 @@ function Console:step(v, seconds, total, last)
   end
 end
 
--- Names of files may hold control characters. Ends of lines stay, and where there are colours, they do.
+-- Names of files may hold control characters. Ends of lines stay; colours do where there are any.
 local function escaped(line, colours)
   if colours then line = line:gsub("\27(%[%d+m)", "\1%1") end
   return (line:gsub("[^\n\1]+", text.shown):gsub("\1", "\27"))
