@@ -91,6 +91,24 @@ function tests.test_ctrl_c_through_tee_saves_the_run()   -- the group's signal e
   lu.assertTrue(step_of() >= 3)
 end
 
+function tests.test_ctrl_c_at_the_prompt_saves_the_run()
+  local Terminal = require "terminal"
+  lu.skipIf(not Terminal.available(), "no tmux")
+  local words = command { ["optim.epochs"] = 100000 }:match "recipe.lua (.*)"
+  write(folder .. "/settings.lua", 'local args = {}\nfor w in ("' .. words ..
+    '"):gmatch "%S+" do args[#args + 1] = w end\n' ..
+    'return require "ijepa.config".resolve({}, nil, args)\n')
+  local t = Terminal.open(program, { columns = 150 })
+  t:wait "[1]>"
+  t:enter(('r = ijepa.pretrain(dofile "%s/settings.lua")'):format(folder))
+  t:wait "step 5"
+  t:type("", "C-c")
+  t:wait "is saved in"
+  t:wait "[2]>"
+  t:close()
+  lu.assertTrue(step_of() >= 3)
+end
+
 function tests.test_a_reader_that_goes_away_costs_no_run()
   local code = shell(command() .. " 2>&1 | head -1; exit ${PIPESTATUS[0]}")
   lu.assertEquals({ code, step_of() }, { 0, 10 })
