@@ -56,6 +56,7 @@ void ij_signal_stack(void);             /* gives this thread a stack for signal 
                                            run while a model does must be installed with SA_ONSTACK */
 int ij_interrupted(void);               /* the number of such a signal (SIGINT after ij_interrupt_set) or 0; polled */
 void ij_interrupt_set(int on);
+void ij_pipe_ignore(void);              /* a reader of stdout or stderr that goes away no longer ends this process */
 int ij_save_asked(void);                /* 1 once after each SIGUSR1 */
 int ij_isatty(int fd);                  /* 1 where it is a terminal */
 int ij_terminal_width(void);            /* columns of the terminal at stderr; 80 where there is none */
@@ -70,12 +71,18 @@ ij_status ij_mkdirs(const char *path);                       /* like mkdir -p; I
 ij_status ij_file_replace(const char *path, const void *bytes, size_t n); /* temporary, sync, rename: whole or not at all; IJ_EIO */
 int ij_path_kind(const char *path);                          /* 0 nothing there, 1 file, 2 folder, 3 other */
 ij_status ij_dir_list(const char *path, char **names);       /* sorted names, each ended by '\n'; ij_bytes_free it */
+/* What the file system of a folder can do, by trying: a set of these. IJ_EIO where nothing can be written. */
+typedef enum ij_folder { IJ_FOLDER_LOCKS = 1, IJ_FOLDER_LINKS = 2, IJ_FOLDER_SYNC = 4, IJ_FOLDER_RENAME = 8 } ij_folder;
+ij_status ij_folder_can(const char *folder, int *can);       /* can: of ij_folder */
 void ij_bytes_free(void *p);                                 /* what this library gave; NULL is fine */
-/* A lock that no other process has, on a file that is made for it and stays; a dead process leaves none behind. */
+/* A lock that no other process has, on a file that is made for it and stays; a dead process leaves none behind. Where
+ * the file system has no locks, a file PATH.held names the host and the process; of a dead process of this host it is
+ * taken over. IJ_EINVAL and who has it, where someone has; IJ_EIO where it can't be made. */
 typedef struct ij_lock ij_lock;
-ij_status ij_lock_take(const char *path, ij_lock **out);     /* IJ_EINVAL and who has it, where someone has */
+ij_status ij_lock_take(const char *path, ij_lock **out);
+const char *ij_lock_note(const ij_lock *lock);               /* a warning where the file system has no locks, else "" */
 void ij_lock_drop(ij_lock *lock);
-/* Another name for a file, which replaces what had it; both last alone. Copies nothing. */
+/* Another name for a file, which replaces what had it; both last alone. A copy where there are no hard links. */
 ij_status ij_file_link(const char *path, const char *name);
 uint64_t ij_hash(uint64_t seed, const void *bytes, size_t n); /* to tell contents apart; chain by seed */
 

@@ -22,6 +22,22 @@ void ij_free(void *p);
 char *ij_strdup(const char *s);
 char *ij_format(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* ij_free the result */
 
+/* A file that is written completely or not at all: a temporary file beside it, fsync, rename, fsync of the folder.
+ * A symbolic link stays a link, and what it leads to is replaced. A device, a pipe and the like is written into. */
+typedef struct ij_replacement {
+  const char *path;   /* the caller's, for messages; it must last */
+  char *target, *tmp; /* tmp: NULL where the target is written into */
+  int fd;
+} ij_replacement;
+ij_status ij_replace_begin(ij_replacement *r, const char *path); /* IJ_EIO, IJ_ENOMEM: there is nothing to end */
+ij_status ij_replace_put(ij_replacement *r, const void *bytes, size_t n);
+/* st: what the writing came to. Returns it, or why the file could not be completed; then no temporary file is left. */
+ij_status ij_replace_end(ij_replacement *r, ij_status st);
+
+/* s with control characters (also those of UTF-8's C1) as \n, \t or \x1b: a name may hold what commands a terminal. At
+ * most n bytes with the 0; returns out. */
+char *ij_shown(char *out, size_t n, const char *s);
+
 /* A function of a library that is loaded now, from the path in the environment's `variable`, from beside this program,
  * or from where the system looks. IJ_EUNSUPPORTED: it is not there. */
 ij_status ij_plugin_load(const char *file, const char *variable, const char *symbol, void **fn);

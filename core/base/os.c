@@ -1,7 +1,6 @@
 #include "base.h"
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -38,14 +37,23 @@ void ij_signal_stack(void) {
   if (sigaltstack(NULL, &has) == 0 && has.ss_flags & SS_DISABLE) sigaltstack(&own, NULL);
 }
 
+/* A handler that does nothing: unlike SIG_IGN, programs that we start don't inherit it. */
+static void on_pipe(int sig) { (void)sig; }
+void ij_pipe_ignore(void) {
+  struct sigaction a = {.sa_handler = on_pipe, .sa_flags = SA_RESTART | SA_ONSTACK}, before;
+  if (sigaction(SIGPIPE, NULL, &before) == 0 && before.sa_handler == SIG_DFL) sigaction(SIGPIPE, &a, NULL);
+}
+
 void ij_interrupt_install(void) {
   static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
   struct sigaction a = {.sa_handler = on_interrupt};
   struct sigaction save = {.sa_handler = on_save, .sa_flags = SA_RESTART | SA_ONSTACK}, before;
   ij_signal_stack();
+  ij_pipe_ignore();
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) { /* what nohup ignores stays so */
-    /* a second Ctrl-C ends it the hard way; job systems repeat SIGTERM while a run saves, and send SIGKILL last */
-    a.sa_flags = SA_RESTART | SA_ONSTACK | (signals[i] == SIGTERM ? 0 : (int)SA_RESETHAND);
+    /* a second Ctrl-C ends it the hard way; job systems repeat SIGTERM while a run saves, and send SIGKILL last; a
+     * terminal that closes sends SIGHUP twice, by the shell and by the kernel */
+    a.sa_flags = SA_RESTART | SA_ONSTACK | (signals[i] == SIGINT ? (int)SA_RESETHAND : 0);
     if (sigaction(signals[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(signals[i], &a, NULL);
   }
   sigaction(SIGUSR1, &save, NULL);
@@ -125,37 +133,3 @@ out:
 }
 
 void ij_bytes_free(void *p) { ij_free(p); }
-
-ij_status ij_file_replace(const char *path, const void *bytes, size_t n) {
-  ij_status st = IJ_OK;
-  int fd = -1, folder = -1;
-  const char *p = bytes;
-  char *tmp = ij_format("%s.tmp", path), *dir = ij_strdup(path);
-  if (!tmp || !dir) {
-    st = IJ_ENOMEM;
-    goto out;
-  }
-  if ((fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) < 0) goto failed;
-  while (n) {
-    ssize_t k = write(fd, p, n);
-    if (k < 0 && errno == EINTR) continue;
-    if (k < 0) goto failed;
-    p += k;
-    n -= (size_t)k;
-  }
-  if (fsync(fd) != 0 || rename(tmp, path) != 0) goto failed;
-  char *slash = strrchr(dir, '/');
-  if (slash) *(slash == dir ? slash + 1 : slash) = 0;
-  folder = open(slash ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder >= 0) fsync(folder); /* some file systems refuse; the rename has happened all the same */
-  goto out;
-failed:
-  st = ij_fail(IJ_EIO, "file '%s' could not be written: %s", path, strerror(errno));
-  if (fd >= 0) unlink(tmp);
-out:
-  if (fd >= 0) close(fd);
-  if (folder >= 0) close(folder);
-  ij_free(tmp);
-  ij_free(dir);
-  return st;
-}

@@ -49,6 +49,7 @@ ij_status ij_text_read(const char *path, const char *what, char **text) {
   if (fd >= 0) close(fd);
   if (st == IJ_OK && strlen(*text) != got)
     st = ij_fail(IJ_EFORMAT, "%s '%s' is not a text file with one name per line", what, path);
+  if (st == IJ_OK && !strncmp(*text, "\xef\xbb\xbf", 3)) memmove(*text, *text + 3, got - 2); /* a byte order mark */
   return st;
 }
 

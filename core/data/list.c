@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -247,6 +248,12 @@ static ij_status on_member(void *arg, const char *name, uint64_t offset, uint64_
   return st;
 }
 
+/* Half of the open files that the system allows (ulimit -n) are for other things; numbers are given from 0. */
+static bool may_stay_open(int fd) {
+  struct rlimit most;
+  return getrlimit(RLIMIT_NOFILE, &most) != 0 || (rlim_t)fd < most.rlim_cur / 2;
+}
+
 static ij_status add_shard(ij_list *l, char *path) { /* takes the path */
   uint8_t head[512];
   size_t n;
@@ -261,7 +268,7 @@ static ij_status add_shard(ij_list *l, char *path) { /* takes the path */
     st = ij_fail(IJ_EUNSUPPORTED, "tar '%s' is compressed: decompress it, since images are read in place", path);
   else if (kind == 0) st = ij_fail(IJ_EFORMAT, "'%s' is not a tar", path);
   else st = ij_tar_members(fd, path, l->cache, on_member, l, l->note, l->arg);
-  if (st == IJ_OK && l->shard.n <= FDS_KEPT) l->fd[l->shard.n - 1] = fd;
+  if (st == IJ_OK && l->shard.n <= FDS_KEPT && may_stay_open(fd)) l->fd[l->shard.n - 1] = fd;
   else close(fd);
   return st;
 }
@@ -635,6 +642,10 @@ ij_status ij_list_move(ij_list *l, const char *folder) {
       IJ_TRY_TO(failed, st, ij_list_home(l, i, folder, &path));
       IJ_TRY_TO(failed, st, strings_add_owned(&to, path));
       if (i < FDS_KEPT) fd[i] = open(path, O_RDONLY | O_CLOEXEC);
+      if (i < FDS_KEPT && fd[i] >= 0 && !may_stay_open(fd[i])) {
+        close(fd[i]);
+        fd[i] = -1;
+      }
     }
   } else {
     if (!realpath(l->base, real)) return ij_fail(IJ_EIO, "'%s' could not be found: %s", l->base, strerror(errno));

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 typedef struct corrupt { /* one image that could not be read, or has next to no contrast */
   int item, attempt;     /* of the batch; how many were tried for this item before */
@@ -118,6 +119,8 @@ static ij_status fill_item(ij_loader *l, ij_reader *r, slot *s, int i) {
                         "next to no contrast: data.range={low,high} sets the values that become black and white");
     }
     if (st == IJ_ENOMEM || st == IJ_EINTERRUPT) return st;
+    if (st == IJ_EUNSUPPORTED && ij_vips_ready() != IJ_OK) /* a fault of the machine, not of the image */
+      return ij_fail_in(st, "data '%s'", ij_catalogue_title(l->catalogue));
     IJ_TRY(note_image(l, s, i, attempt, sample, false, ij_errmsg()));
     if (attempt < ATTEMPTS - 1) sample = first + ij_rng_below(&spare, count);
   }
@@ -350,6 +353,19 @@ static ij_status steps_count(ij_loader *l) {
   return IJ_OK;
 }
 
+/* Images that need libvips, where it can't be used: found before the first step. */
+static ij_status check_libvips(ij_loader *l) {
+  for (uint32_t i = 0, n = (uint32_t)ij_catalogue_count(l->catalogue); i < n; i++) {
+    const char *name = ij_catalogue_name(l->catalogue, i), *dot = strrchr(name, '.');
+    if (!dot || !strcasecmp(dot, ".jpg") || !strcasecmp(dot, ".jpeg") || !strcasecmp(dot, ".jpe") ||
+        !strcasecmp(dot, ".jfif"))
+      continue;
+    ij_status st = ij_vips_ready();
+    return st == IJ_OK ? st : ij_fail_in(st, "data '%s': '%s' needs libvips", ij_catalogue_title(l->catalogue), name);
+  }
+  return IJ_OK;
+}
+
 static ij_status buffers_make(ij_loader *l) {
   const ij_loader_config *c = &l->c;
   size_t n = (size_t)ij_catalogue_count(l->catalogue), batch = (size_t)c->batch;
@@ -407,6 +423,7 @@ ij_status ij_loader_open(ij_catalogue *c, const ij_loader_config *config, ij_loa
   IJ_TRY_TO(failed, st, ij_order_new(c, l->c.weights, &l->order));
   l->c.weights = NULL; /* the caller's */
   IJ_TRY_TO(failed, st, steps_count(l));
+  IJ_TRY_TO(failed, st, check_libvips(l));
   IJ_TRY_TO(failed, st, buffers_make(l));
   IJ_TRY_TO(failed, st, threads_start(l));
   *out = l;

@@ -1,7 +1,19 @@
 /* notes.c: messages that wait for a reader. */
 #include "data.h"
+#include <string.h>
+
+/* text with the control characters that names may hold escaped; the text itself where memory is short */
+static char *shown(char *text) {
+  size_t n = text ? 4 * strlen(text) + 1 : 0;
+  char *out = n ? ij_alloc(n) : NULL;
+  if (!out) return text;
+  ij_shown(out, n, text);
+  ij_free(text);
+  return out;
+}
 
 void ij_notes_add(ij_notes *v, char *text) {
+  text = shown(text);
   if (text && v->n == v->cap) {
     size_t cap = v->cap ? 2 * v->cap : 16;
     char **more = ij_realloc(v->text, cap * sizeof *more);

@@ -48,7 +48,8 @@ static void quiet(const char *domain, GLogLevelFlags level, const char *text, vo
 static void start(void) {
   bool loaded = load();
   if (!loaded || lib.vips_init("ijepa") != 0) {
-    snprintf(problem, sizeof problem, "%s", loaded ? lib.vips_error_buffer() : dlerror());
+    const char *why = loaded ? lib.vips_error_buffer() : dlerror();
+    snprintf(problem, sizeof problem, "%s", why ? why : "it lacks a function");
     return;
   }
   lib.g_log_set_handler("VIPS", G_LOG_LEVEL_WARNING | G_LOG_LEVEL_INFO | G_LOG_LEVEL_DEBUG, quiet, NULL);
@@ -58,7 +59,8 @@ static void start(void) {
 }
 ij_status ij_vips_ready(void) {
   pthread_once(&once, start);
-  return ready ? IJ_OK : ij_fail(IJ_EUNSUPPORTED, "libvips could not be used: %s", problem);
+  return ready ? IJ_OK
+               : ij_fail(IJ_EUNSUPPORTED, "libvips could not be used (install the package libvips42): %s", problem);
 }
 
 void ij_vips_thread_end(void) {

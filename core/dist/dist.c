@@ -99,6 +99,7 @@ static ij_status find_local(ij_dist *d) {
 static ij_status start(ij_dist *d, const ij_launch *p) {
   d->rank = p->rank;
   d->size = p->size;
+  d->by = p->by;
   memcpy(d->transport, p->transport, sizeof d->transport);
   d->token = p->token;
   if (p->size == 1) return IJ_OK;

@@ -20,6 +20,7 @@ typedef struct ij_launch {
   int port;
   uint64_t token; /* the same in all processes of this job and hardly in others */
   bool asked;     /* somebody has chosen this transport */
+  const char *by; /* the environment's variable that makes this process one of several, or NULL */
 } ij_launch;
 /* transport: NULL or one to use whatever the environment prefers. IJ_EINVAL: what is there makes no sense. */
 ij_status ij_launch_find(const char *transport, ij_launch *out);
@@ -50,6 +51,7 @@ struct ij_dist {
   bool imagined; /* the other processes do not exist, and nothing is exchanged */
   double timeout;
   char transport[8];
+  const char *by; /* as in ij_launch */
   uint64_t token;
   ij_peer *peer; /* (size) of process 0, else (1): process 0 */
   int listener;
@@ -83,6 +85,9 @@ ij_status ij_net_receive(ij_dist *d, int fd, void *p, size_t n, double until);
 ij_status ij_net_exchange(ij_dist *d, int out, const void *p, size_t n, int in, void *q, size_t m, double until);
 
 /* star.c */
+/* Once a wait has lasted 10 s since `began`, writes a line on stderr: for whom it waits, and how to run alone. *said:
+ * whether it has. who: such as "number 0 at a:20000". */
+void ij_star_waits(const ij_dist *d, double began, bool *said, const char *who);
 enum { IJ_PORTS = 8 };                                         /* process 0 takes the first free one of so many */
 ij_status ij_star_listen(ij_dist *d, int port, uint16_t *got); /* of process 0; port 0: any */
 /* Meets all; n addresses at which process 0 may be. */

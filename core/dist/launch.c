@@ -71,12 +71,15 @@ ij_status ij_launch_find(const char *transport, ij_launch *p) {
   bool srun = false;
   int local;
   if (number("OMPI_COMM_WORLD_SIZE", 2, &p->size) && number("OMPI_COMM_WORLD_RANK", 0, &p->rank)) {
+    p->by = "OMPI_COMM_WORLD_SIZE";
     snprintf(p->transport, sizeof p->transport, "mpi");
     if (number("OMPI_COMM_WORLD_LOCAL_SIZE", 1, &local) && local == p->size)
       snprintf(p->host, sizeof p->host, "127.0.0.1"); /* for tcp */
   } else if (number("PMI_SIZE", 2, &p->size) && number("PMI_RANK", 0, &p->rank)) {
+    p->by = "PMI_SIZE";
     snprintf(p->transport, sizeof p->transport, "mpi");
   } else if (number("SLURM_STEP_NUM_TASKS", 2, &p->size)) { /* SLURM_NTASKS is also what a batch script itself sees */
+    p->by = "SLURM_STEP_NUM_TASKS";
     srun = true;
     IJ_TRY(by_srun(p));
   } else {

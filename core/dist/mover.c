@@ -64,8 +64,13 @@ ij_status ij_mover_start(ij_dist *d) {
   d->moving = pthread_create(&d->mover, NULL, work, d) == 0;
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (!d->moving) return ij_fail(IJ_ENOMEM, "processes: a thread could not be started");
+  double began = ij_time();
+  bool said = false;
   pthread_mutex_lock(&d->lock);
-  while (!d->ready) doze(d);
+  while (!d->ready) {
+    doze(d);
+    ij_star_waits(d, began, &said, "the others to start the transport");
+  }
   bool stuck = d->stuck;
   pthread_mutex_unlock(&d->lock);
   return stuck ? ij_fail(IJ_EIO, "processes: %s: %s", d->transport, d->wrong) : IJ_OK;

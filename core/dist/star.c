@@ -43,17 +43,29 @@ int ij_star_addresses(uint32_t address[IJ_ADDRESSES]) {
   return n;
 }
 
-/* IJ_EIO with the numbers of the processes that have not connected */
-static ij_status missing_processes(ij_dist *d) {
-  char list[120] = "";
+/* The numbers of the processes that have not connected, as "1, 2, ..."; returns how many. */
+static int missing_processes(const ij_dist *d, char *list, size_t n) {
+  enum { SHOWN = 12 };
   int missing = 0;
+  *list = 0;
   for (int r = 1; r < d->size; r++) {
     if (d->peer[r].talk >= 0 && d->peer[r].watch >= 0) continue;
     size_t length = strlen(list);
-    if (missing++ < 12) snprintf(list + length, sizeof list - length, "%s%d", length ? ", " : "", r);
+    if (missing++ < SHOWN) snprintf(list + length, n - length, "%s%d", length ? ", " : "", r);
   }
-  return ij_fail(IJ_EIO, "processes: of %d, %d did not come within %g seconds (dist.timeout): %s%s", d->size, missing,
-                 d->timeout, list, missing > 12 ? ", ..." : "");
+  size_t length = strlen(list);
+  if (missing > SHOWN) snprintf(list + length, n - length, ", ...");
+  return missing;
+}
+
+void ij_star_waits(const ij_dist *d, double began, bool *said, const char *who) {
+  enum { PATIENCE_QUIET = 10 };
+  if (*said || ij_time() - began < PATIENCE_QUIET) return;
+  *said = true;
+  fprintf(stderr, "ijepa: process %d of %d waits for %s, up to %g seconds (dist.timeout)", d->rank, d->size, who,
+          d->timeout);
+  if (d->by) fprintf(stderr, "; %s=%d made it one of several: IJEPA_DIST=none runs it alone", d->by, d->size);
+  fputc('\n', stderr);
 }
 
 static void take(ij_dist *d, int fd) {
@@ -79,13 +91,23 @@ static bool all_connected(const ij_dist *d) {
 }
 
 static ij_status receive_all(ij_dist *d, double until) {
+  double began = ij_time();
+  char list[120], who[300], host[64] = "";
+  bool said = false;
+  gethostname(host, sizeof host - 1);
   while (!all_connected(d)) {
+    int missing = missing_processes(d, list, sizeof list);
+    snprintf(who, sizeof who, "%s %s, which %s not reached host '%s'", missing > 1 ? "processes" : "process", list,
+             missing > 1 ? "have" : "has", host);
+    ij_star_waits(d, began, &said, who);
     struct pollfd f = {d->listener, POLLIN, 0};
     if (poll(&f, 1, 100) == 1) {
       int fd = ij_net_accept(d->listener);
       if (fd >= 0) take(d, fd);
     }
-    if (ij_time() > until) return missing_processes(d);
+    if (ij_time() > until)
+      return ij_fail(IJ_EIO, "processes: of %d, %d did not come within %g seconds (dist.timeout): %s", d->size, missing,
+                     d->timeout, list);
     if (ij_interrupted()) return ij_fail(IJ_EINTERRUPT, "processes: interrupted while waiting for them");
   }
   close(d->listener);
@@ -108,7 +130,13 @@ static int try_one(ij_dist *d, uint32_t address, uint16_t port, int watch, hello
 static ij_status reach(ij_dist *d, const uint32_t *address, int n, uint16_t port, double until) {
   ij_peer *p = &d->peer[0];
   hello its = {.rank = -1};
+  double began = ij_time();
+  char who[120];
+  bool said = false;
+  const uint8_t *ip = (const uint8_t *)address; /* network byte order */
+  snprintf(who, sizeof who, "process 0 at %u.%u.%u.%u port %d", ip[0], ip[1], ip[2], ip[3], port);
   for (int watch = 0; watch < 2;) {
+    ij_star_waits(d, began, &said, who);
     int fd = -1;
     for (int i = 0; i < n * IJ_PORTS && fd < 0; i++) /* the port may be another's; then process 0 took the next one */
       fd = try_one(d, address[i / IJ_PORTS], (uint16_t)(port + i % IJ_PORTS), watch, &its);

@@ -1,10 +1,17 @@
 /* main: a Lua state with our modules (bytecode in this program), then lua/ijepa/host/cli.lua does the rest. */
 #include "host.h"
 #include <lauxlib.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <lualib.h>
+#include <poll.h>
+#include <stdbool.h>
 #include <stdio.h>
-#include <unistd.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 /* IJEPA_LUA=DIR: while developing, our modules are read from DIR's files, which win over those in the program. */
 static const char boot[] = "local dir = ...\n"
@@ -52,8 +59,51 @@ static void wait_politely(char **argv) {
   execv("/proc/self/exe", argv); /* where this fails the program continues */
 }
 
+/* Without this, the first files that are opened get the numbers of streams that were closed before the start, and what
+ * is printed goes into them. On these substitutes reads of input and writes of output fail with EBADF. */
+static void fill_closed_streams(void) {
+  static const int mode[] = {O_WRONLY, O_RDONLY, O_RDONLY};
+  for (int fd = 0; fd < 3; fd++)
+    if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", mode[fd]) != fd) _exit(1);
+}
+
+static bool reader_has_gone(void) { /* of a pipe or terminal at stdout */
+  struct pollfd p = {STDOUT_FILENO, POLLOUT, 0};
+  return poll(&p, 1, 0) == 1 && p.revents & (POLLERR | POLLHUP);
+}
+
+/* Results that could not be written are an error, which is reported once. A reader that has gone is none: it has read
+ * what it wanted. */
+static bool output_failed(void) {
+  bool failed = ferror(stdout) != 0;
+  errno = 0;
+  if (fflush(stdout) == 0 && !failed) return false;
+  int why = errno;
+  clearerr(stdout);
+  __fpurge(stdout);
+  if (why == EPIPE || reader_has_gone()) return false;
+  fprintf(stderr, "ijepa: standard output could not be written: %s\n",
+          why == EBADF || fcntl(STDOUT_FILENO, F_GETFL) == O_RDONLY ? "it is closed" : strerror(why ? why : EIO));
+  return true;
+}
+static void at_exit(void) { /* os.exit comes here without passing main */
+  if (output_failed()) _exit(1);
+}
+
+/* Loaders keep tars open: where the limit is low and may be raised, it is. */
+static void allow_open_files(void) {
+  enum { ENOUGH = 1024 };
+  struct rlimit r;
+  if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur >= ENOUGH) return;
+  r.rlim_cur = r.rlim_max < ENOUGH ? r.rlim_max : ENOUGH;
+  setrlimit(RLIMIT_NOFILE, &r);
+}
+
 int main(int argc, char **argv) {
+  fill_closed_streams();
   wait_politely(argv);
+  allow_open_files();
+  atexit(at_exit);
   lua_State *L = luaL_newstate();
   if (!L) {
     fputs("ijepa: out of memory\n", stderr);
@@ -66,6 +116,6 @@ int main(int argc, char **argv) {
   if (lua_pcall(L, 2, 1, 0) == 0) code = (int)lua_tointeger(L, -1);
   else fprintf(stderr, "ijepa: %s\n", lua_isstring(L, -1) ? lua_tostring(L, -1) : "error without a message");
   lua_close(L);
-  if (fflush(stdout) != 0 && code == 0) code = 1;
+  if (output_failed() && code == 0) code = 1;
   return code;
 }

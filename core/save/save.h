@@ -134,15 +134,14 @@ struct ij_tensor_writer {
 /* A file that is being written; written: bytes so far; buffer: as large as the largest item that is a tensor. */
 typedef struct ij_output {
   const char *path;
-  int fd;
+  ij_replacement file;
   uint64_t written;
   void *buffer;
 } ij_output;
 ij_status ij_output_put(ij_output *s, const void *bytes, size_t n);
 /* An item's bytes, valid until the next call. */
 ij_status ij_output_item(ij_output *s, const ij_item *t, const void **bytes);
-/* Writes w's file by fill(sink, context): temporary file, fsync, rename, fsync of the folder. total: about how long it
- * will be. The temporary is gone when it fails. */
+/* Writes w's file by fill(sink, context) as an ij_replacement. total: about how long it will be. */
 ij_status ij_writer_replace(const ij_tensor_writer *w, size_t total, ij_status (*fill)(ij_output *, const void *),
                             const void *context);
 #endif

@@ -2,9 +2,7 @@
 #include "save.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 ij_status ij_tensor_writer_new(const char *path, ij_tensor_writer **out) {
   *out = NULL;
@@ -89,14 +87,7 @@ ij_status ij_tensor_writer_add_tensor(ij_tensor_writer *w, const char *name, ij_
 
 ij_status ij_output_put(ij_output *s, const void *bytes, size_t n) {
   s->written += n;
-  for (const char *p = bytes; n;) {
-    ssize_t k = write(s->fd, p, n);
-    if (k < 0 && errno == EINTR) continue;
-    if (k < 0) return ij_fail(IJ_EIO, "file '%s' could not be written: %s", s->path, strerror(errno));
-    p += k;
-    n -= (size_t)k;
-  }
-  return IJ_OK;
+  return ij_replace_put(&s->file, bytes, n);
 }
 
 ij_status ij_output_item(ij_output *s, const ij_item *t, const void **bytes) {
@@ -106,42 +97,22 @@ ij_status ij_output_item(ij_output *s, const ij_item *t, const void **bytes) {
   return IJ_OK;
 }
 
-static void sync_folder_of(char *path) {
-  char *slash = strrchr(path, '/');
-  if (slash) *(slash == path ? slash + 1 : slash) = 0;
-  int folder = open(slash ? path : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder < 0) return; /* some file systems refuse this; the rename has happened all the same */
-  fsync(folder);
-  close(folder);
-}
-
 ij_status ij_writer_replace(const ij_tensor_writer *w, size_t total, ij_status (*fill)(ij_output *, const void *),
                             const void *context) {
   ij_output s = {.path = w->path};
   size_t largest = 0;
   for (int i = 0; i < w->count; i++)
     if (w->items[i].tensor && (size_t)w->items[i].bytes > largest) largest = (size_t)w->items[i].bytes;
-  ij_status st = IJ_ENOMEM;
-  char *tmp = ij_format("%s.tmp", w->path);
-  if (!tmp || (largest && !(s.buffer = ij_alloc(largest)))) goto out;
-  s.fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (s.fd < 0) {
-    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s", w->path, strerror(errno));
-    goto out;
+  if (largest && !(s.buffer = ij_alloc(largest))) return IJ_ENOMEM;
+  ij_status st = ij_replace_begin(&s.file, w->path);
+  if (st == IJ_OK) {
+    /* Reserves the space first: a full disk is found before gigabytes are written. Not every file system can. */
+    if (s.file.tmp && fallocate(s.file.fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)total) != 0 && errno == ENOSPC)
+      st =
+          ij_fail(IJ_EIO, "file '%s' could not be written: %s (%zu bytes are needed)", w->path, strerror(errno), total);
+    else st = fill(&s, context);
+    st = ij_replace_end(&s.file, st);
   }
-  /* Reserves the space first: a full disk is found before gigabytes are written. Not every file system can. */
-  if (fallocate(s.fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)total) != 0 && errno == ENOSPC)
-    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s (%zu bytes are needed)", w->path, strerror(errno), total);
-  else st = fill(&s, context);
-  if (st == IJ_OK && fsync(s.fd) != 0)
-    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s", w->path, strerror(errno));
-  int closed = close(s.fd);
-  if (st == IJ_OK && (closed != 0 || rename(tmp, w->path) != 0))
-    st = ij_fail(IJ_EIO, "file '%s' could not be written: %s", w->path, strerror(errno));
-  if (st != IJ_OK) unlink(tmp);
-  else sync_folder_of(tmp);
-out:
   ij_free(s.buffer);
-  ij_free(tmp);
   return st;
 }

@@ -29,8 +29,8 @@ end
 local catching
 --- True after Ctrl-C, SIGTERM or SIGHUP, with the exit code for it. From the first call on, these signals
 --- no longer stop the program immediately: the caller must call this often, save, and exit with
---- ijepa.exit(code). A second Ctrl-C or SIGHUP always stops the program; a second SIGTERM does not,
---- because job systems repeat it while a run saves.
+--- ijepa.exit(code). A second Ctrl-C always stops the program; a second SIGTERM or SIGHUP does not,
+--- because job systems and terminals repeat them while a run saves.
 ---@return boolean interrupted, integer code 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
 function ijepa.interrupted()
   if not catching then

@@ -87,6 +87,45 @@ START_TEST(files)
 }
 END_TEST
 
+START_TEST(control_characters_are_shown_escaped)
+{
+  char text[64];
+  ck_assert_str_eq(ij_shown(text, sizeof text, "a\n\t\x1b[1m\x7f\xc2\x9b\xc3\xa9"),
+                   "a\\n\\t\\x1b[1m\\x7f\\x9b\xc3\xa9");
+  ck_assert_str_eq(ij_shown(text, 6, "abc\x1b"), "abc"); /* nothing is cut in the middle */
+  ij_fail(IJ_EIO, "'%s' is not there", "a\nb");
+  ck_assert_str_eq(ij_errmsg(), "'a\\nb' is not there");
+}
+END_TEST
+
+START_TEST(links_and_locks)
+{
+  char folder[] = "/tmp/ijepa-test-XXXXXX", *names;
+  ck_assert_ptr_nonnull(mkdtemp(folder));
+  char *a = ij_format("%s/a", folder), *b = ij_format("%s/b", folder), *l = ij_format("%s/l", folder);
+  ck_assert_int_eq(ij_file_replace(a, "hello", 5), IJ_OK);
+  ck_assert_int_eq(ij_file_link(a, b), IJ_OK);
+  ck_assert_int_eq(ij_file_link(a, b), IJ_OK); /* already the same file */
+  ck_assert_int_eq(ij_dir_list(folder, &names), IJ_OK);
+  ck_assert_str_eq(names, "a\nb\n");
+  ij_bytes_free(names);
+  ck_assert_int_eq(ij_file_link(l, b), IJ_EIO);
+  ij_lock *first, *second;
+  ck_assert_int_eq(ij_lock_take(l, &first), IJ_OK);
+  ck_assert_str_eq(ij_lock_note(first), "");
+  ck_assert_int_eq(ij_lock_take(l, &second), IJ_EINVAL);
+  ij_lock_drop(first);
+  ck_assert_int_eq(ij_lock_take("/nowhere/at/all", &first), IJ_EIO);
+  int can;
+  ck_assert_int_eq(ij_folder_can(folder, &can), IJ_OK);
+  ck_assert_int_eq(can & IJ_FOLDER_RENAME, IJ_FOLDER_RENAME);
+  ck_assert_int_eq(ij_folder_can("/nowhere/at/all", &can), IJ_EIO);
+  ij_free(a);
+  ij_free(b);
+  ij_free(l);
+}
+END_TEST
+
 START_TEST(hash_sees_every_byte)
 {
   unsigned char b[37] = {0};
@@ -112,6 +151,8 @@ int main(void) {
   tcase_add_test(t, rng_is_a_function_of_its_keys);
   tcase_add_test(t, mt_known_answers);
   tcase_add_test(t, files);
+  tcase_add_test(t, control_characters_are_shown_escaped);
+  tcase_add_test(t, links_and_locks);
   suite_add_tcase(s, t);
   return run_suite(s);
 }

@@ -1,6 +1,16 @@
-/* Preloaded into the program by test_faults.lua: fails, or ends the process, at the n-th call that changes a file, and
- * lists these calls. IJ_FAULT="ACTION CALL N PATH": ACTION is kill, ENOSPC or EIO; CALL write, fsync, rename, open,
- * pread; PATH a part of the file's name. IJ_FAULT_LOG=FILE: a line a call. */
+/* Preloaded into the program by tests: makes calls of the system fail, ends the process at one, and lists those that
+ * change files. Its interface, all by the environment:
+ *   IJ_FAULT="ACTION CALL N PATH"  from the N-th CALL (1: the first) on a file whose name contains PATH on: ACTION is
+ *                     kill (the process ends there), ENOSPC or EIO; CALL is write, fsync, rename, open or pread
+ *   IJ_FAULT_LOG=FILE one line "CALL PATH" per call
+ *   IJ_NO_LINK=ERRNO  link, linkat: fail with this number (1 EPERM, 18 EXDEV, 95 EOPNOTSUPP)
+ *   IJ_NO_LOCK=ERRNO  flock and locks by fcntl fail with it (37 ENOLCK, 38 ENOSYS, 95 EOPNOTSUPP)
+ *   IJ_NO_SYNC=ERRNO  fsync fails with it (5 EIO, 22 EINVAL)
+ *   IJ_NO_RENAME=ERRNO  rename fails with it (1 EPERM, 18 EXDEV)
+ *   IJ_HOST=NAME      the name that gethostname gives
+ *   IJ_NO_LIBRARY=PART  dlopen of a file whose name contains PART fails
+ *   IJ_FILES=N        at most N open files: setrlimit at the start
+ *   IJ_CLOCK=SECONDS  the wall clock jumps by so much each time it is read */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -10,10 +20,24 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 static atomic_int calls;
+
+/* Whether calls of this kind fail always: errno is set then. */
+static int refused(const char *variable) {
+  const char *number = getenv(variable);
+  if (!number || !*number) return 0;
+  errno = atoi(number);
+  return 1;
+}
+
+__attribute__((constructor)) static void limit_files(void) {
+  const char *n = getenv("IJ_FILES");
+  if (n && *n) setrlimit(RLIMIT_NOFILE, &(struct rlimit){(rlim_t)atol(n), (rlim_t)atol(n)});
+}
 
 static const char *name_of(int fd, char *path, size_t n) {
   char link[64];
@@ -62,13 +86,69 @@ int fsync(int fd) {
   static int (*plain)(int);
   if (!plain) plain = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
   char path[4096];
-  return fault("fsync", name_of(fd, path, sizeof path)) ? -1 : plain(fd);
+  return refused("IJ_NO_SYNC") || fault("fsync", name_of(fd, path, sizeof path)) ? -1 : plain(fd);
 }
 
 int rename(const char *from, const char *to) {
   static int (*plain)(const char *, const char *);
   if (!plain) plain = (int (*)(const char *, const char *))dlsym(RTLD_NEXT, "rename");
-  return fault("rename", to) ? -1 : plain(from, to);
+  return refused("IJ_NO_RENAME") || fault("rename", to) ? -1 : plain(from, to);
+}
+
+int link(const char *from, const char *to) {
+  static int (*plain)(const char *, const char *);
+  if (!plain) plain = (int (*)(const char *, const char *))dlsym(RTLD_NEXT, "link");
+  return refused("IJ_NO_LINK") ? -1 : plain(from, to);
+}
+
+int linkat(int a, const char *from, int b, const char *to, int flags) {
+  static int (*plain)(int, const char *, int, const char *, int);
+  if (!plain) plain = (int (*)(int, const char *, int, const char *, int))dlsym(RTLD_NEXT, "linkat");
+  return refused("IJ_NO_LINK") ? -1 : plain(a, from, b, to, flags);
+}
+
+int flock(int fd, int what) {
+  static int (*plain)(int, int);
+  if (!plain) plain = (int (*)(int, int))dlsym(RTLD_NEXT, "flock");
+  return refused("IJ_NO_LOCK") ? -1 : plain(fd, what);
+}
+
+static int control(const char *symbol, int fd, int what, void *arg) {
+  int (*plain)(int, int, ...) = (int (*)(int, int, ...))dlsym(RTLD_NEXT, symbol);
+  int locks = what == F_SETLK || what == F_SETLKW || what == F_OFD_SETLK || what == F_OFD_SETLKW;
+  return locks && refused("IJ_NO_LOCK") ? -1 : plain(fd, what, arg);
+}
+
+int fcntl(int fd, int what, ...) {
+  va_list list;
+  va_start(list, what);
+  void *arg = va_arg(list, void *);
+  va_end(list);
+  return control("fcntl", fd, what, arg);
+}
+
+int fcntl64(int fd, int what, ...) {
+  va_list list;
+  va_start(list, what);
+  void *arg = va_arg(list, void *);
+  va_end(list);
+  return control("fcntl64", fd, what, arg);
+}
+
+void *dlopen(const char *file, int flags) {
+  static void *(*plain)(const char *, int);
+  if (!plain) plain = (void *(*)(const char *, int))dlsym(RTLD_NEXT, "dlopen");
+  const char *part = getenv("IJ_NO_LIBRARY");
+  return plain(file && part && *part && strstr(file, part) ? "/nowhere/library.so" : file, flags);
+}
+
+int gethostname(char *name, size_t n) {
+  static int (*plain)(char *, size_t);
+  if (!plain) plain = (int (*)(char *, size_t))dlsym(RTLD_NEXT, "gethostname");
+  const char *own = getenv("IJ_HOST");
+  if (!own || !*own) return plain(name, n);
+  snprintf(name, n, "%s", own);
+  return 0;
 }
 
 int open(const char *path, int flags, ...) {
@@ -91,8 +171,7 @@ ssize_t pread(int fd, void *bytes, size_t n, off_t at) { /* changes no file: loo
   return plain(fd, bytes, n, at);
 }
 
-int clock_gettime(clockid_t which,
-                  struct timespec *t) { /* IJ_CLOCK=SECONDS: the wall clock jumps by so much each time */
+int clock_gettime(clockid_t which, struct timespec *t) {
   static int (*plain)(clockid_t, struct timespec *);
   static atomic_long jumps;
   if (!plain) plain = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");

@@ -53,6 +53,14 @@ function text.hint(name, names)
   return best and (" (did you mean '%s'?)"):format(best) or ""
 end
 
+local NAMED = { ["\n"] = "\\n", ["\t"] = "\\t" }
+local function escaped(c) return NAMED[c] or ("\\x%02x"):format(c:byte(-1)) end
+--- A name as it may be shown: control characters as \n, \t or \x1b, for they command a terminal. The
+--- library's messages are escaped so already.
+---@param name string
+---@return string
+function text.shown(name) return (name:gsub("[%c\127]", escaped):gsub("\194[\128-\159]", escaped)) end
+
 --- The keys of t that are strings, sorted.
 function text.keys(t)
   local keys = {}

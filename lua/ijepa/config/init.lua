@@ -284,7 +284,8 @@ end
 ---@return table
 function config.resolve(given, schema, args)
   if type(given) ~= "table" then F.raise(("config: expected a table, not %s"):format(shown(given))) end
-  if schema == nil then
+  if schema == nil then   -- a recipe: from here on a reader of its output that goes away costs no run
+    F.C.ij_pipe_ignore()
     schema = config.schema
     given = with_new_names(given)
   end

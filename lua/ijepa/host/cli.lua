@@ -143,8 +143,12 @@ function commands.help(argv)
   return require "ijepa.host.help".show(argv[2]) == nil and 1 or 0
 end
 
-function commands.check()
-  return require "ijepa.host.health".main() and 0 or 1
+function commands.check(argv)
+  if #argv > 2 then return fail_usage "check: expected at most one folder" end
+  if argv[2] and F.C.ij_path_kind(argv[2]) ~= 2 then
+    return fail_usage(("check: '%s' is not a folder"):format(require "ijepa.base.text".shown(argv[2])))
+  end
+  return require "ijepa.host.health".main(argv[2]) and 0 or 1
 end
 
 function commands.conform(argv)

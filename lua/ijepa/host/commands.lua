@@ -9,10 +9,11 @@ return {
     text = "Writes RUN/report.html: curves, diagnoses, masks, features, probes and settings of a run, also while it " ..
       "trains. The page needs no other file. Prints its path. See docs/report.md.",
     example = "ijepa report runs/quickstart" },
-  { name = "check", arguments = "", brief = "test what works on this machine",
-    text = "Tests CPU, threads, memory, matrix products, gradients, GPU, MPI, image formats and folders. One line per " ..
-      "test: ok, warn or fail, with advice for the last two. Exits with 1 when a test fails.",
-    example = "ijepa check" },
+  { name = "check", arguments = "[FOLDER]", brief = "test what works on this machine",
+    text = "Tests CPU, threads, memory, matrix products, gradients, GPU, MPI and image formats, and whether the file " ..
+      "system of FOLDER (default: the current one) has locks, hard links, sync and rename. One line per test: ok, " ..
+      "warn or fail, with advice for the last two. Exits with 1 when a test fails.",
+    example = "ijepa check runs" },
   { name = "memory", arguments = "RECIPE [key=value ...] [processes=N] [gpu=GIB]",
     brief = "the GPU memory that a training step needs",
     text = "Counts the memory of one step of a recipe without a GPU, and lists changes of settings that fit into GPUs " ..

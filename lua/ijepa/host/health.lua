@@ -1,15 +1,17 @@
 -- `ijepa check`: tests what works on this machine. One line per test; a problem has advice below it.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
+local bit = require "bit"
 local C = F.C
 local health = {}
 
 local function slurp(path)
   local file = io.open(path)
   if not file then return nil end
-  local text = file:read "*a"
+  local content = file:read "*a"
   file:close()
-  return text
+  return content
 end
 
 local function gib(bytes) return ("%.1f GiB"):format(bytes / 2 ^ 30) end
@@ -184,19 +186,43 @@ add("files", function()
   local names = F.new "char *[1]"
   if C.ij_dir_list(".", names) ~= 0 then return "warn", F.string(C.ij_errmsg()), "run it in a folder that can be read" end
   C.ij_bytes_free(names[0])
-  local here = "./.ijepa-check"
-  ok = F.try(C.ij_file_replace(here, "", 0))
-  os.remove(here)
-  if not ok then return "warn", "this folder can't be written", "runs are written below it: set out= to another folder" end
-  return "ok", "this folder and the temporary one can be written"
+  return "ok", "the temporary folder can be written"
+end)
+
+-- What a run relies on: name of the bit, what it is called, what happens without it, and what to do.
+local ABILITIES = {
+  { C.IJ_FOLDER_LOCKS, "locks (flock)", "a file with host and process marks a run instead: never start two runs in "
+    .. "one folder from two machines at the same moment" },
+  { C.IJ_FOLDER_LINKS, "hard links", "each checkpoint that is kept is a copy and is written twice" },
+  { C.IJ_FOLDER_SYNC, "sync (fsync)", "a checkpoint may be lost when the machine loses power: keep several "
+    .. "(log.save_epochs), or set out= to a local disk" },
+  { C.IJ_FOLDER_RENAME, "rename", "a checkpoint can't be replaced: set out= to a folder of another file system" },
+}
+
+add("folder", function(folder)
+  local can = F.new "int[1]"
+  local ok, message = F.try(C.ij_folder_can(folder, can))
+  if not ok then return "warn", message, "runs are written below it: set out= to another folder" end
+  local works, missing, advice, state = {}, {}, {}, "warn"
+  for _, a in ipairs(ABILITIES) do
+    if bit.band(can[0], tonumber(a[1])) ~= 0 then works[#works + 1] = a[2]
+    else
+      missing[#missing + 1], advice[#advice + 1] = a[2], a[3]
+      if a[1] == C.IJ_FOLDER_RENAME then state = "fail" end
+    end
+  end
+  local name = folder == "." and "this folder" or ("'%s'"):format(text.shown(folder))
+  if #missing == 0 then return "ok", ("%s can be written: %s work"):format(name, table.concat(works, ", ")) end
+  return state, ("%s has no %s"):format(name, table.concat(missing, ", no ")), table.concat(advice, "; ")
 end)
 
 --- Runs every check and prints its result. True when none failed.
+---@param folder string? where runs will be written; default: the current one
 ---@return boolean
-function health.main()
+function health.main(folder)
   local fine = true
   for _, check in ipairs(checks) do
-    local ok, state, found, advice = pcall(check.f)
+    local ok, state, found, advice = pcall(check.f, folder or ".")
     if not ok then state, found, advice = "fail", tostring(state), "please report this" end
     print(("%-5s %-16s %s"):format(state, check.name, found))
     if state ~= "ok" then print(("      %-16s -> %s"):format("", advice)) end

@@ -1,6 +1,7 @@
 -- What a run prints, all on stderr: messages, a line every few steps (log.every), and on a terminal
 -- a progress bar below.
 local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
 local terminal = require "ijepa.base.terminal"
 local C = F.C
 local floor, max, min = math.floor, math.max, math.min
@@ -99,10 +100,17 @@ function Console:step(v, seconds, total, last)
   end
 end
 
+-- Names of files may hold control characters. Ends of lines stay; colours do where there are any.
+local function escaped(line, colours)
+  if colours then line = line:gsub("\27(%[%d+m)", "\1%1") end
+  return (line:gsub("[^\n\1]+", text.shown):gsub("\1", "\27"))
+end
+
 --- Prints a message on a line of its own; on a terminal a long one is wrapped.
 ---@param line string
 function Console:say(line)
   if self._silent then return end
+  line = escaped(line, self._colours)
   if self._rank > 0 then line = ("process %d: %s"):format(self._rank, line) end
   local shown = self._shown
   self:_clear()

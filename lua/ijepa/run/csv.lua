@@ -74,6 +74,8 @@ function csv.read(path)
   for _, name in ipairs(COLUMNS) do log[name] = {} end
   for line in file:lines() do
     n = n + 1
+    -- a spreadsheet adds a byte order mark
+    if n == 1 then line = line:gsub("^\239\187\191", "") end
     local values = parsed(line)
     for i, name in ipairs(COLUMNS) do
       if values then table.insert(log[name], values[i]) end

@@ -40,16 +40,19 @@ end
 ---@return { encoder: ijepa.encoder, predictor: ijepa.predictor, target: ijepa.encoder, losses: number[], out: string } run
 --- target: the encoder to use; losses: of the steps of this process; out: the run's folder
 local function pretrain(cfg, hooks)
+  C.ij_pipe_ignore()   -- a reader of our output that goes away costs no run
   local dist = processes.open(cfg)
   local t
   local ok, e = pcall(function()
     processes.compare(dist, cfg)
-    local lock = dist.rank == 0 and opening.lock_of(cfg) or nil
+    local lock, lock_note
+    if dist.rank == 0 then lock, lock_note = opening.lock_of(cfg) end
     local from, note = processes.origin(dist, cfg)
     t = trainer.new(cfg, hooks or {}, dist)
     t.lock = lock
     dist:same { { "set of images (names, sizes, times of change)", t.images:stamp() } }
     t:open(from, note)
+    if lock_note then t.run:say(t.run:paint("warning", "warning: " .. lock_note)) end
     ijepa.interrupted()   -- from here on Ctrl-C ends a step before it ends the run
     local fine, why = pcall(loop, t)
     if not fine then t:failed(why) end

@@ -16,16 +16,18 @@ end
 
 --- Locks the run's folder against other runs.
 ---@param cfg table
----@return ffi.cdata* lock
+---@return ffi.cdata* lock, string? warning where the file system has no locks
 function opening.lock_of(cfg)
   must(F.try(C.ij_mkdirs(cfg.out)))
   local lock = F.new "ij_lock *[1]"
-  local free, holder = F.try(C.ij_lock_take(("%s/%s.lock"):format(cfg.out, cfg.tag), lock))
+  local free, why, code = F.try(C.ij_lock_take(("%s/%s.lock"):format(cfg.out, cfg.tag), lock))
   if not free then
-    error(("another run works in '%s': %s; give this one another out=FOLDER"):format(
-      cfg.out, holder), 0)
+    error((code == tonumber(C.IJ_EINVAL)
+      and "another run works in '%s': %s; give this one another out=FOLDER"
+      or "folder '%s' can't be locked for this run: %s"):format(cfg.out, why), 0)
   end
-  return F.gc(lock[0], C.ij_lock_drop)
+  local note = F.string(C.ij_lock_note(lock[0]))
+  return F.gc(lock[0], C.ij_lock_drop), note ~= "" and note or nil
 end
 
 --- Opens the log: a new one, or the rows up to the step where the run resumes.
