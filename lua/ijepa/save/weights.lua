@@ -213,9 +213,7 @@ Weights.__index = Weights
 -- A folder's file: of a Hugging Face model, or a run's newest checkpoint.
 local function in_folder(path)
   if C.ij_path_kind(path .. "/model.safetensors") == 1 then return path .. "/model.safetensors" end
-  local newest = checkpoint.latest(path)
-  if newest then return newest end
-  return nil, ("folder '%s' holds no checkpoint"):format(path)
+  return checkpoint.of_folder(path)
 end
 
 -- What stands beside or in the file about the model: settings (false and a message where they can't be), heads.
