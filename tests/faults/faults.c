@@ -1,6 +1,6 @@
 /* Preloaded into the program by test_faults.lua: fails, or ends the process, at the n-th call that changes a file, and
- * lists these calls. IJ_FAULT="ACTION CALL N PATH": ACTION is kill, ENOSPC or EIO; CALL write, fsync, rename, open,
- * pread; PATH a part of the file's name. IJ_FAULT_LOG=FILE: a line a call. */
+ * lists these calls. IJ_FAULT="ACTION CALL N PATH": ACTION is kill, ENOSPC, EIO, EPERM or ENOLCK; CALL write, fsync,
+ * rename, open, pread, link, flock; PATH a part of the file's name. IJ_FAULT_LOG=FILE: a line a call. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -40,7 +40,7 @@ static int fault(const char *call, const char *path) {
   if (!text || sscanf(text, "%15s %15s %d %255s", action, which, &at, part) != 4) return 0;
   if (strcmp(call, which) || !strstr(path, part) || atomic_fetch_add(&calls, 1) + 1 < at) return 0;
   if (!strcmp(action, "kill")) { raise(SIGKILL); }
-  errno = !strcmp(action, "EIO") ? EIO : ENOSPC;
+  errno = !strcmp(action, "EIO") ? EIO : !strcmp(action, "EPERM") ? EPERM : !strcmp(action, "ENOLCK") ? ENOLCK : ENOSPC;
   return -1;
 }
 
@@ -69,6 +69,19 @@ int rename(const char *from, const char *to) {
   static int (*plain)(const char *, const char *);
   if (!plain) plain = (int (*)(const char *, const char *))dlsym(RTLD_NEXT, "rename");
   return fault("rename", to) ? -1 : plain(from, to);
+}
+
+int link(const char *from, const char *to) {
+  static int (*plain)(const char *, const char *);
+  if (!plain) plain = (int (*)(const char *, const char *))dlsym(RTLD_NEXT, "link");
+  return fault("link", to) ? -1 : plain(from, to);
+}
+
+int flock(int fd, int how) {
+  static int (*plain)(int, int);
+  if (!plain) plain = (int (*)(int, int))dlsym(RTLD_NEXT, "flock");
+  char path[4096];
+  return fault("flock", name_of(fd, path, sizeof path)) ? -1 : plain(fd, how);
 }
 
 int open(const char *path, int flags, ...) {

@@ -33,7 +33,8 @@ function tests:setUp()
 end
 
 function tests:tearDown()
-  for _, name in ipairs { "jepa_r0.csv", "jepa_r0.old.csv", "jepa_r0-2.old.csv", "x_r3.csv", "config.lua" } do
+  for _, name in ipairs { "jepa_r0.csv", "jepa_r0.old.csv", "jepa_r0-2.old.csv", "x_r3.csv",
+    "config.lua" } do
     os.remove(self.out .. "/" .. name)
   end
   os.remove(self.out)

@@ -107,8 +107,8 @@ local function retire(cfg)
   local into, message = checkpoint.retire(cfg.out, cfg.tag)
   if message then error(message, 0) end
   if into then
-    io.stderr:write(("begins anew (resume=false): the checkpoints and logs of the earlier run are in '%s'\n")
-      :format(into))
+    io.stderr:write(("begins anew (resume=false): %s '%s'\n"):format(
+      "the checkpoints and logs of the earlier run are in", into))
   end
 end
 

@@ -52,7 +52,8 @@ local function whole(v) return type(v) == "number" and v >= 1 and v % 1 == 0 end
 local function keep_batch_size(file, d, cfg)
   local o = cfg.optim
   local world, batch, accumulate = file:meta "world", file:meta "batch", file:meta "accumulate"
-  if not (whole(world) and whole(batch) and whole(accumulate)) then return nil end   -- earlier, or anyone's
+  -- of a file of an earlier version, or of anyone
+  if not (whole(world) and whole(batch) and whole(accumulate)) then return nil end
   local given = file:meta "accumulate_given" or accumulate
   local all, now = world * accumulate * batch, d.size * o.accumulate * cfg.data.batch
   local same = o.accumulate == given and cfg.data.batch == batch

@@ -92,7 +92,7 @@ function saving.save(t, later, rolled_back)
   if t.dist.rank == 0 and not rolled_back and epoch % 1 == 0 and epoch > 0 and epoch % cfg.log.save_epochs == 0 then
     t.saving_name = checkpoint.path(cfg.out, epoch, cfg.tag)
   end
-  if later then return true end
+  if later and t.saving ~= DONE then return true end
   return t:finish_save()
 end
 
