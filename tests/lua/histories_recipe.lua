@@ -1,5 +1,5 @@
--- The recipe of test_histories.lua: a small run that does at given steps what IJEPA_DO lists, such as
--- "kill 7; rollback 9 jepa-ep1 0.5". IJEPA_PLANT=NAME plants a fault in the program.
+-- The recipe of test_histories.lua: a small run that does at given steps what IJEPA_DO lists, one
+-- after the other, such as "rollback 9 jepa-ep1 0.5; kill 7". IJEPA_PLANT=NAME plants a fault in the program.
 local ijepa = require "ijepa"
 local checkpoint = require "ijepa.save.checkpoint"
 local ffi = require "ffi"
@@ -91,10 +91,5 @@ return ijepa.pretrain(ijepa.config {}, { step = function(t)
     plants[plant](t)
     plant = nil
   end
-  for i, a in ipairs(actions) do
-    if a.step == t.step then
-      table.remove(actions, i)
-      return act(t, a)
-    end
-  end
+  if actions[1] and actions[1].step == t.step then act(t, table.remove(actions, 1)) end
 end })

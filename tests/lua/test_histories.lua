@@ -22,7 +22,6 @@ local EPOCHS, IMAGES = 4, 24
 local BATCHES = { 8, 6 }   -- 3 or 4 steps per epoch
 
 local folder, data
-function tests.setUpClass() end
 local function prepare()
   if folder then return end
   folder = os.tmpname()
@@ -75,15 +74,16 @@ end
 -- What a start does to the model; returns the exit code.
 local function predict(m, s)
   local ipe = math.floor(IMAGES / s.batch)
-  if s.anew and newest(m) or s.anew and next(m.files) then
+  if s.anew and next(m.files) then
     m.files, m.rows, m.older, m.batch = {}, {}, m.older + 1, nil
   end
-  for _, name in ipairs { "latest", "ep1", "ep2", "ep3", "ep4" } do
-    if m.files[name] and m.files[name].bad then
-      m.files[name], m.aside = nil, m.aside + 1
-    end
+  local renames = 0   -- onto the newest state's name, or away from it
+  if m.files.latest and m.files.latest.bad then
+    renames = 1
+    if s.full == 1 then return 1 elseif s.cut == 1 then return 137 end
+    m.files.latest, m.aside = nil, m.aside + 1
   end
-  local from, step, scale, saved, renames, asked, interrupt = newest(m), 0, 1, 0, 0, false, false
+  local from, step, scale, saved, asked, interrupt = newest(m), 0, 1, 0, false, false
   if from then
     step, scale, m.save = state_of(from, s.batch), from.scale, from.save
     m.rows = { unpack(m.rows, 1, from.rows) }
@@ -108,18 +108,17 @@ local function predict(m, s)
     step = step + 1
     m.rows[#m.rows + 1] = { step = step, ipe = ipe, free = scale ~= 1 or s.batch ~= 8 or m.mixed }
     local back, over, signal, failed = nil, step == EPOCHS * ipe, interrupt, false
-    for i, a in ipairs(actions) do
-      if a.step == step then
-        table.remove(actions, i)
-        if a.name == "kill" then return 137 end
-        if a.name == "int" then interrupt = true end
-        if a.name == "usr1" then asked = "next" end
-        if a.name == "stop" then over = true end
-        if a.name == "rollback" then
-          back = a.to == "newest" and newest(m) or m.files[a.to:match "ep%d"]
-          failed, scale = not back, back and a.scale or scale
-        end
-        break
+    local a = actions[1] or {}
+    if a.step == step then
+      table.remove(actions, 1)
+      if a.name == "kill" then return 137 end
+      if a.name == "int" and interrupt then return 130 end   -- the second one stops it immediately
+      if a.name == "int" then interrupt = true end
+      if a.name == "usr1" then asked = "next" end
+      if a.name == "stop" then over = true end
+      if a.name == "rollback" then
+        back = a.to == "newest" and newest(m) or m.files[a.to:match "ep%d"]
+        failed, scale = not back, back and a.scale or scale
       end
     end
     if failed then
@@ -169,8 +168,9 @@ end
 -- Runs a start; exit code and what it printed.
 local function start(s, out, plant)
   local env = ("OMP_NUM_THREADS=1 IJEPA_DO='%s' IJEPA_PLANT='%s' "):format(text_of(s), plant or "")
-  local fault = s.full and ("ENOSPC rename %d jepa-latest"):format(s.full)
-    or s.cut and ("kill rename %d jepa-latest"):format(s.cut)
+  local latest = out:match "[^/]*$" .. "/jepa-latest"
+  local fault = s.full and ("ENOSPC rename %d %s"):format(s.full, latest)
+    or s.cut and ("kill rename %d %s"):format(s.cut, latest)
     or s.lacks == "link" and "EPERM link 1 jepa" or s.lacks == "flock" and "ENOLCK flock 1 jepa"
   if fault then env = ("%sIJ_FAULT='%s' LD_PRELOAD=%s "):format(env, fault, preload) end
   local second = ("%s >%s.second 2>&1"):format(command(s, out):gsub("'", '"'), out)
@@ -240,7 +240,8 @@ local function compare(m, out, ids)
     file:close()
   end
   expect("runs moved aside", count(out, "older*"), m.older)
-  expect("files moved aside", count(out, "*.unreadable") + count(out, "older*/*.unreadable"), m.aside)
+  expect("files moved aside", count(out, "*.unreadable")
+    + count(out, "older*/*.unreadable"), m.aside)
   local rows = steps_in(read(out .. "/jepa_r0.csv"))
   expect("rows of the log", #rows, #m.rows)
   for i, row in ipairs(rows) do
@@ -261,7 +262,7 @@ local function draw_start(batch, first)
   for _ = 1, one_of { 0, 1, 1, 2, 3 } do
     local name = one_of { "kill", "kill", "int", "int", "usr1", "stop", "rollback", "rollback",
       "rollback", "second" }
-    local a = { name = name, step = math.random(12) }
+    local a = { name = name, step = math.random(8) + (s.actions[1] and 0 or math.random(0, 4)) }
     if name == "rollback" then
       a.to = one_of { "newest", "jepa-ep1", "jepa-ep1", "jepa-ep2" }
       a.scale = one_of { false, false, .5 } or nil
@@ -344,7 +345,7 @@ function tests.test_histories()
     if wrong then failed, first = failed + 1, first or wrong .. "\n" .. done end
   end
   finish()
-  lu.assertEquals(failed, 0, first)
+  if failed > 0 then lu.fail(("%d histories went wrong; the first one:\n%s"):format(failed, first)) end
 end
 
 -- Planted faults are found.

@@ -35,6 +35,10 @@ function saving.rollback(t, path)
   if not t.back then
     F.raise "rollback: this run has saved no checkpoint yet (setting log.save_steps)"
   end
+  if path and C.ij_path_kind(path) == 0 then
+    t.back = nil
+    F.raise(("rollback: there is no checkpoint '%s'"):format(path))
+  end
 end
 
 --- Returns to the checkpoint that rollback has chosen. The logs keep their rows; the state is saved,
