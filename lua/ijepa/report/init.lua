@@ -35,8 +35,9 @@ end
 
 -- ---- what there is ---------------------------------------------------------------------------------------------------
 
--- Steps of an epoch: as the log shows it once the first one is over, else as the data say it.
+-- Steps of an epoch: as the checkpoint has it, as the log shows it once the first one is over, else as the data say it.
 local function steps_of_epoch(r)
+  if tonumber(r.meta.ipe) then return tonumber(r.meta.ipe) end
   local most = nil
   for i, epoch in ipairs(r.log and r.log.epoch or {}) do
     if epoch < r.log.epoch[#r.log.epoch] then most = math.max(most or 0, r.log.itr[i] + 1) end
@@ -65,14 +66,14 @@ end
 local function gather(out)
   local r = { out = out, meta = {}, diagnoses = {} }
   r.cfg, r.cfg_message = Run.settings(out)
-  local tag = r.cfg and type(r.cfg.tag) == "string" and r.cfg.tag or "jepa"
+  local tag = r.cfg and type(r.cfg.tag) == "string" and r.cfg.tag or checkpoint.tag(out)
   r.log, r.log_message = Run.read_log(out, tag)
   if r.log and #r.log.loss == 0 then r.log, r.log_message = nil, "the log holds no step yet" end
   r.diagnoses = attempt(diagnose.read, ("%s/%s-diagnoses.csv"):format(out, tag)) or {}
   r.checkpoint = attempt(checkpoint.latest, out, tag)
   local file = r.checkpoint and checkpoint.load(r.checkpoint)
   if file then
-    for _, key in ipairs { "step", "seconds", "ijepa", "lr_scale", "wd_scale" } do r.meta[key] = file:meta(key) end
+    for _, key in ipairs { "step", "seconds", "ijepa", "lr_scale", "wd_scale", "ipe" } do r.meta[key] = file:meta(key) end
     file:close()
     r.model, r.model_message = attempt(state.model, out)
   end
@@ -133,7 +134,7 @@ local function lead(r)
     for _, v in ipairs(last) do sum = sum + v end
     for i, ms in ipairs(r.log.ms) do times[i] = ms == ms and ms or 0 end
     table.sort(times)
-    facts[1] = { "steps", page.number(n) }
+    facts[1] = { "steps", page.number(tonumber(r.meta.step) or n) }
     facts[2] = { "loss, last 5 % of steps", #last > 0 and page.number(sum / #last) or "not finite" }
     facts[3] = { "training time", r.meta.seconds and Run.time_text(r.meta.seconds) or Run.time_text(clock(r)[n]) }
     facts[4] = { "median step", page.number(times[math.ceil(n / 2)]) .. " ms" }
@@ -156,7 +157,8 @@ end
 local function schedule_charts(r)
   local s = r.schedules
   if not s then return page.p "The schedules are not shown: the steps of an epoch are known once the first one is over." end
-  local now, marks, x, lr, wd, ema = #(r.log and r.log.loss or {}), nil, {}, {}, {}, {}
+  local now = tonumber(r.meta.step) or #(r.log and r.log.loss or {})
+  local marks, x, lr, wd, ema = nil, {}, {}, {}, {}
   local by_clock, seconds = r.cfg.optim.minutes > 0, r.log and clock(r)
   local last = by_clock and now or s.last
   if not (last > 0) then return "" end
@@ -325,7 +327,8 @@ local function provenance(r)
   add("its training time", tonumber(r.meta.seconds) and Run.time_text(r.meta.seconds))
   add("saved by", type(r.meta.ijepa) == "string" and "ijepa " .. r.meta.ijepa or nil)
   local done = r.log and #r.log.loss
-  add("steps in the log", done and page.number(done))
+  add("steps in the log", done and page.number(done))   -- after a rollback more than the run's steps
+  done = tonumber(r.meta.step) or done
   local over = attempt(function()
     local minutes = r.cfg.optim.minutes
     if minutes > 0 then return r.meta.seconds and (r.meta.seconds >= 60 * minutes and "over" or "not over") end
