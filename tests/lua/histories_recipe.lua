@@ -1,9 +1,10 @@
 -- The recipe of test_histories.lua: a small run that does at given steps what IJEPA_DO lists, one
--- after the other, such as "rollback 9 jepa-ep1 0.5; kill 7". IJEPA_PLANT=NAME plants a fault in the program.
+-- after the other, such as "rollback 9 jepa-ep1 0.5; kill 7". IJEPA_PLANT=NAME plants a fault in
+-- the program.
 local ijepa = require "ijepa"
 local checkpoint = require "ijepa.save.checkpoint"
-local ffi = require "ffi"
-ffi.cdef "int raise(int);"
+local F = require "ijepa.base.ffi"
+F.cdef "int raise(int);"
 
 local actions, plant = {}, os.getenv "IJEPA_PLANT"
 for action in (os.getenv "IJEPA_DO" or ""):gmatch "[^;]+" do
@@ -15,7 +16,7 @@ end
 local SIGNALS = { int = 2, kill = 9, usr1 = 10 }
 local function act(t, a)
   if SIGNALS[a.name] then
-    ffi.C.raise(SIGNALS[a.name])
+    F.C.raise(SIGNALS[a.name])
   elseif a.name == "stop" then
     t:stop "as asked"
   elseif a.name == "second" then   -- the same run again, while this one works
@@ -26,7 +27,7 @@ local function act(t, a)
   end
 end
 
--- ---- planted faults: each must be found by the test ------------------------------------------------
+-- ---- planted faults: each must be found by the test --------------------------------------------
 
 local plants = {}
 

@@ -1,6 +1,7 @@
 -- Nothing lost, nothing silent: histories of a run, drawn from a seed, against a model of what its
 -- folder must then hold. A history is a list of starts with what happens in them at exact steps:
--- signals, kills, rollbacks, a full disk, a second run, a damaged file, resume=false, another batch.
+-- signals, kills, rollbacks, a full disk, a second run, a damaged file, resume=false, another batch
+-- size.
 -- IJEPA_HISTORIES=N: how many (12). IJEPA_HISTORY=SEED: this one alone, with what it did.
 -- IJEPA_HISTORIES_PART=K/N: every N-th one from K on, to run N of these tests at the same time.
 local lu = require "luaunit"
@@ -48,9 +49,9 @@ local function write(path, text)
   file:close()
 end
 
--- ---- the model -------------------------------------------------------------------------------------
+-- ---- the model ----------------------------------------------------------------------------------
 -- m.files: the checkpoints by name, each { run, save, step, batch, scale, rows, bad }; m.rows: the
--- log's steps; m.older: how many runs have been moved aside.
+-- steps of the log; m.older: how many runs have been moved aside.
 
 local function newest(m)
   local best
@@ -66,7 +67,8 @@ local function state_of(f, batch)
   local before, now = math.floor(IMAGES / f.batch), math.floor(IMAGES / batch)
   local step = f.step
   if before ~= now then
-    step = math.floor(step / before) * now + math.min(math.ceil(step % before * f.batch / batch), now)
+    local rest = math.ceil(step % before * f.batch / batch)
+    step = math.floor(step / before) * now + math.min(rest, now)
   end
   return step
 end
@@ -83,14 +85,14 @@ local function predict(m, s)
     if s.full == 1 then return 1 elseif s.cut == 1 then return 137 end
     m.files.latest, m.aside = nil, m.aside + 1
   end
-  local from, step, scale, saved, asked, interrupt = newest(m), 0, 1, 0, false, false
+  local from, step, scale, asked, interrupt = newest(m), 0, 1, false, false
   if from then
     step, scale, m.save = state_of(from, s.batch), from.scale, from.save
     m.rows = { unpack(m.rows, 1, from.rows) }
   else
     m.run, m.save, m.rows = m.run + 1, 0, {}
   end
-  saved = step
+  local saved = step
   if step >= EPOCHS * ipe then return s.batch == m.batch and 0 or 1 end
   m.batch = s.batch
   local function save(unnumbered)
@@ -101,7 +103,9 @@ local function predict(m, s)
       rows = #m.rows }
     m.files.latest = f
     local epoch = step / ipe
-    if not unnumbered and epoch % s.save_epochs == 0 and epoch > 0 then m.files["ep" .. epoch] = f end
+    if not unnumbered and epoch % s.save_epochs == 0 and epoch > 0 then
+      m.files["ep" .. epoch] = f
+    end
   end
   local actions = { unpack(s.actions) }
   while step < EPOCHS * ipe do
@@ -112,7 +116,7 @@ local function predict(m, s)
     if a.step == step then
       table.remove(actions, 1)
       if a.name == "kill" then return 137 end
-      if a.name == "int" and interrupt then return 130 end   -- the second one stops it immediately
+      if a.name == "int" and interrupt then return 130 end   -- the second one: stops immediately
       if a.name == "int" then interrupt = true end
       if a.name == "usr1" then asked = "next" end
       if a.name == "stop" then over = true end
@@ -143,15 +147,15 @@ local function predict(m, s)
   return 0
 end
 
--- ---- a start ---------------------------------------------------------------------------------------
+-- ---- a start ------------------------------------------------------------------------------------
 
 local function command(s, out)
   local words = { out = out, ["data.root"] = data, ["data.batch"] = s.batch, ["data.crop"] = 16,
     ["data.workers"] = 0, ["model.width"] = 16, ["model.depth"] = 1, ["model.heads"] = 1,
     ["model.patch"] = 4, ["model.pred_depth"] = 1, ["model.pred_dim"] = 8, ["mask.min_keep"] = 0,
     ["mask.group"] = 8, ["optim.epochs"] = EPOCHS, ["optim.warmup"] = 1, ["diagnose.every"] = 0,
-    ["model.dtype"] = "f32", ["log.save_steps"] = s.save_steps, ["log.save_epochs"] = s.save_epochs,
-    ["log.save_background"] = false, ["resume"] = not s.anew }
+    ["model.dtype"] = "f32", ["log.save_steps"] = s.save_steps,
+    ["log.save_epochs"] = s.save_epochs, ["log.save_background"] = false, ["resume"] = not s.anew }
   local list = { program, "tests/lua/histories_recipe.lua" }
   for k, v in pairs(words) do list[#list + 1] = ("'%s=%s'"):format(k, tostring(v)) end
   return table.concat(list, " ")
@@ -180,7 +184,7 @@ local function start(s, out, plant)
   return tonumber(read(out .. ".rc")), s.lacks == "reader" and "" or read(out .. ".said")
 end
 
--- ---- what the folder holds -------------------------------------------------------------------------
+-- ---- what the folder holds ----------------------------------------------------------------------
 
 local function steps_in(log)
   local list = {}
@@ -252,7 +256,7 @@ local function compare(m, out, ids)
   end
 end
 
--- ---- histories -------------------------------------------------------------------------------------
+-- ---- histories ----------------------------------------------------------------------------------
 
 local function one_of(list) return list[math.random(#list)] end
 
@@ -286,14 +290,13 @@ local function damage(m, out)
   if how == "flipped" then   -- in a value of the metadata
     local _, at = bytes:find(one_of { '"step":"', '"save":"', '"run":"', '"updates":"' }, 1, true)
     local byte = bytes:byte(at + 1)
-    bytes = bytes:sub(1, at) .. string.char(byte % 2 == 0 and byte + 1 or byte - 1) .. bytes:sub(at + 2)
+    local flipped = string.char(byte % 2 == 0 and byte + 1 or byte - 1)
+    bytes = bytes:sub(1, at) .. flipped .. bytes:sub(at + 2)
   else
     bytes = how == "emptied" and "" or bytes:sub(1, math.random(#bytes) - 1)
   end
   write(path, bytes)
-  local f = {}
-  for k, v in pairs(m.files.latest) do f[k] = v end
-  f.bad, m.files.latest = true, f
+  m.files.latest = setmetatable({ bad = true }, { __index = m.files.latest })
   return how
 end
 
@@ -311,7 +314,8 @@ local function history(seed, plant)
     local want = predict(m, s)
     if s.anew or not newest(m) then m.mixed = batch ~= 8 end
     local code, said = start(s, out, plant)
-    done[#done + 1] = ("batch=%d save_steps=%d save_epochs=%d%s%s%s%s {%s}: exit %s"):format(s.batch,
+    local line = "batch=%d save_steps=%d save_epochs=%d%s%s%s%s {%s}: exit %s"
+    done[#done + 1] = line:format(s.batch,
       s.save_steps, s.save_epochs, s.anew and " resume=false" or "",
       s.full and " full at save " .. s.full or "", s.cut and " killed in save " .. s.cut or "",
       s.lacks and " without " .. s.lacks or "", text_of(s), tostring(code))
@@ -345,7 +349,9 @@ function tests.test_histories()
     if wrong then failed, first = failed + 1, first or wrong .. "\n" .. done end
   end
   finish()
-  if failed > 0 then lu.fail(("%d histories went wrong; the first one:\n%s"):format(failed, first)) end
+  if failed > 0 then
+    lu.fail(("%d histories went wrong; the first one:\n%s"):format(failed, first))
+  end
 end
 
 -- Planted faults are found.

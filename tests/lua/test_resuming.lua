@@ -1,6 +1,6 @@
 -- From which state a run resumes: rollbacks, resume=false, changed settings, runs at their end,
--- damaged files, folders of version 0.1.0, and the readers of a run's folder. Drawn histories of the
--- same: test_histories.lua.
+-- damaged files, folders of version 0.1.0, and the readers of a run's folder. Drawn histories of
+-- the same: test_histories.lua.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -93,7 +93,8 @@ function tests.test_the_example_of_the_manual()
   local code = read "docs/watching.md":match "\n```lua\n(.-)```\n"
   local function run(text)
     write(folder .. "/example.lua", text)
-    return shell(("program=$(readlink -f %s); cd %s && $program example.lua"):format(program, folder))
+    return shell(("program=$(readlink -f %s); cd %s && $program example.lua"):format(program,
+      folder))
   end
   local status, said = run(code)
   lu.assertEquals(status, 0, said)
@@ -112,8 +113,10 @@ function tests.test_resume_false_moves_the_older_run()
   lu.assertEquals((start()), 0)
   local code, said = start { resume = false, ["optim.steps"] = 4 }
   lu.assertEquals(code, 0)
-  lu.assertStrContains(said, ("begins anew (resume=false): the checkpoints and logs of the earlier run are in '%s/older'\n"):format(out))
-  for _, name in ipairs { "jepa-ep4.safetensors", "jepa-latest.safetensors", "jepa_r0.csv", "config.lua" } do
+  lu.assertStrContains(said, "begins anew (resume=false): the checkpoints and logs of the "
+    .. ("earlier run are in '%s/older'\n"):format(out))
+  for _, name in ipairs { "jepa-ep4.safetensors", "jepa-latest.safetensors", "jepa_r0.csv",
+    "config.lua" } do
     lu.assertEquals(C.ij_path_kind(out .. "/older/" .. name), 1, name)
   end
   lu.assertEquals(C.ij_path_kind(out .. "/jepa-ep4.safetensors"), 0)
@@ -165,7 +168,9 @@ function tests.test_progress_is_counted_in_images()
   lu.assertEquals(code, 0)   -- 2 epochs and 16 images: 2 steps of 12
   lu.assertStrContains(said, "step 16 (6 per epoch) becomes step 6 (2 per epoch)")
   local epochs = {}
-  for epoch in read(out .. "/jepa_r0.csv"):gmatch "\n(%d)," do epochs[#epochs + 1] = tonumber(epoch) end
+  for epoch in read(out .. "/jepa_r0.csv"):gmatch "\n(%d)," do
+    epochs[#epochs + 1] = tonumber(epoch)
+  end
   lu.assertEquals(epochs, { 1, 1, 1, 2, 2, 2, 3, 3, 3, 4 })
 end
 

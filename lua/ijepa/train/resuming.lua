@@ -77,7 +77,8 @@ end
 ---@field changes table[] as changes.between gives it
 ---@field init string what `init` was then
 
---- The checkpoint to resume from, or nil. Raises an error where the settings describe another model.
+--- The checkpoint to resume from, or nil. Raises an error where the settings are those of another
+--- model.
 ---@param d ijepa.dist
 ---@param cfg table
 ---@return ijepa.origin?
@@ -97,8 +98,8 @@ function resuming.origin(d, cfg)
     local refused = changes.of(origin.changes, { model = true })
     if #refused > 0 then
       file:close()
-      error(("%s: another model than that of '%s'; give another out=FOLDER, or resume=false to start anew")
-        :format(table.concat(refused, ", "), path), 0)
+      error(("%s: another model than that of '%s'; %s"):format(table.concat(refused, ", "), path,
+        "give another out=FOLDER, or resume=false to start anew"), 0)
     end
   end
   origin.note = keep_batch_size(file, d, cfg)
@@ -115,7 +116,9 @@ end
 function resuming.step_of(meta, t)
   if not meta.step then return meta.epoch * t.ipe end
   local o, ipe = t.config.optim, meta.ipe
-  if not (meta.world and meta.batch and meta.accumulate and ipe and ipe > 0) then return meta.step end
+  if not (meta.world and meta.batch and meta.accumulate and ipe and ipe > 0) then
+    return meta.step
+  end
   local before = meta.world * meta.batch * meta.accumulate
   local now = t.dist.size * t.config.data.batch * o.accumulate
   if before == now and ipe == t.ipe then return meta.step end
