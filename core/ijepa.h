@@ -70,6 +70,8 @@ int ij_terminal_ask(const char *question, char last, double seconds, char *answe
 ij_status ij_mkdirs(const char *path);                       /* like mkdir -p; IJ_EIO */
 ij_status ij_file_replace(const char *path, const void *bytes, size_t n); /* temporary, sync, rename: whole or not at all; IJ_EIO */
 int ij_path_kind(const char *path);                          /* 0 nothing there, 1 file, 2 folder, 3 other */
+double ij_path_time(const char *path);                       /* of its last change, seconds since 1970; 0: nothing there */
+double ij_clock(void);                                       /* seconds since 1970, to the microsecond */
 ij_status ij_dir_list(const char *path, char **names);       /* sorted names, each ended by '\n'; ij_bytes_free it */
 /* What the file system of a folder can do, by trying: a set of these. IJ_EIO where nothing can be written. */
 typedef enum ij_folder { IJ_FOLDER_LOCKS = 1, IJ_FOLDER_LINKS = 2, IJ_FOLDER_SYNC = 4, IJ_FOLDER_RENAME = 8 } ij_folder;

@@ -72,6 +72,17 @@ int ij_path_kind(const char *path) {
   return S_ISREG(s.st_mode) ? 1 : S_ISDIR(s.st_mode) ? 2 : 3;
 }
 
+double ij_path_time(const char *path) {
+  struct stat s;
+  return stat(path, &s) == 0 ? (double)s.st_mtim.tv_sec + (double)s.st_mtim.tv_nsec * 1e-9 : 0;
+}
+
+double ij_clock(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_REALTIME, &t);
+  return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
 ij_status ij_mkdirs(const char *path) {
   char *p = ij_strdup(path);
   if (!p) return IJ_ENOMEM;

@@ -1,7 +1,8 @@
 /* Preloaded into the program by tests: makes calls of the system fail, ends the process at one, and lists those that
  * change files. Its interface, all by the environment:
  *   IJ_FAULT="ACTION CALL N PATH"  from the N-th CALL (1: the first) on a file whose name contains PATH on: ACTION is
- *                     kill (the process ends there), ENOSPC or EIO; CALL is write, fsync, rename, open or pread
+ *                     kill (the process ends there), ENOSPC, EIO, EPERM or ENOLCK; CALL is write, fsync, rename,
+ *                     open, pread, link or flock
  *   IJ_FAULT_LOG=FILE one line "CALL PATH" per call
  *   IJ_NO_LINK=ERRNO  link, linkat: fail with this number (1 EPERM, 18 EXDEV, 95 EOPNOTSUPP)
  *   IJ_NO_LOCK=ERRNO  flock and locks by fcntl fail with it (37 ENOLCK, 38 ENOSYS, 95 EOPNOTSUPP)
@@ -64,7 +65,7 @@ static int fault(const char *call, const char *path) {
   if (!text || sscanf(text, "%15s %15s %d %255s", action, which, &at, part) != 4) return 0;
   if (strcmp(call, which) || !strstr(path, part) || atomic_fetch_add(&calls, 1) + 1 < at) return 0;
   if (!strcmp(action, "kill")) { raise(SIGKILL); }
-  errno = !strcmp(action, "EIO") ? EIO : ENOSPC;
+  errno = !strcmp(action, "EIO") ? EIO : !strcmp(action, "EPERM") ? EPERM : !strcmp(action, "ENOLCK") ? ENOLCK : ENOSPC;
   return -1;
 }
 
@@ -98,7 +99,7 @@ int rename(const char *from, const char *to) {
 int link(const char *from, const char *to) {
   static int (*plain)(const char *, const char *);
   if (!plain) plain = (int (*)(const char *, const char *))dlsym(RTLD_NEXT, "link");
-  return refused("IJ_NO_LINK") ? -1 : plain(from, to);
+  return refused("IJ_NO_LINK") || fault("link", to) ? -1 : plain(from, to);
 }
 
 int linkat(int a, const char *from, int b, const char *to, int flags) {
@@ -110,7 +111,8 @@ int linkat(int a, const char *from, int b, const char *to, int flags) {
 int flock(int fd, int what) {
   static int (*plain)(int, int);
   if (!plain) plain = (int (*)(int, int))dlsym(RTLD_NEXT, "flock");
-  return refused("IJ_NO_LOCK") ? -1 : plain(fd, what);
+  char path[4096];
+  return refused("IJ_NO_LOCK") || fault("flock", name_of(fd, path, sizeof path)) ? -1 : plain(fd, what);
 }
 
 static int control(const char *symbol, int fd, int what, void *arg) {

@@ -137,29 +137,107 @@ function tests.test_names()
   lu.assertEquals(checkpoint.path("runs/x", 50, "b-1"), "runs/x/b-1-ep50.safetensors")
 end
 
-function tests:test_latest()
+-- Files of version 0.1.0: TAG-latest while it can be read, then the file that was changed last.
+function tests:test_latest_of_files_without_identity()
   local best, refused = checkpoint.latest(self.folder)
   lu.assertNil(best)
   lu.assertEquals(refused, {})
   local function save(epochs, step)
     assert(checkpoint.save(checkpoint.path(self.folder, epochs), {}, { step = step }))
   end
-  save(50, 500)
   save(100, 1000)
+  save(50, 500)
+  os.execute(("touch -d @1000 '%s'; touch -d @2000 '%s'"):format(
+    checkpoint.path(self.folder, 100), checkpoint.path(self.folder, 50)))
+  lu.assertEquals(checkpoint.latest(self.folder), checkpoint.path(self.folder, 50))
+  os.execute(("touch -d @2000 '%s'"):format(checkpoint.path(self.folder, 100)))
   lu.assertEquals(checkpoint.latest(self.folder), checkpoint.path(self.folder, 100))
-  save(nil, 1000)
-  lu.assertEquals(checkpoint.latest(self.folder), self.path)
-  save(nil, 1020)
+  save(nil, 20)   -- not the highest step
+  os.execute(("touch -d @10 '%s'"):format(self.path))
   lu.assertEquals(checkpoint.latest(self.folder), self.path)
   spit(self.path, slurp(self.path):sub(1, -2))
   best, refused = checkpoint.latest(self.folder)
   lu.assertEquals(best, checkpoint.path(self.folder, 100))
-  lu.assertEquals(#refused, 1)
-  lu.assertStrContains(refused[1], "jepa-latest.safetensors")
+  lu.assertEquals({ #refused, refused[1].path, refused[1].code },
+    { 1, self.path, tonumber(F.C.IJ_EFORMAT) })
+  lu.assertStrContains(refused[1].message, "jepa-latest.safetensors")
   lu.assertNil((checkpoint.latest(self.folder, "other")))
   local none, message = checkpoint.latest(self.folder .. "/none")
   lu.assertNil(none)
   lu.assertStrContains(message, "could not be read")
+end
+
+function tests:test_latest_is_the_last_save_of_the_run_that_began_last()
+  local older = checkpoint.identity()
+  local newer = checkpoint.identity()
+  lu.assertTrue(newer > older)
+  local function save(epochs, meta)
+    local path = checkpoint.path(self.folder, epochs)
+    assert(checkpoint.save(path, {}, meta))
+    return path
+  end
+  save(9, { step = 900 })
+  local first = save(8, { step = 800, run = older, save = 8 })
+  lu.assertEquals(checkpoint.latest(self.folder), first)
+  local b = save(1, { step = 100, run = newer, save = 1 })
+  lu.assertEquals(checkpoint.latest(self.folder), b)
+  save(7, { step = 700, run = newer, save = 3 })
+  local back = save(2, { step = 200, run = newer, save = 4 })   -- after a rollback
+  lu.assertEquals(checkpoint.latest(self.folder), back)
+  os.execute(("touch -d @1000 '%s'"):format(back))   -- a copy of the folder
+  lu.assertEquals(checkpoint.latest(self.folder), back)
+  save(nil, { step = 200, run = newer, save = 4 })   -- a link: the same state
+  lu.assertEquals(checkpoint.latest(self.folder), self.path)
+end
+
+function tests:test_every_flipped_bit_of_the_metadata_is_found()
+  local item = { name = "a", dtype = "f32", shape = { 1 }, data = "\0\0\0\0" }
+  assert(checkpoint.save(self.path, { item }, { step = 7, run = checkpoint.identity(), save = 3 }))
+  local bytes, found, total = slurp(self.path), 0, 0
+  local from, to = bytes:find('"__metadata__":{', 1, true), bytes:find("}", 1, true)
+  for at = from, to do
+    for _, mask in ipairs { 1, 2, 4, 16, 64 } do
+      local flipped = string.char(bit.bxor(bytes:byte(at), mask))
+      spit(self.path, bytes:sub(1, at - 1) .. flipped .. bytes:sub(at + 1))
+      local file = checkpoint.load(self.path)
+      total = total + 1
+      -- a name of no meaning is left where the flip hits the names "__metadata__" or "ijepa.seal"
+      if not file or file:meta "save" == nil or (file:meta "save" == 3 and file:meta "step" == 7) then
+        found = found + 1
+      end
+    end
+  end
+  lu.assertEquals(found, total)
+end
+
+function tests:test_the_tag_is_found()
+  assert(checkpoint.save(checkpoint.path(self.folder, nil, "vits"), {}, { step = 1 }))
+  lu.assertEquals(checkpoint.tag(self.folder), "vits")
+  lu.assertEquals(checkpoint.latest(self.folder), checkpoint.path(self.folder, nil, "vits"))
+  assert(checkpoint.save(self.path, {}, { step = 1 }))
+  lu.assertEquals(checkpoint.latest(self.folder), self.path)
+  spit(self.folder .. "/config.lua", 'return { tag = "vits" }')
+  lu.assertEquals(checkpoint.latest(self.folder), checkpoint.path(self.folder, nil, "vits"))
+end
+
+function tests:test_retire_moves_one_run()
+  for _, name in ipairs { "jepa_r0.csv", "jepa.jsonl", "jepa-diagnoses.csv", "config.lua",
+    "other_r0.csv", "notes.txt" } do spit(self.folder .. "/" .. name, name) end
+  lu.assertNil((checkpoint.retire(self.folder, "jepa")))   -- no checkpoint
+  assert(checkpoint.save(self.path, {}, { step = 1 }))
+  assert(checkpoint.save(checkpoint.path(self.folder, 3), {}, { step = 1 }))
+  lu.assertEquals(checkpoint.retire(self.folder, "jepa"), self.folder .. "/older")
+  local function list(folder)
+    local pipe = io.popen(("ls '%s' | tr '\\n' ' '"):format(folder))
+    local names = pipe:read "*a"
+    pipe:close()
+    return names
+  end
+  lu.assertEquals(list(self.folder .. "/older"), "config.lua jepa-diagnoses.csv jepa-ep3.safetensors "
+    .. "jepa-latest.safetensors jepa.jsonl jepa_r0.csv ")
+  assert(checkpoint.save(self.path, {}, { step = 1 }))
+  lu.assertEquals(checkpoint.retire(self.folder, "jepa"), self.folder .. "/older-2")
+  lu.assertEquals(list(self.folder), "notes.txt older older-2 other_r0.csv ")
 end
 
 if not ... then os.exit(lu.LuaUnit.run()) end

@@ -59,6 +59,25 @@ function tests:test_resume_gives_the_uninterrupted_log()
   lu.assertEquals(lines, 6)
 end
 
+function tests:test_rows_are_counted_where_steps_go_back()
+  local r = assert(run.open(self.out, { stream = stream(), ipe = 4 }))
+  log_steps(r, 1, 9)
+  r:rolled_back(3)
+  log_steps(r, 4, 6)
+  lu.assertEquals(r:rows(), { csv = 12 })
+  r:close()
+  local all = slurp(self.csv)
+  r = assert(run.open(self.out, { stream = stream(), ipe = 4, resume = 6, rows = { csv = 12 } }))
+  r:close()
+  lu.assertEquals(slurp(self.csv), all)
+  -- saved directly after the return to step 3: none of the nine rows goes
+  r = assert(run.open(self.out, { stream = stream(), ipe = 4, resume = 3, rows = { csv = 9 } }))
+  lu.assertEquals(r:rows(), { csv = 9 })
+  r:close()
+  local log = assert(run.read_log(self.out))
+  lu.assertEquals(#log.loss, 9)
+end
+
 function tests:test_a_new_run_keeps_the_old_log_aside()
   local r = assert(run.open(self.out, { stream = stream() }))
   log_steps(r, 1, 3)
@@ -71,7 +90,9 @@ function tests:test_a_new_run_keeps_the_old_log_aside()
   spit(self.csv, "something else entirely, of other columns and longer than a header\n")
   r = assert(run.open(self.out, { stream = stream(), resume = 3 }))
   r:close()
-  lu.assertStrContains(slurp(self.out .. "/jepa_r0.old.csv"), "something else")
+  -- neither replaces the other
+  lu.assertStrContains(slurp(self.out .. "/jepa_r0-2.old.csv"), "something else")
+  lu.assertEquals(slurp(self.out .. "/jepa_r0.old.csv"), old)
 end
 
 function tests:test_console_line_every_ten_steps()

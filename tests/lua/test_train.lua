@@ -217,7 +217,7 @@ function tests.test_what_a_run_prints()
   lu.assertStrMatches(text, (ending:gsub("OUT", pattern)))
   lu.assertNotStrContains(text, "hint")
   lu.assertNil(text:find("\27", 1, true))
-  code, text = spawn { out = "said", ["optim.steps"] = 12 }
+  code, text = spawn { out = "said", ["model.dtype"] = "f32", ["optim.steps"] = 12 }
   lu.assertEquals(code, 0)
   lu.assertEquals(text, "already finished: 12 of 12 steps; optim.steps=... continues\n")
   code, text = spawn { out = "said", ["model.dtype"] = "f32", ["optim.steps"] = 13 }

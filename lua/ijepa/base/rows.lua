@@ -5,6 +5,42 @@ local C = F.C
 local Rows = {}
 Rows.__index = Rows
 
+--- The first of STEM..ENDING, STEM-2..ENDING, ... that is not there yet: what is moved aside replaces nothing.
+---@param stem string
+---@param ending string
+---@return string path
+function Rows.free_name(stem, ending)
+  local path, n = stem .. ending, 1
+  while C.ij_path_kind(path) ~= 0 do
+    n = n + 1
+    path = ("%s-%d%s"):format(stem, n, ending)
+  end
+  return path
+end
+
+--- Renames a file NAME.ENDING to NAME.old.ENDING.
+---@param path string
+---@return boolean? ok, string? message
+function Rows.set_aside(path)
+  local stem, ending = path:match "^(.*)(%.%w+)$"
+  return os.rename(path, Rows.free_name(stem, ".old" .. ending))
+end
+
+--- The part of a text that holds the header and so many complete rows.
+---@param text string
+---@param header string
+---@param count number
+---@return string
+function Rows.first(text, header, count)
+  local at = #header
+  for _ = 1, math.min(count, #text) do
+    local _, to = text:find("\n", at + 1, true)
+    if not to then break end
+    at = to
+  end
+  return text:sub(1, at)
+end
+
 --- Opens a file of rows for appending.
 ---@param path string
 ---@param header string the start of the file
@@ -18,7 +54,7 @@ function Rows.open(path, header, keep)
     local text = old:read "*a"
     old:close()
     kept = keep and keep(text)
-    if not kept and #text > #header then os.rename(path, (path:gsub("(%.%w+)$", ".old%1"))) end
+    if not kept and #text > #header then Rows.set_aside(path) end
   end
   kept = kept or header
   local ok, message, code = F.try(C.ij_file_replace(path, kept, #kept))
@@ -26,7 +62,8 @@ function Rows.open(path, header, keep)
   local file, why = io.open(path, "ab")
   if not file then return nil, ("file '%s' could not be written: %s"):format(path, why), tonumber(C.IJ_EIO) end
   file:setvbuf "line"
-  return setmetatable({ path = path, file = file }, Rows)
+  local _, lines = kept:sub(#header + 1):gsub("\n", "")
+  return setmetatable({ path = path, file = file, count = lines }, Rows)
 end
 
 --- Writes a row.
@@ -35,6 +72,7 @@ end
 function Rows:write(row)
   local ok, message = self.file:write(row)
   if not ok then return nil, ("log '%s' could not be written: %s"):format(self.path, message) end
+  self.count = self.count + 1
   return true
 end
 

@@ -68,8 +68,8 @@ return {
       "and settings draw the same values again." },
   resume = { type = "boolean|string", default = true,
     doc = "true resumes from the newest checkpoint in `out` if there is one; false starts a " ..
-      "new run. A path names the checkpoint (also a published .pth.tar) that is used " ..
-      "where `out` has none." },
+      "new run and moves an earlier one to `out`/older (docs/resuming.md). A path names " ..
+      "the checkpoint (also a published .pth.tar) that is used where `out` has none." },
   init = { type = "string", default = "",
     doc = "Checkpoint in any layout whose weights (encoder, predictor, target encoder) a " ..
       "new run starts from; empty: random initial values. A run that resumes ignores " ..

@@ -38,8 +38,9 @@ end
 
 -- ---- what there is ---------------------------------------------------------------------------------------------------
 
--- Steps of an epoch: as the log shows it once the first one is over, else as the data say it.
+-- Steps of an epoch: as the checkpoint has it, as the log shows it once the first one is over, else as the data say it.
 local function steps_of_epoch(r)
+  if tonumber(r.meta.ipe) then return tonumber(r.meta.ipe) end
   local most = nil
   for i, epoch in ipairs(r.log and r.log.epoch or {}) do
     if epoch < r.log.epoch[#r.log.epoch] then most = math.max(most or 0, r.log.itr[i] + 1) end
@@ -68,14 +69,14 @@ end
 local function gather(out)
   local r = { out = out, meta = {}, diagnoses = {} }
   r.cfg, r.cfg_message = Run.settings(out)
-  local tag = r.cfg and type(r.cfg.tag) == "string" and r.cfg.tag or "jepa"
+  local tag = r.cfg and type(r.cfg.tag) == "string" and r.cfg.tag or checkpoint.tag(out)
   r.log, r.log_message = Run.read_log(out, tag)
   if r.log and #r.log.loss == 0 then r.log, r.log_message = nil, "the log holds no step yet" end
   r.diagnoses = attempt(diagnose.read, ("%s/%s-diagnoses.csv"):format(out, tag)) or {}
   r.checkpoint = attempt(checkpoint.latest, out, tag)
   local file = r.checkpoint and checkpoint.load(r.checkpoint)
   if file then
-    for _, key in ipairs { "step", "seconds", "ijepa", "lr_scale", "wd_scale" } do r.meta[key] = file:meta(key) end
+    for _, key in ipairs { "step", "seconds", "ijepa", "lr_scale", "wd_scale", "ipe" } do r.meta[key] = file:meta(key) end
     file:close()
     r.model, r.model_message = attempt(state.model, out)
   end
@@ -151,7 +152,7 @@ local function lead(r)
   local parts, facts = { verdict_box(r.diagnoses[#r.diagnoses]) }, {}
   if r.log then
     local n, loss = #r.log.loss, last_loss(r.log.loss)
-    facts[1] = { "steps", page.number(n) }
+    facts[1] = { "steps", page.number(tonumber(r.meta.step) or n) }
     facts[2] = { "loss, last 5 % of steps", loss and page.number(loss) or "not finite" }
     facts[3] = { "training time", Run.time_text(r.meta.seconds or clock(r)[n]) }
     facts[4] = { "median step", page.number(median(r.log.ms)) .. " ms" }
@@ -176,7 +177,8 @@ end
 local function schedule_charts(r)
   local s = r.schedules
   if not s then return nil, "The schedules are not shown: the steps of an epoch are known after the first epoch." end
-  local now, marks, x, lr, wd, ema = #(r.log and r.log.loss or {}), nil, {}, {}, {}, {}
+  local now = tonumber(r.meta.step) or #(r.log and r.log.loss or {})
+  local marks, x, lr, wd, ema = nil, {}, {}, {}, {}
   local by_clock, seconds = r.cfg.optim.minutes > 0, r.log and clock(r)
   local last = by_clock and now or s.last
   if not (last > 0) then return {} end
@@ -373,7 +375,8 @@ local function provenance(r)
   add("its training time", tonumber(r.meta.seconds) and Run.time_text(r.meta.seconds))
   add("saved by", type(r.meta.ijepa) == "string" and "ijepa " .. r.meta.ijepa or nil)
   local done = r.log and #r.log.loss
-  add("steps in the log", done and page.number(done))
+  add("steps in the log", done and page.number(done))   -- after a rollback more than the run's steps
+  done = tonumber(r.meta.step) or done
   local over = attempt(function()
     local minutes = r.cfg.optim.minutes
     if minutes > 0 then return r.meta.seconds and (r.meta.seconds >= 60 * minutes and "over" or "not over") end

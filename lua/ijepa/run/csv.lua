@@ -96,8 +96,12 @@ local function fixed(v) return v ~= v and "nan" or ("%.5f"):format(v) end
 ---@param o ijepa.log_options
 ---@return table? writer, string? message, integer? code
 function csv.open(out, o)
-  local keep = o.resume and function(log) return rows_until(log, o.resume, o.ipe) end
-  local rows, message, code = Rows.open(("%s/%s_r%d.csv"):format(out, o.tag, o.rank), header, keep)
+  local function keep(log)
+    if not o.rows then return rows_until(log, o.resume, o.ipe) end
+    return log:sub(1, #header) == header and Rows.first(log, header, o.rows.csv) or nil
+  end
+  local rows, message, code = Rows.open(("%s/%s_r%d.csv"):format(out, o.tag, o.rank), header,
+    o.resume and keep)
   if not rows then return nil, message, code end
   return setmetatable({ rows = rows }, csv)
 end

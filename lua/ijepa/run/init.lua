@@ -4,6 +4,7 @@
 local F = require "ijepa.base.ffi"
 local config = require "ijepa.config"
 local literal = require "ijepa.base.literal"
+local Rows = require "ijepa.base.rows"
 local Console = require "ijepa.run.console"
 local csv = require "ijepa.run.csv"
 local C = F.C
@@ -50,6 +51,7 @@ function run.read_log(out, tag) return csv.read(("%s/%s_r0.csv"):format(out, tag
 ---@field tag string
 ---@field rank integer
 ---@field resume integer? step after which the log continues; none: a new log
+---@field rows table<string, number>? rows of each log (csv, json) that stay, instead of those up to `resume`
 ---@field ipe integer? steps per epoch
 
 ---@class ijepa.log_row: ijepa.log_values
@@ -74,18 +76,18 @@ local function open_writers(out, wanted, options)
         for _, open in ipairs(list) do open:close() end
         return nil, message, code
       end
-      list[#list + 1] = writer
+      list[#list + 1], writer.name = writer, name
     end
   end
   return list
 end
 
 -- Gives values to every writer that has this method; the first failure of the run is printed.
-function Open:_write(method, values)
+function Open:_write(method, ...)
   local ok, message = true, nil
   for _, writer in ipairs(self._writers) do
     local fine, why = true, nil
-    if writer[method] then fine, why = writer[method](writer, values) end
+    if writer[method] then fine, why = writer[method](writer, ...) end
     if not fine then ok, message = nil, why end
   end
   if ok then return true end
@@ -143,6 +145,29 @@ end
 ---@return boolean? ok, string? message, integer? code
 function Open:diagnosis(d) return self:_write("diagnosis", d) end
 
+--- Logs that the run is back at a step: rows that follow are of the steps after it. No row is
+--- deleted.
+---@param step integer
+---@return boolean? ok, string? message, integer? code
+function Open:rolled_back(step)
+  local from = self.step
+  self.step = step
+  return self:_write("rolled_back", step, from)
+end
+
+--- Rows of each log so far, for a checkpoint: a run that resumes from it keeps so many.
+---@return { csv: integer?, json: integer? }
+function Open:rows()
+  local counts = {}
+  for _, writer in ipairs(self._writers) do counts[writer.name] = writer.rows and writer.rows.count end
+  return counts
+end
+
+--- The step at which the run resumes, where that is not the step of the checkpoint.
+---@param step integer
+---@param ipe integer steps per epoch from here on
+function Open:resumes_at(step, ipe) self.step, self._ipe = step, ipe end
+
 --- Prints a message on a line of its own. Without further arguments the text is taken as it is.
 ---@param fmt string as string.format takes it
 ---@param ... any
@@ -170,6 +195,7 @@ end
 
 ---@class ijepa.run_options
 ---@field resume? integer step after which the run continues: later rows of the log are cut off; none: a new log
+---@field rows? table<string, number> rows of each log (csv, json) that stay, instead of those up to `resume`
 ---@field tag? string "jepa"
 ---@field rank? integer 0; other processes print nothing but messages
 ---@field config? table the resolved settings
@@ -184,6 +210,20 @@ end
 ---@field colours? boolean for tests: whether it has colours
 ---@field width? integer for tests: its width
 
+-- Writes config.lua; older settings are kept as config.old.lua where they differ.
+local function write_settings(out, settings)
+  local path = out .. "/config.lua"
+  local text = "-- The settings of this run, with all defaults.\n" .. config.dump(settings)
+  local file = io.open(path, "rb")
+  if file then
+    local old = file:read "*a"
+    file:close()
+    if old == text then return true end
+    if old then F.try(C.ij_file_replace(Rows.free_name(out .. "/config", ".old.lua"), old, #old)) end
+  end
+  return F.try(C.ij_file_replace(path, text, #text))
+end
+
 --- Opens a run's folder, which is made where it is missing, and its logs.
 ---@param out string
 ---@param options? ijepa.run_options
@@ -196,15 +236,12 @@ function run.open(out, options)
   local o = options or {}
   local rank, tag = o.rank or 0, o.tag or "jepa"
   local ok, message, code = F.try(C.ij_mkdirs(out))
-  if ok and rank == 0 and o.config then
-    local settings = "-- The settings of this run, with all defaults.\n" .. config.dump(o.config)
-    ok, message, code = F.try(C.ij_file_replace(out .. "/config.lua", settings, #settings))
-  end
+  if ok and rank == 0 and o.config then ok, message, code = write_settings(out, o.config) end
   if not ok then return nil, message, code end
   local writers = {}
   if not o.silent then
     writers, message, code = open_writers(out, o.logs or {}, { tag = tag, rank = rank,
-      resume = o.resume, ipe = o.ipe })
+      resume = o.resume, rows = o.rows, ipe = o.ipe })
   end
   if not writers then return nil, message, code end
   return setmetatable({ out = out, step = o.resume or 0, _writers = writers, _ipe = o.ipe,

@@ -51,7 +51,9 @@ end
 function json.open(out, o)
   if o.rank > 0 then return setmetatable({}, json) end
   local rows, message, code = Rows.open(("%s/%s.jsonl"):format(out, o.tag), "",
-    o.resume and function(log) return rows_until(log, o.resume) end)
+    o.resume and function(log)
+      return o.rows and Rows.first(log, "", o.rows.json) or rows_until(log, o.resume)
+    end)
   if not rows then return nil, message, code end
   return setmetatable({ rows = rows }, json)
 end
@@ -80,6 +82,14 @@ end
 ---@param d ijepa.diagnosis
 ---@return boolean? ok, string? message
 function json:diagnosis(d) return self:_write { "step", value(d.step), "diagnosis", sorted(d) } end
+
+--- Writes that the run is back at a step.
+---@param step integer
+---@param from integer the step before
+---@return boolean? ok, string? message
+function json:rolled_back(step, from)
+  return self:_write { "step", value(step), "rolled_back_from", value(from) }
+end
 
 --- Closes the log.
 function json:close()

@@ -154,6 +154,11 @@ function tensorboard:diagnosis(d)
   return self:_write(d.step, bytes_of(5, table.concat(values)))
 end
 
+--- Writes that the run is back at a step: readers then drop the older values from the next step on.
+---@param step integer
+---@return boolean? ok, string? message
+function tensorboard:rolled_back(step) return self:_write(step + 1, bytes_of(7, number(1, 1))) end
+
 --- Closes the file.
 function tensorboard:close()
   if self.file then self.file:close() end

@@ -1,13 +1,31 @@
---- Checkpoints: a run's state as one safetensors file, written at once or not at all.
---- TAG-latest.safetensors is the newest, TAG-epN.safetensors is the state after N whole epochs.
+--- Checkpoints: a run's state as one safetensors file, written completely or not at all.
+--- TAG-latest.safetensors is the state that was saved last, TAG-epN.safetensors the state after N
+--- epochs. Each names its run (`run`) and counts the saves of that run (`save`):
+--- checkpoint.latest decides by these which state a folder's run resumes from.
 local F = require "ijepa.base.ffi"
+local Rows = require "ijepa.base.rows"
+local Run = require "ijepa.run"
 local tensors = require "ijepa.save.tensors"
+local text = require "ijepa.base.text"
+local bit = require "bit"
+local C = F.C
 
 local checkpoint = {}
 
 -- The metadata of safetensors holds strings alone: under this key are the names of the values that
 -- were numbers.
 local number_keys = "ijepa.numbers"
+-- Under this key is a hash of all other metadata: a flipped bit there must not decide anything.
+local seal_key = "ijepa.seal"
+
+local function seal_of(strings)
+  local parts = {}
+  for _, key in ipairs(text.keys(strings)) do
+    if key ~= seal_key then parts[#parts + 1] = ("%d:%s%s"):format(#key, key, strings[key]) end
+  end
+  local all = table.concat(parts, "\1")
+  return bit.tohex(C.ij_hash(0, all, #all), 16)
+end
 
 --- Writes a checkpoint.
 ---@param path string
@@ -32,6 +50,7 @@ function checkpoint.save(path, items, meta, later)
   end
   table.sort(numbers)
   strings[number_keys] = #numbers > 0 and table.concat(numbers, "\n") or nil
+  strings[seal_key] = seal_of(strings)
   return tensors.save(path, items, strings, later)
 end
 
@@ -46,6 +65,12 @@ methods.__index = methods
 function checkpoint.load(path)
   local file, message, code = tensors.open(path)
   if not file then return nil, "checkpoint: " .. message, code end
+  local seal = file:meta(seal_key)
+  if seal and seal ~= seal_of(file:metas()) then
+    file:close()
+    return nil, ("checkpoint: file '%s' is damaged: its metadata is not what was saved"):format(path),
+      tonumber(C.IJ_EFORMAT)
+  end
   local numbers = {}
   for key in (file:meta(number_keys) or ""):gmatch "[^\n]+" do numbers[key] = true end
   return setmetatable({ path = path, _file = file, _numbers = numbers }, methods)
@@ -151,40 +176,160 @@ function checkpoint.path(folder, epochs, tag)
   return ("%s/%s-%s.safetensors"):format(folder, tag or "jepa", which)
 end
 
---- The newest whole checkpoint of a folder: the one with the highest metadata `step`, TAG-latest
---- among equals.
+-- ---- which state is a run's newest ---------------------------------------------------------------
+
+local last_identity = 0   -- two runs of one process must differ as well
+
+--- An identity for a run that begins now. Identities sort by the time at which the runs began.
+---@return string
+function checkpoint.identity()
+  last_identity = math.max(last_identity + 1, math.floor(C.ij_clock() * 1e6))
+  local random, file = "", io.open("/dev/urandom", "rb")
+  if file then
+    random = file:read(4) or ""
+    file:close()
+  end
+  return ("%016.0f-%s"):format(last_identity, (random:gsub(".", function(c)
+    return ("%02x"):format(c:byte())
+  end)))
+end
+
+local function names_in(folder)
+  local out = F.new "char *[1]"
+  local ok, message, code = F.try(C.ij_dir_list(folder, out))
+  if not ok then return nil, message, code end
+  local list = {}
+  for name in F.string(out[0]):gmatch "[^\n]+" do list[#list + 1] = name end
+  C.ij_bytes_free(out[0])
+  return list
+end
+
+-- "latest", the number of epochs, or nil for a file that is no checkpoint of this tag.
+local function which(name, tag)
+  local rest = name:sub(1, #tag + 1) == tag .. "-" and name:sub(#tag + 2):match "^(.+)%.safetensors$"
+  if rest == "latest" then return rest end
+  return rest and tonumber(rest:match "^ep(%d+)$")
+end
+
+--- The tag of a folder's checkpoints: that of its settings, else "jepa", else the only one there.
 ---@param folder string
----@param tag? string "jepa"
+---@return string tag
+function checkpoint.tag(folder)
+  local settings = Run.settings(folder)
+  if settings and type(settings.tag) == "string" then return settings.tag end
+  local found
+  for _, name in ipairs(names_in(folder) or {}) do
+    if which(name, "jepa") then return "jepa" end
+    local tag = name:match "^(.+)%-latest%.safetensors$" or name:match "^(.+)%-ep%d+%.safetensors$"
+    if tag and found and tag ~= found then return "jepa" end
+    found = tag or found
+  end
+  return found or "jepa"
+end
+
+-- Whether state a was saved after state b. Files of version 0.1.0 have no identity: there
+-- TAG-latest is the newest, then the file that was changed last.
+local function is_newer(a, b)
+  if a.run ~= b.run then return a.run > b.run end
+  if a.save ~= b.save then return a.save > b.save end
+  if (a.which == "latest") ~= (b.which == "latest") then return a.which == "latest" end
+  if a.run == "" and a.time ~= b.time then return a.time > b.time end
+  return a.which ~= "latest" and a.which > b.which
+end
+
+--- The state of a folder's run that was saved last: the last save of the run that began last. All
+--- that open a run's folder ask this function.
+---@param folder string
+---@param tag? string of the checkpoints; without it, that of the folder (checkpoint.tag)
 ---@return string? path nil where there is none
----@return string[]|string? refused messages about files that could not be used
+---@return { path: string, message: string, code: integer }[]|string refused files that can't be used; a message where the folder could not be read
 ---@return integer? code where the folder could not be read
 function checkpoint.latest(folder, tag)
-  local out = F.new "char *[1]"
-  local ok, message, code = F.try(F.C.ij_dir_list(folder, out))
-  if not ok then return nil, message, code end
-  local listing = F.string(out[0])
-  F.C.ij_bytes_free(out[0])
-  tag = tag or "jepa"
-  local best, best_step, refused = nil, -math.huge, {}
-  for name in listing:gmatch "[^\n]+" do
-    local which = name:sub(1, #tag + 1) == tag .. "-"
-      and name:sub(#tag + 2):match "^(.+)%.safetensors$"
-    local epochs = which and tonumber(which:match "^ep(%d+)$")
-    if epochs or which == "latest" then
+  local names, message, code = names_in(folder)
+  if not names then return nil, message, code end
+  tag = tag or checkpoint.tag(folder)
+  local best, refused = nil, {}
+  for _, name in ipairs(names) do
+    local kind = which(name, tag)
+    if kind then
       local path = folder .. "/" .. name
-      local file, why = checkpoint.load(path)
-      if not file then
-        refused[#refused + 1] = why
-      else
-        local step = tonumber(file:meta "step") or epochs or 0
-        if step > best_step or (step == best_step and which == "latest") then
-          best, best_step = path, step
-        end
+      local file, why, failure = checkpoint.load(path)
+      if file then
+        local run, save = file:meta "run", file:meta "save"
+        local one = { path = path, which = kind, run = type(run) == "string" and run or "",
+          save = type(save) == "number" and save or 0, time = C.ij_path_time(path) }
+        if not best or is_newer(one, best) then best = one end
         file:close()
+      else
+        refused[#refused + 1] = { path = path, message = why, code = failure }
       end
     end
   end
-  return best, refused
+  return best and best.path, refused
+end
+
+--- The same for programs that only read: files that can't be used are named on stderr.
+---@param folder string
+---@param tag? string
+---@return string? path, string? message
+function checkpoint.of_folder(folder, tag)
+  local path, refused = checkpoint.latest(folder, tag)
+  if type(refused) == "string" then return nil, refused end
+  for _, one in ipairs(refused) do
+    io.stderr:write(("warning: %s%s\n"):format(one.message,
+      path and ("; '%s' is used"):format(path) or ""))
+  end
+  if path then return path end
+  return nil, #refused > 0
+    and ("folder '%s' holds no checkpoint that can be read: %s"):format(folder, refused[1].message)
+    or ("folder '%s' holds no checkpoint"):format(folder)
+end
+
+local function move(from, to)
+  local ok, why = os.rename(from, to)
+  if ok then return true end
+  return nil, ("file '%s' could not be moved: %s"):format(from, why)
+end
+
+--- Moves a file that can't be read out of the way, so that no save replaces it.
+---@param path string
+---@return string? name its new name, string? message
+function checkpoint.set_aside(path)
+  local name = Rows.free_name(path, ".unreadable")
+  local ok, message = move(path, name)
+  return ok and name, message
+end
+
+--- Moves the checkpoints and the logs of a folder's run into a subfolder, before another run begins
+--- there. The newest state goes last: until then a start resumes as before.
+---@param folder string
+---@param tag string
+---@return string? subfolder nil where there was no checkpoint, string? message
+function checkpoint.retire(folder, tag)
+  local names, message = names_in(folder)
+  if not names then return nil, message end
+  local states, others, latest = {}, {}, nil
+  for _, name in ipairs(names) do
+    local kind, rest = which(name, tag), name:sub(1, #tag) == tag and name:sub(#tag + 1) or ""
+    if kind == "latest" then latest = name
+    elseif kind then states[#states + 1] = name
+    elseif rest:find "^_r%d+[%w.-]*%.csv$" or rest:find "^%-diagnoses" or rest:find "%.jsonl$"
+      or rest:find "%.unreadable$" or name:find "^events%.out%.tfevents%.%d+%.ijepa$"
+      or name:find "^config[%w.-]*%.lua$" or name == "probes.jsonl" then
+      others[#others + 1] = name
+    end
+  end
+  states[#states + 1] = latest
+  if #states == 0 then return nil end
+  local into = Rows.free_name(folder .. "/older", "")
+  local ok
+  ok, message = F.try(C.ij_mkdirs(into))
+  for _, list in ipairs { states, others } do
+    for _, name in ipairs(list) do
+      if ok then ok, message = move(folder .. "/" .. name, into .. "/" .. name) end
+    end
+  end
+  return ok and into, message
 end
 
 return checkpoint

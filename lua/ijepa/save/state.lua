@@ -13,7 +13,8 @@ local state = {}
 -- The numbers of a run in a checkpoint's metadata: whole ones, unless real; needed, or perhaps not
 -- there.
 local NUMBERS = { step = { needed = true }, seconds = { real = true, needed = true }, lr_scale = { real = true },
-  wd_scale = { real = true }, updates = {}, ipe = {}, world = {} }
+  wd_scale = { real = true }, updates = {}, ipe = {}, world = {}, batch = {}, accumulate = {}, count = {}, save = {},
+  rows_csv = {}, rows_json = {}, rows_diagnoses = {} }
 local PARTS = { "encoder", "predictor", "target_encoder" }
 
 -- { name, tensor, shape } of everything, in a fixed order. Moments that another process has are
@@ -94,11 +95,11 @@ end
 
 --- Fills a run from a checkpoint: every tensor by name and shape, nothing more, nothing less.
 --- Returns its numbers; a published checkpoint counts epochs, not steps.
----@return { step: integer?, epoch: integer?, seconds: number, lr_scale: number?, wd_scale: number?,
----ipe: integer?, world: integer? }? meta, string? message
 ---@param path string
 ---@param whole table
----@return { step: integer?, epoch: integer?, seconds: number, lr_scale: number?, wd_scale: number? }? meta, string? message
+---@return { step: integer?, epoch: integer?, seconds: number, lr_scale: number?, wd_scale: number?,
+---ipe: integer?, world: integer?, batch: integer?, accumulate: integer?, count: integer?, run: string?,
+---save: integer? }? meta, string? message
 function state.load(path, whole)
   local file, message = checkpoint.load(path)
   if not file then return nil, message end
@@ -117,6 +118,8 @@ function state.load(path, whole)
     if type(v) == "number" and v >= 0 and v < 2 ^ 53 and (v % 1 == 0 or kind.real) then meta[k] = v
     elseif v ~= nil or kind.needed then wrong = k end
   end
+  local run = file:meta "run"
+  meta.run = type(run) == "string" and run or nil
   file:close()
   if not ok then return nil, message .. "; give another out=FOLDER, or resume=false to start anew" end
   if wrong then return nil, ("checkpoint '%s' is not of a run: it says no '%s', or not as a number"):format(path, wrong) end
@@ -170,8 +173,8 @@ function state.model(path)
   local cfg, message = require "ijepa.run".config(folder)
   if not cfg then return nil, message end
   if folder == path then
-    path = checkpoint.latest(folder, cfg.tag)
-    if not path then return nil, ("folder '%s' holds no checkpoint"):format(folder) end
+    path, message = checkpoint.of_folder(folder, cfg.tag)
+    if not path then return nil, message end
   end
   local file
   file, message = checkpoint.load(path)

@@ -262,9 +262,7 @@ local function in_folder(path)
   for _, name in ipairs(HF_FILES) do
     if C.ij_path_kind(path .. "/" .. name) == 1 then return path .. "/" .. name end
   end
-  local newest = checkpoint.latest(path)
-  if newest then return newest end
-  return nil, ("folder '%s' holds no checkpoint"):format(path)
+  return checkpoint.of_folder(path)
 end
 
 -- What stands beside or in the file about the model: settings (false and a message where they can't

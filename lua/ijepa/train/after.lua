@@ -79,7 +79,11 @@ end
 -- Diagnosis, hooks, rollback and saves after a step.
 local function follow_up(t, values)
   checks(t, values)
-  if t.back then return t:roll_back() end
+  if t.back then
+    t:roll_back()
+    if t.interrupt then t:interrupted(t.interrupt) end
+    return
+  end
   local due, asked = t:due(), t.save_asked
   if due == "last" or due == "save" then
     t.save_asked = false

@@ -276,7 +276,7 @@ function diagnose.open(t)
       error(("diagnose.probe=%s: '%s' has no classes"):format(o.probe, root), 0)
     end
   end
-  self:reopen(t.step)
+  self:reopen(t.step, t.rows_diagnoses)
   t.diagnosis = self
   if #self.list == 0 and not t:over() then
     self:check(t)
@@ -453,6 +453,7 @@ function Diagnosis:write(d)
   if not file then return end   -- the log reports a full disk too
   file:write(line_of(d))
   file:close()
+  self.rows = self.rows + 1
 end
 
 --- The diagnoses of a run's folder, from its file, whose first line names the columns.
@@ -482,17 +483,27 @@ function diagnose.read(path)
   return list
 end
 
---- Starts the file anew with the diagnoses up to a step: of a run that resumes, or was rolled back.
+--- The run is back at a step: what was diagnosed after it stays in the file, but counts no more.
 ---@param step integer
-function Diagnosis:reopen(step)
+function Diagnosis:rolled_back(step)
+  while #self.list > 0 and self.list[#self.list].step > step do table.remove(self.list) end
+end
+
+--- Opens the file of a run that begins or resumes at a step.
+---@param step integer
+---@param rows integer? of the file when the state was saved; nil: those up to the step
+function Diagnosis:reopen(step, rows)
   local lines = { table.concat(COLUMNS, ",") .. "\n" }
-  self.list = {}
-  for _, d in ipairs(diagnose.read(self.path)) do
-    if d.step <= step and step > 0 then
+  self.list, self.rows = {}, 0
+  for i, d in ipairs(step > 0 and diagnose.read(self.path) or {}) do
+    if i <= (rows or math.huge) and (rows or d.step <= step) then
+      self:rolled_back(d.step - 1)   -- of a part of the run that was given up
       self.list[#self.list + 1] = d
+      self.rows = self.rows + 1
       lines[#lines + 1] = line_of(d)
     end
   end
+  self:rolled_back(step)
   local all = table.concat(lines)
   if not self.quiet then F.check(C.ij_file_replace(self.path, all, #all)) end
 end

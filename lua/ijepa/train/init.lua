@@ -1,20 +1,21 @@
 -- The training loop. `return ijepa.pretrain(ijepa.config { ... })` is a complete recipe;
 -- config/settings.lua lists the settings. A step as the paper has it is step.lua; trainer.lua holds
 -- the run.
--- Uses: base, tensor, data, optim, model, run, save, dist, probe.
+-- Uses: base, tensor, config, data, optim, model, run, save, dist, probe.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local device = require "ijepa.tensor.device"
 local diagnose = require "ijepa.train.diagnose"
 local opening = require "ijepa.train.opening"
 local processes = require "ijepa.train.processes"
+local resuming = require "ijepa.train.resuming"
 local trainer = require "ijepa.train.trainer"
 local C = F.C
 
 -- The loop. update: masks, target features, context features, predictions, loss, backward pass,
 -- AdamW, EMA. after: the log, diagnosis, hooks, saves.
 local function loop(t)
-  t.opened, t.first_step = C.ij_time(), t.step
+  t.opened = C.ij_time()
   if t.config.diagnose.every > 0 then diagnose.open(t) end
   if t.back then t:roll_back() end   -- by a hook of the first diagnosis
   while not t:over() do
@@ -47,11 +48,12 @@ local function pretrain(cfg, hooks)
     processes.compare(dist, cfg)
     local lock, lock_note
     if dist.rank == 0 then lock, lock_note = opening.lock_of(cfg) end
-    local from, note = processes.origin(dist, cfg)
+    local accumulate = cfg.optim.accumulate
+    local origin = resuming.origin(dist, cfg)
     t = trainer.new(cfg, hooks or {}, dist)
-    t.lock = lock
+    t.lock, t.accumulate_given = lock, accumulate
     dist:same { { "set of images (names, sizes, times of change)", t.images:stamp() } }
-    t:open(from, note)
+    t:open(origin)
     if lock_note then t.run:say(t.run:paint("warning", "warning: " .. lock_note)) end
     ijepa.interrupted()   -- from here on Ctrl-C ends a step before it ends the run
     local fine, why = pcall(loop, t)
@@ -61,6 +63,7 @@ local function pretrain(cfg, hooks)
   end)
   if not ok then processes.failed(dist, advised(e, cfg, dist), t and t.interrupt) end
   processes.finished(dist, cfg)
+  if t.undone then error(t.undone, 0) end
   return { encoder = t.encoder, predictor = t.predictor, target = t.target, losses = t.losses,
     out = cfg.out, config = cfg,
     policy = t.policy, step = t.step, stopped = t.ended, diagnoses = t.diagnosis

@@ -3,6 +3,9 @@
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local device = require "ijepa.tensor.device"
+local changes = require "ijepa.train.changes"
+local resuming = require "ijepa.train.resuming"
+local checkpoint = require "ijepa.save.checkpoint"
 local weights = require "ijepa.save.weights"
 local Run = require "ijepa.run"
 local C = F.C
@@ -30,14 +33,22 @@ function opening.lock_of(cfg)
   return F.gc(lock[0], C.ij_lock_drop), note ~= "" and note or nil
 end
 
---- Opens the log: a new one, or the rows up to the step where the run resumes.
----@param resume boolean?
-function opening.open_log(t, resume)
+-- The rows of each log when a checkpoint was saved: nil where it does not count them.
+local function rows_of(meta)
+  if not meta.rows_csv then return nil end
+  return { csv = meta.rows_csv, json = meta.rows_json or math.huge }
+end
+
+--- Opens the log: a new one, or the rows that were there when the state was saved.
+---@param meta table? of the checkpoint that the run resumes from
+function opening.open_log(t, meta)
   local cfg = t.config
   t.run = must(Run.open(cfg.out, { rank = t.dist.rank, silent = t.dist.rank > 0,
-    resume = resume and t.step or nil,
-    tag = cfg.tag, config = cfg, ipe = t.ipe, logs = cfg.log, every = cfg.log.every,
+    resume = meta and (meta.step or t.step), rows = meta and rows_of(meta),
+    ipe = meta and meta.ipe or t.ipe, tag = cfg.tag, config = not t.finished and cfg or nil,
+    logs = cfg.log, every = cfg.log.every,
     total = t.last < math.huge and t.last or nil }))
+  t.run:resumes_at(t.step, t.ipe)
 end
 
 -- "21.5 M", "8.4 k"
@@ -81,23 +92,31 @@ local function finished_text(t)
     steps and "optim.steps" or "optim.epochs")
 end
 
---- Takes over the state of an earlier run (from: a checkpoint, or nil) or initial weights, opens
---- the log, and prints what the run is.
----@param from string?
----@param note string?
-function opening.open(t, from, note)
-  local cfg, init = t.config, nil
-  if from then t:load(from)
-  else
-    if cfg.init ~= "" then init = must(must(weights.open(cfg.init)):fill(t.whole)) end
-    t.images:seek(0, 0)
+-- Of a finished run: what was asked for and is not done, as an error message; nil where that is
+-- nothing.
+local function undone(t, origin)
+  local list = changes.of(origin.changes,
+    { noted = true, step = true, start = true })
+  local init = t.config.init
+  if init ~= "" and init ~= origin.init then table.insert(list, 1, "init=" .. init) end
+  if #list == 0 then return nil end
+  return ("already finished: %s; without effect: %s"):format(finished_text(t),
+    table.concat(list, ", "))
+end
+
+-- Moves the run that is in the folder out of the way of a new one (resume=false).
+local function retire(cfg)
+  local into, message = checkpoint.retire(cfg.out, cfg.tag)
+  if message then error(message, 0) end
+  if into then
+    io.stderr:write(("begins anew (resume=false): %s '%s'\n"):format(
+      "the checkpoints and logs of the earlier run are in", into))
   end
-  t.finished = from ~= nil and t:over()
-  t:open_log(from ~= nil)
+end
+
+-- What the run is: model, device, data.
+local function say_start(t)
   local run = t.run
-  if note then run:say(run:paint(note:find "^warning" and "warning" or "plain", note)) end
-  if t.finished then return run:say("already finished: %s", finished_text(t)) end
-  if init then run:say("starts from %s: %s", cfg.init, init) end
   run:say(model_line(t))
   run:say(device_line(t))
   run:say(length_line(t))
@@ -105,10 +124,42 @@ function opening.open(t, from, note)
     run:say(run:paint("warning",
       "hint: the predictor is larger than the encoder; see model.pred_dim and model.pred_depth"))
   end
-  if from then
-    run:say("resumes from %s at step %d%s", from, t.step,
-      cfg.init ~= "" and "; init is ignored" or "")
+end
+
+-- A run that resumes: its state, its log, and what has changed.
+local function resume(t, origin)
+  local meta = t:load(origin.path)
+  t.scale = { lr = meta.lr_scale or 1, wd = meta.wd_scale or 1 }
+  if origin.own and meta.run then t.identity, t.saves = meta.run, meta.save or 0 end
+  t.rows_diagnoses = meta.rows_diagnoses
+  t.finished = t:over()
+  t:open_log(meta)
+  local run, note = t.run, origin.note
+  if note then run:say(run:paint(note:find "^warning" and "warning" or "plain", note)) end
+  if t.finished then
+    t.undone = undone(t, origin)
+    if not t.undone then run:say("already finished: %s", finished_text(t)) end
+    return
   end
+  resuming.say(t, origin, meta)
+  say_start(t)
+  run:say("resumes from %s at step %d%s", origin.path, t.step,
+    t.config.init ~= "" and "; init is ignored" or "")
+end
+
+--- Takes over the state of an earlier run or initial weights, opens the log, and prints what the
+--- run is.
+---@param origin ijepa.origin? nil: a new run
+function opening.open(t, origin)
+  local cfg = t.config
+  t.identity = checkpoint.identity()
+  if origin then return resume(t, origin) end
+  local init = cfg.init ~= "" and must(must(weights.open(cfg.init)):fill(t.whole))
+  t.images:seek(0, 0)
+  if not cfg.resume and t.dist.rank == 0 then retire(cfg) end
+  t:open_log()
+  if init then t.run:say("starts from %s: %s", cfg.init, init) end
+  say_start(t)
 end
 
 local COLOURS = { watch = "warning", collapse = "error" }
@@ -116,14 +167,14 @@ local VERDICTS = { ok = "healthy", watch = "WATCH", collapse = "COLLAPSE" }
 
 --- Prints how the run ended, and what comes next.
 function opening.say_done(t)
-  local run, first = t.run, t.first_step
+  local run, steps = t.run, #t.losses
   run:finish()
   if t.finished then return end
   if t.ended then run:say("stopped at step %d: %s", t.step, t.ended) end
-  if t.step == first then return end
+  if steps == 0 then return end
   local d = t.diagnosis and t.diagnosis.list[#t.diagnosis.list]
   local verdict = d and d.step == t.step and VERDICTS[d.level]
-  run:say("done: %s in %s, saved in %s%s", text.count(t.step - first, "step"),
+  run:say("done: %s in %s, saved in %s%s", text.count(steps, "step"),
     Run.time_text(C.ij_time() - t.opened), t.config.out,
     verdict and "; diagnosis: " .. run:paint(COLOURS[d.level] or "plain", verdict) or "")
   local out = t.config.out

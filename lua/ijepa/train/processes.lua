@@ -4,8 +4,6 @@
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local dist = require "ijepa.dist"
-local text = require "ijepa.base.text"
-local checkpoint = require "ijepa.save.checkpoint"
 local bit = require "bit"
 local C = F.C
 
@@ -58,49 +56,6 @@ function processes.compare(d, cfg)
   list[#list + 1] = { "kind of matrix product (IJEPA_MATMUL=f32 for all)",
     F.string(C.ij_cpu_matmul()) }
   d:same(list)
-end
-
---- The checkpoint to resume from, as process 0 finds it, or nil. With another number of processes
---- than before, optim.accumulate is set so that the batch size stays the same, where that is
---- possible. note: a message about this.
----@param d ijepa.dist
----@param cfg table
----@return string? path, string? note
-function processes.origin(d, cfg)
-  local from = d.rank == 0 and cfg.resume and (checkpoint.latest(cfg.out, cfg.tag)
-    or type(cfg.resume) == "string" and cfg.resume)
-  from = d:broadcast(from or "")
-  if from == "" then return nil end
-  local file = checkpoint.load(from)
-  if not file then return from end   -- loading it will report why
-  local o, world, batch, accumulate = cfg.optim, file:meta "world", file:meta "batch",
-    file:meta "accumulate"
-  file:close()
-  -- of a file of an earlier version, or of anyone
-  for _, n in ipairs { world or 0, batch or 0, accumulate or 0 } do
-    if type(n) ~= "number" or n < 1 or n % 1 ~= 0 then return from end
-  end
-  if world == d.size then return from end
-  local all = world * accumulate * batch
-  if all == d.size * o.accumulate * cfg.data.batch then return from end
-  local fits = all / (d.size * cfg.data.batch)
-  if fits % 1 == 0 then
-    o.accumulate = fits
-    return from, ("%s instead of %d: optim.accumulate is %d, so that the batch size is %d as before"):format(
-      text.count(d.size, "process", "processes"), world, fits, all)
-  end
-  return from, ("warning: batch size %d instead of %d, %s instead of %d: resumes at the same epoch"):format(
-    d.size * o.accumulate * cfg.data.batch, all, text.count(d.size, "process", "processes"), world)
-end
-
---- The step at which a run resumes from a checkpoint with this metadata.
----@param meta table
----@param t ijepa.trainer
----@return integer
-function processes.step_of(meta, t)
-  if not meta.step then return meta.epoch * t.ipe end
-  if not meta.world or meta.world == t.dist.size or not meta.ipe then return meta.step end
-  return math.floor(meta.step / meta.ipe * t.ipe + .5)
 end
 
 --- One round after a step: sets t.seconds (process 0's), t.interrupt (an exit code) and

@@ -5,7 +5,7 @@ local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local checkpoint = require "ijepa.save.checkpoint"
 local state = require "ijepa.save.state"
-local processes = require "ijepa.train.processes"
+local resuming = require "ijepa.train.resuming"
 local C = F.C
 
 local saving = {}
@@ -14,17 +14,18 @@ local DONE = { finish = function() return true end, done = function() return tru
 
 --- Loads the state of a checkpoint; the run resumes there.
 ---@param path string
+---@return table meta as state.load gives it
 function saving.load(t, path)
   local meta, message = state.load(path, t.whole)
   if not meta then error(message, 0) end
-  local n = processes.step_of(meta, t)
+  local n = resuming.step_of(meta, t)
   t.step, t.saved, t.seconds = n, n, meta.seconds
-  t.scale = { lr = meta.lr_scale or 1, wd = meta.wd_scale or 1 }
   t.images:seek(math.floor(n / t.ipe), n % t.ipe * t.config.optim.accumulate)
+  return meta
 end
 
 --- For hooks: after this step the run returns to a checkpoint (default: its newest) and resumes
---- there. Change t.scale or settings as well, or the same will happen again.
+--- there; t.scale stays as it is. Change t.scale as well, or the same will happen again.
 ---@param path string?
 function saving.rollback(t, path)
   local ok, message = t:finish_save()
@@ -34,17 +35,22 @@ function saving.rollback(t, path)
   if not t.back then
     F.raise "rollback: this run has saved no checkpoint yet (setting log.save_steps)"
   end
+  if path and C.ij_path_kind(path) == 0 then
+    t.back = nil
+    F.raise(("rollback: there is no checkpoint '%s'"):format(path))
+  end
 end
 
---- Returns to the checkpoint that rollback has chosen: state, logs and diagnoses.
+--- Returns to the checkpoint that rollback has chosen. The logs keep their rows; the state is saved,
+--- so that a restart resumes from here.
 function saving.roll_back(t)
   local path = t.back
   t.back = nil
   t.run:say("step %d: back to %s", t.step, path)
   t:load(path)
-  t.run:close()
-  t:open_log(true)
-  if t.diagnosis then t.diagnosis:reopen(t.step) end
+  t.run:rolled_back(t.step)
+  if t.diagnosis then t.diagnosis:rolled_back(t.step) end
+  t:must_save(false, true)
 end
 
 --- Waits until a save in the background is complete; then the epoch's numbered checkpoint becomes a
@@ -64,8 +70,9 @@ end
 --- Saves the state after the last complete step. later: a thread writes a copy, until the next save
 --- or the run's end.
 ---@param later boolean?
+---@param rolled_back boolean? the numbered checkpoint of this epoch stays as it is
 ---@return boolean? ok, string? message
-function saving.save(t, later)
+function saving.save(t, later, rolled_back)
   local cfg, step = t.config, t.step
   local latest = checkpoint.path(cfg.out, nil, cfg.tag)
   local _, finite = tensor.norm(state.trained(t.whole))
@@ -76,23 +83,28 @@ function saving.save(t, later)
   local epoch = step / t.ipe
   local meta = { step = step, epoch = math.floor(epoch), seconds = t.seconds, lr_scale = t.scale.lr,
     wd_scale = t.scale.wd,
-    ipe = t.ipe, world = t.dist.size, accumulate = cfg.optim.accumulate, batch = cfg.data.batch }
+    ipe = t.ipe, world = t.dist.size, accumulate = cfg.optim.accumulate, batch = cfg.data.batch,
+    accumulate_given = t.accumulate_given, count = t.images:count(), run = t.identity,
+    save = t.saves + 1 }
+  for name, rows in pairs(t.run:rows()) do meta["rows_" .. name] = rows end
+  meta.rows_diagnoses = t.diagnosis and t.diagnosis.rows
   local ok, message = t:finish_save()
   if not ok then return nil, message end
   ok, message = state.save(latest, t.whole, cfg, meta, cfg.log.save_background)
   if not ok then return nil, message end
-  t.saving, t.saved = ok ~= true and ok or DONE, step
-  if t.dist.rank == 0 and epoch % 1 == 0 and epoch > 0 and epoch % cfg.log.save_epochs == 0 then
+  t.saving, t.saved, t.saves = ok ~= true and ok or DONE, step, t.saves + 1
+  if t.dist.rank == 0 and not rolled_back and epoch % 1 == 0 and epoch > 0 and epoch % cfg.log.save_epochs == 0 then
     t.saving_name = checkpoint.path(cfg.out, epoch, cfg.tag)
   end
-  if later then return true end
+  if later and t.saving ~= DONE then return true end
   return t:finish_save()
 end
 
 --- Saves; raises an error where that fails.
 ---@param later boolean?
-function saving.must_save(t, later)
-  local ok, message = t:save(later)
+---@param rolled_back boolean?
+function saving.must_save(t, later, rolled_back)
+  local ok, message = t:save(later, rolled_back)
   if not ok then
     t.run:close()
     error(message, 0)

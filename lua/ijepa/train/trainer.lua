@@ -83,7 +83,7 @@ end
 function trainer.new(cfg, hooks, processes, images)
   local o = cfg.optim
   local t = setmetatable({ config = cfg, hooks = hooks, dist = processes, losses = {},
-    step = 0, saved = 0, seconds = 0, scale = { lr = 1, wd = 1 } }, Trainer)
+    step = 0, saved = 0, saves = 0, seconds = 0, scale = { lr = 1, wd = 1 } }, Trainer)
   t.ahead = device.info().ahead   -- the device works behind this process: losses are read later
   t.images = images or processes:in_turn(function() return open_images(cfg, processes) end)
   t.ipe = math.floor(t.images:epoch_steps() / o.accumulate)   -- steps per epoch

@@ -1,0 +1,147 @@
+-- Where a run resumes: the checkpoint, the settings that have changed since it was saved, and the
+-- step that it stands for under the settings of now.
+local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
+local checkpoint = require "ijepa.save.checkpoint"
+local changes = require "ijepa.train.changes"
+local Run = require "ijepa.run"
+local config = require "ijepa.config"
+local json = require "cjson.safe"
+local C = F.C
+
+local resuming = {}
+
+local function say(fmt, ...) io.stderr:write(fmt:format(...), "\n") end
+
+-- The newest state of the run's own folder. Damaged files are moved aside, so that no save replaces
+-- them. A file that could not be read for another reason may be the newest: then the run stops.
+local function own_state(cfg)
+  local path, refused = checkpoint.latest(cfg.out, cfg.tag)
+  if type(refused) == "string" then error(refused, 0) end
+  for _, one in ipairs(refused) do
+    if one.code ~= tonumber(C.IJ_EFORMAT) then
+      error(one.message .. "; make it readable, or move it away to resume from an older one", 0)
+    end
+    local name, message = checkpoint.set_aside(one.path)
+    if not name then error(message, 0) end
+    say("warning: %s; it is moved to '%s'%s", one.message, name,
+      path and "" or ", and the run begins anew")
+  end
+  return path
+end
+
+-- The settings of the run that saved a checkpoint: those of its folder; what the file itself holds
+-- about its model counts more.
+local function saved_settings(path, file)
+  local saved = Run.config(path:match "^(.*)/[^/]*$" or ".") or {}
+  local own = json.decode(file:meta "settings" or "")
+  if type(own) == "table" and type(own.model) == "table" and type(own.data) == "table" then
+    own = config.restored({ model = own.model, data = { crop = own.data.crop } }, "", false)
+    if own and own.model and own.data then
+      saved.model = own.model
+      if saved.data then saved.data.crop = own.data.crop else saved.data = own.data end
+    end
+  end
+  return saved
+end
+
+local function whole(v) return type(v) == "number" and v >= 1 and v % 1 == 0 end
+
+-- With another number of processes than before, and otherwise the same settings, optim.accumulate
+-- is set so that the batch size stays the same, where that is possible. Returns a note.
+local function keep_batch_size(file, d, cfg)
+  local o = cfg.optim
+  local world, batch, accumulate = file:meta "world", file:meta "batch", file:meta "accumulate"
+  -- of a file of an earlier version, or of anyone
+  if not (whole(world) and whole(batch) and whole(accumulate)) then return nil end
+  local given = file:meta "accumulate_given" or accumulate
+  local all, now = world * accumulate * batch, d.size * o.accumulate * cfg.data.batch
+  local same = o.accumulate == given and cfg.data.batch == batch
+  if all == now or world == d.size and not same then return nil end
+  local processes = world ~= d.size and ("%s instead of %d"):format(
+    text.count(d.size, "process", "processes"), world) or text.count(d.size, "process", "processes")
+  local fits = all / (d.size * cfg.data.batch)
+  if fits % 1 == 0 then
+    o.accumulate = fits
+    return ("%s: optim.accumulate is %d, so that the batch size is %d as before"):format(
+      processes, fits, all)
+  end
+  return ("warning: batch size %d instead of %d, %s: resumes at the same epoch"):format(now, all,
+    processes)
+end
+
+---@class ijepa.origin where a run resumes, as process 0 finds it
+---@field path string
+---@field own boolean the checkpoint is of the run's own folder
+---@field note string? about the number of processes
+---@field changes table[] as changes.between gives it
+---@field init string what `init` was then
+
+--- The checkpoint to resume from, or nil. Raises an error where the settings are those of another
+--- model.
+---@param d ijepa.dist
+---@param cfg table
+---@return ijepa.origin?
+function resuming.origin(d, cfg)
+  local own = d.rank == 0 and cfg.resume and own_state(cfg)
+  local path = d:broadcast(own or type(cfg.resume) == "string" and cfg.resume or "")
+  if path == "" then return nil end
+  local origin = { path = path, own = own and true or false, changes = {}, init = "" }
+  local file = checkpoint.load(path)
+  if not file then return origin end   -- loading it will report why
+  if d.rank == 0 then
+    local saved = saved_settings(path, file)
+    if saved.optim then
+      saved.optim.accumulate = file:meta "accumulate_given" or saved.optim.accumulate
+    end
+    origin.changes, origin.init = changes.between(saved, cfg), saved.init or ""
+    local refused = changes.of(origin.changes, { model = true })
+    if #refused > 0 then
+      file:close()
+      error(("%s: another model than that of '%s'; %s"):format(table.concat(refused, ", "), path,
+        "give another out=FOLDER, or resume=false to start anew"), 0)
+    end
+  end
+  origin.note = keep_batch_size(file, d, cfg)
+  file:close()
+  return origin
+end
+
+--- The step at which a run resumes from a checkpoint with this metadata. Where a step has another
+--- number of images than before, progress is counted in images: the complete epochs stay, and the
+--- images seen of the current one are converted to steps.
+---@param meta table
+---@param t ijepa.trainer
+---@return integer
+function resuming.step_of(meta, t)
+  if not meta.step then return meta.epoch * t.ipe end
+  local o, ipe = t.config.optim, meta.ipe
+  if not (meta.world and meta.batch and meta.accumulate and ipe and ipe > 0) then
+    return meta.step
+  end
+  local before = meta.world * meta.batch * meta.accumulate
+  local now = t.dist.size * t.config.data.batch * o.accumulate
+  if before == now and ipe == t.ipe then return meta.step end
+  local epochs, rest = math.floor(meta.step / ipe), meta.step % ipe
+  return epochs * t.ipe + math.min(math.ceil(rest * before / now), t.ipe)
+end
+
+--- Prints what differs from the settings that the run was saved with, one line each.
+---@param t ijepa.trainer
+---@param origin ijepa.origin
+---@param meta table of the checkpoint
+function resuming.say(t, origin, meta)
+  local run = t.run
+  for _, one in ipairs(origin.changes) do
+    run:say("%s%s", one.text, one.kind == "start" and " (without effect: for a new run only)" or "")
+  end
+  if meta.count and meta.count ~= t.images:count() then
+    run:say("data.root: %s instead of %d", text.count(t.images:count(), "image"), meta.count)
+  end
+  if meta.step and meta.step ~= t.step then
+    run:say("step %d (%d per epoch) becomes step %d (%d per epoch): progress is counted in images",
+      meta.step, meta.ipe, t.step, t.ipe)
+  end
+end
+
+return resuming
