@@ -83,7 +83,7 @@ end
 function tests.test_checkpoint_of_another_architecture()
   local path = trained()
   local before = slurp(path)
-  refused("optim.steps=5 model.width=32 data.root=" .. folder .. "/images", "another architecture", "resume=false")
+  refused("optim.steps=5 model.width=32 data.root=" .. folder .. "/images", "model.width 16 -> 32: another model", "resume=false")
   lu.assertTrue(slurp(path) == before)
 end
 

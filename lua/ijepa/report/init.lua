@@ -55,6 +55,14 @@ local function steps_of_epoch(r)
   end))
 end
 
+-- The run's step: that of the last row of the log, which after a rollback has more rows than steps.
+local function current_step(r)
+  local log, ipe = r.log, r.ipe
+  local n = log and #log.loss or 0
+  if n > 0 and ipe then return (log.epoch[n] - 1) * ipe + log.itr[n] + 1 end
+  return tonumber(r.meta.step) or n
+end
+
 ---@class ijepa.report_facts
 ---@field out string the folder
 ---@field cfg table? settings
@@ -152,7 +160,7 @@ local function lead(r)
   local parts, facts = { verdict_box(r.diagnoses[#r.diagnoses]) }, {}
   if r.log then
     local n, loss = #r.log.loss, last_loss(r.log.loss)
-    facts[1] = { "steps", page.number(tonumber(r.meta.step) or n) }
+    facts[1] = { "steps", page.number(current_step(r)) }
     facts[2] = { "loss, last 5 % of steps", loss and page.number(loss) or "not finite" }
     facts[3] = { "training time", Run.time_text(r.meta.seconds or clock(r)[n]) }
     facts[4] = { "median step", page.number(median(r.log.ms)) .. " ms" }
@@ -177,7 +185,7 @@ end
 local function schedule_charts(r)
   local s = r.schedules
   if not s then return nil, "The schedules are not shown: the steps of an epoch are known after the first epoch." end
-  local now = tonumber(r.meta.step) or #(r.log and r.log.loss or {})
+  local now = current_step(r)
   local marks, x, lr, wd, ema = nil, {}, {}, {}, {}
   local by_clock, seconds = r.cfg.optim.minutes > 0, r.log and clock(r)
   local last = by_clock and now or s.last
@@ -376,7 +384,7 @@ local function provenance(r)
   add("saved by", type(r.meta.ijepa) == "string" and "ijepa " .. r.meta.ijepa or nil)
   local done = r.log and #r.log.loss
   add("steps in the log", done and page.number(done))   -- after a rollback more than the run's steps
-  done = tonumber(r.meta.step) or done
+  done = current_step(r)
   local over = attempt(function()
     local minutes = r.cfg.optim.minutes
     if minutes > 0 then return r.meta.seconds and (r.meta.seconds >= 60 * minutes and "over" or "not over") end
