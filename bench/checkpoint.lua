@@ -1,5 +1,6 @@
--- ijepa bench/checkpoint.lua make FILE: a published-layout checkpoint of 2.5 GB, a ViT-H/14 encoder.
--- ijepa bench/checkpoint.lua read FILE: ijepa.load of it, timed; and what memory it took beside the weights.
+-- ijepa bench/checkpoint.lua make FILE: a published-layout checkpoint of 2.5 GB, a ViT-H/14
+-- encoder. ijepa bench/checkpoint.lua read FILE: ijepa.load of it, timed; and what memory it took
+-- beside the weights.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local pickle = require "ijepa.save.pickle"
@@ -24,4 +25,5 @@ local e = assert(ijepa.load(path))
 local seconds = F.C.ij_time() - started
 local _, _, most = ijepa.memory()
 local bytes = 4 * e:size()
-print(("ours %.3f GB/s, %.2f s, %.0f MB of memory beside the weights"):format(bytes / seconds / 1e9, seconds, (most - before - bytes) / 1e6))
+print(("ours %.3f GB/s, %.2f s, %.0f MB of memory beside the weights"):format(bytes / seconds / 1e9,
+  seconds, (most - before - bytes) / 1e6))

@@ -1,26 +1,33 @@
--- Times the training step on synthetic images: the counterpart of bench/peer/step.py. Prints one line of JSON.
+-- Times the training step on synthetic images: the counterpart of bench/peer/step.py. Prints one
+-- line of JSON.
 --   build/ijepa bench/step.lua arch=vit_small patch=16 crop=224 batch=16 pred_depth=6 pred_dim=192 dtype=bf16
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local C = F.C
-local tensor, jepa, optim, device, mask = ijepa.tensor, ijepa.jepa, ijepa.optim, ijepa.device, ijepa.mask
+local tensor, jepa, optim, device, mask = ijepa.tensor, ijepa.jepa, ijepa.optim, ijepa.device,
+  ijepa.mask
 
-local o = { arch = "vit_tiny", patch = 8, crop = 64, batch = 64, pred_depth = 4, pred_dim = 96, dtype = "f32", steps = 20,
+local o = { arch = "vit_tiny", patch = 8, crop = 64, batch = 64, pred_depth = 4, pred_dim = 96,
+  dtype = "f32", steps = 20,
   warmup = 3, recompute = 0 }
 for _, a in ipairs(ijepa.args) do
   local k, v = a:match "^([%w_]+)=(.*)$"
-  if k == nil or (o[k] == nil and k ~= "min_keep" and k ~= "threads") then error("unknown option " .. a, 0) end
+  if k == nil or (o[k] == nil and k ~= "min_keep" and k ~= "threads") then
+    error("unknown option " .. a, 0)
+  end
   o[k] = tonumber(v) or v
 end
 if o.threads then C.ij_threads_set(o.threads) end
 local dtype = o.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
 
 local grid = o.crop / o.patch
-local context = jepa.encoder { arch = o.arch, patch = o.patch, crop = o.crop, dtype = dtype, recompute = o.recompute == 1 }
+local context = jepa.encoder { arch = o.arch, patch = o.patch, crop = o.crop, dtype = dtype,
+  recompute = o.recompute == 1 }
 local predictor = jepa.predictor(context, { depth = o.pred_depth, width = o.pred_dim })
 local target = context:target()
 local opt = optim.adamw { models = { context, predictor }, average = { [context] = target } }
-local masks = mask.new { grid = { grid, grid }, min_keep = o.min_keep or (grid <= 8 and 4 or 10), quirks = "reference" }
+local masks = mask.new { grid = { grid, grid }, min_keep = o.min_keep or (grid <= 8 and 4 or 10),
+  quirks = "reference" }
 
 local bytes = o.batch * o.crop * o.crop * 3
 local pixels, rng = F.new("uint8_t[?]", bytes), F.new "ij_rng"
@@ -52,8 +59,9 @@ table.sort(seconds)
 local median = seconds[math.floor(#seconds / 2) + 1]
 local resident = tonumber(C.ij_rss_peak())   -- of the steps: what follows needs memory of its own
 
--- Fraction of the machine's rate on one large matmul, measured here and now. A block costs 24 D^2 + 4 n D operations a token
--- of a sequence of n (mlp ratio 4); a backward twice its forward; in the predictor's last block only targets go on.
+-- Fraction of the machine's rate on one large matmul, measured here and now. A block costs 24 D^2 +
+-- 4 n D operations a token of a sequence of n (mlp ratio 4); a backward twice its forward; in the
+-- predictor's last block only targets go on.
 local n_rate, rate = 2048, 0
 device.no_grad(function()
   local a, b = tensor.zeros { n_rate, n_rate }, tensor.zeros { n_rate, n_rate }
@@ -63,21 +71,32 @@ device.no_grad(function()
     rate = math.max(rate, 2 * n_rate ^ 3 / (C.ij_time() - begin))
   end
 end)
-local K, T, N, D, E = k_sum / (o.warmup + o.steps), t_sum / (o.warmup + o.steps), grid * grid, context.width, o.pred_dim
-local function blocks(tokens, width, depth) return depth * tokens * (24 * width ^ 2 + 4 * tokens * width) end
+local K, T, N, D, E = k_sum / (o.warmup + o.steps), t_sum / (o.warmup + o.steps), grid * grid,
+  context.width, o.pred_dim
+local function blocks(tokens, width, depth)
+  return depth * tokens * (24 * width ^ 2 + 4 * tokens * width)
+end
 local embed = 2 * 3 * o.patch ^ 2 * D
-local predictor_flop = 4 * (blocks(K + T, E, o.pred_depth) - K * 18 * E ^ 2 + 2 * T * E * D) + 2 * K * E * D
-local flop = blocks(N, D, context.depth) + N * embed + 3 * (blocks(K, D, context.depth) + K * embed) + 3 * predictor_flop
+local predictor_flop =
+  4 * (blocks(K + T, E, o.pred_depth) - K * 18 * E ^ 2 + 2 * T * E * D) + 2 * K * E * D
+local flop = blocks(N, D, context.depth) + N * embed + 3 * (
+  blocks(K, D, context.depth) + K * embed) + 3 * predictor_flop
 local fields = {
-  { "engine", '"ijepa"' }, { "arch", ('"%s"'):format(o.arch) }, { "patch", o.patch }, { "crop", o.crop }, { "batch", o.batch },
+  { "engine", '"ijepa"' }, { "arch", ('"%s"'):format(o.arch) }, { "patch", o.patch },
+    { "crop", o.crop }, { "batch", o.batch },
   { "pred", ("[%d, %d]"):format(o.pred_depth, o.pred_dim) }, { "dtype", ('"%s"'):format(dtype) },
-  { "matmul", ('"%s"'):format(F.string(C.ij_cpu_matmul())) }, { "isa", ('"%s"'):format(F.string(C.ij_cpu_isa())) },
+  { "matmul", ('"%s"'):format(F.string(C.ij_cpu_matmul())) },
+    { "isa", ('"%s"'):format(F.string(C.ij_cpu_isa())) },
   { "threads", C.ij_threads_get() }, { "images_per_s", ("%.2f"):format(o.batch / median) },
-  { "ms_per_step", ("%.1f"):format(1000 * median) }, { "ms_fastest", ("%.1f"):format(1000 * seconds[1]) },
-  { "mean_context", ("%.1f"):format(k_sum / (o.warmup + o.steps)) }, { "mean_target", ("%.1f"):format(t_sum / (o.warmup + o.steps)) },
+  { "ms_per_step", ("%.1f"):format(1000 * median) },
+    { "ms_fastest", ("%.1f"):format(1000 * seconds[1]) },
+  { "mean_context", ("%.1f"):format(k_sum / (o.warmup + o.steps)) },
+    { "mean_target", ("%.1f"):format(t_sum / (o.warmup + o.steps)) },
   { "peak_rss_mib", ("%.0f"):format(resident / 2 ^ 20) }, { "loss_first", ("%.5f"):format(first) },
-  { "gflop_per_image", ("%.2f"):format(flop / 1e9) }, { "gflop_s", ("%.1f"):format(flop * o.batch / median / 1e9) },
-  { "product_gflop_s", ("%.1f"):format(rate / 1e9) }, { "share", ("%.2f"):format(flop * o.batch / median / rate) },
+  { "gflop_per_image", ("%.2f"):format(flop / 1e9) },
+    { "gflop_s", ("%.1f"):format(flop * o.batch / median / 1e9) },
+  { "product_gflop_s", ("%.1f"):format(rate / 1e9) },
+    { "share", ("%.2f"):format(flop * o.batch / median / rate) },
   { "loss_last", ("%.5f"):format(last) },
 }
 local parts = {}

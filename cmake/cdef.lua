@@ -1,4 +1,5 @@
--- luajit cdef.lua HEADER OUT: the text between "/* cdef begin */" and "/* cdef end */" of HEADER as a Lua module.
+-- luajit cdef.lua HEADER OUT: the text between "/* cdef begin */" and "/* cdef end */" of HEADER as
+-- a Lua module.
 local header, out = ...
 local text = assert(io.open(header)):read "*a"
 local parts = {}

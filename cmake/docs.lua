@@ -1,20 +1,24 @@
--- luajit docs.lua OUT FILE...: the comments above the functions of our Lua files as the module ijepa._docs:
--- modules { NAME = text }, names { NAME = { { signature, owner, text, file, name, line }, ... } }.
+-- luajit docs.lua OUT FILE...: the comments above the functions of our Lua files as the module
+-- ijepa._docs: modules { NAME = text }, names { NAME = { { signature, owner, text, file, name, line
+-- }, ... } }.
 local out = arg[1]
 local root = (arg[0]:match "^(.*/)" or "./") .. "../lua/ijepa/"
 local scan = dofile(root .. "host/scan.lua")
 local public = {}   -- path of a module -> its public name
 local listed = dofile(root .. "base/names.lua")
 for name, path in pairs(listed) do
-  if path == name or listed[path] ~= path then public[path] = name end   -- without old names, see lua/ijepa/init.lua
+  -- without old names, see lua/ijepa/init.lua
+  if path == name or listed[path] ~= path then public[path] = name end
 end
-local classes = { ["mask.grid"] = "grid" }   -- files whose classes users meet: names are CLASS.METHOD
+-- files whose classes users meet: names are CLASS.METHOD
+local classes = { ["mask.grid"] = "grid" }
 local file = assert(io.open(out, "w"))
 local function field(name, value) file:write(("%s = %q, "):format(name, value)) end
 local modules, names = {}, {}
 for i = 2, #arg do
   local path = arg[i]
-  local module = path:gsub("^lua/ijepa/?", ""):gsub("/?init%.lua$", ""):gsub("%.lua$", ""):gsub("/", ".")
+  local module = path:gsub("^lua/ijepa/?", ""):gsub("/?init%.lua$", ""):gsub("%.lua$", ""):gsub("/",
+    ".")
   local by_class = classes[module] ~= nil
   module = module == "" and "" or public[module] or classes[module]
   if module then   -- what is not public is not for users

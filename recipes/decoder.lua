@@ -1,9 +1,11 @@
--- Shows in pixels what a predictor predicts: trains a small decoder on the features of a run's frozen
--- target encoder, then decodes the predicted targets of held-out images and measures the pixel error.
+-- Shows in pixels what a predictor predicts: trains a small decoder on the features of a run's
+-- frozen target encoder, then decodes the predicted targets of held-out images and measures the
+-- pixel error.
 --   ijepa recipes/decoder.lua                      after recipes/quickstart.lua
 --   ijepa recipes/decoder.lua run=runs/mine data=FOLDER_OR_TAR file=decoded.png
 local ijepa = require "ijepa"
-local plot, panel, decoder, predict = ijepa.plot, ijepa.panel, ijepa.decoder, require "ijepa.imagine".predict
+local plot, panel, decoder, predict = ijepa.plot, ijepa.panel, ijepa.decoder,
+  require "ijepa.imagine".predict
 local function leaf(kind, default, doc) return { type = kind, default = default, doc = doc } end
 local o = ijepa.config({}, {
   run = leaf("string", "runs/quickstart", "Model: a run's folder or one of its checkpoints."),
@@ -22,7 +24,8 @@ local N, size = grid[1] * grid[2], P * P * 3
 local x = plot.batch(o.data or model.config.data.root, model.target, { count = o.images + o.held })
 local held = math.min(o.held, math.floor(x:size(1) / 2))
 local train = x:narrow(1, held + 1, x:size(1) - held):contiguous()
-io.stderr:write(("training a decoder on %d patches of %d image%s\n"):format(train:size(1) * N, train:size(1),
+io.stderr:write(("training a decoder on %d patches of %d image%s\n"):format(train:size(1) * N,
+  train:size(1),
   train:size(1) == 1 and "" or "s"))
 local d = decoder.new(model.target, o)
 local seen = panel.cut(train, P)
@@ -52,13 +55,17 @@ for b = 1, held do
     add(panel.context(one, context, grid, cell), "context")
     for k = 2, 3 do
       local c = panel.context(one, context, grid, cell)
-      for i, p in ipairs(patches) do panel.paste(c, painted[k] + (i - 1) * size, P, p, grid, cell) end
+      for i, p in ipairs(patches) do
+        panel.paste(c, painted[k] + (i - 1) * size, P, p, grid, cell)
+      end
       add(c, names[k])
     end
   end
 end
 print(("pixel error in the targets of %d held-out images (root mean square, of 255):"):format(held))
-for k, name in ipairs(names) do print(("  %-22s %5.1f"):format(name, math.sqrt(squares[k] / count))) end
+for k, name in ipairs(names) do
+  print(("  %-22s %5.1f"):format(name, math.sqrt(squares[k] / count)))
+end
 local file = o.file or model.out .. "/decoder.png"
 assert(panel.rows(parts, { columns = 4, title = "Features decoded to pixels",
   note = "Targets decoded from their actual features (truth) and from predicted features. Grey: neither context nor target."

@@ -1,5 +1,5 @@
--- Fine-tunes the encoder of a run together with a linear classifier on all labels, with layer decay,
--- drop path, label smoothing, mixup and cutmix, and prints the accuracy on the test images.
+-- Fine-tunes the encoder of a run together with a linear classifier on all labels, with layer
+-- decay, drop path, label smoothing, mixup and cutmix, and prints the accuracy on the test images.
 --   ijepa recipes/finetune.lua run=runs/mine train=FOLDER_OR_TAR test=FOLDER_OR_TAR epochs=20 mixup=0.8 cutmix=1
 local ijepa = require "ijepa"
 local leaf = function(kind, default, doc) return { type = kind, default = default, doc = doc } end
@@ -9,12 +9,14 @@ local o = ijepa.config({}, ijepa.probe_settings {
   batch = leaf("integer", 64, "Images per step."),
   lr = leaf("number", 1e-3, "Largest learning rate of AdamW."),
   wd = leaf("number", .05, "Weight decay."),
-  layer_decay = leaf("number", .75, "Factor of the learning rate from one layer to the one below; 1: none."),
+  layer_decay = leaf("number", .75,
+    "Factor of the learning rate from one layer to the one below; 1: none."),
   drop_path = leaf("number", .1, "Probability that the last block is skipped, 0 to below 1."),
   smoothing = leaf("number", .1, "Label smoothing, 0 to below 1."),
   mixup = leaf("number", 0, "Alpha of mixup; 0: off; .8 is common."),
   cutmix = leaf("number", 0, "Alpha of cutmix; 0: off; 1 is common."),
-  scale = leaf("numbers", { .35, 1 }, "Smallest and largest area of a random crop as a fraction of the image."),
+  scale = leaf("numbers", { .35, 1 },
+    "Smallest and largest area of a random crop as a fraction of the image."),
   flip = leaf("number", .5, "Probability of a mirrored crop."),
   jitter = leaf("number", 0, "Strength of the colour distortion; 0: none."),
 })

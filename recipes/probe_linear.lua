@@ -1,6 +1,7 @@
--- Linear probe of a run's frozen target encoder: average-pooled patches of the last layer and of the last
--- four blocks, with and without normalisation, for all pairs of learning rate and weight decay. The best
--- on held-out training images is the result. protocol=published takes the published sweep.
+-- Linear probe of a run's frozen target encoder: average-pooled patches of the last layer and of
+-- the last four blocks, with and without normalisation, for all pairs of learning rate and weight
+-- decay. The best on held-out training images is the result. protocol=published takes the published
+-- sweep.
 --   ijepa recipes/probe_linear.lua run=runs/mine train=FOLDER_OR_TAR test=FOLDER_OR_TAR [protocol=published]
 local ijepa = require "ijepa"
 local o = ijepa.config({}, ijepa.probe_settings {
@@ -12,7 +13,8 @@ local o = ijepa.config({}, ijepa.probe_settings {
     doc = "published: SGD with the published sweep and epochs, batch norm and none; empty: AdamW." },
   epochs = { type = "integer", default = 30, doc = "Passes over the training features." },
   batch = { type = "integer", default = 256, doc = "Images per step." },
-  lr = { type = "numbers", default = { 3e-4, 1e-3, 3e-3, 1e-2 }, doc = "Learning rates of the sweep." },
+  lr = { type = "numbers", default = { 3e-4, 1e-3, 3e-3, 1e-2 },
+    doc = "Learning rates of the sweep." },
   wd = { type = "numbers", default = { 1e-2, 1e-1, 1 }, doc = "Weight decays of the sweep." },
 })
 local encoder = ijepa.probe_settings.encoder("probe_linear", o)
@@ -22,13 +24,15 @@ if o.protocol == "published" then
 end
 local best
 for _, blocks in ipairs(o.blocks) do
-  local train, test = ijepa.features.pair(ijepa.features.pooled(encoder, math.min(blocks, encoder.depth)), o)
+  local train, test = ijepa.features.pair(
+    ijepa.features.pooled(encoder, math.min(blocks, encoder.depth)), o)
   if not train then error(test, 0) end
   for _, norm in ipairs(o.norm) do
     local r = ijepa.probe.classifier(train, test, setmetatable({ norm = norm }, { __index = o }))
     r.name = ("%s, norm %s"):format(ijepa.features.layers(blocks), norm)
     ijepa.probe.record(o, "linear, " .. r.name, r)
-    print(("%-28s held out %5.1f %%, %s; lr %g, wd %g"):format(r.name, r.held or 0, ijepa.score.text(r), r.lr, r.wd))
+    print(("%-28s held out %5.1f %%, %s; lr %g, wd %g"):format(r.name, r.held or 0,
+      ijepa.score.text(r), r.lr, r.wd))
     if not best or (r.held or 0) > (best.held or 0) then best = r end
   end
 end

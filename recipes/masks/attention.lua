@@ -1,10 +1,11 @@
--- Attention-guided targets: target blocks are likely where the target encoder attends; the context is the
--- rest of the grid. The maps come from the images, so mask.group must be the batch:
+-- Attention-guided targets: target blocks are likely where the target encoder attends; the context
+-- is the rest of the grid. The maps come from the images, so mask.group must be the batch:
 --   mask.policy=recipes/masks/attention.lua mask.group=BATCH
 -- or one map serves all images:
 --   ijepa.mask.new { policy = "recipes/masks/attention.lua", grid = { 14, 14 }, saliency = list_of_196_values }
 return {
-  options = { targets = 4, share = 0.15, block = -1, sharp = 2 },   -- block of the encoder, -1: the last; sharp: exponent
+  -- block of the encoder, -1: the last; sharp: exponent
+  options = { targets = 4, share = 0.15, block = -1, sharp = 2 },
 
   -- batch: images u8 or f32 (B, ...), target (the target encoder). Returns (B, N) values.
   saliency = function(batch, grid, options)

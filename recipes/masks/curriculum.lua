@@ -1,5 +1,6 @@
--- Targets that grow: from `from` to `to` of the grid over the first `over` steps, then they stay. The step of an image
--- follows from its number, so a resumed run draws what the uninterrupted one would have drawn.
+-- Targets that grow: from `from` to `to` of the grid over the first `over` steps, then they stay.
+-- The step of an image follows from its number, so a resumed run draws what the uninterrupted one
+-- would have drawn.
 return {
   options = { from = 0.05, to = 0.2, over = 10000, targets = 4 },
   policy = function(rng, grid, at, options)

@@ -1,5 +1,6 @@
--- The default policy again, in Lua: 4 target blocks, and a large context block without them. Draw by draw what
--- mask.policy=multiblock gives (a test holds them equal), so it is the one to copy and change.
+-- The default policy again, in Lua: 4 target blocks, and a large context block without them. Draw
+-- by draw what mask.policy=multiblock gives (a test holds them equal), so it is the one to copy and
+-- change.
 local TRIES = 20   -- contexts that are too small before one more target may stay in it
 
 return function(rng, grid, _, options)
@@ -12,7 +13,8 @@ return function(rng, grid, _, options)
     local area = rng.group:uniform(m.target.scale[1], m.target.scale[2])
     local aspect = lo * (hi / lo) ^ rng.group:uniform()
     h, w = grid:block_size(grid.n * area, aspect)
-    side_h, side_w = grid:block_size(grid.n * rng.group:uniform(m.context.scale[1], m.context.scale[2]))
+    side_h, side_w = grid:block_size(grid.n * rng.group:uniform(m.context.scale[1],
+      m.context.scale[2]))
     if h * w > m.min_keep and side_h * side_w > m.min_keep then break end
   end
 
@@ -28,7 +30,10 @@ return function(rng, grid, _, options)
       contexts[i], tries = context, tries + 1
       local enough = context:size() > m.min_keep
       if not enough and tries % TRIES == 0 then
-        if kept_out == 0 then error(("blocks of %d x %d patches never exceed min_keep %d"):format(side_h, side_w, m.min_keep)) end
+        if kept_out == 0 then
+          error(("blocks of %d x %d patches never exceed min_keep %d"):format(side_h, side_w,
+            m.min_keep))
+        end
         kept_out, gave_up = kept_out - 1, true
       end
     until enough

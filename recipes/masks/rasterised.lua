@@ -1,5 +1,5 @@
--- The paper's "rasterised" ablation: the grid in four quarters, one of them the context and the other three the targets
--- (15.5 against 54.2 with multi-block).
+-- The paper's "rasterised" ablation: the grid in four quarters, one of them the context and the
+-- other three the targets (15.5 against 54.2 with multi-block).
 return function(rng, grid)
   local top, left = math.floor(grid.h / 2), math.floor(grid.w / 2)
   local quarters = {

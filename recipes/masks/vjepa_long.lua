@@ -1,5 +1,6 @@
--- V-JEPA's long-range mask on one image: the union of 2 blocks, each 70 % of the grid, is to be predicted; the context is
--- the little that is left. Blocks of 70 % can leave hardly anything on a small grid: then they are drawn again.
+-- V-JEPA's long-range mask on one image: the union of 2 blocks, each 70 % of the grid, is to be
+-- predicted; the context is the little that is left. Blocks of 70 % can leave hardly anything on a
+-- small grid: then they are drawn again.
 return {
   options = { blocks = 2, share = 0.7, aspect = { 0.75, 1.5 }, tries = 20 },
   policy = function(rng, grid, _, options)

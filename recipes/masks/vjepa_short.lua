@@ -1,5 +1,5 @@
--- V-JEPA's short-range mask on one image: what is to be predicted is the union of 8 blocks, each 15 % of the grid;
--- the context is all the rest.
+-- V-JEPA's short-range mask on one image: what is to be predicted is the union of 8 blocks, each 15
+-- % of the grid; the context is all the rest.
 return {
   options = { blocks = 8, share = 0.15, aspect = { 0.75, 1.5 }, tries = 20 },
   policy = function(rng, grid, _, options)

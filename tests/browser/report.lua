@@ -60,7 +60,9 @@ local function faults_of(html, width, dark)
   if not found then return { "the page did not load: " .. printed:sub(-500) } end
   local faults = found.faults
   local function fault(...) faults[#faults + 1] = string.format(...) end
-  if found.width ~= width or found.dark ~= dark then fault("the window is %d wide, dark: %s", found.width, tostring(found.dark)) end
+  if found.width ~= width or found.dark ~= dark then
+    fault("the window is %d wide, dark: %s", found.width, tostring(found.dark))
+  end
   for line in printed:gmatch "[^\n]*CONSOLE[^\n]*" do fault("console: %s", line) end
   local net = slurp(log)
   if not net:find('file://', 1, true) then fault "the log of the network is empty" end
@@ -82,7 +84,8 @@ local bad = [[<!doctype html><meta charset="utf-8"><body><figure style="width:20
 <figure style="height:0;width:0;padding:0;overflow:hidden"></figure><p style="color:#999;background:#aaa">pale</p>
 <script>console.error("x");throw 1</script>]]
 local all = table.concat((faults_of(bad, 360, false)), "\n")
-for _, part in ipairs { "outside: FIGURE", "no size: FIGURE", "no image: IMG", "no words: IMG", "contrast", "sideways", "console: ",
+for _, part in ipairs { "outside: FIGURE", "no size: FIGURE", "no image: IMG", "no words: IMG",
+    "contrast", "sideways", "console: ",
   "request: http://example.invalid/a.png" } do
   say(all:find(part, 1, true), "a planted fault is found: %s", part)
 end
@@ -93,7 +96,8 @@ local html = slurp(path)
 for _, width in ipairs { 360, 1280 } do
   for _, dark in ipairs { false, true } do
     local faults, figures = faults_of(html, width, dark)
-    say(#faults == 0 and figures > 20, "width %d, %s: %d figures and their drawings, %d faults", width, dark and "dark" or "light", figures or 0,
+    say(#faults == 0 and figures > 20, "width %d, %s: %d figures and their drawings, %d faults",
+      width, dark and "dark" or "light", figures or 0,
       #faults)
     for i = 1, math.min(#faults, 12) do print("        " .. faults[i]) end
   end

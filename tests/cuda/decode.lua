@@ -5,12 +5,16 @@
 local decode = {}
 
 local OPCODES = {
-  [0x23c] = "HMMA", [0x83b] = "LDSM", [0xfae] = "LDGSTS", [0x981] = "LDG", [0x386] = "STG", [0x986] = "STG",
-  [0x984] = "LDS", [0x388] = "STS", [0x988] = "STS", [0x983] = "LDL", [0x387] = "STL", [0x987] = "STL", [0x980] = "LD",
-  [0x385] = "ST", [0x985] = "ST", [0xb1d] = "BAR", [0x389] = "SHFL", [0x589] = "SHFL", [0x989] = "SHFL", [0xf89] = "SHFL",
+  [0x23c] = "HMMA", [0x83b] = "LDSM", [0xfae] = "LDGSTS", [0x981] = "LDG", [0x386] = "STG",
+    [0x986] = "STG",
+  [0x984] = "LDS", [0x388] = "STS", [0x988] = "STS", [0x983] = "LDL", [0x387] = "STL",
+    [0x987] = "STL", [0x980] = "LD",
+  [0x385] = "ST", [0x985] = "ST", [0xb1d] = "BAR", [0x389] = "SHFL", [0x589] = "SHFL",
+    [0x989] = "SHFL", [0xf89] = "SHFL",
   [0x308] = "MUFU", [0x908] = "MUFU", [0xb08] = "MUFU", [0xd08] = "MUFU", [0x918] = "NOP",
 }
-local MEMORY = { LDG = true, STG = true, LDS = true, STS = true, LDL = true, STL = true, LD = true, ST = true, LDGSTS = true }
+local MEMORY = { LDG = true, STG = true, LDS = true, STS = true, LDL = true, STL = true, LD = true,
+  ST = true, LDGSTS = true }
 local WIDTH = { [0] = 8, 8, 16, 16, 32, 64, 128 }   -- by bits 73..75: u8, s8, u16, s16, ...
 local COPY_WIDTH = { [0] = 32, 64, 128 }            -- LDGSTS on sm_100 and newer: bits 74 and 75
 
@@ -88,7 +92,8 @@ function decode.disassembled(lines)
       if name ~= "NOP" then c.all = c.all + 1 end
       if known[name] and name ~= "NOP" then
         if MEMORY[name] then
-          local width = op:find "%.128" and 128 or op:find "%.64" and 64 or op:find "%.[US]16" and 16 or op:find "%.[US]8" and 8 or 32
+          local width = op:find "%.128" and 128 or op:find "%.64" and 64 or op:find "%.[US]16"
+            and 16 or op:find "%.[US]8" and 8 or 32
           name = name .. "." .. width
         end
         c[name] = (c[name] or 0) + 1

@@ -9,7 +9,8 @@ local LENGTHS = { contexts = 1, targets = 4, k = 20, t = 9 }
 -- Parts must agree to the byte. Scratch may differ: partial sums grow with a GPU's count of SMs, of
 -- which "dry" assumes 132 (the emulator has 4, and the sizes below are so small that it does not
 -- matter).
-local ALLOWED = { params = 0, moments = 0, gradients = 0, copies = 0, step = 0, staging = 0, scratch = .25 }
+local ALLOWED = { params = 0, moments = 0, gradients = 0, copies = 0, step = 0, staging = 0,
+  scratch = .25 }
 local WORKSPACE = device.with("dry", function() return device.info().scratch end)
 
 local ok, message = pcall(device.with, "cuda", function() return device.info().name end)
@@ -19,9 +20,11 @@ if not ok then
 end
 print(message)
 local failed = false
-for _, setting in ipairs { "", "optim.accumulate=2", "optim.clip=1", "model.recompute=true", "model.dtype=f32",
+for _, setting in ipairs { "", "optim.accumulate=2", "optim.clip=1", "model.recompute=true",
+    "model.dtype=f32",
   "model.heads=1 model.width=144", "processes=4", "processes=4 optim.shard=true optim.clip=1" } do
-  local list = { "data.root=none", "data.batch=" .. BATCH, "data.crop=" .. SIDE, "model.patch=8", "model.width=64", "model.depth=4",
+  local list = { "data.root=none", "data.batch=" .. BATCH, "data.crop=" .. SIDE, "model.patch=8",
+    "model.width=64", "model.depth=4",
     "model.heads=2", "model.pred_depth=2", "model.pred_dim=32", "mask.min_keep=3", "mask.group=8" }
   local processes
   for word in setting:gmatch "%S+" do
@@ -29,13 +32,15 @@ for _, setting in ipairs { "", "optim.accumulate=2", "optim.clip=1", "model.reco
     if n then processes = tonumber(n) else list[#list + 1] = word end
   end
   local cfg = ijepa.config({}, nil, list)
-  local counted, gpu = memory.measure("dry", cfg, LENGTHS, processes), memory.measure("cuda", cfg, LENGTHS, processes)
+  local counted, gpu = memory.measure("dry", cfg, LENGTHS, processes),
+    memory.measure("cuda", cfg, LENGTHS, processes)
   for part, allowed in pairs(ALLOWED) do
     local a, b = counted[part], gpu[part]
     if part == "scratch" then a, b = a - WORKSPACE, b - WORKSPACE end
     local off = a == b and 0 or math.abs(a - b) / math.max(b, 1)
     failed = failed or off > allowed
-    print(("%-42s %-10s counted %9d, on the GPU %9d bytes, %.2f %% off%s"):format(setting, part, a, b, 100 * off,
+    print(("%-42s %-10s counted %9d, on the GPU %9d bytes, %.2f %% off%s"):format(setting, part, a,
+      b, 100 * off,
       off > allowed and ": too far" or ""))
   end
 end

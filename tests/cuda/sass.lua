@@ -36,7 +36,9 @@ local function tool(name)
 end
 
 -- ---- compiling
-local function target(file, sm) return ("%s/%s.sm_%d"):format(FOLDER, file:gsub("%.cu$", ""):gsub("/", "."), sm) end
+local function target(file, sm)
+  return ("%s/%s.sm_%d"):format(FOLDER, file:gsub("%.cu$", ""):gsub("/", "."), sm)
+end
 
 -- Compiles what is older than its sources; false where nvcc fails.
 local function compile(nvcc, files, include)
@@ -45,7 +47,8 @@ local function compile(nvcc, files, include)
   for _, file in ipairs(files) do
     for _, sm in ipairs(ARCHS) do
       local out = target(file, sm)
-      local changed = lines_of(("test -e %s.cubin && { find %s -newer %s.cubin; find %s -name '*.h' -newer %s.cubin; } || echo new")
+      local changed = lines_of(
+        ("test -e %s.cubin && { find %s -newer %s.cubin; find %s -name '*.h' -newer %s.cubin; } || echo new")
         :format(out, file, out, include, out))
       if #changed > 0 then
         local job = "{N} -std=c++17 -O3 -Ikernels/cuda -arch=sm_{A} -cubin -Xptxas -v -o {O}.part {F} >{O}.log 2>&1 && " ..
@@ -56,7 +59,8 @@ local function compile(nvcc, files, include)
   end
   if #jobs == 0 then return true end
   write(FOLDER .. "/jobs", table.concat(jobs, "\n") .. "\n")
-  local status = os.execute(("xargs -d '\\n' -n 1 -P \"$(nproc)\" sh -c <%s/jobs >&2"):format(FOLDER))
+  local status = os.execute(("xargs -d '\\n' -n 1 -P \"$(nproc)\" sh -c <%s/jobs >&2"):format(
+    FOLDER))
   return status == 0 or status == true
 end
 
@@ -65,14 +69,17 @@ end
 local function report_of(log)
   local out, warnings, name = {}, {}, nil
   for line in log:gmatch "[^\n]+" do
-    name = line:match "Function properties for (%S+)" or line:match "Compiling entry function '([^']+)'" or name
+    name = line:match "Function properties for (%S+)"
+      or line:match "Compiling entry function '([^']+)'" or name
     if name then
       out[name] = out[name] or {}
-      local stack, stores, loads = line:match "(%d+) bytes stack frame, (%d+) bytes spill stores, (%d+) bytes spill loads"
+      local stack, stores, loads =
+        line:match "(%d+) bytes stack frame, (%d+) bytes spill stores, (%d+) bytes spill loads"
       if stack then out[name].stack, out[name].spills = tonumber(stack), stores + loads end
       local registers = line:match "Used (%d+) registers"
       if registers then
-        out[name].registers, out[name].shared = tonumber(registers), tonumber(line:match "(%d+) bytes smem") or 0
+        out[name].registers, out[name].shared = tonumber(registers),
+          tonumber(line:match "(%d+) bytes smem") or 0
       end
     end
     if line:find "warning" then warnings[#warnings + 1] = line end
@@ -86,7 +93,8 @@ local function readable(mangled)
   write(FOLDER .. "/names", table.concat(mangled, "\n") .. "\n")
   local out = {}
   for i, line in ipairs(lines_of(("c++filt <%s/names"):format(FOLDER))) do
-    line = line:gsub("^void ", ""):gsub("%(anonymous namespace%)::", ""):gsub("_INTERNAL_[%w_]+::", ""):gsub("__nv_bfloat16", "bf16")
+    line = line:gsub("^void ", ""):gsub("%(anonymous namespace%)::", ""):gsub("_INTERNAL_[%w_]+::",
+      ""):gsub("__nv_bfloat16", "bf16")
       :gsub("%(int%)", ""):gsub("%(bool%)", ""):gsub("unsigned char", "u8")
     local depth, stop = 0, #line   -- up to the parameters' bracket, which stands outside of <>
     for at = 1, #line do
@@ -122,8 +130,11 @@ local function read(files)
       local out = target(file, sm)
       local counts = decode.counts(assert(slurp(out .. ".cubin")), sm)
       local report, warnings = report_of(assert(slurp(out .. ".log")))
-      for _, w in ipairs(warnings) do breaches[#breaches + 1] = ("%s, sm_%d: %s"):format(file, sm, w) end
-      local other = disassembler and decode.disassembled(io.popen(("%s %s.cubin"):format(disassembler, out)):lines())
+      for _, w in ipairs(warnings) do
+        breaches[#breaches + 1] = ("%s, sm_%d: %s"):format(file, sm, w)
+      end
+      local other = disassembler
+        and decode.disassembled(io.popen(("%s %s.cubin"):format(disassembler, out)):lines())
       for name, c in pairs(counts) do
         if not by_name[name] then
           by_name[name] = {}
@@ -137,7 +148,9 @@ local function read(files)
     table.sort(mangled)
     local names = #mangled > 0 and readable(mangled) or {}
     local here = {}
-    for _, m in ipairs(mangled) do here[#here + 1] = { file = file, name = names[m], sm = by_name[m] } end
+    for _, m in ipairs(mangled) do
+      here[#here + 1] = { file = file, name = names[m], sm = by_name[m] }
+    end
     table.sort(here, function(a, b) return a.name < b.name end)
     for _, k in ipairs(here) do list[#list + 1] = k end
   end
@@ -158,7 +171,9 @@ local function check_kernel(k, sm, breach)
     if name:find "%?$" then breach(k, sm, "%s: a width that decode.lua does not know", name) end
   end
   for name, n in pairs(r.other or {}) do
-    if r.counts[name] ~= n then breach(k, sm, "%s: %d by decode.lua, %d by nvdisasm", name, r.counts[name] or 0, n) end
+    if r.counts[name] ~= n then
+      breach(k, sm, "%s: %d by decode.lua, %d by nvdisasm", name, r.counts[name] or 0, n)
+    end
   end
   for name, n in pairs(r.other and r.counts or {}) do
     if not r.other[name] then breach(k, sm, "%s: %d by decode.lua, none by nvdisasm", name, n) end
@@ -184,7 +199,9 @@ local function check(list, must, breaches)
         end
       end
     end
-    if not matched then breaches[#breaches + 1] = ("rules.lua: no kernel '%s' in '%s'"):format(rule.kernel, rule.file) end
+    if not matched then
+      breaches[#breaches + 1] = ("rules.lua: no kernel '%s' in '%s'"):format(rule.kernel, rule.file)
+    end
   end
   return breaches
 end
@@ -204,7 +221,8 @@ local function render(list)
     if k.file ~= file then
       file = k.file
       lines[#lines + 1] = ("\n## %s"):format(file)
-      lines[#lines + 1] = "| kernel | registers | shared | " .. table.concat(COLUMNS, " | ") .. " | all |"
+      lines[#lines + 1] = "| kernel | registers | shared | " .. table.concat(COLUMNS, " | ")
+        .. " | all |"
       lines[#lines + 1] = "|---|---|---" .. ("|---"):rep(#COLUMNS + 1) .. "|"
     end
     local function each(what)
@@ -220,7 +238,8 @@ local function render(list)
       local n = name:find "%." and (c[name] or 0) or kinds(c, name)
       row[i] = n > 0 and tostring(n) or ""
     end
-    lines[#lines + 1] = ("| `%s` | %s | %s | %s | %d |"):format(k.name:gsub("|", "\\|"), each "registers", each "shared",
+    lines[#lines + 1] = ("| `%s` | %s | %s | %s | %d |"):format(k.name:gsub("|", "\\|"),
+      each "registers", each "shared",
       table.concat(row, " | "), c.all or 0)
   end
   return (table.concat(lines, "\n"):gsub("\n\n\n", "\n\n")) .. "\n"
@@ -228,7 +247,8 @@ end
 
 -- ---- the self-test
 local KNOWN = { -- kernel -> counts on every architecture
-  moves = { ["LDG.128"] = 1, ["LDG.64"] = 1, ["LDG.32"] = 1, ["LDG.16"] = 1, ["LDG.8"] = 1, ["STG.128"] = 1, ["STG.64"] = 1,
+  moves = { ["LDG.128"] = 1, ["LDG.64"] = 1, ["LDG.32"] = 1, ["LDG.16"] = 1, ["LDG.8"] = 1,
+    ["STG.128"] = 1, ["STG.64"] = 1,
     ["STG.32"] = 1, ["STG.16"] = 1, ["STG.8"] = 1 },
   shares = { ["STS.128"] = 1, ["LDS.64"] = 1, BAR = 1, ["STG.64"] = 1, ["LDG.128"] = 1 },
   copies = { ["LDGSTS.128"] = 1, ["LDGSTS.64"] = 1, ["LDGSTS.32"] = 1, BAR = 1 },
@@ -251,7 +271,8 @@ local function self_test(nvcc)
     for _, sm in ipairs(ARCHS) do
       for name, n in pairs(KNOWN[k.name] or {}) do
         seen = seen + 1
-        expect(k.sm[sm].counts[name] == n, ("%s, sm_%d: %s %s of %d"):format(k.name, sm, name, tostring(k.sm[sm].counts[name]), n))
+        expect(k.sm[sm].counts[name] == n,
+          ("%s, sm_%d: %s %s of %d"):format(k.name, sm, name, tostring(k.sm[sm].counts[name]), n))
       end
     end
   end
@@ -266,18 +287,22 @@ local function self_test(nvcc)
   end
   for _, sm in ipairs(ARCHS) do
     local on = ("sm_%d: "):format(sm)
-    expect(found({}, "array_at_run_time, " .. on .. "%d+ bytes of stack"), on .. "stack of an array is not found")
+    expect(found({}, "array_at_run_time, " .. on .. "%d+ bytes of stack"),
+      on .. "stack of an array is not found")
     expect(found({}, "array_at_run_time, " .. on .. "%d+ STL"), on .. "local stores are not found")
-    expect(found({}, "too_many_registers, " .. on .. "%d+ bytes spilled"), on .. "spills are not found")
+    expect(found({}, "too_many_registers, " .. on .. "%d+ bytes spilled"),
+      on .. "spills are not found")
     for _, name in ipairs { "HMMA", "LDG.128" } do
       local rule = { file = "breaches", kernel = "^scalar$", has = { name } }
-      expect(found({ rule }, "scalar, " .. on .. "no " .. name), ("%sthat %s lacks is not found"):format(on, name))
+      expect(found({ rule }, "scalar, " .. on .. "no " .. name),
+        ("%sthat %s lacks is not found"):format(on, name))
     end
   end
   local renamed = { file = "breaches", kernel = "^renamed$", has = { "HMMA" } }
   expect(found({ renamed }, "no kernel '%^renamed%$'"), "a rule without a kernel is not found")
   expect(not pcall(decode.counts, "no ELF", 90), "a file that is no cubin is not found")
-  print(failed == 0 and ("self-test: %d known counts, all planted breaches found"):format(seen) or ("self-test: %d failures"):format(failed))
+  print(failed == 0 and ("self-test: %d known counts, all planted breaches found"):format(seen)
+    or ("self-test: %d failures"):format(failed))
   return failed == 0 and 0 or 1
 end
 
@@ -296,7 +321,8 @@ local function main()
   check(list, MUST, breaches)
   for _, b in ipairs(breaches) do print(b) end
   if option["--write"] then write(TABLE, render(list)) end
-  print(("%d kernels in %d files, for sm_%s: %d breaches%s"):format(#list, #files, table.concat(ARCHS, ", "), #breaches,
+  print(("%d kernels in %d files, for sm_%s: %d breaches%s"):format(#list, #files,
+    table.concat(ARCHS, ", "), #breaches,
     disassembler and "; counted by nvdisasm too" or ""))
   return #breaches == 0 and 0 or 1
 end

@@ -1,9 +1,11 @@
--- luajit tests/lint/rooms.lua [draw]: the rooms of lua/ijepa/ and what each may use. A room is a folder; the head of its
--- init.lua has a line "-- Uses: ROOM, ROOM." (or "nothing", or "every room"). A require, or a use of ijepa.NAME, that
--- leads into another room is an error; so is a room that is named and not used, and a circle. `draw` prints the rooms, lowest first.
+-- luajit tests/lint/rooms.lua [draw]: the rooms of lua/ijepa/ and what each may use. A room is a
+-- folder; the head of its init.lua has a line "-- Uses: ROOM, ROOM." (or "nothing", or "every
+-- room"). A require, or a use of ijepa.NAME, that leads into another room is an error; so is a room
+-- that is named and not used, and a circle. `draw` prints the rooms, lowest first.
 local folder = "lua/ijepa/"
 local public = dofile(folder .. "base/names.lua")
-local root = { exit = true, interrupted = true, memory = true, help = true, version = true, args = true, cross_entropy = true,
+local root = { exit = true, interrupted = true, memory = true, help = true, version = true,
+  args = true, cross_entropy = true,
   smooth_l1 = true, concat = true, no_grad = true }   -- of init.lua itself
 
 local rooms, problems = {}, 0
@@ -47,16 +49,23 @@ for _, path in ipairs(lines_of("find " .. folder .. " -mindepth 2 -name '*.lua' 
     if target:find "^_" or target == name then return end
     room.used[target] = room.used[target] or path
   end
-  for module in code:gmatch "require%s*%(?%s*[\"']ijepa%.([%w_.]+)[\"']" do uses((module:gsub("%.$", ""))) end
+  for module in code:gmatch "require%s*%(?%s*[\"']ijepa%.([%w_.]+)[\"']" do
+    uses((module:gsub("%.$", "")))
+  end
   if code:find "local ijepa = require \"ijepa\"" then
     for module in code:gmatch "%f[%w_]ijepa%.([%w_]+)" do
-      if public[module] and not root[module] and not code:find("[\"'][^\"'\n]*ijepa%." .. module .. "[^\"'\n]*[\"']") then uses(module) end
+      if public[module] and not root[module] and not code:find("[\"'][^\"'\n]*ijepa%." .. module
+          .. "[^\"'\n]*[\"']") then
+        uses(module)
+      end
     end
   end
 end
 
 for name, room in pairs(rooms) do
-  if not room.head then problem(folder .. name .. "/init.lua", "its head has no line '-- Uses: ROOM, ROOM.'") end
+  if not room.head then
+    problem(folder .. name .. "/init.lua", "its head has no line '-- Uses: ROOM, ROOM.'")
+  end
   for used, path in pairs(room.used) do
     if not rooms[used] then problem(path, "uses '%s', which is no room", used)
     elseif not room.all and not room.allowed[used] then
@@ -64,8 +73,10 @@ for name, room in pairs(rooms) do
     end
   end
   for used in pairs(room.allowed) do
-    if not rooms[used] then problem(folder .. name .. "/init.lua", "allows '%s', which is no room", used)
-    elseif not room.used[used] then problem(folder .. name .. "/init.lua", "allows '%s' and does not use it", used) end
+    if not rooms[used] then
+      problem(folder .. name .. "/init.lua", "allows '%s', which is no room", used)
+    elseif not room.used[used] then problem(folder .. name .. "/init.lua",
+        "allows '%s' and does not use it", used) end
   end
 end
 
@@ -103,8 +114,10 @@ if arg[1] == "draw" then
     local used = {}
     for other in pairs(rooms[name].used) do used[#used + 1] = other end
     table.sort(used)
-    print(("%2d  %-8s %5d lines  %s"):format(rooms[name].floor, name, rooms[name].lines, table.concat(used, " ")))
+    print(("%2d  %-8s %5d lines  %s"):format(rooms[name].floor, name, rooms[name].lines,
+      table.concat(used, " ")))
   end
 end
-print(problems == 0 and ("rooms: %d, nothing to say"):format(#order) or ("rooms: %d problems"):format(problems))
+print(problems == 0 and ("rooms: %d, nothing to say"):format(#order)
+  or ("rooms: %d problems"):format(problems))
 os.exit(problems == 0 and 0 or 1)

@@ -1,12 +1,15 @@
--- luajit tests/lint/words.lua: the words of docs/glossary.md. Fails on a word of its left column in prose (Markdown, comments,
--- texts in quotes: messages and help) and in names of variables and functions. Prints FILE:LINE: the word, and what to write.
--- Prose that must show such a word (this file, the glossary, the change log, tables of renamed names) is left out.
-local LEFT_OUT = { ["tests/lint/words.lua"] = true, ["tests/lint/rooms.lua"] = true, ["docs/glossary.md"] = true,
+-- luajit tests/lint/words.lua: the words of docs/glossary.md. Fails on a word of its left column in
+-- prose (Markdown, comments, texts in quotes: messages and help) and in names of variables and
+-- functions. Prints FILE:LINE: the word, and what to write. Prose that must show such a word (this
+-- file, the glossary, the change log, tables of renamed names) is left out.
+local LEFT_OUT = { ["tests/lint/words.lua"] = true, ["tests/lint/rooms.lua"] = true,
+  ["docs/glossary.md"] = true,
   ["CHANGELOG.md"] = true, ["LICENSE"] = true, ["lua/ijepa/base/names.lua"] = true,
   ["lua/ijepa/config/renamed.lua"] = true,
   ["tests/golden/run_0.1.0/config.lua"] = true }   -- as version 0.1.0 wrote it
 
--- In prose: a Lua pattern on the text in lower case, what to write, and a pattern of places where it is right.
+-- In prose: a Lua pattern on the text in lower case, what to write, and a pattern of places where
+-- it is right.
 local PROSE = {
   { "%f[%w]pictures?%f[%W]", "image (sample) or figure", "pillow" },
   { "%f[%w%-]cards?%f[%W]", "GPU, or device", "var%(%-%-card%)" },
@@ -31,7 +34,8 @@ local PROSE = {
   { "%f[%w]how many of%f[%W]", "number of" },
 }
 -- In names: parts between underscores, or names of variables as a whole.
-local PARTS = { picture = "image or figure", pictures = "images or figures", card = "gpu", cards = "gpus" }
+local PARTS = { picture = "image or figure", pictures = "images or figures", card = "gpu",
+  cards = "gpus" }
 local VARIABLES = { room = "space, buffer, capacity", place = "position, offset", turn = "round" }
 
 local problems, silent = 0, false
@@ -48,8 +52,8 @@ local function lines_of(command)
   return list
 end
 
--- A source as a list of { kind ("prose" or "code"), text, line }. C: comments and strings; Lua likewise; Markdown is prose
--- but its code blocks, of which the comments are.
+-- A source as a list of { kind ("prose" or "code"), text, line }. C: comments and strings; Lua
+-- likewise; Markdown is prose but its code blocks, of which the comments are.
 local QUOTES = { ['"'] = true, ["'"] = true }
 local function pieces(text, language)
   local list, from, line, i = {}, 1, 1, 1
@@ -61,12 +65,15 @@ local function pieces(text, language)
   end
   while i <= #text do
     local c, stop = text:sub(i, i), nil
-    if language == "lua" and text:find("^%-%-%[%[", i) then stop = select(2, text:find("]]", i, true)) or #text
+    if language == "lua" and text:find("^%-%-%[%[", i) then
+      stop = select(2, text:find("]]", i, true)) or #text
     elseif language == "lua" and text:find("^%-%-", i) or language == "c" and text:find("^//", i)
       or language == "sh" and c == "#" and text:sub(i - 1, i - 1):find "^%s?$" then
       stop = (text:find("\n", i, true) or #text + 1) - 1
-    elseif language == "lua" and text:find("^%[%[", i) then stop = select(2, text:find("]]", i, true)) or #text
-    elseif language == "c" and text:find("^/%*", i) then stop = select(2, text:find("*/", i, true)) or #text
+    elseif language == "lua" and text:find("^%[%[", i) then stop =
+        select(2, text:find("]]", i, true)) or #text
+    elseif language == "c" and text:find("^/%*", i) then stop = select(2, text:find("*/", i, true))
+        or #text
     elseif QUOTES[c] and language ~= "sh" then
       local j = i + 1
       while j <= #text and text:sub(j, j) ~= c and text:sub(j, j) ~= "\n" do
@@ -87,7 +94,8 @@ local function pieces(text, language)
 end
 
 local function check_prose(path, piece)
-  local text = piece.text:lower():gsub("\n[ \t*%-/]*", function(s) return "\n" .. (" "):rep(#s - 1) end)
+  local text = piece.text:lower():gsub("\n[ \t*%-/]*",
+    function(s) return "\n" .. (" "):rep(#s - 1) end)
   local flat = text:gsub("\n", " ")
   for _, rule in ipairs(PROSE) do
     local init, pattern = 1, rule[1]:gsub(" ", "%%s+")   -- also across a line's end
@@ -96,7 +104,8 @@ local function check_prose(path, piece)
       if not a then break end
       local around = flat:sub(math.max(1, a - 12), b + 12)
       if not (rule[3] and around:find(rule[3])) then
-        problem(path, piece.line + select(2, text:sub(1, a):gsub("\n", "")), flat:sub(a, b), rule[2])
+        problem(path, piece.line + select(2, text:sub(1, a):gsub("\n", "")), flat:sub(a, b),
+          rule[2])
       end
       init = b + 1
     end
@@ -112,7 +121,8 @@ local function check_code(path, piece)
       end
     end
     for name, instead in pairs(VARIABLES) do
-      if text:find("%f[%w]local [%w_, ]-%f[%w_]" .. name .. "%f[^%w_]") or text:find("^%s*[%w_]+ [%w_,* ]-%f[%w_]" .. name .. "%f[^%w_]%s*[=;,]") and
+      if text:find("%f[%w]local [%w_, ]-%f[%w_]" .. name .. "%f[^%w_]")
+          or text:find("^%s*[%w_]+ [%w_,* ]-%f[%w_]" .. name .. "%f[^%w_]%s*[=;,]") and
         not text:find "^%s*return" and not path:find "%.lua$" then
         problem(path, line, name, instead)
       end
@@ -124,13 +134,15 @@ end
 local function language_of(path)
   if path:find "%.lua$" then return "lua" end
   if path:find "%.[ch]$" or path:find "%.cu$" or path:find "%.cpp$" then return "c" end
-  if path:find "%.sh$" or path:find "%.py$" or path:find "%.cmake$" or path == "ijepa" or path == ".ci/run" or
+  if path:find "%.sh$" or path:find "%.py$" or path:find "%.cmake$" or path == "ijepa"
+      or path == ".ci/run" or
     path:find "CMakeLists%.txt$" or path == "packages.txt" then return "sh" end
   if path:find "%.md$" then return "prose" end
 end
 
 local function check(path, language, text)
-  for _, piece in ipairs(language == "prose" and { { kind = "prose", text = text, line = 1 } } or pieces(text, language)) do
+  for _, piece in ipairs(language == "prose" and { { kind = "prose", text = text, line = 1 } }
+      or pieces(text, language)) do
     if piece.kind == "prose" then check_prose(path, piece) else check_code(path, piece) end
   end
 end
@@ -139,13 +151,17 @@ end
 local function self_test()
   silent = true
   for _, case in ipairs {
-    { 1, "lua", "local x = 1 -- a picture" }, { 1, "lua", "print 'two pictures'" }, { 1, "lua", "local my_picture = 1" },
-    { 0, "lua", "local images = 1 -- an image" }, { 1, "c", "int x; /* goes\n * on */" }, { 1, "c", "size_t room = 0;" },
-    { 1, "prose", "What a card needs" }, { 0, "prose", "a wildcard, a preprocessor" }, { 1, "sh", "x=1 # the share of it" },
+    { 1, "lua", "local x = 1 -- a picture" }, { 1, "lua", "print 'two pictures'" },
+      { 1, "lua", "local my_picture = 1" },
+    { 0, "lua", "local images = 1 -- an image" }, { 1, "c", "int x; /* goes\n * on */" },
+      { 1, "c", "size_t room = 0;" },
+    { 1, "prose", "What a card needs" }, { 0, "prose", "a wildcard, a preprocessor" },
+      { 1, "sh", "x=1 # the share of it" },
   } do
     problems = 0
     check(case[2] == "c" and "self.c" or "self.lua", case[2], case[3])
-    assert(problems == case[1], ("words.lua: the self test '%s' finds %d, not %d"):format(case[3], problems, case[1]))
+    assert(problems == case[1], ("words.lua: the self test '%s' finds %d, not %d"):format(case[3],
+      problems, case[1]))
   end
   problems, silent = 0, false
 end
@@ -153,9 +169,12 @@ self_test()
 
 local count = 0
 local files = lines_of "git ls-files --cached --others --exclude-standard 2>/dev/null"
-if #files == 0 then files = lines_of [[find . -type f -not -path './build*' -not -path './runs/*' | sed 's|^\./||']] end
+if #files == 0 then
+  files = lines_of [[find . -type f -not -path './build*' -not -path './runs/*' | sed 's|^\./||']]
+end
 for _, path in ipairs(files) do
-  local language = not LEFT_OUT[path] and not (arg[1] and not path:find(arg[1], 1, true)) and language_of(path)
+  local language = not LEFT_OUT[path] and not (arg[1] and not path:find(arg[1], 1, true))
+    and language_of(path)
   local file = language and io.open(path, "rb")
   if file then
     local text = file:read "*a"
@@ -164,5 +183,6 @@ for _, path in ipairs(files) do
     check(path, language, text)
   end
 end
-print(problems == 0 and ("words: %d files, nothing to say"):format(count) or ("words: %d problems"):format(problems))
+print(problems == 0 and ("words: %d files, nothing to say"):format(count)
+  or ("words: %d problems"):format(problems))
 os.exit(problems == 0 and 0 or 1)

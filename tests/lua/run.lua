@@ -1,5 +1,5 @@
--- ijepa tests/lua/run.lua [-p NAME] [FILE ...]: runs these files of tests, or every tests/lua/test_*.lua; with -p only tests
--- whose name holds NAME. Exit 77: all skipped.
+-- ijepa tests/lua/run.lua [-p NAME] [FILE ...]: runs these files of tests, or every
+-- tests/lua/test_*.lua; with -p only tests whose name holds NAME. Exit 77: all skipped.
 local lu = require "luaunit"
 local F = require "ijepa.base.ffi"
 
@@ -9,12 +9,15 @@ if files[1] == "-p" then only, files = files[2], { unpack(files, 3) } end
 if #files == 0 then
   local names = F.new "char *[1]"
   F.check(F.C.ij_dir_list(here, names))
-  for name in F.string(names[0]):gmatch "test_[^\n]*%.lua" do files[#files + 1] = here .. "/" .. name end
+  for name in F.string(names[0]):gmatch "test_[^\n]*%.lua" do
+    files[#files + 1] = here .. "/" .. name
+  end
   F.C.ij_bytes_free(names[0])
 end
 package.path = here .. "/?.lua;" .. package.path
 local support = require "support"
-for _, file in ipairs(files) do assert(loadfile(file))(file) end   -- an argument: the file only defines its tests
+-- an argument: the file only defines its tests
+for _, file in ipairs(files) do assert(loadfile(file))(file) end
 
 local runner = lu.LuaUnit.new()
 function runner:execOneFunction(...)

@@ -1,5 +1,5 @@
--- A program in a terminal, as a person uses it: tmux draws the screen and sends the keys. What is expected is waited for,
--- never slept for, so that a busy machine only makes it slower.
+-- A program in a terminal, as a person uses it: tmux draws the screen and sends the keys. What is
+-- expected is waited for, never slept for, so that a busy machine only makes it slower.
 local support = require "support"
 local Terminal = {}
 Terminal.__index = Terminal
@@ -23,9 +23,11 @@ end
 --- Runs a command of tmux; what it printed.
 function Terminal:tmux(...) return (select(2, support.run { "tmux", "-S", self.socket, ... })) end
 
---- What the screen shows, with its colours as escape sequences when asked; blanks at line ends are gone.
+--- What the screen shows, with its colours as escape sequences when asked; blanks at line ends are
+--- gone.
 function Terminal:screen(colours)
-  return (self:tmux("capture-pane", "-p", colours and "-e" or nil):gsub("[ \t]+\n", "\n"):gsub("\n+$", "\n"))
+  return (self:tmux("capture-pane", "-p", colours and "-e" or nil):gsub("[ \t]+\n",
+    "\n"):gsub("\n+$", "\n"))
 end
 
 --- Types text as it is, then the keys named (as tmux names them: Enter, Tab, C-c, Up ...).
@@ -45,13 +47,15 @@ function Terminal:paste(text)
   self:tmux("paste-buffer", "-p", "-d")
 end
 
---- Waits until the screen holds the text (or matches, when it is a function of the screen); the screen.
+--- Waits until the screen holds the text (or matches, when it is a function of the screen); the
+--- screen.
 function Terminal:wait(expected, colours)
   local until_ = os.time() + PATIENCE
   while true do
     local screen = self:screen(colours)
     local found
-    if type(expected) == "function" then found = expected(screen) else found = screen:find(expected, 1, true) end
+    if type(expected) == "function" then found = expected(screen) else found =
+        screen:find(expected, 1, true) end
     if found then return screen end
     if os.time() > until_ then
       error(("waited for: %s\nthe screen:\n%s"):format(tostring(expected), screen), 2)

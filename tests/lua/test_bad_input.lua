@@ -1,4 +1,5 @@
--- Bad input, each as a user meets it: one clear line on stderr, an exit code that is not 0, earlier checkpoints whole.
+-- Bad input, each as a user meets it: one clear line on stderr, an exit code that is not 0, earlier
+-- checkpoints whole.
 local lu = require "luaunit"
 local F = require "ijepa.base.ffi"
 local support = require "support"
@@ -55,7 +56,8 @@ function tests.test_wrong_key_and_type()
   refused("data.batch=many", "'data.batch' is 'many', expected an integer")
   refused("data.batch=0", "'data.batch' is 0", "expected 1 or more")
   refused("model.dtype=fp16", "one of f32, bf16")
-  refused("model.arch=vit_enormous model.width=16", "images")   -- data.root is looked at first: still one line
+  -- data.root is looked at first: still one line
+  refused("model.arch=vit_enormous model.width=16", "images")
 end
 
 function tests.test_folders()
@@ -83,7 +85,8 @@ end
 function tests.test_checkpoint_of_another_architecture()
   local path = trained()
   local before = slurp(path)
-  refused("optim.steps=5 model.width=32 data.root=" .. folder .. "/images", "model.width 16 -> 32: another model", "resume=false")
+  refused("optim.steps=5 model.width=32 data.root=" .. folder .. "/images",
+    "model.width 16 -> 32: another model", "resume=false")
   lu.assertTrue(slurp(path) == before)
 end
 
@@ -110,13 +113,15 @@ function tests.test_odd_images_are_read_and_broken_ones_named()
   lu.assertStrContains(text, "broken.png")
   lu.assertStrContains(text, "empty.jpg")
   lu.assertNotStrContains(text, "tiny.png")
-  code, text = pretrain("data.max_bad=0 resume=false optim.steps=0 data.root=" .. folder .. "/images")
+  code, text = pretrain("data.max_bad=0 resume=false optim.steps=0 data.root=" .. folder
+    .. "/images")
   lu.assertEquals(code, 1, text)
   lu.assertStrContains(text, "images are corrupt")
 end
 
 function tests.test_out_of_memory_is_one_line()
-  local code, text = pretrain("model.width=8192 model.heads=8 model.depth=20 data.root=" .. folder .. "/images", "ulimit -v 1500000;")
+  local code, text = pretrain("model.width=8192 model.heads=8 model.depth=20 data.root=" .. folder
+    .. "/images", "ulimit -v 1500000;")
   lu.assertEquals(code, 1, text)
   lu.assertStrContains(text, "out of memory")
 end
@@ -124,8 +129,10 @@ end
 function tests.test_full_disk_leaves_the_old_checkpoint()
   local path = trained()
   local before = slurp(path)
-  -- a limit on the size of written files stands for the full disk: the write fails in the same place
-  local code, text = pretrain("optim.epochs=2 optim.steps=6 data.root=" .. folder .. "/images", "trap '' XFSZ; ulimit -f 8;")
+  -- a limit on the size of written files stands for the full disk: the write fails in the same
+  -- place
+  local code, text = pretrain("optim.epochs=2 optim.steps=6 data.root=" .. folder .. "/images",
+    "trap '' XFSZ; ulimit -f 8;")
   lu.assertEquals(code, 1, text)
   lu.assertStrContains(text, "jepa-latest.safetensors")
   lu.assertTrue(slurp(path) == before)
@@ -134,7 +141,8 @@ end
 function tests.test_two_classes_are_needed_to_probe()
   local path = trained()
   local code, said = support.run({ program, "recipes/probe_linear.lua", "run=" .. path,
-    "train=" .. folder .. "/images", "test=" .. folder .. "/images", "resize=32" }, { merge = true })
+    "train=" .. folder .. "/images", "test=" .. folder .. "/images", "resize=32" },
+      { merge = true })
   lu.assertStrContains(said, "no classes")
   lu.assertEquals(code, 1, said)
 end

@@ -63,7 +63,8 @@ function tests.test_what_lies_outside_is_cut_off()
   c:circle(-100, 4, 50, 0):line(-1e6, -5, 1e6, -5, 0, 2):rect(9, 9, 5, 5, 0):set(-1, 99, 0)
   c:blit(canvas.new(4, 4, 0), -4, 0):blit(canvas.new(4, 4, 0), 8, 8, 3):text(-500, 3, "away", 0)
   lu.assertEquals(area(c), 0)
-  c:rect(-inf, -inf, inf, inf, 0):circle(nan, nan, nan, 0):circle(4, 4, inf, 0):line(nan, 0, inf, 3, 0)
+  c:rect(-inf, -inf, inf, inf, 0):circle(nan, nan, nan, 0):circle(4, 4, inf, 0):line(nan, 0, inf, 3,
+    0)
   c:polygon({ nan, 0, inf, 5, 3, -inf }, 0):frame(nan, 1, 2, inf, 0):set(nan, inf, 0)
   c:rect(2, 2, 1e300, 1e300, 0)
   lu.assertEquals(c:get(5, 5), 0)
@@ -79,7 +80,8 @@ function tests.test_blit_scales_by_whole_numbers()
 end
 
 function tests.test_text()
-  local c = canvas.new(20, 20):text(4, 4, "I", 0, 15)   -- a bar as high as capitals, as wide as the pen
+  -- a bar as high as capitals, as wide as the pen
+  local c = canvas.new(20, 20):text(4, 4, "I", 0, 15)
   lu.assertAlmostEquals(area(c), 11 * 15 * .085, 1)
   lu.assertEquals(select(2, canvas.text_size("abc", 15)), 11)
   lu.assertEquals({ canvas.text_size "" }, { 0, 8 })
@@ -105,9 +107,12 @@ end
 
 function tests.test_misuse_names_the_callers_line()
   for _, call in ipairs {
-    function() canvas.new(0, 5) end, function() canvas.new(1e9, 1e9) end, function() canvas.new("a", 1) end,
-    function() canvas.new(2, 2):rect(1, "b", 1, 1, 0) end, function() canvas.new(2, 2):polygon({ 1, 2 }, 0) end,
-    function() canvas.new(2, 2):blit({}, 1, 1) end, function() canvas.new(2, 2):text(1, 1, 5, 0) end,
+    function() canvas.new(0, 5) end, function() canvas.new(1e9, 1e9) end,
+      function() canvas.new("a", 1) end,
+    function() canvas.new(2, 2):rect(1, "b", 1, 1, 0) end,
+      function() canvas.new(2, 2):polygon({ 1, 2 }, 0) end,
+    function() canvas.new(2, 2):blit({}, 1, 1) end,
+      function() canvas.new(2, 2):text(1, 1, 5, 0) end,
     function() canvas.load(5) end, function() canvas.new(2, 2):line(1, 2, 3, nil, 5) end,
     function() canvas.new(2, 2):polygon({ 1, 2, 3, 4, 5, "x" }, 0) end,
     function() canvas.new(2, 2):polygon({ 1, 2, 3, 4, 5, 6, 7, {} }, 0) end,

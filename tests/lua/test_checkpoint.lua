@@ -1,4 +1,5 @@
--- lua/ijepa/save/tensors.lua and checkpoint.lua: round trips, refusals, matching, the newest of a folder.
+-- lua/ijepa/save/tensors.lua and checkpoint.lua: round trips, refusals, matching, the newest of a
+-- folder.
 local lu = require "luaunit"
 local F = require "ijepa.base.ffi"
 local support = require "support"
@@ -46,7 +47,8 @@ function tests:test_round_trip()
   lu.assertErrorMsgContains("is closed", file.names, file)
 end
 
--- A model's tensors go from the device to the file and back without the script touching their bytes.
+-- A model's tensors go from the device to the file and back without the script touching their
+-- bytes.
 function tests:test_tensors()
   local C, dev, t = F.C, F.new "ij_device *[1]", F.new "ij_tensor *[1]"
   F.check(C.ij_device_open("cpu", dev))
@@ -73,10 +75,13 @@ end
 
 function tests:test_misuse_is_told()
   local function save(item) return function() checkpoint.save(self.path, { item }) end end
-  lu.assertErrorMsgContains("expected f32", save { name = "x", dtype = "f16", shape = {}, data = a })
+  lu.assertErrorMsgContains("expected f32",
+    save { name = "x", dtype = "f16", shape = {}, data = a })
   lu.assertErrorMsgContains("name is a nil", save { dtype = "f32", shape = {}, data = a })
-  lu.assertErrorMsgContains("its shape says 8", save { name = "x", dtype = "f32", shape = { 2 }, data = a, bytes = 4 })
-  lu.assertErrorMsgContains("has the size -1", save { name = "x", dtype = "f32", shape = { -1 }, data = a })
+  lu.assertErrorMsgContains("its shape says 8",
+    save { name = "x", dtype = "f32", shape = { 2 }, data = a, bytes = 4 })
+  lu.assertErrorMsgContains("has the size -1",
+    save { name = "x", dtype = "f32", shape = { -1 }, data = a })
   lu.assertErrorMsgContains("data is a nil", save { name = "x", dtype = "f32", shape = { 1 } })
   lu.assertErrorMsgContains("test_checkpoint.lua", save(3))
   lu.assertErrorMsgContains("metadata 't' is a table", checkpoint.save, self.path, {}, { t = {} })
@@ -116,17 +121,20 @@ end
 function tests:test_match()
   lu.assertTrue(checkpoint.save(self.path, items()))
   local file = assert(checkpoint.load(self.path))
-  local exact = { { name = "encoder.a", shape = { 2, 3 } }, { name = "opt.steps", shape = {}, dtype = "i64" } }
+  local exact = { { name = "encoder.a", shape = { 2, 3 } },
+    { name = "opt.steps", shape = {}, dtype = "i64" } }
   lu.assertTrue(checkpoint.match(exact, file))
   lu.assertTrue(checkpoint.match({ exact[1] }, file, "encoder."))
   local other = { { name = "encoder.a", shape = { 3, 2 }, dtype = "f32" } }
   for i = 1, 7 do other[i + 1] = { name = "encoder.b" .. i, shape = { 1 } } end
   local ok, message = checkpoint.match(other, file)
   lu.assertNil(ok)
-  lu.assertEquals(message, "checkpoint '" .. self.path .. "' is of another architecture: tensors: " ..
+  lu.assertEquals(message, "checkpoint '" .. self.path
+    .. "' is of another architecture: tensors: " ..
     "1 of another shape (encoder.a (2, 3), expected (3, 2)); " ..
     "7 missing (encoder.b1, encoder.b2, encoder.b3, ...); 1 unexpected (opt.steps)")
-  ok, message = checkpoint.match({ { name = "encoder.a", shape = { 2, 3 }, dtype = "bf16" } }, file, "encoder.")
+  ok, message = checkpoint.match({ { name = "encoder.a", shape = { 2, 3 }, dtype = "bf16" } }, file,
+    "encoder.")
   lu.assertNil(ok)
   lu.assertStrContains(message, "f32 (2, 3), expected bf16 (2, 3)")
 end
@@ -202,7 +210,8 @@ function tests:test_every_flipped_bit_of_the_metadata_is_found()
       local file = checkpoint.load(self.path)
       total = total + 1
       -- a name of no meaning is left where the flip hits the names "__metadata__" or "ijepa.seal"
-      if not file or file:meta "save" == nil or (file:meta "save" == 3 and file:meta "step" == 7) then
+      if not file or file:meta "save" == nil
+          or (file:meta "save" == 3 and file:meta "step" == 7) then
         found = found + 1
       end
     end
@@ -233,7 +242,8 @@ function tests:test_retire_moves_one_run()
     pipe:close()
     return names
   end
-  lu.assertEquals(list(self.folder .. "/older"), "config.lua jepa-diagnoses.csv jepa-ep3.safetensors "
+  lu.assertEquals(list(self.folder .. "/older"),
+    "config.lua jepa-diagnoses.csv jepa-ep3.safetensors "
     .. "jepa-latest.safetensors jepa.jsonl jepa_r0.csv ")
   assert(checkpoint.save(self.path, {}, { step = 1 }))
   lu.assertEquals(checkpoint.retire(self.folder, "jepa"), self.folder .. "/older-2")

@@ -50,8 +50,10 @@ end
 
 function tests.test_code_from_the_command_line_and_stdin()
   lu.assertEquals({ run { "-e", "print(arg[1], ...)", "a b" } }, { 0, "a b\ta b\n", "" })
-  lu.assertEquals({ run({ "-", "x" }, { input = "#!/usr/bin/env ijepa\nprint(...)" }) }, { 0, "x\n", "" })
-  lu.assertEquals({ run { "-e", "x = = 1" } }, { 1, "", "(command line):1: unexpected symbol near '='\n" })
+  lu.assertEquals({ run({ "-", "x" }, { input = "#!/usr/bin/env ijepa\nprint(...)" }) },
+    { 0, "x\n", "" })
+  lu.assertEquals({ run { "-e", "x = = 1" } },
+    { 1, "", "(command line):1: unexpected symbol near '='\n" })
 end
 
 function tests.test_a_script_finds_its_neighbours_and_arguments()
@@ -87,9 +89,12 @@ function tests.test_an_error_deep_inside_still_names_the_users_line()
 end
 
 function tests.test_odd_error_objects()
-  lu.assertEquals({ run { "-e", "error {}" } }, { 1, "", "(command line): error object is a table value\n" })
-  lu.assertEquals({ run { "-e", "error()" } }, { 1, "", "(command line): error object is a nil value\n" })
-  lu.assertEquals({ run { "-e", "error(setmetatable({}, {__tostring = function() return 'told' end}))" } },
+  lu.assertEquals({ run { "-e", "error {}" } },
+    { 1, "", "(command line): error object is a table value\n" })
+  lu.assertEquals({ run { "-e", "error()" } },
+    { 1, "", "(command line): error object is a nil value\n" })
+  lu.assertEquals({ run {
+    "-e", "error(setmetatable({}, {__tostring = function() return 'told' end}))" } },
     { 1, "", "(command line): told\n" })
   local code, _, err = run { "-e", "local function f() return 1 + f() end f()" }
   lu.assertEquals(code, 1)
@@ -121,9 +126,11 @@ function tests.test_interrupted_script_saves_and_ends_with_130()
 end
 
 function tests.test_a_session_from_a_pipe()
-  local code, out, err = run({}, { input = "1 + 1\nx = 5\nx;\n'a'\nfor i = 1, 2 do\n  print(i)\nend\nerror 'boom'\nx\n" })
+  local code, out, err =
+    run({}, { input = "1 + 1\nx = 5\nx;\n'a'\nfor i = 1, 2 do\n  print(i)\nend\nerror 'boom'\nx\n" })
   lu.assertEquals({ code, out, err }, { 1, "2\na\n1\n2\n5\n", "stdin:8: boom\n" })
-  lu.assertEquals({ run({}, { input = "ijepa.version == nil, {1, {a = 2}}\n" }) }, { 0, "false\t{ 1, { a = 2 } }\n", "" })
+  lu.assertEquals({ run({}, { input = "ijepa.version == nil, {1, {a = 2}}\n" }) },
+    { 0, "false\t{ 1, { a = 2 } }\n", "" })
   lu.assertEquals({ run({}, { input = "ijepa.exit(3)\n1\n" }) }, { 3, "", "" })
 end
 
@@ -149,7 +156,8 @@ function tests.test_help_is_a_page_by_topic()
   local out = help_of()
   lu.assertTrue(select(2, out:gsub("\n", "")) <= 40)
   for line in out:gmatch "[^\n]+" do lu.assertTrue(#line <= 100, line) end
-  for _, part in ipairs { "Start here", "\n  report ", "\n  memory ", "\n  masks ", "\n  probes ", "\n  settings " } do
+  for _, part in ipairs { "Start here", "\n  report ", "\n  memory ", "\n  masks ", "\n  probes ",
+      "\n  settings " } do
     lu.assertStrContains(out, part)
   end
 end
@@ -168,7 +176,9 @@ function tests.test_help_knows_commands_topics_settings_and_functions()
   lu.assertStrContains(help_of "init_gain", "model.init_gain  (number; default 0)")
   lu.assertStrContains(help_of "optim.lr", "Learning rate after the warm-up")
   local out = help_of "mask.target"
-  for _, key in ipairs { "mask.target.n", "mask.target.scale", "mask.target.aspect" } do lu.assertStrContains(out, key) end
+  for _, key in ipairs { "mask.target.n", "mask.target.scale", "mask.target.aspect" } do
+    lu.assertStrContains(out, key)
+  end
   out = help_of "mask.policy"
   lu.assertStrContains(out, 'mask.policy  (string; default "multiblock")')
   lu.assertStrContains(out, "mask.policy(f, o)")
@@ -212,8 +222,10 @@ end
 function tests.test_help_wraps_to_the_terminal()
   local help = require "ijepa.host.help"
   lu.assertEquals(help.wrap("one two three\nfour", "  ", 12), "  one two\n  three four")
-  lu.assertEquals(help.wrap("a\n  x: one two three four", "", 14), "a\n  x: one two\n    three four")
-  lu.assertEquals(help.wrap("a\n\n    code  stays as it is", "", 10), "a\n\n    code  stays as it is")
+  lu.assertEquals(help.wrap("a\n  x: one two three four", "", 14),
+    "a\n  x: one two\n    three four")
+  lu.assertEquals(help.wrap("a\n\n    code  stays as it is", "", 10),
+    "a\n\n    code  stays as it is")
   lu.assertEquals(help.brief "First sentence of\ntwo lines. Second.", "First sentence of two lines")
 end
 
@@ -250,7 +262,9 @@ function tests.test_help_of_a_recipe_does_not_run_it()
   for _, path in ipairs { "knn", "linear", "attentive", "ridge", "lowshot" } do
     code, out, err = run { "recipes/probe_" .. path .. ".lua", "--help" }
     lu.assertEquals({ code, err }, { 0, "" })
-    for _, key in ipairs { "limit=0", "resize=0", "run=runs/pretrain", "per_class=false" } do lu.assertStrContains(out, key) end
+    for _, key in ipairs { "limit=0", "resize=0", "run=runs/pretrain", "per_class=false" } do
+      lu.assertStrContains(out, key)
+    end
   end
   lu.assertStrContains(select(2, run { "recipes/probe_linear.lua", "-h" }), "protocol=")
   lu.assertStrContains(select(2, run { "recipes/finetune.lua", "--help" }), "layer_decay=0.75")
@@ -266,7 +280,8 @@ function tests.test_settings_page_is_up_to_date()
   file:close()
   local code, out = run { "help", "settings", "--markdown" }
   lu.assertEquals(code, 0)
-  lu.assertTrue(out == text, "docs/settings.md: run ijepa help settings --markdown > docs/settings.md")
+  lu.assertTrue(out == text,
+    "docs/settings.md: run ijepa help settings --markdown > docs/settings.md")
 end
 
 function tests.test_old_module_names_warn_once()
@@ -274,8 +289,10 @@ function tests.test_old_module_names_warn_once()
   for name, path in pairs(names) do
     if name ~= path and names[path] == path then old = name end
   end
-  local path = script(('local ijepa = require "ijepa"\nassert(ijepa.%s == ijepa.plot and require "ijepa.%s" == ijepa.plot)'):format(old, old))
-  lu.assertEquals({ run { path } }, { 0, "", ("ijepa: 'ijepa.%s' was renamed: use 'ijepa.plot'\n"):format(old) })
+  local path = script((
+    'local ijepa = require "ijepa"\nassert(ijepa.%s == ijepa.plot and require "ijepa.%s" == ijepa.plot)'):format(old, old))
+  lu.assertEquals({ run { path } },
+    { 0, "", ("ijepa: 'ijepa.%s' was renamed: use 'ijepa.plot'\n"):format(old) })
   lu.assertEquals({ run { "-e", 'assert(require "ijepa".plot)' } }, { 0, "", "" })
 end
 
@@ -289,7 +306,8 @@ function tests.test_check_names_every_point()
   local code, out, err = run { "check" }
   lu.assertEquals(err, "")
   lu.assertEquals(code, 0)
-  for _, point in ipairs { "program", "CPU", "threads", "memory", "matmul", "training", "images" } do
+  for _, point in ipairs { "program", "CPU", "threads", "memory", "matmul", "training",
+      "images" } do
     lu.assertStrContains(out, " " .. point .. " ")
   end
   lu.assertNotStrContains(out, "fail")

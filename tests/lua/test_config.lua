@@ -8,7 +8,8 @@ TestConfig = tests -- luacheck: ignore
 local schema = {
   out = { type = "string", default = "runs/x" },
   data = {
-    batch = { type = "integer", default = 8, check = function(v) return v > 0, "must be above 0" end },
+    batch = { type = "integer", default = 8, check = function(v) return v > 0,
+      "must be above 0" end },
     root = { type = "string|strings" },
     scale = { type = "numbers", default = { .3, 1 } },
     crop = { type = "integer|numbers", default = 224 },
@@ -38,7 +39,8 @@ end
 function tests.test_the_recipe_wins_over_defaults_and_words_over_the_recipe()
   local given = { data = { batch = 4, root = "a" } }
   local t = config(given, schema, { "data.batch=1e1", "optim.lr=1e-4", "optim.on=true", "out=5" })
-  lu.assertEquals({ t.data.batch, t.data.root, t.optim.lr, t.optim.on, t.out }, { 10, "a", 1e-4, true, "5" })
+  lu.assertEquals({ t.data.batch, t.data.root, t.optim.lr, t.optim.on, t.out },
+    { 10, "a", 1e-4, true, "5" })
   lu.assertEquals(given, { data = { batch = 4, root = "a" } })
 end
 
@@ -55,33 +57,43 @@ function tests.test_words_of_every_type()
 end
 
 function tests.test_words_that_do_not_fit()
-  lu.assertEquals(refused({}, { "data.batch=1.5" }), "command line: 'data.batch' is '1.5', expected an integer")
-  lu.assertEquals(refused({}, { "data.batch=0" }), "command line: 'data.batch' is 0: must be above 0")
-  lu.assertEquals(refused({}, { "optim.lr=nan" }), "command line: 'optim.lr' is 'nan', which is not finite: expected a number")
-  lu.assertEquals(refused({}, { "optim.lr=inf" }), "command line: 'optim.lr' is 'inf', which is not finite: expected a number")
-  lu.assertEquals(refused({}, { "optim.on=yes" }), "command line: 'optim.on' is 'yes', expected a boolean")
-  lu.assertEquals(refused({}, { "data.scale=1,a" }), "command line: 'data.scale' is '1,a', expected a list of numbers")
+  lu.assertEquals(refused({}, { "data.batch=1.5" }),
+    "command line: 'data.batch' is '1.5', expected an integer")
+  lu.assertEquals(refused({}, { "data.batch=0" }),
+    "command line: 'data.batch' is 0: must be above 0")
+  lu.assertEquals(refused({}, { "optim.lr=nan" }),
+    "command line: 'optim.lr' is 'nan', which is not finite: expected a number")
+  lu.assertEquals(refused({}, { "optim.lr=inf" }),
+    "command line: 'optim.lr' is 'inf', which is not finite: expected a number")
+  lu.assertEquals(refused({}, { "optim.on=yes" }),
+    "command line: 'optim.on' is 'yes', expected a boolean")
+  lu.assertEquals(refused({}, { "data.scale=1,a" }),
+    "command line: 'data.scale' is '1,a', expected a list of numbers")
   lu.assertEquals(refused({}, { "data=1" }),
     "command line: 'data' is a table: set one of its keys, like data.batch=...")
   lu.assertEquals(refused({}, { "word" }), "command line: 'word' is not key=value")
 end
 
 function tests.test_unknown_keys_name_the_nearest()
-  lu.assertEquals(refused({}, { "data.bacth=1" }), "command line: unknown key 'data.bacth' (did you mean 'data.batch'?)")
-  lu.assertEquals(refused({}, { "batch=1" }), "command line: unknown key 'batch' (did you mean 'data.batch'?)")
+  lu.assertEquals(refused({}, { "data.bacth=1" }),
+    "command line: unknown key 'data.bacth' (did you mean 'data.batch'?)")
+  lu.assertEquals(refused({}, { "batch=1" }),
+    "command line: unknown key 'batch' (did you mean 'data.batch'?)")
   lu.assertEquals(refused({}, { "data.batch.x=1" }),
     "command line: unknown key 'data.batch.x' (did you mean 'data.batch'?)")
   lu.assertEquals(refused({}, { "zzzzzzz=1" }), "command line: unknown key 'zzzzzzz'")
 end
 
--- Against the settings of pretraining: the message names the key, the count, the range and an advice.
+-- Against the settings of pretraining: the message names the key, the count, the range and an
+-- advice.
 function tests.test_lists_of_two()
   local function message(...)
     local _, e = pcall(config, {}, nil, { ... })
     return e
   end
   local function wrong(word, shown, rest)
-    lu.assertEquals(message(word), ("command line: '%s' is %s: expected two numbers%s"):format(word:match "^[^=]+",
+    lu.assertEquals(message(word),
+      ("command line: '%s' is %s: expected two numbers%s"):format(word:match "^[^=]+",
       shown, rest))
   end
   wrong("optim.betas=0.9", "{0.9}", " from 0 to below 1, such as optim.betas=0.9,0.999")
@@ -89,14 +101,18 @@ function tests.test_lists_of_two()
   wrong("optim.ema=2,3", "{2, 3}", " from 0 to 1, such as optim.ema=0.996,1")
   wrong("optim.wd=-1,.4", "{-1, 0.4}", " of 0 or more, such as optim.wd=0.04,0.4")
   wrong("data.scale=1", "{1}", " from 0 to 1, the smaller one first, such as data.scale=0.3,1")
-  wrong("data.scale=0.9,0.5", "{0.9, 0.5}", " from 0 to 1, the smaller one first, such as data.scale=0.5,0.9")
+  wrong("data.scale=0.9,0.5", "{0.9, 0.5}",
+    " from 0 to 1, the smaller one first, such as data.scale=0.5,0.9")
   wrong("mask.target.scale=.1,.2,.3", "{0.1, 0.2, 0.3}",
     " from 0 to 1, the smaller one first, such as mask.target.scale=0.15,0.2")
-  wrong("data.ratio=0,1", "{0, 1}", " from 0.01 to 100, the smaller one first, such as data.ratio=0.75,1.33")
-  local cfg = config({}, nil, { "optim.ema=1,.5", "optim.wd=.4,.04", "data.scale=1,1", "optim.betas=0,0" })
+  wrong("data.ratio=0,1", "{0, 1}",
+    " from 0.01 to 100, the smaller one first, such as data.ratio=0.75,1.33")
+  local cfg = config({}, nil,
+    { "optim.ema=1,.5", "optim.wd=.4,.04", "data.scale=1,1", "optim.betas=0,0" })
   lu.assertEquals({ cfg.optim.ema, cfg.optim.wd, cfg.data.scale, cfg.optim.betas },
     { { 1, .5 }, { .4, .04 }, { 1, 1 }, { 0, 0 } })
-  lu.assertStrContains(message "data.crop=1.5,2", "'data.crop' is {1.5, 2}: expected a side, or height and width")
+  lu.assertStrContains(message "data.crop=1.5,2",
+    "'data.crop' is {1.5, 2}: expected a side, or height and width")
   lu.assertStrContains(message "optim.eps=0", "'optim.eps' is 0: expected a number above 0")
 end
 
@@ -151,23 +167,30 @@ function tests.test_the_recipes_mistakes_name_its_line()
     return t
   end)
   lu.assertFalse(ok)
-  lu.assertStrMatches(message, (".*test_config%%.lua:%d: unknown key 'data%%.bacth' .*"):format(line + 4))
-  lu.assertStrMatches(refused { data = { batch = "4" } }, "HERE:%d+: 'data%.batch' is '4', expected an integer")
+  lu.assertStrMatches(message,
+    (".*test_config%%.lua:%d: unknown key 'data%%.bacth' .*"):format(line + 4))
+  lu.assertStrMatches(refused { data = { batch = "4" } },
+    "HERE:%d+: 'data%.batch' is '4', expected an integer")
   lu.assertStrMatches(refused { data = 4 }, "HERE:%d+: 'data' is 4, expected a table")
-  lu.assertStrMatches(refused { optim = { lr = 0 / 0 } }, "HERE:%d+: 'optim%.lr' is .*nan, which is not finite")
+  lu.assertStrMatches(refused { optim = { lr = 0 / 0 } },
+    "HERE:%d+: 'optim%.lr' is .*nan, which is not finite")
   lu.assertStrMatches(refused { data = { "x" } }, "HERE:%d+: 'data' holds a value without a key")
   lu.assertStrMatches(refused(7), "HERE:%d+: config: expected a table, not 7")
 end
 
 function tests.test_without_a_schema_the_recipe_gives_keys_and_types()
-  local t = config({ a = 1, b = { c = "x", d = { 1, 2 } }, e = false }, false, { "a=2", "b.c=7", "b.d=3", "e=true" })
+  local t = config({ a = 1, b = { c = "x", d = { 1, 2 } }, e = false }, false,
+    { "a=2", "b.c=7", "b.d=3", "e=true" })
   lu.assertEquals(t, { a = 2, b = { c = "7", d = { 3 } }, e = true })
-  lu.assertEquals(refused({ alpha = 1 }, { "alpa=2" }, false), "command line: unknown key 'alpa' (did you mean 'alpha'?)")
-  lu.assertEquals(refused({ alpha = 1 }, { "alpha=x" }, false), "command line: 'alpha' is 'x', expected a number")
+  lu.assertEquals(refused({ alpha = 1 }, { "alpa=2" }, false),
+    "command line: unknown key 'alpa' (did you mean 'alpha'?)")
+  lu.assertEquals(refused({ alpha = 1 }, { "alpha=x" }, false),
+    "command line: 'alpha' is 'x', expected a number")
 end
 
 function tests.test_dump_is_lua_that_gives_the_same_table()
-  local t = { z = 1e-3, a = { b = "q\n\"\0", ["odd key"] = true, list = { 1, "x", .1 }, ["end"] = 2 }, [3] = 1 / 3, e = {} }
+  local t = { z = 1e-3, a = { b = "q\n\"\0", ["odd key"] = true, list = { 1, "x", .1 },
+    ["end"] = 2 }, [3] = 1 / 3, e = {} }
   local text = config.dump(t)
   lu.assertEquals(assert(loadstring(text))(), t)
   lu.assertEquals(config.dump { b = 1, a = { 2, 3 } }, "return {\n  a = { 2, 3 },\n  b = 1,\n}\n")
@@ -184,7 +207,8 @@ end
 function tests.test_every_setting_has_a_complete_text()
   for _, key in ipairs(config.keys()) do
     local leaf = config.describe(key)
-    lu.assertTrue(leaf.doc:find '^[%u"tf].*%.$' ~= nil, key)   -- "true ..." and '"knn" ...' start with the value
+    -- "true ..." and '"knn" ...' start with the value
+    lu.assertTrue(leaf.doc:find '^[%u"tf].*%.$' ~= nil, key)
     lu.assertTrue(#leaf.doc >= 40, key)
     lu.assertNotStrContains(leaf.doc, "  ")
   end
@@ -215,8 +239,11 @@ function tests.test_renamed_settings_still_work_and_warn_once()
       print(config.value(config(given, nil, {}), new), config.value(config(given, nil, {}), old), config.value(given, old))
       print(config.value(config(given, nil, { other .. "=30", old .. "=13" }), new))
       print(config.value(config.restored(table_of(old, 14), "config.lua"), new))]]):format(old, new, other))
-    local function warning(name) return ("ijepa: '%s' was renamed: use '%s'\n"):format(name, renamed[name]) end
-    lu.assertEquals(out, warning(old) .. (other ~= old and warning(other) or "") .. "12\tnil\t12\n13\n14\n")
+    local function warning(name)
+      return ("ijepa: '%s' was renamed: use '%s'\n"):format(name, renamed[name])
+    end
+    lu.assertEquals(out, warning(old) .. (other ~= old and warning(other) or "")
+      .. "12\tnil\t12\n13\n14\n")
     lu.assertNotNil(config.describe(new))
     lu.assertNil(config.describe(old))
   end
@@ -236,8 +263,10 @@ function tests.test_random_words()
   local r, all, taken = F.new "ij_rng[1]", config.keys(), 0
   F.C.ij_rng_init(r, 3, F.C.IJ_RNG_USER, 0, 0)
   local function one(list) return list[1 + F.C.ij_rng_below(r, #list)] end
-  local values = { "", "1", "0", "-1", "1e999", "0x10", "nan", "{", "}", "{1,2", "{1,2}", "1,2", ",", "true", "false", "%s", "[[", "a=b",
-    "1e-6", "{{}}", "\0", "\255\254", "'x'", "vit_tiny", ("9"):rep(400), ("{"):rep(400), ("1,"):rep(400) }
+  local values = { "", "1", "0", "-1", "1e999", "0x10", "nan", "{", "}", "{1,2", "{1,2}", "1,2",
+    ",", "true", "false", "%s", "[[", "a=b",
+    "1e-6", "{{}}", "\0", "\255\254", "'x'", "vit_tiny", ("9"):rep(400), ("{"):rep(400),
+      ("1,"):rep(400) }
   local function garbled(word)
     local at = F.C.ij_rng_below(r, #word + 1)
     return word:sub(1, at) .. string.char(F.C.ij_rng_below(r, 256)) .. word:sub(at + 1)

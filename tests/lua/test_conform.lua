@@ -31,14 +31,16 @@ function tests.test_one_number_changed_fails()
   local text = support.read(golden)
   local f = assert(ijepa.checkpoint.load(golden))
   local path = support.folder() .. "/x.safetensors"
-  for _, name in ipairs { "step0.predictions", "step0.grad.encoder.blocks.0.attn.qkv.weight", "final.target_encoder.norm.weight",
+  for _, name in ipairs { "step0.predictions", "step0.grad.encoder.blocks.0.attn.qkv.weight",
+      "final.target_encoder.norm.weight",
     "step1.loss", "init.predictor.mask_token", "step0.masks_pred.1" } do
     local p, n = f:data(name)
     local at = assert(text:find(F.string(p, math.min(n, 64)), 1, true))
     local changed = F.new("uint8_t[?]", #text + 1)
     F.copy(changed, text)
     local value = F.cast("float *", changed + at - 1)
-    if name:find "masks" then F.cast("int64_t *", changed + at - 1)[0] = (F.cast("int64_t *", changed + at - 1)[0] + 1) % 36
+    if name:find "masks" then
+      F.cast("int64_t *", changed + at - 1)[0] = (F.cast("int64_t *", changed + at - 1)[0] + 1) % 36
     else value[0] = value[0] * 1.01 + 1e-3 end
     support.write(path, F.string(changed, #text))
     lu.assertFalse((all_ok(path)), name)
@@ -46,7 +48,8 @@ function tests.test_one_number_changed_fails()
   f:close()
 end
 
--- Elements whose recorded gradient is rounding noise: counted apart, bounded in number and in size, printed.
+-- Elements whose recorded gradient is rounding noise: counted apart, bounded in number and in size,
+-- printed.
 function tests.test_noise_gradients()
   local file = assert(io.open(golden, "rb"))
   local all = file:read "*a"
@@ -84,10 +87,13 @@ function tests.test_noise_gradients()
     end
   end
   local item, fine, printed = planted(3.8e-5, noise[1])
-  lu.assertEquals({ item.ok, fine, item.noise.count, item.noise.allowed, item.noise.elements }, { true, true, 1, 1, 768 })
+  lu.assertEquals({ item.ok, fine, item.noise.count, item.noise.allowed, item.noise.elements },
+    { true, true, 1, 1, 768 })
   lu.assertAlmostEquals(item.noise.error, 3.8e-5, 1e-6)
   lu.assertTrue(item.error < 1e-5)
-  lu.assertStrContains(printed, "noise final." .. name .. ": 1 element of 768 (at most 1) with a recorded gradient of rounding noise")
+  lu.assertStrContains(printed,
+    "noise final." .. name
+    .. ": 1 element of 768 (at most 1) with a recorded gradient of rounding noise")
   item, fine, printed = planted(3.8e-5, noise[1], noise[2])   -- too many
   lu.assertEquals({ item.ok, fine, item.noise.count }, { false, false, 2 })
   lu.assertStrContains(printed, "WRONG final." .. name .. ": 2 elements of 768 (at most 1)")
@@ -102,7 +108,8 @@ end
 
 function tests.test_recorded_by_the_published_implementation()
   lu.skipIf(C.ij_path_kind(shared) ~= 2, "no folder " .. shared)
-  for _, name in ipairs { "step_a.safetensors", "step_b.safetensors", "step_a-ep3.pth.tar", "step_b-ep3.pth.tar",
+  for _, name in ipairs { "step_a.safetensors", "step_b.safetensors", "step_a-ep3.pth.tar",
+      "step_b-ep3.pth.tar",
     "masks_64_8.json", "masks_vith14_224.json", "masks_vith16_448.json", "crops" } do
     lu.assertTrue(all_ok(shared .. "/" .. name), name)
   end
@@ -116,7 +123,8 @@ function tests.test_one_number_of_a_checkpoint_changed_fails()
   local whole = support.read(shared .. "/step_a-ep3.pth.tar")
   local f = assert(ijepa.checkpoint.load(shared .. "/step_a-ep3.pth.tar"))
   local path = folder .. "/step_a-ep3.pth.tar"
-  for _, name in ipairs { "target_encoder.module.norm.weight", "encoder.module.blocks.0.attn.qkv.weight", "opt.state.3.exp_avg",
+  for _, name in ipairs { "target_encoder.module.norm.weight",
+      "encoder.module.blocks.0.attn.qkv.weight", "opt.state.3.exp_avg",
     "opt.state.72.exp_avg_sq" } do
     local p, n = f:data(name)
     local at = assert(whole:find(F.string(p, math.min(n, 64)), 1, true))

@@ -1,5 +1,5 @@
--- The CUDA plug-in through the whole program: on a GPU (IJEPA_CUDA=build/libijepa_cuda.so), or, without one, the same
--- sources on the emulator (tests/emu), which can also be told to fail.
+-- The CUDA plug-in through the whole program: on a GPU (IJEPA_CUDA=build/libijepa_cuda.so), or,
+-- without one, the same sources on the emulator (tests/emu), which can also be told to fail.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -22,7 +22,8 @@ local folder, images
 local function shell(argv, env) return support.run(argv, { env = env, merge = true }) end
 
 function tests.setUp()
-  lu.skipIf(not plugin, "no plug-in: IJEPA_CUDA is not set, and there are no headers of CUDA to build the emulator's")
+  lu.skipIf(not plugin,
+    "no plug-in: IJEPA_CUDA is not set, and there are no headers of CUDA to build the emulator's")
   lu.skipIf(not gpus(1), "no GPU here")
   folder = support.folder()
   images = support.scenes { n = 24, test = 60, size = 32 }
@@ -34,10 +35,14 @@ end
 local function run(name, over, o)
   o = o or {}
   local words = {
-    ["data.root"] = images.train, ["data.batch"] = 4, ["data.crop"] = 32, ["data.workers"] = 1, ["model.width"] = 32,
-    ["model.depth"] = 2, ["model.heads"] = 2, ["model.patch"] = 4, ["model.pred_depth"] = 1, ["model.pred_dim"] = 16,
-    ["model.dtype"] = "f32", ["mask.min_keep"] = 3, ["mask.group"] = 8, ["optim.epochs"] = 1, ["optim.warmup"] = 0,
-    ["model.init_gain"] = .7, ["model.patch_gain"] = 1.5, ["diagnose.every"] = 0, out = folder .. "/" .. name,
+    ["data.root"] = images.train, ["data.batch"] = 4, ["data.crop"] = 32, ["data.workers"] = 1,
+      ["model.width"] = 32,
+    ["model.depth"] = 2, ["model.heads"] = 2, ["model.patch"] = 4, ["model.pred_depth"] = 1,
+      ["model.pred_dim"] = 16,
+    ["model.dtype"] = "f32", ["mask.min_keep"] = 3, ["mask.group"] = 8, ["optim.epochs"] = 1,
+      ["optim.warmup"] = 0,
+    ["model.init_gain"] = .7, ["model.patch_gain"] = 1.5, ["diagnose.every"] = 0,
+      out = folder .. "/" .. name,
   }
   for k, v in pairs(over or {}) do words[k] = v end
   local list = {}
@@ -49,7 +54,9 @@ local function fine(name, over)
   lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
   return text
 end
-local function latest(name) return assert(ijepa.checkpoint.load(folder .. "/" .. name .. "/jepa-latest.safetensors")) end
+local function latest(name)
+  return assert(ijepa.checkpoint.load(folder .. "/" .. name .. "/jepa-latest.safetensors"))
+end
 
 -- The largest difference of any value of two checkpoints.
 local function apart(a, b)
@@ -65,7 +72,9 @@ local function apart(a, b)
 end
 local function losses(name)
   local list = {}
-  for line in io.lines(folder .. "/" .. name .. "/jepa_r0.csv") do list[#list + 1] = tonumber(line:match "^%d+,%d+,([^,]+)") end
+  for line in io.lines(folder .. "/" .. name .. "/jepa_r0.csv") do
+    list[#list + 1] = tonumber(line:match "^%d+,%d+,([^,]+)")
+  end
   return list
 end
 
@@ -84,14 +93,18 @@ function tests.test_a_run_equals_the_processor_s()
   fine "host"
   lu.assertTrue(#losses "GPU" == 6)
   for i, loss in ipairs(losses "host") do lu.assertAlmostEquals(losses "GPU"[i], loss, 2e-5) end
-  -- six steps of AdamW at a rate of 1e-3: one whose gradient is near to 0 may go the other way at first
+  -- six steps of AdamW at a rate of 1e-3: one whose gradient is near to 0 may go the other way at
+  -- first
   lu.assertTrue(apart("GPU", "host") < 2e-4)
 end
 
 function tests.test_bf16_learns_the_same()
   fine("GPU", { device = "cuda", ["model.dtype"] = "bf16", ["model.recompute"] = true })
   fine "host"
-  for i, loss in ipairs(losses "host") do lu.assertAlmostEquals(losses "GPU"[i], loss, .02 * loss) end   -- 2^-9 a number, over 4 layers
+  -- 2^-9 a number, over 4 layers
+  for i, loss in ipairs(losses "host") do
+    lu.assertAlmostEquals(losses "GPU"[i], loss, .02 * loss)
+  end
 end
 
 function tests.test_resume_equals_the_uninterrupted_run()
@@ -103,13 +116,15 @@ function tests.test_resume_equals_the_uninterrupted_run()
 end
 
 function tests.test_accumulated_and_clipped_updates()
-  fine("GPU", { device = "cuda", ["data.batch"] = 2, ["optim.accumulate"] = 2, ["optim.clip"] = .1 })
+  fine("GPU", { device = "cuda", ["data.batch"] = 2, ["optim.accumulate"] = 2,
+    ["optim.clip"] = .1 })
   fine("host", { ["data.batch"] = 2, ["optim.accumulate"] = 2, ["optim.clip"] = .1 })
   lu.assertTrue(apart("GPU", "host") < 2e-4)
 end
 
 function tests.test_a_loss_that_is_no_number_changes_nothing()   -- though it is read a step late
-  local code, text = run("run", { device = "cuda", ["optim.lr"] = 1e30, ["optim.start_lr"] = 1e30, ["model.init_gain"] = 1 })
+  local code, text = run("run", { device = "cuda", ["optim.lr"] = 1e30, ["optim.start_lr"] = 1e30,
+    ["model.init_gain"] = 1 })
   lu.assertEquals(code, 1)
   lu.assertStrContains(text, "lower optim.lr")
   local step = tonumber(text:match "step (%d+): the loss is")
@@ -130,7 +145,8 @@ end
 
 function tests.test_machines_without_a_usable_gpu()
   lu.skipIf(not emulated, "a real GPU does not fail on request")
-  for fault, words in pairs { no_driver = "no NVIDIA driver", old_driver = "update the driver", no_device = "no GPU can be used" } do
+  for fault, words in pairs { no_driver = "no NVIDIA driver", old_driver = "update the driver",
+      no_device = "no GPU can be used" } do
     local code, text = run("run", { device = "cuda" }, { env = { IJ_EMU_FAULT = fault } })
     lu.assertEquals(code, 1)
     lu.assertStrContains(text, "device 'cuda'")
@@ -177,7 +193,8 @@ local function two(name, over, env)
 end
 
 function tests.test_two_gpus_are_one_with_two_batches()
-  local code, text = two("two", {}, { SLURM_LOCALID = 0 })   -- as in a batch script: not the processes' own numbers
+  -- as in a batch script: not the processes' own numbers
+  local code, text = two("two", {}, { SLURM_LOCALID = 0 })
   lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
   fine("one", { device = "cuda", ["optim.accumulate"] = 2 })
   lu.assertEquals(losses "two", losses "one")

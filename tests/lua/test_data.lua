@@ -13,8 +13,10 @@ local program = support.program
 local folder, one, two
 function tests.setUp()
   folder = support.folder()
-  one = assert(ijepa.scenes.generate { out = folder .. "/one", n = 24, test = 8, size = 32, form = "folder" })
-  two = assert(ijepa.scenes.generate { out = folder .. "/two", n = 8, test = 8, size = 32, seed = 5 })
+  one = assert(ijepa.scenes.generate { out = folder .. "/one", n = 24, test = 8, size = 32,
+    form = "folder" })
+  two = assert(ijepa.scenes.generate { out = folder .. "/two", n = 8, test = 8, size = 32,
+    seed = 5 })
 end
 
 local function run(...) return support.run({ ... }, { merge = true }) end
@@ -26,8 +28,10 @@ local function refused(message, o)
 end
 
 function tests.test_sources_are_mixed_by_weights()
-  local d = assert(data.open { root = { one.train, two.train }, weights = { 1, 3 }, train = true, crop = 16, batch = 8, workers = 0 })
-  lu.assertEquals({ d:count(), d:sources(), d:source(0), d:source(31), d:epoch_steps() }, { 32, 2, 0, 1, 4 })
+  local d = assert(data.open { root = { one.train, two.train }, weights = { 1, 3 }, train = true,
+    crop = 16, batch = 8, workers = 0 })
+  lu.assertEquals({ d:count(), d:sources(), d:source(0), d:source(31), d:epoch_steps() },
+    { 32, 2, 0, 1, 4 })
   local of = { [0] = 0, [1] = 0 }
   for _ = 1, 4 do
     local _, _, b = assert(d:read())
@@ -38,20 +42,23 @@ function tests.test_sources_are_mixed_by_weights()
   end
   lu.assertEquals(of, { [0] = 8, [1] = 24 })
   d:close()
-  refused("data.weights has 1 value for 2 sources", { root = { one.train, two.train }, weights = { 1 } })
+  refused("data.weights has 1 value for 2 sources",
+    { root = { one.train, two.train }, weights = { 1 } })
   refused("expected a number above 0", { root = { one.train, two.train }, weights = { 1, -1 } })
   refused("data.root is not set", { root = {} })
   refused("data.root is not set", {})
   refused("nowhere' is not there", { root = { one.train, folder .. "/nowhere" } })
 end
 
--- A catalogue alone knows its images, and shows single ones; it starts no threads and needs no batch size.
+-- A catalogue alone knows its images, and shows single ones; it starts no threads and needs no
+-- batch size.
 function tests.test_a_catalogue_alone()
   local list = assert(data.catalogue { root = { one.train, two.train } })
   local d = assert(data.open { root = { one.train, two.train }, crop = 16, batch = 8, workers = 1 })
   lu.assertEquals(list:count(), 32)
   lu.assertEquals(list:classes(), d:classes())
-  lu.assertEquals({ list:name(0), list:label(0), list:source(31), list:stamp() }, { d:name(0), d:label(0), d:source(31), d:stamp() })
+  lu.assertEquals({ list:name(0), list:label(0), list:source(31), list:stamp() },
+    { d:name(0), d:label(0), d:source(31), d:stamp() })
   local x = assert(list:image(3, 0, { crop = 16 }))
   lu.assertEquals(x:shape(), { 1, 16, 16, 3 })
   lu.assertTrue(F.string(x:read(), 768) == F.string(assert(d:image(3)):read(), 768))
@@ -61,7 +68,8 @@ function tests.test_a_catalogue_alone()
   lu.assertTrue(d:image_into(3, 0, pixels))
   lu.assertTrue(F.string(pixels, 768) == F.string(x:read(), 768))
   lu.assertStrContains(select(2, d:image(32)), "image 32 of 32")
-  lu.assertErrorMsgContains("options such as { crop = 224 } are missing", function() list:image(3) end)
+  lu.assertErrorMsgContains("options such as { crop = 224 } are missing",
+    function() list:image(3) end)
   lu.assertEquals(d:corrupt_count(), 0)
   list:close()
   d:close()
@@ -70,7 +78,8 @@ end
 function tests.test_copies_and_manifests()
   local said = {}
   local function say(text) said[#said + 1] = text end
-  local d = assert(data.open { root = { one.train, two.train }, crop = 16, batch = 8, workers = 1, copy = folder .. "/local", say = say })
+  local d = assert(data.open { root = { one.train, two.train }, crop = 16, batch = 8, workers = 1,
+    copy = folder .. "/local", say = say })
   lu.assertStrContains(said[1], "copied to " .. folder .. "/local: ")
   lu.assertEquals(C.ij_path_kind(folder .. "/local" .. two.train), 1)
   local files = {}
@@ -88,7 +97,8 @@ function tests.test_copies_and_manifests()
   d:close()
   local bytes = support.read(two.train)
   support.write(two.train, bytes:sub(1, 2000) .. "x" .. bytes:sub(2002))
-  refused("1 file is wrong: train.tar: differs from the manifest", { root = { one.train, two.train }, manifest = files })
+  refused("1 file is wrong: train.tar: differs from the manifest",
+    { root = { one.train, two.train }, manifest = files })
   refused("lies in the data itself", { root = one.train, copy = one.train .. "/x" })
 end
 
@@ -109,13 +119,16 @@ end
 local tiny = "data.batch=8 data.crop=32 data.workers=1 model.width=16 model.depth=1 model.heads=2 model.patch=4 model.pred_depth=1 " ..
   "model.pred_dim=8 mask.min_keep=3 mask.group=8 diagnose.every=0 "
 
--- A run over two sources, read from a copy and checked, and the same run interrupted and resumed: equal bit for bit.
+-- A run over two sources, read from a copy and checked, and the same run interrupted and resumed:
+-- equal bit for bit.
 function tests.test_a_run_of_two_sources_resumes()
   local words = { ("data.root={%s,%s}"):format(one.train, two.train), "data.weights=2,1",
     "optim.epochs=2", "optim.warmup=1", support.split(tiny) }
   local function losses(out)
     local list = {}
-    for line in io.lines(("%s/%s/jepa_r0.csv"):format(folder, out)) do list[#list + 1] = line:match "^([^,]*,[^,]*,[^,]*)" end
+    for line in io.lines(("%s/%s/jepa_r0.csv"):format(folder, out)) do
+      list[#list + 1] = line:match "^([^,]*,[^,]*,[^,]*)"
+    end
     return list
   end
   local code, text = run(program, "recipes/pretrain.lua", "out=" .. folder .. "/a", words)

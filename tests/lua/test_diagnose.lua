@@ -246,9 +246,12 @@ end
 
 function tests.test_a_policy_that_breaks_loses_no_step()
   local path = folder .. "/breaks.lua"
-  for how, message in pairs { ['error "mine"'] = "breaks.lua:2: mask policy, image 144, step 9: mine", ["return 5"] = "breaks.lua:1: " } do
+  for how, message in pairs {
+      ['error "mine"'] = "breaks.lua:2: mask policy, image 144, step 9: mine",
+      ["return 5"] = "breaks.lua:1: " } do
     local file = assert(io.open(path, "w"))
-    file:write(("return function(rng, grid, at)\n  if at.step == 9 then %s end\n%s\nend\n"):format(how,
+    file:write(("return function(rng, grid, at)\n  if at.step == 9 then %s end\n%s\nend\n"):format(
+      how,
       "  local t = grid:random_block(rng, 2, 3)\n  return grid:all() - t, { t }"))
     file:close()
     support.remove(folder .. "/run")

@@ -76,7 +76,8 @@ function tests.test_killed_at_random_moments()
     end
   end
   lu.assertEquals((shell(command())), 0)
-  lu.assertTrue(support.same_tensors(latest "run", want))   -- bit for bit, however often it was killed
+  -- bit for bit, however often it was killed
+  lu.assertTrue(support.same_tensors(latest "run", want))
   local steps = 0
   for _ in pairs(seen) do steps = steps + 1 end
   lu.assertTrue(steps > 3 or done > 0,
@@ -114,7 +115,8 @@ end
 -- the bytes are safe before the name, and the name before we go on
 function tests.test_order_that_a_power_cut_needs()
   local log = folder .. "/calls"
-  lu.assertEquals((shell(command { ["optim.steps"] = 3 }, env_with(nil, { IJ_FAULT_LOG = log }))), 0)
+  lu.assertEquals((shell(command { ["optim.steps"] = 3 }, env_with(nil, { IJ_FAULT_LOG = log }))),
+    0)
   local state, saves = "", 0
   for call, path in read(log):gmatch "(%l+) ([^\n]*)\n" do
     if path:find "jepa%-latest" then
@@ -183,7 +185,8 @@ local function signalled(signal, rest, patience)
 end
 
 function tests.test_signals_save_and_leave()
-  for signal, want in pairs { [support.SIGTERM] = 143, [support.SIGHUP] = 129 } do   -- INT: test_train
+  for signal, want in pairs { [support.SIGTERM] = 143, [support.SIGHUP] = 129 } do
+    -- INT: test_train
     support.remove(folder .. "/run")
     local code, said = signalled(signal)
     lu.assertEquals(code, want)

@@ -1,4 +1,5 @@
--- Features of drawn images: what they are, and their cache: hit, miss by weights and by images, damage, off.
+-- Features of drawn images: what they are, and their cache: hit, miss by weights and by images,
+-- damage, off.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -11,11 +12,13 @@ TestFeatures = tests -- luacheck: ignore
 
 local folder, images, encoder
 local function new_encoder(seed)
-  return jepa.encoder({ width = 8, depth = 3, heads = 2, patch = 8, crop = 16, seed = seed, init_gain = 1 }):requires_grad_(false)
+  return jepa.encoder({ width = 8, depth = 3, heads = 2, patch = 8, crop = 16, seed = seed,
+    init_gain = 1 }):requires_grad_(false)
 end
 function tests.setUp()
   folder = support.folder()
-  images = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 24, test = 16, size = 16, label = "colour", form = "folder" })
+  images = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 24, test = 16, size = 16,
+    label = "colour", form = "folder" })
   encoder = new_encoder(1)
 end
 
@@ -35,7 +38,8 @@ local function counted(e, blocks)
   end)
 end
 local function read(e, over)
-  local o = { root = images.train, crop = 16, resize = 16, workers = 0, cache = folder .. "/cache", say = function(text) said = text end }
+  local o = { root = images.train, crop = 16, resize = 16, workers = 0, cache = folder .. "/cache",
+    say = function(text) said = text end }
   for k, v in pairs(over or {}) do o[k] = v end
   computed = 0
   local f = assert(features.of(counted(e or encoder, o.blocks), o))
@@ -50,15 +54,19 @@ local function same(a, b) lu.assertEquals(a:totable(), b:totable()) end
 
 function tests.test_pooled_features_are_what_the_encoder_gives()
   local f = read(nil, { cache = false })
-  local set = assert(ijepa.data.open { root = images.train, crop = 16, resize = 16, batch = 24, workers = 0 })
+  local set = assert(ijepa.data.open { root = images.train, crop = 16, resize = 16, batch = 24,
+    workers = 0 })
   local x, labels = set:read()
   lu.assertEquals(labels:totable(), f.y:totable())
   same(ijepa.no_grad(function() return encoder(x):mean(2) end), f.x)
-  local both = assert(features.of(features.pooled_both(encoder, 2), { root = images.train, crop = 16, resize = 16, workers = 0, cache = false }))
+  local both = assert(features.of(features.pooled_both(encoder, 2),
+    { root = images.train, crop = 16, resize = 16, workers = 0, cache = false }))
   lu.assertEquals(both.x:shape(), { 24, 24 })
   local last, want = features.columns(both, 1, 8).x:read(), f.x:read()
   for i = 0, 24 * 8 - 1 do lu.assertAlmostEquals(last[i], want[i], 1e-5) end
-  local tokens = assert(features.of(features.tokens(encoder), { root = images.train, crop = 16, resize = 16, cache = false }))
+  local tokens = assert(
+    features.of(features.tokens(encoder),
+    { root = images.train, crop = 16, resize = 16, cache = false }))
   lu.assertEquals(tokens.x:shape(), { 24, 4, 8 })
   local part = features.rows(f, { 3, 0 })
   lu.assertEquals(part.y:totable(), { f.y:totable()[4], f.y:totable()[1] })
@@ -129,7 +137,8 @@ function tests.test_damaged_files_are_computed_again()
   local file = assert(io.open(path, "wb"))   -- empty
   file:close()
   again()
-  assert(ijepa.tensors.save(path, { { name = "x", dtype = "f32", shape = { 1 }, data = F.new "float[1]" } }))
+  assert(ijepa.tensors.save(path,
+    { { name = "x", dtype = "f32", shape = { 1 }, data = F.new "float[1]" } }))
   again()
 end
 
@@ -142,7 +151,8 @@ end
 
 function tests.test_folder()
   lu.assertEquals(features.folder "here", "here")
-  lu.assertEquals({ support.run({ support.program, "-e", "print(require[[ijepa.features]].folder())" },
+  lu.assertEquals({ support.run(
+    { support.program, "-e", "print(require[[ijepa.features]].folder())" },
     { env = { XDG_CACHE_HOME = "/x/y" } }) }, { 0, "/x/y/ijepa\n", "" })
 end
 
@@ -153,21 +163,27 @@ function tests.test_bad_input_is_one_line()
     lu.assertStrContains(message, text)
     lu.assertNotStrContains(message, "\n")
   end
-  refused("has no classes", { root = images.train .. "/" .. read().classes[1], crop = 16, cache = false })
+  refused("has no classes", { root = images.train .. "/" .. read().classes[1], crop = 16,
+    cache = false })
   encoder.by_name["norm.bias"].tensor:fill_(0 / 0)
-  refused("the features hold NaN or infinity", { root = images.train, crop = 16, cache = folder .. "/cache" })
+  refused("the features hold NaN or infinity",
+    { root = images.train, crop = 16, cache = folder .. "/cache" })
   lu.assertEquals(#cached(), 1)   -- the good ones alone
   support.write(images.train .. "/loose.png", support.read(first_image(images.train)))
-  refused("an image lies in no class folder", { root = images.train, crop = 16, cache = false }, features.pixels)
-  support.remove(images.test .. "/" .. read(new_encoder(1), { root = images.test, cache = false }).classes[1])
+  refused("an image lies in no class folder", { root = images.train, crop = 16, cache = false },
+    features.pixels)
+  support.remove(images.test .. "/"
+    .. read(new_encoder(1), { root = images.test, cache = false }).classes[1])
   os.remove(images.train .. "/loose.png")
-  local a, message = features.pair(features.pixels, { train = images.test, test = images.train, crop = 16, cache = false })
+  local a, message = features.pair(features.pixels,
+    { train = images.test, test = images.train, crop = 16, cache = false })
   lu.assertNil(a)
   lu.assertStrContains(message, "has the class")
 end
 
 function tests.test_tensor_is_used()   -- pixels: 0 to 1, a row an image
-  local f = assert(features.of(features.pixels, { root = images.train, crop = 16, resize = 16, cache = false }))
+  local f = assert(features.of(features.pixels,
+    { root = images.train, crop = 16, resize = 16, cache = false }))
   lu.assertEquals(f.x:shape(), { 24, 768 })
   local v, n = f.x:read()
   for i = 0, n - 1 do lu.assertTrue(v[i] >= 0 and v[i] <= 1) end

@@ -1,5 +1,5 @@
--- Fine-tuning's parts: stochastic depth against encoders with scaled branches and by differences, layer decay's scales,
--- the label mass of mixup and cutmix; and that it learns.
+-- Fine-tuning's parts: stochastic depth against encoders with scaled branches and by differences,
+-- layer decay's scales, the label mass of mixup and cutmix; and that it learns.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -37,9 +37,12 @@ local function scale(e, block, branch, k)
 end
 
 function tests.test_drop_path_leaves_out_branches_of_some_images()
-  -- depth 2: only the last block drops, with the whole rate; four outcomes, each an encoder with scaled branches
+  -- depth 2: only the last block drops, with the whole rate; four outcomes, each an encoder with
+  -- scaled branches
   local rate, B, steps, e = .4, 16, 60, encoder { depth = 2 }
-  for _, name in ipairs { "blocks.1.attn.proj.bias", "blocks.1.mlp.fc2.bias" } do e.by_name[name].tensor:fill_(.3) end
+  for _, name in ipairs { "blocks.1.attn.proj.bias", "blocks.1.mlp.fc2.bias" } do
+    e.by_name[name].tensor:fill_(.3)
+  end
   local x, outcomes, count = noise { B, 3, 8, 8 }, {}, {}
   for i, keep in ipairs { { 0, 0 }, { 0, 1 }, { 1, 0 }, { 1, 1 } } do
     local other = encoder { depth = 2 }
@@ -67,9 +70,12 @@ function tests.test_drop_path_leaves_out_branches_of_some_images()
   local n = B * steps
   for i, p in ipairs { rate * rate, rate * (1 - rate), (1 - rate) * rate, (1 - rate) ^ 2 } do
     local off = math.abs(count[i] - n * p) / math.sqrt(n * p * (1 - p))
-    lu.assertTrue(off < 4, ("outcome %d: %d of %d, %.1f deviations off"):format(i, count[i], n, off))   -- 1 in 15,000
+    -- 1 in 15,000
+    lu.assertTrue(off < 4, ("outcome %d: %d of %d, %.1f deviations off"):format(i, count[i], n,
+      off))
   end
-  local attention, mlp = (count[3] + count[4]) / n, (count[2] + count[4]) / n   -- the factors' means are 1
+  -- the factors' means are 1
+  local attention, mlp = (count[3] + count[4]) / n, (count[2] + count[4]) / n
   lu.assertAlmostEquals(attention / (1 - rate), 1, .12)
   lu.assertAlmostEquals(mlp / (1 - rate), 1, .12)
   e:drop_path(rate, 7, 1)
@@ -91,11 +97,13 @@ end
 
 function tests.test_gradient_through_drop_path()
   for _, recompute in ipairs { false, true } do
-    local e, x, weight = encoder { recompute = recompute }, noise { 5, 3, 8, 8 }, noise({ 5, 4, 8 }, 1)
+    local e, x, weight = encoder { recompute = recompute }, noise { 5, 3, 8, 8 },
+      noise({ 5, 4, 8 }, 1)
     e:drop_path(.5, 3, 2)
     local function loss() return (e(x) * weight):sum() end
     loss():backward()
-    for _, name in ipairs { "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.1.attn.proj.weight", "blocks.1.mlp.fc1.weight",
+    for _, name in ipairs { "patch_embed.proj.weight", "blocks.0.attn.qkv.weight",
+        "blocks.1.attn.proj.weight", "blocks.1.mlp.fc1.weight",
       "blocks.2.mlp.fc2.bias", "blocks.2.attn.proj.bias", "blocks.2.norm2.weight" } do
       local p = e.by_name[name].tensor
       local g, v, at, slope = p:grad():read(), noise(p:shape(), 2), p:clone(), 0
@@ -126,7 +134,8 @@ end
 
 function tests.test_mixing_keeps_the_label_mass()
   local B, side, rng = 6, 8, F.new "ij_rng"
-  local x, v, labels = tensor.zeros { B, 3, side, side }, F.new("float[?]", B * 3 * side * side), F.new("int32_t[?]", B)
+  local x, v, labels = tensor.zeros { B, 3, side, side }, F.new("float[?]", B * 3 * side * side),
+    F.new("int32_t[?]", B)
   for b = 0, B - 1 do   -- image b is 2^b everywhere: what is in a mixture can be read off
     labels[b] = b
     for i = 0, 3 * side * side - 1 do v[b * 3 * side * side + i] = 2 ^ b end
@@ -147,7 +156,8 @@ function tests.test_mixing_keeps_the_label_mass()
           whole = whole + ((value == 2 ^ b or value == 2 ^ of[b]) and 1 or 0)
         end
         local mean = sum / (3 * side * side)
-        lu.assertAlmostEquals(mean, lambda * 2 ^ b + (1 - lambda) * 2 ^ of[b], 1e-4)   -- the labels' shares are the pixels'
+        -- the labels' shares are the pixels'
+        lu.assertAlmostEquals(mean, lambda * 2 ^ b + (1 - lambda) * 2 ^ of[b], 1e-4)
         if o.cutmix and not o.mixup then lu.assertEquals(whole, 3 * side * side) end
       end
       if o.mixup and not o.cutmix then lambdas = lambdas + lambda end
@@ -157,7 +167,8 @@ function tests.test_mixing_keeps_the_label_mass()
     end
   end
   lu.assertTrue(kinds > 60)
-  lu.assertAlmostEquals(lambdas / 60, .5, .16)   -- Beta(.8, .8): mean .5, deviation .31 / sqrt(60), four of them
+  -- Beta(.8, .8): mean .5, deviation .31 / sqrt(60), four of them
+  lu.assertAlmostEquals(lambdas / 60, .5, .16)
 end
 
 function tests.test_beta_has_its_moments()
@@ -178,9 +189,11 @@ end
 
 function tests.test_it_learns_and_decays_by_layer()
   local made = require "support".scenes { n = 160, test = 64, size = 16, label = "colour" }
-  local e = jepa.encoder { width = 24, depth = 2, heads = 2, patch = 4, crop = 16, seed = 1, init_gain = .7, patch_gain = 1.5 }
+  local e = jepa.encoder { width = 24, depth = 2, heads = 2, patch = 4, crop = 16, seed = 1,
+    init_gain = .7, patch_gain = 1.5 }
   local before = e:target()
-  local o = { train = made.train, test = made.test, crop = 16, resize = 16, epochs = 16, warmup = 2, batch = 16, lr = 4e-3, drop_path = .1,
+  local o = { train = made.train, test = made.test, crop = 16, resize = 16, epochs = 16, warmup = 2,
+    batch = 16, lr = 4e-3, drop_path = .1,
     layer_decay = .5, workers = 0, scale = { .6, 1 } }
   local r = assert(finetune.run(e, o))
   lu.assertEquals(#r.losses, 16)
@@ -192,10 +205,12 @@ function tests.test_it_learns_and_decays_by_layer()
       return d, (d * d):mean():item()
     end)))
   end
-  lu.assertTrue(moved "patch_embed.proj.weight" < .5 * moved "blocks.1.mlp.fc1.weight")   -- a quarter of the rate
+  -- a quarter of the rate
+  lu.assertTrue(moved "patch_embed.proj.weight" < .5 * moved "blocks.1.mlp.fc1.weight")
   o.mixup, o.cutmix, o.epochs = .8, 1, 2
   r = assert(finetune.run(before:target(), o))
-  lu.assertEquals(assert(finetune.run(before:target(), o)).losses, r.losses)   -- a function of the seed
+  -- a function of the seed
+  lu.assertEquals(assert(finetune.run(before:target(), o)).losses, r.losses)
   o.batch = 500
   local none, message = finetune.run(e, o)
   lu.assertNil(none)

@@ -28,7 +28,8 @@ function tests.test_eigh_rebuilds_the_matrix()
   local scaled = vectors:transpose(1, 2):clone() * tensor.new(values)   -- V diag(w)
   -- float32 vectors of a matrix of size 5: rounding 6e-8 * 5 * a few terms
   lu.assertTrue(worst(scaled:linear(vectors:transpose(1, 2):clone()), c) < 3e-6)
-  for i, v in ipairs(linalg.eigh(c)) do lu.assertAlmostEquals(v, values[i], 1e-12) end   -- another algorithm
+  -- another algorithm
+  for i, v in ipairs(linalg.eigh(c)) do lu.assertAlmostEquals(v, values[i], 1e-12) end
 end
 
 function tests.test_covariance_of_known_rows()
@@ -40,8 +41,10 @@ end
 function tests.test_solve()
   local a, want = linalg.gram(tall(40, 6)), tall(6, 3)
   local b = a:linear(want:transpose(1, 2):clone())
-  lu.assertTrue(worst(linalg.solve(a, b), want) < 1e-4)   -- condition below 100, sums of 40 terms in float32
-  local x, message = linalg.solve(tensor.new({ 1, 2, 2, 1 }):reshape(2, 2), tensor.new({ 1, 1 }):reshape(2, 1))
+  -- condition below 100, sums of 40 terms in float32
+  lu.assertTrue(worst(linalg.solve(a, b), want) < 1e-4)
+  local x, message = linalg.solve(tensor.new({ 1, 2, 2, 1 }):reshape(2, 2),
+    tensor.new({ 1, 1 }):reshape(2, 1))
   lu.assertNil(x)
   lu.assertStrContains(message, "not positive definite (row 2)")
 end

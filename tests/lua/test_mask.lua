@@ -55,9 +55,12 @@ function tests.test_goes_on_where_it_was()
 end
 
 function tests.test_masks_outlive_their_policy()
-  for _, policy in ipairs { "multiblock", function(_, g) return g:all(), { g:block(0, 0, 2, 2) } end } do
+  for _, policy in ipairs { "multiblock", function(_, g) return g:all(),
+      { g:block(0, 0, 2, 2) } end } do
     local kept = {}
-    for i = 1, 50 do kept[i] = mask.new { grid = { 16, 16 }, policy = policy, seed = i, group = 8 }:sample_raw(8) end
+    for i = 1, 50 do
+      kept[i] = mask.new { grid = { 16, 16 }, policy = policy, seed = i, group = 8 }:sample_raw(8)
+    end
     collectgarbage()
     collectgarbage()
     for i = 1, 50 do
@@ -69,17 +72,22 @@ end
 
 function tests.test_quirks()
   local function size_at(quirks, image)
-    local m = mask.new { grid = { 16, 16 }, quirks = quirks, seed = 11, group = 4 }:sample_raw(1, image)
+    local m = mask.new { grid = { 16, 16 }, quirks = quirks, seed = 11, group = 4 }:sample_raw(1,
+      image)
     return { m.target_h, m.target_w, m.context_h }
   end
   lu.assertEquals(size_at("reference", 0), { 7, 6, 15 })
   lu.assertEquals(size_at("reference", 12), { 5, 7, 15 })
-  lu.assertEquals(size_at("shared_draw, batch_sizes_seeded_by_counter, block_below_grid", 12), { 5, 7, 15 })
-  lu.assertEquals(size_at({ "shared_draw", "batch_sizes_seeded_by_counter", "block_below_grid" }, 12), { 5, 7, 15 })
-  lu.assertEquals(size_at({ shared_draw = true, batch_sizes_seeded_by_counter = true, raster_cut = false }, 0)[2], 6)
+  lu.assertEquals(size_at("shared_draw, batch_sizes_seeded_by_counter, block_below_grid", 12),
+    { 5, 7, 15 })
+  lu.assertEquals(size_at({ "shared_draw", "batch_sizes_seeded_by_counter", "block_below_grid" },
+    12), { 5, 7, 15 })
+  lu.assertEquals(size_at({ shared_draw = true, batch_sizes_seeded_by_counter = true,
+    raster_cut = false }, 0)[2], 6)
   lu.assertEquals(size_at({ reference = true, raster_cut = false }, 0), { 7, 6, 15 })
   for name in pairs(mask.quirks) do lu.assertTrue(#size_at(name, 0) == 3) end
-  lu.assertErrorMsgContains("unknown quirk 'raster_cuts' (did you mean 'raster_cut'?)", size_at, "raster_cuts", 0)
+  lu.assertErrorMsgContains("unknown quirk 'raster_cuts' (did you mean 'raster_cut'?)", size_at,
+    "raster_cuts", 0)
   lu.assertErrorMsgContains("unknown quirk", size_at, { [1] = {} }, 0)
   lu.assertErrorMsgContains("'quirks' is true", size_at, true, 0)
 end
@@ -107,8 +115,11 @@ function tests.test_text()
   lu.assertStrContains(colored, "▀")
   lu.assertEquals(select(2, colored:gsub("\n", "")), 3)
   lu.assertErrorMsgContains("expected a policy", mask.text, {})
-  lu.assertErrorMsgContains("mask.draw(policy, { images = 3 }): the second argument is 3, expected a table", mask.draw, p, 3)
-  lu.assertErrorMsgContains("mask.stats(policy, { groups = 100 }): the second argument is 9", mask.stats, p, 9)
+  lu.assertErrorMsgContains(
+    "mask.draw(policy, { images = 3 }): the second argument is 3, expected a table", mask.draw, p,
+    3)
+  lu.assertErrorMsgContains("mask.stats(policy, { groups = 100 }): the second argument is 9",
+    mask.stats, p, 9)
   lu.assertErrorMsgContains("did you mean 'color'", mask.text, p, { colour = true })
 end
 
@@ -135,7 +146,8 @@ function tests.test_stats()
   lu.assertEquals(s.coverage.target[256], 0)
   lu.assertStrContains(tostring(s), "200 groups of 8 images, 16x16 grid")
   lu.assertStrContains(tostring(s), "context blocks:  15x15 1.000")
-  lu.assertEquals(mask.stats(mask.new { grid = { 10, 10 }, policy = "random" }, { groups = 1 }).target_blocks, {})
+  lu.assertEquals(mask.stats(mask.new { grid = { 10, 10 }, policy = "random" },
+    { groups = 1 }).target_blocks, {})
 end
 
 function tests.test_other_policies()
@@ -146,7 +158,7 @@ function tests.test_other_policies()
   lu.assertEquals(m.t, 20)
 end
 
--- ---- policies written in Lua --------------------------------------------------------------------------------------
+-- ---- policies written in Lua --------------------------------------------------------------------
 
 local function halves(rng, g)
   local left = rng:uniform() < 0.5
@@ -187,7 +199,8 @@ end
 
 function tests.test_policy_in_lua_like_the_default()
   local ours = mask.stats(mask.new { grid = { 16, 16 }, group = 16 }, { groups = 60 })
-  local theirs = mask.stats(mask.policy(multiblock, { grid = { 16, 16 }, group = 16 }), { groups = 60 })
+  local theirs = mask.stats(mask.policy(multiblock, { grid = { 16, 16 }, group = 16 }),
+    { groups = 60 })
   lu.assertAlmostEquals(ours.k_mean, theirs.k_mean, 8)
   lu.assertAlmostEquals(ours.t_mean, theirs.t_mean, 2)
   for _, i in ipairs { 1, 16, 120, 256 } do
@@ -236,7 +249,8 @@ function tests.test_policy_in_lua_misuse()
   wrong("returned no target", function(_, g) return g:all(), {} end)
   wrong("the target is empty", function(_, g) return g:all(), { g:block(0, 0, 0, 1) } end)
   wrong("the context is string", function() return { "all" }, { 4 } end)
-  wrong("the context holds 16, which is not a patch from 0 to 15", function() return { 3, 16 }, { 4 } end)
+  wrong("the context holds 16, which is not a patch from 0 to 15", function() return { 3, 16 },
+    { 4 } end)
   wrong("of another grid", function(_, g) return g:all(), { mask.grid(2, 2):all() } end)
   wrong("1 context and 2 targets, but 1 context and 1 target before", function(_, g, at)
     return g:all(), at.image == 0 and g:all() or { g:all(), g:all() }
@@ -246,7 +260,8 @@ function tests.test_policy_in_lua_misuse()
   wrong("expected 0 to 16", function(rng, g) g:random(rng, 17) end)
   wrong("needs two regions of one grid", function(_, g) return g:all() - 3 end)
   wrong("my own", function() error "my own" end)
-  lu.assertErrorMsgContains("'count' is 0", function() mask.policy(halves, { 16, 16 }):sample(0) end)
+  lu.assertErrorMsgContains("'count' is 0",
+    function() mask.policy(halves, { 16, 16 }):sample(0) end)
 end
 
 function tests.test_misuse_is_an_error_of_the_caller()
@@ -263,11 +278,13 @@ function tests.test_misuse_is_an_error_of_the_caller()
   wrong("'grid width' is x", function() mask.new { grid = { 16, "x" } } end)
   wrong("'grid height' is 1e+300", function() mask.new { grid = { 1e300, 0 / 0 } } end)
   wrong("did you mean 'grid'?", function() mask.new { grd = { 8, 8 } } end)
-  wrong("mask.target: unknown setting 'scales'", function() mask.new { grid = { 8, 8 }, target = { scales = 1 } } end)
+  wrong("mask.target: unknown setting 'scales'",
+    function() mask.new { grid = { 8, 8 }, target = { scales = 1 } } end)
   wrong("3x3 = 9 patches never exceeds min_keep 10",
     function() mask.new { grid = { 8, 8 }, quirks = "shared_draw" } end)
   wrong("unknown policy 'multi'", function() mask.new { grid = { 8, 8 }, policy = "multi" } end)
-  wrong("runs from 0.3 down to 0.1", function() mask.new { grid = { 8, 8 }, target = { scale = { .3, .1 } } } end)
+  wrong("runs from 0.3 down to 0.1",
+    function() mask.new { grid = { 8, 8 }, target = { scale = { .3, .1 } } } end)
   wrong("expected two numbers such as {0.85, 1}",
     function() mask.new { grid = { 8, 8 }, context = { scale = "x" } } end)
   wrong("'overlap' is 1", function() mask.new { grid = { 8, 8 }, overlap = 1 } end)
@@ -280,7 +297,7 @@ function tests.test_misuse_is_an_error_of_the_caller()
   wrong("expected a policy", function() mask.stats {} end)
 end
 
--- ---- conform ------------------------------------------------------------------------------------------------------
+-- ---- conform ------------------------------------------------------------------------------------
 
 -- A file as the published sampler's counts are written, drawn here with another seed.
 local function made_file(batches)
@@ -296,10 +313,14 @@ local function made_file(batches)
     for i, v in ipairs(t) do out[i] = tonumber(("%.5f"):format(v)) end
     return out
   end
-  return { batches = batches, pred_block_hxw_counts = s.target_blocks, enc_block_hxw_counts = s.context_blocks,
-    enc_keep_counts = named(s.k), pred_keep_counts = named(s.t), enc_patch_frequency = rounded(s.coverage.context),
-    pred_patch_frequency = rounded(s.coverage.target), config = { crop_size = 224, patch_size = 16, num_enc_masks = 1,
-      num_pred_masks = 4, enc_mask_scale = { .85, 1 }, pred_mask_scale = { .15, .2 }, aspect_ratio = { .75, 1.5 },
+  return { batches = batches, pred_block_hxw_counts = s.target_blocks,
+    enc_block_hxw_counts = s.context_blocks,
+    enc_keep_counts = named(s.k), pred_keep_counts = named(s.t),
+      enc_patch_frequency = rounded(s.coverage.context),
+    pred_patch_frequency = rounded(s.coverage.target),
+      config = { crop_size = 224, patch_size = 16, num_enc_masks = 1,
+      num_pred_masks = 4, enc_mask_scale = { .85, 1 }, pred_mask_scale = { .15, .2 },
+        aspect_ratio = { .75, 1.5 },
       min_keep = 10, allow_overlap = false, batch_size = 4 } }
 end
 
@@ -345,7 +366,8 @@ function tests.test_conform_finds_one_wrong_number()
   file.batches = 601
   lu.assertFalse(check(file))
   file.batches = 600
-  for key, value in pairs { batch_size = 8, num_pred_masks = 3, enc_mask_scale = { .6, .7 }, allow_overlap = true,
+  for key, value in pairs { batch_size = 8, num_pred_masks = 3, enc_mask_scale = { .6, .7 },
+      allow_overlap = true,
     pred_mask_scale = { .15, .21 }, min_keep = 60 } do
     local was = file.config[key]
     file.config[key] = value
@@ -356,7 +378,8 @@ function tests.test_conform_finds_one_wrong_number()
 end
 
 function tests.test_conform_refuses_what_it_cannot_read()
-  for _, content in ipairs { "", "{", "[]", "3", '{"config": 3}', '{"config": {"crop_size": 64, "patch_size": 0}}' } do
+  for _, content in ipairs { "", "{", "[]", "3", '{"config": 3}',
+      '{"config": {"crop_size": 64, "patch_size": 0}}' } do
     local ok, message = check(content)
     lu.assertNil(ok)
     lu.assertEquals(type(message), "string")

@@ -9,7 +9,9 @@ TestMaskLint = tests -- luacheck: ignore
 -- The first finding whose text holds `part`.
 local function found(findings, part)
   for _, f in ipairs(findings) do
-    if (f.what .. " " .. (f.why or "") .. " " .. (f.advice or "")):find(part, 1, true) then return f end
+    if (f.what .. " " .. (f.why or "") .. " " .. (f.advice or "")):find(part, 1, true) then
+      return f
+    end
   end
   lu.fail(("no finding says '%s':\n%s"):format(part, tostring(findings)))
 end
@@ -23,7 +25,8 @@ function tests.test_defaults_are_healthy()
   found(l, "target blocks: ")
   local shrink = found(l, "mean context patches (images per group)")
   lu.assertEquals(shrink.level, "note")
-  lu.assertTrue(l.by_group[1] > l.by_group[8] and l.by_group[8] > l.by_group[32] and l.by_group[32] > l.by_group[128])
+  lu.assertTrue(l.by_group[1] > l.by_group[8] and l.by_group[8] > l.by_group[32]
+    and l.by_group[32] > l.by_group[128])
   lu.assertEquals({ #l.rows.context, #l.rows.target }, { 16, 16 })
   silent(l, "published 4")
   found(l, "quirks are off")
@@ -42,7 +45,8 @@ function tests.test_quirks_are_seen()
   local edge = found(l, "27 of 196 patches are never in a target: the last row and column")
   lu.assertEquals(edge.level, "warn")
   lu.assertStrContains(edge.why, "exclusive_position")
-  lu.assertStrContains(found(l, "contexts contain the top more often than the bottom").why, "raster_cut")
+  lu.assertStrContains(found(l, "contexts contain the top more often than the bottom").why,
+    "raster_cut")
   lu.assertEquals(l.rows.target[14], 0)
   silent(l, "the published sampler's quirks")
   l = mask.lint { grid = { 14, 14 }, quirks = "raster_cut" }
@@ -64,7 +68,8 @@ function tests.test_hangs_with_the_arithmetic()
   l = mask.lint { grid = { 8, 8 }, min_keep = 7 }
   lu.assertEquals(found(l, "close to a setting that is refused").level, "warn")
   silent(mask.lint { grid = { 8, 8 }, min_keep = 3 }, "is refused")
-  found(mask.lint { grid = { 6, 6 }, min_keep = 8, target = { scale = { .3, .4 } } }, "targets can cover the context")
+  found(mask.lint { grid = { 6, 6 }, min_keep = 8, target = { scale = { .3, .4 } } },
+    "targets can cover the context")
 end
 
 function tests.test_fallbacks_and_overlap()
@@ -76,7 +81,8 @@ function tests.test_fallbacks_and_overlap()
 end
 
 function tests.test_differences_in_words()
-  local l = mask.lint { grid = { 16, 16 }, target = { n = 2, scale = { .2, .3 } }, context = { scale = { .4, 1 } }, group = 8 }
+  local l = mask.lint { grid = { 16, 16 }, target = { n = 2, scale = { .2, .3 } },
+    context = { scale = { .4, 1 } }, group = 8 }
   found(l, "mask.target.n is 2, published 4")
   found(l, "mask.target.scale is 0.2 to 0.3, published 0.15 to 0.2")
   found(l, "mask.context.scale is 0.4 to 1")
@@ -100,11 +106,13 @@ function tests.test_policies_in_lua()
   end, { 8, 8 }))
   lu.assertStrContains(found(l, "the policy fails while it draws").why, "image 501, step 3: tired")
   for _, name in ipairs { "rasterised", "halves", "multiblock", "curriculum", "attention" } do
-    lu.assertEquals(mask.lint({ grid = { 14, 14 }, policy = ("recipes/masks/%s.lua"):format(name) }, { groups = 4 }).errors, 0, name)
+    lu.assertEquals(mask.lint({ grid = { 14, 14 }, policy = ("recipes/masks/%s.lua"):format(name) },
+      { groups = 4 }).errors, 0, name)
   end
 end
 
--- A policy that draws its targets once per group has 20 draws in 20 groups, not 2560: corners that these miss are no finding.
+-- A policy that draws its targets once per group has 20 draws in 20 groups, not 2560: corners that
+-- these miss are no finding.
 function tests.test_draws_of_a_group_count_once()
   local l = mask.lint(mask.policy(function(rng, g)
     local block = g:random_block(rng.group, 3, 3)
@@ -118,16 +126,19 @@ function tests.test_draws_of_a_group_count_once()
     local block = g:block(rng.group:below(4), rng.group:below(6), 3, 3)
     return -block, { block }
   end, { 8, 8 }))
-  lu.assertStrContains(found(l, "16 of 64 patches are never in a target").why, "in 532 independent draws")
+  lu.assertStrContains(found(l, "16 of 64 patches are never in a target").why,
+    "in 532 independent draws")
   lu.assertStrContains(tostring(l), "0 errors, 1 warning")
 end
 
 function tests.test_a_whole_recipe()
-  local cfg = ijepa.config({ data = { crop = { 64, 96 }, batch = 8 }, model = { patch = 8 } }, nil, {})
+  local cfg = ijepa.config({ data = { crop = { 64, 96 }, batch = 8 }, model = { patch = 8 } }, nil,
+    {})
   local l = mask.lint(cfg)
   found(l, "mask.group is 128, data.batch is 8")
   lu.assertEquals({ #l.rows.context, l.errors }, { 8, 0 })
-  found(mask.lint(ijepa.config({ mask = { policy = "recipes/masks/none.lua" } }, nil, {})), "cannot read file 'recipes/masks/none.lua'")
+  found(mask.lint(ijepa.config({ mask = { policy = "recipes/masks/none.lua" } }, nil, {})),
+    "cannot read file 'recipes/masks/none.lua'")
 end
 
 function tests.test_leaves_the_policy_where_it_was()
@@ -136,7 +147,8 @@ function tests.test_leaves_the_policy_where_it_was()
   mask.lint(p, { groups = 2 })
   lu.assertEquals(p.next, 5)
   lu.assertErrorMsgContains("expected a policy or settings", mask.lint, 3)
-  lu.assertStrContains(tostring(mask.lint({}, { groups = 1 })), "error  no policy can be made of these settings")
+  lu.assertStrContains(tostring(mask.lint({}, { groups = 1 })),
+    "error  no policy can be made of these settings")
 end
 
 if not ... then os.exit(lu.LuaUnit.run()) end

@@ -9,7 +9,8 @@ local tests = {}
 TestMaskPolicy = tests -- luacheck: ignore
 
 local program = support.program
-local SHIPPED = { "multiblock", "random", "block", "rasterised", "halves", "vjepa_short", "vjepa_long", "curriculum", "attention" }
+local SHIPPED = { "multiblock", "random", "block", "rasterised", "halves", "vjepa_short",
+  "vjepa_long", "curriculum", "attention" }
 local function shipped(name) return ("recipes/masks/%s.lua"):format(name) end
 
 local folder
@@ -20,10 +21,11 @@ local function write(name, text) return support.write(folder .. "/" .. name, tex
 
 local function bytes(m)
   return table.concat({ m.count, m.contexts, m.targets, m.k, m.t, m.fallbacks }, " ")
-    .. F.string(m.context, 4 * m.contexts * m.count * m.k) .. F.string(m.target, 4 * m.targets * m.count * m.t)
+    .. F.string(m.context, 4 * m.contexts * m.count * m.k)
+      .. F.string(m.target, 4 * m.targets * m.count * m.t)
 end
 
--- ---- regions and maps ---------------------------------------------------------------------------------------------
+-- ---- regions and maps ---------------------------------------------------------------------------
 
 function tests.test_regions_on_odd_grids()
   for _, side in ipairs { { 1, 1 }, { 3, 7 }, { 4, 8 }, { 5, 13 }, { 9, 32 }, { 2, 33 } } do
@@ -41,13 +43,16 @@ function tests.test_regions_on_odd_grids()
 end
 
 function tests.test_grids_and_blocks_that_do_not_fit()
-  lu.assertEquals({ mask.grid { 8, 12 }.h, mask.grid { 8, 12 }.w, mask.grid(8, 12).n }, { 8, 12, 96 })
-  lu.assertErrorMsgContains("mask.grid(rows, columns): (8, nil), expected two whole numbers", mask.grid, { 8 })
+  lu.assertEquals({ mask.grid { 8, 12 }.h, mask.grid { 8, 12 }.w, mask.grid(8, 12).n },
+    { 8, 12, 96 })
+  lu.assertErrorMsgContains("mask.grid(rows, columns): (8, nil), expected two whole numbers",
+    mask.grid, { 8 })
   lu.assertErrorMsgContains("(0, 3), expected two", mask.grid, 0, 3)
   local g = mask.grid(8, 8)
   lu.assertEquals(g:block(8, 0, 0, 3):size(), 0)
   lu.assertEquals(g:block(4, 4, 4, 4):size(), 16)
-  lu.assertErrorMsgContains("(4, 4, 8, 8) is not inside the grid of 8 x 8 patches", g.block, g, 4, 4, 8, 8)
+  lu.assertErrorMsgContains("(4, 4, 8, 8) is not inside the grid of 8 x 8 patches", g.block, g, 4,
+    4, 8, 8)
   lu.assertErrorMsgContains("(-1, 0, 2, 2) is not inside", g.block, g, -1, 0, 2, 2)
   lu.assertErrorMsgContains("(0, 0, 1.5, 2) are not four whole numbers", g.block, g, 0, 0, 1.5, 2)
 end
@@ -59,9 +64,11 @@ function tests.test_shapes()
   lu.assertEquals(tostring(g:checkerboard()), "#.#.#\n.#.#.\n#.#.#\n.#.#.")
   lu.assertTrue(g:checkerboard(1, true) == -g:checkerboard())
   lu.assertEquals(tostring(g:checkerboard(2)), "##..#\n##..#\n..##.\n..##.")
-  lu.assertEquals(tostring(g:union { g:block(0, 0, 1, 1), g:block(3, 4, 1, 1) }), "#....\n.....\n.....\n....#")
+  lu.assertEquals(tostring(g:union { g:block(0, 0, 1, 1), g:block(3, 4, 1, 1) }),
+    "#....\n.....\n.....\n....#")
   lu.assertEquals({ mask.grid(16, 16):block_size(40, 1.5) }, { 8, 5 })
-  lu.assertEquals({ mask.grid(4, 16):block_size(32, 4) }, { 4, 8 })   -- too high: the width makes up for it
+  -- too high: the width makes up for it
+  lu.assertEquals({ mask.grid(4, 16):block_size(32, 4) }, { 4, 8 })
   lu.assertEquals({ mask.grid(4, 4):block_size(0.2) }, { 1, 1 })
 end
 
@@ -86,7 +93,8 @@ function tests.test_maps()
   lu.assertEquals(g:top({ { 1, 5, 0 }, { 5, 2, 3 } }, 3):patches(), { 1, 3, 5 })
   lu.assertEquals(g:map(function(y, x) return y * 3 + x end):at(1, 2), 5)
   for n = 0, 6 do lu.assertEquals(g:top(values, n):size(), n) end
-  -- one patch by weight: shares are those of the weights; weight 0 never comes before the others are used up
+  -- one patch by weight: shares are those of the weights; weight 0 never comes before the others
+  -- are used up
   local share = frequencies(g, 8000, function(rng, grid) return grid:weighted(rng, values, 1) end)
   for i, v in ipairs(values) do lu.assertAlmostEquals(share[i], v / 16, .025) end
   share = frequencies(g, 200, function(rng, grid) return grid:weighted(rng, values, 5) end)
@@ -94,7 +102,8 @@ function tests.test_maps()
   share = frequencies(g, 50, function(rng, grid) return grid:weighted(rng, values, 6) end)
   lu.assertEquals(share, { 1, 1, 1, 1, 1, 1 })
   -- places of 2 x 2: left has 13, right 10 of 23
-  share = frequencies(g, 8000, function(rng, grid) return grid:weighted_block(rng, values, 2, 2) end)
+  share = frequencies(g, 8000, function(rng, grid) return grid:weighted_block(rng, values, 2,
+    2) end)
   lu.assertAlmostEquals(share[1], 13 / 23, .025)
   lu.assertAlmostEquals(share[3], 10 / 23, .025)
   lu.assertErrorMsgContains("expected 6 numbers", g.map, g, { 1, 2 })
@@ -104,7 +113,7 @@ function tests.test_maps()
   lu.assertErrorMsgContains("is not a patch from 0 to 5", g.patches, g, { 6 })
 end
 
--- ---- the shipped files --------------------------------------------------------------------------------------------
+-- ---- the shipped files --------------------------------------------------------------------------
 
 local function same_as_built_in(name, cases)
   local fallbacks = 0
@@ -116,14 +125,16 @@ local function same_as_built_in(name, cases)
     for i = 0, 12 do   -- across the borders of groups, so cut to several lengths
       local m = file:sample_raw(37, i * 29)
       fallbacks = fallbacks + m.fallbacks
-      lu.assertTrue(bytes(ours:sample_raw(37, i * 29)) == bytes(m), ("%s, case %dx%d, call %d"):format(name, o.grid[1], o.grid[2], i))
+      lu.assertTrue(bytes(ours:sample_raw(37, i * 29)) == bytes(m),
+        ("%s, case %dx%d, call %d"):format(name, o.grid[1], o.grid[2], i))
     end
   end
   return fallbacks
 end
 
 function tests.test_multiblock_in_lua_is_the_built_in_one()
-  local fallbacks = same_as_built_in("multiblock", { { grid = { 16, 16 } }, { grid = { 14, 9 }, group = 8, seed = 7 },
+  local fallbacks = same_as_built_in("multiblock",
+    { { grid = { 16, 16 } }, { grid = { 14, 9 }, group = 8, seed = 7 },
     { grid = { 8, 8 }, min_keep = 5, group = 3, context = { n = 2, scale = { .5, .9 } } },
     { grid = { 6, 6 }, group = 8, min_keep = 8, target = { n = 4, scale = { .3, .4 } } },
     { grid = { 16, 16 }, group = 16, overlap = true, target = { n = 2, aspect = { .3, 3 } } },
@@ -132,7 +143,8 @@ function tests.test_multiblock_in_lua_is_the_built_in_one()
 end
 
 function tests.test_random_in_lua_is_the_built_in_one()
-  same_as_built_in("random", { { grid = { 16, 16 } }, { grid = { 12, 9 }, group = 8, seed = 7, overlap = true },
+  same_as_built_in("random",
+    { { grid = { 16, 16 } }, { grid = { 12, 9 }, group = 8, seed = 7, overlap = true },
     { grid = { 10, 10 }, group = 5, target = { n = 2 } } })
 end
 
@@ -147,7 +159,8 @@ function tests.test_every_shipped_file()
         for j = 0, m.targets - 1 do
           for i = 0, m.t - 1 do
             local patch = m.target[(j * 32 + b) * m.t + i]
-            lu.assertTrue(patch >= 0 and patch < p.grid[1] * p.grid[2] and (m.fallbacks > 0 or not shown[patch]), name)
+            lu.assertTrue(patch >= 0 and patch < p.grid[1] * p.grid[2]
+              and (m.fallbacks > 0 or not shown[patch]), name)
           end
         end
       end
@@ -159,11 +172,12 @@ function tests.test_every_shipped_file()
   lu.assertEquals({ m.k, m.t, m.targets }, { 64, 64, 3 })
   m = mask.new { policy = shipped "vjepa_short", grid = { 16, 16 }, group = 1 }:sample_raw(1)
   lu.assertEquals(m.k + m.t, 256)
-  m = mask.new { policy = shipped "halves", grid = { 16, 16 }, options = "vertical=false" }:sample_raw(1)
+  m = mask.new { policy = shipped "halves", grid = { 16, 16 },
+    options = "vertical=false" }:sample_raw(1)
   lu.assertTrue(m.context[0] == 0 and m.context[127] == 127 or m.context[0] == 128)
 end
 
--- ---- steps, options, saliency -------------------------------------------------------------------------------------
+-- ---- steps, options, saliency -------------------------------------------------------------------
 
 function tests.test_steps()
   local seen = {}
@@ -175,19 +189,24 @@ function tests.test_steps()
   p:sample_raw(8, 8)
   lu.assertEquals({ seen[8], seen[11], seen[12], seen[15] }, { 2, 2, 3, 3 })
   lu.assertEquals(p:sample_raw(4, 0, 0).t, 1)
-  lu.assertEquals(p:sample_raw(4, 0, 5).t, 4)   -- the first images again, as of step 5: a diagnosis does so
+  -- the first images again, as of step 5: a diagnosis does so
+  lu.assertEquals(p:sample_raw(4, 0, 5).t, 4)
   lu.assertEquals({ seen[0], seen[4] }, { 5, 6 })
 end
 
 function tests.test_curriculum_resumes()
   local function policy()
-    return mask.new { policy = shipped "curriculum", grid = { 12, 12 }, group = 32, batch = 8, options = { over = 10 } }
+    return mask.new { policy = shipped "curriculum", grid = { 12, 12 }, group = 32, batch = 8,
+      options = { over = 10 } }
   end
   local p, all = policy(), {}
   for step = 0, 11 do all[step] = bytes(p:sample_raw(8, step * 8, step)) end
   for _, from in ipairs { 0, 3, 5, 11 } do
     local q = policy()   -- as a run that resumes from there
-    for step = from, 11 do lu.assertTrue(bytes(q:sample_raw(8, step * 8, step)) == all[step], ("step %d from %d"):format(step, from)) end
+    for step = from, 11 do
+      lu.assertTrue(bytes(q:sample_raw(8, step * 8, step)) == all[step],
+        ("step %d from %d"):format(step, from))
+    end
   end
   lu.assertTrue(p:sample_raw(8, 0).t < p:sample_raw(8, 88).t)
 end
@@ -199,17 +218,21 @@ return { options = { share = .5, name = "x", list = { 1, 2 }, on = true },
     SEEN = o
     return g:all(), { g:block(0, 0, math.floor(g.h * o.share), g.w) }
   end }]])
-  local function t_of(options) return mask.new { policy = path, grid = { 4, 4 }, options = options }:sample_raw(1).t end
+  local function t_of(options)
+    return mask.new { policy = path, grid = { 4, 4 }, options = options }:sample_raw(1).t
+  end
   lu.assertEquals(t_of(), 8)
   lu.assertEquals(t_of { share = 1 }, 16)
   lu.assertEquals(t_of "share=.25, list={3, 4.5},on=false,name=a b", 4)
   local o = rawget(_G, "SEEN")
   rawset(_G, "SEEN", nil)
-  lu.assertEquals({ o.share, o.name, o.list, o.on, o.mask.target.n, o.mask.min_keep }, { .25, "a b", { 3, 4.5 }, false, 4, 10 })
+  lu.assertEquals({ o.share, o.name, o.list, o.on, o.mask.target.n, o.mask.min_keep },
+    { .25, "a b", { 3, 4.5 }, false, 4, 10 })
   lu.assertErrorMsgContains("has no option 'shar' (did you mean 'share'?)", t_of, "shar=1")
   lu.assertErrorMsgContains("is many, expected a number such as 0.5", t_of, "share=many")
   lu.assertErrorMsgContains("is not name=value", t_of, "share")
-  lu.assertErrorMsgContains("is for policies in files", mask.new, { grid = { 16, 16 }, options = { a = 1 } })
+  lu.assertErrorMsgContains("is for policies in files", mask.new,
+    { grid = { 16, 16 }, options = { a = 1 } })
 end
 
 function tests.test_saliency()
@@ -222,20 +245,24 @@ function tests.test_saliency()
     return mask.policy(f, { grid = { 2, 2 }, group = group or 2, saliency = saliency })
   end
   local rows = { { 9, 8, 0, 0 }, { 0, 0, 1, 2 } }
-  for _, saliency in ipairs { function(b) return b.images and rows end, function() return tensor.new(rows) end } do
+  for _, saliency in ipairs { function(b) return b.images and rows end,
+      function() return tensor.new(rows) end } do
     local q = given(saliency)
     m = q:sample_raw(2, 0, nil, { images = true })
     lu.assertEquals({ m.target[0], m.target[1], m.target[2], m.target[3] }, { 0, 1, 2, 3 })
     lu.assertErrorMsgContains("this policy reads images: give images=", q.sample_raw, q, 2)
-    lu.assertErrorMsgContains("set mask.group=1 (it is 2)", q.sample_raw, q, 1, 0, nil, { images = true })
+    lu.assertErrorMsgContains("set mask.group=1 (it is 2)", q.sample_raw, q, 1, 0, nil,
+      { images = true })
     lu.assertStrContains(mask.text(q), "this policy reads images: give images=")
   end
   local q = given(function() return { { 1 }, { 2 } } end)
   lu.assertErrorMsgContains("image 0: its saliency", q.sample_raw, q, 2, 0, nil, { images = true })
   q = given(function() return 3 end)
-  lu.assertErrorMsgContains("number, expected a tensor (2, 4)", q.sample_raw, q, 2, 0, nil, { images = true })
+  lu.assertErrorMsgContains("number, expected a tensor (2, 4)", q.sample_raw, q, 2, 0, nil,
+    { images = true })
   q = given(function() error "no eyes" end)
-  lu.assertErrorMsgContains("mask policy's saliency: no eyes", q.sample_raw, q, 2, 0, nil, { images = true })
+  lu.assertErrorMsgContains("mask policy's saliency: no eyes", q.sample_raw, q, 2, 0, nil,
+    { images = true })
 end
 
 function tests.test_attention_of_an_encoder()
@@ -257,7 +284,7 @@ function tests.test_attention_of_an_encoder()
   end
 end
 
--- ---- errors -------------------------------------------------------------------------------------------------------
+-- ---- errors -------------------------------------------------------------------------------------
 
 local function message_of(f, ...)
   local ok, e = pcall(f, ...)
@@ -280,20 +307,31 @@ function tests.test_bad_files()
   wrong("number.lua", "return 3", "the file returned number, expected a function")
   wrong("nothing.lua", "local x = 1", "the file returned nil")
   wrong("notable.lua", "return { polcy = 1 }", "without the function 'policy'")
-  wrong("field.lua", "return { policy = function() end, option = {} }", "unknown field 'option' %(did you mean 'options'")
-  wrong("nil.lua", "\nreturn function(rng, grid)\nend", ":2: mask policy, image 0, step 0: the function returned no context")
-  wrong("empty.lua", "return function(rng, grid) return grid:none(), { grid:all() } end", ":1: .*the context is empty")
-  wrong("garbage.lua", "return function(rng, grid) return grid:all(), { { 1, 2, 99 } } end", "the target holds 99, which is not a patch")
-  wrong("call.lua", "return function(rng, grid)\n  return grid:block(1), {}\nend", ":2: mask policy, image 0.*not four whole")
-  wrong("object.lua", "return function() error({}) end", ":1: mask policy, .*error object is a table")
-  wrong("deep.lua", "local function f(g) return f(g) + 1 end\nreturn f", ":1: mask policy.*stack overflow")
-  wrong(("long"):rep(40) .. ".lua", "return function(r, g)\n return g.x.y end", ":2: mask policy, image 0, step 0: attempt to index")
-  lu.assertErrorMsgContains("cannot read file", mask.new, { policy = folder .. "/none.lua", grid = { 4, 4 } })
-  lu.assertErrorMsgContains("cannot read file", mask.new, { policy = folder .. "/", grid = { 4, 4 } })
+  wrong("field.lua", "return { policy = function() end, option = {} }",
+    "unknown field 'option' %(did you mean 'options'")
+  wrong("nil.lua", "\nreturn function(rng, grid)\nend",
+    ":2: mask policy, image 0, step 0: the function returned no context")
+  wrong("empty.lua", "return function(rng, grid) return grid:none(), { grid:all() } end",
+    ":1: .*the context is empty")
+  wrong("garbage.lua", "return function(rng, grid) return grid:all(), { { 1, 2, 99 } } end",
+    "the target holds 99, which is not a patch")
+  wrong("call.lua", "return function(rng, grid)\n  return grid:block(1), {}\nend",
+    ":2: mask policy, image 0.*not four whole")
+  wrong("object.lua", "return function() error({}) end",
+    ":1: mask policy, .*error object is a table")
+  wrong("deep.lua", "local function f(g) return f(g) + 1 end\nreturn f",
+    ":1: mask policy.*stack overflow")
+  wrong(("long"):rep(40) .. ".lua", "return function(r, g)\n return g.x.y end",
+    ":2: mask policy, image 0, step 0: attempt to index")
+  lu.assertErrorMsgContains("cannot read file", mask.new,
+    { policy = folder .. "/none.lua", grid = { 4, 4 } })
+  lu.assertErrorMsgContains("cannot read file", mask.new,
+    { policy = folder .. "/", grid = { 4, 4 } })
 end
 
 function tests.test_error_late_in_a_run()
-  local path = write("late.lua", "return function(rng, grid, at)\n  if at.step >= 1000 then\n    error 'tired'\n  end\n"
+  local path = write("late.lua",
+    "return function(rng, grid, at)\n  if at.step >= 1000 then\n    error 'tired'\n  end\n"
     .. "  return grid:all(), { grid:all() }\nend\n")
   local p = mask.new { policy = path, grid = { 4, 4 }, group = 8, batch = 4 }
   p:sample_raw(4, 4 * 997)
@@ -316,7 +354,8 @@ function tests.test_ctrl_c_stops_a_loop()
   }
   rawset(_G, "GLOBAL_HELPER", assert(loadstring "while true do end"))
   for i, loop in ipairs(loops) do
-    local path = write(("loop%d.lua"):format(i), ("local function helper() while true do end end\nlocal list = { of = { helper = helper } }\n"
+    local path = write(("loop%d.lua"):format(i),
+      ("local function helper() while true do end end\nlocal list = { of = { helper = helper } }\n"
       .. "return function(rng, grid, at)\n  local a = 0\n  for i = 1, 1000 do a = a + i end\n  if at.image >= 4 then INTERRUPT() %s end\n"
       .. "  return grid:all(), { grid:all() }, list, helper\nend\n"):format(loop))
     rawset(_G, "INTERRUPT", function() C.ij_interrupt_set(1) end)
@@ -324,7 +363,8 @@ function tests.test_ctrl_c_stops_a_loop()
     local e = message_of(p.sample_raw, p, 4, 4)
     C.ij_interrupt_set(0)
     lu.assertEquals({ type(e), e.exit, e.interrupted }, { "table", 130, true })
-    lu.assertNotNil((e.place or ""):find(i == 7 and "while true" or path .. ":", 1, true), tostring(e))
+    lu.assertNotNil((e.place or ""):find(i == 7 and "while true" or path .. ":", 1, true),
+      tostring(e))
     lu.assertStrContains(tostring(e), "interrupted in the mask policy at ")
     lu.assertNil(debug.gethook())
     lu.assertEquals(p:sample_raw(4, 0).k, 16)
@@ -333,17 +373,20 @@ function tests.test_ctrl_c_stops_a_loop()
   rawset(_G, "INTERRUPT", nil)
 end
 
--- However a policy reaches a loop without end, it runs interpreted: compiled code would not notice Ctrl-C.
+-- However a policy reaches a loop without end, it runs interpreted: compiled code would not notice
+-- Ctrl-C.
 function tests.test_ctrl_c_stops_loops_wherever_they_are()
   local function forever(n)
     local x = 0
     while x < (n or math.huge) do x = x + 1 end
     return x
   end
-  write("hanging_module.lua", "local function loop() while true do end end\nreturn { go = function() loop() end }\n")
+  write("hanging_module.lua",
+    "local function loop() while true do end end\nreturn { go = function() loop() end }\n")
   local path = package.path
   package.path = folder .. "/?.lua;" .. path
-  local deep, indexed = { { { { { { forever } } } } } }, setmetatable({}, { __index = function() return forever() end })
+  local deep, indexed = { { { { { { forever } } } } } },
+    setmetatable({}, { __index = function() return forever() end })
   local reach = {
     deep = function(now) return now and deep[1][1][1][1][1][1]() end,
     metatable = function(now) return now and indexed.x end,
@@ -367,7 +410,8 @@ function tests.test_ctrl_c_stops_loops_wherever_they_are()
   package.path = path
 end
 
--- The limit: a function that comes into reach after the first group may be compiled; Ctrl-C then waits until it returns.
+-- The limit: a function that comes into reach after the first group may be compiled; Ctrl-C then
+-- waits until it returns.
 function tests.test_ctrl_c_waits_for_functions_that_come_later()
   local late = "local time = ... local t = time() while time() - t < 1.5 do end"
   local p = mask.policy(function(_, grid, at)
@@ -381,7 +425,8 @@ function tests.test_ctrl_c_waits_for_functions_that_come_later()
   local e = message_of(p.sample_raw, p, 4, 4)
   C.ij_interrupt_set(0)
   lu.assertEquals(e.exit, 130)
-  lu.assertStrContains(e.place, "test_mask_policy.lua")   -- not late:1, where an interpreted one would have been stopped
+  -- not late:1, where an interpreted one would have been stopped
+  lu.assertStrContains(e.place, "test_mask_policy.lua")
 end
 
 -- A healthy policy is not cut off by a Ctrl-C that comes while it runs: the step ends as always.
@@ -412,7 +457,7 @@ print(ok, e.exit, tostring(e))
   lu.assertStrContains(text, ("false\t130\tinterrupted in the mask policy at %s:4"):format(script))
 end
 
--- ---- training -----------------------------------------------------------------------------------------------------
+-- ---- training -----------------------------------------------------------------------------------
 
 local TINY = "data.batch=4 data.crop=32 data.workers=1 model.width=16 model.depth=1 model.heads=2 model.patch=4 model.pred_depth=1 "
   .. "model.pred_dim=8 mask.min_keep=3 optim.epochs=1 optim.warmup=0 optim.steps=3 "
@@ -431,8 +476,10 @@ function tests.test_training_with_a_file()
   local code, text = pretrain "mask.policy=recipes/masks/curriculum.lua mask.options=over=3,targets=2"
   lu.assertEquals(code, 0, text)
   local config = assert(require "ijepa.run".config(folder .. "/run"))
-  lu.assertEquals({ config.mask.policy, config.mask.options }, { "recipes/masks/curriculum.lua", "over=3,targets=2" })
-  local path = write("bad.lua", "return function(rng, grid, at)\n  if at.step == 2 then error 'tired' end\n  return grid:all(), { grid:all() }\nend")
+  lu.assertEquals({ config.mask.policy, config.mask.options },
+    { "recipes/masks/curriculum.lua", "over=3,targets=2" })
+  local path = write("bad.lua",
+    "return function(rng, grid, at)\n  if at.step == 2 then error 'tired' end\n  return grid:all(), { grid:all() }\nend")
   code, text = pretrain("resume=false mask.group=4 mask.policy=" .. path)
   lu.assertEquals(code, 1, text)
   lu.assertStrContains(text, path .. ":2: mask policy, image 8, step 2: tired")
@@ -444,9 +491,10 @@ function tests.test_training_with_a_file()
   lu.assertStrContains(text, "expected one of multiblock, random, block, or a Lua file")
 end
 
--- ---- documents ----------------------------------------------------------------------------------------------------
+-- ---- documents ----------------------------------------------------------------------------------
 
--- Every ```lua of docs/masks.md runs by itself, and says what the text block behind it says, if there is one.
+-- Every ```lua of docs/masks.md runs by itself, and says what the text block behind it says, if
+-- there is one.
 function tests.test_the_document()
   local file = assert(io.open "docs/masks.md")
   local text = file:read "*a"

@@ -1,4 +1,5 @@
--- What a training step needs of a GPU: counted on the dry device, compared with arithmetic of its own.
+-- What a training step needs of a GPU: counted on the dry device, compared with arithmetic of its
+-- own.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local support = require "support"
@@ -8,16 +9,19 @@ local tests = {}
 TestMemory = tests -- luacheck: ignore
 
 local function settings(words)
-  local list = { "data.root=none", "data.batch=8", "data.crop=64", "model.patch=8", "model.width=64", "model.depth=6", "model.heads=4",
+  local list = { "data.root=none", "data.batch=8", "data.crop=64", "model.patch=8",
+    "model.width=64", "model.depth=6", "model.heads=4",
     "model.pred_depth=3", "model.pred_dim=32", "mask.min_keep=3", "mask.group=8" }
   for word in (words or ""):gmatch "%S+" do list[#list + 1] = word end
   return config({}, nil, list)
 end
 
--- What the backward of a stack needs of its forward, by the list at the top of core/model/stack.c: bytes.
+-- What the backward of a stack needs of its forward, by the list at the top of core/model/stack.c:
+-- bytes.
 local function stack(rows, width, depth, heads, mlp, last_rows)
   local half, full = 2, 4
-  local function block(r, after) return r * (full * width + half * (3 * width + width) + full * (heads + 2)) +
+  local function block(r, after) return r * (
+    full * width + half * (3 * width + width) + full * (heads + 2)) +
     after * (full * width + half * mlp + full * 2) end
   return (depth - 1) * block(rows, rows) + block(rows, last_rows)
 end
@@ -36,8 +40,10 @@ function tests.test_parts_are_what_arithmetic_says()
     lu.assertTrue(need.moments >= 8 * trained and need.moments < 8 * trained + 2 * 512 * 200)
   end)
   lu.assertEquals(need.gradients, 0)
-  -- activations: the encoder's and the predictor's; the rest of a step (one block's gradients, targets) is smaller
-  local saved = stack(B * K, D, 6, 4, 4 * D, B * K) + stack(M * B * (K + T), E, 3, 4, 4 * E, M * B * T)
+  -- activations: the encoder's and the predictor's; the rest of a step (one block's gradients,
+  -- targets) is smaller
+  local saved = stack(B * K, D, 6, 4, 4 * D, B * K) + stack(M * B * (K + T), E, 3, 4, 4 * E,
+    M * B * T)
   lu.assertTrue(need.step > saved, ("%d of %d"):format(need.step, saved))
   lu.assertTrue(need.step < 1.6 * saved, ("%d of %d"):format(need.step, saved))
 end
@@ -50,14 +56,17 @@ function tests.test_copies_are_of_products_weights()
   lu.assertEquals(memory.need(settings "model.dtype=f32", { k = 20, t = 9 }).copies, 0)
 end
 
--- Of the CUDA kernels, by their descriptions at kernels/cuda/costs.h: each slot holds the largest need, an eighth and 256 bytes
--- more, rounded up to 512. Here the predictor's blocks need most: 32 sequences of 42 tokens, 4 heads of 8.
+-- Of the CUDA kernels, by their descriptions at kernels/cuda/costs.h: each slot holds the largest
+-- need, an eighth and 256 bytes more, rounded up to 512. Here the predictor's blocks need most: 32
+-- sequences of 42 tokens, 4 heads of 8.
 function tests.test_scratch_and_staging()
   local need = memory.need(settings(), { k = 30, t = 12 })
   local function slot(bytes) return math.ceil((bytes + math.floor(bytes / 8) + 256) / 512) * 512 end
-  local queries, stats, sums = 32 * 42 * 32 * 2, 3 * 4 * 32 * 42 * 4, 32 * 2 * 32 * 4   -- copies; 3 per row and head; a row per tile
+  -- copies; 3 per row and head; a row per tile
+  local queries, stats, sums = 32 * 42 * 32 * 2, 3 * 4 * 32 * 42 * 4, 32 * 2 * 32 * 4
   lu.assertEquals(need.scratch, 2 ^ 25 + slot(queries) + slot(stats) + slot(sums))
-  lu.assertEquals(need.staging, 3 * 8 * 64 * 64 * 3 + 8 * 2 ^ 16)   -- three of a batch of images, eight for what is at most 64 KiB
+  -- three of a batch of images, eight for what is at most 64 KiB
+  lu.assertEquals(need.staging, 3 * 8 * 64 * 64 * 3 + 8 * 2 ^ 16)
 end
 
 function tests.test_what_settings_change()
@@ -73,16 +82,25 @@ function tests.test_what_settings_change()
   local f32 = memory.need(settings "model.dtype=f32", o)
   lu.assertTrue(f32.step > 1.3 * base.step)
   local kept = memory.need(settings "optim.accumulate=2", o)
-  lu.assertTrue(kept.gradients >= 4 * base.trained and kept.gradients < 4 * base.trained + 512 * 400)
+  lu.assertTrue(kept.gradients >= 4 * base.trained
+    and kept.gradients < 4 * base.trained + 512 * 400)
   local four = memory.need(settings(), { k = 30, t = 12, processes = 4 })
-  lu.assertTrue(four.gradients >= 4 * base.trained and four.gradients < 4 * base.trained + 256 * 200)   -- buckets
-  lu.assertAlmostEquals(memory.need(settings "optim.clip=1", { k = 30, t = 12, processes = 4 }).gradients, four.gradients, 512)
+  -- buckets
+  lu.assertTrue(four.gradients >= 4 * base.trained
+    and four.gradients < 4 * base.trained + 256 * 200)
+  lu.assertAlmostEquals(
+    memory.need(settings "optim.clip=1", { k = 30, t = 12, processes = 4 }).gradients,
+    four.gradients, 512)
   local both = memory.need(settings "optim.accumulate=2", { k = 30, t = 12, processes = 4 })
-  lu.assertAlmostEquals(both.gradients, four.gradients, 512)   -- packing into buckets frees the sums over micro-batches
-  lu.assertTrue(both.gradients + both.step > four.gradients + four.step)   -- while the backward runs, both are there
+  -- packing into buckets frees the sums over micro-batches
+  lu.assertAlmostEquals(both.gradients, four.gradients, 512)
+  -- while the backward runs, both are there
+  lu.assertTrue(both.gradients + both.step > four.gradients + four.step)
   local shared = memory.need(settings(), { k = 30, t = 12, processes = 4, shard = true })
-  lu.assertTrue(shared.moments >= base.moments / 4 and shared.moments < base.moments / 4 + 2 * 64 * 256 * 4)
-  lu.assertAlmostEquals(shared.gradients, four.gradients + 2 * 4 * 64 * 256, 4 * 512)   -- zeros as large as the largest weights, fc1's
+  lu.assertTrue(shared.moments >= base.moments / 4
+    and shared.moments < base.moments / 4 + 2 * 64 * 256 * 4)
+  -- zeros as large as the largest weights, fc1's
+  lu.assertAlmostEquals(shared.gradients, four.gradients + 2 * 4 * 64 * 256, 4 * 512)
   lu.assertTrue(shared.total < four.total)
 end
 
@@ -90,7 +108,8 @@ function tests.test_longer_masks_need_more()
   local lengths = memory.lengths(settings(), 50)
   lu.assertTrue(lengths.k <= lengths.most_k and lengths.t <= lengths.most_t)
   lu.assertTrue(lengths.most_k > 3 and lengths.most_k <= 64)
-  local short, long = memory.need(settings(), { k = 10, t = 8 }), memory.need(settings(), { k = 40, t = 8 })
+  local short, long = memory.need(settings(), { k = 10, t = 8 }),
+    memory.need(settings(), { k = 40, t = 8 })
   lu.assertTrue(long.step > 1.5 * short.step)
 end
 
@@ -129,7 +148,8 @@ function tests.test_advice()
   local cfg = settings "data.batch=64"
   local need = memory.need(cfg)
   local text = memory.advice(cfg, need.total - need.step / 2)
-  lu.assertStrMatches(text, "this run needs [%d.]+ GiB per GPU and the GPU has [%d.]+ GiB: these would fit: .*data%.batch=%d+ " ..
+  lu.assertStrMatches(text,
+    "this run needs [%d.]+ GiB per GPU and the GPU has [%d.]+ GiB: these would fit: .*data%.batch=%d+ " ..
     "optim%.accumulate=%d+ %([%d.]+ GiB%).*")
   lu.assertNil(text:find "\n")
   lu.assertStrContains(memory.advice(cfg, 2 ^ 20), "take a smaller model.arch")

@@ -1,8 +1,10 @@
--- Images of features: what they show is compared with plain computations, and with models whose answers are known.
+-- Images of features: what they show is compared with plain computations, and with models whose
+-- answers are known.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
-local tensor, jepa, canvas, plot, panel = ijepa.tensor, ijepa.jepa, ijepa.canvas, ijepa.plot, ijepa.panel
+local tensor, jepa, canvas, plot, panel = ijepa.tensor, ijepa.jepa, ijepa.canvas, ijepa.plot,
+  ijepa.panel
 
 local tests = {}
 TestPlot = tests -- luacheck: ignore
@@ -19,7 +21,8 @@ end
 
 -- Biases and norms are not at their initial 0 and 1, so that a forgotten one is seen.
 local function encoder()
-  local e = jepa.encoder { width = 32, depth = 2, heads = 2, patch = 8, crop = { 16, 24 }, init_gain = 1, patch_gain = 1 }
+  local e = jepa.encoder { width = 32, depth = 2, heads = 2, patch = 8, crop = { 16, 24 },
+    init_gain = 1, patch_gain = 1 }
   local rng = F.new "ij_rng"
   F.C.ij_rng_init(rng, 7, F.C.IJ_RNG_USER, 1, 0)
   for _, p in ipairs(e:requires_grad_(false):params()) do
@@ -61,7 +64,8 @@ function tests.test_attention_is_the_softmax()
   -- block 2 by hand, from the output of block 1
   local function param(name) return e.by_name["blocks.1." .. name].tensor end
   local h = e:blocks(x, 2)[1]:layer_norm(param "norm1.weight", param "norm1.bias", 1e-6)
-  local qkv = h:linear(param "attn.qkv.weight", param "attn.qkv.bias"):totable()   -- [b][n][3 * 2 * 16]
+  -- [b][n][3 * 2 * 16]
+  local qkv = h:linear(param "attn.qkv.weight", param "attn.qkv.bias"):totable()
   local p = e:attention(x, -1):totable()
   for b = 1, 2 do
     for a = 0, 1 do
@@ -79,7 +83,8 @@ function tests.test_attention_is_the_softmax()
   end
   lu.assertErrorMsgContains("no block 3 of 2", e.attention, e, x, 3)
   lu.assertErrorMsgContains("no block 0 of 2", e.attention, e, x, -3)
-  lu.assertErrorMsgContains("not whole patches", e.attention, e, tensor.zeros({ 1, 15, 24, 3 }, "u8"))
+  lu.assertErrorMsgContains("not whole patches", e.attention, e,
+    tensor.zeros({ 1, 15, 24, 3 }, "u8"))
 end
 
 function tests.test_attention_without_memory()
@@ -87,7 +92,8 @@ function tests.test_attention_without_memory()
   collectgarbage()
   local live = ijepa.memory()
   for n = 1, 1000 do
-    local out = F.new "ij_tensor *[1]"   -- not by e:attention, which tries once more where memory ran out
+    -- not by e:attention, which tries once more where memory ran out
+    local out = F.new "ij_tensor *[1]"
     F.C.ij_mem_fail_at(n)
     local st = F.C.ij_encoder_attention(e.h, x.h, 1, out)
     F.C.ij_mem_fail_at(0)
@@ -100,7 +106,8 @@ function tests.test_attention_without_memory()
   lu.assertTrue(failed > 3 and failed < 999)
   collectgarbage()
   collectgarbage()
-  lu.assertTrue(ijepa.memory() - live < 2 ^ 16)   -- no tensor of it is left; the device may keep some scratch
+  -- no tensor of it is left; the device may keep some scratch
+  lu.assertTrue(ijepa.memory() - live < 2 ^ 16)
 end
 
 -- ---- images in
@@ -113,10 +120,12 @@ function tests.test_load_is_what_the_loader_gives()
     assert(c:save(("%s/%d.png"):format(folder, i)))
   end
   for _, o in ipairs { { crop = 32 }, { crop = { 24, 40 }, resize = 48 } } do
-    local set = assert(ijepa.data.open { root = folder, crop = o.crop, resize = o.resize, batch = 3 })
+    local set = assert(ijepa.data.open { root = folder, crop = o.crop, resize = o.resize,
+      batch = 3 })
     local all = set:read()
     for i = 1, 3 do
-      lu.assertEquals(worst(all:narrow(1, i, 1), assert(plot.load(("%s/%d.png"):format(folder, i), o))), 0)
+      lu.assertEquals(worst(all:narrow(1, i, 1),
+        assert(plot.load(("%s/%d.png"):format(folder, i), o))), 0)
     end
     set:close()
   end
@@ -139,10 +148,12 @@ local function reversed(x)
   return y
 end
 
--- An image of more pixels than the encoder takes is shown at the size that is drawn, not blown up from the crop.
+-- An image of more pixels than the encoder takes is shown at the size that is drawn, not blown up
+-- from the crop.
 function tests.test_the_image_is_shown_sharp()
   local e, fine = encoder(), canvas.new(240, 160)
-  for x = 0, 239, 4 do fine:rect(x, 0, 2, 160, 0) end   -- stripes that the crop of 16 x 24 pixels averages to grey
+  -- stripes that the crop of 16 x 24 pixels averages to grey
+  for x = 0, 239, 4 do fine:rect(x, 0, 2, 160, 0) end
   local function contrast(c)
     local low, high = 255, 0
     for x = 90, 180 do   -- right of the mark
@@ -152,7 +163,8 @@ function tests.test_the_image_is_shown_sharp()
     return high - low
   end
   local o = { side = 210, title = false, patch = { 0, 0 } }
-  lu.assertTrue(contrast(plot.attention(e, fine, o)) > 2 * contrast(plot.attention(e, plot.batch(fine, e), o)) + 10)
+  lu.assertTrue(contrast(plot.attention(e, fine, o)) > 2 * contrast(
+    plot.attention(e, plot.batch(fine, e), o)) + 10)
 end
 
 function tests.test_a_title_of_ones_own_and_none()
@@ -171,9 +183,11 @@ function tests.test_a_file_gives_its_name()
     function(file) return plot.pca(e, x, { file = file }) end,
     function(file) return plot.attention(e, x, { file = file }) end,
     function(file) return plot.similarity(e, x, { file = file }) end,
-    function(file) return plot.masks(ijepa.mask.new { grid = { 8, 12 }, min_keep = 2 }, { file = file }) end,
+    function(file) return plot.masks(ijepa.mask.new { grid = { 8, 12 }, min_keep = 2 },
+      { file = file }) end,
     function(file) return plot.loss(oracle(x), x, { rounds = 1, file = file }) end,
-    function(file) return ijepa.imagine(oracle(x), x, nil, nil, { bank = ijepa.bank(oracle(x), x), file = file }) end,
+    function(file) return ijepa.imagine(oracle(x), x, nil, nil,
+      { bank = ijepa.bank(oracle(x), x), file = file }) end,
   } do
     lu.assertEquals({ call(path) }, { path })
     assert(os.remove(path))
@@ -194,7 +208,8 @@ function tests.test_features_of_a_layer()
   lu.assertTrue(math.abs(first[1][1] - last[1][1]) > 1e-4)
   lu.assertStrContains(plot.pca(e, x, { layer = 1 }).figure.title, "after layer 1 of 2")
   for _, layer in ipairs { 0, 3, -3, 1.5 } do
-    lu.assertErrorMsgContains("there is no layer " .. layer .. " of 2", plot.similarity, e, x, { layer = layer })
+    lu.assertErrorMsgContains("there is no layer " .. layer .. " of 2", plot.similarity, e, x,
+      { layer = layer })
   end
 end
 
@@ -225,17 +240,21 @@ function tests.test_pca_is_stable()
     lu.assertTrue(cubes > 0)
     lu.assertAlmostEquals(norm, 1, 1e-5)
   end
-  lu.assertTrue(basis.fraction[1] >= basis.fraction[2] and basis.fraction[2] >= basis.fraction[3] and basis.fraction[3] > 0)
+  lu.assertTrue(basis.fraction[1] >= basis.fraction[2] and basis.fraction[2] >= basis.fraction[3]
+    and basis.fraction[3] > 0)
   local a, used = plot.pca(e, x, { basis = basis })
   lu.assertTrue(used == basis)
   lu.assertTrue(same(a, (plot.pca(e, x))))
   -- with a basis an image's colours do not depend on its company
-  local alone = plot.pca(e, x:narrow(1, 2, 1):contiguous(), { basis = basis, side = 30, title = false })
-  local both = plot.pca(e, x:narrow(1, 1, 2):contiguous(), { basis = basis, side = 30, title = false })
+  local alone = plot.pca(e, x:narrow(1, 2, 1):contiguous(),
+    { basis = basis, side = 30, title = false })
+  local both = plot.pca(e, x:narrow(1, 1, 2):contiguous(),
+    { basis = basis, side = 30, title = false })
   local cell = panel.cell({ 2, 3 }, 30)
   local colours = {}
   for i = 0, 5 do
-    local px, py = i % 3 * cell + cell / 2, math.floor(i / 3) * cell + cell / 2 + alone.height - 12 - 2 * cell
+    local px, py = i % 3 * cell + cell / 2,
+      math.floor(i / 3) * cell + cell / 2 + alone.height - 12 - 2 * cell
     colours[i] = alone:get(12 + px, py)
     lu.assertEquals(both:get(12 + 3 * cell + 12 + px, py), colours[i])
   end
@@ -271,7 +290,9 @@ function oracle(x, answer)
     local M, B, T, C_ = target:size(1), target:size(2), target:size(3), context:size(1)
     local out = tensor.empty { M * C_ * B, T, h:size(3) }   -- each context gives the same
     for m = 0, M - 1 do
-      for c = 0, C_ - 1 do out:narrow(1, (m * C_ + c) * B + 1, B):copy_(h:narrow(1, m * B + 1, B)) end
+      for c = 0, C_ - 1 do
+        out:narrow(1, (m * C_ + c) * B + 1, B):copy_(h:narrow(1, m * B + 1, B))
+      end
     end
     return out
   end }
@@ -300,8 +321,10 @@ function tests.test_loss_by_position()
 end
 
 function tests.test_loss_of_several_contexts()
-  local h = tensor.new { { { 0, 0 } }, { { 1, 1 } }, { { 2, 2 } }, { { 3, 3 } } }           -- M 2, B 2, T 1
-  local z = tensor.new { { { 1, 1 } }, { { 1, 1 } }, { { 3, 3 } }, { { 1, 1 } },            -- m 0: contexts 0, 1
+  -- M 2, B 2, T 1
+  local h = tensor.new { { { 0, 0 } }, { { 1, 1 } }, { { 2, 2 } }, { { 3, 3 } } }
+  -- m 0: contexts 0, 1
+  local z = tensor.new { { { 1, 1 } }, { { 1, 1 } }, { { 3, 3 } }, { { 1, 1 } },
     { { 2, 2 } }, { { 3, 3 } }, { { 2, 2 } }, { { 5, 5 } } }
   lu.assertEquals(plot.patch_losses(z, h, 2), { (.5 + 2.5) / 2, 0, 0, (0 + 1.5) / 2 })
 end
@@ -313,7 +336,8 @@ function tests.test_masks_over_a_image()
   local over = plot.masks({ policy = policy }, { draws = 2, images = c, side = 96 })
   local found = false
   for i = 0, over.width * over.height * 3 - 1, 3 do
-    found = found or (over.pixels[i] == 0x33 and over.pixels[i + 1] == 0xcc and over.pixels[i + 2] == 0x55)
+    found = found or (over.pixels[i] == 0x33 and over.pixels[i + 1] == 0xcc
+      and over.pixels[i + 2] == 0x55)
   end
   lu.assertTrue(found)
   lu.assertErrorMsgContains("expected a mask policy or a model", plot.masks, {})
@@ -339,7 +363,9 @@ function tests.test_bank_finds_itself()
   -- its pixels are the patches': row 7 is patch 1 of image 1, at pixels (8, 0)
   local p = x:read()
   for row = 0, 7 do
-    for i = 0, 23 do lu.assertEquals(bank.pixels[(7 * 8 + row) * 24 + i], p[((16 + row) * 24 + 8) * 3 + i]) end
+    for i = 0, 23 do
+      lu.assertEquals(bank.pixels[(7 * 8 + row) * 24 + i], p[((16 + row) * 24 + 8) * 3 + i])
+    end
   end
   lu.assertErrorMsgContains("features of 3 dimensions", bank.nearest, bank, tensor.zeros { 1, 3 })
 end
@@ -351,13 +377,18 @@ function tests.test_imagine_of_a_perfect_predictor()
   local c, about = ijepa.imagine(m, x, nil, nil, { bank = bank })
   lu.assertTrue(canvas.is(c))
   lu.assertEquals({ about.energy_mean, about.relative_mean, #about.patches }, { 0, 0, 2 })
-  for _, p in ipairs(about.patches) do lu.assertEquals(about.nearest[p], { p }) end   -- the bank holds this image
+  -- the bank holds this image
+  for _, p in ipairs(about.patches) do lu.assertEquals(about.nearest[p], { p }) end
   -- masks as lists, regions and tensors are the same; two contexts too
   local g = ijepa.mask.grid(2, 3)
   local list = ijepa.imagine(m, x, { 0, 1, 3, 4 }, { 2, 5 }, { bank = bank })
-  lu.assertTrue(same(list, (ijepa.imagine(m, x, g:block(0, 0, 2, 2), g:block(0, 2, 2, 1), { bank = bank }))))
-  lu.assertTrue(same(list, (ijepa.imagine(m, x, tensor.new({ { { 0, 1, 3, 4 } } }, "i32"), { { 2 }, { 5 } }, { bank = bank }))))
-  local _, two = ijepa.imagine(m, x, { { 0, 1 }, { 3, 4 } }, { { 2, 5 }, { 5, 1 } }, { bank = bank })
+  lu.assertTrue(same(list,
+    (ijepa.imagine(m, x, g:block(0, 0, 2, 2), g:block(0, 2, 2, 1), { bank = bank }))))
+  lu.assertTrue(same(list,
+    (ijepa.imagine(m, x, tensor.new({ { { 0, 1, 3, 4 } } }, "i32"), { { 2 }, { 5 } },
+    { bank = bank }))))
+  local _, two = ijepa.imagine(m, x, { { 0, 1 }, { 3, 4 } }, { { 2, 5 }, { 5, 1 } },
+    { bank = bank })
   lu.assertEquals({ two.energy_mean, two.patches }, { 0, { 1, 2, 5 } })
 end
 
@@ -394,7 +425,10 @@ function tests.test_decoder_learns_what_features_tell()
   local p = x:read()   -- patches of one grey each, told by their features
   for b = 0, 7 do
     for y = 0, 15 do
-      for i = 0, 71 do p[(b * 16 + y) * 72 + i] = (b * 83 + math.floor(y / 8) * 131 + math.floor(i / 24) * 57) % 256 end
+      for i = 0, 71 do
+        p[(b * 16 + y) * 72 + i] =
+          (b * 83 + math.floor(y / 8) * 131 + math.floor(i / 24) * 57) % 256
+      end
     end
   end
   x = tensor.from_pointer(p, x:shape(), "u8", true)
@@ -423,19 +457,24 @@ end
 function tests.test_model_of_a_run()
   local support = require "support"
   local folder, made = support.folder(), support.scenes { n = 16, test = 4, size = 32 }
-  local run = ijepa.pretrain(ijepa.config({}, nil, { "out=" .. folder .. "/run", "data.root=" .. made.train, "data.batch=8",
-    "data.crop=32", "data.workers=0", "model.width=16", "model.depth=1", "model.heads=2", "model.patch=8", "model.pred_depth=1",
+  local run = ijepa.pretrain(
+    ijepa.config({}, nil, { "out=" .. folder .. "/run", "data.root=" .. made.train, "data.batch=8",
+    "data.crop=32", "data.workers=0", "model.width=16", "model.depth=1", "model.heads=2",
+      "model.patch=8", "model.pred_depth=1",
     "model.pred_dim=8", "mask.min_keep=0", "optim.epochs=1", "optim.warmup=0" }))
   local m = assert(ijepa.model(folder .. "/run"))
   for _, part in ipairs { "encoder", "predictor", "target" } do
-    for i, p in ipairs(run[part]:params()) do lu.assertEquals(worst(p.tensor, m[part]:params()[i].tensor), 0) end
+    for i, p in ipairs(run[part]:params()) do
+      lu.assertEquals(worst(p.tensor, m[part]:params()[i].tensor), 0)
+    end
   end
   lu.assertEquals(worst((m.policy:sample(4, 0)), (run.policy:sample(4, 0))), 0)
   lu.assertTrue(canvas.is((ijepa.imagine(m, plot.batch(made.test, m.target, { count = 1 })))))
   lu.assertTrue(canvas.is(plot.curves(m)))
   lu.assertTrue(canvas.is((plot.loss(m, nil, { rounds = 1 }))))
   lu.assertNotNil(ijepa.model(folder .. "/run/jepa-latest.safetensors"))
-  lu.assertTrue(canvas.is((plot.pca(m, plot.batch(made.train, m.target)))))   -- a model's target encoder
+  -- a model's target encoder
+  lu.assertTrue(canvas.is((plot.pca(m, plot.batch(made.train, m.target)))))
   for want, call in pairs {
     ["expected an encoder or a model"] = function() plot.pca({}, "x.png") end,
     ["no model with a mask policy"] = function() plot.loss(m.target) end,

@@ -1,5 +1,6 @@
--- Probes against computations written out here: neighbours and ridge by brute force, gradients by differences, the sweep
--- on data that it must learn; and what they say to data that can't be probed.
+-- Probes against computations written out here: neighbours and ridge by brute force, gradients by
+-- differences, the sweep on data that it must learn; and what they say to data that can't be
+-- probed.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -9,7 +10,8 @@ local C = F.C
 local tests = {}
 TestProbe = tests -- luacheck: ignore
 
--- R rows of noise around a centre of each of n classes, `apart` standard deviations from each other; shape of a row.
+-- R rows of noise around a centre of each of n classes, `apart` standard deviations from each
+-- other; shape of a row.
 local function made(R, n, shape, apart, part, classes)
   local W, rng = 1, F.new "ij_rng"
   for _, s in ipairs(shape) do W = W * s end
@@ -20,7 +22,8 @@ local function made(R, n, shape, apart, part, classes)
     for i = 0, W - 1 do x[r * W + i] = C.ij_rng_normal(rng) + ((i % n == y[r]) and apart or 0) end
   end
   for i = 1, n do names[i] = "class" .. i end
-  return { x = tensor.from_pointer(x, { R, unpack(shape) }, "f32", true), y = tensor.from_pointer(y, { R }, "i32", true),
+  return { x = tensor.from_pointer(x, { R, unpack(shape) }, "f32", true),
+    y = tensor.from_pointer(y, { R }, "i32", true),
     classes = classes or names, root = "part" .. part }
 end
 
@@ -41,7 +44,8 @@ function tests.test_knn_is_the_brute_force_one()
     local votes, order = {}, {}
     for c = 0, n - 1 do votes[c], order[c + 1] = 0, c end
     for i = 1, k do votes[near[i][2]] = votes[near[i][2]] + math.exp(near[i][1] / temperature) end
-    table.sort(order, function(u, v) return votes[u] > votes[v] or votes[u] == votes[v] and u < v end)
+    table.sort(order, function(u, v) return votes[u] > votes[v] or votes[u] == votes[v]
+      and u < v end)
     first = first + (order[1] == lb[r] and 1 or 0)
     for i = 1, 5 do five = five + (order[i] == lb[r] and 1 or 0) end
   end
@@ -95,7 +99,8 @@ function tests.test_ridge_is_the_normal_equations()
   local fit = probe.ridge.decompose(train)
   local got = probe.ridge.predict(fit, test.x, lambda):totable()
   for r, row in ipairs(t) do
-    for c = 1, n do lu.assertAlmostEquals(got[r][c], predict(row, c), 2e-5) end   -- f32 sums of 60 terms near 1
+    -- f32 sums of 60 terms near 1
+    for c = 1, n do lu.assertAlmostEquals(got[r][c], predict(row, c), 2e-5) end
   end
   local sweep = probe.ridge(train, test)
   lu.assertEquals(#sweep.sweep, 6)
@@ -107,7 +112,8 @@ local function check_head(make, shape, G, n)
   local rng, B = F.new "ij_rng", 4
   C.ij_rng_init(rng, 1, C.IJ_RNG_USER, 0, 0)
   local head = make(G, shape, n, rng)
-  for _, p in ipairs(head.params) do   -- not the start: there the classifier is 0 and stops every gradient
+  for _, p in ipairs(head.params) do
+    -- not the start: there the classifier is 0 and stops every gradient
     local v, count = p:read()
     for i = 0, count - 1 do v[i] = v[i] + .5 * C.ij_rng_normal(rng) end
     p:copy_(tensor.from_pointer(v, p:shape()))
@@ -132,7 +138,8 @@ local function check_head(make, shape, G, n)
     end
     p:copy_(tensor.from_pointer(at, p:shape()))
     local difference = (side[1] - side[-1]) / (2 * h)
-    -- a loss near 1 is known to 1e-7, its difference over 2h to 2e-5; and h^2 of the third derivative
+    -- a loss near 1 is known to 1e-7, its difference over 2h to 2e-5; and h^2 of the third
+    -- derivative
     lu.assertTrue(math.abs(slope - difference) <= 5e-3 * math.max(.1, math.abs(slope)),
       ("parameter %d: %g, by differences %g"):format(which, slope, difference))
   end
@@ -143,7 +150,8 @@ function tests.test_gradients_of_the_heads()
 end
 
 function tests.test_attentive_head_is_cross_attention()
-  -- one query with keys and values written out: q k / softmax / v, with k = K x, and the head's vector K^T q
+  -- one query with keys and values written out: q k / softmax / v, with k = K x, and the head's
+  -- vector K^T q
   local D, N = 4, 3
   local rng = F.new "ij_rng"
   C.ij_rng_init(rng, 2, C.IJ_RNG_USER, 0, 0)
@@ -184,9 +192,11 @@ end
 function tests.test_sweeps_learn_and_choose()
   local train, test = made(300, 6, { 8 }, 4, 1), made(120, 6, { 8 }, 4, 2)
   for _, norm in ipairs { "data", "batch", "none" } do
-    local r = probe.classifier(train, test, { lr = { 0, 1e-2 }, wd = { .01 }, epochs = 10, batch = 32, norm = norm, per_class = true })
+    local r = probe.classifier(train, test,
+      { lr = { 0, 1e-2 }, wd = { .01 }, epochs = 10, batch = 32, norm = norm, per_class = true })
     lu.assertEquals(r.lr, 1e-2)
-    lu.assertTrue(r.top1 > 90 and r.top5 >= r.top1 and r.interval[1] < r.top1 and r.interval[2] >= r.top1)
+    lu.assertTrue(r.top1 > 90 and r.top5 >= r.top1 and r.interval[1] < r.top1
+      and r.interval[2] >= r.top1)
     lu.assertEquals(#r.heads, 2)
     lu.assertEquals(r.heads[2].top1, r.top1)   -- two ways of counting
     local mean, classes = 0, 0
@@ -194,32 +204,42 @@ function tests.test_sweeps_learn_and_choose()
     lu.assertEquals(classes, 6)
     lu.assertAlmostEquals(mean / 6, r.top1, 1e-9)
   end
-  local sgd = probe.classifier(train, test, setmetatable({ batch = 32, norm = "batch" }, { __index = probe.published }))
+  local sgd = probe.classifier(train, test,
+    setmetatable({ batch = 32, norm = "batch" }, { __index = probe.published }))
   lu.assertTrue(sgd.top1 > 90)
   lu.assertEquals(#sgd.heads, 6)
-  local again = probe.classifier(train, test, setmetatable({ batch = 32, norm = "batch" }, { __index = probe.published }))
+  local again = probe.classifier(train, test,
+    setmetatable({ batch = 32, norm = "batch" }, { __index = probe.published }))
   for g = 1, 6 do lu.assertEquals(again.heads[g].top1, sgd.heads[g].top1) end
 end
 
 function tests.test_attentive_probe_finds_what_pooling_hides()
-  -- the class is the sign of feature 2 in the one patch whose feature 1 is large; the other patches drown it when pooled
+  -- the class is the sign of feature 2 in the one patch whose feature 1 is large; the other patches
+  -- drown it when pooled
   local function drawn(R, part)
     local N, D, rng = 12, 4, F.new "ij_rng"
     local x, y = F.new("float[?]", R * N * D), F.new("int32_t[?]", R)
     C.ij_rng_init(rng, 3, C.IJ_RNG_USER, part, 0)
     for r = 0, R - 1 do
       y[r] = r % 2
-      for i = 0, N * D - 1 do x[r * N * D + i] = C.ij_rng_normal(rng) * (i % D == 0 and .3 or 1.5) end
+      for i = 0, N * D - 1 do
+        x[r * N * D + i] = C.ij_rng_normal(rng) * (i % D == 0 and .3 or 1.5)
+      end
       local p = (r * N + C.ij_rng_below(rng, N)) * D
       x[p], x[p + 1] = 4, y[r] == 0 and 2 or -2
     end
-    return { x = tensor.from_pointer(x, { R, N, D }, "f32", true), y = tensor.from_pointer(y, { R }, "i32", true),
+    return { x = tensor.from_pointer(x, { R, N, D }, "f32", true),
+      y = tensor.from_pointer(y, { R }, "i32", true),
       classes = { "a", "b" }, root = "drawn" }
   end
   local train, test = drawn(400, 1), drawn(200, 2)
-  local function pooled(f) return { x = f.x:mean(2):clone(true), y = f.y, classes = f.classes, root = f.root } end
-  local linear = probe.classifier(pooled(train), pooled(test), { lr = { 1e-2 }, wd = { .01 }, epochs = 20, batch = 32 })
-  local attentive = probe.attentive(train, test, { lr = { 3e-3, 3e-2 }, wd = { .01 }, epochs = 20, batch = 32 })
+  local function pooled(f)
+    return { x = f.x:mean(2):clone(true), y = f.y, classes = f.classes, root = f.root }
+  end
+  local linear = probe.classifier(pooled(train), pooled(test),
+    { lr = { 1e-2 }, wd = { .01 }, epochs = 20, batch = 32 })
+  local attentive = probe.attentive(train, test,
+    { lr = { 3e-3, 3e-2 }, wd = { .01 }, epochs = 20, batch = 32 })
   lu.assertTrue(attentive.top1 > 90, attentive.top1)
   lu.assertTrue(linear.top1 < 75, linear.top1)
   lu.assertErrorMsgContains("the features are pooled", probe.attentive, pooled(train), pooled(test))
@@ -231,14 +251,17 @@ function tests.test_lowshot_draws_of_each_class()
   lu.assertEquals(r.count, 30)
   lu.assertEquals(#r.draws, 2)
   lu.assertAlmostEquals(r.top1, (r.draws[1].top1 + r.draws[2].top1) / 2, 1e-9)
-  lu.assertAlmostEquals(r.deviation, math.abs(r.draws[1].top1 - r.draws[2].top1) / math.sqrt(2), 1e-6)
+  lu.assertAlmostEquals(r.deviation, math.abs(r.draws[1].top1 - r.draws[2].top1) / math.sqrt(2),
+    1e-6)
   lu.assertTrue(r.top1 > 50)
   lu.assertEquals(probe.lowshot(train, test, { share = .1, draws = 1, epochs = 1 }).count, 30)
-  local rows, labels, count = assert(features.few(train, { number = 5, seed = 1 })), train.y:totable(), {}
+  local rows, labels, count = assert(features.few(train, { number = 5, seed = 1 })),
+    train.y:totable(), {}
   for _, i in ipairs(rows) do count[labels[i + 1]] = (count[labels[i + 1]] or 0) + 1 end
   for c = 0, 5 do lu.assertEquals(count[c], 5) end
   lu.assertNotEquals(assert(features.few(train, { number = 5, seed = 2 })), rows)
-  lu.assertErrorMsgContains("class 'class1' has 50 images in 'part1', not 51", probe.lowshot, train, test, { number = 51 })
+  lu.assertErrorMsgContains("class 'class1' has 50 images in 'part1', not 51", probe.lowshot, train,
+    test, { number = 51 })
 end
 
 function tests.test_interval()
@@ -258,13 +281,16 @@ function tests.test_misuse_is_one_line()
   end
   refused("k is 31, but 'part1' has 30 images", probe.knn, train, test, { k = 31 })
   refused("temperature is 0", probe.knn, train, test, { k = 3, temperature = 0 })
-  refused("'part2' has the class 'other', which 'part1' has not", probe.knn, train, made(12, 3, { 4 }, 1, 2, { "class1", "class2", "other" }))
+  refused("'part2' has the class 'other', which 'part1' has not", probe.knn, train,
+    made(12, 3, { 4 }, 1, 2, { "class1", "class2", "other" }))
   local lacking = made(30, 3, { 4 }, 1, 1, { "class1", "class2", "class3", "class4" })
-  refused("class 'class4' has no training image in 'part1'", probe.classifier, lacking, made(12, 3, { 4 }, 1, 2, lacking.classes))
+  refused("class 'class4' has no training image in 'part1'", probe.classifier, lacking,
+    made(12, 3, { 4 }, 1, 2, lacking.classes))
   refused("lambda is -1", probe.ridge, train, test, { lambda = { -1 } })
   refused("norm is 'layer'", probe.classifier, train, test, { norm = "layer" })
   refused("optimizer is 'lion'", probe.classifier, train, test, { optimizer = "lion" })
-  refused("width 4 does not divide by 3 heads", probe.sweep, probe.attentive_head(3), made(30, 3, { 2, 4 }, 1, 1), made(12, 3, { 2, 4 }, 1, 2))
+  refused("width 4 does not divide by 3 heads", probe.sweep, probe.attentive_head(3),
+    made(30, 3, { 2, 4 }, 1, 1), made(12, 3, { 2, 4 }, 1, 2))
 end
 
 if not ... then os.exit(lu.LuaUnit.run()) end

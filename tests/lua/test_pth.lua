@@ -1,4 +1,5 @@
--- PyTorch checkpoints: honest ones are read, everything else is refused in a line that says why. Nothing is run.
+-- PyTorch checkpoints: honest ones are read, everything else is refused in a line that says why.
+-- Nothing is run.
 local lu = require "luaunit"
 local F = require "ijepa.base.ffi"
 local tensors = require "ijepa.tensors"
@@ -37,7 +38,8 @@ local function refused(bytes, word)
 end
 
 function tests.test_honest_ones()
-  for _, o in ipairs { {}, { deflated = true }, { zip64 = true }, { deflated = true, zip64 = true } } do
+  for _, o in ipairs { {}, { deflated = true }, { zip64 = true },
+      { deflated = true, zip64 = true } } do
     local file = assert(open(A.honest(o)))
     lu.assertEquals(file:names(), { "encoder.module.w", "encoder.module.b" })
     lu.assertEquals(file:info "encoder.module.w", { dtype = "f32", shape = { 2, 3 } })
@@ -51,7 +53,8 @@ end
 
 function tests.test_strides_are_followed()
   local numbers = F.new("float[6]", { 0, 1, 2, 3, 4, 5 })
-  local file = assert(open(A.pth(A.dict(A.tensor("K\0", { "K\3", "K\2" }, { "K\1", "K\3" })), { storage = F.string(numbers, 24) })))
+  local file = assert(open(A.pth(A.dict(A.tensor("K\0", { "K\3", "K\2" }, { "K\1", "K\3" })),
+    { storage = F.string(numbers, 24) })))
   local p = F.cast("const float *", (file:data "x"))
   local q = F.new "float[6]"
   assert(file:read("x", q, 6))
@@ -75,26 +78,38 @@ end
 function tests.test_calls_are_refused_by_name()
   refused(A.pth "\128\2cos\nsystem\n(X\4\0\0\0true", "'os.system'")
   refused(A.pth("\128\2cos\nsystem\n" .. A.text "touch /tmp/owned" .. "\133R."), "'os.system'")
-  refused(A.pth("\128\4\140\2os\140\6system\147" .. A.text "true" .. "\133R."), "'os.system'")   -- STACK_GLOBAL
+  -- STACK_GLOBAL
+  refused(A.pth("\128\4\140\2os\140\6system\147" .. A.text "true" .. "\133R."), "'os.system'")
   refused(A.pth("\128\4\140\8builtins\140\4eval\147."), "'builtins.eval'")
-  refused(A.pth("\128\4K\1\140\6system\147."), "not a string")                                       -- its module is a number
+  -- its module is a number
+  refused(A.pth("\128\4K\1\140\6system\147."), "not a string")
   refused(A.pth("\128\4\147."), "empty stack")
-  refused(A.pth "\128\2(ios\nsystem\n.", "'os.system'")                                         -- INST
-  refused(A.pth "\128\2(cos\nsystem\no.", "'os.system'")                                        -- OBJ
+  -- INST
+  refused(A.pth "\128\2(ios\nsystem\n.", "'os.system'")
+  -- OBJ
+  refused(A.pth "\128\2(cos\nsystem\no.", "'os.system'")
   refused(A.pth "\128\2c__builtin__\ngetattr\n.", "'__builtin__.getattr'")
-  refused(A.pth "\128\2ctorch._utils\n_rebuild_tensor_v2.__globals__\n.", "_rebuild_tensor_v2.__globals__")
-  refused(A.pth "\128\2ctorch\nFloatStorage\n)R.", "'torch.FloatStorage' in a way")              -- a word is not called
+  refused(A.pth "\128\2ctorch._utils\n_rebuild_tensor_v2.__globals__\n.",
+    "_rebuild_tensor_v2.__globals__")
+  -- a word is not called
+  refused(A.pth "\128\2ctorch\nFloatStorage\n)R.", "'torch.FloatStorage' in a way")
   refused(A.pth "\128\2ctorch\nSize\n)R.", "'torch.Size' in a way")
-  refused(A.pth "\128\2ccollections\nOrderedDict\n)\129.", "instruction 0x81")                   -- NEWOBJ
-  refused(A.pth "\128\2\130\1.", "instruction 0x82")                                             -- EXT1
+  -- NEWOBJ
+  refused(A.pth "\128\2ccollections\nOrderedDict\n)\129.", "instruction 0x81")
+  -- EXT1
+  refused(A.pth "\128\2\130\1.", "instruction 0x82")
   refused(A.pth "\128\2X\1\0\0\0a)R.", "not a function")
-  refused(A.pth "\128\2ca\27[2J\nb\n.", "'a?[2J.b'")                                             -- no terminal codes in messages
+  -- no terminal codes in messages
+  refused(A.pth "\128\2ca\27[2J\nb\n.", "'a?[2J.b'")
 end
 
 function tests.test_malformed_pickles()
-  for _, p in ipairs { "", "\128\2", "\128\2}", "\128\2}(", "0.", "t.", "(", "}u.", "e.", "a.", "s.", "]K\1s.", "}K\1K\2e.", "q\0.",
-    "h\0.", "j\255\255\255\255.", "Nr\255\255\255\255.", "Q.", "NQ.", ")Q.", "X\255\255\255\255a.", "\141\255\255\255\255\255\255\255\255a.",
-    "\138\9aaaaaaaaa.", "\139\255\255\255\127.", "G12.", "\149.", "(0.", "(1.", "2.", "b.", "Nb.", "c\n.", "cos\n.", "(u.", "}(K\1u.",
+  for _, p in ipairs { "", "\128\2", "\128\2}", "\128\2}(", "0.", "t.", "(", "}u.", "e.", "a.",
+      "s.", "]K\1s.", "}K\1K\2e.", "q\0.",
+    "h\0.", "j\255\255\255\255.", "Nr\255\255\255\255.", "Q.", "NQ.", ")Q.", "X\255\255\255\255a.",
+      "\141\255\255\255\255\255\255\255\255a.",
+    "\138\9aaaaaaaaa.", "\139\255\255\255\127.", "G12.", "\149.", "(0.", "(1.", "2.", "b.", "Nb.",
+      "c\n.", "cos\n.", "(u.", "}(K\1u.",
     "(K\1e." } do
     lu.assertNil((read_all(A.pth(p))), ("%q"):format(p))
   end
@@ -102,10 +117,16 @@ function tests.test_malformed_pickles()
   refused(A.pth(string.rep("(", 5e6) .. "."), "four million")
   refused(A.pth(string.rep("N", 5e6) .. "."), "four million")
   refused(A.pth(string.rep("]", 100) .. string.rep("a", 99) .. "."), "nested too deep")
-  refused(A.pth "}q\0X\1\0\0\0ah\0s.", "nested too deep")                          -- a dict inside of itself
-  refused(A.pth "]q\0(h\0h\0h\0h\0h\0h\0h\0h\0e.", "too ")                           -- and eight times
-  local bomb = { "\128\2](K\1K\1e" }                                                -- each level twice the one before: 2^30
-  for i = 1, 30 do bomb[#bomb + 1] = "q" .. string.char(i) .. "](h" .. string.char(i) .. "h" .. string.char(i) .. "e" end
+  -- a dict inside of itself
+  refused(A.pth "}q\0X\1\0\0\0ah\0s.", "nested too deep")
+  -- and eight times
+  refused(A.pth "]q\0(h\0h\0h\0h\0h\0h\0h\0h\0e.", "too ")
+  -- each level twice the one before: 2^30
+  local bomb = { "\128\2](K\1K\1e" }
+  for i = 1, 30 do
+    bomb[#bomb + 1] = "q" .. string.char(i) .. "](h" .. string.char(i) .. "h" .. string.char(i)
+      .. "e"
+  end
   refused(A.pth(table.concat(bomb) .. "."), "more than a million")
 end
 
@@ -126,10 +147,13 @@ function tests.test_tensors_lie_in_their_storages()
   refused(tensor("K\0", { "K\2" }, { big }), "lies outside")
   refused(tensor("K\0", { "K\3" }, { big }), "lies outside")
   refused(tensor(big, { "K\1" }, { "K\1" }), "lies outside")
-  refused(tensor("K\0", { "M\255\255" }, { "K\0" }), "larger than what it is stored in")   -- expanded without end
+  -- expanded without end
+  refused(tensor("K\0", { "M\255\255" }, { "K\0" }), "larger than what it is stored in")
   refused(tensor("K\0", { "K\2" }, {}), "malformed tensor")
   refused(tensor("K\0", { "N" }, { "K\1" }), "impossible shape")
-  local function stored(...) return A.pth(A.dict(A.tensor("K\0", { "K\1" }, { "K\1" }, A.storage(...)))) end
+  local function stored(...)
+    return A.pth(A.dict(A.tensor("K\0", { "K\1" }, { "K\1" }, A.storage(...))))
+  end
   refused(stored "K\7", "differs from its pickle")
   refused(stored "J\255\255\255\255", "impossible size")
   refused(stored(big), "impossible size")
@@ -137,7 +161,8 @@ function tests.test_tensors_lie_in_their_storages()
   refused(stored("K\6", "Float", "2"), "not in the archive")
   refused(stored("K\6", "Float", "../0"), "not in the archive")
   refused(stored("K\6", "Untyped"), "'torch.UntypedStorage'")
-  refused(A.pth("\128\2}(X\1\0\0\0a}(X\1\0\0\0b" .. A.tensor("K\0", { "K\1" }, { "K\1" }) .. "uX\3\0\0\0a.b" ..
+  refused(A.pth("\128\2}(X\1\0\0\0a}(X\1\0\0\0b" .. A.tensor("K\0", { "K\1" }, { "K\1" })
+    .. "uX\3\0\0\0a.b" ..
     A.tensor("K\0", { "K\1" }, { "K\1" }) .. "u."), "'a.b' twice")
 end
 
@@ -158,7 +183,8 @@ function tests.test_archives()
   refused(zip { flags = 1 }, "encrypted")
   refused(zip { method = 12 }, "a method that is not read")
   refused(zip { deflated = true, crc = 5 }, "checksum")
-  refused(zip { deflated = true, bytes = numbers .. numbers, size = 24 }, "does not unpack")   -- says less than it holds
+  -- says less than it holds
+  refused(zip { deflated = true, bytes = numbers .. numbers, size = 24 }, "does not unpack")
   refused(zip { deflated = true, bytes = "", size = 24 }, "does not unpack")
   refused(zip { more = { "a/data/0", numbers } }, "a member twice")
   refused(zip { more = { "a/../../etc/x", numbers } }, "leads elsewhere")
@@ -170,7 +196,8 @@ function tests.test_archives()
   -- a bomb: a pickle of a small file that says it holds a gigabyte
   refused(A.zip { { "a/data.pkl", pkl, deflated = true, size = 2 ^ 30 } }, "more than 64 times")
   refused("PK\3\4" .. string.rep("\0", 100), "has no end")
-  refused("\128\2\138\10\108\252\156\70\249\32\106\168\80\25." .. string.rep("\0", 100), "before 1.6")
+  refused("\128\2\138\10\108\252\156\70\249\32\106\168\80\25." .. string.rep("\0", 100),
+    "before 1.6")
 end
 
 -- Cut at every length, and with every byte changed: refused or read, never anything else.
@@ -178,7 +205,9 @@ function tests.test_damaged_files()
   for _, whole in ipairs { A.honest(), A.honest { deflated = true, zip64 = true } } do
     for n = 0, #whole - 1 do lu.assertNil((read_all(whole:sub(1, n))), n) end
     for i = 1, #whole do
-      for _, c in ipairs { 0, 255, whole:byte(i) % 128 + 128 } do read_all(whole:sub(1, i - 1) .. string.char(c) .. whole:sub(i + 1)) end
+      for _, c in ipairs { 0, 255, whole:byte(i) % 128 + 128 } do
+        read_all(whole:sub(1, i - 1) .. string.char(c) .. whole:sub(i + 1))
+      end
     end
   end
 end

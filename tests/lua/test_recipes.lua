@@ -1,4 +1,5 @@
--- Every probe recipe, and every recipe in docs/probes.md, as a user runs it: on drawn scenes and a short run.
+-- Every probe recipe, and every recipe in docs/probes.md, as a user runs it: on drawn scenes and a
+-- short run.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local support = require "support"
@@ -12,7 +13,8 @@ local function make()   -- once for all tests of this file
   if folder then return end
   folder = support.folder "file"
   made = support.scenes { n = 160, test = 64, size = 16, label = "colour" }
-  write(folder .. "/train.lua", 'local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {})\n')
+  write(folder .. "/train.lua",
+    'local ijepa = require "ijepa"\nreturn ijepa.pretrain(ijepa.config {})\n')
   local code, text = support.run({ program, folder .. "/train.lua", "out=" .. folder .. "/run",
     "data.root=" .. made.train, support.split [[data.batch=16 data.crop=16 data.workers=0
     model.width=16 model.depth=2 model.heads=2 model.patch=2 model.pred_depth=1 model.pred_dim=8
@@ -37,14 +39,17 @@ local function works(path, words, ...)
 end
 
 function tests.test_linear()
-  local text = works("recipes/probe_linear.lua", "epochs=4 blocks=0,2 per_class=true", "last layer, norm data", "last 2 blocks, norm none",
+  local text = works("recipes/probe_linear.lua", "epochs=4 blocks=0,2 per_class=true",
+    "last layer, norm data", "last 2 blocks, norm none",
     "best on the images held out", "64 images")
   local lines = 0
   for _ in text:gmatch "\n +[%d.]+ %%  %a+" do lines = lines + 1 end
   lu.assertEquals(lines, 8)   -- the classes alone
   works("recipes/probe_linear.lua", "protocol=published batch=32", "norm batch")
 end
-function tests.test_attentive() works("recipes/probe_attentive.lua", "epochs=2 batch=16", "wd 0.1") end
+function tests.test_attentive()
+  works("recipes/probe_attentive.lua", "epochs=2 batch=16", "wd 0.1")
+end
 function tests.test_knn()
   works("recipes/probe_knn.lua", "k=5,1 blocks=1", "k 5 ", "k 1 ", "cached in")
   works("recipes/probe_knn.lua", "k=5,1 blocks=1", "from the cache")
@@ -56,7 +61,8 @@ function tests.test_results_are_kept()
   local list = ijepa.probe.recorded(folder .. "/run")
   local knn, ridge = list[#list - 1], list[#list]
   lu.assertEquals({ knn.name, knn.step, knn.k, knn.count }, { "kNN, k 5, last layer", 10, 5, 64 })
-  lu.assertEquals({ ridge.name, ridge.encoder, #ridge.interval }, { "ridge, last layer", "target_encoder", 2 })
+  lu.assertEquals({ ridge.name, ridge.encoder, #ridge.interval },
+    { "ridge, last layer", "target_encoder", 2 })
   lu.assertEquals(ijepa.probe.recorded "nowhere", {})
 end
 function tests.test_an_opened_run_prints_as_a_few_lines()
@@ -68,10 +74,14 @@ function tests.test_an_opened_run_prints_as_a_few_lines()
 end
 function tests.test_ridge() works("recipes/probe_ridge.lua", "", "lambda 0.01", "top-5") end
 function tests.test_lowshot()
-  works("recipes/probe_lowshot.lua", "per_class_n=3 draws=2 epochs=3 tune=true batch=8", "draw 2", "frozen, 24 labels", "fine-tuned: top-1")
-  works("recipes/probe_lowshot.lua", "share=.1 draws=1 epochs=2", "frozen, 17 labels")   -- a tenth of each of 8 classes, rounded
+  works("recipes/probe_lowshot.lua", "per_class_n=3 draws=2 epochs=3 tune=true batch=8", "draw 2",
+    "frozen, 24 labels", "fine-tuned: top-1")
+  -- a tenth of each of 8 classes, rounded
+  works("recipes/probe_lowshot.lua", "share=.1 draws=1 epochs=2", "frozen, 17 labels")
 end
-function tests.test_finetune() works("recipes/finetune.lua", "epochs=2 batch=16 mixup=.8 cutmix=1", "epoch 2 of 2") end
+function tests.test_finetune()
+  works("recipes/finetune.lua", "epochs=2 batch=16 mixup=.8 cutmix=1", "epoch 2 of 2")
+end
 
 function tests.test_guarded_memory()   -- unreadable but while an op or a copy runs
   device = "guard"
@@ -84,7 +94,8 @@ function tests.test_guarded_memory()   -- unreadable but while an op or a copy r
 end
 
 function tests.test_recipes_are_short()
-  for _, name in ipairs { "probe_linear", "probe_attentive", "probe_knn", "probe_ridge", "probe_lowshot", "finetune" } do
+  for _, name in ipairs { "probe_linear", "probe_attentive", "probe_knn", "probe_ridge",
+      "probe_lowshot", "finetune" } do
     local lines = 0
     for _ in io.lines("recipes/" .. name .. ".lua") do lines = lines + 1 end
     lu.assertTrue(lines <= 60, name)

@@ -26,7 +26,9 @@ local function session(o)
   o = o or {}
   local home = "cd " .. folder .. "; "
   local path = program:find "^/" and program or "$OLDPWD/" .. program
-  term = Terminal.open(("%senv -u NO_COLOR TERM=xterm-256color HOME=%s/home XDG_STATE_HOME=%s/state %s %s"):format(home, folder,
+  term = Terminal.open(
+    ("%senv -u NO_COLOR TERM=xterm-256color HOME=%s/home XDG_STATE_HOME=%s/state %s %s"):format(
+    home, folder,
     folder, o.env or "", path), o)
   term:wait "[1]>"
   return term
@@ -50,13 +52,15 @@ local function piped(input, words)
 end
 
 function tests.test_piped_input_prints_results_only()
-  local status, out, err = piped "x = { 1, a = 'b' }\nx\nfor i = 1, 2 do\n  print(i)\nend\n1 +\n2\n'hid';\nlocal y = 7\n_, y\n"
+  local status, out, err =
+    piped "x = { 1, a = 'b' }\nx\nfor i = 1, 2 do\n  print(i)\nend\n1 +\n2\n'hid';\nlocal y = 7\n_, y\n"
   lu.assertEquals({ status, err }, { 0, "" })
   lu.assertEquals(out, "{ 1, a = \"b\" }\n1\n2\n3\n\"hid\"\t7\n")
 end
 
 function tests.test_piped_errors_name_their_line_and_the_rest_runs()
-  local status, out, err = piped "print(1)\n\nfunction f()\n  error 'boom'\nend\nf()\nx = = 1\nprint(2)\n"
+  local status, out, err =
+    piped "print(1)\n\nfunction f()\n  error 'boom'\nend\nf()\nx = = 1\nprint(2)\n"
   lu.assertNotEquals(status, 0)
   lu.assertEquals(out, "1\n2\n")
   lu.assertStrContains(err, "stdin:4: boom\n  stdin:4: in 'f'\n  stdin:6: in the main chunk")
@@ -102,7 +106,8 @@ function tests.test_a_chunk_of_several_lines_comes_back_whole_and_can_be_edited(
   t:wait "\n42\n"
   t:type("", "Up", "Up")
   t:wait(occurs("function add(n)", 2))
-  t:type("", "Up", unpack { "Right", "Right", "Right", "Right", "Right", "Right", "Right", "Right", "Right", "Right", "Right", "BSpace" })
+  t:type("", "Up", unpack { "Right", "Right", "Right", "Right", "Right", "Right", "Right", "Right",
+    "Right", "Right", "Right", "BSpace" })
   t:type "2"
   t:wait "n + 2"
   t:enter ""
@@ -272,7 +277,8 @@ end
 function tests.test_long_commands_tell_their_time()
   local t = session()
   t:enter "os.execute 'sleep 1.2';"
-  t:wait(function(screen) return (tonumber(screen:match "took (%d+%.%d) s") or 0) > 1 end)   -- longer on a busy machine
+  -- longer on a busy machine
+  t:wait(function(screen) return (tonumber(screen:match "took (%d+%.%d) s") or 0) > 1 end)
 end
 
 function tests.test_the_prompts_help_fits_a_screen()
@@ -280,7 +286,9 @@ function tests.test_the_prompts_help_fits_a_screen()
   t:enter "?"
   local screen = t:wait "[2]>"
   lu.assertStrContains(screen, "[1]> ?")   -- the first line is still there
-  for _, part in ipairs { "Ctrl-R", "mask.draw(", "? optim.lr", "Ctrl-D, quit" } do lu.assertStrContains(screen, part) end
+  for _, part in ipairs { "Ctrl-R", "mask.draw(", "? optim.lr", "Ctrl-D, quit" } do
+    lu.assertStrContains(screen, part)
+  end
   t:enter "help"
   t:wait "[3]>"
   t:enter "help optim.lr"
@@ -314,11 +322,13 @@ function tests.test_objects_print_as_a_few_lines()
 end
 
 function tests.test_misspelt_fields_and_methods_get_a_hint()
-  local status, _, err = piped(table.concat({ "mask.drw(1)", "g = mask.grid(4, 4)", "g:randomblock(1)", "mask.drw", "r",
+  local status, _, err =
+    piped(table.concat({ "mask.drw(1)", "g = mask.grid(4, 4)", "g:randomblock(1)", "mask.drw", "r",
     "x = tensor.new { 1, 2 }", "x[5]" }, "\n") .. "\n")
   lu.assertNotEquals(status, 0)
   lu.assertStrContains(err, "attempt to call field 'drw' (a nil value) (did you mean 'draw'?)")
-  lu.assertStrContains(err, "attempt to call method 'randomblock' (a nil value) (did you mean 'random_block'?)")
+  lu.assertStrContains(err,
+    "attempt to call method 'randomblock' (a nil value) (did you mean 'random_block'?)")
   lu.assertStrContains(err, "mask has no 'drw' (did you mean 'draw'?)\n")
   lu.assertNotStrContains(err, "'_'")
   lu.assertStrContains(err, "stdin:7: select: index 5")   -- not the line after it
@@ -346,10 +356,12 @@ function tests.test_show()
   loop.me = loop
   lu.assertEquals(show.text(loop), "{ 1, me = <itself> }")
   lu.assertEquals(show.text "a\n\0\"", '"a\\n\\000\\""')
-  lu.assertEquals(show.text({ [-1] = 1, ["a b"] = 2, [true] = 3 }), '{ [-1] = 1, ["a b"] = 2, [true] = 3 }')
+  lu.assertEquals(show.text({ [-1] = 1, ["a b"] = 2, [true] = 3 }),
+    '{ [-1] = 1, ["a b"] = 2, [true] = 3 }')
   local numbers = {}
   for i = 1, 12 do numbers[i] = i end
-  lu.assertEquals(show.text(numbers, { width = 20 }), "{\n  1, 2, 3, 4, 5, 6,\n  7, 8, 9, 10, 11,\n  12\n}")
+  lu.assertEquals(show.text(numbers, { width = 20 }),
+    "{\n  1, 2, 3, 4, 5, 6,\n  7, 8, 9, 10, 11,\n  12\n}")
   for i = 1, 1000 do numbers[i] = i end
   lu.assertStrContains(show.text(numbers), "... 1000 in all")
 end
@@ -357,7 +369,8 @@ end
 function tests.test_complete_calls_nothing_of_the_users()
   local complete = require "ijepa.host.complete"
   local called = false
-  local t = setmetatable({ sub = { name = 1, nest = 2 } }, { __index = function() called = true end })
+  local t = setmetatable({ sub = { name = 1, nest = 2 } },
+    { __index = function() called = true end })
   lu.assertEquals({ complete.tab("t.sub.na", { t = t }) }, { 0, "me" })
   lu.assertEquals({ complete.tab("t.none.x", { t = t }) }, { 0, "" })
   lu.assertFalse(called)

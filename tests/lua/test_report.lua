@@ -1,4 +1,5 @@
--- The report of a run: what it holds, what it leaves out and says so, and that nothing from files becomes markup.
+-- The report of a run: what it holds, what it leaves out and says so, and that nothing from files
+-- becomes markup.
 local lu = require "luaunit"
 local make = require "report_run"
 local support = require "support"
@@ -20,7 +21,8 @@ local function train()   -- once for all tests of this file
   if run then return run end
   folder = support.folder "file"
   run = make.train(folder)
-  assert(ijepa.probe.record({ run = run, step = 24, which = "target_encoder", test = "<i>&" }, "kNN <script>", { top1 = 12.5,
+  assert(ijepa.probe.record({ run = run, step = 24, which = "target_encoder", test = "<i>&" },
+    "kNN <script>", { top1 = 12.5,
     interval = { 10, 15 }, count = 8 }))
   whole = slurp(assert(ijepa.report(run)))
   return run
@@ -38,12 +40,15 @@ local function count(html, pattern) return select(2, html:gsub(pattern, "")) end
 
 function tests.test_sections_and_figures()
   train()
-  for _, title in ipairs { "Curves", "Has it collapsed?", "Masks", "Features", "Predictions", "Probes", "Settings", "Provenance" } do
+  for _, title in ipairs { "Curves", "Has it collapsed?", "Masks", "Features", "Predictions",
+      "Probes", "Settings", "Provenance" } do
     contains(whole, "<h2>" .. title .. "</h2>")
   end
-  for _, title in ipairs { "loss", "patches", "time per step", "learning rate", "weight decay", "EMA momentum",
+  for _, title in ipairs { "loss", "patches", "time per step", "learning rate", "weight decay",
+      "EMA momentum",
     "effective rank", "cosine distance", "position",
-    "predictor", "distance", "online probe", "masks of this run's policy", "principal components", "similarity",
+    "predictor", "distance", "online probe", "masks of this run's policy", "principal components",
+      "similarity",
     "attention of the last block", "predicted against actual", "loss by position" } do
     contains(whole, "<figcaption><b>" .. page.escape(title) .. "</b>")
   end
@@ -51,7 +56,8 @@ function tests.test_sections_and_figures()
   lu.assertEquals(count(whole, "<figure>"), 18)
   lu.assertEquals(count(whole, "<figure>"), count(whole, "</figure>"))
   lu.assertEquals(count(whole, "<svg "), count(whole, "</svg>"))
-  lu.assertEquals(count(whole, "<img "), count(whole, '<img alt="[^"]+" width="%d+" height="%d+" src="data:image/png;base64,[%w+/=]+">'))
+  lu.assertEquals(count(whole, "<img "),
+    count(whole, '<img alt="[^"]+" width="%d+" height="%d+" src="data:image/png;base64,[%w+/=]+">'))
   contains(whole, '<div class="verdict ')
   contains(whole, "<td class=\"number\">12.5 %</td>")
   contains(whole, "<mark>16</mark>")
@@ -61,20 +67,27 @@ end
 -- Titles, colour bars and legends of figures are HTML; images are without text.
 function tests.test_texts_of_figures()
   train()
-  for _, words in ipairs { '<span class="row">images</span>', "</em>target 1</span>", "times even attention",
-    '<span class="row">similarity to the framed patch</span>', "<span>nearest to targets</span>" } do
+  for _, words in ipairs { '<span class="row">images</span>', "</em>target 1</span>",
+      "times even attention",
+    '<span class="row">similarity to the framed patch</span>',
+      "<span>nearest to targets</span>" } do
     lu.assertTrue(whole:find(words, 1, true) ~= nil, words)
   end
-  lu.assertEquals(count(whole, '<div class="bar">'), 5)   -- similarity, attention, energy, relative energy, loss
+  -- similarity, attention, energy, relative energy, loss
+  lu.assertEquals(count(whole, '<div class="bar">'), 5)
 end
 
 function tests.test_a_rising_loss_is_explained()
   local copy = part("config.lua")
   local rows = { "epoch,itr,loss,mask-A,mask-B,time (ms)" }
-  for i = 1, 200 do rows[i + 1] = ("1,%d,%g,20,9,5"):format(i - 1, i < 100 and .5 - i * .004 or .1 + (i - 100) * .001) end
+  for i = 1, 200 do
+    rows[i + 1] = ("1,%d,%g,20,9,5"):format(i - 1,
+      i < 100 and .5 - i * .004 or .1 + (i - 100) * .001)
+  end
   write(copy .. "/jepa_r0.csv", table.concat(rows, "\n") .. "\n")
   local function diagnoses(last)
-    write(copy .. "/jepa-diagnoses.csv", "step,rankme,level,text\n0,9,start,x\n100,5,ok,x\n200," .. last .. ",ok,x\n")
+    write(copy .. "/jepa-diagnoses.csv", "step,rankme,level,text\n0,9,start,x\n100,5,ok,x\n200,"
+      .. last .. ",ok,x\n")
     return slurp(assert(ijepa.report(copy)))
   end
   lu.assertTrue(diagnoses(11):find("while the effective rank grows from 5 to 11.", 1, true) ~= nil)
@@ -84,7 +97,8 @@ end
 
 function tests.test_only_the_first_check()
   local copy = part("config.lua")
-  write(copy .. "/jepa-diagnoses.csv", "step,rankme,level,text\n0,9,start,before training: rank 9\n")
+  write(copy .. "/jepa-diagnoses.csv",
+    "step,rankme,level,text\n0,9,start,before training: rank 9\n")
   local html = report(copy)
   contains(html, '<div class="verdict note"><span class="level">before training</span>')
   contains(html, "Before training: rank 9. The first check is made before the first step")
@@ -94,19 +108,23 @@ function tests.test_nothing_outside_the_file()
   train()
   lu.assertEquals(count(whole:lower(), "https?:"), 0)
   lu.assertEquals(count(whole, 'src="') - count(whole, 'src="data:'), 0)
-  lu.assertEquals(count(whole, 'href="') - count(whole, 'href="#') - count(whole, 'href="data:,"'), 0)
+  lu.assertEquals(count(whole, 'href="') - count(whole, 'href="#') - count(whole, 'href="data:,"'),
+    0)
   lu.assertEquals(count(whole, "@import") + count(whole, "url%("), 0)
 end
 
 function tests.test_names_are_no_markup()
   train()
-  lu.assertEquals(page.escape "<a b=\"c\" d='e'>&\1", "&lt;a b=&quot;c&quot; d=&#39;e&#39;&gt;&amp; ")
+  lu.assertEquals(page.escape "<a b=\"c\" d='e'>&\1",
+    "&lt;a b=&quot;c&quot; d=&#39;e&#39;&gt;&amp; ")
   lu.assertEquals(count(whole, "<script") + count(whole, "<b>&[^%w]") + count(whole, "<i>"), 0)
   contains(whole, "kNN &lt;script&gt;")
   contains(whole, "a &lt;script&gt;alert(&quot;1&quot;)")
   local copy = support.folder()
-  write(copy .. "/config.lua", 'return { tag = "jepa", data = { root = "<script>&\\"\'" }, ["<u>"] = { ["</table>"] = "<script>" } }')
-  write(copy .. "/jepa-diagnoses.csv", 'step,rankme,probe,level,text\n5,1,,"<script>","</p><script>"\n')
+  write(copy .. "/config.lua",
+    'return { tag = "jepa", data = { root = "<script>&\\"\'" }, ["<u>"] = { ["</table>"] = "<script>" } }')
+  write(copy .. "/jepa-diagnoses.csv",
+    'step,rankme,probe,level,text\n5,1,,"<script>","</p><script>"\n')
   local html = report(copy)
   lu.assertEquals(count(html, "<script") + count(html, "<u>"), 0)
   lu.assertEquals(count(html, "<table>"), count(html, "</table>"))
@@ -119,7 +137,8 @@ function tests.test_a_damaged_log_is_reported()
   local copy = part "config.lua"
   local lines = slurp(run .. "/jepa_r0.csv")
   write(copy .. "/jepa_r0.csv", (lines:gsub("\n1,2,[^\n]*", "\n1,2,x")))
-  lu.assertStrContains(report(copy), "1 row of log &#39;" .. copy .. "/jepa_r0.csv&#39; could not be read: line 4.")
+  lu.assertStrContains(report(copy), "1 row of log &#39;" .. copy
+    .. "/jepa_r0.csv&#39; could not be read: line 4.")
 end
 
 function tests.test_without_a_checkpoint()
@@ -132,7 +151,8 @@ end
 
 function tests.test_without_images()
   local copy = part("config.lua", "jepa_r0.csv", "jepa-latest.safetensors")
-  write(copy .. "/config.lua", (slurp(copy .. "/config.lua"):gsub('root = "[^\n]*"', 'root = "gone"')))
+  write(copy .. "/config.lua",
+    (slurp(copy .. "/config.lua"):gsub('root = "[^\n]*"', 'root = "gone"')))
   local html = report(copy)
   contains(html, "Left out: The images could not be read:")
   contains(html, "on a plain board, without images:")
@@ -140,7 +160,9 @@ end
 
 function tests.test_only_a_log_with_gaps()
   local copy = part "jepa_r0.csv"
-  local log = slurp(copy .. "/jepa_r0.csv"):gsub("\n1,2,[^,]+", "\n1,2,nan"):gsub("\n1,4,[^,]+", "\n1,4,inf") .. "4,9,0.1"   -- being written
+  -- being written
+  local log = slurp(copy .. "/jepa_r0.csv"):gsub("\n1,2,[^,]+", "\n1,2,nan"):gsub("\n1,4,[^,]+",
+    "\n1,4,inf") .. "4,9,0.1"
   write(copy .. "/jepa_r0.csv", log)
   local html = report(copy)
   contains(html, "At 2 of 24 steps the loss is not finite")
@@ -166,7 +188,8 @@ function tests.test_broken_files_are_left_out()
   write(copy .. "/config.lua", "return { data = 3, tag = {}, model = 'x', optim = false }")
   write(copy .. "/jepa-latest.safetensors", "no checkpoint")
   write(copy .. "/jepa-diagnoses.csv", "step,1,2\n7,,,\n\"\n")
-  write(copy .. "/probes.jsonl", "{\n[1]\n{\"name\": 3}\n" .. '{"name":"n","top1":1,"interval":"x","time":"y"}\n')
+  write(copy .. "/probes.jsonl", "{\n[1]\n{\"name\": 3}\n"
+    .. '{"name":"n","top1":1,"interval":"x","time":"y"}\n')
   local html = report(copy)
   contains(html, "<td class=\"number\">1.0 %</td>")
   contains(html, "Left out: No model could be loaded")
@@ -203,7 +226,8 @@ function tests.test_charts()
 end
 
 function tests.test_numbers()
-  for v, expected in pairs { [12800] = "12\194\160800", [1234567] = "1\194\160234\194\160567", [1234] = "1234", [0] = "0",
+  for v, expected in pairs { [12800] = "12\194\160800", [1234567] = "1\194\160234\194\160567",
+      [1234] = "1234", [0] = "0",
     [.116123] = "0.116", [17.06] = "17.1", [2e-7] = "2e-07" } do
     lu.assertEquals(page.number(v), expected)
   end

@@ -40,7 +40,8 @@ function tests.test_labels_are_even_and_independent()
   for kind, counts in pairs(seen) do
     local classes = scenes.labels[kind]
     for _, class in ipairs(classes) do -- five standard deviations
-      lu.assertAlmostEquals(counts[class], n / #classes, 5 * math.sqrt(n / #classes), kind .. " " .. class)
+      lu.assertAlmostEquals(counts[class], n / #classes, 5 * math.sqrt(n / #classes),
+        kind .. " " .. class)
       counts[class] = nil
     end
     lu.assertNil(next(counts))
@@ -61,7 +62,9 @@ function tests.test_the_shape_is_there_in_its_colour()
 end
 
 function tests.test_other_sizes()
-  for _, size in ipairs { 16, 96, 224 } do lu.assertEquals(#(draw(1, "train", 0, size)), size * size * 3) end
+  for _, size in ipairs { 16, 96, 224 } do
+    lu.assertEquals(#(draw(1, "train", 0, size)), size * size * 3)
+  end
 end
 
 -- Walks a tar file: names and contents, checking each header's sum.
@@ -86,7 +89,8 @@ end
 function tests.test_tar()
   local out = temporary_folder()
   local calls = 0
-  local made = assert(scenes.generate { out = out, n = 300, test = 10, seed = 9, size = 32, label = "count",
+  local made = assert(scenes.generate { out = out, n = 300, test = 10, seed = 9, size = 32,
+    label = "count",
     progress = function() calls = calls + 1 end })
   lu.assertEquals(made.classes, { "0", "1", "2", "3", "4", "5" })
   lu.assertEquals(calls, 1)
@@ -143,14 +147,17 @@ end
 
 function tests.test_misuse_and_the_world()
   for _, options in ipairs {
-    { seeds = 1 }, { n = "many" }, { n = 1.5 }, { n = -1 }, { size = 8 }, { label = "taste" }, { form = "zip" },
+    { seeds = 1 }, { n = "many" }, { n = 1.5 }, { n = -1 }, { size = 8 }, { label = "taste" },
+      { form = "zip" },
     { [1] = 2 },
   } do
     lu.assertErrorMsgContains("test_scenes.lua:", function() scenes.generate(options) end)
   end
   lu.assertErrorMsgContains("test_scenes.lua:", function() scenes.generate(5) end)
-  lu.assertErrorMsgContains("test_scenes.lua:", function() scenes.draw(canvas.new(64, 64), 1, "exam", 0) end)
-  lu.assertErrorMsgContains("test_scenes.lua:", function() scenes.draw(canvas.new(64, 64), 1, "test", -1) end)
+  lu.assertErrorMsgContains("test_scenes.lua:",
+    function() scenes.draw(canvas.new(64, 64), 1, "exam", 0) end)
+  lu.assertErrorMsgContains("test_scenes.lua:",
+    function() scenes.draw(canvas.new(64, 64), 1, "test", -1) end)
   lu.assertErrorMsgContains("test_scenes.lua:", function() scenes.draw({}, 1, "test", 0) end)
   local made, message, code = scenes.generate { out = "/dev/null/here", n = 1, test = 0 }
   lu.assertNil(made)

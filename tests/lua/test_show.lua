@@ -1,4 +1,5 @@
--- Images as escape sequences: what is written for a canvas of 2 x 2 pixels, and which way is chosen.
+-- Images as escape sequences: what is written for a canvas of 2 x 2 pixels, and which way is
+-- chosen.
 local lu = require "luaunit"
 local support = require "support"
 local ijepa = require "ijepa"
@@ -14,9 +15,11 @@ end
 local UP = "\226\150\128"   -- the upper half block
 
 function tests.test_golden()
-  lu.assertEquals(show.encode(four(), "kitty"), "\27_Ga=T,f=24,q=2,s=2,v=2,m=0;/wAAAP8AAAD/////\27\\\n")
+  lu.assertEquals(show.encode(four(), "kitty"),
+    "\27_Ga=T,f=24,q=2,s=2,v=2,m=0;/wAAAP8AAAD/////\27\\\n")
   lu.assertEquals(show.encode(four(), "half"),
-    "\27[38;2;255;0;0;48;2;0;0;255m" .. UP .. "\27[38;2;0;255;0;48;2;255;255;255m" .. UP .. "\27[0m\n")
+    "\27[38;2;255;0;0;48;2;0;0;255m" .. UP .. "\27[38;2;0;255;0;48;2;255;255;255m" .. UP
+      .. "\27[0m\n")
   lu.assertEquals(show.encode(four(), "half256"),
     "\27[38;5;196;48;5;21m" .. UP .. "\27[38;5;46;48;5;231m" .. UP .. "\27[0m\n")
   lu.assertEquals(show.encode(four(), "ascii"), ":#\n")
@@ -24,8 +27,10 @@ function tests.test_golden()
 end
 
 function tests.test_a_last_odd_row_and_repeated_colours()
-  lu.assertEquals(show.encode(canvas.new(2, 1, 0x808080), "half"), "\27[38;2;128;128;128m" .. UP .. UP .. "\27[0m\n")
-  lu.assertEquals(show.encode(canvas.new(1, 1, 0x808080), "half256"), "\27[38;5;244m" .. UP .. "\27[0m\n")
+  lu.assertEquals(show.encode(canvas.new(2, 1, 0x808080), "half"), "\27[38;2;128;128;128m" .. UP
+    .. UP .. "\27[0m\n")
+  lu.assertEquals(show.encode(canvas.new(1, 1, 0x808080), "half256"),
+    "\27[38;5;244m" .. UP .. "\27[0m\n")
 end
 
 local digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -72,13 +77,16 @@ function tests.test_sixel()
   lu.assertStrContains(s, "#1;2;")
   lu.assertEquals(c:get(0, 0), 0xff0000)   -- dithering leaves the canvas alone
   -- one colour, whose number the library rounds its way; two columns of two pixels
-  lu.assertStrMatches(show.encode(canvas.new(2, 2, 0xffffff), "sixel"), '\27Pq"1;1;2;2#0;2;%d+;%d+;%d+%-?#0BB\27\\\n')
+  lu.assertStrMatches(show.encode(canvas.new(2, 2, 0xffffff), "sixel"),
+    '\27Pq"1;1;2;2#0;2;%d+;%d+;%d+%-?#0BB\27\\\n')
 end
 
 function tests.test_choice()
   local function env(t) return function(name) return t[name] end end
-  lu.assertEquals({ show.kind(env { IJEPA_GRAPHICS = "sixel", NO_COLOR = "1" }) }, { "sixel", true })
-  lu.assertErrorMsgContains("unknown kind of graphics 'kity' (did you mean 'kitty'?)", show.kind, env { IJEPA_GRAPHICS = "kity" })
+  lu.assertEquals({ show.kind(env { IJEPA_GRAPHICS = "sixel", NO_COLOR = "1" }) },
+    { "sixel", true })
+  lu.assertErrorMsgContains("unknown kind of graphics 'kity' (did you mean 'kitty'?)", show.kind,
+    env { IJEPA_GRAPHICS = "kity" })
   show.with "ascii"
   lu.assertEquals({ show.kind(env { IJEPA_GRAPHICS = "sixel" }) }, { "ascii", true })
   show.with(nil)
@@ -113,7 +121,8 @@ function tests.test_show()
   lu.assertStrContains(tostring(four()), "canvas of 2 x 2 pixels")
 end
 
--- With half blocks and letters, the texts of a figure are text, and its parts stand beside each other.
+-- With half blocks and letters, the texts of a figure are text, and its parts stand beside each
+-- other.
 function tests.test_texts_of_a_figure()
   local layout = require "ijepa.draw.layout"
   local parts = { { canvas.new(40, 40, 0), title = "left" }, { canvas.new(40, 40), title = "right",
@@ -164,7 +173,8 @@ end
 function tests.test_without_a_terminal()
   local bare = output({ program, "-e", code }, { IJEPA_GRAPHICS = false })
   lu.assertStrContains(bare, "this terminal cannot show it")
-  lu.assertStrContains(output({ program, "-e", code }, { IJEPA_GRAPHICS = "half" }), "\27[38;2;51;102;153;")
+  lu.assertStrContains(output({ program, "-e", code }, { IJEPA_GRAPHICS = "half" }),
+    "\27[38;2;51;102;153;")
 end
 
 if not ... then os.exit(lu.LuaUnit.run()) end

@@ -1,5 +1,6 @@
--- Tensors in Lua: values and gradients of the ops against recorded ones (tests/golden/ops.safetensors, made from PyTorch in
--- double precision) and against differences, views, and what misuse says.
+-- Tensors in Lua: values and gradients of the ops against recorded ones
+-- (tests/golden/ops.safetensors, made from PyTorch in double precision) and against differences,
+-- views, and what misuse says.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -19,10 +20,13 @@ local function close(t, name, tolerance)
   local want, n = load(name):read()
   local got = t:read()
   local worst, top = 0, 0
-  for i = 0, n - 1 do worst, top = math.max(worst, math.abs(got[i] - want[i])), math.max(top, math.abs(want[i])) end
+  for i = 0, n - 1 do
+    worst, top = math.max(worst, math.abs(got[i] - want[i])), math.max(top, math.abs(want[i]))
+  end
   lu.assertTrue(worst <= tolerance * math.max(top, 1), ("%s: off by %g"):format(name, worst))
 end
--- y = f(inputs), compared, then its gradients for the recorded dy: float32 rounding of sums of a few dozen terms, 2e-6
+-- y = f(inputs), compared, then its gradients for the recorded dy: float32 rounding of sums of a
+-- few dozen terms, 2e-6
 local function recorded(op, names, f)
   local inputs = {}
   for i, name in ipairs(names) do inputs[i] = load(op .. "." .. name):requires_grad_() end
@@ -34,12 +38,15 @@ local function recorded(op, names, f)
 end
 
 function tests.test_recorded_layer_norm()
-  recorded("layernorm", { "x", "weight", "bias" }, function(x, w, b) return x:layer_norm(w, b, 1e-6) end)
+  recorded("layernorm", { "x", "weight", "bias" },
+    function(x, w, b) return x:layer_norm(w, b, 1e-6) end)
   recorded("layernorm_plain", { "x" }, function(x) return x:layer_norm(nil, nil, 1e-5) end)
 end
 function tests.test_recorded_gelu() recorded("gelu", { "x" }, function(x) return x:gelu() end) end
-function tests.test_recorded_linear() recorded("linear", { "x", "weight", "bias" }, function(x, w, b) return x:linear(w, b) end) end
-function tests.test_recorded_attention() recorded("attention", { "qkv" }, function(x) return x:attention(3) end) end
+function tests.test_recorded_linear() recorded("linear", { "x", "weight", "bias" },
+  function(x, w, b) return x:linear(w, b) end) end
+function tests.test_recorded_attention() recorded("attention", { "qkv" },
+  function(x) return x:attention(3) end) end
 function tests.test_recorded_smooth_l1()
   recorded("smooth_l1", { "x", "target" }, function(x, y) return tensor.smooth_l1(x, y) end)
 end
@@ -69,7 +76,8 @@ function tests.test_matmul_topk_softmax_rows()
   lu.assertEquals(v:totable(), { { 5, 5, 2 }, { 9, 8, 7 } })
   lu.assertEquals(at:totable(), { { 1, 2, 3 }, { 0, 3, 2 } })
   lu.assertErrorMsgContains("the 5 largest of 2", a.topk, a, 5)
-  lu.assertEquals(tensor.new { { 0, 0 }, { -1e30, 0 } }:softmax():totable(), { { .5, .5 }, { 0, 1 } })
+  lu.assertEquals(tensor.new { { 0, 0 }, { -1e30, 0 } }:softmax():totable(),
+    { { .5, .5 }, { 0, 1 } })
   lu.assertEquals(a:rows { 1, 0, 1 }:totable(), { { 3, 4 }, { 1, 2 }, { 3, 4 } })
   lu.assertErrorMsgContains("outside 0..1", a.rows, a, { 2 })
 end
@@ -84,12 +92,15 @@ function tests.test_generator_is_pytorchs()
     for _, v in ipairs(s.floats) do lu.assertEquals(tonumber(C.ij_mt_uniform(g)), v) end
     for _, r in ipairs(s.randint) do
       C.ij_mt_init(g, s.seed)
-      for _, v in ipairs(r.values) do lu.assertEquals(tonumber(C.ij_mt_randint(g, r.low, r.high)), v) end
+      for _, v in ipairs(r.values) do
+        lu.assertEquals(tonumber(C.ij_mt_randint(g, r.low, r.high)), v)
+      end
     end
   end
 end
 
--- d f / d x along a random direction against a difference of f: 1e-2 of its size, as float32 loses half its digits there
+-- d f / d x along a random direction against a difference of f: 1e-2 of its size, as float32 loses
+-- half its digits there
 local function check_gradient(f, shape)
   local n, rng = 1, F.new "ij_rng"
   C.ij_rng_init(rng, 5, 1000, 0, n)
@@ -106,7 +117,8 @@ local function check_gradient(f, shape)
   for i = 1, n do slope = slope + g[i - 1] * v[i] end
   local h = 1e-2
   local difference = (f(at(h)):item() - f(at(-h)):item()) / (2 * h)
-  lu.assertTrue(math.abs(slope - difference) <= 1e-2 * math.max(math.abs(slope), .1), ("%g against %g"):format(slope, difference))
+  lu.assertTrue(math.abs(slope - difference) <= 1e-2 * math.max(math.abs(slope), .1),
+    ("%g against %g"):format(slope, difference))
 end
 function tests.test_gradients_of_the_rest()
   local other = tensor.new { { 1, -2, .5 }, { .3, 2, -1 } }
@@ -120,9 +132,11 @@ function tests.test_gradients_of_the_rest()
   check_gradient(function(x) return (x:mean(1) * x:mean(1)):sum() end, { 3, 4 })
   check_gradient(function(x) return (x:mean(2) * x:mean(2)):sum() end, { 3, 4, 2 })
   check_gradient(function(x) return (tensor.concat { x, x * 2 }:gelu()):sum() end, { 3, 4 })
-  check_gradient(function(x) return tensor.cross_entropy(x, tensor.new({ 2, 0, -1 }, "i32"), .1) end, { 3, 4 })
+  check_gradient(function(x) return tensor.cross_entropy(x, tensor.new({ 2, 0, -1 }, "i32"),
+    .1) end, { 3, 4 })
   check_gradient(function(x) return (x:narrow(2, 2, 2):contiguous():gelu()):sum() end, { 3, 4 })
-  check_gradient(function(x) return (x:transpose(1, 2):contiguous():reshape(6, 2) * 3):gelu():sum() end, { 3, 4 })
+  check_gradient(function(x) return (
+    x:transpose(1, 2):contiguous():reshape(6, 2) * 3):gelu():sum() end, { 3, 4 })
   check_gradient(function(x) return x:select(1, 2):gelu():sum() end, { 3, 4 })
   check_gradient(function(x)
     return (x:reshape(1, 3, 4):gather(tensor.new({ { { 2, 0, 2 } } }, "i32")):gelu()):sum()
@@ -131,13 +145,16 @@ function tests.test_gradients_of_the_rest()
   check_gradient(function(x) return (x:rows { 2, 0, 2 }:gelu()):sum() end, { 3, 4 })
   for form = 0, 3 do   -- each factor, as it is or stored transposed, alone and many at a time
     local ta, tb = form % 2 == 1, form >= 2
-    local a, b = tensor.new { { 1, -2, .5 }, { .3, 2, -1 } }, tensor.new { { 1, -1 }, { 2, .5 }, { -.7, 1 } }
+    local a, b = tensor.new { { 1, -2, .5 }, { .3, 2, -1 } },
+      tensor.new { { 1, -1 }, { 2, .5 }, { -.7, 1 } }
     if ta then a = a:transpose(1, 2):contiguous() end
     if tb then b = b:transpose(1, 2):contiguous() end
     check_gradient(function(x) return x:matmul(b, ta, tb):gelu():sum() end, a:shape())
     check_gradient(function(x) return a:matmul(x, ta, tb):gelu():sum() end, b:shape())
-    local many = tensor.new { 1, -2, .5, .3, 2, -1, 1, 1, .2, -.4, 2, 3 }:reshape(2, ta and 3 or 2, ta and 2 or 3)
-    check_gradient(function(x) return many:matmul(x, ta, tb):gelu():sum() end, tb and { 2, 2, 3 } or { 2, 3, 2 })
+    local many = tensor.new { 1, -2, .5, .3, 2, -1, 1, 1, .2, -.4, 2, 3 }:reshape(2, ta and 3 or 2,
+      ta and 2 or 3)
+    check_gradient(function(x) return many:matmul(x, ta, tb):gelu():sum() end,
+      tb and { 2, 2, 3 } or { 2, 3, 2 })
   end
   check_gradient(function(x)
     local y = tensor.batch_norm(x, tensor.zeros { 4 }, tensor.zeros { 4 }, true)
@@ -166,8 +183,10 @@ function tests.test_misuse_is_said_at_the_callers_line()
     lu.assertStrContains(message, text)
     lu.assertStrContains(message, "test_tensor.lua")
   end
-  says("'w' is (1, 3), expected (any, 2)", function() return t:linear(tensor.new { { 1, 2, 3 } }) end)
-  says("'index' is f32, expected i32", function() return t:reshape(1, 2, 2):gather(t:reshape(1, 2, 2)) end)
+  says("'w' is (1, 3), expected (any, 2)",
+    function() return t:linear(tensor.new { { 1, 2, 3 } }) end)
+  says("'index' is f32, expected i32",
+    function() return t:reshape(1, 2, 2):gather(t:reshape(1, 2, 2)) end)
   says("patch 7 at position 1 is outside 0..1",
     function() return t:reshape(1, 2, 2):gather(tensor.new({ { { 7 } } }, "i32")) end)
   says("do not fit", function() return t + tensor.new { 1, 2, 3 } end)
@@ -180,10 +199,12 @@ end
 function tests.test_tensors_of_two_devices_are_refused()
   local x = tensor.new { { 1, 2 }, { 3, 4 } }
   local w = ijepa.device.with("dry", function() return tensor.zeros { 2, 2 } end)
-  for op, f in pairs { linear = function() return x:linear(w) end, ["+"] = function() return x + w end } do
+  for op, f in pairs { linear = function() return x:linear(w) end,
+      ["+"] = function() return x + w end } do
     local ok, message = pcall(f)
     lu.assertFalse(ok)
-    lu.assertStrContains(message, op .. ": '" .. (op == "linear" and "w" or "y") .. "' is on device 'dry', but 'x' is on '"
+    lu.assertStrContains(message, op .. ": '" .. (op == "linear" and "w" or "y")
+      .. "' is on device 'dry', but 'x' is on '"
       .. ijepa.device.name() .. "': use tensors of one device")
     lu.assertStrContains(message, "test_tensor.lua")
   end
@@ -200,7 +221,8 @@ function tests.test_a_step_ends_its_tensors()
   lu.assertEquals(kept:totable(), { 2, 3 })
 end
 
-function tests.test_what_nobody_holds_is_freed_under_pressure()   -- though Lua's collector sees small handles alone
+function tests.test_what_nobody_holds_is_freed_under_pressure()
+  -- though Lua's collector sees small handles alone
   collectgarbage()
   C.ij_mem_peak_reset()
   local before = tonumber(C.ij_mem_live())
@@ -218,11 +240,16 @@ end
 function tests.test_arguments_that_would_be_ignored_are_errors()
   local x = tensor.new { { 1, 2 }, { 3, 4 } }
   local function refused(part, f) lu.assertErrorMsgContains(part, f) end
-  refused("softmax: unexpected argument; the signature is x:softmax()", function() return x:softmax(1), 1 end)
-  refused("argmax: unexpected argument; the signature is x:argmax()", function() return x:argmax(1), 1 end)
-  refused("sum: unexpected argument; the signature is x:sum(dim)", function() return x:sum(1, true), 1 end)
-  refused("mean: unexpected argument; the signature is x:mean(dim)", function() return x:mean(1, true), 1 end)
-  refused("topk: unexpected argument; the signature is x:topk(k)", function() return x:topk(1, 1), 1 end)
+  refused("softmax: unexpected argument; the signature is x:softmax()",
+    function() return x:softmax(1), 1 end)
+  refused("argmax: unexpected argument; the signature is x:argmax()", function() return x:argmax(1),
+    1 end)
+  refused("sum: unexpected argument; the signature is x:sum(dim)", function() return x:sum(1, true),
+    1 end)
+  refused("mean: unexpected argument; the signature is x:mean(dim)",
+    function() return x:mean(1, true), 1 end)
+  refused("topk: unexpected argument; the signature is x:topk(k)", function() return x:topk(1, 1),
+    1 end)
   lu.assertEquals(x:sum(1):totable(), { 4, 6 })
   lu.assertEquals(x:argmax():totable(), { 1, 1 })
 end

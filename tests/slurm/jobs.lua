@@ -70,7 +70,8 @@ local function difference(a, b)
   return worst
 end
 
--- Whether two runs' newest checkpoints are of one step and hold the same tensors; else a difference.
+-- Whether two runs' newest checkpoints are of one step and hold the same tensors; else a
+-- difference.
 local function same_state(a, b)
   local paths, steps = {}, {}
   for i, name in ipairs { a, b } do
@@ -85,17 +86,21 @@ end
 
 -- Submits; the job's number.
 local function submit(words, env)
-  local code, said = shell(("%s '%s' submit --folder '%s/logs' %s"):format(env or "", program, folder, words))
+  local code, said = shell(("%s '%s' submit --folder '%s/logs' %s"):format(env or "", program,
+    folder, words))
   lu.assertEquals(code, 0, said)
   return (said:match "^ijepa: job (%d+): " or lu.fail(said))
 end
 
-local function log_of(job, task) return read(("%s/logs/%s%s.out"):format(folder, job, task and "_" .. task or "")) end
+local function log_of(job, task)
+  return read(("%s/logs/%s%s.out"):format(folder, job, task and "_" .. task or ""))
+end
 
 -- "COMPLETED 0:0 restarts 1" of a job that has ended, else nil.
 local function ended(job)
   local _, said = shell("scontrol show job " .. job)
-  local state, code, restarts = said:match "JobState=(%u+)", said:match "ExitCode=(%S+)", said:match "Restarts=(%d+)"
+  local state, code, restarts = said:match "JobState=(%u+)", said:match "ExitCode=(%S+)",
+    said:match "Restarts=(%d+)"
   if state and state ~= "PENDING" and state ~= "RUNNING" and state ~= "COMPLETING" then
     return ("%s %s restarts %s"):format(state, code, restarts)
   end
@@ -109,7 +114,9 @@ end
 
 -- The run that was held has saved and its job has queued itself again: at step 20, or the next,
 -- which had begun.
-local function stopped(job) lu.assertStrMatches(log_of(job), ".*stopped at step 2[01]: queued again\n.*") end
+local function stopped(job)
+  lu.assertStrMatches(log_of(job), ".*stopped at step 2[01]: queued again\n.*")
+end
 
 -- a job whose time limit comes while the other tests run: SLURM looks at its clock every 30 seconds
 local limited
@@ -265,9 +272,11 @@ function tests.test_a_process_is_killed()
 end
 
 function tests.test_what_sbatch_refuses()
-  local code, said = shell(("'%s' submit '%s' --folder '%s/logs' --partition nowhere"):format(program, recipe "refused", folder))
+  local code, said = shell(("'%s' submit '%s' --folder '%s/logs' --partition nowhere"):format(
+    program, recipe "refused", folder))
   lu.assertEquals(code, 1)
-  lu.assertStrContains(said, "ijepa: submit: sbatch refused '" .. folder .. "/logs/refused.sbatch': ")
+  lu.assertStrContains(said, "ijepa: submit: sbatch refused '" .. folder
+    .. "/logs/refused.sbatch': ")
   lu.assertStrContains(said, "invalid partition")
 end
 

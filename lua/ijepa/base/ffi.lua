@@ -1,22 +1,27 @@
--- The only file that uses LuaJIT's FFI: declares libijepa's functions and gives the other modules what they need.
+-- The only file that uses LuaJIT's FFI: declares libijepa's functions and gives the other modules
+-- what they need.
 local ffi = require "ffi"
 ffi.cdef(require "ijepa._cdef")
 
 local C = ffi.C
-if not pcall(function() return C.ij_version end) then   -- plain luajit: the program itself holds these symbols
-  local installed, path = pcall(require, "ijepa._library")   -- from these modules' folder to the library
+if not pcall(function() return C.ij_version end) then
+  -- plain luajit: the program itself holds these symbols
+  -- from these modules' folder to the library
+  local installed, path = pcall(require, "ijepa._library")
   local here = debug.getinfo(1, "S").source:match "^@(.*)base/ffi%.lua$"
   C = ffi.load(os.getenv "IJEPA_LIB" or installed and here and here .. path or "ijepa")
 end
 
 local F = {
-  C = C, new = ffi.new, string = ffi.string, cast = ffi.cast, copy = ffi.copy, fill = ffi.fill, gc = ffi.gc,
-  sizeof = ffi.sizeof, typeof = ffi.typeof, istype = ffi.istype, metatype = ffi.metatype, os = ffi.os, arch = ffi.arch,
+  C = C, new = ffi.new, string = ffi.string, cast = ffi.cast, copy = ffi.copy, fill = ffi.fill,
+    gc = ffi.gc,
+  sizeof = ffi.sizeof, typeof = ffi.typeof, istype = ffi.istype, metatype = ffi.metatype,
+    os = ffi.os, arch = ffi.arch,
   cdef = ffi.cdef, load = ffi.load,   -- for another library: declare it in the module that uses it
 }
 
---- Loads another library and declares the functions that we need of it; nil where it is missing. Call it at the first
---- use.
+--- Loads another library and declares the functions that we need of it; nil where it is missing.
+--- Call it at the first use.
 ---@param file string such as "libsixel.so.1"
 ---@param declarations string in C
 function F.library(file, declarations)
@@ -26,7 +31,8 @@ function F.library(file, declarations)
   return library
 end
 
--- The folder of our own modules in chunk names: "@lua/ijepa/" in the program, another folder otherwise.
+-- The folder of our own modules in chunk names: "@lua/ijepa/" in the program, another folder
+-- otherwise.
 local home = debug.getinfo(1, "S").source:gsub("base/ffi%.lua$", "")
 
 --- True for a chunk name (debug.getinfo's source) of one of our own modules.
@@ -44,7 +50,8 @@ function F.caller()
   end
 end
 
---- Raises message: at `level` as error() counts it in the calling function, or, without one, at the user's line.
+--- Raises message: at `level` as error() counts it in the calling function, or, without one, at the
+--- user's line.
 ---@param message string
 ---@param level integer?
 function F.raise(message, level)

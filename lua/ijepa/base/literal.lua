@@ -1,12 +1,16 @@
--- Reads what config.dump writes without running it: "return" and one value of numbers, strings, booleans, nil and
--- tables. A run's folder may come from a stranger, and even Lua without globals can loop for ever.
+-- Reads what config.dump writes without running it: "return" and one value of numbers, strings,
+-- booleans, nil and tables. A run's folder may come from a stranger, and even Lua without globals
+-- can loop for ever.
 local literal = {}
 
 local DEEPEST = 32
 local NAMED = { n = "\n", r = "\r", t = "\t", a = "\a", b = "\b", f = "\f", v = "\v" }
 local WORDS = { ["nil"] = {}, ["true"] = { true }, ["false"] = { false } }   -- each with its value
 
-local function fail(s, what) error({ literal = ("line %d: %s"):format(select(2, s.text:sub(1, s.at):gsub("\n", "")) + 1, what) }, 0) end
+local function fail(s, what)
+  error({ literal = ("line %d: %s"):format(select(2, s.text:sub(1, s.at):gsub("\n", "")) + 1,
+    what) }, 0)
+end
 
 -- Skips blanks and comments.
 local function skip(s)
@@ -53,7 +57,9 @@ local function table_of(s, depth)
     local key
     if take(s, "%[") then
       key = value_of(s, depth)
-      if key == nil or key ~= key or not take(s, "%]") or not take(s, "=") then fail(s, "expected a key") end
+      if key == nil or key ~= key or not take(s, "%]") or not take(s, "=") then
+        fail(s, "expected a key")
+      end
     else
       local before, name = s.at, take(s, "[%a_][%w_]*")
       if name and take(s, "=") then key = name else s.at = before end
@@ -79,11 +85,15 @@ function value_of(s, depth)
   local digits = take(s, "%-?%.?%d[%w.]*[eE][+-]%d+") or take(s, "%-?%.?%d[%w.]*")
   if digits then
     local n = tonumber(digits)
-    if n and take(s, "/") then n = n / (tonumber(take(s, "%d+") or nil) or fail(s, "expected a number")) end
+    if n and take(s, "/") then
+      n = n / (tonumber(take(s, "%d+") or nil) or fail(s, "expected a number"))
+    end
     return n or fail(s, "expected a number")
   end
   local word = take(s, "[%a_][%w_]*")
-  if not word or not WORDS[word] then fail(s, ("expected a value%s"):format(word and ", not '" .. word .. "'" or "")) end
+  if not word or not WORDS[word] then
+    fail(s, ("expected a value%s"):format(word and ", not '" .. word .. "'" or ""))
+  end
   return WORDS[word][1]
 end
 

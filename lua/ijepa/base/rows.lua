@@ -1,11 +1,13 @@
--- A log as a text file of rows: it continues after a resumed step, or starts anew and renames the older file.
+-- A log as a text file of rows: it continues after a resumed step, or starts anew and renames the
+-- older file.
 local F = require "ijepa.base.ffi"
 local C = F.C
 
 local Rows = {}
 Rows.__index = Rows
 
---- The first of STEM..ENDING, STEM-2..ENDING, ... that is not there yet: what is moved aside replaces nothing.
+--- The first of STEM..ENDING, STEM-2..ENDING, ... that is not there yet: what is moved aside
+--- replaces nothing.
 ---@param stem string
 ---@param ending string
 ---@return string path
@@ -44,7 +46,8 @@ end
 --- Opens a file of rows for appending.
 ---@param path string
 ---@param header string the start of the file
----@param keep (fun(text: string): string?)? returns the part of an older file that stays; nil: the older file becomes
+---@param keep (fun(text: string): string?)? returns the part of an older file that stays; nil: the
+--- older file becomes
 --- NAME.old.ENDING
 ---@return table? rows, string? message, integer? code
 function Rows.open(path, header, keep)
@@ -60,7 +63,9 @@ function Rows.open(path, header, keep)
   local ok, message, code = F.try(C.ij_file_replace(path, kept, #kept))
   if not ok then return nil, message, code end
   local file, why = io.open(path, "ab")
-  if not file then return nil, ("file '%s' could not be written: %s"):format(path, why), tonumber(C.IJ_EIO) end
+  if not file then
+    return nil, ("file '%s' could not be written: %s"):format(path, why), tonumber(C.IJ_EIO)
+  end
   file:setvbuf "line"
   local _, lines = kept:sub(#header + 1):gsub("\n", "")
   return setmetatable({ path = path, file = file, count = lines }, Rows)

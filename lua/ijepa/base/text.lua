@@ -27,7 +27,8 @@ end
 ---@return string[]
 function text.near(name, names, limit)
   local found = {}
-  if #name > 100 then return found end   -- no typing error, and the time grows with the length squared
+  -- no typing error, and the time grows with the length squared
+  if #name > 100 then return found end
   for _, candidate in ipairs(names) do
     local edits = distance(name:lower(), candidate:lower())
     if edits <= math.max(1, math.floor(#name / 3)) then found[#found + 1] = { edits, candidate } end
@@ -55,11 +56,13 @@ end
 
 local NAMED = { ["\n"] = "\\n", ["\t"] = "\\t" }
 local function escaped(c) return NAMED[c] or ("\\x%02x"):format(c:byte(-1)) end
---- A name as it may be shown: control characters as \n, \t or \x1b, for they command a terminal. The
---- library's messages are escaped so already.
+--- A name as it may be shown: control characters as \n, \t or \x1b, for they command a terminal.
+--- The library's messages are escaped so already.
 ---@param name string
 ---@return string
-function text.shown(name) return (name:gsub("[%c\127]", escaped):gsub("\194[\128-\159]", escaped)) end
+function text.shown(name)
+  return (name:gsub("[%c\127]", escaped):gsub("\194[\128-\159]", escaped))
+end
 
 --- The keys of t that are strings, sorted.
 function text.keys(t)

@@ -7,7 +7,7 @@ local C = F.C
 
 local import = {}
 
--- ---- values, as YAML 1.1 and the published code read them ------------------------------------------------------------
+-- ---- values, as YAML 1.1 and the published code read them ---------------------------------------
 
 local truth = { ["true"] = true, yes = true, on = true, ["false"] = false, no = false, off = false }
 
@@ -15,7 +15,10 @@ local read = {}
 -- Quoted numbers are accepted too, and 1e-6, which YAML 1.1 reads as text.
 function read.number(node)
   local digits = node.text and node.text:gsub("_", "")
-  if not digits or not (digits:find "^[-+]?%d+%.?%d*[eE]?[-+]?%d*$" or digits:find "^[-+]?%.%d+[eE]?[-+]?%d*$") then return nil end
+  if not digits or not (digits:find "^[-+]?%d+%.?%d*[eE]?[-+]?%d*$"
+      or digits:find "^[-+]?%.%d+[eE]?[-+]?%d*$") then
+    return nil
+  end
   if digits:find "^[-+]?0%d" then return nil end   -- octal
   local n = tonumber((digits:gsub("^%+", "")))
   return n and math.abs(n) < math.huge and n or nil
@@ -33,7 +36,8 @@ function read.pair(node)
   return a and b and { a, b }
 end
 
-local wanted = { number = "a number", integer = "an integer", boolean = "true or false", string = "a text", pair = "two numbers" }
+local wanted = { number = "a number", integer = "an integer", boolean = "true or false",
+  string = "a text", pair = "two numbers" }
 
 local function is_null(node)
   return node.plain and (node.text == "" or node.text == "~" or node.text:lower() == "null")
@@ -75,7 +79,8 @@ local keys = {
     pred_mask_scale = { "pair", function(out, v) out.mask.target.scale = v end },
   },
   meta = {
-    copy_data = { "boolean", function(_, v) return v and "copy_data: images are read where they are" end },
+    copy_data = { "boolean",
+      function(_, v) return v and "copy_data: images are read where they are" end },
     load_checkpoint = { "boolean", function(_, v)
       return not v and "load_checkpoint: false: a run resumes from the newest checkpoint of its folder; resume=false starts anew"
     end },
@@ -100,11 +105,12 @@ local keys = {
   },
 }
 
--- ---- the file ---------------------------------------------------------------------------------------------------------
+-- ---- the file -----------------------------------------------------------------------------------
 
 -- The images' folder as the published code puts it together.
 local function folder_of(root, folder)
-  local path = folder and folder:sub(1, 1) == "/" and folder or (root or "") .. "/" .. (folder or "")
+  local path = folder and folder:sub(1, 1) == "/" and folder or (root or "") .. "/"
+    .. (folder or "")
   path = (path .. "/train"):gsub("/%.%f[/]", ""):gsub("//+", "/")
   return (root or "") == "" and (folder or ""):sub(1, 1) ~= "/" and path:gsub("^/", "") or path
 end
@@ -120,27 +126,32 @@ local function combine(out)
   o.final_wd = nil
 end
 
--- Reads the node of a section into the recipe's table. report(line, fmt, ...): a problem; note(what): a note.
+-- Reads the node of a section into the recipe's table. report(line, fmt, ...): a problem;
+-- note(what): a note.
 local function section(name, node, out, report, note)
   local known, seen = keys[name], {}
   if not node.map then
-    return report(node.key_line, is_null(node) and "the section '%s' has no keys: remove it for the defaults"
+    return report(node.key_line,
+      is_null(node) and "the section '%s' has no keys: remove it for the defaults"
       or "'%s' is not a section with keys", name)
   end
   for _, item in ipairs(node.map) do
     local rule = known[item.key]
     seen[item.key] = true
     if not rule then
-      report(item.key_line, "unknown key '%s.%s'%s", name, item.key, text.hint(item.key, text.keys(known)))
+      report(item.key_line, "unknown key '%s.%s'%s", name, item.key,
+        text.hint(item.key, text.keys(known)))
     elseif is_null(item) then
       if not rule.null then
-        report(item.key_line, "'%s.%s' has no value: expected %s; remove the line for the default", name,
+        report(item.key_line, "'%s.%s' has no value: expected %s; remove the line for the default",
+          name,
           item.key, wanted[rule[1]])
       end
     else
       local value = read[rule[1]](item)
       if value == nil then
-        report(item.line, "'%s.%s' is %s, expected %s", name, item.key, item.text and "'" .. item.text .. "'" or "not a single value",
+        report(item.line, "'%s.%s' is %s, expected %s", name, item.key,
+          item.text and "'" .. item.text .. "'" or "not a single value",
           wanted[rule[1]])
       else
         local said = rule[2](out, value)
@@ -157,28 +168,37 @@ end
 ---@param yaml string the text
 ---@param name string of the file, for messages
 ---@return table? given the argument of ijepa.config
----@return string[]|string notes keys without a counterpart here, and why; without a table: the problems, one per line
+---@return string[]|string notes keys without a counterpart here, and why; without a table: the
+--- problems, one per line
 function import.settings(yaml, name)
   local json = F.new "char *[1]"
   local ok, message = F.try(C.ij_yaml_read(yaml, #yaml, name, json))
   if not ok then return nil, message end
   local tree = decode(F.string(json[0]))
   C.ij_bytes_free(json[0])
-  if not tree or not tree.map then return nil, name .. ": no sections data, logging, mask, meta, optimization" end
+  if not tree or not tree.map then
+    return nil, name .. ": no sections data, logging, mask, meta, optimization"
+  end
   local problems, notes = {}, {}
-  local function report(line, fmt, ...) problems[#problems + 1] = ("%s:%d: "):format(name, line) .. fmt:format(...) end
+  local function report(line, fmt, ...)
+    problems[#problems + 1] = ("%s:%d: "):format(name, line) .. fmt:format(...)
+  end
   local function note(what) notes[#notes + 1] = (what:gsub("%c", "?")) end
-  local out = { quirks = "reference", data = {}, model = {}, mask = { context = {}, target = {} }, optim = {} }
+  local out = { quirks = "reference", data = {}, model = {}, mask = { context = {}, target = {} },
+    optim = {} }
   local seen = {}
   for _, item in ipairs(tree.map) do
     seen[item.key] = true
     if keys[item.key] then section(item.key, item, out, report, note)
-    else report(item.key_line, "unknown section '%s'%s", item.key, text.hint(item.key, text.keys(keys))) end
+    else report(item.key_line, "unknown section '%s'%s", item.key,
+      text.hint(item.key, text.keys(keys))) end
   end
   for _, key in ipairs(text.keys(keys)) do
     if not seen[key] then note(("the section '%s' is missing: defaults are used"):format(key)) end
   end
-  if #problems > 0 then return nil, (table.concat(problems, "\n"):gsub("[%z\1-\9\11-\31\127]", "?")) end
+  if #problems > 0 then
+    return nil, (table.concat(problems, "\n"):gsub("[%z\1-\9\11-\31\127]", "?"))
+  end
   combine(out)
   local fits, why = pcall(config.resolve, out, nil, {})
   if not fits then return nil, ("%s: %s"):format(name, (tostring(why):gsub("^[^\n']-: '", "'"))) end
@@ -192,7 +212,10 @@ function import.recipe(path)
   local file, why = io.open(path, "rb")
   local yaml = file and file:read(2 ^ 18 + 1)
   if file then file:close() end
-  if not yaml then return nil, ("file '%s' could not be read: %s"):format(path, why and why:gsub("^.*: ", "") or "it is empty or a folder") end
+  if not yaml then
+    return nil, ("file '%s' could not be read: %s"):format(path,
+      why and why:gsub("^.*: ", "") or "it is empty or a folder")
+  end
   local given, notes = import.settings(yaml, path)
   if not given then return nil, notes --[[@as string]] end
   local name = path:match "[^/]*$":gsub("%c", "?")
@@ -200,7 +223,8 @@ function import.recipe(path)
     "-- given as key=value on the command line." }
   for _, said in ipairs(notes) do lines[#lines + 1] = "--   " .. said end
   lines[#lines + 1] = 'local ijepa = require "ijepa"'
-  lines[#lines + 1] = "local cfg = ijepa.config " .. config.dump(given):gsub("^return ", "") .. "return ijepa.pretrain(cfg)\n"
+  lines[#lines + 1] = "local cfg = ijepa.config " .. config.dump(given):gsub("^return ", "")
+    .. "return ijepa.pretrain(cfg)\n"
   return table.concat(lines, "\n")
 end
 

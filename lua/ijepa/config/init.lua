@@ -5,14 +5,16 @@
 --   { type = "integer", default = 128, doc = "Images per batch, 1 or more.",
 --     check = function(v) return v > 0, "must be above 0" end }
 -- check(value, section, key) returns whether it is fine, and what was expected. Numbers are finite,
--- and integers at most `max` (2^31 - 1). Types: "number", "integer", "boolean", "string", "function", "table", "any", "numbers" or
--- "strings" (lists), and alternatives like "string|function". Without a default a setting may be nil.
+-- and integers at most `max` (2^31 - 1). Types: "number", "integer", "boolean", "string",
+-- "function", "table", "any", "numbers" or "strings" (lists), and alternatives like
+-- "string|function". Without a default a setting may be nil.
 -- Uses: base, tensor.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local config = {}
 
---- The settings of a pretraining recipe (settings.lua): the schema of ijepa.config without a schema.
+--- The settings of a pretraining recipe (settings.lua): the schema of ijepa.config without a
+--- schema.
 config.schema = require "ijepa.config.settings"
 local renamed = require "ijepa.config.renamed"
 local warn_renamed = require "ijepa.base.renamed"
@@ -46,7 +48,9 @@ local function all_keys(node, prefix, keys)
   for _, name in ipairs(text.keys(node)) do
     local child, key = node[name], prefix .. name
     keys[#keys + 1] = key
-    if type(child) == "table" and not is_leaf(child) and not is_list(child) then all_keys(child, key .. ".", keys) end
+    if type(child) == "table" and not is_leaf(child) and not is_list(child) then
+      all_keys(child, key .. ".", keys)
+    end
   end
   return keys
 end
@@ -93,15 +97,20 @@ local function fits(value, kind)
     if one == "any" or one == type(value) and one ~= "number" then return true end
     if one == "number" and is_finite(value) then return true end
     if one == "integer" and is_finite(value) and value % 1 == 0 then return true end
-    if one == "numbers" and every(value, "number") or one == "strings" and every(value, "string") then return true end
+    if one == "numbers" and every(value, "number") or one == "strings" and every(value,
+        "string") then
+      return true
+    end
   end
   return false
 end
 
-local articles = { integer = "an integer", numbers = "a list of numbers", strings = "a list of strings", any = "anything" }
+local articles = { integer = "an integer", numbers = "a list of numbers",
+  strings = "a list of strings", any = "anything" }
 
 local function wanted(kind)
-  return (kind:gsub("[^|]+", function(one) return articles[one] or "a " .. one end):gsub("|", " or "))
+  return (kind:gsub("[^|]+", function(one) return articles[one] or "a " .. one end):gsub("|",
+    " or "))
 end
 
 local function to_number(word)
@@ -140,7 +149,8 @@ local function parse(word, kind)
   local text_last   -- every text is a string: other types come first, a list only in braces
   if ("|" .. kind .. "|"):find("|string|", 1, true) then text_last = word end
   for one in kind:gmatch "[^|]+" do
-    if one ~= "string" and readers[one] and not (text_last and one:find "s$" and not word:find "^%s*{") then
+    if one ~= "string" and readers[one]
+        and not (text_last and one:find "s$" and not word:find "^%s*{") then
       local v = readers[one](word)
       if v ~= nil and fits(v, one) then return v end
     end
@@ -181,7 +191,8 @@ local function shown(value)
   if type(value) ~= "table" then return tostring(value) end
   local parts = {}
   for i, v in ipairs(value) do parts[i] = type(v) == "number" and ("%.14g"):format(v) or nil end
-  return #parts > 0 and #parts == #value and #parts <= 8 and "{" .. table.concat(parts, ", ") .. "}" or "a table"
+  return #parts > 0 and #parts == #value and #parts <= 8 and "{" .. table.concat(parts, ", ")
+    .. "}" or "a table"
 end
 
 -- What is wrong with a number's size, as the end of a message, or nil. most: of integers.
@@ -204,11 +215,15 @@ local function check(node, t, prefix, where, keys)
       local size = beyond(value, child.type, child.max)
       if size then F.raise(("%s: '%s' is %s%s"):format(where(key), key, shown(value), size), 0) end
       if not fits(value, child.type) then
-        F.raise(("%s: '%s' is %s, expected %s"):format(where(key), key, shown(value), wanted(child.type)), 0)
+        F.raise(("%s: '%s' is %s, expected %s"):format(where(key), key, shown(value),
+          wanted(child.type)), 0)
       end
       local ok, why = true, nil
       if child.check then ok, why = child.check(value, t, key) end
-      if not ok then F.raise(("%s: '%s' is %s: %s"):format(where(key), key, shown(value), why or "not allowed"), 0) end
+      if not ok then
+        F.raise(("%s: '%s' is %s: %s"):format(where(key), key, shown(value), why or "not allowed"),
+          0)
+      end
     elseif type(value) ~= "table" then
       F.raise(("%s: '%s' is %s, expected a table"):format(where(key), key, shown(value)), 0)
     else
@@ -272,19 +287,23 @@ local function use_device(name, where)
   require("ijepa.tensor.device").use(out[0])
 end
 
---- The settings of a run as a new table: the schema's defaults, overridden by `given`, overridden by
---- key=value of the command line (ijepa.args). An unknown key or a value of the wrong type raises an
---- error that names the line of the recipe, or the command line.
+--- The settings of a run as a new table: the schema's defaults, overridden by `given`, overridden
+--- by key=value of the command line (ijepa.args). An unknown key or a value of the wrong type
+--- raises an error that names the line of the recipe, or the command line.
 ---
 ---     local cfg = ijepa.config { data = { root = "train", batch = 128 } }
 ---
----@param given table the recipe's values; without a schema they are the known keys and give the types
+---@param given table the recipe's values; without a schema they are the known keys and give the
+--- types
 ---@param schema table|false|nil another schema than config.schema; false: none
 ---@param args string[]? instead of the command line
 ---@return table
 function config.resolve(given, schema, args)
-  if type(given) ~= "table" then F.raise(("config: expected a table, not %s"):format(shown(given))) end
-  if schema == nil then   -- a recipe: from here on a reader of its output that goes away costs no run
+  if type(given) ~= "table" then
+    F.raise(("config: expected a table, not %s"):format(shown(given)))
+  end
+  if schema == nil then
+    -- a recipe: from here on a reader of its output that goes away costs no run
     F.C.ij_pipe_ignore()
     schema = config.schema
     given = with_new_names(given)
@@ -305,7 +324,8 @@ function config.resolve(given, schema, args)
     if leaf == nil then
       F.raise(("command line: unknown key '%s'%s"):format(key, hint(key, keys)), 0)
     elseif not kind or kind == "table" then
-      F.raise(("command line: '%s' is a table: set one of its keys, like %s.%s=..."):format(key, key,
+      F.raise(("command line: '%s' is a table: set one of its keys, like %s.%s=..."):format(key,
+        key,
         text.keys(leaf)[1] or "name"), 0)
     end
     local value = parse(word, kind)
@@ -331,7 +351,11 @@ end
 local function known(node, t)
   local kept = {}
   for name, child in pairs(node) do
-    if is_leaf(child) or type(t[name]) ~= "table" then kept[name] = t[name] else kept[name] = known(child, t[name]) end
+    if is_leaf(child) or type(t[name]) ~= "table" then
+      kept[name] = t[name]
+    else
+      kept[name] = known(child, t[name])
+    end
   end
   return kept
 end
@@ -367,10 +391,13 @@ local function value_text(value, indent, open)
   local kind = type(value)
   if kind == "number" then return number_text(value) end
   if kind == "boolean" then return tostring(value) end
-  if kind == "string" then return (("%q"):format(value):gsub("\\\n", "\\n"):gsub("\r", "\\r"):gsub("%z", "\\0")) end
+  if kind == "string" then
+    return (("%q"):format(value):gsub("\\\n", "\\n"):gsub("\r", "\\r"):gsub("%z", "\\0"))
+  end
   if kind == "function" then
     local at = debug.getinfo(value, "S")
-    return ("nil --[[ function at %s:%d ]]"):format((at.source:gsub("^[@=]", "", 1):gsub("%]%]", "")), at.linedefined)
+    return ("nil --[[ function at %s:%d ]]"):format(
+      (at.source:gsub("^[@=]", "", 1):gsub("%]%]", "")), at.linedefined)
   end
   if kind ~= "table" then return ("nil --[[ %s ]]"):format(kind) end
   if open[value] then return "nil --[[ a table in itself ]]" end
@@ -382,26 +409,31 @@ local function value_text(value, indent, open)
   end
   local listed, names = #parts, {}
   for k in pairs(value) do
-    if not (type(k) == "number" and k % 1 == 0 and k >= 1 and k <= listed) then names[#names + 1] = k end
+    if not (type(k) == "number" and k % 1 == 0 and k >= 1 and k <= listed) then
+      names[#names + 1] = k
+    end
   end
   table.sort(names, function(a, b)
     if type(a) == type(b) and type(a) ~= "boolean" then return a < b end
     return tostring(a) < tostring(b)
   end)
-  for _, k in ipairs(names) do parts[#parts + 1] = key_text(k) .. " = " .. value_text(value[k], inner, open) end
+  for _, k in ipairs(names) do
+    parts[#parts + 1] = key_text(k) .. " = " .. value_text(value[k], inner, open)
+  end
   open[value] = nil
   if #parts == 0 then return "{}" end
   if flat and #names == 0 then return "{ " .. table.concat(parts, ", ") .. " }" end
   return "{\n" .. inner .. table.concat(parts, ",\n" .. inner) .. ",\n" .. indent .. "}"
 end
 
---- Lua source text ("return { ... }") of settings, keys sorted, so that equal settings give equal text.
---- A function becomes nil with a comment that names its file and line.
+--- Lua source text ("return { ... }") of settings, keys sorted, so that equal settings give equal
+--- text. A function becomes nil with a comment that names its file and line.
 ---@param t table
 ---@return string
 function config.dump(t) return "return " .. value_text(t, "", {}) .. "\n" end
 
---- A setting as { key, type, default, doc }, or nil. key: dotted. schema: config.schema without one.
+--- A setting as { key, type, default, doc }, or nil. key: dotted. schema: config.schema without
+--- one.
 ---@param key string
 ---@param schema table?
 ---@return table?
@@ -429,4 +461,5 @@ function config.keys(schema)
   return keys
 end
 
-return setmetatable(config, { __call = function(_, given, schema, args) return config.resolve(given, schema, args) end })
+return setmetatable(config,
+  { __call = function(_, given, schema, args) return config.resolve(given, schema, args) end })

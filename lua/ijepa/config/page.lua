@@ -40,7 +40,8 @@ local function cell(s) return (s:gsub("|", "\\|"):gsub("\n", " ")) end
 --- All settings as Markdown: what docs/settings.md holds.
 ---@return string
 function page.markdown()
-  local lines = { "# Settings", "<!-- Generated: ijepa help settings --markdown. Edit lua/ijepa/config/settings.lua. -->",
+  local lines = { "# Settings",
+    "<!-- Generated: ijepa help settings --markdown. Edit lua/ijepa/config/settings.lua. -->",
     "These are the settings of a pretraining recipe. A recipe sets them in a table,",
     "`ijepa.config { data = { batch = 64 } }`; the command line overrides them with `data.batch=64`.",
     "`./ijepa help data.batch` prints one setting. `./ijepa RECIPE --help` prints what a recipe sets." }
@@ -50,7 +51,8 @@ function page.markdown()
     lines[#lines + 1] = "| setting | type | default | meaning |\n|---|---|---|---|"
     for _, key in ipairs(page.keys(name)) do
       local leaf = config.describe(key) --[[@as table]]
-      lines[#lines + 1] = ("| `%s` | %s | `%s` | %s |"):format(key, cell(leaf.type:gsub("|", " or ")), cell(page.default(leaf)),
+      lines[#lines + 1] = ("| `%s` | %s | `%s` | %s |"):format(key,
+        cell(leaf.type:gsub("|", " or ")), cell(page.default(leaf)),
         cell(leaf.doc))
     end
   end

@@ -1,12 +1,13 @@
---- Compares crops of the published pipeline with ours: `ijepa conform FOLDER` with a crops.json in it.
--- crops.json is a list of { image, top, left, height, width, size, expected }: the box of the image (pixels),
--- resized to (size, size), gives the image `expected`. Names are relative to the file.
+--- Compares crops of the published pipeline with ours: `ijepa conform FOLDER` with a crops.json in
+--- it.
+-- crops.json is a list of { image, top, left, height, width, size, expected }: the box of the image
+-- (pixels), resized to (size, size), gives the image `expected`. Names are relative to the file.
 local F = require "ijepa.base.ffi"
 local json = require "cjson.safe"
 local C = F.C
 
--- Our resize is exact to the bit; JPEG decoders may round some values differently. A box that is off by one pixel
--- differs by far more.
+-- Our resize is exact to the bit; JPEG decoders may round some values differently. A box that is
+-- off by one pixel differs by far more.
 local tolerance = .02 -- mean absolute difference, grey levels
 
 -- Pixels u8 (h, w, 3), h, w; or nil, message.
@@ -44,14 +45,16 @@ local function compare(folder, entry)
   end
   local ours = F.new("uint8_t[?]", eh * ew * 3)
   local e = entry
-  local ok, message = F.try(C.ij_image_crop(image, h, w, e.top, e.left, e.height, e.width, eh, ew, ours))
+  local ok, message = F.try(C.ij_image_crop(image, h, w, e.top, e.left, e.height, e.width, eh, ew,
+    ours))
   if not ok then return nil, message end
   return mean_difference(ours, expected, eh * ew * 3)
 end
 
 --- Compares all crops of a folder, or of a crops.json.
 ---@param path string
----@return { name: string, error: number, tolerance: number, ok: boolean, message: string? }[]? items
+---@return { name: string, error: number, tolerance: number, ok: boolean, message: string? }[]?
+--- items
 ---@return string? message, integer? code
 return function(path)
   local folder, file = path, path .. "/crops.json"
@@ -61,17 +64,22 @@ return function(path)
   local f, why = io.open(file, "rb")
   local text = f and f:read "*a"
   if f then f:close() end
-  if not text then return nil, ("'%s' could not be read: %s"):format(file, why or "no file"), tonumber(C.IJ_EIO) end
+  if not text then
+    return nil, ("'%s' could not be read: %s"):format(file, why or "no file"), tonumber(C.IJ_EIO)
+  end
   local list, message = json.decode(text)
   if type(list) ~= "table" then
-    return nil, ("'%s' is not a list of crops: %s"):format(file, message or "no list"), tonumber(C.IJ_EFORMAT)
+    return nil, ("'%s' is not a list of crops: %s"):format(file, message or "no list"),
+      tonumber(C.IJ_EFORMAT)
   end
   local items = {}
   for i, entry in ipairs(list) do
     local difference, reason = compare(folder, entry)
-    local name = type(entry) == "table" and type(entry.expected) == "string" and entry.expected or ("crop %d"):format(i)
+    local name = type(entry) == "table" and type(entry.expected) == "string" and entry.expected
+      or ("crop %d"):format(i)
     items[i] = {
-      name = reason and name .. ": " .. reason or name, error = difference or math.huge, tolerance = tolerance,
+      name = reason and name .. ": " .. reason or name, error = difference or math.huge,
+        tolerance = tolerance,
       ok = difference ~= nil and difference <= tolerance, message = reason,
     }
   end

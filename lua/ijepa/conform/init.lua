@@ -1,5 +1,5 @@
--- `ijepa conform PATH...`: compares recorded results of the published implementation with this engine, item by
--- item.
+-- `ijepa conform PATH...`: compares recorded results of the published implementation with this
+-- engine, item by item.
 -- Uses: base, tensor, mask, optim, model, save.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
@@ -34,7 +34,8 @@ local function expand(path)
   return list
 end
 
---- Compares one file (or crops folder). Returns items { name, error, tolerance, ok, noise }, or nil and a message.
+--- Compares one file (or crops folder). Returns items { name, error, tolerance, ok, noise }, or nil
+--- and a message.
 ---@param path string
 ---@return table[]? items, string? message
 function conform.check(path)
@@ -47,8 +48,8 @@ function conform.check(path)
   return require("ijepa.conform." .. kind)(path)
 end
 
---- The command. Prints a line for each file and every item whose error is larger than its bound; true when there
---- is none.
+--- The command. Prints a line for each file and every item whose error is larger than its bound;
+--- true when there is none.
 ---@param paths string[]
 ---@return boolean all_ok
 function conform.main(paths)
@@ -80,13 +81,17 @@ function conform.main(paths)
         local ratio = item.error / item.tolerance
         if not worst or ratio > worst.ratio then worst = { ratio = ratio, item = item } end
         if verbose or not item.ok then
-          print(("%s %-60s error %.3g, tolerance %.3g"):format(item.ok and "  ok   " or "  WRONG", item.name, item.error, item.tolerance))
+          print(("%s %-60s error %.3g, tolerance %.3g"):format(item.ok and "  ok   " or "  WRONG",
+            item.name, item.error, item.tolerance))
         end
       end
-      if #items == 0 then bad, worst = 1, { item = { name = "nothing was compared", error = 0, tolerance = 0 } } end
+      if #items == 0 then
+        bad, worst = 1, { item = { name = "nothing was compared", error = 0, tolerance = 0 } }
+      end
       if bad > 0 then all_ok = false end
       print(("%s  %s: %s, %d out of bounds; closest to its bound: %s, error %.3g of %.3g"):format(
-        bad == 0 and "ok    " or "FAILED", path, text.count(#items, "item"), bad, worst.item.name, worst.item.error, worst.item.tolerance))
+        bad == 0 and "ok    " or "FAILED", path, text.count(#items, "item"), bad, worst.item.name,
+          worst.item.error, worst.item.tolerance))
     end
   end
   return all_ok

@@ -1,7 +1,8 @@
--- masks_*.json: counts of what the published sampler drew, compared with this engine's reference mode. Block
--- sizes must agree exactly, because the published code seeds them with the number of the batch. Positions come
--- from an unseeded stream there, so lengths and patches are compared as samples, each at the level .001. The
--- counts must also agree with one another, which finds a file with a single wrong value.
+-- masks_*.json: counts of what the published sampler drew, compared with this engine's reference
+-- mode. Block sizes must agree exactly, because the published code seeds them with the number of
+-- the batch. Positions come from an unseeded stream there, so lengths and patches are compared as
+-- samples, each at the level .001. The counts must also agree with one another, which finds a file
+-- with a single wrong value.
 local F = require "ijepa.base.ffi"
 local mask = require "ijepa.mask"
 local json = require "cjson.safe"
@@ -12,7 +13,7 @@ local EXACT = 0.5       -- tolerance of what is counted
 
 local function fail(fmt, ...) error({ conform = fmt:format(...) }, 0) end
 
--- ---- reading ------------------------------------------------------------------------------------------------------
+-- ---- reading ------------------------------------------------------------------------------------
 
 local function whole(path, t, key, least, most)
   local v = t[key]
@@ -48,9 +49,13 @@ end
 
 local function frequencies(path, file, key, patches)
   local t = file[key]
-  if type(t) ~= "table" or #t ~= patches then fail("'%s': '%s' is not a list of %d numbers", path, key, patches) end
+  if type(t) ~= "table" or #t ~= patches then
+    fail("'%s': '%s' is not a list of %d numbers", path, key, patches)
+  end
   for i = 1, patches do
-    if type(t[i]) ~= "number" then fail("'%s': '%s' is not a list of %d numbers", path, key, patches) end
+    if type(t[i]) ~= "number" then
+      fail("'%s': '%s' is not a list of %d numbers", path, key, patches)
+    end
   end
   return t
 end
@@ -68,13 +73,19 @@ local function read(path)
   if type(crop) == "number" then crop = { crop, crop } end
   crop = pair(path, { crop_size = crop }, "crop_size")
   local patch = whole(path, c, "patch_size", 1, 4096)
-  local r = { batches = whole(path, file, "batches", 1, MOST_BATCHES), images = whole(path, c, "batch_size", 1, 65536),
+  local r = { batches = whole(path, file, "batches", 1, MOST_BATCHES),
+    images = whole(path, c, "batch_size", 1, 65536),
     grid = { math.floor(crop[1] / patch), math.floor(crop[2] / patch) },
-    contexts = whole(path, c, "num_enc_masks", 1, 256), targets = whole(path, c, "num_pred_masks", 1, 256) }
-  if r.batches * r.images > MOST_IMAGES then fail("'%s': more than %d images", path, MOST_IMAGES) end
-  r.settings = { grid = r.grid, min_keep = whole(path, c, "min_keep", 0, 2 ^ 24), overlap = c.allow_overlap == true,
+    contexts = whole(path, c, "num_enc_masks", 1, 256),
+      targets = whole(path, c, "num_pred_masks", 1, 256) }
+  if r.batches * r.images > MOST_IMAGES then
+    fail("'%s': more than %d images", path, MOST_IMAGES)
+  end
+  r.settings = { grid = r.grid, min_keep = whole(path, c, "min_keep", 0, 2 ^ 24),
+    overlap = c.allow_overlap == true,
     context = { n = r.contexts, scale = pair(path, c, "enc_mask_scale") },
-    target = { n = r.targets, scale = pair(path, c, "pred_mask_scale"), aspect = pair(path, c, "aspect_ratio") },
+    target = { n = r.targets, scale = pair(path, c, "pred_mask_scale"),
+      aspect = pair(path, c, "aspect_ratio") },
     group = r.images, quirks = "reference" }
   local function size(name) return name:match "^%d+x%d+$" end
   r.target_blocks = counts(path, file, "pred_block_hxw_counts", size)
@@ -87,10 +98,10 @@ local function read(path)
   return r
 end
 
--- ---- drawing ------------------------------------------------------------------------------------------------------
+-- ---- drawing ------------------------------------------------------------------------------------
 
--- The same batches, `repeats` times with other seeds: counts, and for each patch the mean and variance over
--- batches of the fraction of masks that hold it.
+-- The same batches, `repeats` times with other seeds: counts, and for each patch the mean and
+-- variance over batches of the fraction of masks that hold it.
 local function draw(r, repeats)
   local s = { k = {}, t = {}, target_blocks = {}, context_blocks = {}, repeats = repeats }
   local n, images = r.patches, r.images
@@ -98,10 +109,12 @@ local function draw(r, repeats)
   local kinds = { context = r.contexts, target = r.targets }
   local fraction, sum, square = {}, {}, {}
   for kind in pairs(kinds) do
-    fraction[kind], sum[kind], square[kind] = F.new("double[?]", n), F.new("double[?]", n), F.new("double[?]", n)
+    fraction[kind], sum[kind], square[kind] = F.new("double[?]", n), F.new("double[?]", n),
+      F.new("double[?]", n)
   end
   local function add(kind, rows, length)
-    local x, total, squares, weight = fraction[kind], sum[kind], square[kind], 1 / (images * kinds[kind])
+    local x, total, squares, weight = fraction[kind], sum[kind], square[kind],
+      1 / (images * kinds[kind])
     F.fill(x, n * 8)
     for i = 0, images * kinds[kind] * length - 1 do x[rows[i]] = x[rows[i]] + weight end
     for i = 0, n - 1 do
@@ -137,7 +150,7 @@ local function draw(r, repeats)
   return s
 end
 
--- ---- comparing ----------------------------------------------------------------------------------------------------
+-- ---- comparing ----------------------------------------------------------------------------------
 
 local function sum_of(t)
   local sum = 0
@@ -161,7 +174,8 @@ local function chi_limit(freedom)
   return freedom * (1 - a + 3.0902 * math.sqrt(a)) ^ 3
 end
 
--- Chi-square of two samples of lengths, `times` as many in b as in a; neighbours merged to 8 or more expected in a.
+-- Chi-square of two samples of lengths, `times` as many in b as in a; neighbours merged to 8 or
+-- more expected in a.
 local function chi_square(a, b, times)
   local lengths, seen = {}, {}
   for _, t in ipairs { a, b } do
@@ -182,9 +196,9 @@ local function chi_square(a, b, times)
   return chi, chi_limit(math.max(bins - 1, 1))
 end
 
--- The largest ratio of a patch's error to its bound: five standard deviations of a mean over batches (patches of
--- an image and images of a batch are dependent), with Bernstein's term for rare patches; all patches together at
--- the level .001.
+-- The largest ratio of a patch's error to its bound: five standard deviations of a mean over
+-- batches (patches of an image and images of a batch are dependent), with Bernstein's term for rare
+-- patches; all patches together at the level .001.
 local function worst_patch(frequency, drawn, batches, repeats)
   local n = 1 / (1 / batches + 1 / (batches * repeats))
   local z = #frequency > 1000 and 5.7 or 5
@@ -197,8 +211,8 @@ local function worst_patch(frequency, drawn, batches, repeats)
   return worst
 end
 
--- Frequencies are counts over `masks` masks, rounded: each must be near such a fraction, and their sum must be
--- the sum of the lengths.
+-- Frequencies are counts over `masks` masks, rounded: each must be near such a fraction, and their
+-- sum must be the sum of the lengths.
 local function check_frequencies(item, name, frequency, lengths, batches, masks)
   local patches, count, odd, sum = 0, 0, 0, 0
   for length, n in pairs(lengths) do patches = patches + length * n end
@@ -209,7 +223,8 @@ local function check_frequencies(item, name, frequency, lengths, batches, masks)
   end
   if masks * ROUNDED < 0.49 then
     item(name .. " frequencies that are not a count", odd, EXACT)
-    item(name .. " frequencies add up to the lengths", math.abs(count - patches * masks / batches), EXACT)
+    item(name .. " frequencies add up to the lengths", math.abs(count - patches * masks / batches),
+      EXACT)
   else
     item(name .. " frequencies add up to the lengths", math.abs(sum - patches / batches),
       12 * ROUNDED * math.sqrt(#frequency / 12))
@@ -237,12 +252,16 @@ local function compare(path)
 
   local repeats = math.max(1, math.min(8, math.floor(32000 / r.batches)))
   local s = draw(r, repeats)
-  item("target block sizes of batches 0, 1, ...", difference(r.target_blocks, s.target_blocks), EXACT)
-  item("context block sizes of batches 0, 1, ...", difference(r.context_blocks, s.context_blocks), EXACT)
+  item("target block sizes of batches 0, 1, ...", difference(r.target_blocks, s.target_blocks),
+    EXACT)
+  item("context block sizes of batches 0, 1, ...", difference(r.context_blocks, s.context_blocks),
+    EXACT)
   item("context lengths, chi-square", chi_square(r.k, s.k, repeats))
   item("target lengths, chi-square", chi_square(r.t, s.t, repeats))
-  item("context patches, largest ratio of error to bound", worst_patch(r.context, s.context, r.batches, repeats), 1)
-  item("target patches, largest ratio of error to bound", worst_patch(r.target, s.target, r.batches, repeats), 1)
+  item("context patches, largest ratio of error to bound",
+    worst_patch(r.context, s.context, r.batches, repeats), 1)
+  item("target patches, largest ratio of error to bound",
+    worst_patch(r.target, s.target, r.batches, repeats), 1)
   return items
 end
 

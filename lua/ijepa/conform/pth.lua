@@ -1,5 +1,6 @@
--- Compares a published checkpoint X-epN.pth.tar with the recorded steps X.safetensors beside it: its models must be
--- the recorded final ones bit for bit, and AdamW's state must be what these steps give here.
+-- Compares a published checkpoint X-epN.pth.tar with the recorded steps X.safetensors beside it:
+-- its models must be the recorded final ones bit for bit, and AdamW's state must be what these
+-- steps give here.
 local F = require "ijepa.base.ffi"
 local C = F.C
 local checkpoint = require "ijepa.save.checkpoint"
@@ -35,11 +36,15 @@ end
 ---@return { name: string, error: number, tolerance: number, ok: boolean }[]? items, string? message
 return function(path)
   local beside = path:gsub("%-ep%d+%.pth%.tar$", ".safetensors")
-  if C.ij_path_kind(beside) ~= 1 then return nil, ("there is no '%s' beside it to compare with"):format(beside) end
+  if C.ij_path_kind(beside) ~= 1 then
+    return nil, ("there is no '%s' beside it to compare with"):format(beside)
+  end
   local recorded, message = checkpoint.load(beside)
   if not recorded then return nil, message end
   local items, done = {}, nil
-  local function add(name, err, tolerance) items[#items + 1] = { name = name, error = err, tolerance = tolerance, ok = err <= tolerance } end
+  local function add(name, err, tolerance)
+    items[#items + 1] = { name = name, error = err, tolerance = tolerance, ok = err <= tolerance }
+  end
   local steps
   steps, message = step(beside, function(models) done = models end)
   if not steps then return nil, message end

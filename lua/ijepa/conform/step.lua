@@ -1,5 +1,6 @@
--- Complete training steps recorded by the published implementation (safetensors with init.*, stepS.*, final.*), run again
--- here in float32: activations, losses, gradients and final parameters are compared.
+-- Complete training steps recorded by the published implementation (safetensors with init.*,
+-- stepS.*, final.*), run again here in float32: activations, losses, gradients and final parameters
+-- are compared.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
@@ -25,14 +26,19 @@ function File:get(name)
   local i = C.ij_tensor_file_find(self.h, name)
   if i < 0 then return nil end
   local shape = {}
-  for d = 0, C.ij_tensor_file_ndim(self.h, i) - 1 do shape[d + 1] = tonumber(C.ij_tensor_file_size(self.h, i, d)) end
+  for d = 0, C.ij_tensor_file_ndim(self.h, i) - 1 do
+    shape[d + 1] = tonumber(C.ij_tensor_file_size(self.h, i, d))
+  end
   local t = tonumber(C.ij_tensor_file_dtype(self.h, i))
-  return F.cast("const " .. (CTYPE[t] or "uint8_t") .. " *", C.ij_tensor_file_data(self.h, i, nil)), shape, t
+  return F.cast("const " .. (CTYPE[t] or "uint8_t") .. " *", C.ij_tensor_file_data(self.h, i, nil)),
+    shape, t
 end
 ---@return string[]
 function File:names()
   local list = {}
-  for i = 0, C.ij_tensor_file_count(self.h) - 1 do list[#list + 1] = F.string(C.ij_tensor_file_name(self.h, i)) end
+  for i = 0, C.ij_tensor_file_count(self.h) - 1 do
+    list[#list + 1] = F.string(C.ij_tensor_file_name(self.h, i))
+  end
   return list
 end
 ---@param key string
@@ -54,7 +60,9 @@ end
 ---@return number
 function File:number(key)
   local v = tonumber(self:meta(key))
-  if not v then error { conform = ("'%s': setting '%s' is missing or not a number"):format(self.path, key) } end
+  if not v then
+    error { conform = ("'%s': setting '%s' is missing or not a number"):format(self.path, key) }
+  end
   return v
 end
 --- Masks prefix.0, prefix.1, ... (B, K) i64 -> i32 (count, B, K)
@@ -63,13 +71,16 @@ end
 ---@return ijepa.tensor
 function File:masks(prefix, count)
   local first, shape = self:get(prefix .. ".0")
-  if not first or #shape ~= 2 then error { conform = ("'%s': masks '%s.0' are missing"):format(self.path, prefix) } end
+  if not first or #shape ~= 2 then
+    error { conform = ("'%s': masks '%s.0' are missing"):format(self.path, prefix) }
+  end
   local n = shape[1] * shape[2]
   local buf = F.new("int32_t[?]", math.max(n * count, 1))
   for m = 0, count - 1 do
     local p, s, t = self:get(prefix .. "." .. m)
     if not p or s[1] ~= shape[1] or s[2] ~= shape[2] or t ~= 3 then
-      error { conform = ("'%s': masks '%s.%d' are missing or of another shape"):format(self.path, prefix, m) }
+      error { conform = ("'%s': masks '%s.%d' are missing or of another shape"):format(self.path,
+        prefix, m) }
     end
     for i = 0, n - 1 do buf[m * n + i] = tonumber(p[i]) end
   end
@@ -84,7 +95,8 @@ local function same_shape(a, b)
   return true
 end
 
--- Largest |a - b|, the norms of b and of a - b, largest |b|. Infinite when shapes differ or a value is not finite.
+-- Largest |a - b|, the norms of b and of a - b, largest |b|. Infinite when shapes differ or a value
+-- is not finite.
 local function difference(t, p, shape)
   if not same_shape(t:shape(), shape) then return math.huge, 1, math.huge, 1 end
   local a, n = t:read()
@@ -100,7 +112,9 @@ local function difference(t, p, shape)
 end
 
 -- The message of what is wrong with a recorded file, as an error object.
-local function broken(file, text, ...) error { conform = ("'%s': " .. text):format(file.path, ...) } end
+local function broken(file, text, ...)
+  error { conform = ("'%s': " .. text):format(file.path, ...) }
+end
 
 -- Of `name`: pointer and shape, or an error.
 local function wanted(file, name)
@@ -118,14 +132,16 @@ end
 
 local function models_of(file)
   local function n(key) return file:number(key) end
-  local options = { width = n "embed_dim", depth = n "depth", heads = n "num_heads", mlp_ratio = n "mlp_ratio",
+  local options = { width = n "embed_dim", depth = n "depth", heads = n "num_heads",
+    mlp_ratio = n "mlp_ratio",
     patch = n "patch_size", crop = n "crop_size", dtype = "f32" }
   local encoder = jepa.encoder(options)
   return { encoder = encoder, predictor = jepa.predictor(encoder, { width = n "predictor_embed_dim",
     depth = n "predictor_depth", heads = options.heads, mlp_ratio = n "predictor_mlp_ratio" }) }
 end
 
--- Parameters before the first step. Our own positions must agree with the recorded ones, and no tensor may be left over.
+-- Parameters before the first step. Our own positions must agree with the recorded ones, and no
+-- tensor may be left over.
 local function load_initial(file, models, add)
   local expected = {}
   each_param(models, function(part, p)
@@ -133,13 +149,16 @@ local function load_initial(file, models, add)
     expected[name] = true
     local t = file:tensor(name)
     if not same_shape(t:shape(), p.tensor:shape()) then
-      broken(file, "'%s' is (%s), expected (%s)", name, table.concat(t:shape(), ", "), table.concat(p.tensor:shape(), ", "))
+      broken(file, "'%s' is (%s), expected (%s)", name, table.concat(t:shape(), ", "),
+        table.concat(p.tensor:shape(), ", "))
     end
     if not p.trained then add(name, (difference(p.tensor, t:read(), t:shape())), 1e-6) end
     p.tensor:copy_(t)
   end)
   for _, name in ipairs(file:names()) do
-    if name:match "^init%." and not expected[name] then broken(file, "unexpected tensor '%s'", name) end
+    if name:match "^init%." and not expected[name] then
+      broken(file, "unexpected tensor '%s'", name)
+    end
   end
 end
 
@@ -152,11 +171,13 @@ local function schedule_of(file)
   return schedule
 end
 
--- Targets h (M * B, T, D), which the file repeats for each of C context masks: (M * C * B, T, D). Every repetition is compared.
+-- Targets h (M * B, T, D), which the file repeats for each of C context masks: (M * C * B, T, D).
+-- Every repetition is compared.
 local function compare_targets(file, h, targets, contexts, add)
   local p, shape = file:get "step0.targets"
   local own, worst, top = h:read(), 0, 0
-  local rows, n = h:size(1) * contexts, h:size(1) / targets * h:size(2) * h:size(3)   -- n: values of one mask
+  -- n: values of one mask
+  local rows, n = h:size(1) * contexts, h:size(1) / targets * h:size(2) * h:size(3)
   if not p or not same_shape(shape, { rows, h:size(2), h:size(3) }) then
     return add("step0.targets", math.huge, 1e-5)
   end
@@ -195,21 +216,24 @@ local function compare_loss(file, prefix, loss, plan, add)
   end
 end
 
--- AdamW divides a gradient by its own size. Where a recorded gradient is rounding noise, another order of the same
--- sums gives another sign, and the parameter moves by up to the learning rate in either direction: such elements say
--- nothing about the engine. Noise is a gradient of at most NOISE of the largest of its tensor: the rounding of a float32
--- sum of 2^18 terms, 2^-24 * sqrt(2^18). Gradients computed here differ from recorded ones by up to 2e-6 of it. Noise
--- elements beyond the tolerance are counted apart, and may be NOISE_PART of a tensor.
+-- AdamW divides a gradient by its own size. Where a recorded gradient is rounding noise, another
+-- order of the same sums gives another sign, and the parameter moves by up to the learning rate in
+-- either direction: such elements say nothing about the engine. Noise is a gradient of at most
+-- NOISE of the largest of its tensor: the rounding of a float32 sum of 2^18 terms, 2^-24 *
+-- sqrt(2^18). Gradients computed here differ from recorded ones by up to 2e-6 of it. Noise elements
+-- beyond the tolerance are counted apart, and may be NOISE_PART of a tensor.
 local NOISE, NOISE_PART, PARAMETER = 2 ^ -15, .001, 1e-5
 
--- Largest |a - b| of the elements whose recorded gradient determines them, and what there is of the others: nil, or the
--- count beyond the tolerance, how many may be, the largest |a - b| of them, how large it may be.
+-- Largest |a - b| of the elements whose recorded gradient determines them, and what there is of the
+-- others: nil, or the count beyond the tolerance, how many may be, the largest |a - b| of them, how
+-- large it may be.
 local function split_difference(t, want, shape, gradient, travel)
   local worst = difference(t, want, shape)
   if worst <= PARAMETER or worst == math.huge or not gradient then return worst end
   local a, n = t:read()
   local top, determined = 0, 0
-  local noise = { count = 0, allowed = math.ceil(NOISE_PART * n), elements = n, error = 0, tolerance = travel }
+  local noise = { count = 0, allowed = math.ceil(NOISE_PART * n), elements = n, error = 0,
+    tolerance = travel }
   for i = 0, n - 1 do top = math.max(top, math.abs(gradient[i])) end
   for i = 0, n - 1 do
     local d = math.abs(a[i] - want[i])
@@ -222,25 +246,29 @@ local function split_difference(t, want, shape, gradient, travel)
   return determined, noise.count > 0 and noise or nil
 end
 
--- Parameters after the last step: those that are trained must be in the file. travel: how far apart two parameters can
--- be whose gradients had opposite signs in each step.
+-- Parameters after the last step: those that are trained must be in the file. travel: how far apart
+-- two parameters can be whose gradients had opposite signs in each step.
 local function compare_final(file, models, travel, add)
   each_param(models, function(part, p)
     local name = "final." .. part .. "." .. p.name
     if not p.trained and not file:get(name) then return end
     local want, shape = wanted(file, name)
-    local gradient = file:get(("step0.grad.%s.%s"):format(part == "target_encoder" and "encoder" or part, p.name))
+    local gradient = file:get(
+      ("step0.grad.%s.%s"):format(part == "target_encoder" and "encoder" or part, p.name))
     local err, noise = split_difference(p.tensor, want, shape, gradient, travel)
     add(name, err, PARAMETER, noise)
   end)
 end
 
--- Step `s`, from 0; plan: its learning rate, weight decay and momentum, and its loss where that is recorded.
+-- Step `s`, from 0; plan: its learning rate, weight decay and momentum, and its loss where that is
+-- recorded.
 local function run_step(file, s, plan, models, target, opt, add)
-  local prefix, contexts, targets = ("step%d."):format(s), file:number "num_enc_masks", file:number "num_pred_masks"
+  local prefix, contexts, targets = ("step%d."):format(s), file:number "num_enc_masks",
+    file:number "num_pred_masks"
   device.step(function()
     local x = file:tensor(prefix .. "images")
-    local ctx, tgt = file:masks(prefix .. "masks_enc", contexts), file:masks(prefix .. "masks_pred", targets)
+    local ctx, tgt = file:masks(prefix .. "masks_enc", contexts),
+      file:masks(prefix .. "masks_pred", targets)
     local all = device.no_grad(function() return target(x) end)
     local h = all:layer_norm():gather(tgt)            -- (M * B, T, D)
     local c = models.encoder(x, ctx)                  -- (C * B, K, D)
@@ -263,9 +291,12 @@ local function run(file, add, after)
   local models = models_of(file)
   load_initial(file, models, add)
   local target = models.encoder:target()
-  local opt = optim.adamw { models = { models.encoder, models.predictor }, average = { [models.encoder] = target } }
+  local opt = optim.adamw { models = { models.encoder, models.predictor },
+    average = { [models.encoder] = target } }
   local schedule = schedule_of(file)
-  for s = 0, file:number "steps" - 1 do run_step(file, s, schedule[s + 1], models, target, opt, add) end
+  for s = 0, file:number "steps" - 1 do
+    run_step(file, s, schedule[s + 1], models, target, opt, add)
+  end
   models.target_encoder = target
   local travel = 0
   for s = 0, file:number "steps" - 1 do travel = travel + 2 * schedule[s + 1].lr end
@@ -279,8 +310,10 @@ end
 --- Compares a recorded file with the engine.
 ---@param path string
 ---@param after fun(models: { encoder: table, predictor: table, target_encoder: table, opt: table })? gets the models
----@return { name: string, error: number, tolerance: number, ok: boolean, noise: table? }[]? items noise: elements whose
---- recorded gradient is rounding noise and that are beyond the tolerance: count, allowed, elements, error, tolerance
+---@return { name: string, error: number, tolerance: number, ok: boolean, noise: table? }[]? items
+--- noise: elements whose
+--- recorded gradient is rounding noise and that are beyond the tolerance: count, allowed, elements,
+--- error, tolerance
 ---@return string? message
 return function(path, after)
   local file, message = open(path)
@@ -288,7 +321,8 @@ return function(path, after)
   local items = {}
   local function add(name, err, tolerance, noise)
     local fine = not noise or noise.count <= noise.allowed and noise.error <= noise.tolerance
-    items[#items + 1] = { name = name, error = err, tolerance = tolerance, ok = err <= tolerance and fine, noise = noise }
+    items[#items + 1] = { name = name, error = err, tolerance = tolerance,
+      ok = err <= tolerance and fine, noise = noise }
   end
   local ok, e = pcall(run, file, add, after)
   if ok then return items end

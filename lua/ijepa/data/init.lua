@@ -1,5 +1,5 @@
--- Images: batches of folders and tar files as tensors; copies of them, manifests; labelled scenes that the program draws
--- itself (`scenes`), and Mixup and CutMix (`mix`).
+-- Images: batches of folders and tar files as tensors; copies of them, manifests; labelled scenes
+-- that the program draws itself (`scenes`), and Mixup and CutMix (`mix`).
 -- Uses: base, tensor, draw.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
@@ -21,7 +21,8 @@ Catalogue.__index = Catalogue
 local Data = setmetatable({}, { __index = Catalogue })
 Data.__index = Data
 
-local orients = { torchvision = C.IJ_ORIENT_TORCHVISION, exif = C.IJ_ORIENT_EXIF, stored = C.IJ_ORIENT_STORED }
+local orients = { torchvision = C.IJ_ORIENT_TORCHVISION, exif = C.IJ_ORIENT_EXIF,
+  stored = C.IJ_ORIENT_STORED }
 
 local function pair(v) if type(v) == "table" then return v[1], v[2] end return v, v end
 
@@ -30,7 +31,8 @@ local function pair(v) if type(v) == "table" then return v[1], v[2] end return v
 ---@return string
 function data.title(root) return type(root) == "table" and table.concat(root, ", ") or root end
 
---- Where indexes of tars and cached features lie: the folder given, or ijepa/ in XDG_CACHE_HOME, or in ~/.cache.
+--- Where indexes of tars and cached features lie: the folder given, or ijepa/ in XDG_CACHE_HOME, or
+--- in ~/.cache.
 ---@param folder string?
 ---@return string
 function data.cache_folder(folder)
@@ -62,14 +64,20 @@ end
 
 -- How images become pixels, by o, into the configuration c; true, or nil and a message.
 local function decoding(c, o)
-  c.max_pixels, c.max_bytes, c.untrusted_loaders = o.max_pixels or 0, o.max_bytes or 0, o.untrusted_loaders and 1 or 0
-  local orient, damaged, range = orients[o.orient or "torchvision"], o.damaged or "decode", o.range or {}
-  if not orient then return nil, ("data.orient = '%s': expected torchvision, exif or stored"):format(tostring(o.orient)) end
+  c.max_pixels, c.max_bytes, c.untrusted_loaders = o.max_pixels or 0, o.max_bytes or 0,
+    o.untrusted_loaders and 1 or 0
+  local orient, damaged, range = orients[o.orient or "torchvision"], o.damaged or "decode",
+    o.range or {}
+  if not orient then
+    return nil, ("data.orient = '%s': expected torchvision, exif or stored"):format(
+      tostring(o.orient))
+  end
   if damaged ~= "decode" and damaged ~= "skip" then
     return nil, ("data.damaged = '%s': expected decode or skip"):format(tostring(damaged))
   end
   if #range ~= 0 and not (#range == 2 and range[1] < range[2]) then
-    return nil, ("data.range = '%s': expected two numbers, low and high, rising"):format(table.concat(range, ","))
+    return nil, ("data.range = '%s': expected two numbers, low and high, rising"):format(
+      table.concat(range, ","))
   end
   c.orient, c.skip_damaged = orient, damaged == "skip" and 1 or 0
   if #range == 2 then c.range = range end
@@ -80,12 +88,15 @@ end
 local function prepare(self, o)
   local good, problem, code = true, nil, nil
   if o.copy and o.copy ~= "" then good, problem, code = self:copy(o.copy, o.say) end
-  if good and o.manifest and #o.manifest > 0 then good, problem, code = self:verify(o.manifest, o.say) end
+  if good and o.manifest and #o.manifest > 0 then
+    good, problem, code = self:verify(o.manifest, o.say)
+  end
   return good, problem, code
 end
 
---- Lists the images of a folder, a tar or a list of tars, or of several of them (docs/data.md), without reading any. Give
---- `data.open` the same options for batches. Returns nil and a message where there is nothing to read.
+--- Lists the images of a folder, a tar or a list of tars, or of several of them (docs/data.md),
+--- without reading any. Give `data.open` the same options for batches. Returns nil and a message
+--- where there is nothing to read.
 ---@param o { root: string|string[], subset: string?, cache: string?, max_pixels: integer?, max_bytes: integer?,
 ---untrusted_loaders: boolean?, orient: string?, damaged: string?, range: number[]?, copy: string?,
 ---manifest: string|string[]?, say: fun(text: string)? } cache: folder for the indexes of large tars; untrusted_loaders: also
@@ -116,17 +127,19 @@ local function view_of(o)
   v.height, v.width = pair(o.crop or 224)
   v.train, v.resize, v.seed = o.train and 1 or 0, o.resize or 0, o.seed or 0
   v.scale, v.ratio = o.scale or { .3, 1 }, o.ratio or { 3 / 4, 4 / 3 }
-  v.flip, v.jitter, v.jitter_p, v.grey_p, v.blur_p = o.flip or 0, o.jitter or 0, o.jitter_p or .8, o.grey or 0, o.blur or 0
+  v.flip, v.jitter, v.jitter_p, v.grey_p, v.blur_p = o.flip or 0, o.jitter or 0, o.jitter_p or .8,
+    o.grey or 0, o.blur or 0
   return v
 end
 
---- Opens a catalogue and batches of its images. Options besides those of `data.catalogue`: crop: side of the output or
---- {height, width} (224); batch (64); train: random crops, shuffled, without end; otherwise the short side to `resize`,
---- centre crop, in order, one pass; shuffle, drop_last: as train; weights: fractions of an epoch, one per root; scale,
---- ratio: of the random crop; flip, jitter, jitter_p, grey, blur: colours; workers: threads (2); prefetch: batches (4);
---- seed; max_bad: fraction of corrupt images above which reading fails (.01); rank, world: this process and their number,
---- which take batches in turns; multiple: an epoch's number of batches is a multiple of it. Returns nil and a message
---- where there is nothing to read.
+--- Opens a catalogue and batches of its images. Options besides those of `data.catalogue`: crop:
+--- side of the output or {height, width} (224); batch (64); train: random crops, shuffled, without
+--- end; otherwise the short side to `resize`, centre crop, in order, one pass; shuffle, drop_last:
+--- as train; weights: fractions of an epoch, one per root; scale, ratio: of the random crop; flip,
+--- jitter, jitter_p, grey, blur: colours; workers: threads (2); prefetch: batches (4); seed;
+--- max_bad: fraction of corrupt images above which reading fails (.01); rank, world: this process
+--- and their number, which take batches in turns; multiple: an epoch's number of batches is a
+--- multiple of it. Returns nil and a message where there is nothing to read.
 ---@param o table
 ---@return ijepa.data? data, string? message, integer? code
 function data.open(o)
@@ -141,7 +154,8 @@ function data.open(o)
   c.shuffle = (o.shuffle == nil and o.train or o.shuffle) and 1 or 0
   c.batch, c.drop_last = o.batch or 64, (o.drop_last == nil and o.train or o.drop_last) and 1 or 0
   c.workers, c.prefetch = o.workers or 2, o.prefetch or 4
-  c.rank, c.world, c.multiple, c.max_bad = o.rank or 0, o.world or 1, o.multiple or 1, o.max_bad or -1
+  c.rank, c.world, c.multiple, c.max_bad = o.rank or 0, o.world or 1, o.multiple or 1,
+    o.max_bad or -1
   local ok
   ok, message, code = F.try(C.ij_loader_open(self.c, c, out))
   if not ok then
@@ -153,8 +167,8 @@ function data.open(o)
   return setmetatable(self, Data)
 end
 
--- Waits for long work, and reports its progress every ten seconds. Returns its last progress and its seconds, or nil,
--- message and code.
+-- Waits for long work, and reports its progress every ten seconds. Returns its last progress and
+-- its seconds, or nil, message and code.
 local function wait_for(wait, what, say)
   local p, started, told = F.new "ij_progress", C.ij_time(), C.ij_time()
   repeat
@@ -162,7 +176,8 @@ local function wait_for(wait, what, say)
     if not ok then return nil, message, code end
     if say and p.over == 0 and C.ij_time() - told > 10 then
       told = C.ij_time()
-      say(("%s: %d of %d files, %s%s"):format(what, tonumber(p.files_done), tonumber(p.files), text.bytes(tonumber(p.bytes_done)),
+      say(("%s: %d of %d files, %s%s"):format(what, tonumber(p.files_done), tonumber(p.files),
+        text.bytes(tonumber(p.bytes_done)),
         p.bytes > p.bytes_done and " of " .. text.bytes(tonumber(p.bytes)) or ""))
     end
   until p.over ~= 0
@@ -176,7 +191,9 @@ function Catalogue:count() return tonumber(C.ij_catalogue_count(self.c)) end
 ---@return string[]
 function Catalogue:classes()
   local list = {}
-  for i = 0, C.ij_catalogue_class_count(self.c) - 1 do list[i + 1] = F.string(C.ij_catalogue_class(self.c, i)) end
+  for i = 0, C.ij_catalogue_class_count(self.c) - 1 do
+    list[i + 1] = F.string(C.ij_catalogue_class(self.c, i))
+  end
   return list
 end
 --- The number of sources.
@@ -187,13 +204,16 @@ function Catalogue:sources() return C.ij_catalogue_source_count(self.c) end
 ---@return integer
 function Catalogue:source(i) return C.ij_catalogue_source(self.c, i) end
 
---- Copies all files to a folder on a local disk, each to its real path under it, except those that are there already;
---- reads them from there from now on. Waits until it is done; say(text): gets reports on its progress.
+--- Copies all files to a folder on a local disk, each to its real path under it, except those that
+--- are there already; reads them from there from now on. Waits until it is done; say(text): gets
+--- reports on its progress.
 ---@param folder string
 ---@param say fun(text: string)?
 ---@return boolean? ok, string? message
 function Catalogue:copy(folder, say)
-  local p, seconds, code = wait_for(function(p) return C.ij_catalogue_copy(self.c, folder, 1, p) end, "copying to " .. folder, say)
+  local p, seconds, code =
+    wait_for(function(p) return C.ij_catalogue_copy(self.c, folder, 1, p) end,
+    "copying to " .. folder, say)
   if not p then return nil, seconds, code end
   if say and p.bytes > 0 then
     say(("copied to %s: %s in %.1f s"):format(folder, text.bytes(tonumber(p.bytes_done)), seconds))
@@ -201,7 +221,8 @@ function Catalogue:copy(folder, say)
   return true
 end
 
---- The SHA-256 of each file of source i (from 0; images of a folder, or tars) as lines of sha256sum, in order.
+--- The SHA-256 of each file of source i (from 0; images of a folder, or tars) as lines of
+--- sha256sum, in order.
 ---@param i integer?
 ---@return (fun(): string?)? lines, string? message
 function Catalogue:manifest(i)
@@ -211,7 +232,9 @@ function Catalogue:manifest(i)
   local m = F.gc(out[0], C.ij_manifest_close)
   local p, seconds = wait_for(function(p) return C.ij_manifest_wait(m, 1, p) end, "", nil)
   if not p then return nil, seconds end
-  if C.ij_manifest_problems(m) > 0 then return nil, "manifest: " .. F.string(C.ij_manifest_problem(m, 0)) end
+  if C.ij_manifest_problems(m) > 0 then
+    return nil, "manifest: " .. F.string(C.ij_manifest_problem(m, 0))
+  end
   local i_line = -1
   return function()
     i_line = i_line + 1
@@ -220,14 +243,16 @@ function Catalogue:manifest(i)
   end
 end
 
---- Compares the files of each source with a manifest of it, reading all their bytes. Returns nil and what differs.
+--- Compares the files of each source with a manifest of it, reading all their bytes. Returns nil
+--- and what differs.
 ---@param files string|string[] a manifest for each source
 ---@param say fun(text: string)?
 ---@return boolean? ok, string? message
 function Catalogue:verify(files, say)
   if type(files) == "string" then files = { files } end
   if #files ~= self:sources() then
-    return nil, ("data.manifest has %s for %s: give one manifest per source"):format(text.count(#files, "file"),
+    return nil, ("data.manifest has %s for %s: give one manifest per source"):format(
+      text.count(#files, "file"),
       text.count(self:sources(), "source"))
   end
   for i, file in ipairs(files) do
@@ -235,17 +260,20 @@ function Catalogue:verify(files, say)
     local ok, message, code = F.try(C.ij_manifest_open(self.c, i - 1, file, out))
     if not ok then return nil, message, code end
     local m = F.gc(out[0], C.ij_manifest_close)
-    local p, seconds = wait_for(function(p) return C.ij_manifest_wait(m, 1, p) end, "checking against " .. file, say)
+    local p, seconds = wait_for(function(p) return C.ij_manifest_wait(m, 1, p) end,
+      "checking against " .. file, say)
     if not p then return nil, seconds end
     local n, list = tonumber(C.ij_manifest_problems(m)), {}
     for k = 0, math.min(n, 3) - 1 do list[#list + 1] = F.string(C.ij_manifest_problem(m, k)) end
     C.ij_manifest_close(F.gc(m, nil))
     if n > 0 then
-      return nil, ("data.manifest '%s': %s wrong: %s%s"):format(file, text.count(n, "file is", "files are"),
+      return nil, ("data.manifest '%s': %s wrong: %s%s"):format(file,
+        text.count(n, "file is", "files are"),
         table.concat(list, "; "), n > 3 and "; ..." or "")
     end
     if say then
-      say(("%s '%s': %s in %.1f s"):format(text.count(tonumber(p.files), "file matches", "files match"), file,
+      say(("%s '%s': %s in %.1f s"):format(text.count(tonumber(p.files), "file matches",
+        "files match"), file,
         text.bytes(tonumber(p.bytes_done)), seconds))
     end
   end
@@ -266,7 +294,9 @@ function Catalogue:label(i) return C.ij_catalogue_label(self.c, i) end
 -- The view of a call: given as options, or that of the batches.
 local function want_view(self, o)
   local view = o and view_of(o) or self.view
-  if not view then F.raise "catalogue:image(i, epoch, options): options such as { crop = 224 } are missing" end
+  if not view then
+    F.raise "catalogue:image(i, epoch, options): options such as { crop = 224 } are missing"
+  end
   return view
 end
 --- Image i (from 0), apart from the sequence of batches.
@@ -286,8 +316,11 @@ end
 ---@param epoch integer
 ---@param pixels ffi.cdata* uint8_t *, (H, W, 3)
 ---@return boolean? ok, string? message
-function Data:image_into(i, epoch, pixels) return F.try(C.ij_catalogue_image(self.c, self.view, i, epoch, pixels)) end
---- A hash of the contents, as 16 hexadecimal digits: names, sizes and modification times of the files.
+function Data:image_into(i, epoch, pixels)
+  return F.try(C.ij_catalogue_image(self.c, self.view, i, epoch, pixels))
+end
+--- A hash of the contents, as 16 hexadecimal digits: names, sizes and modification times of the
+--- files.
 ---@return string
 function Catalogue:stamp() return bit.tohex(C.ij_catalogue_stamp(self.c), 16) end
 --- Closes the catalogue; collecting the object does so too.
@@ -306,8 +339,8 @@ function Data:seek(epoch, step) F.check(C.ij_loader_seek(self.loader, epoch, ste
 --- The number of different corrupt images so far.
 ---@return integer
 function Data:corrupt_count() return tonumber(C.ij_loader_corrupt_count(self.loader)) end
---- Messages since the last call: what was left out of the catalogue and corrupt images, each "skipped NAME: reason"; once
---- per data set, an image of next to no contrast.
+--- Messages since the last call: what was left out of the catalogue and corrupt images, each
+--- "skipped NAME: reason"; once per data set, an image of next to no contrast.
 ---@return string[]
 function Data:complaints()
   local list = {}
@@ -323,8 +356,8 @@ function Data:complaints()
   add(C.ij_loader_flat, self.loader, "image ")
   return list
 end
---- The next batch as the library gives it (pixels (B, H, W, 3), labels, samples: valid until the next call); nil at the
---- end, nil and a message when images can't be read.
+--- The next batch as the library gives it (pixels (B, H, W, 3), labels, samples: valid until the
+--- next call); nil at the end, nil and a message when images can't be read.
 ---@return ffi.cdata*? batch, string? message, integer? code
 function Data:next()
   local st = C.ij_loader_next(self.loader, self.batch)
@@ -341,7 +374,8 @@ function Data:read()
   return tensor.from_pointer(b.pixels, { b.count, self.height, self.width, 3 }, "u8"),
     tensor.from_pointer(b.labels, { b.count }, "i32"), b
 end
---- Iterates over one pass: for x, labels, batch in data:batches() do ... end. Raises when images can't be read.
+--- Iterates over one pass: for x, labels, batch in data:batches() do ... end. Raises when images
+--- can't be read.
 ---@return fun(): ijepa.tensor?, ijepa.tensor?, ffi.cdata*?
 function Data:batches()
   return function()

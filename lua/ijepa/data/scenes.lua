@@ -9,7 +9,8 @@
 local F = require "ijepa.base.ffi"
 local canvas = require "ijepa.draw.canvas"
 local C = F.C
-local floor, max, min, sqrt, abs, sin, cos, pi = math.floor, math.max, math.min, math.sqrt, math.abs, math.sin,
+local floor, max, min, sqrt, abs, sin, cos, pi = math.floor, math.max, math.min, math.sqrt,
+  math.abs, math.sin,
   math.cos, math.pi
 
 local scenes = {}
@@ -49,7 +50,8 @@ local shapes = {
   { name = "cross", area = 2.10, rim = 1.05, distance = function(x, y)
     return min(box(x, y, 1, 0.31), box(x, y, 0.31, 1))
   end },
-  { name = "disc", area = 3.14, rim = 1, distance = function(x, y) return sqrt(x * x + y * y) - 1 end },
+  { name = "disc", area = 3.14, rim = 1,
+    distance = function(x, y) return sqrt(x * x + y * y) - 1 end },
   -- two discs and a turned square
   { name = "heart", area = 2.63, rim = 1.17, distance = function(x, y)
     x = abs(x)
@@ -57,8 +59,10 @@ local shapes = {
     local u, v = (x + y - 0.08) * 0.70711, (y - x - 0.08) * 0.70711
     return min(d, max(box(u, v, 0.62, 0.62), -y - 0.36))
   end },
-  { name = "ring", area = 2.01, rim = 1, distance = function(x, y) return abs(sqrt(x * x + y * y) - 0.8) - 0.2 end },
-  { name = "square", area = 2.56, rim = 1.14, distance = function(x, y) return box(x, y, 0.8, 0.8) end },
+  { name = "ring", area = 2.01, rim = 1,
+    distance = function(x, y) return abs(sqrt(x * x + y * y) - 0.8) - 0.2 end },
+  { name = "square", area = 2.56, rim = 1.14,
+    distance = function(x, y) return box(x, y, 0.8, 0.8) end },
   { name = "star", area = 1.32, rim = 1, distance = function(x, y) return star(x, y, 5, 0.45) end },
   { name = "triangle", area = 1.30, rim = 1, distance = function(x, y)
     return max(y - 0.5, 0.866025 * abs(x) - 0.5 * y - 0.5)
@@ -66,7 +70,8 @@ local shapes = {
 }
 
 local hues = { -- name, degrees
-  { "red", 0 }, { "orange", 32 }, { "yellow", 56 }, { "green", 120 }, { "cyan", 180 }, { "blue", 228 },
+  { "red", 0 }, { "orange", 32 }, { "yellow", 56 }, { "green", 120 }, { "cyan", 180 },
+    { "blue", 228 },
   { "purple", 275 }, { "pink", 320 },
 }
 local most_dots = 5
@@ -97,7 +102,8 @@ end
 
 -- Lays a shape of the given centre, size and direction over the canvas, in a colour that changes
 -- smoothly across it.
-local function lay(c, distance, cx, cy, radius, angle, reach, r, g, b, shade, outline, stripes, stripe_step)
+local function lay(c, distance, cx, cy, radius, angle, reach, r, g, b, shade, outline, stripes,
+  stripe_step)
   local p, w = c.pixels, c.width
   local sa, ca, scale = sin(angle), cos(angle), 1 / radius
   local left, right = max(0, floor(cx - reach)), min(w - 1, floor(cx + reach) + 1)
@@ -156,12 +162,18 @@ local parts = { train = 0, test = 1 }
 ---@param seed integer
 ---@param part "train"|"test" two disjoint sets
 ---@param index integer
----@return table truth shape, colour, count (as in scenes.labels), x, y, radius (fraction of the side), angle
+---@return table truth shape, colour, count (as in scenes.labels), x, y, radius (fraction of the
+--- side), angle
 function scenes.draw(c, seed, part, index)
-  if getmetatable(c) ~= canvas or c.width ~= c.height then F.raise "scenes.draw: expected a square canvas" end
-  if not parts[part] then F.raise(string.format("scenes.draw: part '%s' is neither train nor test", tostring(part))) end
+  if getmetatable(c) ~= canvas or c.width ~= c.height then
+    F.raise "scenes.draw: expected a square canvas"
+  end
+  if not parts[part] then
+    F.raise(string.format("scenes.draw: part '%s' is neither train nor test", tostring(part)))
+  end
   if type(index) ~= "number" or index % 1 ~= 0 or index < 0 or index >= 2 ^ 32 then
-    F.raise(string.format("scenes.draw: image number '%s' is no whole number from 0", tostring(index)))
+    F.raise(string.format("scenes.draw: image number '%s' is no whole number from 0",
+      tostring(index)))
   end
   local rng = F.new "ij_rng"
   C.ij_rng_init(rng, seed, C.IJ_RNG_SCENE, parts[part], index)
@@ -175,7 +187,8 @@ function scenes.draw(c, seed, part, index)
   -- the ground is as bright as the shape: which colour is the shape's is a matter of what lies on
   -- what
   local br, bg, bb = hsv(uniform(0, 360), uniform(0.6, 1), uniform(0.6, 1))
-  ground(c, br, bg, bb, uniform(0.1, 0.5), uniform(0, 2 * pi), uniform(0, 0.04), uniform(-0.8, 0.8) / unit,
+  ground(c, br, bg, bb, uniform(0.1, 0.5), uniform(0, 2 * pi), uniform(0, 0.04),
+    uniform(-0.8, 0.8) / unit,
     uniform(-0.8, 0.8) / unit, uniform(0, 2 * pi))
   local r, g, b = hsv(hue[2] + uniform(-8, 8), uniform(0.6, 1), uniform(0.6, 1))
 
@@ -184,7 +197,8 @@ function scenes.draw(c, seed, part, index)
   local reach = radius * shape.rim + 1
   local edge = 0.4 * reach -- the image's edge may cut some of it off
   local cx, cy, angle = uniform(edge, size - edge), uniform(edge, size - edge), uniform(0, 2 * pi)
-  lay(c, shape.distance, cx, cy, radius, angle, reach, r, g, b, uniform(-0.2, 0.2), uniform(0.3, 0.7),
+  lay(c, shape.distance, cx, cy, radius, angle, reach, r, g, b, uniform(-0.2, 0.2),
+    uniform(0.3, 0.7),
     uniform(0, 1) < 0.3 and uniform(0.1, 0.2) or 0, uniform(4, 9))
 
   local disc = shapes[3].distance
@@ -198,7 +212,8 @@ function scenes.draw(c, seed, part, index)
     lay(c, disc, x, y, dot, 0, dot + 1, dr, dg, db, 0, 0.5, 0, 0)
   end
   grain(c, rng, uniform(2, 8))
-  return { shape = shape.name, colour = hue[1], count = tostring(count), x = cx / size, y = cy / size,
+  return { shape = shape.name, colour = hue[1], count = tostring(count), x = cx / size,
+    y = cy / size,
     radius = radius / size, angle = angle }
 end
 
@@ -206,7 +221,8 @@ end
 -- files.
 local function tar_header(name, size)
   local h = name .. ("\0"):rep(100 - #name) .. "0000644\0" .. "0000000\0" .. "0000000\0"
-    .. string.format("%011o\0", size) .. "00000000000\0" .. "        " .. "0" .. ("\0"):rep(100) .. "ustar\0" .. "00"
+    .. string.format("%011o\0", size) .. "00000000000\0" .. "        " .. "0" .. ("\0"):rep(100)
+      .. "ustar\0" .. "00"
     .. ("\0"):rep(247)
   local sum = 0
   for i = 1, 512 do sum = sum + h:byte(i) end
@@ -260,7 +276,8 @@ local function generate_part(o, part, n)
     put, finish = folder_sink(path, scenes.labels[o.label])
   end
   if not put then return nil, finish, EIO end
-  local c, rows = canvas.new(o.size, o.size), { "image\tshape\tcolour\tcount\tx\ty\tradius\tangle\n" }
+  local c, rows = canvas.new(o.size, o.size),
+    { "image\tshape\tcolour\tcount\tx\ty\tradius\tangle\n" }
   for i = 0, n - 1 do
     local truth = scenes.draw(c, o.seed, part, i)
     local name = string.format("%s/%06d.png", truth[o.label], i)
@@ -270,7 +287,8 @@ local function generate_part(o, part, n)
       if ok then return nil, "drawing scenes was interrupted", EINTERRUPT end
       return nil, message, EIO
     end
-    rows[#rows + 1] = string.format("%s\t%s\t%s\t%s\t%.4f\t%.4f\t%.4f\t%.4f\n", name, truth.shape, truth.colour,
+    rows[#rows + 1] = string.format("%s\t%s\t%s\t%s\t%.4f\t%.4f\t%.4f\t%.4f\n", name, truth.shape,
+      truth.colour,
       truth.count, truth.x, truth.y, truth.radius, truth.angle)
     if o.progress and i % 256 == 255 then o.progress(part, i + 1, n) end
   end
@@ -278,20 +296,24 @@ local function generate_part(o, part, n)
   if not ok then return nil, message, EIO end
   local table_of_truth = table.concat(rows)
   local code
-  ok, message, code = F.try(C.ij_file_replace(o.out .. "/" .. part .. ".tsv", table_of_truth, #table_of_truth))
+  ok, message, code = F.try(C.ij_file_replace(o.out .. "/" .. part .. ".tsv", table_of_truth,
+    #table_of_truth))
   if not ok then return nil, message, code end
   return path
 end
 
-local defaults = { out = "scenes", n = 8000, test = 2000, seed = 0, size = 64, label = "shape", form = "tar" }
+local defaults = { out = "scenes", n = 8000, test = 2000, seed = 0, size = 64, label = "shape",
+  form = "tar" }
 
 --- Draws a data set: `out`/train.tar and `out`/test.tar with members CLASS/NUMBER.png, and beside
 --- each a table (train.tsv, test.tsv) of all that is true of each image. Equal settings give equal
 --- bytes.
----@param options? table out: folder (scenes); n, test: images (8000, 2000; 0: leave that part out); seed (0);
+---@param options? table out: folder (scenes); n, test: images (8000, 2000; 0: leave that part out);
+--- seed (0);
 --- size: side in pixels (64); label: "shape", "colour" or "count" (shape); form: "tar" or "folder"
 --- (tar); progress: function(part, done, all)
----@return table? made train, test: paths (nil for a part left out); classes: names in the order of their numbers
+---@return table? made train, test: paths (nil for a part left out); classes: names in the order of
+--- their numbers
 ---@return string? message
 ---@return integer? code
 function scenes.generate(options)
@@ -302,7 +324,8 @@ function scenes.generate(options)
   for k, v in pairs(defaults) do o[k] = v end
   for k, v in pairs(options or {}) do
     if k ~= "progress" and type(v) ~= type(defaults[k]) then
-      local why = defaults[k] == nil and "is no option; known are form, label, n, out, progress, seed, size, test"
+      local why = defaults[k] == nil
+        and "is no option; known are form, label, n, out, progress, seed, size, test"
         or string.format("is a %s, expected a %s", type(v), type(defaults[k]))
       F.raise(string.format("scenes.generate: '%s' %s", tostring(k), why))
     end
@@ -311,7 +334,8 @@ function scenes.generate(options)
   local function whole(key, least, most)
     local v = o[key]
     if v % 1 ~= 0 or v < least or v > most then
-      F.raise(string.format("scenes.generate: '%s' is %g, expected a whole number from %d to %d", key, v, least, most))
+      F.raise(string.format("scenes.generate: '%s' is %g, expected a whole number from %d to %d",
+        key, v, least, most))
     end
   end
   whole("n", 0, 1e6)

@@ -21,7 +21,8 @@ local function wrapped(handle)
   local h, info = F.gc(handle, C.ij_dist_close), F.new "ij_dist_info"
   C.ij_dist_look(h, info)
   return setmetatable({ h = h, rank = info.rank, size = info.size, local_rank = info.local_rank,
-    local_size = info.local_size, threads = info.threads, transport = F.string(info.transport) }, Dist)
+    local_size = info.local_size, threads = info.threads, transport = F.string(info.transport) },
+      Dist)
 end
 
 --- Process `rank` of `size` whose others do not exist, for counting the memory of a run: sums and
@@ -37,7 +38,8 @@ end
 
 --- Meets the other processes, each of which must call this; later calls return the same object.
 --- Alone it costs nothing.
----@param o { timeout: number?, transport: string? }?  seconds; "none", "mpi" or "tcp" (default: by the environment)
+---@param o { timeout: number?, transport: string? }? seconds; "none", "mpi" or "tcp" (default: by
+--- the environment)
 ---@return ijepa.dist? processes, string? message
 function dist.open(o)
   o = o or {}

@@ -35,15 +35,17 @@ local function fail_usage(message)
   return 2
 end
 
--- A message that starts with one of our own lines gets the user's line instead; a file name that Lua
--- cut short becomes complete. frames: { where, short, internal }, the innermost first.
+-- A message that starts with one of our own lines gets the user's line instead; a file name that
+-- Lua cut short becomes complete. frames: { where, short, internal }, the innermost first.
 local function clear(message, frames)
   for _, frame in ipairs(frames) do
     if message:sub(1, #frame.short) == frame.short then
       local rest = message:sub(#frame.short + 1)
       if not frame.internal then return frame.where .. rest end
       for _, outer in ipairs(frames) do
-        if not outer.internal then return outer.where .. rest .. (" (at %s)"):format(frame.where:sub(1, -2)) end
+        if not outer.internal then
+          return outer.where .. rest .. (" (at %s)"):format(frame.where:sub(1, -2))
+        end
       end
       return (rest:gsub("^ ", ""))
     end
@@ -57,7 +59,8 @@ local function handler(e)
   local message = type(e) == "string" and e
   if not message then
     local meta = getmetatable(e)
-    message = meta and meta.__tostring and tostring(e) or ("error object is a %s value"):format(type(e))
+    message = meta and meta.__tostring and tostring(e)
+      or ("error object is a %s value"):format(type(e))
   end
   local frames, level = {}, 2
   while level < 60 do   -- a stack that has overflown holds thousands of frames
@@ -65,7 +68,8 @@ local function handler(e)
     if not at then break end
     if at.currentline > 0 then
       frames[#frames + 1] = {
-        where = at.source:gsub("^[@=]", "", 1) .. ":" .. at.currentline, short = at.short_src .. ":" .. at.currentline .. ":",
+        where = at.source:gsub("^[@=]", "", 1) .. ":" .. at.currentline, short = at.short_src .. ":"
+          .. at.currentline .. ":",
         internal = F.is_internal(at.source), name = at.name, what = at.what,
       }
       frames[#frames].where = frames[#frames].where .. ":"
@@ -79,7 +83,8 @@ local function handler(e)
     for _, frame in ipairs(frames) do
       if not frame.internal then
         lines[#lines + 1] = ("  %s in %s"):format(frame.where,
-          frame.what == "main" and "the main chunk" or frame.name and ("'%s'"):format(frame.name) or "a function")
+          frame.what == "main" and "the main chunk" or frame.name and ("'%s'"):format(frame.name)
+            or "a function")
       end
     end
     if #lines == 2 then lines[2] = nil end   -- the message names that line already
@@ -87,14 +92,16 @@ local function handler(e)
   return { text = table.concat(lines, "\n") }
 end
 
---- Calls f(...) and returns true and its results, or false and { text = what to show } or { exit = code }.
+--- Calls f(...) and returns true and its results, or false and { text = what to show } or { exit =
+--- code }.
 ---@param f function
 ---@param ... any
 ---@return boolean ok, any
 function cli.protected(f, ...)
   local args, n = { ... }, select("#", ...)
   local function answer(ok, result, ...)
-    if not ok and type(result) ~= "table" then result = { text = "stack overflow" } end   -- no stack is left for the handler
+    -- no stack is left for the handler
+    if not ok and type(result) ~= "table" then result = { text = "stack overflow" } end
     return ok, result, ...
   end
   return answer(xpcall(function() return f(unpack(args, 1, n)) end, handler))
@@ -110,11 +117,14 @@ local function run(chunk, name)
   if not ok then
     if result.exit then return result.exit end
     local text = result.text
-    if not text:find "^[^\n]-:%d+: " and not text:find "^command line: " then text = name .. ": " .. text end
+    if not text:find "^[^\n]-:%d+: " and not text:find "^command line: " then
+      text = name .. ": " .. text
+    end
     say(text, "\n")
     return 1
   end
-  if result == nil and type(message) == "string" then   -- `return ijepa.x(...)` that returned nil and a message
+  if result == nil and type(message) == "string" then
+    -- `return ijepa.x(...)` that returned nil and a message
     say(name, ": ", message, "\n")
     return 1
   end
@@ -146,14 +156,16 @@ end
 function commands.check(argv)
   if #argv > 2 then return fail_usage "check: expected at most one folder" end
   if argv[2] and F.C.ij_path_kind(argv[2]) ~= 2 then
-    return fail_usage(("check: '%s' is not a folder"):format(require "ijepa.base.text".shown(argv[2])))
+    return fail_usage(("check: '%s' is not a folder"):format(
+      require "ijepa.base.text".shown(argv[2])))
   end
   return require "ijepa.host.health".main(argv[2]) and 0 or 1
 end
 
 function commands.conform(argv)
   if not argv[2] then return fail_usage "conform: expected a file or folder of recorded results" end
-  local ok, result, message = cli.protected(function() return require "ijepa.conform".main { unpack(argv, 2) } end)
+  local ok, result, message =
+    cli.protected(function() return require "ijepa.conform".main { unpack(argv, 2) } end)
   if not ok then
     if result.exit then return result.exit end
     say(result.text, "\n")
@@ -173,9 +185,12 @@ end
 
 function commands.report(argv)
   local file = out_of { unpack(argv, 3) }
-  if not argv[2] or argv[2]:find "^%-" or file == false then return fail_usage "report: expected ijepa report RUN [out=FILE]" end
+  if not argv[2] or argv[2]:find "^%-" or file == false then
+    return fail_usage "report: expected ijepa report RUN [out=FILE]"
+  end
   ijepa.interrupted()   -- from here on Ctrl-C cannot leave a half-written file
-  local ok, path, message = cli.protected(function() return require "ijepa.report"(argv[2], { file = file }) end)
+  local ok, path, message =
+    cli.protected(function() return require "ijepa.report"(argv[2], { file = file }) end)
   if not ok and path.exit then return path.exit end
   if not ok or not path then
     say("ijepa: ", ok and message or path.text, "\n")
@@ -197,7 +212,8 @@ function commands.import(argv)
 end
 
 function commands.export(argv)
-  local ok, code, wrong = cli.protected(function() return require "ijepa.save.export".main { unpack(argv, 2) } end)
+  local ok, code, wrong = cli.protected(function() return require "ijepa.save.export".main {
+    unpack(argv, 2) } end)
   if not ok then
     if code.exit then return code.exit end
     say(code.text, "\n")
@@ -207,7 +223,8 @@ function commands.export(argv)
 end
 
 function commands.submit(argv)
-  local ok, code, wrong = cli.protected(function() return require "ijepa.dist.submit".main { unpack(argv, 2) } end)
+  local ok, code, wrong = cli.protected(function() return require "ijepa.dist.submit".main {
+    unpack(argv, 2) } end)
   if not ok then
     if code.exit then return code.exit end
     say(code.text, "\n")
@@ -217,7 +234,8 @@ function commands.submit(argv)
 end
 
 function commands.memory(argv)
-  local ok, done, wrong = cli.protected(function() return require "ijepa.train.memory".main { unpack(argv, 2) } end)
+  local ok, done, wrong = cli.protected(function() return require "ijepa.train.memory".main {
+    unpack(argv, 2) } end)
   if ok then return done and 0 or fail_usage("memory: " .. wrong) end
   if done.exit then return done.exit end
   say(done.text, "\n")
@@ -225,7 +243,9 @@ function commands.memory(argv)
 end
 
 function commands.manifest(argv)
-  if #argv ~= 2 then return fail_usage "manifest: expected one folder of images, tar or list of tars" end
+  if #argv ~= 2 then
+    return fail_usage "manifest: expected one folder of images, tar or list of tars"
+  end
   local ok, code = cli.protected(function()
     local data = require "ijepa.data"
     local images, message = data.catalogue { root = argv[2] }
@@ -279,7 +299,8 @@ local function run_file(argv)
   if not file or not file:read(0) and F.C.ij_path_kind(path) == 2 then
     local names = {}
     for _, c in ipairs(require "ijepa.host.commands") do names[#names + 1] = c.name end
-    return fail_usage(("cannot open '%s': %s%s"):format(path, file and "it is a folder" or message:gsub("^.*: ", ""),
+    return fail_usage(("cannot open '%s': %s%s"):format(path,
+      file and "it is a folder" or message:gsub("^.*: ", ""),
       path:find "[./]" and "" or require "ijepa.base.text".hint(path, names)))
   end
   file:close()
@@ -289,7 +310,9 @@ local function run_file(argv)
   end
   set_args(argv, 2)
   local folder = path:match "^(.*)/" or "."
-  if folder ~= "." then package.path = ("%s/?.lua;%s/?/init.lua;"):format(folder, folder) .. package.path end
+  if folder ~= "." then
+    package.path = ("%s/?.lua;%s/?/init.lua;"):format(folder, folder) .. package.path
+  end
   local chunk, err = loadfile(path)
   if not chunk then return compile_error(err) end
   return run(chunk, path)

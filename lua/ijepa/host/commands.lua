@@ -1,6 +1,7 @@
 --- The commands of the program for help and usage: name, arguments, one line, text, example.
 return {
-  { name = "help", arguments = "[NAME]", brief = "print help about a command, topic, setting or function",
+  { name = "help", arguments = "[NAME]",
+    brief = "print help about a command, topic, setting or function",
     text = "NAME is a command (report), a topic (masks), a setting (optim.lr), a section (data), a function " ..
       "(mask.draw), a module (mask) or a recipe's file. Without NAME it prints an overview. " ..
       "`help settings --markdown` prints docs/settings.md.",
@@ -24,7 +25,8 @@ return {
     text = "Writes a batch script and hands it to sbatch; an interrupted job saves and is queued again. --dry-run " ..
       "prints the script alone. See docs/slurm.md.",
     example = "ijepa submit recipes/in1k_vith14.lua --folder jobs/h14 --nodes 4 --dry-run" },
-  { name = "import", arguments = "CONFIG.yaml", brief = "print the recipe of a YAML file of the published code",
+  { name = "import", arguments = "CONFIG.yaml",
+    brief = "print the recipe of a YAML file of the published code",
     text = "Reads a configuration of the published implementation and prints the Lua recipe with the same settings. " ..
       "An unknown key stops it with the key's line.",
     example = "ijepa import configs/in1k_vith14_ep300.yaml > mine.lua" },
@@ -37,7 +39,8 @@ return {
   { name = "manifest", arguments = "FOLDER", brief = "print the SHA-256 sums of a data set",
     text = "Prints the SHA-256 of every image of a folder, or of every tar, for data.manifest and for sha256sum -c.",
     example = "ijepa manifest images > images.sha256" },
-  { name = "conform", arguments = "PATH...", brief = "compare with results of the published implementation",
+  { name = "conform", arguments = "PATH...",
+    brief = "compare with results of the published implementation",
     text = "Compares recorded training steps (*.safetensors), checkpoints (*-epN.pth.tar), masks (masks*.json) and " ..
       "crops (crops.json) with what this program computes, and prints the largest error of each with its bound. " ..
       "--all prints every item. Exits with 1 when an error is larger than its bound.",

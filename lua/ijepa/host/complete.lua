@@ -1,15 +1,16 @@
--- What Tab completes: names and methods in code, settings in ijepa.config { ... }, files and settings in
--- quotes; after `f(` it shows the parameters of f.
+-- What Tab completes: names and methods in code, settings in ijepa.config { ... }, files and
+-- settings in quotes; after `f(` it shows the parameters of f.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local complete = {}
 
 local MAXIMUM = 200   -- candidates shown
-local KEYWORDS = { "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "if", "in", "local", "nil", "not",
+local KEYWORDS = { "and", "break", "do", "else", "elseif", "end", "false", "for", "function", "if",
+  "in", "local", "nil", "not",
   "or", "repeat", "return", "then", "true", "until", "while" }
 
--- The position of the quote that is open at the end of `code`, and the names before the open braces:
--- "ijepa.config" and "data" in 'ijepa.config { data = { ba'.
+-- The position of the quote that is open at the end of `code`, and the names before the open
+-- braces: "ijepa.config" and "data" in 'ijepa.config { data = { ba'.
 local function context(code)
   local open, i = {}, 1
   while i <= #code do
@@ -73,7 +74,8 @@ local function names_of(value, methods, hidden)
   local seen = {}
   local function add(t)
     for key, v in pairs(t) do
-      if type(key) == "string" and key:find "^[%a_][%w_]*$" and not key:find "^__" and (hidden or not key:find "^_")
+      if type(key) == "string" and key:find "^[%a_][%w_]*$" and not key:find "^__"
+          and (hidden or not key:find "^_")
         and (not methods or type(v) == "function") then seen[key] = true end
     end
   end
@@ -137,7 +139,8 @@ function complete.methods(value)
   return list
 end
 
--- The parameters of the function before an open parenthesis at the end: "mask.draw(policy, o)  ...".
+-- The parameters of the function before an open parenthesis at the end: "mask.draw(policy, o)
+-- ...".
 local function parameters(before, env)
   local path = before:match "([%a_][%w_.:]*)%s*%(%s*$"
   local f = path and complete.value(path, env)
@@ -150,7 +153,8 @@ local function is_setting(node) return type(node.type) == "string" end
 local function setting_names(open, env)
   local node
   for _, name in ipairs(open) do
-    if name:find "config$" and (name == "config" or complete.value(name, env)) then node = require "ijepa.config.settings"
+    if name:find "config$" and (name == "config" or complete.value(name, env)) then
+      node = require "ijepa.config.settings"
     else node = node and node[name] end
     if node and is_setting(node) then return nil end
   end
@@ -167,8 +171,8 @@ local function all_settings(node, prefix, list)
   return list
 end
 
--- Files whose path starts with this: the start of the last name, the names (folders with "/"), and for
--- "~" the number of characters to erase and the path to put instead.
+-- Files whose path starts with this: the start of the last name, the names (folders with "/"), and
+-- for "~" the number of characters to erase and the path to put instead.
 local function files(path)
   local home, erase, put = os.getenv "HOME", 0, ""
   if home and path:find "^~/" or path == "~" then   -- io.open knows no ~
@@ -214,7 +218,8 @@ local function columns(list, width)
   return table.concat(lines, "\n")
 end
 
---- What Tab does after `before`: the number of characters to erase, the text to insert, and what to show.
+--- What Tab does after `before`: the number of characters to erase, the text to insert, and what to
+--- show.
 ---@param before string
 ---@param env table
 ---@param width integer? columns of the terminal
@@ -237,7 +242,8 @@ function complete.tab(before, env, width)
     if signature then return 0, "", signature end
     local word = before:match "[%w_.:%[%]\"']*$"
     if word:find "^[%a_]+[^%[]*%]" then word = word:match "[%w_.:]*$" end
-    local settings = not word:find "[.:]" and before:sub(1, -1 - #word):find "[{,]%s*$" and setting_names(open, env)
+    local settings = not word:find "[.:]" and before:sub(1, -1 - #word):find "[{,]%s*$"
+      and setting_names(open, env)
     if settings then start, list = word, settings else start, list = code_names(word, env) end
   end
   local fitting = {}
@@ -245,8 +251,11 @@ function complete.tab(before, env, width)
     if starts(name, start) then fitting[#fitting + 1] = name end
   end
   local insert = #fitting > 0 and common(fitting):sub(#start + 1) or ""
-  if #fitting == 1 and closing ~= "" and not fitting[1]:find "/$" then insert = insert .. closing end
-  return erase, put .. insert, #fitting > 1 and insert == "" and columns(fitting, width or 80) or nil
+  if #fitting == 1 and closing ~= "" and not fitting[1]:find "/$" then
+    insert = insert .. closing
+  end
+  return erase, put .. insert, #fitting > 1 and insert == "" and columns(fitting, width or 80)
+    or nil
 end
 
 return complete

@@ -1,4 +1,5 @@
--- `ijepa check`: tests what works on this machine. One line per test; a problem has advice below it.
+-- `ijepa check`: tests what works on this machine. One line per test; a problem has advice below
+-- it.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
@@ -23,7 +24,8 @@ local function add(name, f) checks[#checks + 1] = { name = name, f = f } end
 add("program", function()
   local maps = slurp "/proc/self/maps" or ""
   local dnnl = maps:match "libdnnl%.so%.([%d.]+)"
-  return "ok", ("ijepa %s, %s%s"):format(ijepa.version, jit.version, dnnl and ", oneDNN library " .. dnnl or "")
+  return "ok", ("ijepa %s, %s%s"):format(ijepa.version, jit.version, dnnl and ", oneDNN library "
+    .. dnnl or "")
 end)
 
 add("CPU", function()
@@ -47,7 +49,8 @@ add("threads", function()
   local count, used, limit = C.ij_cpu_count(), C.ij_threads_get(), quota()
   local found = ("%d of %d CPUs used"):format(used, count)
   if limit and limit < used - .5 then
-    return "warn", found, ("this container may use %.1f CPUs: set threads=%d or OMP_NUM_THREADS"):format(limit,
+    return "warn", found,
+      ("this container may use %.1f CPUs: set threads=%d or OMP_NUM_THREADS"):format(limit,
       math.max(1, math.floor(limit + .5)))
   elseif used < count then
     return "warn", found, "OMP_NUM_THREADS or the setting threads leaves the others idle"
@@ -59,10 +62,13 @@ add("memory", function()
   local info = slurp "/proc/meminfo" or ""
   local free = (tonumber(info:match "MemAvailable:%s*(%d+)") or 0) * 1024
   local limit = tonumber((slurp "/sys/fs/cgroup/memory.max" or ""):match "^%d+")
-  if limit then free = math.min(free, limit - (tonumber(slurp "/sys/fs/cgroup/memory.current" or "") or 0)) end
+  if limit then
+    free = math.min(free, limit - (tonumber(slurp "/sys/fs/cgroup/memory.current" or "") or 0))
+  end
   local found = gib(free) .. " free"
   if free < 2 * 2 ^ 30 then
-    return "warn", found, "a ViT-S/16 with data.batch=64 needs about 2 GiB: lower data.batch, or set model.recompute=true"
+    return "warn", found,
+      "a ViT-S/16 with data.batch=64 needs about 2 GiB: lower data.batch, or set model.recompute=true"
   end
   return "ok", found
 end)
@@ -80,7 +86,8 @@ local function seconds(f)
 end
 
 add("matmul", function()
-  local tensor, device, jepa = require "ijepa.tensor", require "ijepa.tensor.device", require "ijepa.model"
+  local tensor, device, jepa = require "ijepa.tensor", require "ijepa.tensor.device",
+    require "ijepa.model"
   local kind = F.string(C.ij_cpu_matmul())
   local values, n, count = {}, 512, 8
   for i = 1, n * count do values[i] = (i * 7 % 13 - 6) / 16 end
@@ -99,7 +106,8 @@ add("matmul", function()
     rate = 2e-9 * n ^ 3 / seconds(function() square:linear(weight) end)
     local images = tensor.zeros({ 2, 96, 96, 3 }, "u8")
     for _, dtype in ipairs { "f32", "bf16" } do   -- a small encoder in both types
-      local encoder = jepa.encoder { width = 384, depth = 2, heads = 6, patch = 16, crop = 96, dtype = dtype }
+      local encoder = jepa.encoder { width = 384, depth = 2, heads = 6, patch = 16, crop = 96,
+        dtype = dtype }
       forward[dtype] = seconds(function() outputs[dtype] = encoder(images) end)
     end
   end)
@@ -112,7 +120,8 @@ add("matmul", function()
     return "fail", ("%s; off by %.2g in f32, %.2g in bf16"):format(found, worst, most),
       "matrix products are wrong: try IJEPA_MATMUL=f32, and report this"
   elseif not kind:find "bf16" then
-    return "warn", found, "no bf16 instructions (AVX-512 BF16 or AMX) here: model.dtype=bf16 is computed in f32"
+    return "warn", found,
+      "no bf16 instructions (AVX-512 BF16 or AMX) here: model.dtype=bf16 is computed in f32"
   end
   return "ok", found
 end)
@@ -124,7 +133,8 @@ add("training", function()   -- one gradient, with a known value
   tensor.new({ 1, 2, 3 }, "f32"):reshape(1, 3):linear(w):mean():backward()
   local g = w:grad():reshape(3):totable()
   if g[1] == 1 and g[2] == 2 and g[3] == 3 then return "ok", "forward and backward run" end
-  return "fail", ("a gradient is (%g, %g, %g), not (1, 2, 3)"):format(g[1], g[2], g[3]), "please report this"
+  return "fail", ("a gradient is (%g, %g, %g), not (1, 2, 3)"):format(g[1], g[2], g[3]),
+    "please report this"
 end)
 
 -- Writes and reads an image in this format. true, or nil and a message.
@@ -139,7 +149,9 @@ local function round_trip(ending)
     local read, height, width = F.new "uint8_t *[1]", F.new "int[1]", F.new "int[1]"
     ok, message = F.try(C.ij_image_load(path, read, height, width))
     if ok then
-      if height[0] ~= 16 or width[0] ~= 16 or math.abs(read[0][100] - 200) > 8 then ok, message = nil, "wrong pixels" end
+      if height[0] ~= 16 or width[0] ~= 16 or math.abs(read[0][100] - 200) > 8 then
+        ok, message = nil, "wrong pixels"
+      end
       C.ij_bytes_free(read[0])
     end
   end
@@ -152,25 +164,33 @@ add("cuda", function()
   local ok, message = F.try(C.ij_device_open("cuda", out))
   if not ok then return "ok", "no GPU: " .. message end
   local i = device.info(F.gc(out[0], C.ij_device_close))
-  return "ok", ("%s (%s), %s of %s free: device=cuda"):format(i.name, i.arch, gib(i.free), gib(i.memory))
+  return "ok", ("%s (%s), %s of %s free: device=cuda"):format(i.name, i.arch, gib(i.free),
+    gib(i.memory))
 end)
 
 add("processes", function()
   local ok, message = F.try(C.ij_dist_mpi())
   if ok then return "ok", "mpirun -n N ijepa RECIPE by MPI, srun ijepa RECIPE by TCP" end
-  return "ok", "mpirun -n N ijepa RECIPE on one machine and srun ijepa RECIPE, by TCP; no MPI: " .. message
+  return "ok", "mpirun -n N ijepa RECIPE on one machine and srun ijepa RECIPE, by TCP; no MPI: "
+    .. message
 end)
 
 add("images", function()
   local works, broken = {}, {}
   for _, ending in ipairs { "jpg", "png", "webp", "tif", "gif" } do
     local ok, message = round_trip(ending)
-    if ok then works[#works + 1] = ending else broken[#broken + 1] = ("%s (%s)"):format(ending, message) end
+    if ok then
+      works[#works + 1] = ending
+    else
+      broken[#broken + 1] = ("%s (%s)"):format(ending, message)
+    end
   end
   if #broken == 0 then return "ok", table.concat(works, " ") .. " can be read and written" end
   local needed = works[1] == "jpg" and works[2] == "png"
-  return needed and "warn" or "fail", ("%s work, not %s"):format(#works > 0 and table.concat(works, " ") or "none",
-    table.concat(broken, ", ")), "install the package libvips42, with its recommended packages for more formats"
+  return needed and "warn" or "fail",
+    ("%s work, not %s"):format(#works > 0 and table.concat(works, " ") or "none",
+    table.concat(broken, ", ")),
+      "install the package libvips42, with its recommended packages for more formats"
 end)
 
 add("Lua modules", function()
@@ -184,19 +204,26 @@ add("files", function()
   os.remove(path)
   if not ok then return "fail", message, "set TMPDIR to a folder that can be written" end
   local names = F.new "char *[1]"
-  if C.ij_dir_list(".", names) ~= 0 then return "warn", F.string(C.ij_errmsg()), "run it in a folder that can be read" end
+  if C.ij_dir_list(".", names) ~= 0 then
+    return "warn", F.string(C.ij_errmsg()), "run it in a folder that can be read"
+  end
   C.ij_bytes_free(names[0])
   return "ok", "the temporary folder can be written"
 end)
 
--- What a run relies on: name of the bit, what it is called, what happens without it, and what to do.
+-- What a run relies on: name of the bit, what it is called, what happens without it, and what to
+-- do.
 local ABILITIES = {
-  { C.IJ_FOLDER_LOCKS, "locks (flock)", "a file with host and process marks a run instead: never start two runs in "
+  { C.IJ_FOLDER_LOCKS, "locks (flock)",
+    "a file with host and process marks a run instead: never start two runs in "
     .. "one folder from two machines at the same moment" },
-  { C.IJ_FOLDER_LINKS, "hard links", "each checkpoint that is kept is a copy and is written twice" },
-  { C.IJ_FOLDER_SYNC, "sync (fsync)", "a checkpoint may be lost when the machine loses power: keep several "
+  { C.IJ_FOLDER_LINKS, "hard links",
+    "each checkpoint that is kept is a copy and is written twice" },
+  { C.IJ_FOLDER_SYNC, "sync (fsync)",
+    "a checkpoint may be lost when the machine loses power: keep several "
     .. "(log.save_epochs), or set out= to a local disk" },
-  { C.IJ_FOLDER_RENAME, "rename", "a checkpoint can't be replaced: set out= to a folder of another file system" },
+  { C.IJ_FOLDER_RENAME, "rename",
+    "a checkpoint can't be replaced: set out= to a folder of another file system" },
 }
 
 add("folder", function(folder)
@@ -212,8 +239,11 @@ add("folder", function(folder)
     end
   end
   local name = folder == "." and "this folder" or ("'%s'"):format(text.shown(folder))
-  if #missing == 0 then return "ok", ("%s can be written: %s work"):format(name, table.concat(works, ", ")) end
-  return state, ("%s has no %s"):format(name, table.concat(missing, ", no ")), table.concat(advice, "; ")
+  if #missing == 0 then
+    return "ok", ("%s can be written: %s work"):format(name, table.concat(works, ", "))
+  end
+  return state, ("%s has no %s"):format(name, table.concat(missing, ", no ")),
+    table.concat(advice, "; ")
 end)
 
 --- Runs every check and prints its result. True when none failed.

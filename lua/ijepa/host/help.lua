@@ -1,4 +1,5 @@
---- What `ijepa help NAME` and `? NAME` print: commands, topics, settings, modules, functions. Functions
+--- What `ijepa help NAME` and `? NAME` print: commands, topics, settings, modules, functions.
+--- Functions
 -- have the comments of our sources (module ijepa._docs, made when the program is built).
 local F = require "ijepa.base.ffi"
 local scan = require "ijepa.host.scan"
@@ -19,12 +20,13 @@ end
 
 -- ---- text that fits the terminal
 
---- s in lines of at most `width` columns (the terminal's). Lines that start with a blank stay lines of
---- their own; their continuation is indented by two more.
+--- s in lines of at most `width` columns (the terminal's). Lines that start with a blank stay lines
+--- of their own; their continuation is indented by two more.
 ---@param s string
 ---@param indent string? in front of every line
 ---@param width integer?
----@param apart boolean? a line without a blank never continues one with a blank (the head of a recipe)
+---@param apart boolean? a line without a blank never continues one with a blank (the head of a
+--- recipe)
 ---@return string
 function help.wrap(s, indent, width, apart)
   indent, width = indent or "", width or math.min(F.C.ij_terminal_width(), 120)
@@ -111,7 +113,10 @@ local CLASSES = { methods = "checkpoint", open = "run" }
 local function signature_of(name, entry)
   if SHORTER[name] then return SHORTER[name] .. entry.signature:match "%(.*" end
   local module, method = name:match "^(.*)[.]" or "ijepa", entry.signature:find "^:"
-  if method and #entry.owner > 2 then module = CLASSES[entry.owner:lower()] or entry.owner:lower() end   -- the class: encoder, sgd
+  -- the class: encoder, sgd
+  if method and #entry.owner > 2 then
+    module = CLASSES[entry.owner:lower()] or entry.owner:lower()
+  end
   return module .. (method and "" or ".") .. entry.signature
 end
 
@@ -183,12 +188,17 @@ end
 local function show_topic(t, d)
   if t.name == "commands" then
     print "Commands: ijepa COMMAND; `ijepa help COMMAND` prints more."
-    for _, c in ipairs(commands()) do print(help.row(c.name .. " " .. c.arguments:match "^[^%[ ]*", c.brief)) end
-    print(help.row("RECIPE [key=value ...]", "run a recipe or any Lua file; RECIPE --help lists its settings"))
+    for _, c in ipairs(commands()) do
+      print(help.row(c.name .. " " .. c.arguments:match "^[^%[ ]*", c.brief))
+    end
+    print(help.row("RECIPE [key=value ...]",
+      "run a recipe or any Lua file; RECIPE --help lists its settings"))
     print(help.row("-e CODE, - (stdin)", "run Lua code"))
   elseif t.name == "modules" then
     print "Modules: ijepa.NAME; `ijepa help NAME` lists the functions of one."
-    for _, name in ipairs(sorted(d.modules)) do print(help.row(name, short(d.modules[name]), 18)) end
+    for _, name in ipairs(sorted(d.modules)) do
+      print(help.row(name, short(d.modules[name]), 18))
+    end
     show_functions(functions_of(d, "ijepa"))
   elseif t.name == "prompt" then
     print(topics().prompt)
@@ -251,10 +261,14 @@ local function exact(name, d, only_module)
   local topic = not only_module and named(topics().list, name)
   if command then add(show_command, command) end
   if topic then add(show_topic, topic, d) end
-  if not topic and (d.modules[name] or name ~= "ijepa" and #functions_of(d, name) > 0) then add(show_module, name, d) end
+  if not topic and (d.modules[name] or name ~= "ijepa" and #functions_of(d, name) > 0) then
+    add(show_module, name, d)
+  end
   if only_module and name == "ijepa" then return { help.overview } end
   local below = settings_below(name)
-  if #below > 0 and not only_module then add(show_settings, below, ("Settings %s.*"):format(name)) end
+  if #below > 0 and not only_module then
+    add(show_settings, below, ("Settings %s.*"):format(name))
+  end
   if config.describe(name) and not only_module then add(show_setting, name) end
   for _, entry in ipairs(d.names[name] or {}) do add(show_entry, name, entry) end
   if #found > 0 then return found end
@@ -328,9 +342,12 @@ local function miss(what, d)
   local near = help.nearest(what:gsub("^ijepa%.", ""), 3)
   for i, name in ipairs(near) do near[i] = ("'%s'"):format(name) end
   local last = table.remove(near)
-  local hint = last and (" (did you mean %s?)"):format(#near > 0 and table.concat(near, ", ") .. " or " .. last or last)
+  local hint = last and (" (did you mean %s?)"):format(#near > 0 and table.concat(near, ", ")
+    .. " or " .. last or last)
   local list = not hint and #what > 3 and mentioned(what, d) or {}
-  if #list > 0 then hint = "; these mention it: " .. table.concat(list, ", ", 1, math.min(#list, 6)) end
+  if #list > 0 then
+    hint = "; these mention it: " .. table.concat(list, ", ", 1, math.min(#list, 6))
+  end
   io.stderr:write(("no such name '%s'%s\n"):format(what, hint or "; `ijepa help` lists the topics"))
 end
 
@@ -425,7 +442,9 @@ function help.show(what)
   if type(what) == "table" then
     for name in pairs(d.modules) do
       local path = require "ijepa.base.names"[name]
-      if path and package.loaded["ijepa." .. path] == what then return show_name("ijepa." .. name, d) end
+      if path and package.loaded["ijepa." .. path] == what then
+        return show_name("ijepa." .. name, d)
+      end
     end
     if package.loaded.ijepa == what then
       help.overview()

@@ -1,4 +1,5 @@
---- `RECIPE --help`: the comment that a recipe starts with and its settings. The recipe runs up to its
+--- `RECIPE --help`: the comment that a recipe starts with and its settings. The recipe runs up to
+--- its
 -- call of ijepa.config, which stops it there.
 local ijepa = require "ijepa"
 local cli = require "ijepa.host.cli"
@@ -33,7 +34,8 @@ function recipe.print(path, asked)
     local value = config.value(asked.given, key)
     if own or value ~= nil then
       if value == nil then value = leaf.default end
-      rows[#rows + 1] = { ("%s=%s"):format(key, value_text(value)), own and leaf.doc or help.short(leaf.doc) }
+      rows[#rows + 1] = { ("%s=%s"):format(key, value_text(value)),
+        own and leaf.doc or help.short(leaf.doc) }
     end
   end
   print(own and "Settings and their defaults:" or "Settings that it sets:")
@@ -43,8 +45,8 @@ function recipe.print(path, asked)
   end
 end
 
---- Prints the help of the recipe at a path. nil where there is no such file (no message) or where it
---- fails before it calls ijepa.config.
+--- Prints the help of the recipe at a path. nil where there is no such file (no message) or where
+--- it fails before it calls ijepa.config.
 ---@param path string
 ---@return boolean? shown, string? message
 function recipe.show(path)
@@ -57,7 +59,9 @@ function recipe.show(path)
   ijepa.args = { "--help" }
   local ok, asked = cli.protected(chunk, "--help")
   ijepa.args = before
-  if ok or asked.given == nil then return nil, ok and path .. ": the file calls no ijepa.config" or asked.text end
+  if ok or asked.given == nil then
+    return nil, ok and path .. ": the file calls no ijepa.config" or asked.text
+  end
   recipe.print(path, asked)
   return true
 end

@@ -1,6 +1,6 @@
 -- The interactive session: it runs what is typed, shows the results and keeps them in _; a last ";"
--- hides them, "? NAME" prints help, Tab completes, Ctrl-C stops what runs. Input that is not a terminal
--- is read without prompts, echo and colours.
+-- hides them, "? NAME" prints help, Tab completes, Ctrl-C stops what runs. Input that is not a
+-- terminal is read without prompts, echo and colours.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local cli = require "ijepa.host.cli"
@@ -12,7 +12,8 @@ local repl = {}
 local LONG = 1   -- seconds; the time of a longer command is shown
 
 -- ---- the environment of what is typed: tensor, mask, ... need no "ijepa." in front. What it sets is
--- global, but Lua's own names are changed for the session alone, so that `type = 1` breaks no module.
+-- global, but Lua's own names are changed for the session alone, so that `type = 1` breaks no
+-- module.
 local standard = {}
 for name in pairs(_G) do standard[name] = true end
 local env = setmetatable({ ijepa = ijepa, _G = _G }, {
@@ -27,7 +28,8 @@ local env = setmetatable({ ijepa = ijepa, _G = _G }, {
 --- Prints help about a name, a function or a module.
 function env.help(name) ijepa.help(name) end
 
--- exit(code), quit(): like `exit` and `quit` typed alone. In the session only: scripts have ijepa.exit.
+-- exit(code), quit(): like `exit` and `quit` typed alone. In the session only: scripts have
+-- ijepa.exit.
 rawset(env, "exit", function(code) ijepa.exit(code) end)
 rawset(env, "quit", env.exit)
 
@@ -73,9 +75,9 @@ local function assignment(code)
   if left and not left:find "^%s*local%s+function%f[%W]" then return left, right end
 end
 
--- A chunk to be called with `with`, `keep`. An expression returns its packed values (as arguments of a
--- call: a tail call would lose the user's line in tracebacks); a statement returns nothing, or what it
--- returns. nil, message and whether more lines could complete it where it does not compile.
+-- A chunk to be called with `with`, `keep`. An expression returns its packed values (as arguments
+-- of a call: a tail call would lose the user's line in tracebacks); a statement returns nothing, or
+-- what it returns. nil, message and whether more lines could complete it where it does not compile.
 local function compile(source, name, line)
   local code = source:gsub(";%s*$", ""):gsub("^%s*=", "", 1)
   local above = ("\n"):rep((line or 1) - 1)
@@ -87,20 +89,25 @@ local function compile(source, name, line)
   end
   local left, right = assignment(code)
   for _, last in ipairs(left and { ")", "\n)" } or {}) do
-    local chunk = loadstring(("%s%s (select(2, ...))(%s%s do (...)() end"):format(above, left, right, last), name)
-    if chunk and loadstring(above .. code, name) then return { run = chunk, with = keep_locals, keep = keep_message } end
+    local chunk = loadstring(("%s%s (select(2, ...))(%s%s do (...)() end"):format(above, left,
+      right, last), name)
+    if chunk and loadstring(above .. code, name) then
+      return { run = chunk, with = keep_locals, keep = keep_message }
+    end
   end
   local chunk = loadstring(above .. code .. "\ndo (...)() end", name)
   if chunk then return { run = chunk, with = keep_locals } end
   local message
   chunk, message = loadstring(above .. code, name)
   if chunk then return { run = chunk, with = keep_locals } end
-  local _, other = loadstring("return " .. code, name)   -- "1 +" is no statement, but the start of an expression
-  return nil, message, message:find "'<eof>'$" ~= nil or other ~= nil and other:find "'<eof>'$" ~= nil
+  -- "1 +" is no statement, but the start of an expression
+  local _, other = loadstring("return " .. code, name)
+  return nil, message, message:find "'<eof>'$" ~= nil or other ~= nil
+    and other:find "'<eof>'$" ~= nil
 end
 
--- Several inputs in one text, such as a paste: a list of { source, line }; nil where a line is wrong or
--- unfinished.
+-- Several inputs in one text, such as a paste: a list of { source, line }; nil where a line is
+-- wrong or unfinished.
 local function split(source)
   local list, open, line, first = {}, nil, 0, 1
   for one in (source .. "\n"):gmatch "([^\n]*)\n" do
@@ -143,7 +150,8 @@ end
 -- The names that an input sets: a terminal shows their values.
 local function assigned(source)
   local names = {}
-  local left = source:match "^%s*local%s+([%w_,%s]-)%s*=[^=]" or source:match "^%s*([%a_][%w_,%s]-)%s*=[^=]"
+  local left = source:match "^%s*local%s+([%w_,%s]-)%s*=[^=]"
+    or source:match "^%s*([%a_][%w_,%s]-)%s*=[^=]"
   for name in ((left or "") .. ","):gmatch "%s*([^,]-)%s*," do
     if not name:find "^[%a_][%w_]*$" then return {} end
     names[#names + 1] = name
@@ -154,21 +162,26 @@ end
 -- "mask" for the module ijepa.mask, else nil.
 local function module_name(value)
   for name, path in pairs(require "ijepa.base.names") do
-    if type(value) == "table" and package.loaded["ijepa." .. path] == value and ijepa[name] == value then return name end
+    if type(value) == "table" and package.loaded["ijepa." .. path] == value
+        and ijepa[name] == value then
+      return name
+    end
   end
 end
 
 -- A module in a few lines: the names in it.
 local function module_text(name, width)
   local names = complete.names("ijepa." .. name .. ".", env)
-  return require "ijepa.host.help".wrap(("module ijepa.%s (? %s): %s"):format(name, name, table.concat(names, ", ")), "", width)
+  return require "ijepa.host.help".wrap(("module ijepa.%s (? %s): %s"):format(name, name,
+    table.concat(names, ", ")), "", width)
 end
 
 local function print_results(results, how)
   local parts = {}
   local message = failure_of(results)
   if message then
-    print(show.paint(how.colours, "nil", "nil") .. "  " .. show.paint(how.colours, "error", message))
+    print(show.paint(how.colours, "nil", "nil") .. "  "
+      .. show.paint(how.colours, "error", message))
     return
   end
   for i = 1, results.n do
@@ -179,7 +192,8 @@ local function print_results(results, how)
     elseif module then
       parts[#parts + 1] = module_text(module, how.width)
     else
-      parts[#parts + 1] = type(value) == "string" and results.n == 1 and show.paint(how.colours, "string", value)
+      parts[#parts + 1] = type(value) == "string" and results.n == 1 and show.paint(how.colours,
+        "string", value)
         or show.text(value, how)
     end
   end
@@ -191,7 +205,10 @@ local function print_assigned(source, how)
   for _, name in ipairs(names) do
     local value = env[name]
     local line = show.text(value, { width = 1e4 }):match "[^\n]*"
-    if line == "{" then line = "{ " .. table.concat(text.keys(value), ", ", 1, math.min(8, #text.keys(value))) .. ", ... }" end
+    if line == "{" then
+      line = "{ " .. table.concat(text.keys(value), ", ", 1, math.min(8, #text.keys(value)))
+        .. ", ... }"
+    end
     local space = how.width - #name - 3
     if #line > space then line = line:sub(1, math.max(space - 4, 8)) .. " ..." end
     print(show.paint(how.colours, "dim", name .. " = " .. line))
@@ -211,7 +228,8 @@ local function typed_lines(f)
   return source and table.concat(lines, "\n")
 end
 
--- "mask has no 'drw' (did you mean 'draw'?)" for the path of a value that is nil; nil where no name is near.
+-- "mask has no 'drw' (did you mean 'draw'?)" for the path of a value that is nil; nil where no name
+-- is near.
 local function missing(path)
   local base, mark, name = path:match "^(.-)([.:]?)([%a_][%w_]*)$"
   local value = base ~= "" and complete.value(base, env) or base == "" and env or nil
@@ -221,16 +239,20 @@ local function missing(path)
     if near[i] == "_" or near[i] == name then table.remove(near, i) end
   end
   if not near[1] then return nil end
-  return ("%s '%s' (did you mean '%s'?)"):format(base == "" and "there is no" or base .. " has no", name, near[1])
+  return ("%s '%s' (did you mean '%s'?)"):format(base == "" and "there is no" or base .. " has no",
+    name, near[1])
 end
 
 -- What a value is: its text, and the methods of an object.
 local function print_value(name, value)
   local width = F.C.ij_terminal_width()
-  print(("%s: %s"):format(name, type(value) == "table" and type(getmetatable(value)) == "table" and "an object" or type(value)))
+  print(("%s: %s"):format(name, type(value) == "table" and type(getmetatable(value)) == "table"
+    and "an object" or type(value)))
   print("  " .. show.text(value, { width = width - 2 }):gsub("\n", "\n  "))
   local methods = type(value) == "table" and complete.methods(value) or {}
-  if #methods > 0 then print(require "ijepa.host.help".wrap("methods: " .. table.concat(methods, ", "), "  ", width)) end
+  if #methods > 0 then
+    print(require "ijepa.host.help".wrap("methods: " .. table.concat(methods, ", "), "  ", width))
+  end
 end
 
 -- Prints the documentation of a name, else the text of a typed function, else the value.
@@ -239,14 +261,19 @@ local function print_help(name)
   if name == "help" then return ijepa.help() ~= nil end
   local docs = require "ijepa.host.help".docs()
   local value = complete.value(name, env)
-  local own = rawget(_G, name:match "^[%w_]+") ~= nil and not standard[name:match "^[%w_]+"]   -- a variable of the user
-  if value == nil or not own and (docs.names[name] or docs.modules[name]) then return ijepa.help(name) ~= nil end
+  -- a variable of the user
+  local own = rawget(_G, name:match "^[%w_]+") ~= nil and not standard[name:match "^[%w_]+"]
+  if value == nil or not own and (docs.names[name] or docs.modules[name]) then
+    return ijepa.help(name) ~= nil
+  end
   local lines = type(value) == "function" and typed_lines(value)
   if lines then
     print(lines)
     return true
   end
-  if type(value) == "function" or package.loaded.ijepa == value then return ijepa.help(value) ~= nil end
+  if type(value) == "function" or package.loaded.ijepa == value then
+    return ijepa.help(value) ~= nil
+  end
   for _, path in pairs(require "ijepa.base.names") do
     if package.loaded["ijepa." .. path] == value then return ijepa.help(value) ~= nil end
   end
@@ -312,14 +339,17 @@ local function run(source, name, line, host)
     if hidden then return end
     if results.n > 0 then print_results(results, how)   -- a __tostring may fail too
     elseif host then print_assigned(source, how) end
-    local path = chunk.expression and results.n == 1 and results[1] == nil and source:match "^%s*([%a_][%w_.]*)%s*$"
+    local path = chunk.expression and results.n == 1 and results[1] == nil
+      and source:match "^%s*([%a_][%w_.]*)%s*$"
     local hint = path and missing(path)
     if hint then io.stderr:write(show.paint(red, "error", hint), "\n") end
   end)
   if host then
     host.catch_interrupt(false)
     local took = F.C.ij_time() - started
-    if took > LONG then io.stderr:write(show.paint(red, "dim", ("took %.1f s"):format(took)), "\n") end
+    if took > LONG then
+      io.stderr:write(show.paint(red, "dim", ("took %.1f s"):format(took)), "\n")
+    end
   end
   if ok and dropped.message and #assigned(source) < 2 then
     io.stdout:flush()
@@ -335,14 +365,15 @@ local function run(source, name, line, host)
   return false
 end
 
--- Files that a session loads run interpreted too, except ours. Work that polls ijepa.interrupted() stops
--- by itself at Ctrl-C.
+-- Files that a session loads run interpreted too, except ours. Work that polls ijepa.interrupted()
+-- stops by itself at Ctrl-C.
 local function make_interruptible(host)
   local function slow(chunk, ...)
     if type(chunk) == "function" then jit.off(chunk, true) end
     return chunk, ...
   end
-  local load_file, load_string, load_any, find = loadfile, loadstring, load, package.loaders[#package.loaders > 4 and 3 or 2]
+  local load_file, load_string, load_any, find = loadfile, loadstring, load,
+    package.loaders[#package.loaders > 4 and 3 or 2]
   function _G.loadfile(...) return slow(load_file(...)) end       -- luacheck: ignore
   function _G.loadstring(...) return slow(load_string(...)) end   -- luacheck: ignore
   function _G.load(...) return slow(load_any(...)) end            -- luacheck: ignore

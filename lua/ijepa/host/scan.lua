@@ -1,4 +1,5 @@
---- Reads the comments of a Lua source: the first one of the file, and those above functions. Used when
+--- Reads the comments of a Lua source: the first one of the file, and those above functions. Used
+--- when
 -- the program is built (cmake/docs.lua makes the module ijepa._docs of ours), and for users' files.
 
 local patterns = {   -- of a line that defines a function: table, mark, name, parameters
@@ -46,12 +47,14 @@ function scan.functions(source, dashes)
       block = block or {}
       local param, rest = comment:match "^@param%s+(%S+)%s*(.*)$"
       local result = comment:match "^@return%s+(.*)$"
-      if param then comment = ("  %s: %s"):format(param, rest) elseif result then comment = "  returns " .. result end
+      if param then comment = ("  %s: %s"):format(param, rest) elseif result then comment =
+          "  returns " .. result end
       if param or result or not comment:find "^@" then block[#block + 1] = comment end
     else
       local name, parameters, mark, owner = definition(line)
       if name and block then
-        functions[#functions + 1] = { name = name, owner = owner, signature = (mark == ":" and ":" or "") .. name .. parameters,
+        functions[#functions + 1] = { name = name, owner = owner,
+          signature = (mark == ":" and ":" or "") .. name .. parameters,
           text = table.concat(block, "\n"), line = number }
       end
       block = nil

@@ -1,15 +1,18 @@
--- How the session shows a value: on one line where it fits, else wrapped and indented; with colours when asked.
+-- How the session shows a value: on one line where it fits, else wrapped and indented; with colours
+-- when asked.
 local terminal = require "ijepa.base.terminal"
 local show = { has_colours = terminal.has_colours, paint = terminal.paint }
 
-local MOST_ITEMS, MOST_DEEP, MOST_TEXT = 500, 8, 300   -- of all tables together; tables in tables; bytes of a string
+-- of all tables together; tables in tables; bytes of a string
+local MOST_ITEMS, MOST_DEEP, MOST_TEXT = 500, 8, 300
 
 local width_of = terminal.columns
 
 local function quoted(s)
   local cut = #s > MOST_TEXT
   local text = (cut and s:sub(1, MOST_TEXT) or s):gsub('[%c"\\]', function(c)
-    return ({ ["\n"] = "\\n", ["\t"] = "\\t", ["\r"] = "\\r", ['"'] = '\\"', ["\\"] = "\\\\" })[c] or ("\\%03d"):format(c:byte())
+    return ({ ["\n"] = "\\n", ["\t"] = "\\t", ["\r"] = "\\r", ['"'] = '\\"', ["\\"] = "\\\\" })[c]
+      or ("\\%03d"):format(c:byte())
   end)
   return '"' .. text .. '"' .. (cut and (" ... (%d bytes)"):format(#s) or "")
 end
@@ -61,20 +64,27 @@ local function render_table(t, s, indent, depth)
   end
   local keys = {}
   for key in pairs(t) do
-    if not (type(key) == "number" and key % 1 == 0 and key >= 1 and key <= listed) then keys[#keys + 1] = key end
+    if not (type(key) == "number" and key % 1 == 0 and key >= 1 and key <= listed) then
+      keys[#keys + 1] = key
+    end
   end
   table.sort(keys, before)
   for _, key in ipairs(keys) do
-    local name = type(key) == "string" and (key:find "^[%a_][%w_]*$" and key or "[" .. quoted(key) .. "]")
+    local name = type(key) == "string" and (key:find "^[%a_][%w_]*$" and key or "[" .. quoted(key)
+      .. "]")
       or "[" .. tostring(key) .. "]"
     add(name, t[key])
   end
   s.open[t] = nil
-  if count > #parts then parts[#parts + 1] = show.paint(s.colours, "dim", ("... %d in all"):format(count)) end
+  if count > #parts then
+    parts[#parts + 1] = show.paint(s.colours, "dim", ("... %d in all"):format(count))
+  end
   local line = "{ " .. table.concat(parts, ", ") .. " }"
   if not line:find "\n" and indent + width_of(line) <= s.width then return line end
   local margin = (" "):rep(indent)
-  if simple then return ("{\n%s  %s\n%s}"):format(margin, fill(parts, indent + 2, s.width), margin) end
+  if simple then
+    return ("{\n%s  %s\n%s}"):format(margin, fill(parts, indent + 2, s.width), margin)
+  end
   return ("{\n%s  %s,\n%s}"):format(margin, table.concat(parts, ",\n  " .. margin), margin)
 end
 
@@ -91,7 +101,8 @@ function render(value, s, indent, depth)
   end
   if kind == "function" then
     local at = debug.getinfo(value, "S")
-    return at.what == "C" and tostring(value) or ("function (%s:%d)"):format(at.source:gsub("^[@=]", "", 1), at.linedefined)
+    return at.what == "C" and tostring(value)
+      or ("function (%s:%d)"):format(at.source:gsub("^[@=]", "", 1), at.linedefined)
   end
   return show.paint(s.colours, kind, tostring(value))
 end
@@ -102,13 +113,15 @@ end
 ---@return string
 function show.text(value, o)
   o = o or {}
-  return render(value, { width = o.width or 80, colours = o.colours, left = MOST_ITEMS, open = {} }, 0, 0)
+  return render(value, { width = o.width or 80, colours = o.colours, left = MOST_ITEMS, open = {} },
+    0, 0)
 end
 
 --- Whether a value is an image that shows itself: it has a method show, a width and a height.
 function show.is_image(value)
   return type(value) == "table" and pcall(function()
-    assert(type(value.show) == "function" and type(value.width) == "number" and type(value.height) == "number")
+    assert(type(value.show) == "function" and type(value.width) == "number"
+      and type(value.height) == "number")
   end)
 end
 

@@ -1,4 +1,5 @@
---- The topics of `ijepa help`: what to know first about each, its main functions, settings and document;
+--- The topics of `ijepa help`: what to know first about each, its main functions, settings and
+--- document;
 -- and examples of functions. A test runs every example that needs no file.
 local topics = {}
 
@@ -8,41 +9,50 @@ topics.list = {
     text = "A recipe is a Lua file that calls ijepa.pretrain with settings: `ijepa recipes/pretrain.lua " ..
       "data.root=FOLDER`. Any setting can follow as key=value. Ctrl-C saves; the same command resumes. " ..
       "While it trains, the run checks its encoder for collapse. `ijepa report RUN` shows all of it.",
-    functions = { "config.resolve", "interrupted", "state.model", "optim.adamw", "schedule.lr", "diagnose.rank" },
-    sections = "out, resume, model, optim, diagnose, log, dist", document = "docs/watching.md, docs/logs.md, docs/dist.md" },
+    functions = { "config.resolve", "interrupted", "state.model", "optim.adamw", "schedule.lr",
+      "diagnose.rank" },
+    sections = "out, resume, model, optim, diagnose, log, dist",
+      document = "docs/watching.md, docs/logs.md, docs/dist.md" },
   { name = "data", brief = "folders, tars and lists of tars; crops; mixtures",
     text = "data.root names a folder of images (its subfolders are searched), a .tar, or a text file that lists .tar " ..
       "shards. No index or conversion is needed. Corrupt images are skipped and counted.",
-    functions = { "data.open", "data.image", "data.name", "data.label", "data.next", "scenes.generate" },
+    functions = { "data.open", "data.image", "data.name", "data.label", "data.next",
+      "scenes.generate" },
     sections = "data", document = "docs/data.md" },
   { name = "masks", brief = "mask policies: draw, measure and write them",
     text = "A mask policy draws context and target patches of an image. Policies are built in (multiblock, random, " ..
       "block) or Lua functions: draw one at the prompt, let mask.lint check it, then train with it.",
-    functions = { "mask.new", "mask.policy", "mask.draw", "mask.lint", "mask.stats", "grid.random_block", "grid.block",
+    functions = { "mask.new", "mask.policy", "mask.draw", "mask.lint", "mask.stats",
+      "grid.random_block", "grid.block",
       "grid.checkerboard", "rng.uniform" },
     sections = "mask", document = "docs/masks.md" },
   { name = "probes", brief = "how good features are: linear, kNN, ridge, few labels, fine-tuning",
     text = "A probe measures the features of a frozen encoder with labelled images: `ijepa recipes/probe_knn.lua " ..
       "run=RUN train=FOLDER test=FOLDER`, folders with one folder per class. Also: probe_linear.lua, " ..
       "probe_attentive.lua, probe_ridge.lua, probe_lowshot.lua, finetune.lua. `RECIPE --help` lists their settings.",
-    functions = { "features.pooled", "features.pair", "probe.sweep", "probe.parameter", "score.of", "score.text", "finetune.run" },
+    functions = { "features.pooled", "features.pair", "probe.sweep", "probe.parameter", "score.of",
+      "score.text", "finetune.run" },
     document = "docs/probes.md" },
   { name = "figures", brief = "masks on images, attention, PCA of features, curves",
     text = "ijepa.plot draws what a model sees; a figure shows itself at the prompt, and file=\"x.png\" saves it.",
-    functions = { "plot.masks", "plot.pca", "plot.attention", "plot.similarity", "plot.loss", "plot.curves", "imagine.imagine",
+    functions = { "plot.masks", "plot.pca", "plot.attention", "plot.similarity", "plot.loss",
+      "plot.curves", "imagine.imagine",
       "canvas.new" },
     document = "docs/figures.md" },
   { name = "models", brief = "encoders, runs, checkpoints, weights from elsewhere",
     text = "ijepa.model(RUN) opens a run's models; ijepa.load(FILE) an encoder from a checkpoint of any known layout.",
-    functions = { "state.model", "jepa.encoder", "jepa.predictor", "tensors.open", "tensors.save", "weights.open" },
+    functions = { "state.model", "jepa.encoder", "jepa.predictor", "tensors.open", "tensors.save",
+      "weights.open" },
     sections = "model", document = "docs/weights.md" },
   { name = "tensors", brief = "tensors, gradients, devices, linear algebra",
     text = "Tensors have PyTorch's names where they do the same. Dimensions count from 1 (or -1 from the end); values " ..
       "such as labels and patches count from 0.",
-    functions = { "tensor.new", "tensor.zeros", "tensor.matmul", "tensor.linear", "tensor.softmax", "tensor.mean", "tensor.backward",
+    functions = { "tensor.new", "tensor.zeros", "tensor.matmul", "tensor.linear", "tensor.softmax",
+      "tensor.mean", "tensor.backward",
       "device.set", "linalg.solve", "linalg.eigh" },
     sections = "device, threads" },
-  { name = "prompt", brief = "the interactive session: keys, results, help", document = "docs/prompt.md" },
+  { name = "prompt", brief = "the interactive session: keys, results, help",
+    document = "docs/prompt.md" },
   { name = "settings", brief = "every setting of a recipe", document = "docs/settings.md" },
   { name = "modules", brief = "every module of ijepa" },
 }
@@ -83,7 +93,8 @@ topics.examples = {
   ["tensor.mean"] = "print(tensor.new { { 1, 2 }, { 3, 4 } }:mean(1))",
   ["tensor.softmax"] = "print(tensor.new { { 1, 2 }, { 3, 4 } }:softmax())",
   ["tensor.linear"] = "y = tensor.zeros { 4, 8 }:linear(tensor.zeros { 2, 8 })   -- (4, 2)",
-  ["tensor.backward"] = "x = tensor.new { 1, 2 }:requires_grad_(); (x * x):sum():backward(); print(x:grad())",
+  ["tensor.backward"] =
+    "x = tensor.new { 1, 2 }:requires_grad_(); (x * x):sum():backward(); print(x:grad())",
   ["linalg.eigh"] = "print(linalg.eigh(tensor.new { { 2, 1 }, { 1, 2 } })[1])",
   ["linalg.solve"] = "print(linalg.solve(tensor.new { { 2, 0 }, { 0, 4 } }, tensor.new { { 2 }, { 4 } }))",
   ["device.set"] = 'device.set "cpu"',

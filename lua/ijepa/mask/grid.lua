@@ -1,4 +1,5 @@
---- What mask policies in Lua are made of: random numbers, regions of a grid, maps with a weight per patch.
+--- What mask policies in Lua are made of: random numbers, regions of a grid, maps with a weight per
+--- patch.
 -- A region is a bit set: 8 words for a 16 x 16 grid, so that unions and differences are cheap.
 local F = require "ijepa.base.ffi"
 local bit = require "bit"
@@ -9,13 +10,16 @@ local floor, min, max, sqrt = math.floor, math.min, math.max, math.sqrt
 local function need(ok, ...)
   if not ok then F.raise(string.format(...)) end
 end
-local function is_whole(v, least, most) return type(v) == "number" and v % 1 == 0 and v >= least and v <= most end
+local function is_whole(v, least, most)
+  return type(v) == "number" and v % 1 == 0 and v >= least and v <= most
+end
 local words_type, doubles = F.typeof "int32_t[?]", F.typeof "double[?]"
 
--- ---- random numbers -----------------------------------------------------------------------------------------------
+-- ---- random numbers -----------------------------------------------------------------------------
 
 ---@class ijepa.mask_rng
----@field group ijepa.mask_rng the same numbers for every image of a group: sizes that a group shares
+---@field group ijepa.mask_rng the same numbers for every image of a group: sizes that a group
+--- shares
 local Rng = {}
 Rng.__index = Rng
 
@@ -25,7 +29,9 @@ local function start(rng, seed, purpose, number)
   C.ij_rng_init(rng.r, seed, purpose, floor(number / 2 ^ 32), number % 2 ^ 32)
   return rng
 end
-local function want_rng(rng, where) need(getmetatable(rng) == Rng, "%s: expected rng as the first argument", where) end
+local function want_rng(rng, where)
+  need(getmetatable(rng) == Rng, "%s: expected rng as the first argument", where)
+end
 
 --- A number in [lo, hi); [0, 1) without arguments.
 ---@param lo number?
@@ -51,14 +57,17 @@ end
 ---@return number
 function Rng:normal() return C.ij_rng_normal(self.r) end
 
--- ---- regions ------------------------------------------------------------------------------------------------------
+-- ---- regions ------------------------------------------------------------------------------------
 
----@class ijepa.mask_region  a set of patches; a + b: union, a - b: difference, a * b: intersection, -a: all other patches
+---@class ijepa.mask_region a set of patches; a + b: union, a - b: difference, a * b: intersection,
+--- -a: all other patches
 ---@field grid ijepa.mask_grid
 local Region = {}
 Region.__index = Region
 
-local function new_region(grid) return setmetatable({ grid = grid, words = words_type(grid.words) }, Region) end
+local function new_region(grid)
+  return setmetatable({ grid = grid, words = words_type(grid.words) }, Region)
+end
 local function is_region(v) return getmetatable(v) == Region end
 
 local function two(name, a, b)
@@ -100,7 +109,9 @@ function Region:intersect(other) return self * other end
 function Region:complement()
   local out, g = new_region(self.grid), self.grid
   for i = 0, g.words - 1 do out.words[i] = bnot(self.words[i]) end
-  if band(g.n, 31) ~= 0 then out.words[g.words - 1] = band(out.words[g.words - 1], lshift(1, band(g.n, 31)) - 1) end
+  if band(g.n, 31) ~= 0 then
+    out.words[g.words - 1] = band(out.words[g.words - 1], lshift(1, band(g.n, 31)) - 1)
+  end
   return out
 end
 function Region.__unm(a) return a:complement() end
@@ -135,7 +146,8 @@ end
 ---@return boolean
 function Region:has(row, col)
   local g = self.grid
-  return is_whole(row, 0, g.h - 1) and is_whole(col, 0, g.w - 1) and has(self.words, row * g.w + col) == 1
+  return is_whole(row, 0, g.h - 1) and is_whole(col, 0, g.w - 1) and has(self.words,
+    row * g.w + col) == 1
 end
 
 --- Its patches as a list of numbers from 0, row-major, ascending.
@@ -166,7 +178,7 @@ function Region:__tostring()
   return table.concat(lines, "\n")
 end
 
--- ---- grid ---------------------------------------------------------------------------------------------------------
+-- ---- grid ---------------------------------------------------------------------------------------
 
 ---@class ijepa.mask_grid
 ---@field h integer rows
@@ -187,8 +199,8 @@ local function fill(words, first, n)
   end
 end
 
---- The rectangle of h rows and w columns whose first patch is in row top and column left, from 0. It must lie in the grid;
---- h or w may be 0.
+--- The rectangle of h rows and w columns whose first patch is in row top and column left, from 0.
+--- It must lie in the grid; h or w may be 0.
 ---@param top integer
 ---@param left integer
 ---@param h integer
@@ -197,9 +209,12 @@ end
 function Grid:block(top, left, h, w)
   if not (is_whole(top, 0, self.h) and is_whole(left, 0, self.w) and is_whole(h, 0, self.h - top)
     and is_whole(w, 0, self.w - left)) then
-    local whole = is_whole(top, -1e9, 1e9) and is_whole(left, -1e9, 1e9) and is_whole(h, 0, 1e9) and is_whole(w, 0, 1e9)
-    F.raise(("grid:block(top, left, h, w): (%s, %s, %s, %s) %s"):format(tostring(top), tostring(left), tostring(h), tostring(w),
-      whole and ("is not inside the grid of %d x %d patches"):format(self.h, self.w) or "are not four whole numbers"))
+    local whole = is_whole(top, -1e9, 1e9) and is_whole(left, -1e9, 1e9) and is_whole(h, 0, 1e9)
+      and is_whole(w, 0, 1e9)
+    F.raise(("grid:block(top, left, h, w): (%s, %s, %s, %s) %s"):format(tostring(top),
+      tostring(left), tostring(h), tostring(w),
+      whole and ("is not inside the grid of %d x %d patches"):format(self.h, self.w)
+        or "are not four whole numbers"))
   end
   local region = new_region(self)
   if w > 0 then
@@ -227,15 +242,17 @@ local function rint(x)
   return x + big - big
 end
 
---- Rows and columns of a block of about `area` patches with rows / columns = aspect (1); a side that is longer than
---- the grid is cut to it and the other one grows, so that the area stays. The default policy does the same.
+--- Rows and columns of a block of about `area` patches with rows / columns = aspect (1); a side
+--- that is longer than the grid is cut to it and the other one grows, so that the area stays. The
+--- default policy does the same.
 ---@param area number
 ---@param aspect number?
 ---@return integer h
 ---@return integer w
 function Grid:block_size(area, aspect)
   aspect = aspect or 1
-  need(type(area) == "number" and area >= 0 and area < 2 ^ 40 and type(aspect) == "number" and aspect >= 1e-6
+  need(type(area) == "number" and area >= 0 and area < 2 ^ 40 and type(aspect) == "number"
+    and aspect >= 1e-6
     and aspect <= 1e6, "grid:block_size(area, aspect): (%s, %s), expected patches and rows / columns", tostring(area),
     tostring(aspect))
   area = floor(area)
@@ -248,7 +265,8 @@ function Grid:block_size(area, aspect)
   return max(h, 1), max(w, 1)
 end
 
--- Marks r of the patches row[0 .. n - 1] (or of 0 .. n - 1), each choice as likely as any other (Floyd's algorithm).
+-- Marks r of the patches row[0 .. n - 1] (or of 0 .. n - 1), each choice as likely as any other
+-- (Floyd's algorithm).
 local function choose(words, rng, n, r, row)
   for j = n - r, n - 1 do
     local t, last = C.ij_rng_below(rng.r, j + 1), j
@@ -263,7 +281,8 @@ end
 ---@return ijepa.mask_region
 function Grid:random(rng, n)
   want_rng(rng, "grid:random(rng, n)")
-  need(is_whole(n, 0, self.n), "grid:random(rng, n): n is %s, expected 0 to %d", tostring(n), self.n)
+  need(is_whole(n, 0, self.n), "grid:random(rng, n): n is %s, expected 0 to %d", tostring(n),
+    self.n)
   local region = new_region(self)
   if n <= floor(self.n / 2) then
     choose(region.words, rng, self.n, n)
@@ -287,7 +306,8 @@ function Grid:patches(list)
   need(type(list) == "table", "grid:patches: expected a list of patch numbers")
   local region = new_region(self)
   for _, i in ipairs(list) do
-    need(is_whole(i, 0, self.n - 1), "grid:patches: %s is not a patch from 0 to %d", tostring(i), self.n - 1)
+    need(is_whole(i, 0, self.n - 1), "grid:patches: %s is not a patch from 0 to %d", tostring(i),
+      self.n - 1)
     put(region.words, i)
   end
   return region
@@ -312,7 +332,8 @@ end
 ---@return ijepa.mask_region
 function Grid:ring(top, left, h, w, thick)
   thick = thick or 1
-  need(is_whole(thick, 1, 2 ^ 20), "grid:ring(top, left, h, w, thick): thick is %s, expected 1 or more", tostring(thick))
+  need(is_whole(thick, 1, 2 ^ 20),
+    "grid:ring(top, left, h, w, thick): thick is %s, expected 1 or more", tostring(thick))
   local outer = self:block(top, left, h, w)
   if h <= 2 * thick or w <= 2 * thick then return outer end
   return outer - self:block(top + thick, left + thick, h - 2 * thick, w - 2 * thick)
@@ -324,7 +345,8 @@ end
 ---@return ijepa.mask_region
 function Grid:checkerboard(side, odd)
   side = side or 1
-  need(is_whole(side, 1, 2 ^ 20), "grid:checkerboard(side): side is %s, expected 1 or more", tostring(side))
+  need(is_whole(side, 1, 2 ^ 20), "grid:checkerboard(side): side is %s, expected 1 or more",
+    tostring(side))
   local region, rest = new_region(self), odd and 1 or 0
   for y = 0, self.h - 1 do
     for x = 0, self.w - 1 do
@@ -334,7 +356,7 @@ function Grid:checkerboard(side, odd)
   return region
 end
 
--- ---- maps: a weight per patch -------------------------------------------------------------------------------------
+-- ---- maps: a weight per patch -------------------------------------------------------------------
 
 ---@class ijepa.mask_map  a weight of 0 or more per patch, row-major
 ---@field grid ijepa.mask_grid
@@ -346,24 +368,30 @@ Map.__index = Map
 ---@return ijepa.mask_map
 function Grid:map(values)
   if getmetatable(values) == Map then
-    need(values.grid.n == self.n and values.grid.w == self.w, "grid:map: the map is of another grid")
+    need(values.grid.n == self.n and values.grid.w == self.w,
+      "grid:map: the map is of another grid")
     return values
   end
   local m = setmetatable({ grid = self, v = doubles(self.n) }, Map)
   local of = type(values)
-  need(of == "function" or of == "table" and (#values == self.n or #values == self.h and type(values[1]) == "table"),
-    "grid:map: expected %d numbers, %d lists of %d, or a function of row and column", self.n, self.h, self.w)
+  need(of == "function" or of == "table"
+    and (#values == self.n or #values == self.h and type(values[1]) == "table"),
+    "grid:map: expected %d numbers, %d lists of %d, or a function of row and column", self.n,
+      self.h, self.w)
   local sum = 0
   for i = 0, self.n - 1 do
     local y, x, v = floor(i / self.w), i % self.w
     if of == "function" then v = values(y, x)
-    elseif type(values[1]) == "table" then v = type(values[y + 1]) == "table" and values[y + 1][x + 1]
+    elseif type(values[1]) == "table" then v = type(values[y + 1]) == "table"
+        and values[y + 1][x + 1]
     else v = values[i + 1] end
-    need(type(v) == "number" and v >= 0 and v < math.huge, "grid:map: patch %d is %s, expected a number from 0", i,
+    need(type(v) == "number" and v >= 0 and v < math.huge,
+      "grid:map: patch %d is %s, expected a number from 0", i,
       tostring(v))
     m.v[i], sum = v, sum + v
   end
-  need(sum > 0 and sum < math.huge, "grid:map: all weights are 0 or their sum is infinite: no patch can be drawn")
+  need(sum > 0 and sum < math.huge,
+    "grid:map: all weights are 0 or their sum is infinite: no patch can be drawn")
   return m
 end
 
@@ -431,7 +459,8 @@ function Grid:top(map, n)
   return smallest(self, key, n)
 end
 
---- n patches drawn without replacement, with probabilities that grow with their weights; those of weight 0 come last.
+--- n patches drawn without replacement, with probabilities that grow with their weights; those of
+--- weight 0 come last.
 ---@param rng ijepa.mask_rng
 ---@param map ijepa.mask_map
 ---@param n integer
@@ -439,7 +468,8 @@ end
 function Grid:weighted(rng, map, n)
   want_rng(rng, "grid:weighted(rng, map, n)")
   local v, key = map_and_count(self, "grid:weighted(rng, map, n)", map, n).v, self.keys
-  -- the smallest of exponential random numbers of rate v (Efraimidis and Spirakis, 2006); weight 0: after all others
+  -- the smallest of exponential random numbers of rate v (Efraimidis and Spirakis, 2006); weight 0:
+  -- after all others
   for i = 0, self.n - 1 do
     local e = -math.log(1 - C.ij_rng_uniform(rng.r))
     key[i] = v[i] > 0 and min(e / v[i], 1e300) or 1e301 * (1 + e)
@@ -464,7 +494,8 @@ local function sums_of(map)
   return s
 end
 
---- A block of h x w patches (at most the grid's), drawn with a probability proportional to the sum of its weights.
+--- A block of h x w patches (at most the grid's), drawn with a probability proportional to the sum
+--- of its weights.
 ---@param rng ijepa.mask_rng
 ---@param map ijepa.mask_map
 ---@param h integer
@@ -478,7 +509,8 @@ function Grid:weighted_block(rng, map, h, w)
   local rows, cols, total = self.h - h + 1, self.w - w + 1, 0
   for y = 0, rows - 1 do
     for x = 0, cols - 1 do
-      total = total + max(s[(y + h) * W + x + w] - s[y * W + x + w] - s[(y + h) * W + x] + s[y * W + x], 0)
+      total = total + max(s[(y + h) * W + x + w] - s[y * W + x + w] - s[(
+        y + h) * W + x] + s[y * W + x], 0)
       upto[y * cols + x] = total
     end
   end
@@ -497,13 +529,16 @@ end
 local function new_grid(h, w)
   if type(h) == "table" and w == nil then h, w = h[1], h[2] end
   need(is_whole(h, 1, 4096) and is_whole(w, 1, 4096),
-    "mask.grid(rows, columns): (%s, %s), expected two whole numbers from 1 to 4096", tostring(h), tostring(w))
+    "mask.grid(rows, columns): (%s, %s), expected two whole numbers from 1 to 4096", tostring(h),
+      tostring(w))
   local n = h * w
-  return setmetatable({ h = h, w = w, n = n, [1] = h, [2] = w, words = math.ceil(n / 32), keys = doubles(n),
+  return setmetatable({ h = h, w = w, n = n, [1] = h, [2] = w, words = math.ceil(n / 32),
+    keys = doubles(n),
     scratch = doubles(n) }, Grid)
 end
 
--- Writes the patches of a bit set to row, ascending; row has space for one more. Returns their number.
+-- Writes the patches of a bit set to row, ascending; row has space for one more. Returns their
+-- number.
 local function list_bits(words, first, n, row)
   local found = 0
   for i = 0, n - 1 do
@@ -518,5 +553,6 @@ local function remove(words, first, chosen, n)
   for i = 0, n - 1 do chosen[i] = band(words[first + i], bnot(chosen[i])) end
 end
 
-return { new = new_grid, remove = remove, is_region = is_region, new_rng = new_rng, start = start, choose = choose, list_bits = list_bits,
+return { new = new_grid, remove = remove, is_region = is_region, new_rng = new_rng, start = start,
+  choose = choose, list_bits = list_bits,
   count_ones = count_ones, is_map = function(v) return getmetatable(v) == Map end }

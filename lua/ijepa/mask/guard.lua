@@ -1,19 +1,23 @@
---- Runs the user's functions of a mask policy so that Ctrl-C stops a loop without end, with the user's line in errors.
+--- Runs the user's functions of a mask policy so that Ctrl-C stops a loop without end, with the
+--- user's line in errors.
 --
--- A hook that counts instructions asks for Ctrl-C, but compiled code calls no hooks. So the user's functions must run
--- interpreted; ours stay compiled, since each of their loops ends. `interpret` excludes from compilation what a policy can
--- reach when it is made and has drawn its first group: nested functions, upvalues, tables and their metatables at any
--- depth, globals and loaded modules that it names, coroutines of these. Not covered: a function that comes into reach
--- later, such as one made by loadstring in a call, or put into a table by a hook. If such a function is compiled, Ctrl-C
--- waits until it returns; so it does for one call of a C function, such as string.rep. (LuaJIT would report each function
--- that it begins to compile, but its handler must not use the stack at that moment: the versions of distributions crash.)
+-- A hook that counts instructions asks for Ctrl-C, but compiled code calls no hooks. So the user's
+-- functions must run interpreted; ours stay compiled, since each of their loops ends. `interpret`
+-- excludes from compilation what a policy can reach when it is made and has drawn its first group:
+-- nested functions, upvalues, tables and their metatables at any depth, globals and loaded modules
+-- that it names, coroutines of these. Not covered: a function that comes into reach later, such as
+-- one made by loadstring in a call, or put into a table by a hook. If such a function is compiled,
+-- Ctrl-C waits until it returns; so it does for one call of a C function, such as string.rep.
+-- (LuaJIT would report each function that it begins to compile, but its handler must not use the
+-- stack at that moment: the versions of distributions crash.)
 local F = require "ijepa.base.ffi"
 local util = require "jit.util"
 local C = F.C
 
 local guard = {}
 
-local PATIENCE = 1      -- seconds that a policy may still take after Ctrl-C: a healthy one finishes the step
+-- seconds that a policy may still take after Ctrl-C: a healthy one finishes the step
+local PATIENCE = 1
 local REACH = 100000    -- objects that a policy may reach; further ones are not looked at
 
 -- Excludes from compilation what can be reached from `todo` (a list of any values; lost).
@@ -25,7 +29,8 @@ local function interpret(todo)
     seen[v], count = true, count + 1
     todo[#todo + 1] = v
   end
-  local function names(of, env)   -- names of globals and modules are among the constants of functions
+  local function names(of, env)
+    -- names of globals and modules are among the constants of functions
     for i = -1, -1e5, -1 do
       local name = util.funck(of, i)
       if name == nil then return end
@@ -58,14 +63,16 @@ local function interpret(todo)
   end
 end
 
---- Prepares functions that `run` will call, and what they reach now; values that are not functions are fine.
+--- Prepares functions that `run` will call, and what they reach now; values that are not functions
+--- are fine.
 ---@param ... any
 function guard.watch(...) interpret { ... } end
 
 --- Where a function was written: FILE:LINE.
 function guard.place_of(f)
   local at = debug.getinfo(f, "S")
-  return ("%s:%d"):format(at.source:gsub("^[@=]", "", 1), at.what == "main" and at.lastlinedefined or at.linedefined)
+  return ("%s:%d"):format(at.source:gsub("^[@=]", "", 1), at.what == "main" and at.lastlinedefined
+    or at.linedefined)
 end
 
 -- Ctrl-C as an error: exit as ijepa.exit has it; place, FILE:LINE where it came.
@@ -82,7 +89,8 @@ local function poll()
   end
 end
 
--- What xpcall keeps of an error in the user's code: { place, message }, or what shall pass as it is.
+-- What xpcall keeps of an error in the user's code: { place, message }, or what shall pass as it
+-- is.
 local function explain(e)
   if type(e) == "table" and (e.exit or e.place) then return e end
   if C.ij_interrupted() ~= 0 then   -- by the prompt's own means
@@ -91,7 +99,8 @@ local function explain(e)
   local message = type(e) == "string" and e
   if not message then
     local meta = getmetatable(e)
-    message = meta and meta.__tostring and tostring(e) or ("error object is a %s value"):format(type(e))
+    message = meta and meta.__tostring and tostring(e)
+      or ("error object is a %s value"):format(type(e))
   end
   for level = 2, 200 do
     local at = debug.getinfo(level, "Sl")
@@ -112,13 +121,17 @@ end
 
 -- With no stack left `explain` cannot run either, and there is only Lua's own message.
 local function explained(ok, a, b, c)
-  if not ok and type(a) ~= "table" then a = { message = tostring(a) .. " (a stack overflow: a function that calls itself without end?)" } end
+  if not ok and type(a) ~= "table" then a =
+      { message = tostring(a)
+      .. " (a stack overflow: a function that calls itself without end?)" } end
   return ok, a, b, c
 end
 
---- f(...) with Ctrl-C watched: true and what it returns (three values), or false and what `raise` takes.
+--- f(...) with Ctrl-C watched: true and what it returns (three values), or false and what `raise`
+--- takes.
 function guard.run(f, ...)
-  local outer, hooked = began, debug.gethook()   -- a hook: a debugger's, or the prompt's after Ctrl-C
+  -- a hook: a debugger's, or the prompt's after Ctrl-C
+  local outer, hooked = began, debug.gethook()
   began = C.ij_time()
   if not hooked then debug.sethook(poll, "", 1000) end
   local ok, a, b, c = xpcall(f, explain, ...)

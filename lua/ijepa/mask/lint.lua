@@ -1,5 +1,7 @@
---- Finds what is wrong or unusual about a mask policy before a training run pays for it: mask.lint(policy or settings).
--- Each check below is a function(add, about) that adds its findings; `about`: the policy, its settings and statistics.
+--- Finds what is wrong or unusual about a mask policy before a training run pays for it:
+--- mask.lint(policy or settings).
+-- Each check below is a function(add, about) that adds its findings; `about`: the policy, its
+-- settings and statistics.
 local F = require "ijepa.base.ffi"
 local grids = require "ijepa.mask.grid"
 local text = require "ijepa.base.text"
@@ -7,14 +9,17 @@ local floor, min, max = math.floor, math.min, math.max
 
 local ASPECTS = 4096          -- aspects that the enumeration of sizes tries
 local GROUPS = { 1, 8, 32, 128 }
-local PUBLISHED = { context = { n = 1, scale = { .85, 1 } }, target = { n = 4, scale = { .15, .2 }, aspect = { .75, 1.5 } },
+local PUBLISHED = { context = { n = 1, scale = { .85, 1 } },
+  target = { n = 4, scale = { .15, .2 }, aspect = { .75, 1.5 } },
   min_keep = 10, overlap = false, group = 128 }
 
-local function percent(part) return (part < .0995 and part > 0 and "%.1f %%" or "%.0f %%"):format(100 * part) end
+local function percent(part)
+  return (part < .0995 and part > 0 and "%.1f %%" or "%.0f %%"):format(100 * part)
+end
 local function pair(v) return ("%g to %g"):format(v[1], v[2]) end
 local function two(v) return type(v) == "number" and { v, v } or v end
 
--- ---- sizes, enumerated --------------------------------------------------------------------------------------------
+-- ---- sizes, enumerated --------------------------------------------------------------------------
 
 local function quirk(s, name)
   local q = s.quirks
@@ -30,14 +35,18 @@ end
 -- Settings as mask.new takes them, with the published values filled in.
 local function completed(s)
   local c, t, block = s.context or {}, s.target or {}, s.policy == "block"
-  return { policy = s.policy or "multiblock", grid = s.grid, min_keep = s.min_keep or 10, overlap = s.overlap or false,
+  return { policy = s.policy or "multiblock", grid = s.grid, min_keep = s.min_keep or 10,
+    overlap = s.overlap or false,
     group = s.group or 128, quirks = s.quirks,
     context = { n = c.n or 1, scale = two(c.scale or { .85, 1 }) },
-    target = { n = t.n or block and 1 or 4, scale = two(t.scale or block and { .6, .6 } or { .15, .2 }), aspect = two(t.aspect or { .75, 1.5 }) } }
+    target = { n = t.n or block and 1 or 4,
+      scale = two(t.scale or block and { .6, .6 } or { .15, .2 }),
+      aspect = two(t.aspect or { .75, 1.5 }) } }
 end
 
--- A list of { name = "7x6", h, w, fraction } of the target blocks that settings can draw: every area with ASPECTS aspects, or the one curve
--- of shared_draw. Exact but for the width of a step between two aspects.
+-- A list of { name = "7x6", h, w, fraction } of the target blocks that settings can draw: every
+-- area with ASPECTS aspects, or the one curve of shared_draw. Exact but for the width of a step
+-- between two aspects.
 local function target_sizes(s)
   local grid, found, list = grids.new(s.grid[1], s.grid[2]), {}, {}
   local lo, hi = s.target.scale[1], s.target.scale[2]
@@ -66,21 +75,25 @@ local function target_sizes(s)
     local steps = hi > lo and min(256, max(16, 4 * floor(grid.n * (hi - lo)) + 4)) or 1
     for j = 0, steps - 1 do
       for i = 0, ASPECTS - 1, 4 do
-        count(grid.n * (lo + (j + .5) / steps * (hi - lo)), a * (z / a) ^ ((i + .5) / ASPECTS), 4 / ASPECTS / steps)
+        count(grid.n * (lo + (j + .5) / steps * (hi - lo)), a * (z / a) ^ ((i + .5) / ASPECTS),
+          4 / ASPECTS / steps)
       end
     end
   end
-  table.sort(list, function(x, y) return x.fraction > y.fraction or x.fraction == y.fraction and x.name < y.name end)
+  table.sort(list, function(x, y) return x.fraction > y.fraction or x.fraction == y.fraction
+    and x.name < y.name end)
   return list
 end
 
 local function sizes_text(list)
   local parts = {}
-  for i = 1, min(#list, 6) do parts[i] = ("%s %s"):format(list[i].name, percent(list[i].fraction)) end
+  for i = 1, min(#list, 6) do
+    parts[i] = ("%s %s"):format(list[i].name, percent(list[i].fraction))
+  end
   return table.concat(parts, ", ") .. (#list > 6 and (" and %d more"):format(#list - 6) or "")
 end
 
--- ---- figures, sampled ---------------------------------------------------------------------------------------------
+-- ---- figures, sampled ---------------------------------------------------------------------------
 
 -- A policy with the same rules and seed but another group.
 local function regrouped(p, group)
@@ -95,8 +108,9 @@ local function regrouped(p, group)
   return setmetatable(o, getmetatable(p))
 end
 
--- Mean context patches of an image, by images per group; which patches were in a target in the groups of one image, and
--- their number: these draws are independent, whatever the policy draws once per group.
+-- Mean context patches of an image, by images per group; which patches were in a target in the
+-- groups of one image, and their number: these draws are independent, whatever the policy draws
+-- once per group.
 local function context_by_group(p, step)
   local out, covered, draws = {}, {}, 0
   for _, group in ipairs(GROUPS) do
@@ -114,7 +128,8 @@ local function context_by_group(p, step)
   return out, covered, draws
 end
 
--- Over some groups, the fractions of an image's target patches that are in another target too, and in the context.
+-- Over some groups, the fractions of an image's target patches that are in another target too, and
+-- in the context.
 local function overlaps(p, groups, step)
   local n, sum, again, seen = p.grid[1] * p.grid[2], 0, 0, 0
   local times = F.new("int32_t[?]", n)
@@ -146,21 +161,24 @@ local function by_row(frequency, h, w, columns)
   for y = 1, columns and w or h do
     out[y] = 0
     for x = 1, columns and h or w do
-      out[y] = out[y] + (columns and frequency[(x - 1) * w + y] or frequency[(y - 1) * w + x]) / (columns and h or w)
+      out[y] = out[y] + (columns and frequency[(x - 1) * w + y] or frequency[(y - 1) * w + x]) / (
+        columns and h or w)
     end
   end
   return out
 end
 
--- ---- the checks ---------------------------------------------------------------------------------------------------
+-- ---- the checks ---------------------------------------------------------------------------------
 
 local checks = {}
 
 function checks.sizes(add, about)
   local s = about.settings
   if not s or s.policy == "random" then return end
-  add("note", "target blocks: " .. sizes_text(about.sizes), ("enumerated: areas %s of %d patches, %d aspects%s"):format(
-    pair(s.target.scale), s.grid[1] * s.grid[2], ASPECTS, quirk(s, "shared_draw") and ", one random number for both (shared_draw)" or ""))
+  add("note", "target blocks: " .. sizes_text(about.sizes),
+    ("enumerated: areas %s of %d patches, %d aspects%s"):format(
+    pair(s.target.scale), s.grid[1] * s.grid[2], ASPECTS,
+      quirk(s, "shared_draw") and ", one random number for both (shared_draw)" or ""))
 end
 
 function checks.hang(add, about)
@@ -175,19 +193,24 @@ function checks.hang(add, about)
       names[#names + 1] = ("%s = %d"):format(size.name, area)
     end
   end
-  local advice = ("lower mask.min_keep below %d, or raise mask.target.scale"):format(least.h * least.w)
+  local advice = ("lower mask.min_keep below %d, or raise mask.target.scale"):format(
+    least.h * least.w)
   if bad > 0 then
     add("error", ("%s of the groups draw a block that is never valid"):format(percent(bad)),
-      ("%s patches, but a mask must have more than min_keep = %d: %s"):format(table.concat(names, ", "), s.min_keep,
-        quirk(s, "no_hang_guard") and "the published sampler would try forever; here the run stops when such a block is drawn"
+      ("%s patches, but a mask must have more than min_keep = %d: %s"):format(
+        table.concat(names, ", "), s.min_keep,
+        quirk(s, "no_hang_guard")
+          and "the published sampler would try forever; here the run stops when such a block is drawn"
         or "mask.new refuses it"), advice)
   elseif least.h * least.w <= s.min_keep + 2 then
-    add("warn", "close to a setting that is refused", ("the smallest target block, %s = %d patches, is just above min_keep = %d"):format(
+    add("warn", "close to a setting that is refused",
+      ("the smallest target block, %s = %d patches, is just above min_keep = %d"):format(
       least.name, least.h * least.w, s.min_keep), advice)
   end
   local left = s.grid[1] * s.grid[2] * s.context.scale[1] - s.target.n * least.h * least.w
   if s.policy == "multiblock" and not s.overlap and left <= s.min_keep then
-    add("warn", "targets can cover the context", ("the smallest context, %g of %d patches, less %s of %d patches "
+    add("warn", "targets can cover the context",
+      ("the smallest context, %g of %d patches, less %s of %d patches "
       .. "that do not overlap, leaves %d, and min_keep is %d: after 20 tries a target stays in the context"):format(s.context.scale[1],
       s.grid[1] * s.grid[2], text.count(s.target.n, "target"), least.h * least.w, left, s.min_keep),
       "fewer or smaller targets (mask.target.n, mask.target.scale)")
@@ -200,7 +223,8 @@ function checks.fallbacks(add, about)
   local part = st.fallbacks / st.images
   add(part > .01 and "warn" or "note", ("%s of the images needed a fallback"):format(percent(part)),
     "no context with more than min_keep patches was found, so patches of a target stay in it: the predictor sees them, and each "
-    .. "such image costs 20 or more tries", "smaller or fewer targets, a larger mask.context.scale or a lower mask.min_keep")
+    .. "such image costs 20 or more tries",
+      "smaller or fewer targets, a larger mask.context.scale or a lower mask.min_keep")
 end
 
 function checks.context(add, about)
@@ -210,27 +234,37 @@ function checks.context(add, about)
       "nearly empty: the encoder learns little from them, and one such image cuts the contexts of its group to the same length",
       "raise mask.min_keep, make targets smaller or lower mask.group")
   elseif st.k_mean < .1 * n then
-    add("warn", ("the context is %s of the grid on average (%d to %d patches)"):format(percent(st.k_mean / n), st.k_min, st.k_max),
-      "the published settings leave 27 % with groups of 128", "smaller targets or a smaller mask.group")
+    add("warn", ("the context is %s of the grid on average (%d to %d patches)"):format(
+      percent(st.k_mean / n), st.k_min, st.k_max),
+      "the published settings leave 27 % with groups of 128",
+        "smaller targets or a smaller mask.group")
   end
   local g, parts = about.by_group, {}
   for i, group in ipairs(GROUPS) do parts[i] = ("%.0f (%d)"):format(g[group], group) end
   local drop = 1 - g[128] / g[1]
-  add(drop > .5 and "warn" or "note", ("mean context patches (images per group): %s"):format(table.concat(parts, ", ")),
+  add(drop > .5 and "warn" or "note",
+    ("mean context patches (images per group): %s"):format(table.concat(parts, ", ")),
     ("sampled; a group is cut to its shortest context: %s fewer patches with 128 images than with 1. This policy has %d"):format(
-      percent(drop), about.policy.group), drop > .5 and "a smaller mask.group, or sizes that vary less" or nil)
+      percent(drop), about.policy.group),
+        drop > .5 and "a smaller mask.group, or sizes that vary less" or nil)
 end
 
 function checks.coverage(add, about)
   local st, h, w = about.stats, about.policy.grid[1], about.policy.grid[2]
-  local never, rows, columns = 0, by_row(st.coverage.target, h, w), by_row(st.coverage.target, h, w, true)
-  for i = 1, h * w do never = never + (st.coverage.target[i] == 0 and not about.covered[i] and 1 or 0) end
+  local never, rows, columns = 0, by_row(st.coverage.target, h, w),
+    by_row(st.coverage.target, h, w, true)
+  for i = 1, h * w do
+    never = never + (st.coverage.target[i] == 0 and not about.covered[i] and 1 or 0)
+  end
   if never > 0 then
-    local edge, quirky = rows[h] == 0 and columns[w] == 0, about.settings and quirk(about.settings, "exclusive_position")
-    add("warn", ("%d of %d patches %s never in a target%s"):format(never, h * w, never == 1 and "is" or "are",
+    local edge, quirky = rows[h] == 0 and columns[w] == 0,
+      about.settings and quirk(about.settings, "exclusive_position")
+    add("warn", ("%d of %d patches %s never in a target%s"):format(never, h * w,
+      never == 1 and "is" or "are",
       edge and ": the last row and column" or ""),
       quirky and "exclusive_position: no block ever touches the last row or column"
-      or ("in %d independent draws"):format(about.draws + st.groups), quirky and "turn off the quirk exclusive_position"
+      or ("in %d independent draws"):format(about.draws + st.groups),
+        quirky and "turn off the quirk exclusive_position"
       or "draw positions over the complete grid")
   end
   local kept = by_row(st.coverage.context, h, w)
@@ -239,21 +273,26 @@ function checks.coverage(add, about)
   if h >= 4 and max(top, bottom) > 1.5 * min(top, bottom) then
     local cut = about.settings and quirk(about.settings, "raster_cut")
     add("warn", ("contexts contain the %s more often than the %s: %s of its patches against %s"):format(
-      top > bottom and "top" or "bottom", top > bottom and "bottom" or "top", percent(max(top, bottom)), percent(min(top, bottom))),
+      top > bottom and "top" or "bottom", top > bottom and "bottom" or "top",
+        percent(max(top, bottom)), percent(min(top, bottom))),
       cut and "raster_cut: contexts are cut to the shortest of the group from the bottom, row by row"
-      or "sampled, over a quarter of the rows at each end", cut and "turn off the quirk raster_cut" or nil)
+      or "sampled, over a quarter of the rows at each end", cut and "turn off the quirk raster_cut"
+        or nil)
   end
 end
 
 function checks.overlap(add, about)
   if about.policy.targets > 1 then
-    add(about.again > .5 and "warn" or "note", ("%s of the target patches are in another target of the same image"):format(
+    add(about.again > .5 and "warn" or "note",
+      ("%s of the target patches are in another target of the same image"):format(
       percent(about.again)), "sampled; the predictor predicts them twice")
   end
   if about.seen > .005 then
     add("warn", ("%s of the target patches are in the context"):format(percent(about.seen)),
-      about.settings and about.settings.overlap and "overlap = true: the predictor may copy them" or "the predictor may copy them",
-      about.settings and "mask.overlap=false" or "take the targets out of the context: context - target")
+      about.settings and about.settings.overlap and "overlap = true: the predictor may copy them"
+        or "the predictor may copy them",
+      about.settings and "mask.overlap=false"
+        or "take the targets out of the context: context - target")
   end
 end
 
@@ -264,7 +303,8 @@ function checks.repeats(add, about)
   local function draw(first)
     p.drawn = nil
     local m = p:sample_raw(p.group, first)
-    return F.string(m.context, 4 * m.contexts * m.count * m.k) .. F.string(m.target, 4 * m.targets * m.count * m.t)
+    return F.string(m.context, 4 * m.contexts * m.count * m.k)
+      .. F.string(m.target, 4 * m.targets * m.count * m.t)
   end
   local before = draw(0)
   draw(p.group)
@@ -284,37 +324,46 @@ function checks.published(add, about)
     return
   end
   local function differs(what, ours, theirs, why)
-    if ours ~= theirs then add("note", ("%s is %s, published %s"):format(what, ours, theirs), why) end
+    if ours ~= theirs then
+      add("note", ("%s is %s, published %s"):format(what, ours, theirs), why)
+    end
   end
-  differs("mask.target.n", tostring(s.target.n), "4", "the paper, one to four targets: 9.0, 22.0, 48.5, 54.2")
+  differs("mask.target.n", tostring(s.target.n), "4",
+    "the paper, one to four targets: 9.0, 22.0, 48.5, 54.2")
   differs("mask.target.scale", pair(s.target.scale), pair(PUBLISHED.target.scale),
     "the paper: .15 to .2 54.2, .2 to .3 33.6, .075 to .2 19.2")
   differs("mask.target.aspect", pair(s.target.aspect), pair(PUBLISHED.target.aspect))
   differs("mask.context.n", tostring(s.context.n), "1")
-  differs("mask.context.scale", pair(s.context.scale), pair(PUBLISHED.context.scale), "the paper: from .85 54.2, from .4 31.2")
+  differs("mask.context.scale", pair(s.context.scale), pair(PUBLISHED.context.scale),
+    "the paper: from .85 54.2, from .4 31.2")
   differs("mask.min_keep", tostring(s.min_keep), "10")
   differs("mask.overlap", tostring(s.overlap), "false")
-  differs("mask.group", tostring(s.group), "128", "the published code masks each device's batch, 128, as one group")
+  differs("mask.group", tostring(s.group), "128",
+    "the published code masks each device's batch, 128, as one group")
   local off = {}
   for _, name in ipairs(text.keys(require "ijepa.mask".quirks)) do
     if not quirk(s, name) then off[#off + 1] = name end
   end
   if #off > 0 then
-    add("note", ("the published sampler's quirks are %s"):format(#off == 6 and "off" or "partly off: " .. table.concat(off, ", ")),
+    add("note", ("the published sampler's quirks are %s"):format(#off == 6 and "off"
+      or "partly off: " .. table.concat(off, ", ")),
       "it draws scale and aspect from one random number, never reaches the last row and column, and cuts contexts from the bottom",
       #off == 6 and "quirks=reference to repeat a published run" or nil)
   end
 end
 
-local ORDER = { "repeats", "hang", "fallbacks", "context", "coverage", "overlap", "sizes", "published" }
+local ORDER = { "repeats", "hang", "fallbacks", "context", "coverage", "overlap", "sizes",
+  "published" }
 
--- ---- the report ---------------------------------------------------------------------------------------------------
+-- ---- the report ---------------------------------------------------------------------------------
 
----@class ijepa.mask_findings  a list of { level = "error"|"warn"|"note", what, why, advice }, gravest first
+---@class ijepa.mask_findings a list of { level = "error"|"warn"|"note", what, why, advice },
+--- gravest first
 ---@field errors integer
 ---@field warnings integer
 ---@field stats table? as mask.stats gives it
----@field rows { context: number[], target: number[] }? per row, the mean fraction of masks that contain a patch of it
+---@field rows { context: number[], target: number[] }? per row, the mean fraction of masks that
+--- contain a patch of it
 ---@field by_group table<integer, number>? mean context patches of an image, by images per group
 local Findings = {}
 Findings.__index = Findings
@@ -326,11 +375,13 @@ function Findings:__tostring()
     if f.why then out[#out + 1] = "       " .. f.why end
     if f.advice then out[#out + 1] = "       -> " .. f.advice end
   end
-  out[#out + 1] = ("%s, %s"):format(text.count(self.errors, "error"), text.count(self.warnings, "warning"))
+  out[#out + 1] = ("%s, %s"):format(text.count(self.errors, "error"),
+    text.count(self.warnings, "warning"))
   return table.concat(out, "\n")
 end
 
--- The settings of a mask.new call from a policy's, a recipe's or settings themselves; nil: a policy in Lua.
+-- The settings of a mask.new call from a policy's, a recipe's or settings themselves; nil: a policy
+-- in Lua.
 local function settings_of(what)
   if what.sample_raw then return what.settings end
   if type(what.mask) ~= "table" then return what end
@@ -341,19 +392,24 @@ end
 
 local LEVEL = { error = 1, warn = 2, note = 3 }
 
----@param what ijepa.mask_policy|table  a policy, settings as mask.new takes them, or a recipe's whole configuration
----@param o { groups: integer?, step: integer?, images: ijepa.tensor?, target: ijepa.encoder? }? images and target: for
+---@param what ijepa.mask_policy|table a policy, settings as mask.new takes them, or a recipe's
+--- whole configuration
+---@param o { groups: integer?, step: integer?, images: ijepa.tensor?, target: ijepa.encoder? }?
+--- images and target: for
 --- policies that read them
 ---@return ijepa.mask_findings
 local function lint(what, o)
-  if type(what) ~= "table" then F.raise(("mask.lint: expected a policy or settings, not a %s"):format(type(what))) end
+  if type(what) ~= "table" then
+    F.raise(("mask.lint: expected a policy or settings, not a %s"):format(type(what)))
+  end
   local mask = require "ijepa.mask"
   local given = settings_of(what)
   local groups, step = o and o.groups or 20, o and o.step
   local findings, made = setmetatable({ errors = 0, warnings = 0 }, Findings), 0
   local function add(level, what_is, why, advice)
     made = made + 1
-    findings[#findings + 1] = { level = level, what = what_is, why = why, advice = advice, number = made }
+    findings[#findings + 1] = { level = level, what = what_is, why = why, advice = advice,
+      number = made }
     if level == "error" then findings.errors = findings.errors + 1 end
     if level == "warn" then findings.warnings = findings.warnings + 1 end
   end
@@ -366,11 +422,13 @@ local function lint(what, o)
       add("error", "no policy can be made of these settings", (policy:gsub("^%S+:%d+: ", "", 1)))
     end
   end
-  local builtin = given and type(given.policy or "") == "string" and not mask.is_file(given.policy or "")
+  local builtin = given and type(given.policy or "") == "string"
+    and not mask.is_file(given.policy or "")
   if builtin and type(given.grid) == "table" then
     local ok, settings = pcall(completed, given)
     if ok then
-      local fine, sizes = pcall(target_sizes, settings)   -- settings that mask.new refuses may be anything
+      -- settings that mask.new refuses may be anything
+      local fine, sizes = pcall(target_sizes, settings)
       if fine then about.settings, about.sizes = settings, sizes end
     end
   end
@@ -381,7 +439,8 @@ local function lint(what, o)
       if type(seeing) == "table" or F.C.ij_interrupted() ~= 0 then error(seeing, 0) end
       add("error", "the policy fails on these images", seeing)
     elseif not seeing then
-      add("warn", "its masks were not checked", message, "images = a tensor u8 (B, H, W, 3), as ijepa.plot.batch "
+      add("warn", "its masks were not checked", message,
+        "images = a tensor u8 (B, H, W, 3), as ijepa.plot.batch "
         .. "reads it, and target = the target encoder where the policy reads it")
     end
     p = ok and seeing or nil
@@ -401,7 +460,9 @@ local function lint(what, o)
     end
   end
   for _, name in ipairs(ORDER) do
-    if about.by_group and about.again or about.sizes and (name == "hang" or name == "sizes") then checks[name](add, about) end
+    if about.by_group and about.again or about.sizes and (name == "hang" or name == "sizes") then
+      checks[name](add, about)
+    end
   end
   if what.mask and what.data and p and p.group ~= (what.data.batch or 0) then
     add("note", ("mask.group is %d, data.batch is %d"):format(p.group, what.data.batch or 0),

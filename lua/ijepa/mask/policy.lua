@@ -1,4 +1,5 @@
---- Mask policies written in Lua: a function from random numbers and the grid to a context and its targets.
+--- Mask policies written in Lua: a function from random numbers and the grid to a context and its
+--- targets.
 --
 --   local function halves(rng, grid)
 --     local left = grid:block(0, 0, grid.h, grid.w / 2)
@@ -18,11 +19,13 @@ local floor, min = math.floor, math.min
 local function need(ok, ...)
   if not ok then F.raise(string.format(...)) end
 end
-local function is_whole(v, least, most) return type(v) == "number" and v % 1 == 0 and v >= least and v <= most end
+local function is_whole(v, least, most)
+  return type(v) == "number" and v % 1 == 0 and v >= least and v <= most
+end
 local ints = F.typeof "int32_t[?]"
 local guarded, raise, place_of = guard.run, guard.raise, guard.place_of
 
--- ---- the policy ---------------------------------------------------------------------------------------------------
+-- ---- the policy ---------------------------------------------------------------------------------
 
 -- What holds the memory of an ij_masks lives as long as it.
 local owner = setmetatable({}, { __mode = "k" })
@@ -31,7 +34,9 @@ local Custom = {}
 Custom.__index = Custom
 
 -- An error in what the function returned: its place is the function's own.
-local function wrong(self, ...) error({ place = place_of(self.f), message = string.format(...) }, 0) end
+local function wrong(self, ...)
+  error({ place = place_of(self.f), message = string.format(...) }, 0)
+end
 
 local function as_region(self, v, what)
   if grids.is_region(v) then
@@ -40,17 +45,22 @@ local function as_region(self, v, what)
     end
     return v
   end
-  if type(v) ~= "table" then wrong(self, "the %s is %s, expected a region of the grid", what, type(v)) end
+  if type(v) ~= "table" then
+    wrong(self, "the %s is %s, expected a region of the grid", what, type(v))
+  end
   for _, i in ipairs(v) do
     if not is_whole(i, 0, self.cells.n - 1) then
-      wrong(self, "the %s holds %s, which is not a patch from 0 to %d", what, tostring(i), self.cells.n - 1)
+      wrong(self, "the %s holds %s, which is not a patch from 0 to %d", what, tostring(i),
+        self.cells.n - 1)
     end
   end
   return self.cells:patches(v)
 end
 
 -- One region, a list of patch numbers or a list of either -> a list of regions.
-local function as_list(v) return (grids.is_region(v) or type(v) == "table" and type(v[1]) == "number") and { v } or v end
+local function as_list(v)
+  return (grids.is_region(v) or type(v) == "table" and type(v[1]) == "number") and { v } or v
+end
 
 -- Copies the sets of image i to g, from its set `offset` on; returns the size of the smallest.
 local function keep_sets(self, g, i, offset, list, what)
@@ -78,12 +88,15 @@ local function draw_image(self, g, i, at)
   end
   self.contexts, self.targets = self.contexts or #context, self.targets or #targets
   if #context ~= self.contexts or #targets ~= self.targets then
-    wrong(self, "%s and %s, but %s and %s before: all images need the same number", text.count(#context, "context"),
-      text.count(#targets, "target"), text.count(self.contexts, "context"), text.count(self.targets, "target"))
+    wrong(self, "%s and %s, but %s and %s before: all images need the same number",
+      text.count(#context, "context"),
+      text.count(#targets, "target"), text.count(self.contexts, "context"),
+        text.count(self.targets, "target"))
   end
   if not g.bits then
     g.masks = self.targets + self.contexts
-    need(self.group * g.masks * self.cells.words < 2 ^ 28, "mask.policy: %d x %d masks of %d patches take over a GiB: lower 'group'",
+    need(self.group * g.masks * self.cells.words < 2 ^ 28,
+      "mask.policy: %d x %d masks of %d patches take over a GiB: lower 'group'",
       self.group, g.masks, self.cells.n)
     g.bits, g.length = ints(self.group * g.masks * self.cells.words), ints(self.group * g.masks)
   end
@@ -155,7 +168,9 @@ function Custom:for_images(x, target, first)
   need(tensor.is(x) and x:dim() == 4, "mask: 'images' is %s, expected a tensor (B, H, W, 3)",
     tensor.is(x) and "a tensor (" .. table.concat(x:size(), ", ") .. ")" or type(x))
   local absent = { __index = function(_, key)
-    if key == "target" then error("this policy reads the target encoder: give a model, or target=...", 0) end
+    if key == "target" then
+      error("this policy reads the target encoder: give a model, or target=...", 0)
+    end
   end }
   local maps, count = {}, x:size(1)
   for from = 1, count, self.group do   -- in batches of a group, as in training
@@ -170,14 +185,16 @@ function Custom:for_images(x, target, first)
   return setmetatable(seen, Custom)
 end
 
---- Masks of a group before they are cut to one length. offset: difference of the step from that of the image's number.
+--- Masks of a group before they are cut to one length. offset: difference of the step from that of
+--- the image's number.
 ---@param number integer
 ---@param offset integer
 ---@param batch table|false|nil
 ---@return table
 function Custom:draw_group(number, offset, batch)
   local drawn = self.drawn
-  if drawn and drawn.number == number and drawn.offset == offset and (drawn.batch == batch or type(self.saliency) ~= "function") then
+  if drawn and drawn.number == number and drawn.offset == offset
+      and (drawn.batch == batch or type(self.saliency) ~= "function") then
     return drawn
   end
   local g = { number = number, offset = offset, batch = batch, k = self.cells.n, t = self.cells.n,
@@ -194,7 +211,9 @@ function Custom:draw_group(number, offset, batch)
       draw_image(self, g, i, at)
     end
   end)
-  if not ok then raise(e, self.f, at.step and (", image %.0f, step %.0f"):format(at.image, at.step) or "") end
+  if not ok then
+    raise(e, self.f, at.step and (", image %.0f, step %.0f"):format(at.image, at.step) or "")
+  end
   self.drawn = g
   return g
 end
@@ -216,19 +235,22 @@ local function cut(self, bits, at, n, keep, out, to)
   F.copy(out + to, row, keep * 4)
 end
 
---- As Policy:sample_raw. step: updates done before (default: from the number of the image); batch: what the policy's
---- saliency function gets, a table with `images` and `target`; false: only lengths count, all patches weigh the same.
+--- As Policy:sample_raw. step: updates done before (default: from the number of the image); batch:
+--- what the policy's saliency function gets, a table with `images` and `target`; false: only
+--- lengths count, all patches weigh the same.
 ---@param count integer
 ---@param first integer?
 ---@param step integer?
 ---@param batch table|false|nil
 ---@return table
 function Custom:sample_raw(count, first, step, batch)
-  need(is_whole(count, 1, 2 ^ 20), "mask: 'count' is %s, expected a whole number from 1; ask for fewer", tostring(count))
+  need(is_whole(count, 1, 2 ^ 20),
+    "mask: 'count' is %s, expected a whole number from 1; ask for fewer", tostring(count))
   if first == nil then first = self.next end
   first = tonumber(first)
   need(first and is_whole(first, 0, 2 ^ 52), "mask: 'first' is not a whole number from 0")
-  need(step == nil or is_whole(step, 0, 2 ^ 52), "mask: 'step' is %s, expected a whole number from 0", tostring(step))
+  need(step == nil or is_whole(step, 0, 2 ^ 52),
+    "mask: 'step' is %s, expected a whole number from 0", tostring(step))
   if batch and not batch.first then
     local whole = { first = first, count = count }
     for key, value in pairs(batch) do whole[key] = value end
@@ -241,7 +263,8 @@ function Custom:sample_raw(count, first, step, batch)
     groups[number], k, t = g, min(k, g.k), min(t, g.t)
   end
   local C_, M, words = self.contexts, self.targets, self.cells.words
-  need(count * (C_ * k + M * t) < 2 ^ 31, "mask: masks of %d images take too much memory: ask for fewer", count)
+  need(count * (C_ * k + M * t) < 2 ^ 31,
+    "mask: masks of %d images take too much memory: ask for fewer", count)
   local context, target = ints(C_ * count * k), ints(M * count * t)
   local m = F.new "ij_masks"
   m.count, m.contexts, m.targets, m.k, m.t = count, C_, M, k, t
@@ -276,41 +299,52 @@ local function check_names(where, t, names)
 end
 
 local function new_policy(base, f, o)
-  need(type(f) == "function", "mask.policy: the first argument is %s, expected a function(rng, grid, at, options)", type(f))
-  need(type(o) == "table", "mask.policy: expected a grid, or settings such as { grid = { 16, 16 } }")
+  need(type(f) == "function",
+    "mask.policy: the first argument is %s, expected a function(rng, grid, at, options)", type(f))
+  need(type(o) == "table",
+    "mask.policy: expected a grid, or settings such as { grid = { 16, 16 } }")
   if o[1] then o = { grid = o } end
   check_names("mask.policy", o, NAMES)
   need(type(o.grid) == "table", "mask.policy: 'grid' is missing, such as {16, 16}")
   local group, seed = o.group or 128, o.seed or 0
   local batch = o.batch or group
-  need(is_whole(group, 1, 65536), "mask.policy: 'group' is %s, expected 1 to 65536", tostring(group))
-  need(is_whole(batch, 1, 2 ^ 31), "mask.policy: 'batch' is %s, expected a whole number from 1: images of a step", tostring(batch))
-  need(type(seed) == "cdata" or is_whole(seed, 0, 2 ^ 53), "mask.policy: 'seed' is %s, expected a whole number from 0", tostring(seed))
-  need(o.options == nil or type(o.options) == "table", "mask.policy: 'options' is %s, expected a table", tostring(o.options))
+  need(is_whole(group, 1, 65536), "mask.policy: 'group' is %s, expected 1 to 65536",
+    tostring(group))
+  need(is_whole(batch, 1, 2 ^ 31),
+    "mask.policy: 'batch' is %s, expected a whole number from 1: images of a step", tostring(batch))
+  need(type(seed) == "cdata" or is_whole(seed, 0, 2 ^ 53),
+    "mask.policy: 'seed' is %s, expected a whole number from 0", tostring(seed))
+  need(o.options == nil or type(o.options) == "table",
+    "mask.policy: 'options' is %s, expected a table", tostring(o.options))
   need(o.saliency == nil or type(o.saliency) == "table" or type(o.saliency) == "function",
-    "mask.policy: 'saliency' is %s, expected numbers per patch or a function(batch, grid, options)", tostring(o.saliency))
+    "mask.policy: 'saliency' is %s, expected numbers per patch or a function(batch, grid, options)",
+      tostring(o.saliency))
   if getmetatable(Custom) == nil then setmetatable(Custom, { __index = base }) end
   Custom.__tostring = base.__tostring
   local grid = grids.new(o.grid[1], o.grid[2])
-  local p = setmetatable({ name = "in Lua", f = f, cells = grid, grid = { grid.h, grid.w }, group = group, seed = seed,
-    batch = batch, options = o.options or {}, saliency = o.saliency, next = 0, rng = grids.new_rng(), cutter = grids.new_rng(),
+  local p = setmetatable({ name = "in Lua", f = f, cells = grid, grid = { grid.h, grid.w },
+    group = group, seed = seed,
+    batch = batch, options = o.options or {}, saliency = o.saliency, next = 0,
+      rng = grids.new_rng(), cutter = grids.new_rng(),
     row = ints(grid.n), chosen = ints(grid.words) }, Custom)
   p.rng.group = grids.new_rng()
   if type(o.saliency) == "table" then p.map = grid:map(o.saliency) end
   guard.watch(f, o.saliency)
-  p:draw_group(0, 0, false)   -- how many contexts and targets there are, and whether it works at all
+  -- how many contexts and targets there are, and whether it works at all
+  p:draw_group(0, 0, false)
   guard.watch(f, o.saliency)    -- with the modules that it has loaded by now
   p.drawn = nil
   return p
 end
 
--- ---- policies in files --------------------------------------------------------------------------------------------
+-- ---- policies in files --------------------------------------------------------------------------
 
 -- "share=.5,over=100,scale={.1,.2}" -> a table
 local function options_of(v)
   if v == nil then return {} end
   if type(v) == "table" then return v end
-  need(type(v) == "string", "mask.options is %s, expected a table or text such as share=0.5,over=1000", tostring(v))
+  need(type(v) == "string",
+    "mask.options is %s, expected a table or text such as share=0.5,over=1000", tostring(v))
   local function value(word)
     if word == "true" or word == "false" then return word == "true" end
     return tonumber(word) or word
@@ -335,11 +369,14 @@ end
 -- The table { policy, options, saliency } that a file returns.
 local function load_file(path)
   local file, why = io.open(path, "rb")
-  need(file and file:read(0), "mask.policy: cannot read file '%s': %s", path, file and "it is empty or a folder"
+  need(file and file:read(0), "mask.policy: cannot read file '%s': %s", path,
+    file and "it is empty or a folder"
     or tostring(why):gsub("^.*: ", ""))
   file:close()
   local chunk, message = loadfile(path)
-  if not chunk then error((message:gsub("^.-:(%d+): ", function(line) return path .. ":" .. line .. ": mask policy: " end, 1)), 0) end
+  if not chunk then error(
+      (message:gsub("^.-:(%d+): ", function(line) return path .. ":" .. line
+      .. ": mask policy: " end, 1)), 0) end
   guard.watch(chunk)
   local ok, v = guarded(chunk)
   if not ok then raise(v, chunk, "") end
@@ -351,11 +388,13 @@ local function load_file(path)
   local names = { "policy", "options", "saliency" }
   for key in pairs(v) do
     if key ~= "policy" and key ~= "options" and key ~= "saliency" then
-      raise({ message = ("unknown field '%s'%s"):format(tostring(key), text.hint(tostring(key), names)) }, chunk, "")
+      raise({ message = ("unknown field '%s'%s"):format(tostring(key),
+        text.hint(tostring(key), names)) }, chunk, "")
     end
   end
   if v.options ~= nil and type(v.options) ~= "table" then
-    raise({ message = ("'options' is %s, expected a table of defaults"):format(type(v.options)) }, chunk, "")
+    raise({ message = ("'options' is %s, expected a table of defaults"):format(type(v.options)) },
+      chunk, "")
   end
   return v
 end
@@ -366,13 +405,16 @@ local function from_file(base, path, o)
   local options, known = {}, made.options or {}
   for key, default in pairs(known) do options[key] = default end
   for key, value in pairs(options_of(o.options)) do
-    need(known[key] ~= nil, "mask.options: '%s' has no option '%s'%s", path, tostring(key), text.hint(tostring(key), text.keys(known)))
-    need(type(value) == type(known[key]), "mask.options: '%s' of '%s' is %s, expected a %s such as %s", tostring(key), path,
+    need(known[key] ~= nil, "mask.options: '%s' has no option '%s'%s", path, tostring(key),
+      text.hint(tostring(key), text.keys(known)))
+    need(type(value) == type(known[key]),
+      "mask.options: '%s' of '%s' is %s, expected a %s such as %s", tostring(key), path,
       tostring(value), type(known[key]), tostring(known[key]))
     options[key] = value
   end
   options.mask = o.mask
-  local p = new_policy(base, made.policy, { grid = o.grid, group = o.group, seed = o.seed, batch = o.batch, options = options,
+  local p = new_policy(base, made.policy,
+    { grid = o.grid, group = o.group, seed = o.seed, batch = o.batch, options = options,
     saliency = o.saliency or made.saliency })
   p.name = path
   return p

@@ -73,7 +73,8 @@ Predictor.__index = Predictor
 
 -- "ViT 4 x 64, 2 heads, patch 8, grid 8 x 8, 216,512 parameters"
 function Encoder:__tostring()
-  return ("ViT %d x %d, %s, patch %d, grid %d x %d, %s parameters"):format(self.depth, self.width, text.count(self.heads, "head"), self.patch,
+  return ("ViT %d x %d, %s, patch %d, grid %d x %d, %s parameters"):format(self.depth, self.width,
+    text.count(self.heads, "head"), self.patch,
     self.grid[1], self.grid[2], grouped(self:size()))
 end
 function Predictor:__tostring()

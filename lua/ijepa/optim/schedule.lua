@@ -115,7 +115,8 @@ function schedule.cosine(settings)
 end
 
 --- The number of steps of the schedules, and of their warm-up.
----@param settings { epochs: number, warmup: number, ipe: integer, ipe_scale: number? } epochs, warm-up in epochs, steps per epoch
+---@param settings { epochs: number, warmup: number, ipe: integer, ipe_scale: number? } epochs,
+--- warm-up in epochs, steps per epoch
 ---@return integer total, integer warmup
 function schedule.steps(settings)
   local scale = type(settings) == "table" and settings.ipe_scale

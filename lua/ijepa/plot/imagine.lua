@@ -1,7 +1,9 @@
---- What does the predictor predict? `ijepa.imagine(model, image)`: for each target patch the distance between predicted
--- and actual features, and the real patch of other images whose features are nearest to the prediction.
--- Energy is smooth L1 between the prediction and the layer-normed features of the target encoder, as in training; relative
--- energy is energy over that of always predicting the mean feature: 1 is no better than knowing nothing of the image.
+--- What does the predictor predict? `ijepa.imagine(model, image)`: for each target patch the
+--- distance between predicted
+-- and actual features, and the real patch of other images whose features are nearest to the
+-- prediction. Energy is smooth L1 between the prediction and the layer-normed features of the
+-- target encoder, as in training; relative energy is energy over that of always predicting the mean
+-- feature: 1 is no better than knowing nothing of the image.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
@@ -15,22 +17,25 @@ local function need(ok, ...)
   if not ok then F.raise(string.format(...)) end
 end
 
--- ---- the bank ----------------------------------------------------------------------------------------------------
+-- ---- the bank -----------------------------------------------------------------------------------
 
 ---@class ijepa.bank
 ---@field x ijepa.tensor f32 (R, D): layer-normed features of the target encoder, a row a patch
 ---@field mean ijepa.tensor f32 (D)
 ---@field pixels ffi.cdata* u8 (R, P, P, 3)
 ---@field rows integer R
----@field patches integer patches of an image: row r is patch r % patches of image r / patches, both from 0
+---@field patches integer patches of an image: row r is patch r % patches of image r / patches, both
+--- from 0
 local Bank = {}
 Bank.__index = Bank
 
 --- Features of the patches of many images, with their pixels: `imagine` finds the patches most
 --- similar to a prediction in it.
 ---@param model table as ijepa.model or ijepa.pretrain gives it
----@param data any images as for ijepa.plot, or a folder or tar; default: what the model was trained on
----@param o { images: integer?, resize: integer? }? images: at most so many; default: as many as hold 16384 patches
+---@param data any images as for ijepa.plot, or a folder or tar; default: what the model was trained
+--- on
+---@param o { images: integer?, resize: integer? }? images: at most so many; default: as many as
+--- hold 16384 patches
 ---@return ijepa.bank
 function imagine.bank(model, data, o)
   o = o or {}
@@ -38,7 +43,8 @@ function imagine.bank(model, data, o)
     "bank: the first argument is no model: see ijepa.model")
   local encoder = model.target
   local N = encoder.grid[1] * encoder.grid[2]
-  local x = plot.batch(data or model.config.data.root, encoder, { count = o.images or math.max(1, math.floor(16384 / N)),
+  local x = plot.batch(data or model.config.data.root, encoder,
+    { count = o.images or math.max(1, math.floor(16384 / N)),
     resize = o.resize })
   local h = plot.features(encoder, x)
   local D = h:size(3)
@@ -47,7 +53,8 @@ function imagine.bank(model, data, o)
   local flat = h:reshape(rows, D)
   local source = data or model.config.data.root
   local name = type(source) == "string" and source:match "[^/]+/*$" or nil
-  return setmetatable({ name = name, x = flat, mean = flat:mean(1):clone(true), pixels = panel.cut(x, encoder.patch),
+  return setmetatable({ name = name, x = flat, mean = flat:mean(1):clone(true),
+    pixels = panel.cut(x, encoder.patch),
     patch = encoder.patch, rows = rows, patches = N, width = D }, Bank)
 end
 
@@ -86,14 +93,16 @@ function Bank:nearest(features, k)
   return list
 end
 
--- ---- masks -------------------------------------------------------------------------------------------------------
+-- ---- masks --------------------------------------------------------------------------------------
 
 local function is_region(v) return type(v) == "table" and type(v.patches) == "function" end
 
--- Patches (from 0) as i32 (n, 1, K): a tensor, a region of a mask grid, a list of patches, or a list of such.
+-- Patches (from 0) as i32 (n, 1, K): a tensor, a region of a mask grid, a list of patches, or a
+-- list of such.
 local function index_of(v, patches, what)
   if tensor.is(v) then
-    need(v:dim() == 3 and v:size(2) == 1, "imagine: the %s tensor must be i32 (masks, 1, patches)", what)
+    need(v:dim() == 3 and v:size(2) == 1, "imagine: the %s tensor must be i32 (masks, 1, patches)",
+      what)
     return v
   end
   need(type(v) == "table", "imagine: the %s is a %s, expected patches", what, type(v))
@@ -113,10 +122,10 @@ local function index_of(v, patches, what)
   return tensor.new(rows, "i32")
 end
 
--- ---- imagine -----------------------------------------------------------------------------------------------------
+-- ---- imagine ------------------------------------------------------------------------------------
 
---- Predictions and target features of one image's target patches; a patch that several targets (or contexts) predict has
---- the mean of its predictions.
+--- Predictions and target features of one image's target patches; a patch that several targets (or
+--- contexts) predict has the mean of its predictions.
 ---@param model table
 ---@param x ijepa.tensor u8 (1, H, W, 3)
 ---@param context any see imagine
@@ -131,7 +140,8 @@ function imagine.predict(model, x, context, target)
   context, target = index_of(context, N, "context"), index_of(target, N, "target")
   return device.no_grad(function()
     local h = model.target(x):layer_norm()                                            -- (1, N, D)
-    local predicted = model.predictor(model.encoder(x, context), context, target, grid) -- (M * C, T, D)
+    -- (M * C, T, D)
+    local predicted = model.predictor(model.encoder(x, context), context, target, grid)
     local D, index, T, C = h:size(3), target:read(), target:size(3), context:size(1)
     local sum, count, from = F.new("float[?]", N * D), {}, predicted:read()
     for i = 0, predicted:size(1) * T - 1 do
@@ -143,7 +153,8 @@ function imagine.predict(model, x, context, target)
     for at = 0, N - 1 do
       if count[at] then
         local n = #patches
-        for d = 0, D - 1 do sum[n * D + d] = sum[at * D + d] / count[at] end   -- n <= at: nothing is lost
+        -- n <= at: nothing is lost
+        for d = 0, D - 1 do sum[n * D + d] = sum[at * D + d] / count[at] end
         patches[n + 1] = at
       end
     end
@@ -153,23 +164,29 @@ function imagine.predict(model, x, context, target)
 end
 
 local About = { __tostring = function(a)
-  return ("%d patches: energy %.4f, %.2f of that of predicting the mean"):format(#a.patches, a.energy_mean, a.relative_mean)
+  return ("%d patches: energy %.4f, %.2f of that of predicting the mean"):format(#a.patches,
+    a.energy_mean, a.relative_mean)
 end }
 
---- Shows what a model predicts for one image: the image, its context, in the positions of the targets the nearest real
---- patches to the predictions and to the actual features, energy, and energy against predicting the mean. A patch that
---- several targets hold counts with the mean of its predictions. Returns the canvas and the values, or writes a file.
+--- Shows what a model predicts for one image: the image, its context, in the positions of the
+--- targets the nearest real patches to the predictions and to the actual features, energy, and
+--- energy against predicting the mean. A patch that several targets hold counts with the mean of
+--- its predictions. Returns the canvas and the values, or writes a file.
 ---@param model table as ijepa.model or ijepa.pretrain gives it
 ---@param one any one image, see ijepa.plot
----@param context any? patches that are seen: a region of a mask grid, a list of patch indices from 0, or i32 (C, 1, K); default: as
+---@param context any? patches that are seen: a region of a mask grid, a list of patch indices from
+--- 0, or i32 (C, 1, K); default: as
 --- the model's own mask policy draws it
 ---@param target any? the same, or a list of such: patches to predict
----@param o { bank: ijepa.bank?, first: integer?, k: integer?, side: integer?, file: string? }? bank: default: made once a model;
+---@param o { bank: ijepa.bank?, first: integer?, k: integer?, side: integer?, file: string? }?
+--- bank: default: made once a model;
 --- first: number of the drawn mask, from 0; k: neighbours in the result
----@return ijepa.canvas|boolean done, table|string about by patch number (from 0): energy, relative, base, nearest
+---@return ijepa.canvas|boolean done, table|string about by patch number (from 0): energy, relative,
+--- base, nearest
 --- (bank rows); means: energy_mean, relative_mean
 function imagine.imagine(model, one, context, target, o)
-  need(type(model) == "table" and model.predictor and model.target, "imagine: the first argument is no model: see ijepa.model")
+  need(type(model) == "table" and model.predictor and model.target,
+    "imagine: the first argument is no model: see ijepa.model")
   o = o or {}
   local x = plot.batch(one, model.target):narrow(1, 1, 1):contiguous()
   local P = model.target.patch
@@ -186,10 +203,12 @@ function imagine.imagine(model, one, context, target, o)
 
   local patches, z, h = imagine.predict(model, x, context, target)
   local D, predicted, actual, mean = z:size(2), z:read(), h:read(), bank.mean:read()
-  local about = setmetatable({ energy = {}, base = {}, relative = {}, nearest = {}, patches = patches }, About)
+  local about = setmetatable({ energy = {}, base = {}, relative = {}, nearest = {},
+    patches = patches }, About)
   local energies, relatives, total, base, most = {}, {}, 0, 0, 0
   for i, p in ipairs(patches) do
-    local e, b = plot.distance(predicted, i - 1, actual, i - 1, D), plot.distance(mean, 0, actual, i - 1, D)
+    local e, b = plot.distance(predicted, i - 1, actual, i - 1, D),
+      plot.distance(mean, 0, actual, i - 1, D)
     about.energy[p], about.base[p], about.relative[p] = e, b, e / math.max(b, 1e-12)
     energies[p + 1], relatives[p + 1] = e, about.relative[p]
     total, base, most = total + e, base + b, math.max(most, e)
@@ -199,10 +218,13 @@ function imagine.imagine(model, one, context, target, o)
   local cell = panel.cell(grid, o.side)
   local shown = plot.sharp(one, x, grid, cell)
   local size = P * P * 3
-  local function painted(features)   -- the context, and the nearest patches of the bank in the targets' positions
+  local function painted(features)
+    -- the context, and the nearest patches of the bank in the targets' positions
     local c = panel.context(shown, context, grid, cell)
     local near = bank:nearest(features, o.k)
-    for i, p in ipairs(patches) do panel.paste(c, bank.pixels + near[i][1] * size, P, p, grid, cell) end
+    for i, p in ipairs(patches) do
+      panel.paste(c, bank.pixels + near[i][1] * size, P, p, grid, cell)
+    end
     return c, near
   end
   local by_prediction, near = painted(z)
@@ -216,7 +238,8 @@ function imagine.imagine(model, one, context, target, o)
     { painted(h), title = "nearest to targets" },
     { panel.heat(relatives, grid, cell, { low = 0, high = 1 }), title = "relative energy",
       bar = { low = 0, high = 1, format = "%.0f", unit = "of the mean's loss" } },
-  }, o.title == false and { columns = 3 } or { columns = 3, title = o.title or "What the predictor predicts",
+  }, o.title == false and { columns = 3 } or {
+    columns = 3, title = o.title or "What the predictor predicts",
     note = ("Targets are replaced by the patches of %s with the nearest features. Energy: the loss of each "
       .. "prediction, mean %.3f; relative to predicting the mean feature: %.2f."):format(
       bank.name or "other images", about.energy_mean, about.relative_mean) })

@@ -1,7 +1,8 @@
--- Figures of what a model sees: masks, principal components of features, attention, similarity, loss by position, curves.
--- An image is a file's name, a list of names, a canvas, or a tensor u8 (B, H, W, 3) of the encoder's size; names are
--- loaded as the loader does it for evaluation. Features are the encoder's outputs after a layer norm: what is predicted.
--- `encoder` may be a model (ijepa.model): its target encoder.
+-- Figures of what a model sees: masks, principal components of features, attention, similarity,
+-- loss by position, curves. An image is a file's name, a list of names, a canvas, or a tensor u8
+-- (B, H, W, 3) of the encoder's size; names are loaded as the loader does it for evaluation.
+-- Features are the encoder's outputs after a layer norm: what is predicted. `encoder` may be a
+-- model (ijepa.model): its target encoder.
 -- Uses: base, tensor, draw, data, optim, model, run, probe.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
@@ -26,22 +27,26 @@ local function pair(v) if type(v) == "table" then return v[1], v[2] end return v
 -- An encoder, or a model's target encoder.
 local function encoder_of(v, name)
   local e = type(v) == "table" and (v.predictor and v.target or v)
-  need(type(e) == "table" and e.grid and e.patch, "%s: the first argument is a %s, expected an encoder or a model", name, type(v))
+  need(type(e) == "table" and e.grid and e.patch,
+    "%s: the first argument is a %s, expected an encoder or a model", name, type(v))
   return e
 end
 
--- ---- images in -------------------------------------------------------------------------------------------------
+-- ---- images in ----------------------------------------------------------------------------------
 
 local function centred(c, o)
   local h, w = pair(o.crop or 224)
   local out = F.new("uint8_t[?]", h * w * 3)
-  F.check(C.ij_image_centre(c.pixels, c.height, c.width, o.resize or math.floor(h * 8 / 7 + .5), h, w, out))
+  F.check(C.ij_image_centre(c.pixels, c.height, c.width, o.resize or math.floor(h * 8 / 7 + .5), h,
+    w, out))
   return tensor.from_pointer(out, { 1, h, w, 3 }, "u8", true)
 end
 
---- An image as the loader gives it for evaluation: its short side resized, the crop cut from the middle.
+--- An image as the loader gives it for evaluation: its short side resized, the crop cut from the
+--- middle.
 ---@param path string|ijepa.canvas
----@param o { crop: integer|integer[]|nil, resize: integer? }? crop: side or { height, width }, 224; resize: crop * 8 / 7
+---@param o { crop: integer|integer[]|nil, resize: integer? }? crop: side or { height, width }, 224;
+--- resize: crop * 8 / 7
 ---@return ijepa.tensor? pixels u8 (1, H, W, 3), string? message, integer? code
 function plot.load(path, o)
   if canvas.is(path) then return centred(path, o or {}) end
@@ -50,8 +55,8 @@ function plot.load(path, o)
   return centred(c, o or {})
 end
 
---- Images as a tensor for an encoder: see the top of this module; a folder or a tar gives `count` (16),
---- drawn from all of it, the same in each call.
+--- Images as a tensor for an encoder: see the top of this module; a folder or a tar gives `count`
+--- (16), drawn from all of it, the same in each call.
 ---@param images string|string[]|ijepa.canvas|ijepa.tensor
 ---@param encoder ijepa.encoder
 ---@param o { resize: integer?, count: integer? }?
@@ -63,7 +68,8 @@ function plot.batch(images, encoder, o)
   local first = type(images) == "table" and not canvas.is(images) and images[1] or images
   local many = type(first) == "string" and (C.ij_path_kind(first) == 2 or first:find "%.tar$")
   if many then
-    local set, message = data.open { root = images, crop = crop, resize = o.resize, batch = o.count or 16, workers = 0,
+    local set, message = data.open { root = images, crop = crop, resize = o.resize,
+      batch = o.count or 16, workers = 0,
       shuffle = true }
     local x = nil
     if set then x, message = set:read() end
@@ -75,7 +81,8 @@ function plot.batch(images, encoder, o)
   local size = crop[1] * crop[2] * 3
   local all = F.new("uint8_t[?]", #images * size)
   for i, one in ipairs(images) do
-    need(type(one) == "string" or canvas.is(one), "images: number %d is a %s, expected a file's name or a canvas", i, type(one))
+    need(type(one) == "string" or canvas.is(one),
+      "images: number %d is a %s, expected a file's name or a canvas", i, type(one))
     local x, message = plot.load(one, { crop = crop, resize = o.resize })
     if not x then F.raise(message) end
     F.copy(all + (i - 1) * size, x:read(), size)
@@ -84,17 +91,21 @@ function plot.batch(images, encoder, o)
 end
 
 -- The patches' rows and columns in an image of this size.
-local function grid_of(x, encoder) return { x:size(2) / encoder.patch, x:size(3) / encoder.patch } end
+local function grid_of(x, encoder)
+  return { x:size(2) / encoder.patch, x:size(3) / encoder.patch }
+end
 
 -- The number of a block, from 1: n, or from the end where n is negative.
 local function block_of(encoder, n, name)
   local block = n < 0 and encoder.depth + 1 + n or n
-  need(block % 1 == 0 and block >= 1 and block <= encoder.depth, "%s: there is no layer %s of %d", name,
+  need(block % 1 == 0 and block >= 1 and block <= encoder.depth, "%s: there is no layer %s of %d",
+    name,
     tostring(n), encoder.depth)
   return block
 end
 
---- Features of images, some at a time: the outputs of the encoder, or of one of its layers, after a layer norm.
+--- Features of images, some at a time: the outputs of the encoder, or of one of its layers, after a
+--- layer norm.
 ---@param encoder ijepa.encoder
 ---@param x ijepa.tensor u8 (B, H, W, 3)
 ---@param layer integer? 1 the first block, -1 the last: the encoder's output (the default)
@@ -106,7 +117,8 @@ function plot.features(encoder, x, layer)
     local n = math.min(chunk, B - from + 1)
     device.no_grad(function()
       local some = x:narrow(1, from, n):contiguous()
-      local y = block == encoder.depth and encoder(some) or encoder:blocks(some, encoder.depth - block + 1)[1]
+      local y = block == encoder.depth and encoder(some)
+        or encoder:blocks(some, encoder.depth - block + 1)[1]
       y = y:layer_norm()
       out = out or tensor.empty({ B, y:size(2), y:size(3) }, "f32", true)
       out:narrow(1, from, n):copy_(y)
@@ -117,12 +129,15 @@ end
 
 local function position(o, grid, name)
   local row, col = pair(o)
-  need(type(row) == "number" and type(col) == "number" and row % 1 == 0 and col % 1 == 0 and row >= 0 and col >= 0
-    and row < grid[1] and col < grid[2], "%s: patch must be { row, column } from 0 in a grid of %d x %d", name, grid[1], grid[2])
+  need(type(row) == "number" and type(col) == "number" and row % 1 == 0 and col % 1 == 0
+    and row >= 0 and col >= 0
+    and row < grid[1] and col < grid[2],
+      "%s: patch must be { row, column } from 0 in a grid of %d x %d", name, grid[1], grid[2])
   return row * grid[2] + col
 end
 
---- The images as they are shown: from files and canvases, cropped as for the encoder but at the size that is drawn.
+--- The images as they are shown: from files and canvases, cropped as for the encoder but at the
+--- size that is drawn.
 ---@param images any
 ---@param x ijepa.tensor u8 (B, H, W, 3): the images as the encoder takes them
 ---@param grid integer[] rows, columns
@@ -146,14 +161,16 @@ local function mark(c, at, grid, cell)
 end
 
 -- "patch (row, column)"
-local function patch_name(at, grid) return ("patch (%d, %d)"):format(math.floor(at / grid[2]), at % grid[2]) end
+local function patch_name(at, grid)
+  return ("patch (%d, %d)"):format(math.floor(at / grid[2]), at % grid[2])
+end
 
 local function layer_name(encoder, layer)
   local block = block_of(encoder, layer or -1, "plot")
   return block < encoder.depth and (" after layer %d of %d"):format(block, encoder.depth) or ""
 end
 
--- ---- masks and curves --------------------------------------------------------------------------------------------
+-- ---- masks and curves ---------------------------------------------------------------------------
 
 -- A policy as it masks images that `read` gives, if it reads images; raises where there are none.
 local function seeing(policy, read, target, first, name)
@@ -167,9 +184,9 @@ end
 --- What a mask policy draws, over images: as they are, the contexts, the targets.
 ---@param policy ijepa.mask_policy|table a policy, or a model (ijepa.model) with its policy
 ---@param o { images: any, target: ijepa.encoder?, draws: integer?, first: integer?, side: integer?, title: string?, file: string? }?
---- images: see the top of this module, nil: a plain board, or, where the model's policy reads images, some that it was
---- trained on; target: the target encoder, for policies that read it (default: the model's); draws: how many (4);
---- first: number of the first, from 0
+--- images: see the top of this module, nil: a plain board, or, where the model's policy reads
+--- images, some that it was trained on; target: the target encoder, for policies that read it
+--- (default: the model's); draws: how many (4); first: number of the first, from 0
 ---@return ijepa.canvas|boolean? done, string? message
 function plot.masks(policy, o)
   o = o or {}
@@ -182,11 +199,13 @@ function plot.masks(policy, o)
   local images = o.images
   local masks = seeing(policy, function()   -- at the size that the encoder sees
     images = images or model.config and model.config.data.root
-    return images and plot.batch(images, { grid = grid, patch = target and target.patch or cell }, { count = n })
+    return images and plot.batch(images, { grid = grid, patch = target and target.patch or cell },
+      { count = n })
   end, target, first, "plot.masks")
   if images then
     local x = images
-    if not tensor.is(x) then   -- whole patches of the policy's grid, at about the size that is drawn
+    if not tensor.is(x) then
+      -- whole patches of the policy's grid, at about the size that is drawn
       x = plot.batch(x, { grid = grid, patch = cell }, { count = n })
     end
     local B, h, w = x:size(1), x:size(2), x:size(3)
@@ -205,15 +224,18 @@ function plot.curves(run, o)
   o = o or {}
   local out = type(run) == "table" and run.out or run
   need(type(out) == "string", "plot.curves: expected a run's folder, or a model")
-  local log, message = Run.read_log(out, type(run) == "table" and run.config and run.config.tag or nil)
+  local log, message = Run.read_log(out, type(run) == "table" and run.config and run.config.tag
+    or nil)
   if not log then F.raise(message) end
   if message then io.stderr:write("warning: ", message, "\n") end
   local x, y = draw.smooth(log.loss, 200)
-  return draw.curves(o.file, { { name = "loss", x = x, y = y } }, { title = o.title or "Training loss of " .. out,
-    x = "step", y = "smooth L1, mean of neighbouring steps", log = o.log, width = o.width, height = o.height })
+  return draw.curves(o.file, { { name = "loss", x = x, y = y } },
+    { title = o.title or "Training loss of " .. out,
+    x = "step", y = "smooth L1, mean of neighbouring steps", log = o.log, width = o.width,
+      height = o.height })
 end
 
--- ---- principal components ----------------------------------------------------------------------------------------
+-- ---- principal components -----------------------------------------------------------------------
 
 local Basis = { __tostring = function(b)
   return ("principal components: %.0f, %.0f, %.0f %% of the variance"):format(100 * b.fraction[1],
@@ -226,15 +248,16 @@ end }
 ---@field deviation number[] standard deviation along each
 ---@field fraction number[] of the variance
 
--- The sign of a principal component (D values of v from i on) that makes the sum of its cubes positive.
+-- The sign of a principal component (D values of v from i on) that makes the sum of its cubes
+-- positive.
 local function sign_of(v, i, D)
   local cubes = 0
   for j = i, i + D - 1 do cubes = cubes + v[j] ^ 3 end
   return cubes < 0 and -1 or 1
 end
 
---- The three directions in which the features of these patches differ most: fitted once, usable for all images. A
---- direction has the sign that makes the sum of its cubed values positive.
+--- The three directions in which the features of these patches differ most: fitted once, usable for
+--- all images. A direction has the sign that makes the sum of its cubed values positive.
 ---@param encoder ijepa.encoder
 ---@param images any
 ---@param o { layer: integer? }? layer: as for plot.features
@@ -255,7 +278,8 @@ function plot.basis(encoder, images, o)
     deviation[i + 1] = math.sqrt(math.max(values[i + 1], 1e-12))
     fraction[i + 1] = total > 0 and values[i + 1] / total or 0
   end
-  return setmetatable({ mean = mean:clone(true), vectors = tensor.from_pointer(v, { 3, D }, "f32", true),
+  return setmetatable({ mean = mean:clone(true),
+    vectors = tensor.from_pointer(v, { 3, D }, "f32", true),
     deviation = deviation, fraction = fraction }, Basis)
 end
 
@@ -274,8 +298,9 @@ local function component_image(y, b, basis, grid, cell)
   return c
 end
 
---- Features as colours: red, green and blue are the first three principal components, from -2.5 standard deviations
---- (dark) to 2.5 (bright). With the same basis a colour means the same in all images.
+--- Features as colours: red, green and blue are the first three principal components, from -2.5
+--- standard deviations (dark) to 2.5 (bright). With the same basis a colour means the same in all
+--- images.
 ---@param encoder ijepa.encoder
 ---@param images any
 ---@param o { basis: ijepa.basis?, layer: integer?, side: integer?, title: (string|false)?, file: string? }? basis: default: of these
@@ -295,18 +320,21 @@ function plot.pca(encoder, images, o)
     parts[b] = { panel.image(original, b, grid, cell) }
     parts[B + b] = { component_image(y, b, basis, grid, cell) }
   end
-  parts[1].title, parts[B + 1].title = B == 1 and "image" or "images", "components 1, 2, 3 as red, green, blue"
-  local c = panel.rows(parts, heading(o, B, "Principal components of the patch features" .. layer_name(encoder, o.layer),
-    ("The three components hold %.0f, %.0f and %.0f %% of the variance."):format(100 * basis.fraction[1],
+  parts[1].title, parts[B + 1].title = B == 1 and "image" or "images",
+    "components 1, 2, 3 as red, green, blue"
+  local c = panel.rows(parts,
+    heading(o, B, "Principal components of the patch features" .. layer_name(encoder, o.layer),
+    ("The three components hold %.0f, %.0f and %.0f %% of the variance."):format(
+      100 * basis.fraction[1],
       100 * basis.fraction[2], 100 * basis.fraction[3])))
   if o.file then return layout.finish(c, o.file) end
   return c, basis
 end
 
--- ---- attention and similarity ------------------------------------------------------------------------------------
+-- ---- attention and similarity -------------------------------------------------------------------
 
--- Attention by head, (1, A, N, N), as lists of N multiples of even attention: of patch `at`, or the mean of all
--- patches. The last list is the mean of the heads.
+-- Attention by head, (1, A, N, N), as lists of N multiples of even attention: of patch `at`, or the
+-- mean of all patches. The last list is the mean of the heads.
 local function attention_lists(p, A, N, at)
   local lists, mean = {}, {}
   for j = 1, N do mean[j] = 0 end
@@ -324,8 +352,9 @@ local function attention_lists(p, A, N, at)
   return lists
 end
 
---- Which patches a block attends to, for each head and for their mean: the attention of one patch to all or, without
---- `patch`, the mean over all patches. The values are multiples of even attention.
+--- Which patches a block attends to, for each head and for their mean: the attention of one patch
+--- to all or, without `patch`, the mean over all patches. The values are multiples of even
+--- attention.
 ---@param encoder ijepa.encoder
 ---@param one any one image
 ---@param o { layer: integer?, patch: integer[]?, side: integer?, title: (string|false)?, file: string? }? layer: 1 the
@@ -339,24 +368,30 @@ function plot.attention(encoder, one, o)
   local N, A, cell = grid[1] * grid[2], encoder.heads, panel.cell(grid, o.side)
   local block = block_of(encoder, o.layer or o.block or -1, "plot.attention")
   local at = o.patch and position(o.patch, grid, "plot.attention")
-  local p = device.no_grad(function() return encoder:attention(x, block) end):read()   -- (1, A, N, N)
+  -- (1, A, N, N)
+  local p = device.no_grad(function() return encoder:attention(x, block) end):read()
   local lists, high = attention_lists(p, A, N, at), 0
   for _, values in ipairs(lists) do high = math.max(high, unpack(values)) end
   local original = panel.image(plot.sharp(one, x, grid, cell), 1, grid, cell)
   local shown = canvas.new(original.width, original.height):blit(original, 0, 0)
   local parts = { { at and mark(shown, at, grid, cell) or shown, title = "image" } }
   for a, values in ipairs(lists) do
-    local heat = panel.heat(values, grid, cell, { low = 0, high = high, over = original, alpha = .7 })
-    parts[a + 1] = { at and mark(heat, at, grid, cell) or heat, title = a > A and "mean" or "head " .. a }
+    local heat = panel.heat(values, grid, cell,
+      { low = 0, high = high, over = original, alpha = .7 })
+    parts[a + 1] = { at and mark(heat, at, grid, cell) or heat, title = a > A and "mean" or "head "
+      .. a }
   end
   local figure = heading(o, math.min(#parts, 5),
-    ("Attention of layer %d of %d"):format(block, encoder.depth) .. (at and ", " .. patch_name(at, grid) or ""),
-    at and "Attention of the framed patch to all patches." or "The mean over the attention of all patches.")
+    ("Attention of layer %d of %d"):format(block, encoder.depth)
+      .. (at and ", " .. patch_name(at, grid) or ""),
+    at and "Attention of the framed patch to all patches."
+      or "The mean over the attention of all patches.")
   figure.bar = { low = 0, high = high, format = "%.1f", unit = "times even attention" }
   return layout.finish(panel.rows(parts, figure), o.file)
 end
 
--- Cosines of patch `at` of image 1 with all patches, a list of N for each image, and the smallest of them.
+-- Cosines of patch `at` of image 1 with all patches, a list of N for each image, and the smallest
+-- of them.
 local function cosines_of(features, at)
   local h, B, N, D = features:read(), features:size(1), features:size(2), features:size(3)
   local function dot(i, j)
@@ -376,12 +411,14 @@ local function cosines_of(features, at)
   return values, low
 end
 
---- How similar one patch of the first image is to all patches of all images: the cosine of their features.
+--- How similar one patch of the first image is to all patches of all images: the cosine of their
+--- features.
 ---@param encoder ijepa.encoder
 ---@param images any
 ---@param o { patch: integer[]?, layer: integer?, side: integer?, title: (string|false)?, file: string? }? patch:
 --- { row, column } from 0; default: the middle; layer: as for plot.features
----@return ijepa.canvas|string? done, number[][]|string|nil values by image and patch, or the message
+---@return ijepa.canvas|string? done, number[][]|string|nil values by image and patch, or the
+--- message
 function plot.similarity(encoder, images, o)
   encoder = encoder_of(encoder, "plot.similarity")
   o = o or {}
@@ -395,7 +432,8 @@ function plot.similarity(encoder, images, o)
   for b = 1, B do
     local over = panel.image(shown, b, grid, cell)
     parts[b] = { panel.image(shown, b, grid, cell) }
-    parts[B + b] = { panel.heat(values[b], grid, cell, { low = low, high = 1, over = over, alpha = .7 }) }
+    parts[B + b] = { panel.heat(values[b], grid, cell,
+      { low = low, high = 1, over = over, alpha = .7 }) }
   end
   parts[1].title = (B == 1 and "image" or "images") .. "; the frame is " .. patch_name(at, grid)
   parts[B + 1].title = "similarity to the framed patch"
@@ -409,7 +447,7 @@ function plot.similarity(encoder, images, o)
   return c, values
 end
 
--- ---- loss --------------------------------------------------------------------------------------------------------
+-- ---- loss ---------------------------------------------------------------------------------------
 
 --- Mean smooth L1 (beta 1) between D values of p from offset i * D and of q from j * D.
 ---@param p ffi.cdata* float *
@@ -427,7 +465,8 @@ function plot.distance(p, i, q, j, D)
   return sum / D
 end
 
---- The loss of each predicted patch: smooth L1, a mean over the features' dimensions and over contexts.
+--- The loss of each predicted patch: smooth L1, a mean over the features' dimensions and over
+--- contexts.
 ---@param z ijepa.tensor predictions f32 (M * C * B, T, D), order [target][context][image]
 ---@param h ijepa.tensor target features f32 (M * B, T, D)
 ---@param B integer images
@@ -454,7 +493,8 @@ end
 ---@param images any default: 64 of those that it was trained on
 ---@param o { rounds: integer?, first: integer?, side: integer?, title: (string|false)?, file: string? }? rounds: masks drawn for each image, 8;
 --- first: number of the first mask, from 0
----@return ijepa.canvas|boolean? done, number[] losses by patch, row-major from 1; nil where it was never a target
+---@return ijepa.canvas|boolean? done, number[] losses by patch, row-major from 1; nil where it was
+--- never a target
 function plot.loss(model, images, o)
   o = o or {}
   need(type(model) == "table" and model.predictor and model.policy and (images or model.config),
@@ -467,7 +507,8 @@ function plot.loss(model, images, o)
   for round = 0, (o.rounds or 8) - 1 do
     device.step(function() device.no_grad(function()
       local context, target = policy:sample(B, first + round * B)
-      local losses = plot.patch_losses(model.predictor(model.encoder(x, context), context, target, grid),
+      local losses = plot.patch_losses(model.predictor(model.encoder(x, context), context, target,
+        grid),
         features:gather(target), B)
       local index = target:read()
       for i = 0, #losses - 1 do
@@ -481,7 +522,8 @@ function plot.loss(model, images, o)
     values[i] = count[i] and sum[i] / count[i]
     never = never or not values[i]
     if values[i] then
-      low, high, total, n = math.min(low, values[i]), math.max(high, values[i]), total + sum[i], n + count[i]
+      low, high, total, n = math.min(low, values[i]), math.max(high, values[i]), total + sum[i],
+        n + count[i]
     end
   end
   local cell = panel.cell(grid, o.side or 256)

@@ -1,7 +1,9 @@
---- Features of images: the outputs of a frozen encoder for a data set, one row per image, cached on disk.
--- The name of a cache file is a hash of the encoder (names, shapes and bytes of its tensors, heads, patch
--- size), the data set (names, sizes and modification times of its files, see data:stamp), crop, resize and
--- kind of feature. Other weights or images give another file; a moved folder or checkpoint the same one.
+--- Features of images: the outputs of a frozen encoder for a data set, one row per image, cached on
+--- disk.
+-- The name of a cache file is a hash of the encoder (names, shapes and bytes of its tensors, heads,
+-- patch size), the data set (names, sizes and modification times of its files, see data:stamp),
+-- crop, resize and kind of feature. Other weights or images give another file; a moved folder or
+-- checkpoint the same one.
 local bit = require "bit"
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
@@ -22,13 +24,15 @@ local features = {}
 -- ---- extractors: functions of pixels u8 (B, H, W, 3), with a name that says what they compute
 local Extractor = { __call = function(self, x) return self.f(x) end }
 
---- Makes a function from pixels u8 (B, H, W, 3) to features (B, ...) cacheable. name: identifies what f
---- computes besides the encoder's weights; give another one whenever f changes.
+--- Makes a function from pixels u8 (B, H, W, 3) to features (B, ...) cacheable. name: identifies
+--- what f computes besides the encoder's weights; give another one whenever f changes.
 ---@param name string
 ---@param encoder ijepa.encoder? whose weights f uses; nil: none
 ---@param f fun(x: ijepa.tensor): ijepa.tensor
 ---@return table
-function features.extractor(name, encoder, f) return setmetatable({ name = name, encoder = encoder, f = f }, Extractor) end
+function features.extractor(name, encoder, f)
+  return setmetatable({ name = name, encoder = encoder, f = f }, Extractor)
+end
 
 local function last_blocks(encoder, x, n)
   local list = {}
@@ -36,8 +40,8 @@ local function last_blocks(encoder, x, n)
   return list
 end
 
---- Average-pooled patches, (B, W). blocks: 0 for the last layer after its norm, n for the last n blocks, each normalised
---- and pooled, side by side.
+--- Average-pooled patches, (B, W). blocks: 0 for the last layer after its norm, n for the last n
+--- blocks, each normalised and pooled, side by side.
 ---@param encoder ijepa.encoder
 ---@param blocks integer?
 ---@return table
@@ -51,9 +55,12 @@ end
 --- The text of `blocks` of features.pooled: "last layer", "last 4 blocks".
 ---@param blocks integer
 ---@return string
-function features.layers(blocks) return blocks == 0 and "last layer" or ("last %d blocks"):format(blocks) end
+function features.layers(blocks)
+  return blocks == 0 and "last layer" or ("last %d blocks"):format(blocks)
+end
 
---- Last layer and last n blocks in one pass: (B, (1 + n) * D), the last layer's first D columns first.
+--- Last layer and last n blocks in one pass: (B, (1 + n) * D), the last layer's first D columns
+--- first.
 ---@param encoder ijepa.encoder
 ---@param blocks integer
 ---@return table
@@ -67,14 +74,16 @@ function features.pooled_both(encoder, blocks)
   end)
 end
 
---- All patches of the last layer, (B, N, D), for attentive probes. Memory: images * N * D * 4 bytes.
+--- All patches of the last layer, (B, N, D), for attentive probes. Memory: images * N * D * 4
+--- bytes.
 ---@param encoder ijepa.encoder
 ---@return table
 function features.tokens(encoder)
   return features.extractor("tokens", encoder, function(x) return encoder(x) end)
 end
 
---- The pixels (B, H * W * 3), 0 to 1: the baseline of a probe. Not cached: a cache would not be faster.
+--- The pixels (B, H * W * 3), 0 to 1: the baseline of a probe. Not cached: a cache would not be
+--- faster.
 ---@param x ijepa.tensor u8 (B, H, W, 3)
 ---@return ijepa.tensor
 function features.pixels(x)
@@ -88,7 +97,8 @@ end
 ---@param count integer
 ---@return ijepa.features
 function features.columns(f, from, count)
-  return { x = f.x:narrow(2, from, count):clone(true), y = f.y, sample = f.sample, classes = f.classes, root = f.root }
+  return { x = f.x:narrow(2, from, count):clone(true), y = f.y, sample = f.sample,
+    classes = f.classes, root = f.root }
 end
 
 --- Features of some rows; index: row numbers from 0.
@@ -104,7 +114,8 @@ function features.rows(f, index)
     return tensor.from_pointer(to, { n }, "i32", true)
   end
   local x = f.x:rows(index):clone(true)   -- checks the index
-  return { x = x, y = pick(f.y), sample = f.sample and pick(f.sample), classes = f.classes, root = f.root }
+  return { x = x, y = pick(f.y), sample = f.sample and pick(f.sample), classes = f.classes,
+    root = f.root }
 end
 
 -- ---- the cache
@@ -132,14 +143,17 @@ local function encoder_stamp(encoder)
     local name = p.name .. " " .. table.concat(p.tensor:shape(), "x")
     h = chain(C.ij_hash(h, name, #name), p.tensor)
   end
-  return ("%s heads %d patch %d %s"):format(text_of(h), encoder.heads, encoder.patch, encoder.options.dtype or "f32")
+  return ("%s heads %d patch %d %s"):format(text_of(h), encoder.heads, encoder.patch,
+    encoder.options.dtype or "f32")
 end
 
 local function load(path, key, classes)
   local file, message = tensors.open(path)
   if not file then return nil, message end
   local x, y, sample = file:info "x", file:info "y", file:info "sample"
-  local function numbers(t) return t and t.dtype == "i32" and #t.shape == 1 and t.shape[1] == x.shape[1] end
+  local function numbers(t)
+    return t and t.dtype == "i32" and #t.shape == 1 and t.shape[1] == x.shape[1]
+  end
   if not x or x.dtype ~= "f32" or #x.shape < 2 or not numbers(y) or not numbers(sample) then
     message = "it holds other tensors than features"
   elseif file:meta "key" ~= key then
@@ -147,7 +161,8 @@ local function load(path, key, classes)
   else
     local found = { x = tensor.from_pointer((file:data "x"), x.shape, "f32", true),
       y = tensor.from_pointer((file:data "y"), y.shape, "i32", true),
-      sample = tensor.from_pointer((file:data "sample"), sample.shape, "i32", true), classes = classes }
+      sample = tensor.from_pointer((file:data "sample"), sample.shape, "i32", true),
+        classes = classes }
     if file:meta "check" == check_of(found) then
       file:close()
       return found
@@ -161,11 +176,13 @@ end
 local function store(path, key, f, tell)
   local ok, message = F.try(C.ij_mkdirs((path:gsub("/[^/]*$", ""))))
   if ok then
-    ok, message = tensors.save(path, { { name = "x", tensor = f.x.h }, { name = "y", tensor = f.y.h },
+    ok, message = tensors.save(path,
+      { { name = "x", tensor = f.x.h }, { name = "y", tensor = f.y.h },
       { name = "sample", tensor = f.sample.h } }, { key = key, check = check_of(f) })
   end
   if not ok then tell("features are not cached: %s", message)
-  else tell("features of '%s': %s, cached in %s, %.1f MiB", f.root, table.concat(f.x:shape(), " x "), path, f.x:bytes() / 2 ^ 20) end
+  else tell("features of '%s': %s, cached in %s, %.1f MiB", f.root,
+    table.concat(f.x:shape(), " x "), path, f.x:bytes() / 2 ^ 20) end
 end
 
 -- ---- extraction
@@ -199,7 +216,8 @@ local function check(f)
   local n, labels = #f.classes, f.y:read()
   for i = 0, f.y:numel() - 1 do
     if labels[i] < 0 or labels[i] >= n then
-      return nil, ("'%s': an image lies in no class folder: move it into one, or out"):format(f.root)
+      return nil, ("'%s': an image lies in no class folder: move it into one, or out"):format(
+        f.root)
     end
   end
   local _, finite = tensor.norm { f.x }
@@ -209,33 +227,43 @@ local function check(f)
   return f
 end
 
---- The features of all images of a folder or tar with class folders, in order; from the cache if it has them.
----@param f ijepa.extractor|fun(x: ijepa.tensor): ijepa.tensor a plain function's features are not cached
----@param o table root, subset, crop, resize, batch (128), workers, max_bad, orient, damaged, range as data.open; limit: at most so many
+--- The features of all images of a folder or tar with class folders, in order; from the cache if it
+--- has them.
+---@param f ijepa.extractor|fun(x: ijepa.tensor): ijepa.tensor a plain function's features are not
+--- cached
+---@param o table root, subset, crop, resize, batch (128), workers, max_bad, orient, damaged, range
+--- as data.open; limit: at most so many
 --- images, drawn by seed; cache: false (off) or a folder (features.folder);
 --- say: function(text) instead of stderr
 ---@return ijepa.features? features, string? message
 function features.of(f, o)
-  local images, message = data.open { root = o.root, subset = o.subset, crop = o.crop, resize = o.resize, batch = o.batch or 128,
-    workers = o.workers, shuffle = o.limit ~= nil, seed = o.seed, max_bad = o.max_bad, orient = o.orient, damaged = o.damaged,
+  local images, message = data.open { root = o.root, subset = o.subset, crop = o.crop,
+    resize = o.resize, batch = o.batch or 128,
+    workers = o.workers, shuffle = o.limit ~= nil, seed = o.seed, max_bad = o.max_bad,
+      orient = o.orient, damaged = o.damaged,
     range = o.range }
   if not images then return nil, message end
   local classes = images:classes()
   if #classes < 2 then
     images:close()
-    return nil, ("'%s' has no classes: a probe needs folders of classes, two or more"):format(o.root)
+    return nil, ("'%s' has no classes: a probe needs folders of classes, two or more"):format(
+      o.root)
   end
   local tell = o.say and function(...) o.say(string.format(...)) end or say
   local n, path, key, found = math.min(images:count(), o.limit or math.huge), nil, nil, nil
   if o.cache ~= false and getmetatable(f) == Extractor then
-    key = table.concat({ "2", f.name, f.encoder and encoder_stamp(f.encoder) or "none", images:stamp(), images.height, images.width,
-      o.resize or 0, n, o.limit and "drawn by " .. (o.seed or 0) or 0, o.orient or "torchvision", o.damaged or "decode",
+    key = table.concat({ "2", f.name, f.encoder and encoder_stamp(f.encoder) or "none",
+      images:stamp(), images.height, images.width,
+      o.resize or 0, n, o.limit and "drawn by " .. (o.seed or 0) or 0, o.orient or "torchvision",
+        o.damaged or "decode",
       table.concat(o.range or {}, ",") }, "; ")
-    path = ("%s/%s.safetensors"):format(features.folder(o.cache or nil), text_of(C.ij_hash(0, key, #key)))
+    path = ("%s/%s.safetensors"):format(features.folder(o.cache or nil),
+      text_of(C.ij_hash(0, key, #key)))
     if C.ij_path_kind(path) == 1 then
       found, message = load(path, key, classes)
       if found then tell("features of '%s': from the cache, %s", o.root, path)
-      else tell("features of '%s': cache file '%s' is not used: %s; computed again", o.root, path, message) end
+      else tell("features of '%s': cache file '%s' is not used: %s; computed again", o.root, path,
+        message) end
     end
   end
   if not found then
@@ -259,14 +287,17 @@ local function mismatch(train, test)
   local known, other = {}, nil
   for _, name in ipairs(train.classes) do known[name] = true end
   for _, name in ipairs(test.classes) do other = other or not known[name] and name end
-  if other then return ("'%s' has the class '%s', which '%s' has not"):format(test.root, other, train.root) end
+  if other then
+    return ("'%s' has the class '%s', which '%s' has not"):format(test.root, other, train.root)
+  end
   if #train.classes ~= #test.classes then
-    return ("'%s' and '%s' hold other classes: %d and %d"):format(train.root, test.root, #train.classes, #test.classes)
+    return ("'%s' and '%s' hold other classes: %d and %d"):format(train.root, test.root,
+      #train.classes, #test.classes)
   end
 end
 
---- Whether two sets can be used for a probe; nil and a message where their classes differ or a class has no
---- training image.
+--- Whether two sets can be used for a probe; nil and a message where their classes differ or a
+--- class has no training image.
 ---@param train ijepa.features
 ---@param test ijepa.features
 ---@return boolean? ok, string? message
@@ -275,7 +306,9 @@ function features.fit(train, test)
   if message then return nil, message end
   local count = features.counts(train)
   for i, name in ipairs(train.classes) do
-    if count[i] == 0 then return nil, ("class '%s' has no training image in '%s'"):format(name, train.root) end
+    if count[i] == 0 then
+      return nil, ("class '%s' has no training image in '%s'"):format(name, train.root)
+    end
   end
   return true
 end
@@ -290,14 +323,15 @@ function features.counts(f)
   return count
 end
 
---- Features of two folders (or tars) with the same classes. o: train, test, crop, resize, workers, feature_batch, limit
---- (of train), seed, cache, say.
+--- Features of two folders (or tars) with the same classes. o: train, test, crop, resize, workers,
+--- feature_batch, limit (of train), seed, cache, say.
 ---@param f table from features.extractor
 ---@param o table
 ---@return ijepa.features? train, ijepa.features|string test_or_message
 function features.pair(f, o)
   local function read(root, limit)
-    return features.of(f, { root = root, crop = o.crop, resize = o.resize, batch = o.feature_batch, workers = o.workers, limit = limit,
+    return features.of(f, { root = root, crop = o.crop, resize = o.resize, batch = o.feature_batch,
+      workers = o.workers, limit = limit,
       seed = o.seed, cache = o.cache, say = o.say })
   end
   local train, message = read(o.train, o.limit)
@@ -311,8 +345,8 @@ function features.pair(f, o)
   return train, test
 end
 
---- The number of rows that are held out to choose settings: a tenth, or none where a class has fewer than ten
---- rows on average.
+--- The number of rows that are held out to choose settings: a tenth, or none where a class has
+--- fewer than ten rows on average.
 ---@param f ijepa.features
 ---@return integer
 function features.held(f)
@@ -332,7 +366,8 @@ function features.shuffled(n, seed)
   return order
 end
 
---- Rows drawn from each class by seed: `number` of each, or the fraction `share` of each (at least one).
+--- Rows drawn from each class by seed: `number` of each, or the fraction `share` of each (at least
+--- one).
 ---@param f ijepa.features
 ---@param o { number: integer?, share: number?, seed: integer? }
 ---@return integer[]? rows numbers from 0, ascending by class, string? message
@@ -344,7 +379,10 @@ function features.few(f, o)
   local list = {}
   for i, rows in ipairs(of) do
     local want = o.number or math.max(1, math.floor(o.share * #rows + .5))
-    if #rows < want then return nil, ("class '%s' has %d images in '%s', not %d"):format(f.classes[i], #rows, f.root or "train", want) end
+    if #rows < want then
+      return nil, ("class '%s' has %d images in '%s', not %d"):format(f.classes[i], #rows,
+        f.root or "train", want)
+    end
     for k = 1, want do list[#list + 1] = rows[k] end
   end
   return list

@@ -1,5 +1,5 @@
---- Fine-tuning: encoder and a linear head on its average-pooled patches, trained together on labelled images, with
---- layer decay, drop path, label smoothing, mixup and cutmix.
+--- Fine-tuning: encoder and a linear head on its average-pooled patches, trained together on
+--- labelled images, with layer decay, drop path, label smoothing, mixup and cutmix.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
@@ -12,8 +12,9 @@ local C = F.C
 
 local finetune = {}
 
---- The factor of the learning rate of each parameter: decay ^ (number of layers above it). The patch embedding
---- is layer 0, block i (from 0) layer i + 1; norm and head are the last layer, with factor 1.
+--- The factor of the learning rate of each parameter: decay ^ (number of layers above it). The
+--- patch embedding is layer 0, block i (from 0) layer i + 1; norm and head are the last layer, with
+--- factor 1.
 ---@param encoder ijepa.encoder
 ---@param decay number 1: none
 ---@return table<string, number>
@@ -30,7 +31,9 @@ end
 local function optimizer(encoder, head, o)
   local opt, scales = optim.adamw {}, finetune.layer_scales(encoder, o.layer_decay)
   for _, p in ipairs(encoder:params()) do
-    if p.trained then opt:add_part(p.tensor, 1, p.tensor:numel(), scales[p.name], p.decayed and 1 or 0) end
+    if p.trained then
+      opt:add_part(p.tensor, 1, p.tensor:numel(), scales[p.name], p.decayed and 1 or 0)
+    end
   end
   opt:add_part(head.w, 1, head.w:numel(), 1, 1)
   opt:add_part(head.b, 1, head.b:numel(), 1, 0)
@@ -48,7 +51,8 @@ local function test_of(encoder, head, images, classes, per_class)
       return s:result()
     end
     device.step(function() device.no_grad(function()
-      s:add(logits_of(encoder, head, tensor.from_pointer(b.pixels, { b.count, images.height, images.width, 3 }, "u8")), b.labels)
+      s:add(logits_of(encoder, head,
+        tensor.from_pointer(b.pixels, { b.count, images.height, images.width, 3 }, "u8")), b.labels)
     end) end)
   end
 end
@@ -56,7 +60,8 @@ end
 -- A temporary file of these names, for the option subset of data.open.
 local function subset_of(names)
   local path = os.tmpname()
-  local ok, message = F.try(C.ij_file_replace(path, table.concat(names, "\n") .. "\n", #table.concat(names, "\n") + 1))
+  local ok, message = F.try(C.ij_file_replace(path, table.concat(names, "\n") .. "\n",
+    #table.concat(names, "\n") + 1))
   if not ok then return nil, message end
   return path
 end
@@ -69,50 +74,67 @@ local function open_both(encoder, o)
   end
   local crop = o.crop or encoder.grid[1] * encoder.patch
   local train
-  train, message = data.open { root = o.train, subset = subset, train = true, crop = crop, batch = o.batch, scale = o.scale, flip = o.flip,
-    jitter = o.jitter, workers = o.workers, seed = o.seed, drop_last = true, orient = o.orient, damaged = o.damaged, range = o.range }
+  train, message = data.open { root = o.train, subset = subset, train = true, crop = crop,
+    batch = o.batch, scale = o.scale, flip = o.flip,
+    jitter = o.jitter, workers = o.workers, seed = o.seed, drop_last = true, orient = o.orient,
+      damaged = o.damaged, range = o.range }
   if subset then os.remove(subset) end
   if not train then return nil, message end
   local test
-  test, message = data.open { root = o.test, crop = crop, resize = o.resize, batch = o.batch, workers = o.workers,
+  test, message = data.open { root = o.test, crop = crop, resize = o.resize, batch = o.batch,
+    workers = o.workers,
     orient = o.orient, damaged = o.damaged, range = o.range }
   if not test then return nil, message end
   local classes, others = train:classes(), test:classes()
-  if #others < 2 then return nil, ("'%s' has no classes: fine-tuning needs folders of classes, two or more"):format(o.test) end
+  if #others < 2 then
+    return nil, ("'%s' has no classes: fine-tuning needs folders of classes, two or more"):format(
+      o.test)
+  end
   if table.concat(classes, "\n") ~= table.concat(others, "\n") then
-    return nil, ("'%s' and '%s' hold other classes: %d and %d"):format(o.train, o.test, #classes, #others)
+    return nil, ("'%s' and '%s' hold other classes: %d and %d"):format(o.train, o.test, #classes,
+      #others)
   end
   return train, test, classes
 end
 
 --- Trains an encoder (in place) and a head on o.train and scores both on o.test.
 ---@param encoder ijepa.encoder
----@param given table train, test: folders or tars of class folders; names: only these training images; crop, resize;
---- epochs (50), warmup (5), batch (64), lr (1e-3), wd (.05), layer_decay (.75), drop_path (.1), smoothing (.1), mixup (0),
---- cutmix (0), scale ({.35, 1}: area of the random crops as a fraction of the image), flip (.5), jitter (0), workers, seed, per_class,
---- say: function(text) called after each epoch
----@return table? result of score, with losses (mean of each epoch), head { w (n, D), b (n) }, string? message
+---@param given table train, test: folders or tars of class folders; names: only these training
+--- images; crop, resize;
+--- epochs (50), warmup (5), batch (64), lr (1e-3), wd (.05), layer_decay (.75), drop_path (.1),
+--- smoothing (.1), mixup (0), cutmix (0), scale ({.35, 1}: area of the random crops as a fraction
+--- of the image), flip (.5), jitter (0), workers, seed, per_class, say: function(text) called after
+--- each epoch
+---@return table? result of score, with losses (mean of each epoch), head { w (n, D), b (n) },
+--- string? message
 function finetune.run(encoder, given)
-  local o = { epochs = 50, warmup = 5, batch = 64, lr = 1e-3, wd = .05, layer_decay = .75, drop_path = .1, smoothing = .1, mixup = 0,
+  local o = { epochs = 50, warmup = 5, batch = 64, lr = 1e-3, wd = .05, layer_decay = .75,
+    drop_path = .1, smoothing = .1, mixup = 0,
     cutmix = 0, scale = { .35, 1 }, flip = .5, jitter = 0, workers = 2, seed = 0 }
   for k, v in pairs(given) do o[k] = v end
   local images, test, classes = open_both(encoder, o)
   if not images then return nil, test end
   local D, n, rng = encoder.width, #classes, F.new "ij_rng"
-  local head = { w = tensor.zeros({ n, D }, "f32", true):requires_grad_(), b = tensor.zeros({ n }, "f32", true):requires_grad_() }
+  local head = { w = tensor.zeros({ n, D }, "f32", true):requires_grad_(),
+    b = tensor.zeros({ n }, "f32", true):requires_grad_() }
   encoder:requires_grad_(true)
   local opt, steps = optimizer(encoder, head, o), images:epoch_steps()
-  local rate = schedule.lr { start = 0, ref = o.lr, final = 0, warmup = math.min(o.warmup, o.epochs) * steps, total = o.epochs * steps }
+  local rate = schedule.lr { start = 0, ref = o.lr, final = 0,
+    warmup = math.min(o.warmup, o.epochs) * steps, total = o.epochs * steps }
 
   local function train_step(step, b)
-    C.ij_rng_init(rng, o.seed, C.IJ_RNG_AUGMENT, 2 ^ 31, step)   -- a stream that no epoch of the loader uses
+    -- a stream that no epoch of the loader uses
+    C.ij_rng_init(rng, o.seed, C.IJ_RNG_AUGMENT, 2 ^ 31, step)
     encoder:drop_path(o.drop_path, o.seed, step)
-    local x = tensor.normalise(tensor.from_pointer(b.pixels, { b.count, images.height, images.width, 3 }, "u8"))
+    local x = tensor.normalise(
+      tensor.from_pointer(b.pixels, { b.count, images.height, images.width, 3 }, "u8"))
     local labels = tensor.from_pointer(b.labels, { b.count }, "i32")
     local mixed, partners, lambda = mix.batch(x, b.labels, o, rng)
     local logits = logits_of(encoder, head, mixed)
     local loss = tensor.cross_entropy(logits, labels, o.smoothing) * lambda
-    if lambda < 1 then loss = loss + tensor.cross_entropy(logits, partners, o.smoothing) * (1 - lambda) end
+    if lambda < 1 then
+      loss = loss + tensor.cross_entropy(logits, partners, o.smoothing) * (1 - lambda)
+    end
     loss:backward()
     opt:step { lr = rate(step), wd = o.wd }
     return loss:item()
@@ -126,7 +148,9 @@ function finetune.run(encoder, given)
       if not b then break end
       step = step + 1
       local loss = device.step(train_step, step, b)
-      if loss ~= loss then message = ("step %d: the loss is not finite: try a lower lr than %g"):format(step, o.lr) end
+      if loss ~= loss then
+        message = ("step %d: the loss is not finite: try a lower lr than %g"):format(step, o.lr)
+      end
       if message then break end
       sum = sum + loss
     end

@@ -1,6 +1,7 @@
--- Probes measure the features of a frozen encoder. A sweep trains the heads of all pairs of learning rate
--- and weight decay at the same time, side by side in the same tensors, on cached features; held-out
--- training rows choose the pair. docs/probes.md shows how to write another probe with these functions.
+-- Probes measure the features of a frozen encoder. A sweep trains the heads of all pairs of
+-- learning rate and weight decay at the same time, side by side in the same tensors, on cached
+-- features; held-out training rows choose the pair. docs/probes.md shows how to write another probe
+-- with these functions.
 -- Uses: base, tensor, data, optim, save.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
@@ -14,14 +15,15 @@ local C = F.C
 
 local probe = {}
 
---- The sweep of the published protocol: SGD with momentum, the learning rate divided by ten after each third
---- of 28 epochs. (The default is AdamW along half a cosine: its learning rates need no tuning to the size of
---- the features.)
+--- The sweep of the published protocol: SGD with momentum, the learning rate divided by ten after
+--- each third of 28 epochs. (The default is AdamW along half a cosine: its learning rates need no
+--- tuning to the size of the features.)
 probe.published = { optimizer = "sgd", lr = { .01, .05, .001 }, wd = { 5e-4, 0 }, epochs = 28 }
 
 -- ---- heads
 ---@class ijepa.head
----@field params ijepa.tensor[] each (G, ...): G heads of the sweep side by side; those of 3 and more dimensions decay
+---@field params ijepa.tensor[] each (G, ...): G heads of the sweep side by side; those of 3 and
+--- more dimensions decay
 ---@field forward fun(x: ijepa.tensor): ijepa.tensor features (B, ...) -> logits (B, G, n)
 
 --- A trainable f32 tensor for a head, kept past the step. Its values are normal with this standard
@@ -57,47 +59,58 @@ function probe.linear_head(G, shape, n, rng)
   end }
 end
 
---- G attentive heads: one query with A heads attends to the patches (B, N, D) by cross attention, then norm
---- and a linear classifier. Query times key matrix is one vector for each of the A heads; that vector is the
---- parameter: the same functions with less work. The classifier includes the norm's scale and shift.
+--- G attentive heads: one query with A heads attends to the patches (B, N, D) by cross attention,
+--- then norm and a linear classifier. Query times key matrix is one vector for each of the A heads;
+--- that vector is the parameter: the same functions with less work. The classifier includes the
+--- norm's scale and shift.
 ---@param heads integer A; D divides by it
 ---@return fun(G: integer, shape: integer[], n: integer, rng: ffi.cdata*): ijepa.head
 function probe.attentive_head(heads)
   return function(G, shape, n, rng)
     local N, D, A = shape[1], shape[2], heads
     if not D then F.raise "probe.attentive: the features are pooled: use features.tokens" end
-    if D % A ~= 0 then F.raise(("probe.attentive: width %d does not divide by %d heads"):format(D, A)) end
+    if D % A ~= 0 then
+      F.raise(("probe.attentive: width %d does not divide by %d heads"):format(D, A))
+    end
     local S = D / A
-    local query, value = parameter(rng, { G, A, D }, D ^ -.5), parameter(rng, { G, A, D, S }, D ^ -.5)
+    local query, value = parameter(rng, { G, A, D }, D ^ -.5),
+      parameter(rng, { G, A, D, S }, D ^ -.5)
     local w, b = parameter(rng, { G, n, D }, 0), parameter(rng, { G, n }, 0)
     return { params = { query, value, w, b }, forward = function(x)
       local B = x:size(1)
-      local seen = x:linear(query:reshape(G * A, D)):transpose(2, 3):contiguous():softmax()         -- (B, G A, N)
-      local pooled = seen:matmul(x:reshape(B, N, D)):transpose(1, 2):contiguous()                   -- (G A, B, D)
+      -- (B, G A, N)
+      local seen = x:linear(query:reshape(G * A, D)):transpose(2, 3):contiguous():softmax()
+      -- (G A, B, D)
+      local pooled = seen:matmul(x:reshape(B, N, D)):transpose(1, 2):contiguous()
       local values = pooled:matmul(value:reshape(G * A, D, S)):reshape(G, A, B, S)
       local y = values:transpose(2, 3):contiguous():reshape(G, B, D):layer_norm()
-      local logits = y:matmul(w, false, true):transpose(1, 2):contiguous():reshape(B, G * n)        -- of (G, B, n)
+      -- of (G, B, n)
+      local logits = y:matmul(w, false, true):transpose(1, 2):contiguous():reshape(B, G * n)
       return (logits + b:reshape(G * n)):reshape(B, G, n)
     end }
   end
 end
 
 -- ---- normalisation before the head
--- A function(features (B, ..., D), training). "data": each column by its mean and variance over the training
--- set; "batch": batch norm, with its running statistics in tests; "none".
+-- A function(features (B, ..., D), training). "data": each column by its mean and variance over the
+-- training set; "batch": batch norm, with its running statistics in tests; "none".
 local function normaliser(kind, x, order)
   if kind == "none" then return function(v) return v end end
-  if kind ~= "data" and kind ~= "batch" then F.raise(("probe: norm is '%s', expected data, batch or none"):format(tostring(kind))) end
+  if kind ~= "data" and kind ~= "batch" then
+    F.raise(("probe: norm is '%s', expected data, batch or none"):format(tostring(kind)))
+  end
   local D = x:size(-1)
   local mean, var = tensor.zeros({ D }, "f32", true), tensor.zeros({ D }, "f32", true)
   local function norm(v, training, momentum)
-    return tensor.batch_norm(v:reshape(v:numel() / D, D), mean, var, training, momentum, 1e-6):reshape(v:shape())
+    return tensor.batch_norm(v:reshape(v:numel() / D, D), mean, var, training, momentum,
+      1e-6):reshape(v:shape())
   end
   if kind == "batch" then
     var:fill_(1)
     return function(v, training) return norm(v, training, .1) end
   end
-  local most = math.max(2, math.floor(2 ^ 28 / (x:bytes() / x:size(1))))   -- 256 MiB of rows are enough for mean and variance
+  -- 256 MiB of rows are enough for mean and variance
+  local most = math.max(2, math.floor(2 ^ 28 / (x:bytes() / x:size(1))))
   device.step(function() device.no_grad(function()
     norm(x:size(1) <= most and x or x:rows(tensor.from_pointer(order, { most }, "i32")), true, 1)
   end) end)
@@ -106,22 +119,26 @@ end
 
 -- ---- the sweep
 local function optimizer(name)
-  if name == "adamw" then return optim.adamw {}, function(total) return schedule.cosine { from = 1, to = 0, total = total } end end
+  if name == "adamw" then return optim.adamw {}, function(total) return schedule.cosine {
+      from = 1, to = 0, total = total } end end
   if name == "sgd" then
-    return optim.sgd {}, function(total) return function(step) return .1 ^ math.floor(3 * (step - 1) / total) end end
+    return optim.sgd {}, function(total) return function(step) return .1 ^ math.floor(
+      3 * (step - 1) / total) end end
   end
   F.raise(("probe: optimizer is '%s', expected adamw or sgd"):format(tostring(name)))
 end
 
---- Trains G = #lr * #wd heads at the same time and scores all on the test features. The pair that is best on
---- a held-out tenth of the training rows is the result. With fewer than ten rows per class nothing is held
---- out, and the pair in the middle of the lists is the result.
+--- Trains G = #lr * #wd heads at the same time and scores all on the test features. The pair that
+--- is best on a held-out tenth of the training rows is the result. With fewer than ten rows per
+--- class nothing is held out, and the pair in the middle of the lists is the result.
 ---@param make fun(G: integer, shape: integer[], n: integer, rng: ffi.cdata*): ijepa.head
 ---@param train ijepa.features
 ---@param test ijepa.features
----@param o table? lr, wd: numbers[]; epochs (30), batch (256), optimizer ("adamw" or "sgd"), norm ("data", "batch",
+---@param o table? lr, wd: numbers[]; epochs (30), batch (256), optimizer ("adamw" or "sgd"), norm
+--- ("data", "batch",
 --- "none"), smoothing (0), seed, per_class
----@return table result of score, with lr, wd, held (its accuracy on the held-out rows, %), heads (all), width
+---@return table result of score, with lr, wd, held (its accuracy on the held-out rows, %), heads
+--- (all), width
 function probe.sweep(make, train, test, o)
   o = o or {}
   local ok, message = features.fit(train, test)
@@ -133,10 +150,13 @@ function probe.sweep(make, train, test, o)
   if left < 2 then F.raise(("probe: %d training images are too few"):format(R)) end
   local batch = math.min(o.batch or 256, left)
 
-  local order, rng = features.shuffled(R, o.seed), F.new "ij_rng"   -- the first `held` rows choose the pair
+  -- the first `held` rows choose the pair
+  local order, rng = features.shuffled(R, o.seed), F.new "ij_rng"
   local function draws(epoch) C.ij_rng_init(rng, o.seed or 0, C.IJ_RNG_PROBE, epoch, 0) end
   local labels, norm = train.y:read(), normaliser(o.norm or "data", train.x, order)
-  local function rows(from, count) return train.x:rows(tensor.from_pointer(order + from, { count }, "i32")) end
+  local function rows(from, count)
+    return train.x:rows(tensor.from_pointer(order + from, { count }, "i32"))
+  end
 
   local shape = train.x:shape()
   table.remove(shape, 1)
@@ -164,7 +184,8 @@ function probe.sweep(make, train, test, o)
           for g = 0, G - 1 do repeated[i * G + g] = labels[order[from + i]] end
         end
         local logits = head.forward(norm(rows(from, batch), true)):reshape(batch * G, n)
-        tensor.cross_entropy(logits, tensor.from_pointer(repeated, { batch * G }, "i32"), o.smoothing):backward()
+        tensor.cross_entropy(logits, tensor.from_pointer(repeated, { batch * G }, "i32"),
+          o.smoothing):backward()
         opt:step { lr = rate(at), wd = 1, scale = G }   -- the mean is over G heads
       end)
     end
@@ -199,10 +220,12 @@ function probe.sweep(make, train, test, o)
   local function test_rows(from, m) return test.x:narrow(1, from + 1, m) end
   score_all(test_rows, test.x:size(1), function(i) return test_labels[i] end, "top1")
   local result = score.of(function(from, m)
-    return head.forward(norm(test_rows(from, m), false)):narrow(2, chosen, 1):contiguous():reshape(m, n)
+    return head.forward(norm(test_rows(from, m), false)):narrow(2, chosen, 1):contiguous():reshape(
+      m, n)
   end, test, { per_class = o.per_class, step = batch })
   local best = heads[chosen]
-  result.lr, result.wd, result.held, result.heads, result.width = best.lr, best.wd, best.held, heads, train.x:numel() / R
+  result.lr, result.wd, result.held, result.heads, result.width = best.lr, best.wd, best.held,
+    heads, train.x:numel() / R
   return result
 end
 
@@ -213,24 +236,28 @@ end
 ---@return table
 function probe.classifier(train, test, o) return probe.sweep(probe.linear_head, train, test, o) end
 
---- The attentive probe of features.tokens. o: heads (8, or as many as divide the width), and as probe.sweep.
+--- The attentive probe of features.tokens. o: heads (8, or as many as divide the width), and as
+--- probe.sweep.
 ---@param train ijepa.features
 ---@param test ijepa.features
 ---@param o table?
 ---@return table
 function probe.attentive(train, test, o)
-  o = setmetatable({ norm = o and o.norm or "none", batch = o and o.batch or 64, epochs = o and o.epochs or 10 }, { __index = o })
+  o = setmetatable({ norm = o and o.norm or "none", batch = o and o.batch or 64,
+    epochs = o and o.epochs or 10 }, { __index = o })
   local heads = o.heads or 8
   while train.x:size(-1) % heads ~= 0 do heads = heads - 1 end
   return probe.sweep(probe.attentive_head(heads), train, test, o)
 end
 
---- The linear probe of an encoder: features of two folders (or tars) of class folders, then the sweep.
+--- The linear probe of an encoder: features of two folders (or tars) of class folders, then the
+--- sweep.
 ---@param encoder ijepa.encoder|fun(x: ijepa.tensor): ijepa.tensor
 ---@param o table as features.pair; blocks (0: last layer; 4: last four); and as probe.sweep
 ---@return table? result, string? message
 function probe.linear(encoder, o)
-  local f = type(encoder) == "table" and encoder.by_name and features.pooled(encoder, o.blocks) or encoder
+  local f = type(encoder) == "table" and encoder.by_name and features.pooled(encoder, o.blocks)
+    or encoder
   local train, test = features.pair(f, o)
   if not train then return nil, test end
   return probe.classifier(train, test, o)
@@ -238,16 +265,21 @@ end
 
 -- ---- results in a run's folder: one line of JSON each in RUN/probes.jsonl, which the report shows
 
-local LOG, KEPT = "probes.jsonl", { "top1", "top5", "interval", "count", "deviation", "lr", "wd", "k", "lambda" }
+local LOG, KEPT = "probes.jsonl", { "top1", "top5", "interval", "count", "deviation", "lr", "wd",
+  "k", "lambda" }
 
---- Adds a result to probes.jsonl of the probed run. Where o.run is a checkpoint, nothing is written.
----@param o { run: string, step: integer?, which: string?, train: string?, test: string? } a probe recipe's settings
+--- Adds a result to probes.jsonl of the probed run. Where o.run is a checkpoint, nothing is
+--- written.
+---@param o { run: string, step: integer?, which: string?, train: string?, test: string? } a probe
+--- recipe's settings
 ---@param name string what was probed and how: "kNN, k 20, last layer"
 ---@param result table of score
----@return boolean? ok, string? message where the log could not be written; it is also printed to stderr
+---@return boolean? ok, string? message where the log could not be written; it is also printed to
+--- stderr
 function probe.record(o, name, result)
   if C.ij_path_kind(o.run) ~= 2 then return true end
-  local entry = { name = name, time = os.time(), step = o.step, encoder = o.which, train = o.train, test = o.test }
+  local entry = { name = name, time = os.time(), step = o.step, encoder = o.which, train = o.train,
+    test = o.test }
   for _, key in ipairs(KEPT) do entry[key] = result[key] end
   local path = o.run .. "/" .. LOG
   local file, message = io.open(path, "ab")
@@ -268,13 +300,16 @@ function probe.recorded(run)
   if not file then return list end
   for line in file:lines() do
     local entry = json.decode(line)
-    if type(entry) == "table" and type(entry.name) == "string" and type(entry.top1) == "number" then list[#list + 1] = entry end
+    if type(entry) == "table" and type(entry.name) == "string" and type(entry.top1) == "number" then
+      list[#list + 1] = entry
+    end
   end
   file:close()
   return list
 end
 
-return setmetatable(probe, { __index = function(t, name)   -- probe.knn is the module ijepa.probe.knn
+return setmetatable(probe, { __index = function(t, name)
+  -- probe.knn is the module ijepa.probe.knn
   if name ~= "knn" and name ~= "ridge" and name ~= "lowshot" then return nil end
   t[name] = require("ijepa.probe." .. name)
   return t[name]

@@ -1,5 +1,5 @@
---- Weighted nearest neighbours: no training. The k training images with the largest cosine to a test image vote for
---- their classes with exp(cosine / temperature).
+--- Weighted nearest neighbours: no training. The k training images with the largest cosine to a
+--- test image vote for their classes with exp(cosine / temperature).
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local tensor = require "ijepa.tensor"
@@ -20,10 +20,12 @@ local function unit(x)
   return tensor.from_pointer(v, { R, W }, "f32", true)
 end
 
---- Accuracy of k nearest neighbours for several k together. The result is that of the first k; by_k holds all.
+--- Accuracy of k nearest neighbours for several k together. The result is that of the first k; by_k
+--- holds all.
 ---@param train ijepa.features
 ---@param test ijepa.features
----@param o { k: integer|integer[]?, temperature: number?, per_class: boolean? }? k 20, temperature .07
+---@param o { k: integer|integer[]?, temperature: number?, per_class: boolean? }? k 20, temperature
+--- .07
 ---@return table result of score, with k, temperature and by_k: { [k] = result of score }
 return function(train, test, o)
   o = o or {}
@@ -31,9 +33,16 @@ return function(train, test, o)
   if not ok then F.raise("knn: " .. message) end
   local ks, R, n = type(o.k) == "table" and o.k or { o.k or 20 }, train.x:size(1), #train.classes
   local most, temperature = math.max(unpack(ks)), o.temperature or .07
-  if most > R then F.raise(("knn: k is %d, but '%s' has %s"):format(most, train.root or "train", text.count(R, "image"))) end
-  if math.min(unpack(ks)) < 1 then F.raise(("knn: k is %g, expected 1 or more"):format(math.min(unpack(ks)))) end
-  if not (temperature > 0) then F.raise(("knn: temperature is %g, expected more than 0"):format(temperature)) end
+  if most > R then
+    F.raise(("knn: k is %d, but '%s' has %s"):format(most, train.root or "train",
+      text.count(R, "image")))
+  end
+  if math.min(unpack(ks)) < 1 then
+    F.raise(("knn: k is %g, expected 1 or more"):format(math.min(unpack(ks))))
+  end
+  if not (temperature > 0) then
+    F.raise(("knn: temperature is %g, expected more than 0"):format(temperature))
+  end
 
   local known, asked, scores = unit(train.x), unit(test.x), {}
   for _, k in ipairs(ks) do scores[k] = score.new(train.classes, o.per_class) end
@@ -43,14 +52,16 @@ return function(train, test, o)
   for from = 0, test.x:size(1) - 1, rows do
     local m = math.min(rows, test.x:size(1) - from)
     device.step(function() device.no_grad(function()
-      local near, index = asked:narrow(1, from + 1, m):linear(known):topk(most)   -- (m, R) -> (m, most)
+      -- (m, R) -> (m, most)
+      local near, index = asked:narrow(1, from + 1, m):linear(known):topk(most)
       local cosine, at = near:read(), index:read()
       for k, s in pairs(scores) do
         F.fill(votes, m * n * 4)
         for r = 0, m - 1 do
           for i = r * most, r * most + k - 1 do
             local v = r * n + labels[at[i]]
-            votes[v] = votes[v] + math.exp((cosine[i] - 1) / temperature)   -- - 1: no overflow at any temperature
+            -- - 1: no overflow at any temperature
+            votes[v] = votes[v] + math.exp((cosine[i] - 1) / temperature)
           end
         end
         s:add(tensor.from_pointer(votes, { m, n }), truth, from)
@@ -59,5 +70,6 @@ return function(train, test, o)
   end
   local by_k = {}
   for k, s in pairs(scores) do by_k[k] = s:result() end
-  return setmetatable({ k = ks[1], temperature = temperature, by_k = by_k }, { __index = by_k[ks[1]] })
+  return setmetatable({ k = ks[1], temperature = temperature, by_k = by_k },
+    { __index = by_k[ks[1]] })
 end

@@ -8,7 +8,8 @@ local score = {}
 local Score = {}
 Score.__index = Score
 
---- The 95 % confidence interval of `hits` out of `n`, in percent (Wilson's, for independent images).
+--- The 95 % confidence interval of `hits` out of `n`, in percent (Wilson's, for independent
+--- images).
 ---@param hits integer
 ---@param n integer
 ---@return number low, number high
@@ -33,8 +34,8 @@ function score.new(classes, per_class)
   return self
 end
 
---- Adds a batch. logits f32 (B, n): larger is more likely; labels: classes from 0, an i32 array that is read
---- from index `from` on.
+--- Adds a batch. logits f32 (B, n): larger is more likely; labels: classes from 0, an i32 array
+--- that is read from index `from` on.
 ---@param logits ijepa.tensor
 ---@param labels ffi.cdata* int32_t *
 ---@param from integer?
@@ -58,10 +59,12 @@ function Score:add(logits, labels, from)
   self.n = self.n + rows
 end
 
---- The result in percent. top5 where there are more than five classes; per_class: the classes with images.
+--- The result in percent. top5 where there are more than five classes; per_class: the classes with
+--- images.
 ---@return { top1: number, top5: number?, interval: number[], count: integer, per_class: table<string, number>? }
 function Score:result()
-  local r = { top1 = 100 * self.first / self.n, interval = { score.interval(self.first, self.n) }, count = self.n }
+  local r = { top1 = 100 * self.first / self.n, interval = { score.interval(self.first, self.n) },
+    count = self.n }
   if #self.classes > 5 then r.top5 = 100 * self.five / self.n end
   if self.all then
     r.per_class = {}
@@ -95,7 +98,8 @@ function score.classes(r)
   return table.concat(lines, "\n")
 end
 
---- The result of all rows of a data set, `step` rows at a time: f(from, count) -> logits (count, n).
+--- The result of all rows of a data set, `step` rows at a time: f(from, count) -> logits (count,
+--- n).
 ---@param f fun(from: integer, count: integer): ijepa.tensor
 ---@param features ijepa.features whose labels are the truth
 ---@param o { per_class: boolean?, step: integer? }?

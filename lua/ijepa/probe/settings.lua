@@ -11,24 +11,29 @@ local shared = {
     doc = "Number of attention heads of the encoder; 0: as its file or its width tells." },
   grid = { type = "numbers", default = {},
     doc = "Rows and columns of the encoder's patches, for a file that does not tell them." },
-  train = { type = "string", doc = "Training images: a folder or tar with one folder per class. Required." },
+  train = { type = "string",
+    doc = "Training images: a folder or tar with one folder per class. Required." },
   test = { type = "string", doc = "Test images, in folders of the same classes. Required." },
-  crop = { type = "integer", default = 0, doc = "Side of the centre crop in pixels; 0: the crop of the training." },
+  crop = { type = "integer", default = 0,
+    doc = "Side of the centre crop in pixels; 0: the crop of the training." },
   resize = { type = "integer", default = 0,
     doc = "Short side in pixels to which an image is resized before the crop; 0: crop * 8 / 7." },
-  device = { type = "string", default = "", doc = "Device: cpu, cuda or cuda:N; empty: IJEPA_DEVICE, or cpu." },
+  device = { type = "string", default = "",
+    doc = "Device: cpu, cuda or cuda:N; empty: IJEPA_DEVICE, or cpu." },
   workers = { type = "integer", default = 2, doc = "Threads that read images, 0 or more." },
-  seed = { type = "integer", default = 0, doc = "Seed of initial values, order and held-out images." },
+  seed = { type = "integer", default = 0,
+    doc = "Seed of initial values, order and held-out images." },
   limit = { type = "integer", default = 0, doc = "Largest number of training images; 0: all." },
   cache = { type = "string", default = "",
     doc = "Folder of the cached features; false: no cache; empty: ~/.cache/ijepa." },
-  per_class = { type = "boolean", default = false, doc = "true also prints the accuracy of each class, the worst first." },
+  per_class = { type = "boolean", default = false,
+    doc = "true also prints the accuracy of each class, the worst first." },
 }
 
 local probe_settings = {}
 
---- Loads the encoder of the settings, and completes the settings crop, limit and cache. Raises an error of
---- one line where something is wrong.
+--- Loads the encoder of the settings, and completes the settings crop, limit and cache. Raises an
+--- error of one line where something is wrong.
 ---@param recipe string name of the recipe, for messages
 ---@param o table from ijepa.config
 ---@return ijepa.encoder
@@ -52,7 +57,9 @@ return setmetatable(probe_settings, { __call = function(_, own)
   local all = {}
   for k, v in pairs(shared) do all[k] = v end
   for k, v in pairs(own or {}) do
-    if shared[k] then F.raise(("probe_settings: '%s' is a setting of all probes: take another name"):format(k)) end
+    if shared[k] then
+      F.raise(("probe_settings: '%s' is a setting of all probes: take another name"):format(k))
+    end
     all[k] = v
   end
   return all

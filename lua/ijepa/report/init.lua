@@ -1,6 +1,7 @@
--- `ijepa report RUN`: one HTML file that holds all there is to see of a run. Each section is a function of what `gather`
--- found; it returns HTML, or nil and a sentence that explains why nothing can be shown. The parts: page.lua (HTML and
--- style), svg.lua (charts), features.lua (figures of the model's features).
+-- `ijepa report RUN`: one HTML file that holds all there is to see of a run. Each section is a
+-- function of what `gather` found; it returns HTML, or nil and a sentence that explains why nothing
+-- can be shown. The parts: page.lua (HTML and style), svg.lua (charts), features.lua (figures of
+-- the model's features).
 -- Uses: base, config, draw, data, mask, optim, model, run, save, probe, train, plot.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -36,9 +37,10 @@ local function attempt(f, ...)
   return answer(pcall(f, ...))
 end
 
--- ---- what there is ---------------------------------------------------------------------------------------------------
+-- ---- what there is ------------------------------------------------------------------------------
 
--- Steps of an epoch: as the checkpoint has it, as the log shows it once the first one is over, else as the data say it.
+-- Steps of an epoch: as the checkpoint has it, as the log shows it once the first one is over, else
+-- as the data say it.
 local function steps_of_epoch(r)
   if tonumber(r.meta.ipe) then return tonumber(r.meta.ipe) end
   local most = nil
@@ -48,7 +50,8 @@ local function steps_of_epoch(r)
   if most then return most end
   return (attempt(function()
     local d = r.cfg.data
-    local images = assert(data.open { train = true, root = d.root, subset = d.subset, batch = d.batch, crop = d.crop, workers = 0 })
+    local images = assert(data.open { train = true, root = d.root, subset = d.subset,
+      batch = d.batch, crop = d.crop, workers = 0 })
     local steps = math.floor(images:epoch_steps() / r.cfg.optim.accumulate)
     images:close()
     return steps > 0 and steps or nil
@@ -84,7 +87,9 @@ local function gather(out)
   r.checkpoint = attempt(checkpoint.latest, out, tag)
   local file = r.checkpoint and checkpoint.load(r.checkpoint)
   if file then
-    for _, key in ipairs { "step", "seconds", "ijepa", "lr_scale", "wd_scale", "ipe" } do r.meta[key] = file:meta(key) end
+    for _, key in ipairs { "step", "seconds", "ijepa", "lr_scale", "wd_scale", "ipe" } do
+      r.meta[key] = file:meta(key)
+    end
     file:close()
     r.model, r.model_message = attempt(state.model, out)
   end
@@ -99,7 +104,8 @@ local function gather(out)
   r.images, r.images_message = attempt(function()
     local crop, patch = r.cfg.data.crop, r.cfg.model.patch
     crop = type(crop) == "table" and crop or { crop, crop }
-    return plot.batch(r.cfg.data.root, { grid = { math.floor(crop[1] / patch), math.floor(crop[2] / patch) }, patch = patch },
+    return plot.batch(r.cfg.data.root,
+      { grid = { math.floor(crop[1] / patch), math.floor(crop[2] / patch) }, patch = patch },
       { count = 64, resize = crop[1] == crop[2] and crop[1] or nil })
   end)
   r.ipe = steps_of_epoch(r)
@@ -119,7 +125,7 @@ local function clock(r)
   return list
 end
 
--- ---- sections --------------------------------------------------------------------------------------------------------
+-- ---- sections -----------------------------------------------------------------------------------
 
 local LEVELS = { start = "before training", ok = "healthy", watch = "watch", collapse = "collapse" }
 local function level_of(d) return d.level ~= "start" and LEVELS[d.level] and d.level or "note" end
@@ -151,7 +157,8 @@ local function verdict_box(d)
     words = words .. " The first check is made before the first step; it does not judge the training."
   end
   return ('<div class="verdict %s"><span class="level">%s</span> <span class="soft">%s</span><p>%s</p></div>\n'):format(
-    level_of(d), LEVELS[d.level] or "unknown", d.level == "start" and "" or "at step " .. page.number(d.step),
+    level_of(d), LEVELS[d.level] or "unknown", d.level == "start" and "" or "at step "
+      .. page.number(d.step),
     page.escape(words))
 end
 
@@ -168,7 +175,9 @@ local function lead(r)
       facts[5] = { "images seen", page.number(n * r.cfg.data.batch * r.cfg.optim.accumulate) }
     end)
   end
-  if r.model then facts[#facts + 1] = { "encoder parameters", page.number(r.model.target:size()) } end
+  if r.model then
+    facts[#facts + 1] = { "encoder parameters", page.number(r.model.target:size()) }
+  end
   if #facts > 0 then parts[2] = page.facts(facts) end
   return table.concat(parts)
 end
@@ -181,10 +190,13 @@ local function chart(title, note, series, o)
   return page.figure(title, { note = note, keys = keys, html = drawing })
 end
 
--- Learning rate, weight decay and EMA momentum along the run: by the clock as far as it went, by epochs to the end.
+-- Learning rate, weight decay and EMA momentum along the run: by the clock as far as it went, by
+-- epochs to the end.
 local function schedule_charts(r)
   local s = r.schedules
-  if not s then return nil, "The schedules are not shown: the steps of an epoch are known after the first epoch." end
+  if not s then
+    return nil, "The schedules are not shown: the steps of an epoch are known after the first epoch."
+  end
   local now = current_step(r)
   local marks, x, lr, wd, ema = nil, {}, {}, {}, {}
   local by_clock, seconds = r.cfg.optim.minutes > 0, r.log and clock(r)
@@ -198,8 +210,11 @@ local function schedule_charts(r)
   end
   local scale = r.meta.lr_scale and r.meta.lr_scale ~= 1 and
     ("; a hook has multiplied it by %s"):format(page.number(r.meta.lr_scale)) or ""
-  local function one(title, note, y) return chart(title, note, { { x = x, y = y } }, { marks = marks }) end
-  return { one("learning rate", "from the settings" .. scale, lr), one("weight decay", "from the settings", wd),
+  local function one(title, note, y)
+    return chart(title, note, { { x = x, y = y } }, { marks = marks })
+  end
+  return { one("learning rate", "from the settings" .. scale, lr),
+    one("weight decay", "from the settings", wd),
     one("EMA momentum", "of the target encoder, from the settings", ema) }
 end
 
@@ -207,14 +222,17 @@ end
 local function smoothed(title, unit, values, count)
   local n = #values
   local mean, fine = svg.buckets(values, count), svg.buckets(values, 240)
-  local behind = n > 240 and { x = fine.x, low = fine.low, high = fine.high } or { x = fine.x, y = fine.mean }
+  local behind = n > 240 and { x = fine.x, low = fine.low, high = fine.high } or {
+    x = fine.x, y = fine.mean }
   local width = math.ceil(n / count)
-  local note = width == 1 and unit or ("%s; line: mean of %s, pale: %s"):format(unit, text.count(width, "step"),
+  local note = width == 1 and unit or ("%s; line: mean of %s, pale: %s"):format(unit,
+    text.count(width, "step"),
     n > 240 and "the range" or "each step")
   return chart(title, note, { { x = mean.x, y = mean.mean, behind = behind } }, {})
 end
 
--- A sentence on a loss that rises while the rank grows, or nil: the loss's lowest bucket against the last.
+-- A sentence on a loss that rises while the rank grows, or nil: the loss's lowest bucket against
+-- the last.
 local function on_rising_loss(r)
   local b, best = svg.buckets(r.log.loss, 40), nil
   for i, v in ipairs(b.mean) do best = v and (not best or v < b.mean[best]) and i or best end
@@ -224,10 +242,13 @@ local function on_rising_loss(r)
   for _, d in ipairs(r.diagnoses) do
     if d.step <= math.max(b.x[best], r.diagnoses[1].step) then before = d end
   end
-  if not (before and before.rankme and newest.rankme and newest.rankme > before.rankme) then return nil end
+  if not (before and before.rankme and newest.rankme and newest.rankme > before.rankme) then
+    return nil
+  end
   return ("The loss rises from %s near step %s to %s, while the effective rank grows from %s to %s. This is no sign of "
     .. "collapse: richer target features are harder to predict."):format(page.number(b.mean[best]),
-    page.number(math.floor(b.x[best])), page.number(last), page.number(before.rankme), page.number(newest.rankme))
+    page.number(math.floor(b.x[best])), page.number(last), page.number(before.rankme),
+      page.number(newest.rankme))
 end
 
 local function curves(r)
@@ -237,10 +258,13 @@ local function curves(r)
     if v ~= v or math.abs(v) == math.huge then broken = broken + 1 end
   end
   if broken > 0 then
-    parts[1] = page.p(("At %s of %s the loss is not finite; the curve leaves them out."):format(page.number(broken),
+    parts[1] = page.p(("At %s of %s the loss is not finite; the curve leaves them out."):format(
+      page.number(broken),
       text.count(n, "step")))
   end
-  if r.log_message then parts[#parts + 1] = page.p(r.log_message:gsub("^%l", string.upper) .. ".") end
+  if r.log_message then
+    parts[#parts + 1] = page.p(r.log_message:gsub("^%l", string.upper) .. ".")
+  end
   local rising = attempt(on_rising_loss, r)
   if rising then parts[#parts + 1] = page.p(rising) end
   local k, t = svg.buckets(r.log.k, 60), svg.buckets(r.log.t, 60)
@@ -272,9 +296,12 @@ local function verdict_charts(list)
       { line("position") }, { zero = true }),
     chart("predictor", "smooth L1 on the same images",
       { line("loss", "predictor"), line("mean_loss", "the mean feature") }, {}),
-    chart("distance", "of encoder and target encoder, relative", { line("ema_distance") }, { zero = true }) }
-  boxes[6] = newest.probe and chart("online probe", "top-1, %", { line("probe") }, { zero = true }) or
-    page.note("how to read these", "A collapse shows as a falling effective rank, a cosine distance near 0, or a "
+    chart("distance", "of encoder and target encoder, relative", { line("ema_distance") },
+      { zero = true }) }
+  boxes[6] = newest.probe and chart("online probe", "top-1, %", { line("probe") },
+    { zero = true }) or
+    page.note("how to read these",
+      "A collapse shows as a falling effective rank, a cosine distance near 0, or a "
       .. "position fraction near 1. The predictor should stay below the mean feature: the loss of predicting the "
       .. "same features for all patches. The first check is made before training.")
   return page.boxes(boxes)
@@ -287,18 +314,22 @@ local function verdicts(r)
   end
   for i = #list, math.max(1, #list - shown + 1), -1 do
     local v = list[i]
-    rows[#rows + 1] = { page.number(v.step), { html = ('<span class="%s"><span class="level">%s</span></span>'):format(
+    rows[#rows + 1] = { page.number(v.step),
+      { html = ('<span class="%s"><span class="level">%s</span></span>'):format(
       level_of(v), LEVELS[v.level] or "unknown") }, sentence(v) }
   end
   return verdict_charts(list) .. "<h3>In words</h3>\n" ..
     page.table({ "step", "diagnosis", "reasons" }, rows, { "number", "name", "wide" }) ..
-    (#list > shown and page.p(("The newest %d of %d diagnoses."):format(shown, #list), "soft") or "")
+    (#list > shown and page.p(("The newest %d of %d diagnoses."):format(shown, #list), "soft")
+      or "")
 end
 
 local function masks(r)
   local ok, why = need_settings(r)
   if not ok then return nil, why end
-  if not r.policy then return nil, "The masks can't be drawn: " .. tostring(r.policy_message) .. "." end
+  if not r.policy then
+    return nil, "The masks can't be drawn: " .. tostring(r.policy_message) .. "."
+  end
   local parts = { '<div class="images">' }
   local c, message = attempt(plot.masks, r.model or r.policy,
     { images = r.images, draws = 3, side = 192, title = false })
@@ -306,12 +337,15 @@ local function masks(r)
     "the images, the context that the encoder sees, and the targets that the predictor predicts" or
     "on a plain board, without images: " .. tostring(r.images_message), c)
   if not c then parts[2] = page.p("The masks can't be drawn: " .. tostring(message) .. ".") end
-  local findings = attempt(mask.lint, r.cfg, { images = r.images, target = r.model and r.model.target })
+  local findings = attempt(mask.lint, r.cfg,
+    { images = r.images, target = r.model and r.model.target })
   if findings and #findings > 0 then
     parts[#parts + 1] = "<div><h3>Findings of the mask linter</h3>\n<ul>"
     for _, f in ipairs(findings) do
-      parts[#parts + 1] = ('<li class="%s"><span class="level">%s</span> %s%s%s</li>'):format(f.level, f.level, page.escape(f.what),
-        f.why and '<br><span class="soft">' .. page.escape(f.why) .. "</span>" or "", f.advice and "<br>" .. page.escape(f.advice) or "")
+      parts[#parts + 1] = ('<li class="%s"><span class="level">%s</span> %s%s%s</li>'):format(
+        f.level, f.level, page.escape(f.what),
+        f.why and '<br><span class="soft">' .. page.escape(f.why) .. "</span>" or "",
+          f.advice and "<br>" .. page.escape(f.advice) or "")
     end
     parts[#parts + 1] = "</ul></div>\n"
   end
@@ -321,18 +355,26 @@ end
 
 local function probes(r)
   local list, rows = probe.recorded(r.out), {}
-  if #list == 0 then return nil, "No probe of this run has been recorded. recipes/probe_linear.lua run=" .. r.out .. " ... records one." end
+  if #list == 0 then
+    return nil, "No probe of this run has been recorded. recipes/probe_linear.lua run=" .. r.out
+      .. " ... records one."
+  end
   for i = math.max(1, #list - 99), #list do   -- as they were made: a row may refer to the one above
     local e = list[i]
     local low, high = e.interval and e.interval[1], e.interval and e.interval[2]
-    local range = type(low) == "number" and type(high) == "number" and ("%.1f to %.1f %%"):format(low, high) or
+    local range = type(low) == "number" and type(high) == "number" and ("%.1f to %.1f %%"):format(
+      low, high) or
       type(e.deviation) == "number" and ("deviation %.1f"):format(e.deviation) or ""
-    rows[#rows + 1] = { e.name, ("%.1f %%"):format(e.top1), range, type(e.top5) == "number" and ("%.1f %%"):format(e.top5) or "",
-      type(e.count) == "number" and page.number(e.count) or "", type(e.step) == "number" and page.number(e.step) or "",
-      type(e.time) == "number" and os.date("%Y-%m-%d %H:%M", e.time) or "", type(e.test) == "string" and e.test or "" }
+    rows[#rows + 1] = { e.name, ("%.1f %%"):format(e.top1), range,
+      type(e.top5) == "number" and ("%.1f %%"):format(e.top5) or "",
+      type(e.count) == "number" and page.number(e.count) or "",
+        type(e.step) == "number" and page.number(e.step) or "",
+      type(e.time) == "number" and os.date("%Y-%m-%d %H:%M", e.time) or "",
+        type(e.test) == "string" and e.test or "" }
   end
   return page.p "Accuracy on held-out images, the newest probe last." ..
-    page.table({ "probe", "top-1", "95 % interval", "top-5", "images", "step", "when", "tested on" }, rows,
+    page.table({ "probe", "top-1", "95 % interval", "top-5", "images", "step", "when",
+      "tested on" }, rows,
     { "wide", "number", "name", "number", "number", "number", "name", "name" })
 end
 
@@ -346,11 +388,13 @@ local function value_text(v)
   return table.concat(parts, ", ")
 end
 
--- Every value of settings by its dotted key; a list, and what the schema calls a setting, is one value.
+-- Every value of settings by its dotted key; a list, and what the schema calls a setting, is one
+-- value.
 local function flat(node, prefix, into)
   for _, name in ipairs(text.keys(node)) do
     local key, v = prefix .. name, node[name]
-    if type(v) == "table" and #v == 0 and next(v) and not config.describe(key) then flat(v, key .. ".", into)
+    if type(v) == "table" and #v == 0 and next(v) and not config.describe(key) then
+      flat(v, key .. ".", into)
     else into[key] = v end
   end
   return into
@@ -361,18 +405,28 @@ local function settings(r)
   if not ok then return nil, why end
   local values, changed, rest = flat(r.cfg, "", {}), {}, {}
   local function add(key, ours, default, doc)
-    changed[#changed + 1] = { { html = "<b>" .. page.escape(key) .. "</b>" }, { html = "<mark>" .. page.escape(ours) .. "</mark>" }, default, doc }
+    changed[#changed + 1] = { { html = "<b>" .. page.escape(key) .. "</b>" },
+      { html = "<mark>" .. page.escape(ours) .. "</mark>" }, default, doc }
   end
   for _, key in ipairs(config.keys()) do
     local d, ours = config.describe(key), value_text(values[key])
     values[key] = nil
-    if ours == value_text(d.default) then rest[#rest + 1] = { key, ours, d.doc } else add(key, ours, value_text(d.default), d.doc) end
+    if ours == value_text(d.default) then
+      rest[#rest + 1] = { key, ours, d.doc }
+    else
+      add(key, ours, value_text(d.default), d.doc)
+    end
   end
-  for _, key in ipairs(text.keys(values)) do add(key, value_text(values[key]), "", "not known to this version") end
-  return page.p(("%d settings differ from their defaults; the other %d are below them."):format(#changed, #rest)) ..
-    page.table({ "setting", "value", "default", "meaning" }, changed, { "name", "wide", "name", "wide" }) ..
+  for _, key in ipairs(text.keys(values)) do
+    add(key, value_text(values[key]), "", "not known to this version")
+  end
+  return page.p(("%d settings differ from their defaults; the other %d are below them."):format(
+    #changed, #rest)) ..
+    page.table({ "setting", "value", "default", "meaning" }, changed,
+      { "name", "wide", "name", "wide" }) ..
     "<details><summary>the others, as by default</summary>\n" ..
-    page.table({ "setting", "value", "meaning" }, rest, { "name", "name", "wide" }) .. "</details>\n"
+    page.table({ "setting", "value", "meaning" }, rest, { "name", "name", "wide" })
+      .. "</details>\n"
 end
 
 local function provenance(r)
@@ -383,17 +437,24 @@ local function provenance(r)
   add("its training time", tonumber(r.meta.seconds) and Run.time_text(r.meta.seconds))
   add("saved by", type(r.meta.ijepa) == "string" and "ijepa " .. r.meta.ijepa or nil)
   local done = r.log and #r.log.loss
-  add("steps in the log", done and page.number(done))   -- after a rollback more than the run's steps
+  -- after a rollback more than the run's steps
+  add("steps in the log", done and page.number(done))
   done = current_step(r)
   local over = attempt(function()
     local minutes = r.cfg.optim.minutes
-    if minutes > 0 then return r.meta.seconds and (r.meta.seconds >= 60 * minutes and "over" or "not over") end
-    return r.schedules and done and (done >= r.schedules.last and "over" or ("not over: %s steps planned"):format(page.number(r.schedules.last)))
+    if minutes > 0 then
+      return r.meta.seconds and (r.meta.seconds >= 60 * minutes and "over" or "not over")
+    end
+    return r.schedules and done
+      and (done >= r.schedules.last and "over"
+      or ("not over: %s steps planned"):format(page.number(r.schedules.last)))
   end)
   add("the run is", over or nil)
-  attempt(function() add("images seen", done and page.number(done * r.cfg.data.batch * r.cfg.optim.accumulate)) end)
+  attempt(function() add("images seen",
+    done and page.number(done * r.cfg.data.batch * r.cfg.optim.accumulate)) end)
   attempt(function() add("trained on", tostring(r.cfg.data.root)) end)
-  add("this report", ("ijepa %s, %s, matmul %s, %s"):format(ijepa.version, F.string(C.ij_cpu_isa()), F.string(C.ij_cpu_matmul()),
+  add("this report", ("ijepa %s, %s, matmul %s, %s"):format(ijepa.version, F.string(C.ij_cpu_isa()),
+    F.string(C.ij_cpu_matmul()),
     os.date "%Y-%m-%d %H:%M"))
   return page.table({ "what", "value" }, rows, { "name", "wide" })
 end
@@ -405,24 +466,30 @@ local SECTIONS = {
   { "Probes", probes }, { "Settings", settings }, { "Provenance", provenance },
 }
 
--- ---- the report ------------------------------------------------------------------------------------------------------
+-- ---- the report ---------------------------------------------------------------------------------
 
 local function stop_if_interrupted()
   if C.ij_interrupted() ~= 0 then ijepa.exit(130) end
 end
 
---- Writes all results of a run into one HTML file without external parts. A sentence replaces what is missing.
+--- Writes all results of a run into one HTML file without external parts. A sentence replaces what
+--- is missing.
 ---@param run string|table a run's folder, or what ijepa.pretrain or ijepa.model gave
 ---@param o { file: string? }? file: default RUN/report.html
 ---@return string? path, string? message, integer? code
 return function(run, o)
   local out = type(run) == "table" and run.out or run
-  if type(out) ~= "string" or out == "" then F.raise(("report: expected a run's folder, not a %s"):format(type(run))) end
+  if type(out) ~= "string" or out == "" then
+    F.raise(("report: expected a run's folder, not a %s"):format(type(run)))
+  end
   out = #out > 1 and out:gsub("/+$", "") or out
-  if C.ij_path_kind(out) ~= 2 then return nil, ("report: '%s' is no folder of a run"):format(out), tonumber(C.IJ_EIO) end
+  if C.ij_path_kind(out) ~= 2 then
+    return nil, ("report: '%s' is no folder of a run"):format(out), tonumber(C.IJ_EIO)
+  end
   local r = gather(out)
   if not (r.cfg or r.log or r.checkpoint or #r.diagnoses > 0) then
-    return nil, ("report: folder '%s' holds no run: no config.lua, no log, no checkpoint"):format(out), tonumber(C.IJ_EFORMAT)
+    return nil, ("report: folder '%s' holds no run: no config.lua, no log, no checkpoint"):format(
+      out), tonumber(C.IJ_EFORMAT)
   end
   local parts = {}
   for i, s in ipairs(SECTIONS) do
@@ -431,8 +498,10 @@ return function(run, o)
     parts[i] = { title = s[1], html = html or page.p("Left out: " .. tostring(why), "soft") }
   end
   stop_if_interrupted()
-  local html = page.complete { title = "Run " .. (out:match "[^/]+$" or out), lead = attempt(lead, r) or "", sections = parts,
-    foot = ("Written by ijepa %s on %s. It needs no other file."):format(ijepa.version, os.date "%Y-%m-%d") }
+  local html = page.complete { title = "Run " .. (out:match "[^/]+$" or out),
+    lead = attempt(lead, r) or "", sections = parts,
+    foot = ("Written by ijepa %s on %s. It needs no other file."):format(ijepa.version,
+      os.date "%Y-%m-%d") }
   local path = o and o.file or out .. "/report.html"
   local ok, message, code = F.try(C.ij_file_replace(path, html, #html))
   if not ok then return nil, message, code end

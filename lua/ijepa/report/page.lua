@@ -7,7 +7,8 @@ local text = require "ijepa.base.text"
 
 local page = {}
 
-local ENTITIES = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;", ["'"] = "&#39;" }
+local ENTITIES = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;",
+  ["'"] = "&#39;" }
 
 --- Text for HTML, between tags or as an attribute's value in quotes. Control characters become
 --- blanks.
@@ -134,7 +135,8 @@ function page.anchor(title) return (title:lower():gsub("[^%w]+", "-")) end
 function page.table(head, rows, classes)
   local function cell(tag, v, i)
     local class = classes and classes[i] and (' class="%s"'):format(classes[i]) or ""
-    return ("<%s%s%s>%s</%s>"):format(tag, tag == "th" and ' scope="col"' or "", class, type(v) == "table" and v.html or page.escape(v), tag)
+    return ("<%s%s%s>%s</%s>"):format(tag, tag == "th" and ' scope="col"' or "", class,
+      type(v) == "table" and v.html or page.escape(v), tag)
   end
   local function row(tag, cells)
     local parts = {}
@@ -143,7 +145,8 @@ function page.table(head, rows, classes)
   end
   local parts = { row("th", head) .. "</thead><tbody>\n" }
   for _, cells in ipairs(rows) do parts[#parts + 1] = row("td", cells) end
-  return '<div class="scroll" tabindex="0" role="region" aria-label="table"><table><thead>' .. table.concat(parts) .. "</tbody></table></div>\n"
+  return '<div class="scroll" tabindex="0" role="region" aria-label="table"><table><thead>'
+    .. table.concat(parts) .. "</tbody></table></div>\n"
 end
 
 --- A figure: title, caption, keys of its lines, and content.
@@ -166,7 +169,8 @@ end
 ---@param note string
 ---@return string html
 function page.note(title, note)
-  return ('<div class="note-box"><b>%s</b><p>%s</p></div>\n'):format(page.escape(title), page.escape(note))
+  return ('<div class="note-box"><b>%s</b><p>%s</p></div>\n'):format(page.escape(title),
+    page.escape(note))
 end
 
 -- A canvas as an <img>, its PNG inside the page; or nil and why.
@@ -180,21 +184,24 @@ local function img(canvas, alt)
   local bytes = file:read "*a"
   file:close()
   os.remove(path)
-  return ('<img alt="%s" width="%d" height="%d" src="data:image/png;base64,%s">'):format(page.escape(alt),
+  return ('<img alt="%s" width="%d" height="%d" src="data:image/png;base64,%s">'):format(
+    page.escape(alt),
     canvas.width, canvas.height, text.base64(F.cast("const uint8_t *", bytes), #bytes))
 end
 
 -- A colour bar: its colours, and its ends and its unit below them.
 local function bar_html(bar)
   local low, high, unit = layout.bar_texts(bar)
-  return ('<div class="bar"><div></div><span>%s</span><span>%s</span><span>%s</span></div>'):format(page.escape(low),
+  return ('<div class="bar"><div></div><span>%s</span><span>%s</span><span>%s</span></div>'):format(
+    page.escape(low),
     page.escape(unit), page.escape(high))
 end
 
 local function legend_html(legend)
   local parts = {}
   for i, entry in ipairs(legend) do
-    parts[i] = ('<span class="key"><em style="background:#%06x"></em>%s</span>'):format(entry.colour,
+    parts[i] = ('<span class="key"><em style="background:#%06x"></em>%s</span>'):format(
+      entry.colour,
       page.escape(entry.name))
   end
   return '<p class="legend">' .. table.concat(parts) .. "</p>"
@@ -208,13 +215,17 @@ end
 function page.panels(title, note, figure)
   local parts, n = { ('<div class="panels" style="--n:%d">'):format(figure.columns) }, 0
   for _, row in ipairs(layout.rows_of(figure)) do
-    if row.heading then parts[#parts + 1] = '<span class="row">' .. page.escape(row.heading) .. "</span>" end
+    if row.heading then
+      parts[#parts + 1] = '<span class="row">' .. page.escape(row.heading) .. "</span>"
+    end
     for _, part in ipairs(row) do
       n = n + 1
-      local image, message = img(part[1], ("%s, %s"):format(title, part.title or row.heading or "part " .. n))
+      local image, message =
+        img(part[1], ("%s, %s"):format(title, part.title or row.heading or "part " .. n))
       if not image then return nil, message end
       parts[#parts + 1] = ("<div>%s%s%s</div>"):format(not row.heading and part.title and
-        "<span>" .. page.escape(part.title) .. "</span>" or "", image, part.bar and bar_html(part.bar) or "")
+        "<span>" .. page.escape(part.title) .. "</span>" or "", image,
+          part.bar and bar_html(part.bar) or "")
     end
   end
   parts[#parts + 1] = "</div>"
@@ -241,21 +252,26 @@ end
 function page.boxes(boxes)
   local count = 0
   for _, box in ipairs(boxes) do count = count + (box ~= "" and 1 or 0) end
-  return ('<div class="figures%s">'):format(count % 3 == 1 and " pairs" or "") .. table.concat(boxes) .. "</div>\n"
+  return ('<div class="figures%s">'):format(count % 3 == 1 and " pairs" or "")
+    .. table.concat(boxes) .. "</div>\n"
 end
 
 --- A paragraph.
 ---@param words string
 ---@param class string?
 ---@return string html
-function page.p(words, class) return ("<p%s>%s</p>\n"):format(class and (' class="%s"'):format(class) or "", page.escape(words)) end
+function page.p(words, class)
+  return ("<p%s>%s</p>\n"):format(class and (' class="%s"'):format(class) or "", page.escape(words))
+end
 
 --- Titles and values in a row of boxes.
 ---@param facts { [1]: string, [2]: string }[]
 ---@return string html
 function page.facts(facts)
   local parts = {}
-  for i, f in ipairs(facts) do parts[i] = ("<div><dt>%s</dt><dd>%s</dd></div>"):format(page.escape(f[1]), page.escape(f[2])) end
+  for i, f in ipairs(facts) do
+    parts[i] = ("<div><dt>%s</dt><dd>%s</dd></div>"):format(page.escape(f[1]), page.escape(f[2]))
+  end
   return '<dl class="facts">' .. table.concat(parts) .. "</dl>\n"
 end
 
@@ -267,12 +283,15 @@ function page.complete(o)
   local links, parts = {}, {}
   for i, s in ipairs(o.sections) do
     links[i] = ('<a href="#%s">%s</a>'):format(page.anchor(s.title), page.escape(s.title))
-    parts[i] = ('<section id="%s"><h2>%s</h2>\n%s</section>\n'):format(page.anchor(s.title), page.escape(s.title), s.html)
+    parts[i] = ('<section id="%s"><h2>%s</h2>\n%s</section>\n'):format(page.anchor(s.title),
+      page.escape(s.title), s.html)
   end
   return table.concat { '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
     '<meta name="viewport" content="width=device-width,initial-scale=1">',
-    '<link rel="icon" href="data:,"><title>', page.escape(o.title), "</title>\n<style>\n", STYLE, "</style></head>\n<body><header><h1>",
-    page.escape(o.title), "</h1>\n", o.lead, "<nav aria-label=\"sections\">", table.concat(links, "\n"), "</nav></header>\n<main>\n",
+    '<link rel="icon" href="data:,"><title>', page.escape(o.title), "</title>\n<style>\n", STYLE,
+      "</style></head>\n<body><header><h1>",
+    page.escape(o.title), "</h1>\n", o.lead, "<nav aria-label=\"sections\">",
+      table.concat(links, "\n"), "</nav></header>\n<main>\n",
     table.concat(parts), "</main>\n<footer>", page.escape(o.foot), "</footer></body></html>\n" }
 end
 

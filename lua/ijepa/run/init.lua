@@ -51,7 +51,8 @@ function run.read_log(out, tag) return csv.read(("%s/%s_r0.csv"):format(out, tag
 ---@field tag string
 ---@field rank integer
 ---@field resume integer? step after which the log continues; none: a new log
----@field rows table<string, number>? rows of each log (csv, json) that stay, instead of those up to `resume`
+---@field rows table<string, number>? rows of each log (csv, json) that stay, instead of those up to
+--- `resume`
 ---@field ipe integer? steps per epoch
 
 ---@class ijepa.log_row: ijepa.log_values
@@ -110,12 +111,14 @@ end
 ---@field total? integer steps of the run
 ---@field last? boolean the run's last step: it gets a console line
 ---@field memory? number bytes; else this process's peak
----@field grads? { first: number, last: number, min: number, max: number } norms of the encoder's qkv gradients
+---@field grads? { first: number, last: number, min: number, max: number } norms of the encoder's
+--- qkv gradients
 
 --- Logs a step: a row of the logs, a console line where one is due, the progress bar.
 ---@param step integer from 1
 ---@param values ijepa.log_values
----@return boolean? ok, string? message, integer? code where the log could not be written; the run may continue
+---@return boolean? ok, string? message, integer? code where the log could not be written; the run
+--- may continue
 function Open:log(step, values)
   local ipe, loss = self._ipe, values.loss
   if type(step) ~= "number" then
@@ -159,7 +162,9 @@ end
 ---@return { csv: integer?, json: integer? }
 function Open:rows()
   local counts = {}
-  for _, writer in ipairs(self._writers) do counts[writer.name] = writer.rows and writer.rows.count end
+  for _, writer in ipairs(self._writers) do
+    counts[writer.name] = writer.rows and writer.rows.count
+  end
   return counts
 end
 
@@ -194,8 +199,10 @@ function Open:close()
 end
 
 ---@class ijepa.run_options
----@field resume? integer step after which the run continues: later rows of the log are cut off; none: a new log
----@field rows? table<string, number> rows of each log (csv, json) that stay, instead of those up to `resume`
+---@field resume? integer step after which the run continues: later rows of the log are cut off;
+--- none: a new log
+---@field rows? table<string, number> rows of each log (csv, json) that stay, instead of those up to
+--- `resume`
 ---@field tag? string "jepa"
 ---@field rank? integer 0; other processes print nothing but messages
 ---@field config? table the resolved settings
@@ -219,7 +226,9 @@ local function write_settings(out, settings)
     local old = file:read "*a"
     file:close()
     if old == text then return true end
-    if old then F.try(C.ij_file_replace(Rows.free_name(out .. "/config", ".old.lua"), old, #old)) end
+    if old then
+      F.try(C.ij_file_replace(Rows.free_name(out .. "/config", ".old.lua"), old, #old))
+    end
   end
   return F.try(C.ij_file_replace(path, text, #text))
 end

@@ -68,7 +68,8 @@ function checkpoint.load(path)
   local seal = file:meta(seal_key)
   if seal and seal ~= seal_of(file:metas()) then
     file:close()
-    return nil, ("checkpoint: file '%s' is damaged: its metadata is not what was saved"):format(path),
+    return nil, ("checkpoint: file '%s' is damaged: its metadata is not what was saved"):format(
+      path),
       tonumber(C.IJ_EFORMAT)
   end
   local numbers = {}
@@ -176,7 +177,7 @@ function checkpoint.path(folder, epochs, tag)
   return ("%s/%s-%s.safetensors"):format(folder, tag or "jepa", which)
 end
 
--- ---- which state is a run's newest ---------------------------------------------------------------
+-- ---- which state is a run's newest --------------------------------------------------------------
 
 local last_identity = 0   -- two runs of one process must differ as well
 
@@ -206,7 +207,8 @@ end
 
 -- "latest", the number of epochs, or nil for a file that is no checkpoint of this tag.
 local function which(name, tag)
-  local rest = name:sub(1, #tag + 1) == tag .. "-" and name:sub(#tag + 2):match "^(.+)%.safetensors$"
+  local rest = name:sub(1, #tag + 1) == tag
+    .. "-" and name:sub(#tag + 2):match "^(.+)%.safetensors$"
   if rest == "latest" then return rest end
   return rest and tonumber(rest:match "^ep(%d+)$")
 end
@@ -242,7 +244,8 @@ end
 ---@param folder string
 ---@param tag? string of the checkpoints; without it, that of the folder (checkpoint.tag)
 ---@return string? path nil where there is none
----@return { path: string, message: string, code: integer }[]|string refused files that can't be used; a message where the folder could not be read
+---@return { path: string, message: string, code: integer }[]|string refused files that can't be
+--- used; a message where the folder could not be read
 ---@return integer? code where the folder could not be read
 function checkpoint.latest(folder, tag)
   local names, message, code = names_in(folder)

@@ -29,7 +29,8 @@ end
 local function moments_of(file, p)
   local names
   if published.is(file) then
-    names = { ("opt.state.%d.exp_avg"):format(p.number), ("opt.state.%d.exp_avg_sq"):format(p.number) }
+    names = { ("opt.state.%d.exp_avg"):format(p.number),
+      ("opt.state.%d.exp_avg_sq"):format(p.number) }
   else names = { "opt.m." .. p.key, "opt.v." .. p.key } end
   if not file:info(names[1]) or not file:info(names[2]) then return nil end
   local m = weights.item(file, names[1], { names[1] }, p.shape)
@@ -48,12 +49,17 @@ local function optimizer(w, parts, keep)
       local m, v = moments_of(file, p)
       if m and v then
         local step = { dtype = "f32", shape = {}, data = F.new("float[1]", updates), bytes = 4 }
-        states[#states + 1] = { p.number, pickle.dict { { "step", keep(step) }, { "exp_avg", keep(m) }, { "exp_avg_sq", keep(v) } } }
+        states[#states + 1] =
+          { p.number, pickle.dict { { "step", keep(step) }, { "exp_avg", keep(m) },
+          { "exp_avg_sq", keep(v) } } }
       elseif p.trained then return nil end
     end
-    local rest = { { "lr", pickle.float(0) }, { "betas", pickle.list({ .9, .999 }, true) }, { "eps", 1e-8 },
-      { "weight_decay", pickle.float(g > 2 and 0 or .04) }, { "amsgrad", false }, { "foreach", pickle.none }, { "maximize", false },
-      { "capturable", false }, { "differentiable", false }, { "fused", pickle.none }, { "params", pickle.list(numbers) } }
+    local rest = { { "lr", pickle.float(0) }, { "betas", pickle.list({ .9, .999 }, true) },
+      { "eps", 1e-8 },
+      { "weight_decay", pickle.float(g > 2 and 0 or .04) }, { "amsgrad", false },
+        { "foreach", pickle.none }, { "maximize", false },
+      { "capturable", false }, { "differentiable", false }, { "fused", pickle.none },
+        { "params", pickle.list(numbers) } }
     if g > 2 then table.insert(rest, 1, { "WD_exclude", true }) end
     groups[g] = pickle.dict(rest)
   end
@@ -88,13 +94,16 @@ function formats.pth(w, out)
   local opt = optimizer(w, parts, keep)
   if opt then sections[#sections + 1] = { "opt", opt } end
   local function number(key, default) return tonumber(w.file:meta(key)) or default end
-  for _, section in ipairs { { "scaler", pickle.none }, { "epoch", number("epoch", 0) }, { "loss", pickle.float(number("loss", 0)) },
-    { "batch_size", number("batch_size", 0) }, { "world_size", number("world_size", 1) }, { "lr", pickle.float(number("lr", 0)) } } do
+  for _, section in ipairs { { "scaler", pickle.none }, { "epoch", number("epoch", 0) },
+      { "loss", pickle.float(number("loss", 0)) },
+    { "batch_size", number("batch_size", 0) }, { "world_size", number("world_size", 1) },
+      { "lr", pickle.float(number("lr", 0)) } } do
     sections[#sections + 1] = section
   end
   local ok
   ok, message = tensors.save_pth(out, items, pickle.dump(pickle.dict(sections)))
-  return ok and ("'%s': encoder, target_encoder%s%s"):format(out, w:part "predictor" and ", predictor" or "",
+  return ok and ("'%s': encoder, target_encoder%s%s"):format(out,
+    w:part "predictor" and ", predictor" or "",
     opt and ", opt" or "; no optimizer's state"), message
 end
 
@@ -121,7 +130,8 @@ function formats.hf(w, out, o)
   local items, options, part = encoder_of(w, o)
   if not items then return nil, options end
   if options.grid[1] ~= options.grid[2] then
-    return nil, ("'%s' has a grid of %d x %d: Hugging Face's model knows squares alone"):format(w.path, options.grid[1], options.grid[2])
+    return nil, ("'%s' has a grid of %d x %d: Hugging Face's model knows squares alone"):format(
+      w.path, options.grid[1], options.grid[2])
   end
   local list, F_width = {}, 0
   for _, item in ipairs(items) do
@@ -129,7 +139,8 @@ function formats.hf(w, out, o)
     if item.name:find "mlp%.fc1%.weight$" then F_width = shape[1] end
     shape[1] = shape[1] / #names
     for i, name in ipairs(names) do
-      list[#list + 1] = { name = name, dtype = "f32", shape = shape, bytes = item.bytes / #names, keep = item,
+      list[#list + 1] = { name = name, dtype = "f32", shape = shape, bytes = item.bytes / #names,
+        keep = item,
         data = F.cast("const char *", item.data) + (i - 1) * item.bytes / #names }
     end
   end
@@ -137,28 +148,37 @@ function formats.hf(w, out, o)
   local ok, message = F.try(C.ij_mkdirs(out))
   if ok then ok, message = tensors.save(out .. "/model.safetensors", list, { format = "pt" }) end
   if ok then
-    ok, message = spit(out .. "/config.json", { architectures = { "IJepaModel" }, model_type = "ijepa", hidden_size = options.width,
-      num_hidden_layers = options.depth, num_attention_heads = options.heads, intermediate_size = F_width, hidden_act = "gelu",
-      hidden_dropout_prob = 0, attention_probs_dropout_prob = 0, initializer_range = .02, layer_norm_eps = 1e-6,
-      image_size = side, patch_size = options.patch, num_channels = 3, qkv_bias = true, torch_dtype = "float32" })
+    ok, message = spit(out .. "/config.json",
+      { architectures = { "IJepaModel" }, model_type = "ijepa", hidden_size = options.width,
+      num_hidden_layers = options.depth, num_attention_heads = options.heads,
+        intermediate_size = F_width, hidden_act = "gelu",
+      hidden_dropout_prob = 0, attention_probs_dropout_prob = 0, initializer_range = .02,
+        layer_norm_eps = 1e-6,
+      image_size = side, patch_size = options.patch, num_channels = 3, qkv_bias = true,
+        torch_dtype = "float32" })
   end
   if ok then
-    ok, message = spit(out .. "/preprocessor_config.json", { image_processor_type = "ViTImageProcessor", do_resize = true,
-      size = { height = side, width = side }, resample = 2, do_rescale = true, rescale_factor = 1 / 255, do_normalize = true,
+    ok, message = spit(out .. "/preprocessor_config.json",
+      { image_processor_type = "ViTImageProcessor", do_resize = true,
+      size = { height = side, width = side }, resample = 2, do_rescale = true,
+        rescale_factor = 1 / 255, do_normalize = true,
       image_mean = MEAN, image_std = STD })
   end
-  return ok and ("'%s': %s; transformers: IJepaModel.from_pretrained(\"%s\")"):format(out, part.label, out), message
+  return ok and ("'%s': %s; transformers: IJepaModel.from_pretrained(\"%s\")"):format(out,
+    part.label, out), message
 end
 
 -- timm's names of models with these sizes.
-local TIMM = { ["1280 32 14 224"] = "vit_huge_patch14_gap_224", ["1280 32 16 448"] = "vit_huge_patch16_gap_448",
+local TIMM = { ["1280 32 14 224"] = "vit_huge_patch14_gap_224",
+  ["1280 32 16 448"] = "vit_huge_patch16_gap_448",
   ["1408 40 16 224"] = "vit_giant_patch16_gap_224" }
 
 -- A safetensors file with timm's names for a ViT without class token.
 function formats.timm(w, out, o)
   local items, options, part = encoder_of(w, o)
   if not items then return nil, options end
-  local name = TIMM[("%d %d %d %d"):format(options.width, options.depth, options.patch, options.crop[1])]
+  local name = TIMM[("%d %d %d %d"):format(options.width, options.depth, options.patch,
+    options.crop[1])]
   local ok, message = tensors.save(out, items, { format = "pt" })
   local model = name and ("timm.create_model(\"%s\", num_classes=0)"):format(name) or
     (("timm.models.vision_transformer.VisionTransformer(img_size=(%d, %d), patch_size=%d, embed_dim=%d, depth=%d, num_heads=%d, " ..
@@ -190,9 +210,12 @@ end
 ---@return string? said, string? message
 function export.write(path, o)
   if not formats[o.format] then
-    F.raise(("export: format '%s' is not one of pth, hf, timm, safetensors"):format(tostring(o.format)))
+    F.raise(("export: format '%s' is not one of pth, hf, timm, safetensors"):format(
+      tostring(o.format)))
   end
-  if type(o.out) ~= "string" or o.out == "" then F.raise "export: out is not set: where to write" end
+  if type(o.out) ~= "string" or o.out == "" then
+    F.raise "export: out is not set: where to write"
+  end
   local w, message = weights.open(path)
   if not w then return nil, message end
   local said
@@ -203,8 +226,8 @@ end
 
 local OPTIONS = { format = true, out = true, which = true, heads = true, grid = true }
 
---- The command's arguments: a path and --format, --out, --which, --heads, --grid, each also as key=value. Returns the
---- exit code.
+--- The command's arguments: a path and --format, --out, --which, --heads, --grid, each also as
+--- key=value. Returns the exit code.
 ---@param args string[]
 ---@return integer code, string? usage what is wrong with the arguments
 function export.main(args)

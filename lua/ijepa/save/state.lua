@@ -12,8 +12,10 @@ local C = F.C
 local state = {}
 -- The numbers of a run in a checkpoint's metadata: whole ones, unless real; needed, or perhaps not
 -- there.
-local NUMBERS = { step = { needed = true }, seconds = { real = true, needed = true }, lr_scale = { real = true },
-  wd_scale = { real = true }, updates = {}, ipe = {}, world = {}, batch = {}, accumulate = {}, count = {}, save = {},
+local NUMBERS = { step = { needed = true }, seconds = { real = true, needed = true },
+  lr_scale = { real = true },
+  wd_scale = { real = true }, updates = {}, ipe = {}, world = {}, batch = {}, accumulate = {},
+    count = {}, save = {},
   rows_csv = {}, rows_json = {}, rows_diagnoses = {} }
 local PARTS = { "encoder", "predictor", "target_encoder" }
 
@@ -64,7 +66,8 @@ function state.save(path, whole, cfg, meta, later)
   local items, all = {}, everything(whole, true)
   if whole.opt.dist and whole.opt.dist.rank > 0 then return true end
   for i, e in ipairs(all) do items[i] = { name = e.name, tensor = e.tensor.h } end
-  local m = { settings = json.encode { model = cfg.model, data = { crop = cfg.data.crop }, seed = cfg.seed }, updates = whole.opt:steps(),
+  local m = { settings = json.encode { model = cfg.model, data = { crop = cfg.data.crop },
+    seed = cfg.seed }, updates = whole.opt:steps(),
     ijepa = F.string(C.ij_version()) }
   for k, v in pairs(meta) do m[k] = v end
   return checkpoint.save(path, items, m, later)
@@ -74,7 +77,9 @@ end
 -- without it).
 local function fill(file, list, prefix)
   local expected = {}
-  for i, e in ipairs(list) do expected[i] = { name = e.name, shape = e.shape or e.tensor:shape(), dtype = "f32" } end
+  for i, e in ipairs(list) do
+    expected[i] = { name = e.name, shape = e.shape or e.tensor:shape(), dtype = "f32" }
+  end
   local ok, message = checkpoint.match(expected, file, prefix)
   if not ok then return nil, message end
   for _, e in ipairs(list) do
@@ -89,7 +94,9 @@ end
 -- Fills a model from the tensors "PART.NAME".
 local function fill_part(file, part, model)
   local list = {}
-  for i, p in ipairs(model:params()) do list[i] = { name = part .. "." .. p.name, tensor = p.tensor } end
+  for i, p in ipairs(model:params()) do
+    list[i] = { name = part .. "." .. p.name, tensor = p.tensor }
+  end
   return fill(file, list, part .. ".")
 end
 
@@ -121,8 +128,13 @@ function state.load(path, whole)
   local run = file:meta "run"
   meta.run = type(run) == "string" and run or nil
   file:close()
-  if not ok then return nil, message .. "; give another out=FOLDER, or resume=false to start anew" end
-  if wrong then return nil, ("checkpoint '%s' is not of a run: it says no '%s', or not as a number"):format(path, wrong) end
+  if not ok then
+    return nil, message .. "; give another out=FOLDER, or resume=false to start anew"
+  end
+  if wrong then
+    return nil, ("checkpoint '%s' is not of a run: it says no '%s', or not as a number"):format(
+      path, wrong)
+  end
   whole.opt:steps(meta.updates or meta.step)
   return meta
 end
@@ -136,20 +148,23 @@ local function fits(path, cfg)
   local named = m.arch and jepa.size(m.arch) or {}
   local h, wide = crop, crop
   if type(crop) == "table" then h, wide = crop[1], crop[2] end
-  local width, patches = m.width or named.width, math.floor(h / m.patch) * math.floor(wide / m.patch)
+  local width, patches = m.width or named.width,
+    math.floor(h / m.patch) * math.floor(wide / m.patch)
   local function same(label, size_of_settings)
     local part = w:part(label)
     local size = part and part:size()
     for key, value in pairs(size_of_settings) do fine = fine and size and (value == size[key]) end
     return size
   end
-  local size = same("encoder", { width = width, depth = m.depth or named.depth, patch = m.patch, patches = patches })
+  local size = same("encoder", { width = width, depth = m.depth or named.depth, patch = m.patch,
+    patches = patches })
   same("predictor", { width = m.pred_dim, depth = m.pred_depth, patches = patches })
   local ratio = m.mlp_ratio or named.mlp_ratio
   fine = fine and width and math.floor(width * (ratio or 4)) == math.floor(width * size.mlp_ratio)
   w:close()
   if fine then return true end
-  return nil, ("checkpoint '%s' is of another architecture than the run's config.lua says"):format(path)
+  return nil, ("checkpoint '%s' is of another architecture than the run's config.lua says"):format(
+    path)
 end
 
 -- What a run's models print: one line each.
@@ -157,7 +172,8 @@ local Opened = {}
 function Opened:__tostring()
   local predictor = tostring(self.predictor):gsub("^predictor ", "")
   return ("model of '%s'\n  encoder    %s\n  predictor  %s\n  target     the EMA of the encoder\n" ..
-    "  policy     %s\n  config     the settings of the run, a table"):format(self.out, tostring(self.encoder), predictor,
+    "  policy     %s\n  config     the settings of the run, a table"):format(self.out,
+      tostring(self.encoder), predictor,
     tostring(self.policy))
 end
 
@@ -166,7 +182,9 @@ end
 ---@return { encoder: ijepa.encoder, predictor: ijepa.predictor, target: ijepa.encoder, config: table, policy: ijepa.mask_policy,
 ---out: string }? model, string? message
 function state.model(path)
-  if type(path) ~= "string" then F.raise(("model: expected a run's folder or a checkpoint, not a %s"):format(type(path))) end
+  if type(path) ~= "string" then
+    F.raise(("model: expected a run's folder or a checkpoint, not a %s"):format(type(path)))
+  end
   local folder, kind = path, C.ij_path_kind(path)
   if kind == 0 then return nil, ("run '%s' is not there"):format(path) end
   if kind ~= 2 then folder = path:match "^(.*)/[^/]*$" or "." end
@@ -185,7 +203,8 @@ function state.model(path)
   local m
   ok, m = pcall(function()
     local encoder, predictor, target = jepa.models(cfg)
-    return setmetatable({ encoder = encoder, predictor = predictor, target = target, config = cfg, out = folder,
+    return setmetatable({ encoder = encoder, predictor = predictor, target = target, config = cfg,
+      out = folder,
       policy = jepa.policy(cfg, encoder.grid) }, Opened)
   end)
   if not ok then return nil, ("run '%s': %s"):format(folder, tostring(m)) end

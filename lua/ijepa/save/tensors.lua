@@ -22,7 +22,9 @@ end
 
 -- Number of the tensor called name, from 0, or nil.
 local function find(self, name)
-  if type(name) ~= "string" then F.raise(("a tensor's name is a %s, expected a string"):format(type(name))) end
+  if type(name) ~= "string" then
+    F.raise(("a tensor's name is a %s, expected a string"):format(type(name)))
+  end
   local i = C.ij_tensor_file_find(handle(self), name)
   if i >= 0 then return i end
 end
@@ -34,7 +36,9 @@ end
 ---@param path string
 ---@return ijepa.tensors_file? file, string? message, integer? code
 function tensors.open(path)
-  if type(path) ~= "string" then F.raise(("tensors.open: path is a %s, expected a string"):format(type(path))) end
+  if type(path) ~= "string" then
+    F.raise(("tensors.open: path is a %s, expected a string"):format(type(path)))
+  end
   local out = F.new "ij_tensor_file *[1]"
   local ok, message, code = F.try(C.ij_tensor_file_open(path, out))
   if not ok then return nil, message, code end
@@ -51,19 +55,25 @@ end
 ---@return string[]
 function file:names()
   local f, list = handle(self), {}
-  for i = 0, C.ij_tensor_file_count(f) - 1 do list[i + 1] = F.string(C.ij_tensor_file_name(f, i)) end
+  for i = 0, C.ij_tensor_file_count(f) - 1 do
+    list[i + 1] = F.string(C.ij_tensor_file_name(f, i))
+  end
   return list
 end
 
 --- Type and shape of a tensor, or nil where there is none of that name.
 ---@param name string
----@return { dtype: string, shape: integer[] }? info dtype: "f32", "bf16", "i32", "i64", "u8"; else the file's, as "F16"
+---@return { dtype: string, shape: integer[] }? info dtype: "f32", "bf16", "i32", "i64", "u8"; else
+--- the file's, as "F16"
 function file:info(name)
   local i = find(self, name)
   if not i then return nil end
   local f, shape = self._handle, {}
-  for d = 0, C.ij_tensor_file_ndim(f, i) - 1 do shape[d + 1] = tonumber(C.ij_tensor_file_size(f, i, d)) end
-  return { dtype = names[tonumber(C.ij_tensor_file_dtype(f, i))] or F.string(C.ij_tensor_file_type(f, i)), shape = shape }
+  for d = 0, C.ij_tensor_file_ndim(f, i) - 1 do
+    shape[d + 1] = tonumber(C.ij_tensor_file_size(f, i, d))
+  end
+  return { dtype = names[tonumber(C.ij_tensor_file_dtype(f, i))]
+    or F.string(C.ij_tensor_file_type(f, i)), shape = shape }
 end
 
 --- A tensor's bytes: a pointer that is valid while the file is open, and how many. Keep the file,
@@ -72,7 +82,9 @@ end
 ---@return ffi.cdata*? pointer, integer|string bytes_or_message
 function file:data(name)
   local i = find(self, name)
-  if not i then return nil, ("file '%s' has no tensor '%s'"):format(self.path, name), C.IJ_EFORMAT end
+  if not i then
+    return nil, ("file '%s' has no tensor '%s'"):format(self.path, name), C.IJ_EFORMAT
+  end
   local bytes = F.new "size_t[1]"
   local p = C.ij_tensor_file_data(self._handle, i, bytes)
   if p == nil then return nil, F.string(C.ij_errmsg()), C.IJ_EUNSUPPORTED end
@@ -86,7 +98,9 @@ end
 ---@return boolean? ok, string? message, integer? code
 function file:read(name, out, count)
   local i = find(self, name)
-  if not i then return nil, ("file '%s' has no tensor '%s'"):format(self.path, name), C.IJ_EFORMAT end
+  if not i then
+    return nil, ("file '%s' has no tensor '%s'"):format(self.path, name), C.IJ_EFORMAT
+  end
   return F.try(C.ij_tensor_file_read(self._handle, i, out, count))
 end
 
@@ -96,7 +110,9 @@ end
 ---@return boolean? ok, string? message, integer? code
 function file:load(name, t)
   local i = find(self, name)
-  if not i then return nil, ("file '%s' has no tensor '%s'"):format(self.path, name), C.IJ_EFORMAT end
+  if not i then
+    return nil, ("file '%s' has no tensor '%s'"):format(self.path, name), C.IJ_EFORMAT
+  end
   return F.try(C.ij_tensor_file_load(self._handle, i, t.h))
 end
 
@@ -120,18 +136,23 @@ function file:metas()
 end
 
 local function plain(value, what)
-  if type(value) ~= "string" then F.raise(("%s is a %s, expected a string"):format(what, type(value))) end
+  if type(value) ~= "string" then
+    F.raise(("%s is a %s, expected a string"):format(what, type(value)))
+  end
   if value:find("\0", 1, true) then F.raise(what .. " holds a zero byte") end
   return value
 end
 
 -- What is wrong with item number i, or nil.
 local function fault(i, item)
-  if type(item) ~= "table" then return ("item %d is a %s, expected a table"):format(i, type(item)) end
+  if type(item) ~= "table" then
+    return ("item %d is a %s, expected a table"):format(i, type(item))
+  end
   plain(item.name, ("item %d: name"):format(i))
   if item.tensor then return end
   if not numbers[item.dtype] then
-    return ("tensor '%s': dtype is %s, expected f32, bf16, i32, i64 or u8"):format(item.name, tostring(item.dtype))
+    return ("tensor '%s': dtype is %s, expected f32, bf16, i32, i64 or u8"):format(item.name,
+      tostring(item.dtype))
   end
   if type(item.shape) ~= "table" then return ("tensor '%s' has no shape"):format(item.name) end
   local bytes = ({ f32 = 4, bf16 = 2, i32 = 4, i64 = 8, u8 = 1 })[item.dtype]
@@ -150,7 +171,9 @@ local function fault(i, item)
 end
 
 local function add(writer, item)
-  if item.tensor then return F.try(C.ij_tensor_writer_add_tensor(writer, item.name, item.tensor)) end
+  if item.tensor then
+    return F.try(C.ij_tensor_writer_add_tensor(writer, item.name, item.tensor))
+  end
   local n = #item.shape
   local shape = F.new("int64_t[?]", n, item.shape)
   return F.try(C.ij_tensor_writer_add(writer, item.name, numbers[item.dtype], n, shape, item.data))
@@ -203,7 +226,8 @@ end
 ---@param path string
 ---@param items table[]
 ---@param meta? table<string, string>
----@param later boolean? copies the tensors and lets a thread write; returns an ijepa.save_job instead of true
+---@param later boolean? copies the tensors and lets a thread write; returns an ijepa.save_job
+--- instead of true
 ---@return boolean? ok, string? message, integer? code
 function tensors.save(path, items, meta, later)
   local writer, message, code = prepare(path, items, meta)
@@ -213,7 +237,8 @@ function tensors.save(path, items, meta, later)
   local ok
   ok, message, code = F.try(C.ij_tensor_writer_commit_later(F.gc(writer, nil), job))
   if not ok then return nil, message, code end
-  return setmetatable({ h = job[0] ~= nil and F.gc(job[0], C.ij_tensor_writer_job_end) or nil }, Job)
+  return setmetatable({ h = job[0] ~= nil and F.gc(job[0], C.ij_tensor_writer_job_end) or nil },
+    Job)
 end
 
 --- Writes a PyTorch checkpoint: the items as storages "0", "1", ... and this pickle, which names

@@ -15,12 +15,15 @@ local C = F.C
 
 local weights = {}
 
-local BLOCK = { "norm1.weight", "norm1.bias", "attn.qkv.weight", "attn.qkv.bias", "attn.proj.weight", "attn.proj.bias",
+local BLOCK = { "norm1.weight", "norm1.bias", "attn.qkv.weight", "attn.qkv.bias",
+  "attn.proj.weight", "attn.proj.bias",
   "norm2.weight", "norm2.bias", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias" }
 local FIRST = { encoder = { "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias" },
-  predictor = { "mask_token", "predictor_pos_embed", "predictor_embed.weight", "predictor_embed.bias" } }
+  predictor = { "mask_token", "predictor_pos_embed", "predictor_embed.weight",
+    "predictor_embed.bias" } }
 local LAST = { encoder = { "norm.weight", "norm.bias" },
-  predictor = { "predictor_norm.weight", "predictor_norm.bias", "predictor_proj.weight", "predictor_proj.bias" } }
+  predictor = { "predictor_norm.weight", "predictor_norm.bias", "predictor_proj.weight",
+    "predictor_proj.bias" } }
 local BLOCKS = { encoder = "blocks", predictor = "predictor_blocks" }
 
 --- The names of a model's tensors, in the order of the published checkpoints.
@@ -37,8 +40,10 @@ function weights.names(kind, depth)
   return list
 end
 
-local HF = { ["norm1"] = { "layernorm_before" }, ["norm2"] = { "layernorm_after" }, ["attn.proj"] = { "attention.output.dense" },
-  ["attn.qkv"] = { "attention.attention.query", "attention.attention.key", "attention.attention.value" },
+local HF = { ["norm1"] = { "layernorm_before" }, ["norm2"] = { "layernorm_after" },
+  ["attn.proj"] = { "attention.output.dense" },
+  ["attn.qkv"] = { "attention.attention.query", "attention.attention.key",
+    "attention.attention.value" },
   ["mlp.fc1"] = { "intermediate.dense" }, ["mlp.fc2"] = { "output.dense" } }
 
 --- The Hugging Face names (transformers' IJepaModel) of one of an encoder's tensors: one, or three
@@ -49,10 +54,13 @@ function weights.hf(name)
   if name == "pos_embed" then return { "embeddings.position_embeddings" } end
   local block, what, ending = name:match "^blocks%.(%d+)%.(.+)%.(%a+)$"
   if not block then
-    return { (name:gsub("^patch_embed%.proj", "embeddings.patch_embeddings.projection"):gsub("^norm", "layernorm")) }
+    return { (name:gsub("^patch_embed%.proj", "embeddings.patch_embeddings.projection"):gsub(
+      "^norm", "layernorm")) }
   end
   local list = {}
-  for i, word in ipairs(HF[what]) do list[i] = ("encoder.layer.%s.%s.%s"):format(block, word, ending) end
+  for i, word in ipairs(HF[what]) do
+    list[i] = ("encoder.layer.%s.%s.%s"):format(block, word, ending)
+  end
   return list
 end
 
@@ -91,14 +99,16 @@ local CLASS_TOKENS = { cls_token = true, class_token = true, class_embedding = t
 local function class_token(file, prefix)
   for _, name in ipairs(file:names()) do
     if CLASS_TOKENS[name:match "[^.]*$"] and name:sub(1, #prefix) == prefix then
-      return ("'%s' has a class token ('%s'), which I-JEPA's encoders do not have: %s"):format(file.path, name,
+      return ("'%s' has a class token ('%s'), which I-JEPA's encoders do not have: %s"):format(
+        file.path, name,
         "take a model without one, such as timm's with class_token=False, global_pool='avg'")
     end
   end
 end
 
 --- What the tensors say of the model: width, depth, mlp_ratio, patch (encoders), patches.
----@return { width: integer, depth: integer, mlp_ratio: number, patch: integer?, patches: integer }? size, string? message
+---@return { width: integer, depth: integer, mlp_ratio: number, patch: integer?, patches: integer }?
+--- size, string? message
 function Part:size()
   local token = self.kind == "encoder" and class_token(self.file, self.prefix)
   if token then return nil, token end
@@ -107,10 +117,13 @@ function Part:size()
   while self:shape(("%s.%d.norm1.weight"):format(BLOCKS[self.kind], depth)) do depth = depth + 1 end
   local fc1 = self:shape(BLOCKS[self.kind] .. ".0.mlp.fc1.weight")
   local patch = self.kind == "encoder" and self:shape "patch_embed.proj.weight"
-  if not pos or #pos ~= 3 or pos[3] < 1 or not fc1 or #fc1 ~= 2 or patch == nil or patch and #patch ~= 4 then
-    return nil, ("'%s': '%s' is no %s: its tensors have other names or shapes"):format(self.file.path, self.label, self.kind)
+  if not pos or #pos ~= 3 or pos[3] < 1 or not fc1 or #fc1 ~= 2 or patch == nil
+      or patch and #patch ~= 4 then
+    return nil, ("'%s': '%s' is no %s: its tensors have other names or shapes"):format(
+      self.file.path, self.label, self.kind)
   end
-  return { width = pos[3], depth = depth, mlp_ratio = (fc1[1] + .5) / pos[3], patch = patch and patch[4], patches = pos[2] }
+  return { width = pos[3], depth = depth, mlp_ratio = (fc1[1] + .5) / pos[3],
+    patch = patch and patch[4], patches = pos[2] }
 end
 
 --- What does not fit a list of { name, shape }: lists of lines, and how many there are.
@@ -127,14 +140,18 @@ function Part:differences(expected)
         d.missing[#d.missing + 1] = source
       end
     end
-    local its, mine = complete and table.concat(self:shape(want.name), ", "), table.concat(want.shape, ", ")
+    local its, mine = complete and table.concat(self:shape(want.name), ", "),
+      table.concat(want.shape, ", ")
     if complete and its ~= mine then
-      d.misshapen[#d.misshapen + 1] = ("%s (%s), expected (%s)"):format(self:sources(want.name)[1], its, mine)
+      d.misshapen[#d.misshapen + 1] = ("%s (%s), expected (%s)"):format(self:sources(want.name)[1],
+        its, mine)
       wanted[want.name] = false
     end
   end
   for _, name in ipairs(self.file:names()) do
-    if wanted[name] == nil and name:sub(1, #self.prefix) == self.prefix then d.unexpected[#d.unexpected + 1] = name end
+    if wanted[name] == nil and name:sub(1, #self.prefix) == self.prefix then
+      d.unexpected[#d.unexpected + 1] = name
+    end
   end
   return d, #d.missing + #d.unexpected + #d.misshapen
 end
@@ -142,7 +159,9 @@ end
 local function told(d)
   local parts = {}
   for _, what in ipairs { "misshapen", "missing", "unexpected" } do
-    if #d[what] > 0 then parts[#parts + 1] = ("%d %s: %s"):format(#d[what], what, table.concat(d[what], ", ")) end
+    if #d[what] > 0 then
+      parts[#parts + 1] = ("%d %s: %s"):format(#d[what], what, table.concat(d[what], ", "))
+    end
   end
   return table.concat(parts, "; ")
 end
@@ -164,17 +183,20 @@ local function not_finite(t)
 end
 
 --- Fills a model: every tensor by name and shape, converted to f32. Strict: nothing may be missing,
---- unexpected or of another shape, unless partial, which fills what fits. Values that are not finite
---- are an error.
+--- unexpected or of another shape, unless partial, which fills what fits. Values that are not
+--- finite are an error.
 ---@param model ijepa.model
 ---@param partial boolean?
 ---@return { missing: string[], unexpected: string[], misshapen: string[] }? left, string? message
 function Part:fill(model, partial)
   local expected = {}
-  for i, p in ipairs(model:params()) do expected[i] = { name = p.name, shape = p.tensor:shape() } end
+  for i, p in ipairs(model:params()) do
+    expected[i] = { name = p.name, shape = p.tensor:shape() }
+  end
   local left, count = self:differences(expected)
   if count > 0 and not partial then
-    return nil, ("checkpoint '%s' is of another architecture: '%s': %s"):format(self.file.path, self.label, told(left))
+    return nil, ("checkpoint '%s' is of another architecture: '%s': %s"):format(self.file.path,
+      self.label, told(left))
   end
   for i, p in ipairs(model:params()) do
     local shape = self:shape(p.name)
@@ -182,13 +204,15 @@ function Part:fill(model, partial)
       local row = 1
       for _, source in ipairs(self:sources(p.name)) do
         local rows = self.file:info(source).shape[1]
-        local ok, message = self.file:load(source, rows == shape[1] and p.tensor or p.tensor:narrow(1, row, rows))
+        local ok, message = self.file:load(source,
+          rows == shape[1] and p.tensor or p.tensor:narrow(1, row, rows))
         if not ok then return nil, message end
         row = row + rows
       end
       local problem = not partial and not_finite(p.tensor)
       if problem then
-        return nil, ("checkpoint '%s': tensor '%s' holds %s: take an earlier checkpoint"):format(self.file.path,
+        return nil, ("checkpoint '%s': tensor '%s' holds %s: take an earlier checkpoint"):format(
+          self.file.path,
           table.concat(self:sources(p.name), "', '"), problem)
       end
     end
@@ -201,7 +225,10 @@ end
 ---@return table? item, string? message
 function Part:item(name)
   local shape, sources = self:shape(name), self:sources(name)
-  if not shape then return nil, ("checkpoint '%s' has no '%s'"):format(self.file.path, table.concat(sources, "', '")) end
+  if not shape then
+    return nil, ("checkpoint '%s' has no '%s'"):format(self.file.path,
+      table.concat(sources, "', '"))
+  end
   return weights.item(self.file, name, sources, shape)
 end
 
@@ -239,7 +266,8 @@ local function find_parts(file)
     end
     if prefix and (prefix == "" or prefix:sub(-1) == ".") and not prefix:find "^opt%." then
       local label = prefix:match "^([^.]+)%.module%.$" or prefix:sub(1, -2)
-      parts[#parts + 1] = setmetatable({ file = file, prefix = prefix, layout = layout, kind = kind, label = label }, Part)
+      parts[#parts + 1] = setmetatable({ file = file, prefix = prefix, layout = layout, kind = kind,
+        label = label }, Part)
     end
   end
   return parts
@@ -269,9 +297,12 @@ end
 -- be), heads.
 local function settings_of(file, path)
   local settings = json.decode(file:meta "settings" or "")
-  if type(settings) == "table" and type(settings.model) == "table" and type(settings.data) == "table" then
+  if type(settings) == "table" and type(settings.model) == "table"
+      and type(settings.data) == "table" then
     local message
-    settings, message = config.restored({ model = settings.model, data = { crop = settings.data.crop } }, ("checkpoint '%s'"):format(path))
+    settings, message = config.restored(
+      { model = settings.model, data = { crop = settings.data.crop } },
+      ("checkpoint '%s'"):format(path))
     if not settings then return false, message end
     local arch = settings.model.arch and jepa.size(settings.model.arch)
     return settings, settings.model.heads or arch and arch.heads
@@ -289,7 +320,9 @@ end
 function weights.open(path)
   local message
   local kind = C.ij_path_kind(path)
-  if kind == 0 then return nil, ("checkpoint '%s' does not exist%s"):format(path, paths.hint(path)) end
+  if kind == 0 then
+    return nil, ("checkpoint '%s' does not exist%s"):format(path, paths.hint(path))
+  end
   if kind == 2 then
     path, message = in_folder(path)
     if not path then return nil, message end
@@ -307,7 +340,8 @@ function weights.open(path)
   if #self.parts == 0 then
     local token = class_token(file, "")
     file:close()
-    return nil, token or ("'%s' holds no encoder that is known: no tensor is called pos_embed or embeddings.position_embeddings"):format(path)
+    return nil, token or (
+      "'%s' holds no encoder that is known: no tensor is called pos_embed or embeddings.position_embeddings"):format(path)
   end
   return self
 end
@@ -326,7 +360,8 @@ function Weights:part(label)
     if part.kind == "encoder" then encoders[#encoders + 1] = part end
   end
   if not label and #encoders == 1 then return encoders[1] end
-  return nil, ("'%s' holds %s%s: give which=NAME"):format(self.path, table.concat(names, ", "), label and (", no '" .. label .. "'") or "")
+  return nil, ("'%s' holds %s%s: give which=NAME"):format(self.path, table.concat(names, ", "),
+    label and (", no '" .. label .. "'") or "")
 end
 
 --- What jepa.encoder needs for a part: the tensors' sizes; heads and grid as given, said by the
@@ -347,7 +382,8 @@ function Weights:options(part, o)
   end
   local crop = self.settings and self.settings.data.crop
   if not grid and crop then
-    grid = type(crop) == "table" and { crop[1] / size.patch, crop[2] / size.patch } or { crop / size.patch, crop / size.patch }
+    grid = type(crop) == "table" and { crop[1] / size.patch, crop[2] / size.patch } or {
+      crop / size.patch, crop / size.patch }
   end
   if not grid then
     local side = math.floor(math.sqrt(size.patches) + .5)
@@ -358,14 +394,16 @@ function Weights:options(part, o)
     grid = { side, side }
   end
   if grid[1] * grid[2] ~= size.patches then
-    return nil, ("'%s' has %d positions, not the %g x %g of %s"):format(self.path, size.patches, grid[1], grid[2],
+    return nil, ("'%s' has %d positions, not the %g x %g of %s"):format(self.path, size.patches,
+      grid[1], grid[2],
       o and o.grid and "grid" or "its settings")
   end
   if heads < 1 or size.width % heads ~= 0 then
     return nil, ("'%s' has a width of %d, which %g heads do not divide: give another heads=N"):format(self.path, size.width,
       heads)
   end
-  return { width = size.width, depth = size.depth, heads = heads, mlp_ratio = size.mlp_ratio, patch = size.patch, grid = grid,
+  return { width = size.width, depth = size.depth, heads = heads, mlp_ratio = size.mlp_ratio,
+    patch = size.patch, grid = grid,
     crop = { grid[1] * size.patch, grid[2] * size.patch } }
 end
 
@@ -376,7 +414,8 @@ end
 function Weights:fill(whole)
   local target, message = self:part()
   if not target then return nil, message end
-  local taken = { encoder = self:part "encoder" or target, target_encoder = target, predictor = self:part "predictor" }
+  local taken = { encoder = self:part "encoder" or target, target_encoder = target,
+    predictor = self:part "predictor" }
   for _, name in ipairs { "encoder", "target_encoder", "predictor" } do
     if taken[name] then
       local ok
@@ -384,7 +423,8 @@ function Weights:fill(whole)
       if not ok then return nil, message end
     end
   end
-  return taken.predictor and "encoder, target encoder, predictor" or "encoder and target encoder; the predictor is new"
+  return taken.predictor and "encoder, target encoder, predictor"
+    or "encoder and target encoder; the predictor is new"
 end
 
 return weights

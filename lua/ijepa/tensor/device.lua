@@ -1,5 +1,5 @@
--- The device on which tensors are made, opened at the first use: "cpu", or what IJEPA_DEVICE, the setting
--- `device` of a recipe or device.set name.
+-- The device on which tensors are made, opened at the first use: "cpu", or what IJEPA_DEVICE, the
+-- setting `device` of a recipe or device.set name.
 local F = require "ijepa.base.ffi"
 local C = F.C
 
@@ -66,15 +66,19 @@ function device.name() return F.string(C.ij_device_name(device.get())) end
 function device.info(handle)
   local i = F.new "ij_device_info"
   C.ij_device_look(handle or device.get(), i)
-  return { name = F.string(i.name), arch = F.string(i.arch), memory = tonumber(i.memory), free = tonumber(i.memory_free),
-    used = tonumber(i.memory_used), top = tonumber(i.memory_top), weights = tonumber(i.memory_weights),
-    scratch = tonumber(i.memory_scratch), staging = tonumber(i.memory_staging), bf16 = i.bf16 ~= 0, ahead = i.ahead ~= 0 }
+  return { name = F.string(i.name), arch = F.string(i.arch), memory = tonumber(i.memory),
+    free = tonumber(i.memory_free),
+    used = tonumber(i.memory_used), top = tonumber(i.memory_top),
+      weights = tonumber(i.memory_weights),
+    scratch = tonumber(i.memory_scratch), staging = tonumber(i.memory_staging), bf16 = i.bf16 ~= 0,
+      ahead = i.ahead ~= 0 }
 end
 
 --- Waits until the device has finished all work.
 function device.wait() F.check(C.ij_device_wait(device.get())) end
 
---- Runs f as a step: tensors made inside are freed at its end, also where variables still hold them.
+--- Runs f as a step: tensors made inside are freed at its end, also where variables still hold
+--- them.
 ---@param f fun(...): ...
 ---@param ... any
 ---@return any

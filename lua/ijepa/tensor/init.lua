@@ -1,6 +1,6 @@
--- Tensors with the names of PyTorch; devices (`device`) and linear algebra (`linalg`).
--- Dimensions count from 1, or from -1 at the end. Values in tensors, such as patches and labels, count
--- from 0 and are never converted.
+-- Tensors with the names of PyTorch; devices (`device`) and linear algebra (`linalg`). Dimensions
+-- count from 1, or from -1 at the end. Values in tensors, such as patches and labels, count from 0
+-- and are never converted.
 -- Uses: base.
 local F = require "ijepa.base.ffi"
 local device = require "ijepa.tensor.device"
@@ -56,15 +56,21 @@ tensor.wrap, tensor.call = wrap, call
 local function is_tensor(x) return getmetatable(x) == T end
 tensor.is = is_tensor
 local function want(x, name, op)
-  if not is_tensor(x) then F.raise(("%s: '%s' is %s, expected a tensor"):format(op, name, type(x))) end
+  if not is_tensor(x) then
+    F.raise(("%s: '%s' is %s, expected a tensor"):format(op, name, type(x)))
+  end
   return x.h
 end
 tensor.want = want
 local function opt(x, name, op) return x ~= nil and want(x, name, op) or nil end
 
--- Refuses arguments that an op would ignore: x:softmax(1) must not be a softmax over the last dimension.
+-- Refuses arguments that an op would ignore: x:softmax(1) must not be a softmax over the last
+-- dimension.
 local function nothing_more(signature, ...)
-  if select("#", ...) > 0 then F.raise(("%s: unexpected argument; the signature is %s"):format(signature:match "[%w_]+%f[(]", signature)) end
+  if select("#", ...) > 0 then
+    F.raise(("%s: unexpected argument; the signature is %s"):format(signature:match "[%w_]+%f[(]",
+      signature))
+  end
 end
 
 local function shape_of(shape, op)
@@ -74,7 +80,9 @@ end
 local function dim_of(t, dim, op)
   local n = C.ij_tensor_ndim(t.h)
   local d = dim < 0 and n + dim or dim - 1
-  if type(dim) ~= "number" or d < 0 or d >= n then F.raise(("%s: no dimension %s of %d"):format(op, tostring(dim), n)) end
+  if type(dim) ~= "number" or d < 0 or d >= n then
+    F.raise(("%s: no dimension %s of %d"):format(op, tostring(dim), n))
+  end
   return d
 end
 
@@ -86,7 +94,9 @@ end
 function tensor.empty(shape, dtype, kept)
   local s, n = shape_of(shape, "empty")
   local t = DTYPE[dtype or "f32"]
-  if not t then F.raise(("empty: unknown dtype '%s': f32, bf16, i32, i64 or u8"):format(tostring(dtype))) end
+  if not t then
+    F.raise(("empty: unknown dtype '%s': f32, bf16, i32, i64 or u8"):format(tostring(dtype)))
+  end
   return call(kept and C.ij_tensor_new_kept or C.ij_tensor_new, device.get(), t, n, s)
 end
 
@@ -115,13 +125,16 @@ function tensor.from_pointer(pointer, shape, dtype, kept)
   return t
 end
 
---- A tensor from nested lists of numbers: tensor.new {{1, 2}, {3, 4}}; numbers alone give one element.
+--- A tensor from nested lists of numbers: tensor.new {{1, 2}, {3, 4}}; numbers alone give one
+--- element.
 ---@param values number|table
 ---@param dtype string?
 ---@return ijepa.tensor
 function tensor.new(values, dtype)
   dtype = dtype or "f32"
-  if not CTYPE[dtype] or dtype == "bf16" then F.raise("tensor: a list gives f32, i32, i64 or u8") end
+  if not CTYPE[dtype] or dtype == "bf16" then
+    F.raise("tensor: a list gives f32, i32, i64 or u8")
+  end
   local shape, v = {}, values
   while type(v) == "table" do
     shape[#shape + 1] = #v
@@ -137,7 +150,9 @@ function tensor.new(values, dtype)
       if at >= n then F.raise "tensor: the lists differ in length" end
       buf[at], at = x, at + 1
     else
-      if type(x) ~= "table" or #x ~= shape[depth] then F.raise "tensor: the lists differ in length" end
+      if type(x) ~= "table" or #x ~= shape[depth] then
+        F.raise "tensor: the lists differ in length"
+      end
       for i = 1, #x do fill(x[i], depth + 1) end
     end
   end
@@ -173,7 +188,8 @@ function T:numel() return tonumber(C.ij_tensor_count(self.h)) end
 ---@return integer
 function T:bytes() return self:numel() * BYTES[self:dtype()] end
 
---- The values in row-major order, as a C array of the tensor's type (bf16 as uint16_t), copied to the host.
+--- The values in row-major order, as a C array of the tensor's type (bf16 as uint16_t), copied to
+--- the host.
 ---@return ffi.cdata*
 function T:read()
   local t = C.ij_tensor_contiguous(self.h) ~= 0 and self or self:clone()
@@ -192,7 +208,8 @@ end
 ---@class ijepa.reading
 local Reading = {}
 Reading.__index = Reading
---- Starts to read the value of a tensor of one element without waiting; get() of the result waits for it.
+--- Starts to read the value of a tensor of one element without waiting; get() of the result waits
+--- for it.
 ---@return ijepa.reading
 function T:item_later()
   local out = F.new "ij_reading *[1]"
@@ -226,12 +243,15 @@ end
 
 local function row_text(buf, from, n)
   local parts = {}
-  for i = 0, math.min(n, 8) - 1 do parts[#parts + 1] = ("%10.5g"):format(tonumber(buf[from + i])) end
+  for i = 0, math.min(n, 8) - 1 do
+    parts[#parts + 1] = ("%10.5g"):format(tonumber(buf[from + i]))
+  end
   return table.concat(parts, " ") .. (n > 8 and "  ..." or "")
 end
 function T:__tostring()
   local shape = self:shape()
-  local ok, buf = pcall(function() return (self:dtype() == "bf16" and self:to "f32" or self):read() end)
+  local ok, buf = pcall(
+    function() return (self:dtype() == "bf16" and self:to "f32" or self):read() end)
   local lines = { ("tensor %s (%s) on %s"):format(self:dtype(), table.concat(shape, ", "),
     F.string(C.ij_device_name(C.ij_tensor_device(self.h)))) }
   if not ok then return lines[1] .. ": its step has ended" end
@@ -248,12 +268,16 @@ end
 ---@param start integer
 ---@param len integer
 ---@return ijepa.tensor
-function T:narrow(dim, start, len) return call(C.ij_tensor_narrow, self.h, dim_of(self, dim, "narrow"), start - 1, len) end
+function T:narrow(dim, start, len)
+  return call(C.ij_tensor_narrow, self.h, dim_of(self, dim, "narrow"), start - 1, len)
+end
 --- A view of one entry of a dimension; the result has one dimension less.
 ---@param dim integer
 ---@param index integer from 1
 ---@return ijepa.tensor
-function T:select(dim, index) return call(C.ij_tensor_select, self.h, dim_of(self, dim, "select"), index - 1) end
+function T:select(dim, index)
+  return call(C.ij_tensor_select, self.h, dim_of(self, dim, "select"), index - 1)
+end
 --- A view of the same values in another shape; one size may be -1.
 ---@param ... integer|integer[]
 ---@return ijepa.tensor
@@ -268,7 +292,8 @@ T.view = T.reshape
 ---@param b integer
 ---@return ijepa.tensor
 function T:transpose(a, b)
-  return call(C.ij_tensor_transpose, self.h, dim_of(self, a, "transpose"), dim_of(self, b, "transpose"))
+  return call(C.ij_tensor_transpose, self.h, dim_of(self, a, "transpose"),
+    dim_of(self, b, "transpose"))
 end
 --- A copy with memory of its own; kept: it stays valid after the step in which it is made.
 ---@param kept boolean?
@@ -322,7 +347,9 @@ function T:backward() F.check(C.ij_backward(self.h)) end
 ---@param w ijepa.tensor
 ---@param b ijepa.tensor?
 ---@return ijepa.tensor
-function T:linear(w, b) return call(C.ij_linear, self.h, want(w, "w", "linear"), opt(b, "b", "linear")) end
+function T:linear(w, b)
+  return call(C.ij_linear, self.h, want(w, "w", "linear"), opt(b, "b", "linear"))
+end
 --- GELU of each value.
 ---@return ijepa.tensor
 function T:gelu() return call(C.ij_gelu, self.h) end
@@ -335,9 +362,11 @@ function T:relu() return call(C.ij_relu, self.h) end
 ---@param eps number?
 ---@return ijepa.tensor
 function T:layer_norm(w, b, eps)
-  return call(C.ij_layer_norm, self.h, opt(w, "w", "layer_norm"), opt(b, "b", "layer_norm"), eps or 1e-5)
+  return call(C.ij_layer_norm, self.h, opt(w, "w", "layer_norm"), opt(b, "b", "layer_norm"),
+    eps or 1e-5)
 end
---- Self-attention of packed queries, keys and values: qkv (B, N, 3 A S) as [3][A][S] -> (B, N, A S).
+--- Self-attention of packed queries, keys and values: qkv (B, N, 3 A S) as [3][A][S] -> (B, N, A
+--- S).
 ---@param heads integer
 ---@return ijepa.tensor
 function T:attention(heads) return call(C.ij_attention, self.h, heads) end
@@ -368,8 +397,8 @@ function T:argmax(...)
   nothing_more("x:argmax(), over the last dimension", ...)
   return call(C.ij_argmax, self.h)
 end
---- The k largest along the last dimension, the largest first: values (..., k) f32 and their indices i32,
---- from 0. No gradient.
+--- The k largest along the last dimension, the largest first: values (..., k) f32 and their indices
+--- i32, from 0. No gradient.
 ---@param k integer
 ---@param ... nil no further arguments
 ---@return ijepa.tensor values, ijepa.tensor index
@@ -386,12 +415,15 @@ function T:softmax(...)
   nothing_more("x:softmax(), over the last dimension", ...)
   return call(C.ij_softmax, self.h)
 end
---- Matrix product: (M, K) times (K, N) -> (M, N), or P of them: (P, M, K) times (P, K, N) -> (P, M, N).
+--- Matrix product: (M, K) times (K, N) -> (M, N), or P of them: (P, M, K) times (P, K, N) -> (P, M,
+--- N).
 ---@param b ijepa.tensor
 ---@param ta boolean? this tensor is stored transposed: (K, M)
 ---@param tb boolean? b is stored transposed: (N, K)
 ---@return ijepa.tensor
-function T:matmul(b, ta, tb) return call(C.ij_matmul, self.h, want(b, "b", "matmul"), ta and 1 or 0, tb and 1 or 0) end
+function T:matmul(b, ta, tb)
+  return call(C.ij_matmul, self.h, want(b, "b", "matmul"), ta and 1 or 0, tb and 1 or 0)
+end
 --- Entries of the first dimension in any order, also repeated: x (R, ...) at index (T) -> (T, ...).
 ---@param index ijepa.tensor|integer[] i32, or a list, from 0
 ---@return ijepa.tensor
@@ -430,7 +462,8 @@ local function binary(op, x, y)
     if op == "+" then return call(C.ij_affine, y.h, 1, x) end
     return op == "-" and call(C.ij_affine, y.h, -1, x) or call(C.ij_affine, y.h, x, 0)
   end
-  F.raise(("%s: a %s and a %s cannot be combined"):format(BINARY[op], is_tensor(x) and "tensor" or type(x),
+  F.raise(("%s: a %s and a %s cannot be combined"):format(BINARY[op],
+    is_tensor(x) and "tensor" or type(x),
     is_tensor(y) and "tensor" or type(y)))
 end
 T.__add = function(x, y) return binary("+", x, y) end
@@ -459,15 +492,18 @@ end
 ---@param outer integer?
 ---@return ijepa.tensor
 function tensor.smooth_l1(x, y, beta, outer)
-  return call(C.ij_smooth_l1, want(x, "x", "smooth_l1"), want(y, "y", "smooth_l1"), beta or 1, outer or 1)
+  return call(C.ij_smooth_l1, want(x, "x", "smooth_l1"), want(y, "y", "smooth_l1"), beta or 1,
+    outer or 1)
 end
---- Mean cross entropy of logits (R, n) and labels i32 (R), from 0; rows with a negative label are ignored.
+--- Mean cross entropy of logits (R, n) and labels i32 (R), from 0; rows with a negative label are
+--- ignored.
 ---@param logits ijepa.tensor
 ---@param label ijepa.tensor
 ---@param smoothing number?
 ---@return ijepa.tensor
 function tensor.cross_entropy(logits, label, smoothing)
-  return call(C.ij_cross_entropy, want(logits, "logits", "cross_entropy"), want(label, "label", "cross_entropy"),
+  return call(C.ij_cross_entropy, want(logits, "logits", "cross_entropy"),
+    want(label, "label", "cross_entropy"),
     smoothing or 0)
 end
 --- Batch norm of x (R, D) per column; mean and var (D) are the running statistics.
@@ -479,7 +515,8 @@ end
 ---@param eps number?
 ---@return ijepa.tensor
 function tensor.batch_norm(x, mean, var, training, momentum, eps)
-  return call(C.ij_batch_norm, want(x, "x", "batch_norm"), want(mean, "mean", "batch_norm"), want(var, "var", "batch_norm"),
+  return call(C.ij_batch_norm, want(x, "x", "batch_norm"), want(mean, "mean", "batch_norm"),
+    want(var, "var", "batch_norm"),
     momentum or .1, eps or 1e-5, training and 1 or 0)
 end
 --- Bytes u8 (B, H, W, 3) -> f32 (B, 3, H, W): (p / 255 - mean) / std, per channel.
@@ -488,14 +525,16 @@ end
 ---@param std number[]
 ---@return ijepa.tensor
 function tensor.normalise(pixels, mean, std)
-  return call(C.ij_normalise, want(pixels, "pixels", "normalise"), F.new("double[3]", mean or { .485, .456, .406 }),
+  return call(C.ij_normalise, want(pixels, "pixels", "normalise"),
+    F.new("double[3]", mean or { .485, .456, .406 }),
     F.new("double[3]", std or { .229, .224, .225 }))
 end
 --- The norm of all gradients together, and whether they are finite.
 ---@param list ijepa.tensor[]
 ---@return number norm, boolean finite
 function tensor.norm(list)
-  local hs, sum, finite = F.new("ij_tensor *[?]", math.max(#list, 1)), F.new "double[1]", F.new "int[1]"
+  local hs, sum, finite = F.new("ij_tensor *[?]", math.max(#list, 1)), F.new "double[1]",
+    F.new "int[1]"
   for i, t in ipairs(list) do hs[i - 1] = t.h end
   F.check(C.ij_sum_squares(hs, #list, sum, finite))
   return math.sqrt(sum[0]), finite[0] ~= 0

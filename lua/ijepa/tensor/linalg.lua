@@ -1,5 +1,7 @@
---- Small dense linear algebra in double precision, by LAPACK: for probes, principal components and ranks.
--- Matrices are tensors of a few thousand rows at most. They are copied to the host: too slow for a step.
+--- Small dense linear algebra in double precision, by LAPACK: for probes, principal components and
+--- ranks.
+-- Matrices are tensors of a few thousand rows at most. They are copied to the host: too slow for a
+-- step.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 
@@ -16,7 +18,9 @@ local lapack   -- loaded at the first call
 local function library()
   if not lapack then
     local ok, found = pcall(F.load, "liblapack.so.3")
-    if not ok then F.raise "linalg: the library liblapack.so.3 is missing: install the package liblapack3" end
+    if not ok then
+      F.raise "linalg: the library liblapack.so.3 is missing: install the package liblapack3"
+    end
     lapack = found
   end
   return lapack
@@ -27,7 +31,9 @@ local function int(n) return F.new("int[1]", n) end
 -- t (rows, columns) as doubles, row-major, and its two sizes.
 local function doubles(t, what)
   local rows, columns = t:size(1), t:dim() == 2 and t:size(2)
-  if not columns then F.raise(("linalg.%s: expected a matrix, not %d dimensions"):format(what, t:dim())) end
+  if not columns then
+    F.raise(("linalg.%s: expected a matrix, not %d dimensions"):format(what, t:dim()))
+  end
   local values, n = t:read()
   local out = F.new("double[?]", n)
   for i = 0, n - 1 do
@@ -47,19 +53,24 @@ local function from_doubles(values, shape)
   return tensor.from_pointer(floats, shape, "f32", true)
 end
 
---- Eigenvalues of a symmetric matrix, the largest first, and its unit eigenvectors if `vectors` is true.
+--- Eigenvalues of a symmetric matrix, the largest first, and its unit eigenvectors if `vectors` is
+--- true.
 ---@param a ijepa.tensor f32 (n, n); only one half is read
 ---@param vectors boolean?
 ---@return number[] values, ijepa.tensor? vectors f32 (n, n): row i belongs to value i
 function linalg.eigh(a, vectors)
   local m, n, columns = doubles(a, "eigh")
-  if n ~= columns then F.raise(("linalg.eigh: a matrix of %d x %d is not square"):format(n, columns)) end
+  if n ~= columns then
+    F.raise(("linalg.eigh: a matrix of %d x %d is not square"):format(n, columns))
+  end
   local w, info, size, isize = F.new("double[?]", n), int(0), int(-1), int(-1)
   local best, ibest, job = F.new "double[1]", int(0), vectors and "V" or "N"
   local N = int(n)
-  library().dsyevd_(job, "U", N, m, N, w, best, size, ibest, isize, info, 1, 1)   -- returns the size of the work space
+  -- returns the size of the work space
+  library().dsyevd_(job, "U", N, m, N, w, best, size, ibest, isize, info, 1, 1)
   size[0], isize[0] = best[0], ibest[0]
-  library().dsyevd_(job, "U", N, m, N, w, F.new("double[?]", size[0]), size, F.new("int[?]", isize[0]), isize, info, 1, 1)
+  library().dsyevd_(job, "U", N, m, N, w, F.new("double[?]", size[0]), size,
+    F.new("int[?]", isize[0]), isize, info, 1, 1)
   if info[0] ~= 0 then F.raise(("linalg.eigh: no convergence (%d)"):format(info[0])) end
   local values = {}
   for i = 1, n do values[i] = w[n - i] end
@@ -77,14 +88,18 @@ function linalg.solve(a, b)
   local m, n, columns = doubles(a, "solve")
   local r, rows, many = doubles(b, "solve")
   if n ~= columns or rows ~= n then
-    F.raise(("linalg.solve: a is %d x %d and b is %d x %d, expected n x n and n x m"):format(n, columns, rows, many))
+    F.raise(("linalg.solve: a is %d x %d and b is %d x %d, expected n x n and n x m"):format(n,
+      columns, rows, many))
   end
-  local x, info, N = F.new("double[?]", n * many), int(0), int(n)   -- LAPACK stores columns one after the other
+  -- LAPACK stores columns one after the other
+  local x, info, N = F.new("double[?]", n * many), int(0), int(n)
   for i = 0, n - 1 do
     for j = 0, many - 1 do x[j * n + i] = r[i * many + j] end
   end
   library().dposv_("U", N, int(many), m, N, x, N, info, 1)
-  if info[0] > 0 then return nil, ("linalg.solve: the matrix is not positive definite (row %d)"):format(info[0]) end
+  if info[0] > 0 then
+    return nil, ("linalg.solve: the matrix is not positive definite (row %d)"):format(info[0])
+  end
   for i = 0, n - 1 do
     for j = 0, many - 1 do r[i * many + j] = x[j * n + i] end
   end

@@ -26,7 +26,8 @@ local MIN_GAIN = .05
 
 ---@class ijepa.diagnosis
 ---@field step integer
----@field cosine_distance number mean, of pooled features of two crops: 0 all alike, near 1 unrelated
+---@field cosine_distance number mean, of pooled features of two crops: 0 all alike, near 1
+--- unrelated
 ---@field rankme number RankMe (Garrido et al., 2023): effective rank of pooled features
 ---@field centred_rank number the same after the mean is subtracted
 ---@field patch_rank number effective rank of patch features after the mean is subtracted
@@ -143,7 +144,8 @@ local function distance(a, b)
   for i, p in ipairs(a:params()) do
     if p.trained then
       device.step(function()
-        sum = sum + tensor.norm { device.no_grad(function() return p.tensor - b:params()[i].tensor end) } ^ 2
+        sum = sum + tensor.norm {
+          device.no_grad(function() return p.tensor - b:params()[i].tensor end) } ^ 2
         whole = whole + tensor.norm { p.tensor } ^ 2
       end)
     end
@@ -206,7 +208,8 @@ function diagnose.verdict(list)
   local what = collapsed(list)
   if what then
     local better = before and moves == ", growing" and d.cosine_distance > before.cosine_distance
-    return better and "watch" or "collapse", ("%s: %s: this looks like collapse%s"):format(rank, what,
+    return better and "watch" or "collapse",
+      ("%s: %s: this looks like collapse%s"):format(rank, what,
       better and ", but less so than before"
       or "; try a higher optim.ema, a lower optim.lr, or larger targets (mask.target.scale)")
   end

@@ -1,6 +1,7 @@
--- What a training step needs of a GPU's memory, counted without one: updates of pretraining run on the device "dry",
--- which hands out addresses, computes nothing, and records what the CUDA plug-in would take (kernels/cuda/costs.h). Here are
--- two values that no kernel states: both are assumptions, and the report marks them as such.
+-- What a training step needs of a GPU's memory, counted without one: updates of pretraining run on
+-- the device "dry", which hands out addresses, computes nothing, and records what the CUDA plug-in
+-- would take (kernels/cuda/costs.h). Here are two values that no kernel states: both are
+-- assumptions, and the report marks them as such.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local device = require "ijepa.tensor.device"
@@ -11,7 +12,8 @@ local counting = require "ijepa.train.trainer".counting
 local memory = {}
 
 local MIB, GIB = 2 ^ 20, 2 ^ 30
-local CONTEXT = 600 * MIB      -- assumed: what driver, kernels and cuBLAS take before the first tensor
+-- assumed: what driver, kernels and cuBLAS take before the first tensor
+local CONTEXT = 600 * MIB
 local NCCL = 200 * MIB         -- assumed: NCCL's own buffers, with several processes
 
 local function copied(t)
@@ -21,7 +23,8 @@ local function copied(t)
 end
 
 -- ---- lengths of masks
---- Counts of patches that contexts and targets of a configuration's batches have: the mean and the maximum over `batches` of them.
+--- Counts of patches that contexts and targets of a configuration's batches have: the mean and the
+--- maximum over `batches` of them.
 ---@param cfg table as ijepa.config gives it
 ---@param batches integer? 200
 ---@return { k: number, t: number, most_k: integer, most_t: integer, pairs: table }
@@ -32,7 +35,8 @@ function memory.lengths(cfg, batches)
   local policy = jepa.policy(cfg, { math.floor(h / m.patch), math.floor(w / m.patch) })
   local out = { k = 0, t = 0, most_k = 0, most_t = 0, pairs = {} }
   for i = 0, n - 1 do
-    local s = policy:sample_raw(cfg.data.batch, i * math.max(cfg.data.batch, cfg.mask.group), i, false)
+    local s = policy:sample_raw(cfg.data.batch, i * math.max(cfg.data.batch, cfg.mask.group), i,
+      false)
     out.k, out.t = out.k + s.k / n, out.t + s.t / n
     out.most_k, out.most_t = math.max(out.most_k, s.k), math.max(out.most_t, s.t)
     out.contexts, out.targets = s.contexts, s.targets
@@ -46,7 +50,8 @@ end
 local function fixed_policy(lengths, k, t)
   return { sample_raw = function(_, count)
     local c, g = lengths.contexts, lengths.targets
-    return { count = count, contexts = c, targets = g, k = k, t = t, context = F.new("int32_t[?]", c * count * k),
+    return { count = count, contexts = c, targets = g, k = k, t = t,
+      context = F.new("int32_t[?]", c * count * k),
       target = F.new("int32_t[?]", g * count * t) }
   end }
 end
@@ -54,9 +59,11 @@ end
 -- Black images of the configuration's size.
 local function black_images(cfg)
   local crop, n = cfg.data.crop, cfg.data.batch
-  local height, width = type(crop) == "table" and crop[1] or crop, type(crop) == "table" and crop[2] or crop
+  local height, width = type(crop) == "table" and crop[1] or crop,
+    type(crop) == "table" and crop[2] or crop
   local batch = { count = n, pixels = F.new("uint8_t[?]", n * height * width * 3) }
-  return { height = height, width = width, epoch_steps = function() return 1000 * cfg.optim.accumulate end,
+  return { height = height, width = width,
+    epoch_steps = function() return 1000 * cfg.optim.accumulate end,
     next = function() return batch end }
 end
 
@@ -68,11 +75,14 @@ local function fill(models)
   end
   local zeros = F.new("uint8_t[?]", largest)
   for _, model in ipairs(models) do
-    for _, p in ipairs(model:params()) do F.check(F.C.ij_tensor_write(p.tensor.h, zeros, p.tensor:bytes())) end
+    for _, p in ipairs(model:params()) do
+      F.check(F.C.ij_tensor_write(p.tensor.h, zeros, p.tensor:bytes()))
+    end
   end
 end
 
--- The process whose moments take most memory, from 0; where the moments are not sharded all are alike.
+-- The process whose moments take most memory, from 0; where the moments are not sharded all are
+-- alike.
 local function heaviest(opt, processes)
   local load, most = {}, 0
   for i, e in ipairs(opt.entries) do
@@ -108,18 +118,21 @@ end
 ---@class ijepa.memory_parts bytes of a process's memory on a device, by what they are for
 ---@field params number parameters of the three models
 ---@field moments number AdamW's
----@field gradients number that stay from step to step, with buckets for their sums; 0 where each is used as soon as it is complete
+---@field gradients number that stay from step to step, with buckets for their sums; 0 where each is
+--- used as soon as it is complete
 ---@field copies number weights in bf16, kept for matmuls
 ---@field step number activations, and gradients in passing, at their maximum
 ---@field scratch number workspace and scratch of kernels
 ---@field staging number buffers for copies to the device
 ---@field trained integer trained parameters, elements
 
---- Runs two or more updates on a new device and reads what they take: gradients that stay are there from the second one on.
---- Tensors that nothing refers to any more count until the step's end, since Lua's collector does not see a device's memory.
+--- Runs two or more updates on a new device and reads what they take: gradients that stay are there
+--- from the second one on. Tensors that nothing refers to any more count until the step's end,
+--- since Lua's collector does not see a device's memory.
 ---@param name string "dry", or a GPU
 ---@param cfg table as ijepa.config gives it
----@param lengths { contexts: integer, targets: integer, k: integer, t: integer } counts of masks, and their patches
+---@param lengths { contexts: integer, targets: integer, k: integer, t: integer } counts of masks,
+--- and their patches
 ---@param processes integer? 1
 ---@return ijepa.memory_parts
 function memory.measure(name, cfg, lengths, processes)
@@ -146,7 +159,8 @@ function memory.measure(name, cfg, lengths, processes)
     for _, entry in ipairs(trainer.opt.entries) do trained = trained + entry.tensor:numel() end
     local function tensors(info) return info.used - info.weights - info.scratch end
     return { params = params, moments = tensors(before) - tensors(empty) - params,
-      gradients = tensors(after) - tensors(before), copies = after.weights, step = after.top - after.used,
+      gradients = tensors(after) - tensors(before), copies = after.weights,
+        step = after.top - after.used,
       scratch = after.scratch, staging = after.staging, trained = trained }
   end)
 end
@@ -156,8 +170,8 @@ end
 ---@field context number assumed: driver, kernels, cuBLAS
 ---@field total number
 
---- What one process of a run needs. o: processes (1), shard (moments divided among them), k and t (lengths of masks;
---- default: the maximum that memory.lengths meets).
+--- What one process of a run needs. o: processes (1), shard (moments divided among them), k and t
+--- (lengths of masks; default: the maximum that memory.lengths meets).
 ---@param cfg table as ijepa.config gives it
 ---@param o { processes: integer?, shard: boolean?, k: integer?, t: integer?, lengths: table? }?
 ---@return ijepa.memory_need
@@ -175,7 +189,8 @@ function memory.need(cfg, o)
 end
 
 -- ---- what would fit
--- Changes of settings from the cheapest to the dearest, each with its words. The update's images stay the same.
+-- Changes of settings from the cheapest to the dearest, each with its words. The update's images
+-- stay the same.
 local function candidates(cfg, processes, shard)
   local list, batch, acc = {}, cfg.data.batch, cfg.optim.accumulate
   local shards = processes > 1 and not shard and { false, true } or { shard or false }
@@ -185,10 +200,13 @@ local function candidates(cfg, processes, shard)
       local b = batch
       while true do
         local words = {}
-        if b ~= batch then words[1] = ("data.batch=%d optim.accumulate=%d"):format(b, acc * batch / b) end
+        if b ~= batch then
+          words[1] = ("data.batch=%d optim.accumulate=%d"):format(b, acc * batch / b)
+        end
         if recompute ~= cfg.model.recompute then words[#words + 1] = "model.recompute=true" end
         if sharded ~= (shard or false) then words[#words + 1] = "optim.shard=true" end
-        list[#list + 1] = { batch = b, accumulate = acc * batch / b, recompute = recompute, shard = sharded,
+        list[#list + 1] = { batch = b, accumulate = acc * batch / b, recompute = recompute,
+          shard = sharded,
           words = table.concat(words, " ") }
         if b % 2 == 1 then break end
         b = b / 2
@@ -198,8 +216,9 @@ local function candidates(cfg, processes, shard)
   return list
 end
 
---- Settings of a run with the same images an update that fit into so many bytes of a GPU: without recomputation and
---- with it, each with the largest batch; the run's own are words = "". An empty list: none does.
+--- Settings of a run with the same images an update that fit into so many bytes of a GPU: without
+--- recomputation and with it, each with the largest batch; the run's own are words = "". An empty
+--- list: none does.
 ---@param cfg table
 ---@param bytes number
 ---@param o { processes: integer?, shard: boolean? }?
@@ -213,7 +232,8 @@ function memory.fitting(cfg, bytes, o)
     local kind = tostring(c.recompute) .. tostring(c.shard)
     if not seen[kind] then
       local other = copied(cfg)
-      other.data.batch, other.optim.accumulate, other.model.recompute = c.batch, c.accumulate, c.recompute
+      other.data.batch, other.optim.accumulate, other.model.recompute = c.batch, c.accumulate,
+        c.recompute
       c.need = memory.need(other, { processes = processes, shard = c.shard, lengths = lengths })
       if c.need.total <= bytes then
         seen[kind] = true
@@ -237,7 +257,8 @@ function memory.advice(cfg, bytes_available, o)
   for _, c in ipairs(memory.fitting(cfg, bytes_available, o)) do
     if c.words ~= "" then list[#list + 1] = ("%s (%s)"):format(c.words, gib(c.need.total)) end
   end
-  local needs = ("this run needs %s per GPU and the GPU has %s: "):format(gib(need.total), gib(bytes_available))
+  local needs = ("this run needs %s per GPU and the GPU has %s: "):format(gib(need.total),
+    gib(bytes_available))
   if need.total <= bytes_available then
     return needs .. "it should fit if nothing else uses the GPU (nvidia-smi shows what does)"
   end
@@ -267,10 +288,12 @@ function memory.recipe(path, words)
   local ok, e = pcall(chunk)
   ijepa.args, ijepa.pretrain = args, trained
   if cfg then return cfg end
-  error(ok and ("%s: trains nothing: expected a recipe that calls ijepa.pretrain"):format(path) or e, 0)
+  error(ok and ("%s: trains nothing: expected a recipe that calls ijepa.pretrain"):format(path)
+    or e, 0)
 end
 
-local ROWS = { { "params", "parameters of the three models" }, { "moments", "moments of AdamW" }, { "gradients", "gradients, kept" },
+local ROWS = { { "params", "parameters of the three models" }, { "moments", "moments of AdamW" },
+  { "gradients", "gradients, kept" },
   { "copies", "weights in bf16, for matmuls" }, { "step", "activations, at their maximum" },
   { "beside", "workspace, scratch, staging" }, { "context", "driver and libraries (assumed)" } }
 
@@ -280,31 +303,39 @@ local ROWS = { { "params", "parameters of the three models" }, { "moments", "mom
 ---@return string
 function memory.report(cfg, o)
   local m, lengths = cfg.model, memory.lengths(cfg)
-  local typical = memory.need(cfg, { processes = o.processes, shard = o.shard, lengths = lengths, k = math.floor(lengths.k + .5),
+  local typical = memory.need(cfg, { processes = o.processes, shard = o.shard, lengths = lengths,
+    k = math.floor(lengths.k + .5),
     t = math.floor(lengths.t + .5) })
   local most = memory.need(cfg, { processes = o.processes, shard = o.shard, lengths = lengths })
-  local crop = type(cfg.data.crop) == "table" and table.concat(cfg.data.crop, " x ") or tostring(cfg.data.crop)
-  local lines = { ("%s/%d at %s, %s%s on each of %s, %s%s"):format(m.width and "vit" or m.arch, m.patch, crop,
-    text.count(cfg.data.batch, "image"), cfg.optim.accumulate > 1 and (" x %d"):format(cfg.optim.accumulate) or "",
+  local crop = type(cfg.data.crop) == "table" and table.concat(cfg.data.crop, " x ")
+    or tostring(cfg.data.crop)
+  local lines = { ("%s/%d at %s, %s%s on each of %s, %s%s"):format(m.width and "vit" or m.arch,
+    m.patch, crop,
+    text.count(cfg.data.batch, "image"),
+      cfg.optim.accumulate > 1 and (" x %d"):format(cfg.optim.accumulate) or "",
     text.count(o.processes, "GPU"), m.dtype, m.recompute and ", recomputing" or ""),
     ("%-34s %9s %9s"):format("GiB per GPU", "typical", "maximum"),
     ("%-34s %9.0f %9d"):format("  context patches", lengths.k, lengths.most_k),
     ("%-34s %9.0f %9d"):format("  patches of a target", lengths.t, lengths.most_t) }
   for _, row in ipairs(ROWS) do
-    lines[#lines + 1] = ("%-34s %9.2f %9.2f"):format(row[2], typical[row[1]] / GIB, most[row[1]] / GIB)
+    lines[#lines + 1] = ("%-34s %9.2f %9.2f"):format(row[2], typical[row[1]] / GIB,
+      most[row[1]] / GIB)
   end
   lines[#lines + 1] = ("%-34s %9.2f %9.2f"):format("total", typical.total / GIB, most.total / GIB)
   for _, gpu in ipairs(o.gpu) do
     local list = {}
     for _, c in ipairs(memory.fitting(cfg, gpu * GIB, o)) do
-      list[#list + 1] = c.words == "" and "fits as it is" or ("%s (%.1f)"):format(c.words, c.need.total / GIB)
+      list[#list + 1] = c.words == "" and "fits as it is" or ("%s (%.1f)"):format(c.words,
+        c.need.total / GIB)
     end
-    lines[#lines + 1] = ("GPU of %g GiB: %s"):format(gpu, #list > 0 and table.concat(list, "; or ") or "nothing fits")
+    lines[#lines + 1] = ("GPU of %g GiB: %s"):format(gpu, #list > 0 and table.concat(list, "; or ")
+      or "nothing fits")
   end
   return table.concat(lines, "\n")
 end
 
---- ijepa memory RECIPE [key=value ...] [processes=N] [gpu=GIB]: prints the report. False and why: misused.
+--- ijepa memory RECIPE [key=value ...] [processes=N] [gpu=GIB]: prints the report. False and why:
+--- misused.
 ---@param words string[]
 ---@return boolean? ok, string? wrong
 function memory.main(words)
@@ -313,7 +344,9 @@ function memory.main(words)
     local key, value = words[i]:match "^(%w+)=(.*)$"
     if key == "processes" or key == "gpu" then
       local n = tonumber(value)
-      if not n or n <= 0 or key == "processes" and n % 1 ~= 0 then return nil, ("'%s': expected a number"):format(words[i]) end
+      if not n or n <= 0 or key == "processes" and n % 1 ~= 0 then
+        return nil, ("'%s': expected a number"):format(words[i])
+      end
       o[key] = key == "gpu" and { n } or n
     else
       rest[#rest + 1] = words[i]

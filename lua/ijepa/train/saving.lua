@@ -41,8 +41,8 @@ function saving.rollback(t, path)
   end
 end
 
---- Returns to the checkpoint that rollback has chosen. The logs keep their rows; the state is saved,
---- so that a restart resumes from here.
+--- Returns to the checkpoint that rollback has chosen. The logs keep their rows; the state is
+--- saved, so that a restart resumes from here.
 function saving.roll_back(t)
   local path = t.back
   t.back = nil
@@ -93,7 +93,8 @@ function saving.save(t, later, rolled_back)
   ok, message = state.save(latest, t.whole, cfg, meta, cfg.log.save_background)
   if not ok then return nil, message end
   t.saving, t.saved, t.saves = ok ~= true and ok or DONE, step, t.saves + 1
-  if t.dist.rank == 0 and not rolled_back and epoch % 1 == 0 and epoch > 0 and epoch % cfg.log.save_epochs == 0 then
+  if t.dist.rank == 0 and not rolled_back and epoch % 1 == 0 and epoch > 0
+      and epoch % cfg.log.save_epochs == 0 then
     t.saving_name = checkpoint.path(cfg.out, epoch, cfg.tag)
   end
   if later and t.saving ~= DONE then return true end

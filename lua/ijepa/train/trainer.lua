@@ -22,7 +22,8 @@ local trainer = {}
 ---@field target ijepa.encoder the target encoder, an EMA of the context encoder
 ---@field opt ijepa.optim
 ---@field policy ijepa.mask_policy
----@field scale { lr: number, wd: number } factors of the schedules; hooks may set them; they are saved
+---@field scale { lr: number, wd: number } factors of the schedules; hooks may set them; they are
+--- saved
 ---@field losses number[] of the steps of this process
 ---@field run table the log: run:say(text)
 ---@field dist ijepa.dist the processes that train together
@@ -50,13 +51,15 @@ function Trainer:stop(why) self.ended = tostring(why) end
 
 local function open_images(cfg, processes)
   local d = cfg.data
-  local images, message = data.open { train = true, root = d.root, subset = d.subset, seed = cfg.seed,
+  local images, message = data.open { train = true, root = d.root, subset = d.subset,
+    seed = cfg.seed,
     crop = d.crop, batch = d.batch, multiple = cfg.optim.accumulate,
     rank = processes.rank, world = processes.size, workers = d.workers, prefetch = d.prefetch,
     scale = d.scale, ratio = d.ratio, flip = d.flip, jitter = d.jitter, jitter_p = d.jitter_p,
     grey = d.grey, blur = d.blur, weights = d.weights, copy = d.copy,
     max_bad = d.max_bad, max_pixels = d.max_pixels, max_bytes = d.max_bytes,
-    untrusted_loaders = d.untrusted_loaders, orient = d.orient, damaged = d.damaged, range = d.range,
+    untrusted_loaders = d.untrusted_loaders, orient = d.orient, damaged = d.damaged,
+      range = d.range,
     manifest = processes.local_rank == 0 and d.manifest or nil,
     say = function(line) io.stderr:write(line, "\n") end }
   if not images then error(message, 0) end
