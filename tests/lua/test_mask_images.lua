@@ -101,7 +101,7 @@ end
 local folder, out, model, x, drawn, diagnosed
 local function train()   -- once for all tests of this file
   if folder then return end
-  folder = made.folder()
+  folder = require "support".folder "file"
   local file = assert(io.open(folder .. "/brightest.lua", "wb"))
   file:write(BRIGHTEST)
   file:close()

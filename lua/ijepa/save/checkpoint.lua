@@ -253,9 +253,8 @@ function checkpoint.latest(folder, tag)
   tag = tag or checkpoint.tag(folder)
   local best, refused = nil, {}
   for _, name in ipairs(names) do
-    local kind = which(name, tag)
-    if kind then
-      local path = folder .. "/" .. name
+    local kind, path = which(name, tag), folder .. "/" .. name
+    if kind and C.ij_path_kind(path) ~= 0 then   -- a link to a file that a first save will make
       local file, why, failure = checkpoint.load(path)
       if file then
         local run, save = file:meta "run", file:meta "save"
