@@ -55,6 +55,17 @@ function plants.mixed() function checkpoint.retire() end end
 -- A damaged file is replaced by the next save.
 function plants.overwrite() function checkpoint.set_aside(path) return path end end
 
+-- A reader of the output that goes away ends the run.
+function plants.pipe()
+  local opening = require "ijepa.train.opening"
+  local lock_of = opening.lock_of
+  function opening.lock_of(cfg)
+    F.cdef "void *signal(int, void *);"
+    F.C.signal(13, nil)   -- SIGPIPE as by default
+    return lock_of(cfg)
+  end
+end
+
 -- A changed batch size does not change the step.
 function plants.batch()
   require "ijepa.train.resuming".step_of = function(meta) return meta.step end
