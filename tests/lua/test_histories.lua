@@ -354,7 +354,8 @@ end
 -- Planted faults are found.
 function tests.test_planted_faults_are_found()
   prepare()
-  for _, plant in ipairs { "step", "mixed", "overwrite", "batch", "counter", "unsaved", "scale", "pipe" } do
+  for _, plant in ipairs { "step", "mixed", "overwrite", "batch", "counter", "unsaved", "scale",
+      "pipe" } do
     local found
     for seed = 1, 60 do
       found = found or history(seed, plant)
