@@ -4,7 +4,8 @@
 local ijepa = require "ijepa"
 local checkpoint = require "ijepa.save.checkpoint"
 local F = require "ijepa.base.ffi"
-F.cdef "int raise(int);"
+F.cdef "int raise(int); void *signal(int, void *);"
+F.C.signal(2, nil)   -- a shell's background job ignores Ctrl-C, and the program would keep that
 
 local actions, plant = {}, os.getenv "IJEPA_PLANT"
 for action in (os.getenv "IJEPA_DO" or ""):gmatch "[^;]+" do
@@ -60,7 +61,6 @@ function plants.pipe()
   local opening = require "ijepa.train.opening"
   local lock_of = opening.lock_of
   function opening.lock_of(cfg)
-    F.cdef "void *signal(int, void *);"
     F.C.signal(13, nil)   -- SIGPIPE as by default
     return lock_of(cfg)
   end
