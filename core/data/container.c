@@ -1,6 +1,6 @@
 /* container.c: what the structure of an image file tells without decoding: its format, the EXIF orientation, whether it
  * is cut off. Every offset comes from the file, so each is checked. */
-#include "decode.h"
+#include "formats.h"
 #include <string.h>
 
 /* ---- reading numbers ---- */

@@ -1,7 +1,7 @@
 /* decode.c: which decoder reads a file. JPEG by libjpeg-turbo, which computes only the rows and columns that are
  * needed; BMP and PNM by plain.c; all other formats by libvips (other.c). They give rows of 4-byte pixels to the
  * resizer. */
-#include "decode.h"
+#include "formats.h"
 #include "baseline.h"
 #include <setjmp.h>
 #include <stdio.h>
@@ -151,11 +151,6 @@ ij_status ij_decoder_open(ij_decoder *d, const uint8_t *bytes, size_t n, int *he
   return IJ_OK;
 }
 
-void ij_levels_begin(ij_levels *l, const ij_decode_options *o, double low, double high) {
-  bool given = o->low != o->high;
-  *l = (ij_levels){.low = given ? o->low : low, .high = given ? o->high : high, .deep = true};
-}
-
 bool ij_decoder_is_flat(const ij_decoder *d) {
   int low = 256, high = -1;
   if (!d->levels.deep) return false;
@@ -165,16 +160,6 @@ bool ij_decoder_is_flat(const ij_decoder *d) {
       high = i;
     }
   return high - low < IJ_CONTRAST_LEAST;
-}
-
-void ij_cmyk_to_rgb(uint8_t *p, int n, bool inverted) {
-  for (; n > 0; n--, p += 4) {
-    int paper = inverted ? p[3] : 255 - p[3];
-    for (int c = 0; c < 3; c++) {
-      int t = (inverted ? 255 - p[c] : p[c]) * paper + 128, v = paper - ((t + (t >> 8)) >> 8);
-      p[c] = (uint8_t)(v < 0 ? 0 : v);
-    }
-  }
 }
 
 /* Whether the image's last marker is there: rows below the window aren't decoded, so it is searched for. */

@@ -1,6 +1,6 @@
 /* other.c: images that libvips reads, as 8-bit RGB by the rules of docs/data.md; and writing. libvips is loaded with
  * the first such image: linked to the program, its hundred libraries would add 30 ms to every start. */
-#include "decode.h"
+#include "formats.h"
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,6 +1,6 @@
 /* plain.c: BMP and PNM (PBM, PGM, PPM, in binary and in ASCII), which libvips reads by ImageMagick or by a loader that
  * it calls unsafe. The pixels are those of Pillow. Every size comes from the file, so each is checked. */
-#include "decode.h"
+#include "formats.h"
 #include <math.h>
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* core/data/plain.c and container.c on any bytes: pixels of a window of a BMP or PNM, or an error; of all formats the
  * orientation and whether the file is cut off. libFuzzer. */
-#include "data/decode.h"
+#include "data/formats.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 

@@ -1,7 +1,7 @@
-/* decode.h: between decode.c (which decoder reads a file), plain.c (BMP, PNM), other.c (libvips) and container.c (what
- * a file's structure tells without decoding). */
-#ifndef IJ_DECODE_H
-#define IJ_DECODE_H
+/* formats.h: between decode.c (which decoder reads a file), plain.c (BMP, PNM), other.c (libvips), levels.c (values to
+ * RGB) and container.c (what a file's structure tells without decoding). */
+#ifndef IJ_FORMATS_H
+#define IJ_FORMATS_H
 #include "data.h"
 
 /* ---- container.c ---- */
@@ -31,7 +31,7 @@ const char *ij_tiff_problem(const uint8_t *bytes, size_t n);
 /* Where the first frame of a GIF has its flags; 0: nowhere. */
 size_t ij_gif_flags(const uint8_t *bytes, size_t n);
 
-/* ---- decode.c ---- */
+/* ---- levels.c ---- */
 /* Values of more than 8 bits to levels: linear from [low, high] to 0..255, rounded. */
 typedef struct ij_levels {
   double low, high;
