@@ -274,6 +274,9 @@ local function draw_start(batch, first)
   if fault == 1 then s.full = math.random(3) elseif fault == 2 then s.cut = math.random(3) end
   -- a start may lack a reader of its output, hard links, or locks
   local lacks = one_of { "reader", "link", "flock", "nothing", "nothing" }
+  local killed = false   -- the shell then writes into the pipe and ends before it has the exit code
+  for _, a in ipairs(s.actions) do killed = killed or a.name == "kill" end
+  if lacks == "reader" and killed then lacks = "nothing" end
   if lacks ~= "nothing" and not s.full and not s.cut then s.lacks = lacks end
   return s
 end
