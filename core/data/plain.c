@@ -185,7 +185,7 @@ static void pnm_row(const ij_plain *p, const uint8_t *row, const uint16_t *unpac
       else if (p->bits == 8) to[c] = table[v];
       else {
         to[c] = ij_level(l, v);
-        if (!given) to[c] = (uint8_t)rint(v / p->most * 255); /* halves as Pillow rounds them */
+        if (!given) to[c] = (uint8_t)rint(fmin(v / p->most, 1) * 255); /* halves as Pillow rounds them */
       }
     }
 }
