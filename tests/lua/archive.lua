@@ -3,14 +3,7 @@ local bit = require "bit"
 local pickle = require "ijepa.save.pickle"
 local archive = {}
 
-local function le(v, bytes)
-  local out = {}
-  for i = 1, bytes do
-    out[i] = string.char(v % 256)
-    v = math.floor(v / 256)
-  end
-  return table.concat(out)
-end
+local le = pickle.le
 archive.le = le
 
 local function crc32(s)

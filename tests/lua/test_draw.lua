@@ -75,12 +75,12 @@ function tests.test_rows_of_a_figure()
   lu.assertTrue(holds(c, layout.colour(1)))
   lu.assertEquals(layout.colour(0 / 0), 0x808080)
   lu.assertEquals({ layout.bar_texts { low = 0, high = 1.5 } }, { "0.00", "1.50", "" })
-  for _, line in ipairs(layout.wrap("one two three four", 60, 13)) do
+  for _, line in ipairs(layout.wrap("one two three four", 60)) do
     lu.assertTrue(canvas.text_size(line, 13) <= 60)
   end
-  lu.assertEquals(table.concat(layout.wrap("one two three four", 60, 13), " "),
+  lu.assertEquals(table.concat(layout.wrap("one two three four", 60), " "),
     "one two three four")
-  lu.assertEquals(layout.wrap("unbroken", 5, 13), { "unbroken" })
+  lu.assertEquals(layout.wrap("unbroken", 5), { "unbroken" })
 end
 
 -- The struct that the library fills, two contexts, a grid that is not square, images wider than

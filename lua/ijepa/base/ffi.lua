@@ -50,6 +50,15 @@ function F.caller()
   end
 end
 
+--- The message of any value that error() was called with.
+---@param e any
+---@return string
+function F.message_of(e)
+  if type(e) == "string" then return e end
+  local meta = getmetatable(e)
+  return meta and meta.__tostring and tostring(e) or ("error object is a %s value"):format(type(e))
+end
+
 --- Raises message: at `level` as error() counts it in the calling function, or, without one, at the
 --- user's line.
 ---@param message string

@@ -114,4 +114,19 @@ function text.base64(p, n)
   return F.string(out, at)
 end
 
+--- Raises at the user's line where a table of options has a key that is not in names.
+---@param where string the function, for the message
+---@param t table
+---@param names string[]
+function text.check_keys(where, t, names)
+  local known = {}
+  for _, name in ipairs(names) do known[name] = true end
+  for key in pairs(t) do
+    if not known[key] then
+      F.raise(("%s: unknown setting '%s'%s"):format(where, tostring(key),
+        text.hint(tostring(key), names)))
+    end
+  end
+end
+
 return text

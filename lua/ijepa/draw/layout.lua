@@ -67,16 +67,19 @@ function layout.rows_of(figure)
   return rows
 end
 
---- A text in lines that are at most `width` pixels wide.
+local function text_width(text) return (canvas.text_size(text, style.text)) end
+
+--- A text in lines that are at most `width` wide.
 ---@param text string
 ---@param width number
----@param size integer
+---@param measure? fun(line: string): number the width of a line; default: pixels of a figure's text
 ---@return string[]
-function layout.wrap(text, width, size)
+function layout.wrap(text, width, measure)
+  measure = measure or text_width
   local lines = {}
   for word in text:gmatch "%S+" do
     local longer = lines[1] and lines[#lines] .. " " .. word
-    if longer and canvas.text_size(longer, size) <= width then
+    if longer and measure(longer) <= width then
       lines[#lines] = longer
     else
       lines[#lines + 1] = word
@@ -84,8 +87,6 @@ function layout.wrap(text, width, size)
   end
   return lines
 end
-
-local function text_width(text) return (canvas.text_size(text, style.text)) end
 
 -- Pixels that a colour bar takes; its unit has a line of its own where it does not fit between the
 -- ends.
@@ -174,7 +175,7 @@ function layout.rows(parts, o)
   local widths, width = column_widths(rows)
   if o.title then width = max(width, (canvas.text_size(o.title, style.title))) end
   if o.note then width = max(width, min(text_width(o.note), 320)) end
-  local note = o.note and layout.wrap(o.note, width, style.text) or {}
+  local note = o.note and layout.wrap(o.note, width) or {}
   local legend = legend_lines(o.legend, width)
   local head = margin + (o.title and 28 or 0) + #note * LINE + (#note > 0 and 6 or 0)
   local height, bar_width = head, min(width, 240)

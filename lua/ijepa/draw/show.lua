@@ -6,6 +6,7 @@
 local F = require "ijepa.base.ffi"
 local canvas = require "ijepa.draw.canvas"
 local layout = require "ijepa.draw.layout"
+local terminal = require "ijepa.base.terminal"
 local text = require "ijepa.base.text"
 local C = F.C
 local floor, max, min = math.floor, math.max, math.min
@@ -194,19 +195,6 @@ local function legend_line(legend, kind)
   return table.concat(parts, "  ")
 end
 
--- Lines of words of at most `width` characters.
-local function wrapped(s, width)
-  local lines = {}
-  for word in s:gmatch "%S+" do
-    if lines[1] and #lines[#lines] + 1 + #word <= width then
-      lines[#lines] = lines[#lines] .. " " .. word
-    else
-      lines[#lines + 1] = word
-    end
-  end
-  return lines
-end
-
 -- A figure in a terminal of so many columns and lines: its parts as characters, its texts as text.
 local function figure_text(figure, kind, columns, height)
   local rows, scale, tall, fixed = layout.rows_of(figure), 1, 0, 4
@@ -218,7 +206,9 @@ local function figure_text(figure, kind, columns, height)
   end
   scale = max(min(scale, (height - fixed) / tall), 16 / rows[1].height)   -- at least 8 lines a part
   local lines = { figure.title }
-  for _, line in ipairs(wrapped(figure.note or "", columns)) do lines[#lines + 1] = line end
+  for _, line in ipairs(layout.wrap(figure.note or "", columns, terminal.columns)) do
+    lines[#lines + 1] = line
+  end
   for _, row in ipairs(rows) do
     for _, line in ipairs(row_lines(row, kind, scale)) do lines[#lines + 1] = line end
     for _, part in ipairs(row) do

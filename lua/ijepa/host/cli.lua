@@ -56,12 +56,7 @@ end
 -- An error as { text = message and the user's frames }; an error of ijepa.exit stays as it is.
 local function handler(e)
   if type(e) == "table" and e.exit then return e end
-  local message = type(e) == "string" and e
-  if not message then
-    local meta = getmetatable(e)
-    message = meta and meta.__tostring and tostring(e)
-      or ("error object is a %s value"):format(type(e))
-  end
+  local message = F.message_of(e)
   local frames, level = {}, 2
   while level < 60 do   -- a stack that has overflown holds thousands of frames
     local at = debug.getinfo(level, "Sln")
@@ -164,13 +159,7 @@ end
 
 function commands.conform(argv)
   if not argv[2] then return fail_usage "conform: expected a file or folder of recorded results" end
-  local ok, result, message =
-    cli.protected(function() return require "ijepa.conform".main { unpack(argv, 2) } end)
-  if not ok then
-    if result.exit then return result.exit end
-    say(result.text, "\n")
-    return 1
-  end
+  local result, message = require "ijepa.conform".main { unpack(argv, 2) }
   if result == nil and message then say("ijepa: ", message, "\n") end
   if type(result) == "number" then return result end
   return result and 0 or 1
@@ -189,11 +178,9 @@ function commands.report(argv)
     return fail_usage "report: expected ijepa report RUN [out=FILE]"
   end
   ijepa.interrupted()   -- from here on Ctrl-C cannot leave a half-written file
-  local ok, path, message =
-    cli.protected(function() return require "ijepa.report"(argv[2], { file = file }) end)
-  if not ok and path.exit then return path.exit end
-  if not ok or not path then
-    say("ijepa: ", ok and message or path.text, "\n")
+  local path, message = require "ijepa.report"(argv[2], { file = file })
+  if not path then
+    say("ijepa: ", message, "\n")
     return 1
   end
   print(path)
@@ -212,56 +199,42 @@ function commands.import(argv)
 end
 
 function commands.export(argv)
-  local ok, code, wrong = cli.protected(function() return require "ijepa.save.export".main {
-    unpack(argv, 2) } end)
-  if not ok then
-    if code.exit then return code.exit end
-    say(code.text, "\n")
-    return 1
-  end
+  local code, wrong = require "ijepa.save.export".main { unpack(argv, 2) }
   return wrong and fail_usage("export: " .. wrong) or code
 end
 
 function commands.submit(argv)
-  local ok, code, wrong = cli.protected(function() return require "ijepa.dist.submit".main {
-    unpack(argv, 2) } end)
-  if not ok then
-    if code.exit then return code.exit end
-    say(code.text, "\n")
-    return 1
-  end
+  local code, wrong = require "ijepa.dist.submit".main { unpack(argv, 2) }
   return wrong and fail_usage("submit: " .. wrong) or code
 end
 
 function commands.memory(argv)
-  local ok, done, wrong = cli.protected(function() return require "ijepa.train.memory".main {
-    unpack(argv, 2) } end)
-  if ok then return done and 0 or fail_usage("memory: " .. wrong) end
-  if done.exit then return done.exit end
-  say(done.text, "\n")
-  return 1
+  local done, wrong = require "ijepa.train.memory".main { unpack(argv, 2) }
+  return done and 0 or fail_usage("memory: " .. wrong)
 end
 
 function commands.manifest(argv)
   if #argv ~= 2 then
     return fail_usage "manifest: expected one folder of images, tar or list of tars"
   end
-  local ok, code = cli.protected(function()
-    local data = require "ijepa.data"
-    local images, message = data.catalogue { root = argv[2] }
-    local started, lines, n = F.C.ij_time(), nil, 0
-    if images then lines, message = images:manifest() end
-    if not lines then
-      say("ijepa: ", message, "\n")
-      return 1
-    end
-    for line in lines do
-      n = n + 1
-      io.write(line, "\n")
-    end
-    say(("%d files in %.1f s\n"):format(n, F.C.ij_time() - started))
-    return 0
-  end)
+  local images, message = require "ijepa.data".catalogue { root = argv[2] }
+  local started, lines, n = F.C.ij_time(), nil, 0
+  if images then lines, message = images:manifest() end
+  if not lines then
+    say("ijepa: ", message, "\n")
+    return 1
+  end
+  for line in lines do
+    n = n + 1
+    io.write(line, "\n")
+  end
+  say(("%d files in %.1f s\n"):format(n, F.C.ij_time() - started))
+  return 0
+end
+
+-- Runs a command; what it raises is printed. Returns the exit code.
+local function run_command(command, argv)
+  local ok, code = cli.protected(command, argv)
   if ok then return code end
   if code.exit then return code.exit end
   say(code.text, "\n")
@@ -324,7 +297,7 @@ end
 function cli.main(argv)
   local first = argv[1]
   if not first then return require "ijepa.host.repl".main() end
-  if commands[first] then return commands[first](argv) end
+  if commands[first] then return run_command(commands[first], argv) end
   if options[first] then return options[first](argv) end
   if first:find "^%-" then
     return fail_usage(("unknown option '%s'"):format(first))

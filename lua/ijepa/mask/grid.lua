@@ -553,6 +553,6 @@ local function remove(words, first, chosen, n)
   for i = 0, n - 1 do chosen[i] = band(words[first + i], bnot(chosen[i])) end
 end
 
-return { new = new_grid, remove = remove, is_region = is_region, new_rng = new_rng, start = start,
-  choose = choose, list_bits = list_bits,
+return { new = new_grid, is_whole = is_whole, remove = remove, is_region = is_region,
+  new_rng = new_rng, start = start, choose = choose, list_bits = list_bits,
   count_ones = count_ones, is_map = function(v) return getmetatable(v) == Map end }

@@ -96,12 +96,7 @@ local function explain(e)
   if C.ij_interrupted() ~= 0 then   -- by the prompt's own means
     return setmetatable({ exit = 130, interrupted = true, place = F.caller() }, Interrupted)
   end
-  local message = type(e) == "string" and e
-  if not message then
-    local meta = getmetatable(e)
-    message = meta and meta.__tostring and tostring(e)
-      or ("error object is a %s value"):format(type(e))
-  end
+  local message = F.message_of(e)
   for level = 2, 200 do
     local at = debug.getinfo(level, "Sl")
     if not at then break end

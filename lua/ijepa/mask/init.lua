@@ -43,14 +43,7 @@ local function need(ok, ...)
   if not ok then F.raise(string.format(...)) end
 end
 
-local function known_keys(where, t, ...)
-  local names = { ... }
-  for key in pairs(t) do
-    local known = false
-    for _, name in ipairs(names) do known = known or key == name end
-    need(known, "%s: unknown setting '%s'%s", where, tostring(key), text.hint(tostring(key), names))
-  end
-end
+local function known_keys(where, t, ...) text.check_keys(where, t, { ... }) end
 
 local function integer(name, v, default, least)
   if v == nil then v = default end

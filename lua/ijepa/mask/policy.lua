@@ -19,9 +19,7 @@ local floor, min = math.floor, math.min
 local function need(ok, ...)
   if not ok then F.raise(string.format(...)) end
 end
-local function is_whole(v, least, most)
-  return type(v) == "number" and v % 1 == 0 and v >= least and v <= most
-end
+local is_whole = grids.is_whole
 local ints = F.typeof "int32_t[?]"
 local guarded, raise, place_of = guard.run, guard.raise, guard.place_of
 
@@ -290,21 +288,13 @@ end
 
 local NAMES = { "grid", "group", "seed", "batch", "options", "saliency" }
 
-local function check_names(where, t, names)
-  for key in pairs(t) do
-    local known = false
-    for _, name in ipairs(names) do known = known or key == name end
-    need(known, "%s: unknown setting '%s'%s", where, tostring(key), text.hint(tostring(key), names))
-  end
-end
-
 local function new_policy(base, f, o)
   need(type(f) == "function",
     "mask.policy: the first argument is %s, expected a function(rng, grid, at, options)", type(f))
   need(type(o) == "table",
     "mask.policy: expected a grid, or settings such as { grid = { 16, 16 } }")
   if o[1] then o = { grid = o } end
-  check_names("mask.policy", o, NAMES)
+  text.check_keys("mask.policy", o, NAMES)
   need(type(o.grid) == "table", "mask.policy: 'grid' is missing, such as {16, 16}")
   local group, seed = o.group or 128, o.seed or 0
   local batch = o.batch or group

@@ -4,7 +4,11 @@ local F = require "ijepa.base.ffi"
 
 local pickle = {}
 
-local function le(v, bytes)
+--- A whole number in so many bytes, the least significant first.
+---@param v number
+---@param bytes integer
+---@return string
+function pickle.le(v, bytes)
   local out = {}
   for i = 1, bytes do
     out[i] = string.char(v % 256)
@@ -12,6 +16,7 @@ local function le(v, bytes)
   end
   return table.concat(out)
 end
+local le = pickle.le
 
 local function text(s) return "X" .. le(#s, 4) .. s end
 
