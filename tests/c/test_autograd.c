@@ -48,6 +48,18 @@ static void refused(ij_status st, const char *op, const char *arg, const char *f
   ck_assert_str_eq(ij_errmsg(), want);
 }
 
+static ij_vit_config small_vit(int depth) {
+  return (ij_vit_config){.width = 32,
+                         .depth = depth,
+                         .heads = 2,
+                         .mlp_ratio = 4,
+                         .patch = 8,
+                         .channels = 3,
+                         .grid_h = 2,
+                         .grid_w = 2,
+                         .dtype = IJ_F32};
+}
+
 START_TEST(ops_refuse_tensors_of_two_devices)
 {
   open_devices();
@@ -85,15 +97,7 @@ END_TEST
 START_TEST(models_and_optimizers_refuse_another_device)
 {
   open_devices();
-  ij_vit_config c = {.width = 32,
-                     .depth = 1,
-                     .heads = 2,
-                     .mlp_ratio = 4,
-                     .patch = 8,
-                     .channels = 3,
-                     .grid_h = 2,
-                     .grid_w = 2,
-                     .dtype = IJ_F32};
+  ij_vit_config c = small_vit(1);
   ij_predictor_config pc = {.vit = c, .encoder_width = 32};
   ij_encoder *e;
   ij_predictor *p;
@@ -379,15 +383,7 @@ END_TEST
 START_TEST(a_parameter_of_a_model_gets_no_unfilled_gradient)
 { /* kept gradients that the kernels add to: the fill that makes them zeros fails */
   open_devices();
-  ij_vit_config c = {.width = 32,
-                     .depth = 2,
-                     .heads = 2,
-                     .mlp_ratio = 4,
-                     .patch = 8,
-                     .channels = 3,
-                     .grid_h = 2,
-                     .grid_w = 2,
-                     .dtype = IJ_F32};
+  ij_vit_config c = small_vit(2);
   ij_encoder *e;
   ck_assert_int_eq(ij_encoder_new(cpu, &c, &e), IJ_OK);
   ij_tensor *images = filled(cpu, SHAPE(1, 3, 16, 16), 1), *y, *loss;

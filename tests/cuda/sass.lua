@@ -13,18 +13,8 @@ local FOLDER, TABLE = "build-sass", "bench/results/sass.md"
 -- matches none is a breach.
 local MUST = require "rules"
 
-local function lines_of(command)
-  local list, pipe = {}, assert(io.popen(command))
-  for line in pipe:lines() do list[#list + 1] = line end
-  pipe:close()
-  return list
-end
-local function slurp(path)
-  local file = io.open(path, "rb")
-  local text = file and file:read "*a"
-  if file then file:close() end
-  return text
-end
+local project = dofile "tests/lint/files.lua"
+local slurp, lines_of = project.read, project.lines_of
 local function write(path, text)
   local file = assert(io.open(path, "wb"))
   file:write(text)

@@ -7,26 +7,8 @@ local function problem(file, fmt, ...)
   print(file .. ": " .. fmt:format(...))
 end
 
-local function slurp(path)
-  local file = io.open(path, "rb")
-  if not file then return nil end
-  local text = file:read "*a"
-  file:close()
-  return text
-end
-
-local function lines_of(command)
-  local list, pipe = {}, assert(io.popen(command))
-  for line in pipe:lines() do list[#list + 1] = line end
-  pipe:close()
-  return list
-end
-
--- What belongs to the project: git's list, or everything but builds and runs where there is no git.
-local files = lines_of "git ls-files --cached --others --exclude-standard 2>/dev/null"
-if #files == 0 then
-  files = lines_of [[find . -type f -not -path './.git/*' -not -path './build*' -not -path './runs/*' | sed 's|^\./||']]
-end
+local project = dofile "tests/lint/files.lua"
+local slurp, lines_of, files = project.read, project.lines_of, project.of_project()
 local text = {}
 for _, path in ipairs(files) do
   local content = slurp(path)

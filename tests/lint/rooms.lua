@@ -14,25 +14,18 @@ local function problem(file, fmt, ...)
   print(file .. ": " .. fmt:format(...))
 end
 
-local function lines_of(command)
-  local list, pipe = {}, assert(io.popen(command))
-  for line in pipe:lines() do list[#list + 1] = line end
-  pipe:close()
-  return list
-end
+local project = dofile "tests/lint/files.lua"
 
 local function room_of(module)   -- "mask.grid", or a public name
   local path = public[module] or module
   return path:match "^[^.]+"
 end
 
-for _, path in ipairs(lines_of("find " .. folder .. " -mindepth 2 -name '*.lua' | sort")) do
+for _, path in ipairs(project.lines_of("find " .. folder .. " -mindepth 2 -name '*.lua' | sort")) do
   local name = path:match("^" .. folder .. "([^/]+)/")
   local room = rooms[name] or { name = name, used = {}, allowed = {} }
   rooms[name] = room
-  local file = assert(io.open(path))
-  local text = file:read "*a"
-  file:close()
+  local text = assert(project.read(path))
   room.lines = (room.lines or 0) + select(2, text:gsub("\n", ""))
   if path:find "/init%.lua$" then
     local head = text:match "^[-%s]*(.-)\n[^-]" or ""

@@ -45,13 +45,6 @@ local function problem(path, line, word, instead)
   print(("%s:%d: '%s': write %s"):format(path, line, word, instead))
 end
 
-local function lines_of(command)
-  local list, pipe = {}, assert(io.popen(command))
-  for line in pipe:lines() do list[#list + 1] = line end
-  pipe:close()
-  return list
-end
-
 -- A source as a list of { kind ("prose" or "code"), text, line }. C: comments and strings; Lua
 -- likewise; Markdown is prose but its code blocks, of which the comments are.
 local QUOTES = { ['"'] = true, ["'"] = true }
@@ -168,17 +161,12 @@ end
 self_test()
 
 local count = 0
-local files = lines_of "git ls-files --cached --others --exclude-standard 2>/dev/null"
-if #files == 0 then
-  files = lines_of [[find . -type f -not -path './build*' -not -path './runs/*' | sed 's|^\./||']]
-end
-for _, path in ipairs(files) do
+local project = dofile "tests/lint/files.lua"
+for _, path in ipairs(project.of_project()) do
   local language = not LEFT_OUT[path] and not (arg[1] and not path:find(arg[1], 1, true))
     and language_of(path)
-  local file = language and io.open(path, "rb")
-  if file then
-    local text = file:read "*a"
-    file:close()
+  local text = language and project.read(path)
+  if text then
     count = count + 1
     check(path, language, text)
   end

@@ -146,5 +146,3 @@ function tests.test_two_classes_are_needed_to_probe()
   lu.assertStrContains(said, "no classes")
   lu.assertEquals(code, 1, said)
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

@@ -158,5 +158,3 @@ function tests.test_png_of_a_large_canvas()
   lu.assertTrue(F.string(d.pixels, 180000) == F.string(c.pixels, 180000))
   os.remove(path)
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

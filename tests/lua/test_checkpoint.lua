@@ -249,5 +249,3 @@ function tests:test_retire_moves_one_run()
   lu.assertEquals(checkpoint.retire(self.folder, "jepa"), self.folder .. "/older-2")
   lu.assertEquals(list(self.folder), "notes.txt older older-2 other_r0.csv ")
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

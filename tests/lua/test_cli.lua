@@ -318,5 +318,3 @@ function tests.test_full_disk_is_an_error()
   local code = support.run({ program, path }, { out = "/dev/full" })
   lu.assertNotEquals(code, 0)
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

@@ -289,5 +289,3 @@ function tests.test_random_words()
   end
   lu.assertTrue(taken > 100 and taken < 2900, taken)
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

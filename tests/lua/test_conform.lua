@@ -143,5 +143,3 @@ function tests.test_what_is_no_record_is_said_so()
   lu.assertNil(items)
   lu.assertStrContains(message, "does not exist")
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

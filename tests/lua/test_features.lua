@@ -189,5 +189,3 @@ function tests.test_tensor_is_used()   -- pixels: 0 to 1, a row an image
   for i = 0, n - 1 do lu.assertTrue(v[i] >= 0 and v[i] <= 1) end
   lu.assertTrue(tensor.is(f.x))
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

@@ -219,5 +219,3 @@ function tests.test_it_learns_and_decays_by_layer()
   lu.assertNil(none)
   lu.assertStrContains(message, "nowhere")
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

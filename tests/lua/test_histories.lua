@@ -5,6 +5,7 @@
 -- IJEPA_HISTORIES=N: how many (12). IJEPA_HISTORY=SEED: this one alone, with what it did.
 -- IJEPA_HISTORIES_PART=K/N: every N-th one from K on, to run N of these tests at the same time.
 local lu = require "luaunit"
+local support = require "support"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local C = F.C
@@ -12,7 +13,7 @@ local C = F.C
 local tests = {}
 TestHistories = tests -- luacheck: ignore
 
-local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+local program = support.program
 local preload = program:match "^(.*)/" .. "/tests/libfaults.so"
 
 local EPOCHS, IMAGES = 4, 24
@@ -21,15 +22,8 @@ local BATCHES = { 8, 6 }   -- 3 or 4 steps per epoch
 local folder, data
 local function prepare()
   if folder then return end
-  folder = os.tmpname()
-  os.remove(folder)
-  assert(F.try(C.ij_mkdirs(folder)))
-  data = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = IMAGES, test = 2,
-    size = 32 }).train
-end
-local function finish()
-  os.execute("rm -rf " .. folder)
-  folder = nil
+  folder = support.folder "file"
+  data = support.scenes { n = IMAGES, test = 2, size = 32 }.train
 end
 
 local function read(path)
@@ -40,9 +34,7 @@ local function read(path)
 end
 local function write(path, text)
   os.remove(path)   -- it may have a second name, which stays as it is
-  local file = assert(io.open(path, "wb"))
-  file:write(text)
-  file:close()
+  support.write(path, text)
 end
 
 -- ---- the model ----------------------------------------------------------------------------------
@@ -348,7 +340,6 @@ function tests.test_histories()
     if alone then print(done) end
     if wrong then failed, first = failed + 1, first or wrong .. "\n" .. done end
   end
-  finish()
   if failed > 0 then
     lu.fail(("%d histories went wrong; the first one:\n%s"):format(failed, first))
   end
@@ -366,7 +357,4 @@ function tests.test_planted_faults_are_found()
     end
     lu.assertNotNil(found, ("the fault '%s' was not found in 60 histories"):format(plant))
   end
-  finish()
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

@@ -250,5 +250,3 @@ function tests.test_the_program()
   lu.assertNotEquals(code, 0)
   lu.assertStrContains(out, ":1: unknown section 'zzz'")
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

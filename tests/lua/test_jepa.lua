@@ -172,5 +172,3 @@ function tests.test_a_recorded_forward_keeps_its_models()
   lu.assertTrue(ijepa.tensor.norm { weight:grad() } > 0)
   lu.assertEquals(left:numel(), 1)
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

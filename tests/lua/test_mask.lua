@@ -416,5 +416,3 @@ function tests.test_published_files()
     for _, item in ipairs(items) do lu.assertTrue(item.ok, name .. ": " .. item.name) end
   end
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

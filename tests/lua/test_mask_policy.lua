@@ -510,5 +510,3 @@ function tests.test_the_document()
   end
   lu.assertTrue(count >= 5)
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

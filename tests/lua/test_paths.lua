@@ -70,5 +70,3 @@ function tests.test_bytes_with_their_unit()
     lu.assertEquals(text.bytes(n), expected)
   end
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

@@ -491,5 +491,3 @@ function tests.test_model_of_a_run()
   lu.assertNil(none)
   lu.assertStrContains(message, "config.lua")
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

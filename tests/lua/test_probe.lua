@@ -292,5 +292,3 @@ function tests.test_misuse_is_one_line()
   refused("width 4 does not divide by 3 heads", probe.sweep, probe.attentive_head(3),
     made(30, 3, { 2, 4 }, 1, 1), made(12, 3, { 2, 4 }, 1, 2))
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

@@ -227,5 +227,3 @@ function tests.test_out_of_memory_anywhere()
   while fails() do end
   lu.assertTrue(n > 10)
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

@@ -134,5 +134,3 @@ function tests.test_bad_input_is_one_line()
   lu.assertEquals(code, 1, text)
   lu.assertStrContains(text, "set train=FOLDER and test=FOLDER")
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

@@ -237,5 +237,3 @@ function tests.test_numbers()
     lu.assertEquals(require "ijepa.base.text".base64(F.cast("const uint8_t *", bytes), n), expected)
   end
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

@@ -2,6 +2,7 @@
 -- damaged files, folders of version 0.1.0, and the readers of a run's folder. Drawn histories of
 -- the same: test_histories.lua.
 local lu = require "luaunit"
+local support = require "support"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local C = F.C
@@ -9,17 +10,14 @@ local C = F.C
 local tests = {}
 TestResuming = tests -- luacheck: ignore
 
-local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+local program = support.program
 local folder, out, data
 
 function tests.setUp()
-  folder = os.tmpname()
-  os.remove(folder)
+  folder = support.folder()
   out = folder .. "/run"
-  assert(F.try(C.ij_mkdirs(folder)))
-  data = assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 24, test = 8, size = 32 })
+  data = support.scenes { n = 24, test = 8, size = 32 }
 end
-function tests.tearDown() os.execute("rm -rf " .. folder) end
 
 local function read(path)
   local file = io.open(path, "rb")
@@ -28,17 +26,11 @@ local function read(path)
   return text
 end
 local function write(path, text)
-  os.remove(path)
-  local file = assert(io.open(path, "wb"))
-  file:write(text)
-  file:close()
+  os.remove(path)   -- it may have a second name, which stays as it is
+  support.write(path, text)
 end
-local function shell(command)
-  local pipe = io.popen("{ " .. command .. "; } 2>&1; echo exit $?")
-  local said = pipe:read "*a"
-  pipe:close()
-  return tonumber(said:match "exit (%d+)%s*$"), (said:gsub("exit %d+%s*$", ""))
-end
+
+local function shell(text) return support.run({ "sh", "-c", text }, { merge = true }) end
 
 -- Runs a recipe with settings over those of a small run.
 local function start(over, hook)
@@ -51,8 +43,8 @@ local function start(over, hook)
   write(folder .. "/recipe.lua", ('local ijepa = require "ijepa"\n%s%s%s'):format(
     "return ijepa.pretrain(ijepa.config {}, { step = function(t) ", hook or "", " end })\n"))
   local list = { program, folder .. "/recipe.lua" }
-  for k, v in pairs(words) do list[#list + 1] = ("'%s=%s'"):format(k, tostring(v)) end
-  return shell(table.concat(list, " "))
+  for k, v in pairs(words) do list[#list + 1] = ("%s=%s"):format(k, tostring(v)) end
+  return support.run(list, { merge = true })
 end
 
 local function meta(name, key)
@@ -232,5 +224,3 @@ function tests.test_a_tag_of_ones_own()
   lu.assertEquals(assert(ijepa.load(out, { quiet = true })).step, 2)
   lu.assertNotNil(ijepa.model(out))
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

@@ -309,5 +309,3 @@ function tests:test_a_full_disk_is_told_once()
   lu.assertEquals(lines, 1)
   r:close()
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

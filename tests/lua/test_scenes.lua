@@ -164,5 +164,3 @@ function tests.test_misuse_and_the_world()
   lu.assertIsString(message)
   lu.assertIsNumber(code)
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

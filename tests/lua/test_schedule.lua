@@ -110,5 +110,3 @@ end
 
 function tests.test_published_run_a() published "step_a.safetensors" end
 function tests.test_published_run_b() published "step_b.safetensors" end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

@@ -176,5 +176,3 @@ function tests.test_without_a_terminal()
   lu.assertStrContains(output({ program, "-e", code }, { IJEPA_GRAPHICS = "half" }),
     "\27[38;2;51;102;153;")
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

@@ -1,6 +1,7 @@
 -- Streams, signals and file systems: readers that go away, closed and full streams, outputs onto
 -- links and devices, file systems without links or locks, few open files.
 local lu = require "luaunit"
+local support = require "support"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local C = F.C
@@ -8,22 +9,16 @@ local C = F.C
 local tests = {}
 TestStreams = tests -- luacheck: ignore
 
-local program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
+local program = support.program
 local preload = program:match "^(.*)/" .. "/tests/libfaults.so"
 local folder, made
 function tests.setUp()
-  folder = os.tmpname()
-  os.remove(folder)
-  assert(F.try(C.ij_mkdirs(folder)))
-  made = nil
+  folder = support.folder()
+  made = support.scenes { n = 40, test = 2, size = 32 }
 end
-function tests.tearDown() os.execute("chmod -R u+w " .. folder .. "; rm -rf " .. folder) end
+function tests.tearDown() support.run { "chmod", "-R", "u+w", folder } end
 
-local function write(path, text)
-  local file = assert(io.open(path, "wb"))
-  file:write(text)
-  file:close()
-end
+local write = support.write
 local function read(path)
   local file = io.open(path, "rb")
   local text = file and file:read "*a" or ""
@@ -31,19 +26,14 @@ local function read(path)
   return text
 end
 
--- Runs a shell command; exit code (128 + signal) and what it printed.
+-- Runs a shell command: pipes and redirections are what is tested. Exit code and what it printed.
 local function shell(text)
-  local pipe = io.popen(("bash -c %s 2>&1; echo exit $?"):format("'" .. text:gsub("'", "'\\''") ..
-    "'"))
-  local said = pipe:read "*a"
-  pipe:close()
-  return tonumber(said:match "exit (%d+)%s*$"), (said:gsub("exit %d+%s*$", ""))
+  local code, said = support.run({ "bash", "-c", text }, { merge = true })
+  return code, said
 end
 
 -- The command line of a small run.
 local function command(over)
-  made = made or assert(ijepa.scenes.generate { out = folder .. "/scenes", n = 40, test = 2,
-    size = 32 })
   local words = { out = folder .. "/run", ["data.root"] = made.train,
     ["data.batch"] = 8, ["data.crop"] = 32, ["data.workers"] = 1,
     ["model.width"] = 16, ["model.depth"] = 2, ["model.heads"] = 2, ["model.patch"] = 4,

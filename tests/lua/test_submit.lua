@@ -254,5 +254,3 @@ function tests.test_no_progress_ends_it()
     lu.assertEquals(select(3, job "kill -TERM $$"), expected)
   end
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

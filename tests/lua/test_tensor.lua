@@ -253,5 +253,3 @@ function tests.test_arguments_that_would_be_ignored_are_errors()
   lu.assertEquals(x:sum(1):totable(), { 4, 6 })
   lu.assertEquals(x:argmax():totable(), { 1, 1 })
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

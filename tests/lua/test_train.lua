@@ -232,5 +232,3 @@ function tests.test_a_predictor_larger_than_the_encoder_is_noticed()
   lu.assertStrContains(text,
     "hint: the predictor is larger than the encoder; see model.pred_dim and model.pred_depth\n")
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end

@@ -407,5 +407,3 @@ function tests.test_a_run_goes_on_from_a_published_checkpoint()
   lu.assertErrorMsgContains("of another architecture", run,
     { out = folder .. "/other", init = pth, ["model.depth"] = "3" })
 end
-
-if not ... then os.exit(lu.LuaUnit.run()) end
