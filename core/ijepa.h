@@ -153,6 +153,9 @@ ij_device *ij_tensor_device(const ij_tensor *t);             /* borrowed */
 /* Bytes in and out, for contiguous tensors; n must be the tensor's size in bytes. */
 ij_status ij_tensor_write(ij_tensor *t, const void *host, size_t n);
 ij_status ij_tensor_read(const ij_tensor *t, void *host, size_t n);
+/* Every NaN among v (n) becomes the plain one. LuaJIT takes some other NaNs for values of other types: what Lua reads
+ * passes through here first. */
+void ij_plain_nans(float *v, size_t n);
 /* An asynchronous read of the tensor's bytes (at most 256) as they are now. end waits for them, copies them to host where
  * that is not NULL, and frees r. */
 typedef struct ij_reading ij_reading;

@@ -238,7 +238,9 @@ ij_status ij_tensor_file_read(ij_tensor_file *f, int i, float *out, size_t n) {
   const int64_t *stride;
   IJ_TRY(view_of(f, i, &e, &first, &stride));
   IJ_TRY(want_elements(f, e, (int64_t)n));
-  return read_f32(f, e, first, stride, out);
+  IJ_TRY(read_f32(f, e, first, stride, out));
+  ij_plain_nans(out, n);
+  return IJ_OK;
 }
 
 /* The pages that lie wholly in these bytes of the map leave the process's memory; the page cache keeps them. */

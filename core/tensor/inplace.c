@@ -1,5 +1,6 @@
 /* Ops without a gradient: in place, from bytes, and sums over many tensors. */
 #include "tensor.h"
+#include <math.h>
 
 ij_status ij_fill(ij_tensor *t, double value) {
   IJ_TRY(ij_want("fill", "tensor", t, IJ_F32));
@@ -50,7 +51,7 @@ ij_status ij_sum_squares(ij_tensor **t, int count, double *sum, int *finite) {
     st = dev->ops.sum_squares(&dev->queue, ij_tensor_count(t[i]), ij_f32_of(t[i]), ij_data_of(acc));
   if (st == IJ_OK) st = ij_tensor_read(acc, out, sizeof out);
   ij_tensor_free(acc);
-  *sum = out[0];
+  *sum = isnan(out[0]) ? NAN : out[0]; /* the plain one: ij_plain_nans says why */
   *finite = out[1] == 0;
   return st;
 }

@@ -1,5 +1,6 @@
 /* Tensors: what they are, the checks of arguments, their memory, and bytes in and out. */
 #include "tensor.h"
+#include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -244,6 +245,10 @@ ij_status ij_tensor_read(const ij_tensor *t, void *host, size_t n) {
   IJ_TRY(want_bytes("read", t, n));
   ij_device *dev = ij_device_of(t);
   return n ? dev->backend.read(&dev->queue, ij_data_of(t), host, n) : IJ_OK;
+}
+
+void ij_plain_nans(float *v, size_t n) {
+  for (size_t i = 0; i < n; i++) v[i] = v[i] == v[i] ? v[i] : NAN;
 }
 
 struct ij_reading {

@@ -196,14 +196,15 @@ void check_pointer(const void *p, const char *what, bool in_turn) {
   fail("%s: %p is not device or pinned memory", what, p);
 }
 
-/* Numbers, and what lies between them, may look like pointers: only what is hardly one by chance is refused. */
+/* Numbers, and what lies between them, may look like pointers: only what is hardly one by chance is refused. A float
+   beside padding that still holds half of an old pointer is one; elements of 4 bytes and more lie on multiples of 4. */
 void check_words(const void *words, size_t n, const char *what, bool in_turn) {
   char *here = (char *)__builtin_frame_address(0);
   for (size_t i = 0; i + sizeof(void *) <= n; i += sizeof(void *)) {
     char *p;
     if (!has_value((const char *)words + i, sizeof p)) continue; /* a pointer would */
     memcpy(&p, (const char *)words + i, sizeof p);
-    if (!p) continue;
+    if (!p || (uintptr_t)p % 4) continue;
     for (const char *dead : removed)
       if (p == dead) check_pointer(p, what, in_turn);
     if (const Block *b = block_of(p)) check_life(b, p, what, in_turn);

@@ -23,6 +23,10 @@ int posix_spawn_file_actions_addopen(void *actions, int fd, const char *path, in
                                      unsigned mode);
 int posix_spawn_file_actions_adddup2(void *actions, int fd, int new_fd);
 int posix_spawn_file_actions_addchdir_np(void *actions, const char *path);
+typedef struct { long words[64]; } support_attributes;
+int posix_spawnattr_init(support_attributes *attributes);
+int posix_spawnattr_setflags(support_attributes *attributes, short flags);
+int posix_spawnattr_setsigdefault(support_attributes *attributes, const unsigned long *signals);
 ]]
 local WRONLY, CREATE, TRUNCATE, APPEND, NO_WAIT = 1, 64, 512, 1024, 1
 support.SIGHUP, support.SIGINT, support.SIGKILL, support.SIGUSR1, support.SIGTERM = 1, 2, 9, 10, 15
@@ -188,7 +192,12 @@ function support.start(argv, o)
     add(C.posix_spawn_file_actions_adddup2(actions, 1, 2))
   end
   if o.cwd then add(C.posix_spawn_file_actions_addchdir_np(actions, o.cwd)) end
-  if code == 0 then code = C.posix_spawnp(pid, list[1], actions, nil, args, envp) end
+  -- A background job of a shell ignores SIGINT and SIGQUIT: not what a test starts.
+  local attributes, signals = F.new "support_attributes", F.new("unsigned long[16]", { 6 })
+  add(C.posix_spawnattr_init(attributes))
+  add(C.posix_spawnattr_setflags(attributes, 4))   -- POSIX_SPAWN_SETSIGDEF
+  add(C.posix_spawnattr_setsigdefault(attributes, signals))
+  if code == 0 then code = C.posix_spawnp(pid, list[1], actions, attributes, args, envp) end
   C.posix_spawn_file_actions_destroy(actions)
   if code ~= 0 or not (args_array and env_array) then
     error(("cannot start '%s': %s"):format(list[1], F.string(C.strerror(code))), 2)

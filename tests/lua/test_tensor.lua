@@ -253,3 +253,19 @@ function tests.test_arguments_that_would_be_ignored_are_errors()
   lu.assertEquals(x:sum(1):totable(), { 4, 6 })
   lu.assertEquals(x:argmax():totable(), { 1, 1 })
 end
+
+-- Bits that LuaJIT would take for a value of another type.
+function tests.test_every_nan_reads_as_a_number()
+  local x = tensor.zeros { 2 }
+  local bits = F.new("uint32_t[2]", { 0xffffffff, 0xfffa0000 })
+  F.check(C.ij_tensor_write(x.h, bits, 8))
+  local function is_nan(v) return type(v) == "number" and v ~= v end
+  local values = x:read()
+  lu.assertTrue(is_nan(values[0]) and is_nan(values[1]))
+  lu.assertTrue(is_nan(x:narrow(1, 1, 1):item()))
+  lu.assertTrue(is_nan(x:totable()[2]))
+  lu.assertTrue(is_nan(x:narrow(1, 2, 1):clone():item_later():get()))
+  local norm, finite = tensor.norm { x }
+  lu.assertTrue(is_nan(norm))
+  lu.assertFalse(finite)
+end

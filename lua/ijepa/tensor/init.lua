@@ -196,6 +196,7 @@ function T:read()
   local n = t:numel()
   local buf = F.new(CTYPE[t:dtype()] .. "[?]", math.max(n, 1))
   F.check(C.ij_tensor_read(t.h, buf, t:bytes()))
+  if t:dtype() == "f32" then C.ij_plain_nans(buf, n) end
   return buf, n
 end
 --- The value of a tensor of one element.
@@ -222,6 +223,7 @@ function Reading:get()
   local value, h = F.new "float[1]", F.gc(self.h, nil)
   self.h = nil
   F.check(C.ij_reading_end(h, value, 4))
+  C.ij_plain_nans(value, 1)
   return value[0]
 end
 --- Nested lists of the values.
