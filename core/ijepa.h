@@ -161,23 +161,42 @@ void ij_plain_nans(float *v, size_t n);
 typedef struct ij_reading ij_reading;
 ij_status ij_reading_begin(const ij_tensor *t, ij_reading **out);
 ij_status ij_reading_end(ij_reading *r, void *host, size_t n);
-/* Views share memory with t and keep it alive. dim from 0. IJ_ESHAPE where they reach outside of t, or where t is not
- * contiguous f32 and requires a gradient. */
+/* Views share memory with t and keep it alive. dim from 0. IJ_ESHAPE where they reach outside of t, or where t is not f32
+ * and requires a gradient. */
 ij_status ij_tensor_narrow(ij_tensor *t, int dim, int64_t start, int64_t len, ij_tensor **out);
 ij_status ij_tensor_select(ij_tensor *t, int dim, int64_t index, ij_tensor **out);      /* drops the dimension */
 ij_status ij_tensor_reshape(ij_tensor *t, int ndim, const int64_t *shape, ij_tensor **out); /* t contiguous; one -1 */
 ij_status ij_tensor_transpose(ij_tensor *t, int a, int b, ij_tensor **out);
 ij_status ij_tensor_copy(ij_tensor *dst, const ij_tensor *src);   /* same shape and device; converts types; any strides */
 ij_status ij_tensor_clone(const ij_tensor *t, ij_dtype as, int kept, ij_tensor **out); /* contiguous copy */
+/* More views. dims: which dimension of t each of the n has, every one once. expand: dimensions of size 1, and new ones in
+ * front, repeat to `shape` (n); -1 keeps a size. Elements of an expanded tensor are shared: don't write to it. detach: all
+ * of t, without its gradient. */
+ij_status ij_permute(ij_tensor *t, int n, const int *dims, ij_tensor **out);
+ij_status ij_expand(ij_tensor *t, int n, const int64_t *shape, ij_tensor **out);
+ij_status ij_detach(ij_tensor *t, ij_tensor **out);
 
 /* Autograd: ops on tensors that require a gradient are recorded on the tape of their device. Gradients add up over
  * backwards. Only leaves, tensors that no recorded op made, keep theirs. */
 void ij_tensor_require_grad(ij_tensor *t, int on);
 int ij_tensor_requires_grad(const ij_tensor *t);             /* 1: ops on it are recorded */
 ij_tensor *ij_tensor_grad(ij_tensor *t);                     /* borrowed; NULL before a backward */
-/* loss has one element; clears the tape. Where it fails, the gradients of leaves hold the terms that were complete: free or
- * zero them before the next backward. */
-ij_status ij_backward(ij_tensor *loss);
+/* loss has one element; clears the tape, or, with retain, leaves it for another backward (a model's forward can be run
+ * back once). Where it fails, the gradients of leaves hold the terms that were complete: free or zero them before the next
+ * backward. */
+ij_status ij_backward(ij_tensor *loss, int retain);
+/* An op of the caller's own: out (f32, contiguous, made without a record) is recorded as made from in (1 to 8) under id,
+ * not 0, where one of them requires a gradient and gradients are on; else nothing happens. Only the backward below knows
+ * what to do with it. */
+ij_status ij_record_custom(ij_tensor **in, int n, ij_tensor *out, int64_t id);
+/* ij_backward in pieces: begin checks; run works until *id is not 0: then the caller computes the gradients of that op's
+ * inputs from *grad, out's gradient (borrowed until the next run), gives each of them to give (i from 0; f32, the input's
+ * shape; NULL: none) and calls run again. *id 0: all is done. A failure ends it, and so does stop, which is for a caller
+ * that fails between two runs. No op is recorded before the end. */
+ij_status ij_backward_begin(ij_tensor *loss, int retain);
+ij_status ij_backward_run(ij_device *dev, int64_t *id, ij_tensor **grad);
+ij_status ij_backward_give(ij_device *dev, int i, ij_tensor *g);
+void ij_backward_stop(ij_device *dev);
 int ij_grad_enable(ij_device *dev, int on);                  /* returns what it was */
 
 /* ---- ops on tensors, recorded for autograd (core/tensor) -------------------------------------------------------- */
@@ -196,13 +215,11 @@ ij_status ij_batch_norm(ij_tensor *x, ij_tensor *mean, ij_tensor *var, double mo
 /* qkv (B, N, 3 * A * S) packed [3][A][S] -> (B, N, A * S) */
 ij_status ij_attention(ij_tensor *qkv, int heads, ij_tensor **out);
 ij_status ij_softmax(ij_tensor *x, ij_tensor **out);         /* over the last dimension */
-/* a (M, K) times b (K, N) -> (M, N), or P of each: (P, M, K), (P, K, N) -> (P, M, N). ta, tb: a or b is stored
- * transposed, (K, M) or (N, K) */
+/* a (..., M, K) times b (..., K, N) -> (..., M, N); dimensions in front repeat where they are 1 or missing. ta, tb: a or
+ * b is stored transposed, (K, M) or (N, K) */
 ij_status ij_matmul(ij_tensor *a, ij_tensor *b, int ta, int tb, ij_tensor **out);
 /* x (B, N, D), index i32 (M, B, T), 0 <= patch < N -> (M * B, T, D) */
 ij_status ij_gather(ij_tensor *x, ij_tensor *index, ij_tensor **out);
-/* op: '+', '-', '*', '/'. y: of x's shape, or one element, or (D) for x (..., D) */
-ij_status ij_binary(char op, ij_tensor *x, ij_tensor *y, ij_tensor **out);
 ij_status ij_affine(ij_tensor *x, double scale, double shift, ij_tensor **out);   /* scale * x + shift */
 ij_status ij_mean(ij_tensor *x, int dim, ij_tensor **out);   /* drops dim; dim -1: mean of all, (1) */
 ij_status ij_concat(ij_tensor **x, int count, ij_tensor **out); /* 1 to 8, along the last dimension */
@@ -214,6 +231,34 @@ ij_status ij_argmax(ij_tensor *x, ij_tensor **out);          /* over the last di
 /* the k largest along the last dimension, in descending order, the first of equal ones first: values (..., k) f32 and
  * their positions i32; no gradient */
 ij_status ij_topk(ij_tensor *x, int64_t k, ij_tensor **values, ij_tensor **index);
+/* Ops by name. Inputs may be views with gaps. An unknown name is IJ_EINVAL, and the message lists those that there are.
+ * unary: exp log sqrt rsqrt abs sign floor ceil round (to even) sin cos tanh sigmoid silu erf relu gelu neg reciprocal
+ * log1p expm1 square pow (x^a) clamp (to a..b, either may be infinite); abs sign neg square clamp also of i32, i64, u8 */
+ij_status ij_unary(const char *f, ij_tensor *x, double a, double b, ij_tensor **out);
+/* add sub mul div pow min max; eq ne lt le gt ge -> u8. x, y of one type, f32, i32, i64 or u8, and of shapes that broadcast:
+ * sizes, compared from the last dimension on, are equal or 1. Integers wrap; their division rounds down, and by 0 is 0. */
+ij_status ij_binary(const char *f, ij_tensor *x, ij_tensor *y, ij_tensor **out);
+ij_status ij_scalar(const char *f, ij_tensor *x, double s, int reversed, ij_tensor **out); /* f(x, s); reversed: f(s, x) */
+/* cond u8, x and y of one type other than bf16; all broadcast -> x where cond is not 0, else y */
+ij_status ij_where(ij_tensor *cond, ij_tensor *x, ij_tensor *y, ij_tensor **out);
+/* sum mean prod max min argmax argmin (i32) over dims (n; from 0), or over all with n = 0; arg*: over one or all. keepdim:
+ * they stay, as 1. Without it all -> (1), named ones are dropped. mean: f32. The gradient of max and min goes to all equal
+ * ones in equal parts. IJ_ESHAPE for max, min, mean and arg* of nothing. */
+ij_status ij_reduce(const char *f, ij_tensor *x, int n, const int *dims, int keepdim, ij_tensor **out);
+ij_status ij_cumsum(ij_tensor *x, int dim, ij_tensor **out); /* f32, i32, i64 */
+/* Stable, NaN last; f32, i32, i64, u8. index: i32 positions in x, from 0 */
+ij_status ij_sort(ij_tensor *x, int dim, int descending, ij_tensor **values, ij_tensor **index);
+/* torch.gather: out[.., t, ..] = x[.., index[.., t, ..], ..]; index i32, of as many dimensions, no larger in the others */
+ij_status ij_take(ij_tensor *x, int dim, ij_tensor *index, ij_tensor **out);
+ij_status ij_index_select(ij_tensor *x, int dim, ij_tensor *index, ij_tensor **out); /* index i32 (T) */
+/* A new tensor: x plus src at index along dim; src and index of one shape, which is x's but for dim; not bf16 */
+ij_status ij_scatter_add(ij_tensor *x, int dim, ij_tensor *index, ij_tensor *src, ij_tensor **out);
+ij_status ij_cat(ij_tensor **x, int n, int dim, ij_tensor **out); /* 1 to 8 of one type, along dim */
+/* x (B, C, H, W) -> (B, oh * ow, C * kh * kw): the windows of a convolution, features in the order (c, row, column) */
+ij_status ij_im2col(ij_tensor *x, int kh, int kw, int stride, int pad, ij_tensor **out);
+/* Fills t (f32, contiguous): element i depends on (seed, offset + i) alone. kind: uniform, in [0, 1), or normal, which is
+ * the same on all devices but for rounding */
+ij_status ij_random(ij_tensor *t, const char *kind, uint64_t seed, uint64_t offset);
 ij_status ij_fill(ij_tensor *t, double value);
 ij_status ij_add_scaled(ij_tensor *y, ij_tensor *x, double scale); /* y += scale * x, in place, no gradient */
 /* pixels u8 (B, H, W, 3) -> f32 (B, 3, H, W): (p / 255 - mean[c]) / std[c] */

@@ -31,6 +31,18 @@ typedef struct ij_adamw_item {
   uint64_t version, avg_version;
 } ij_adamw_item;
 
+/* The functions of unary_fwd. CLAMP: to a..b, POWER: x^a. ROUND: to even. */
+typedef enum ij_unary_fn {
+  IJ_EXP, IJ_LOG, IJ_SQRT, IJ_RSQRT, IJ_ABS, IJ_SIGN, IJ_FLOOR, IJ_CEIL, IJ_ROUND, IJ_SIN, IJ_COS, IJ_TANH, IJ_SIGMOID,
+  IJ_SILU, IJ_ERF, IJ_NEG, IJ_RECIPROCAL, IJ_LOG1P, IJ_EXPM1, IJ_SQUARE, IJ_POWER, IJ_CLAMP, IJ_UNARY_FNS
+} ij_unary_fn;
+/* Of binary_fwd; comparisons are last. */
+typedef enum ij_binary_fn {
+  IJ_ADD, IJ_SUB, IJ_MUL, IJ_DIV, IJ_POW, IJ_MIN, IJ_MAX, IJ_EQ, IJ_NE, IJ_LT, IJ_LE, IJ_GT, IJ_GE, IJ_BINARY_FNS
+} ij_binary_fn;
+/* Of fold_fwd */
+typedef enum ij_fold_fn { IJ_FOLD_SUM, IJ_FOLD_PROD, IJ_FOLD_MAX, IJ_FOLD_MIN, IJ_FOLD_ARGMAX, IJ_FOLD_ARGMIN } ij_fold_fn;
+
 #define IJ_OPS(IJ_OP)                                                                                                  \
   /* y (R, N) [dt] = x (R, K) [dt] times w (N, K) f32 transposed. R >= 0, N, K >= 1. w does not change during a step:  \
    * a backend may keep a converted copy under `version`, which differs whenever w's content does (0: don't keep). */  \
@@ -139,11 +151,28 @@ typedef struct ij_adamw_item {
   IJ_OP(adamw, (ij_queue * q, ij_dim count, const ij_adamw_item *item, ij_dim t, double beta1, double beta2,           \
                 double eps, double gscale, double mom, const float *gate),                                             \
         (q, count, item, t, beta1, beta2, eps, gscale, mom, gate))                                                     \
-  /* Elementwise on f32. binary: z = x op y, op one of + - * /; y has n elements (mode 0), 1 (mode 1) or D, repeated   \
-   * (mode 2). */                                                                                                      \
-  IJ_OP(binary, (ij_queue * q, char op, int mode, ij_dim n, ij_dim D, const float *x, const float *y, float *z),       \
-        (q, op, mode, n, D, x, y, z))                                                                                  \
-  /* z = scale * x + shift; z may be x */                                                                              \
+  /* y (n) = f(x (n)), f an ij_unary_fn with constants a, b; dt f32; abs sign neg square clamp also i32, i64, u8, where   \
+   * what does not fit wraps. y may be x. bwd (f32): dx = dy * f'(x), from x and y = f(x); dx may be dy. */            \
+  IJ_OP(unary_fwd, (ij_queue * q, int f, ij_dtype dt, ij_dim n, double a, double b, const void *x, void *y),           \
+        (q, f, dt, n, a, b, x, y))                                                                                     \
+  IJ_OP(unary_bwd, (ij_queue * q, int f, ij_dim n, double a, double b, const float *x, const float *y,                 \
+                    const float *dy, float *dx), (q, f, n, a, b, x, y, dy, dx))                                        \
+  /* z = f(x, y), f an ij_binary_fn; z is dense with nd <= 6 dimensions, x and y have strides in elements, 0 to repeat;\
+   * x or y NULL: the number s in its stead. x, y of type dt: f32, i32, i64, u8; z likewise, or u8 (0, 1) of           \
+   * comparisons. Integers wrap; division rounds down, by 0 gives 0; a negative power is that of a fraction, rounded   \
+   * toward 0. min and max of a NaN are NaN. bwd (f32): dz dense, dx and dy dense in z's shape, NULL: not wanted;      \
+   * equal ones share the gradient of min and max; dx or dy may be dz. */                                              \
+  IJ_OP(binary_fwd, (ij_queue * q, int f, ij_dtype dt, int nd, const ij_dim *shape, double s, const void *x,           \
+                     const ij_dim *xstride, const void *y, const ij_dim *ystride, void *z),                            \
+        (q, f, dt, nd, shape, s, x, xstride, y, ystride, z))                                                           \
+  IJ_OP(binary_bwd, (ij_queue * q, int f, int nd, const ij_dim *shape, double s, const float *x,                       \
+                     const ij_dim *xstride, const float *y, const ij_dim *ystride, const float *dz, float *dx,         \
+                     float *dy), (q, f, nd, shape, s, x, xstride, y, ystride, dz, dx, dy))                             \
+  /* z (dense) = x where c (u8) is not 0, else y, elements of size 1, 4 or 8 bytes, strides as above; x or y NULL: 0 */\
+  IJ_OP(choose, (ij_queue * q, int nd, const ij_dim *shape, ij_dim size, const uint8_t *c, const ij_dim *cstride,      \
+                 const void *x, const ij_dim *xstride, const void *y, const ij_dim *ystride, void *z),                 \
+        (q, nd, shape, size, c, cstride, x, xstride, y, ystride, z))                                                   \
+  /* z = scale * x + shift */                                                                                          \
   IJ_OP(affine, (ij_queue * q, ij_dim n, float scale, float shift, const float *x, float *z),                          \
         (q, n, scale, shift, x, z))                                                                                    \
   /* y += scale * x */                                                                                                 \
@@ -161,6 +190,37 @@ typedef struct ij_adamw_item {
    * i32 and values v (R, k); 1 <= k <= n */                                                                           \
   IJ_OP(topk, (ij_queue * q, ij_dim R, ij_dim n, ij_dim k, const float *x, float *v, int32_t *index),                  \
         (q, R, n, k, x, v, index))                                                                                     \
+  /* y (P, Q) = x (P, n, Q) folded over n by an ij_fold_fn; y of x's type, dt: f32, i32, i64, u8, or i32: the index of  \
+   * the first of the largest (smallest), where a NaN is before all others. n >= 1 but for sum (integers, which wrap;  \
+   * sum_fwd has f32) and prod. f32 products in double. bwd (f32; prod, max, min): equal ones share the gradient. */   \
+  IJ_OP(fold_fwd, (ij_queue * q, int f, ij_dtype dt, ij_dim P, ij_dim n, ij_dim Q, const void *x, void *y),            \
+        (q, f, dt, P, n, Q, x, y))                                                                                     \
+  IJ_OP(fold_bwd, (ij_queue * q, int f, ij_dim P, ij_dim n, ij_dim Q, const float *x, const float *y,                  \
+                   const float *dy, float *dx), (q, f, P, n, Q, x, y, dy, dx))                                         \
+  /* y (P, n, Q) = sums of the first i of x (P, n, Q) along n, of the last i with reverse; f32 (added in double), i32  \
+   * or i64 */                                                                                                         \
+  IJ_OP(scan, (ij_queue * q, ij_dtype dt, ij_dim P, ij_dim n, ij_dim Q, int reverse, const void *x, void *y),          \
+        (q, dt, P, n, Q, reverse, x, y))                                                                               \
+  /* v (R, n) = each row of x (R, n) in order, index (R, n) i32 its positions in x; equal ones stay in their order,    \
+   * NaN comes last. dt: f32, i32, i64, u8 */                                                                          \
+  IJ_OP(sort, (ij_queue * q, ij_dtype dt, ij_dim R, ij_dim n, int descending, const void *x, void *v, int32_t *index), \
+        (q, dt, R, n, descending, x, v, index))                                                                        \
+  /* y (P, T, Q) = x (P, N, Q) at index: (P, T, Q) i32, or, with shared = 1, (T) for all p and q; elements of `size`   \
+   * 1, 4 or 8 bytes. scatter_add: y (P, N, Q) += x (P, T, Q) at index, in the order of T; dt f32, i32, i64, u8 */     \
+  IJ_OP(take, (ij_queue * q, ij_dim size, ij_dim P, ij_dim T, ij_dim N, ij_dim Q, int shared, const void *x,           \
+               const int32_t *index, void *y), (q, size, P, T, N, Q, shared, x, index, y))                             \
+  IJ_OP(scatter_add, (ij_queue * q, ij_dtype dt, ij_dim P, ij_dim T, ij_dim N, ij_dim Q, int shared, const void *x,    \
+                      const int32_t *index, void *y), (q, dt, P, T, N, Q, shared, x, index, y))                        \
+  /* y (B, oh * ow, C * kh * kw) = the windows of x (B, C, H, W), `stride` apart, with a border of `pad` zeros;        \
+   * oh = (H + 2 pad - kh) / stride + 1 >= 1, ow likewise. bwd: dx = sum of dy at each element's windows */            \
+  IJ_OP(im2col_fwd, (ij_queue * q, ij_dim B, ij_dim C, ij_dim H, ij_dim W, ij_dim kh, ij_dim kw, ij_dim stride,        \
+                     ij_dim pad, const float *x, float *y), (q, B, C, H, W, kh, kw, stride, pad, x, y))                \
+  IJ_OP(im2col_bwd, (ij_queue * q, ij_dim B, ij_dim C, ij_dim H, ij_dim W, ij_dim kh, ij_dim kw, ij_dim stride,        \
+                     ij_dim pad, const float *dy, float *dx), (q, B, C, H, W, kh, kw, stride, pad, dy, dx))            \
+  /* x[i] = random number offset + i of the seed's stream (Philox 4x32-10, four a counter): uniform in [0, 1), 24      \
+   * bits, or, with normal, by Box and Muller from the pair that it belongs to */                                      \
+  IJ_OP(random, (ij_queue * q, int normal, ij_dim n, uint64_t seed, uint64_t offset, float *x),                        \
+        (q, normal, n, seed, offset, x))                                                                               \
   /* Training: m, s (D) = batch mean and biased variance of x (R, D); else as given. y = (x - m) / sqrt(s + eps) */    \
   IJ_OP(batch_norm_fwd, (ij_queue * q, ij_dim R, ij_dim D, int training, float eps, const float *x, float *m,          \
                          float *s, float *y), (q, R, D, training, eps, x, m, s, y))                                    \

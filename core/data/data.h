@@ -209,5 +209,5 @@ void ij_order_at(const ij_order *o, uint64_t seed, bool shuffle, uint32_t epoch,
                  uint32_t *round);
 /* i's position in a shuffled order of [0, n); another one for each key. */
 enum { IJ_PERMUTE_ROUNDS = 8 };
-uint32_t ij_permute(const uint32_t key[IJ_PERMUTE_ROUNDS], uint32_t n, uint32_t i);
+uint32_t ij_permuted_position(const uint32_t key[IJ_PERMUTE_ROUNDS], uint32_t n, uint32_t i);
 #endif

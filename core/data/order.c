@@ -20,7 +20,7 @@ struct ij_order {
 
 /* A Feistel network on an even number of bits, walked until it comes back into [0, n): Black and Rogaway, "Ciphers with
  * arbitrary finite domains", 2002. */
-uint32_t ij_permute(const uint32_t key[IJ_PERMUTE_ROUNDS], uint32_t n, uint32_t i) {
+uint32_t ij_permuted_position(const uint32_t key[IJ_PERMUTE_ROUNDS], uint32_t n, uint32_t i) {
   int half = 1;
   while (half < 16 && (uint32_t)1 << (2 * half) < n) half++;
   uint32_t mask = ((uint32_t)1 << half) - 1;
@@ -47,7 +47,7 @@ static uint32_t shuffled(uint64_t seed, uint32_t number, uint32_t round, uint32_
   ij_rng r;
   ij_rng_init(&r, seed, IJ_RNG_ORDER, round, UINT32_MAX - number);
   for (int k = 0; k < IJ_PERMUTE_ROUNDS; k++) key[k] = ij_rng_u32(&r);
-  return ij_permute(key, n, i);
+  return ij_permuted_position(key, n, i);
 }
 
 void ij_order_at(const ij_order *o, uint64_t seed, bool shuffle, uint32_t epoch, uint32_t position, uint32_t *sample,

@@ -55,7 +55,7 @@ void *ij_save(ij_op *op, ij_dtype dt, int ndim, const int64_t *shape) {
 bool ij_ready(ij_op *op) {
   bool wanted = false;
   for (int i = 0; i < op->inputs; i++) wanted |= op->node.in[i]->requires_grad;
-  op->record = wanted && op->node.backward && op->dev->grad_on;
+  op->record = wanted && op->node.backward && op->dev->grad_on && !op->dev->walking;
   if (op->status == IJ_OK && op->record) op->status = ij_tape_reserve(op->dev);
   return op->status == IJ_OK;
 }

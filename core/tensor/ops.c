@@ -180,46 +180,6 @@ ij_status ij_softmax(ij_tensor *x, ij_tensor **out) {
   return ij_end(&op);
 }
 
-/* ---- matrix products of two tensors */
-struct matmul {
-  int64_t P, M, N, K;
-  bool ta, tb;
-};
-/* dx = P matrix products of x (M, K) and y (K, N), each perhaps transposed; nothing where dx is NULL. */
-static ij_status matmul_grad(float *dx, int64_t P, int64_t M, int64_t N, int64_t K, bool tx, bool ty, ij_tensor *x,
-                             ij_tensor *y) {
-  ij_device *dev = ij_device_of(x);
-  return dx ? dev->ops.matmul(&dev->queue, P, M, N, K, tx, ty, ij_f32_of(x), ij_f32_of(y), dx) : IJ_OK;
-}
-static ij_status matmul_backward(ij_node *n) { /* in: a, b */
-  const struct matmul *s = (const void *)n->attr;
-  ij_tensor *a = n->in[0], *b = n->in[1], *dc = n->out->grad;
-  int64_t P = s->P, M = s->M, N = s->N, K = s->K;
-  bool ta = s->ta, tb = s->tb;
-  float *da = n->dx[0], *db = n->dx[1];
-  IJ_TRY(ta ? matmul_grad(da, P, K, M, N, tb, true, b, dc) : matmul_grad(da, P, M, K, N, false, !tb, dc, b));
-  return tb ? matmul_grad(db, P, N, K, M, true, ta, dc, a) : matmul_grad(db, P, K, N, M, !ta, false, a, dc);
-}
-ij_status ij_matmul(ij_tensor *a, ij_tensor *b, int ta, int tb, ij_tensor **out) {
-  ij_op op = ij_begin("matmul", matmul_backward, out);
-  IJ_TRY(ij_in(&op, "a", a, IJ_F32));
-  IJ_TRY(ij_in(&op, "b", b, IJ_F32));
-  int nd = a->ndim;
-  char left[160], right[160];
-  bool fits = (nd == 2 || nd == 3) && b->ndim == nd && (nd == 2 || a->shape[0] == b->shape[0]) &&
-              a->shape[nd - (ta ? 2 : 1)] == b->shape[nd - (tb ? 1 : 2)];
-  if (!fits)
-    return ij_fail(IJ_ESHAPE, "matmul: %s%s and %s%s do not fit: expected (M, K) and (K, N), or P of each",
-                   ij_shape_text(a, left), ta ? " transposed" : "", ij_shape_text(b, right), tb ? " transposed" : "");
-  int64_t P = nd == 3 ? a->shape[0] : 1, M = a->shape[nd - (ta ? 1 : 2)], N = b->shape[nd - (tb ? 2 : 1)],
-          K = a->shape[nd - (ta ? 2 : 1)], shape[] = {P, M, N};
-  ij_attr(&op, &(struct matmul){P, M, N, K, ta != 0, tb != 0}, sizeof(struct matmul));
-  float *c = ij_out(&op, IJ_F32, nd, nd == 3 ? shape : shape + 1);
-  if (ij_ready(&op))
-    op.status = op.dev->ops.matmul(&op.dev->queue, P, M, N, K, ta != 0, tb != 0, ij_f32_of(a), ij_f32_of(b), c);
-  return ij_end(&op);
-}
-
 /* ---- picking and joining */
 static ij_status gather_backward(ij_node *n) { /* in: x (B, N, D), index (M, B, T) */
   ij_tensor *x = n->in[0], *index = n->in[1];
@@ -272,14 +232,17 @@ static ij_status find_outside(const ij_tensor *index, int64_t lo, int64_t hi, in
   return st;
 }
 
-ij_status ij_check_index(const char *op, const ij_tensor *index, int64_t n) {
+ij_status ij_check_positions(const char *op, const char *word, const ij_tensor *index, int64_t n) {
   int32_t lo, hi, value;
   int64_t position;
   IJ_TRY(ij_index_range(index, &lo, &hi));
   if (lo > hi || (lo >= 0 && hi < n)) return IJ_OK;
   IJ_TRY(find_outside(index, 0, n - 1, &position, &value));
-  return ij_fail(IJ_EINVAL, "%s: patch %d at position %lld is outside 0..%lld", op, value, (long long)position + 1,
+  return ij_fail(IJ_EINVAL, "%s: %s %d at position %lld is outside 0..%lld", op, word, value, (long long)position + 1,
                  (long long)n - 1);
+}
+ij_status ij_check_index(const char *op, const ij_tensor *index, int64_t n) {
+  return ij_check_positions(op, "patch", index, n);
 }
 
 static ij_status concat_backward(ij_node *n) { /* in: 1 to 8 of (..., d), d any; out: (..., D) */
@@ -318,65 +281,6 @@ ij_status ij_concat(ij_tensor **x, int count, ij_tensor **out) {
 }
 
 /* ---- arithmetic */
-enum { SAME = 0, ONE = 1, LAST = 2 }; /* y's shape: x's; one element; x's last dimension */
-struct binary {
-  char op;
-  int mode;
-};
-
-/* dy of (x op y), of x's shape. */
-static ij_status binary_dy(ij_node *n, float *dy) {
-  const struct binary *a = (const void *)n->attr;
-  ij_tensor *x = n->in[0], *y = n->in[1];
-  ij_device *dev = ij_device_of(x);
-  ij_queue *q = &dev->queue;
-  int64_t count = ij_tensor_count(x), D = ij_tensor_count(y);
-  if (a->op == '+' || a->op == '-') return dev->ops.affine(q, count, a->op == '+' ? 1 : -1, 0, out_grad(n), dy);
-  IJ_TRY(dev->ops.binary(q, '*', SAME, count, count, out_grad(n), ij_f32_of(a->op == '*' ? x : n->out), dy));
-  if (a->op == '*') return IJ_OK;
-  IJ_TRY(dev->ops.binary(q, '/', a->mode, count, D, dy, ij_f32_of(y), dy)); /* d(x / y) / dy = -(x / y) / y */
-  return dev->ops.affine(q, count, -1, 0, dy, dy);
-}
-static ij_status binary_backward(ij_node *n) { /* in: x, y */
-  const struct binary *a = (const void *)n->attr;
-  ij_tensor *x = n->in[0], *y = n->in[1], *wide;
-  ij_device *dev = ij_device_of(x);
-  ij_queue *q = &dev->queue;
-  int64_t count = ij_tensor_count(x), D = ij_tensor_count(y);
-  bool sum = a->op == '+' || a->op == '-';
-  if (n->dx[0])
-    IJ_TRY(sum ? dev->ops.affine(q, count, 1, 0, out_grad(n), n->dx[0])
-               : dev->ops.binary(q, a->op, a->mode, count, D, out_grad(n), ij_f32_of(y), n->dx[0]));
-  if (!n->dx[1]) return IJ_OK;
-  if (a->mode == SAME) return binary_dy(n, n->dx[1]);
-  IJ_TRY(ij_tensor_make(dev, IJ_F32, x->ndim, x->shape, false, &wide)); /* then summed to y's shape */
-  ij_status st = binary_dy(n, ij_f32_of(wide));
-  if (st == IJ_OK) st = dev->ops.sum_fwd(q, 1, count / D, D, 1, ij_f32_of(wide), n->dx[1]);
-  ij_tensor_free(wide);
-  return st;
-}
-ij_status ij_binary(char sign, ij_tensor *x, ij_tensor *y, ij_tensor **out) {
-  const char name[] = {sign, 0};
-  ij_op op = ij_begin(name, binary_backward, out);
-  if (!sign || !strchr("+-*/", sign)) return ij_fail(IJ_EINVAL, "binary: unknown op '%s'", name);
-  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
-  IJ_TRY(ij_in(&op, "y", y, IJ_F32));
-  bool same = x->ndim == y->ndim;
-  for (int i = 0; same && i < x->ndim; i++) same = x->shape[i] == y->shape[i];
-  int mode = same ? SAME : ij_tensor_count(y) == 1 ? ONE : LAST;
-  char a[160], b[160];
-  if (mode == LAST && !(y->ndim == 1 && x->ndim && y->shape[0] == last_size(x)))
-    return ij_fail(IJ_ESHAPE,
-                   "%s: %s and %s do not fit: the second may be the same, one element, or the last dimension", name,
-                   ij_shape_text(x, a), ij_shape_text(y, b));
-  ij_attr(&op, &(struct binary){sign, mode}, sizeof(struct binary));
-  float *z = ij_out(&op, IJ_F32, x->ndim, x->shape);
-  if (ij_ready(&op))
-    op.status = op.dev->ops.binary(&op.dev->queue, sign, mode, ij_tensor_count(x), ij_tensor_count(y), ij_f32_of(x),
-                                   ij_f32_of(y), z);
-  return ij_end(&op);
-}
-
 static ij_status affine_backward(ij_node *n) {
   const double *scale = (const void *)n->attr;
   ij_device *dev = ij_device_of(n->out);

@@ -1,5 +1,6 @@
 /* The tape of a device: recorded ops, run backwards; and the gradients that this makes. */
 #include "tensor.h"
+#include <string.h>
 
 static void drop_saved(ij_node *n) {
   for (int i = 0; i < 2; i++) ij_drop(&n->saved[i]);
@@ -38,6 +39,8 @@ ij_status ij_record(const ij_node *node) {
 }
 
 void ij_tape_clear(ij_device *dev) {
+  dev->walking = false;
+  dev->custom = NULL;
   while (dev->tape_len > 0) node_drop(&dev->tape[--dev->tape_len]);
 }
 
@@ -106,27 +109,117 @@ static ij_status run(ij_node *n) {
   }
   return st;
 }
-static ij_status walk(ij_device *dev, ij_tensor *loss) {
-  float *seed;
-  IJ_TRY(ij_grad_into(loss, &seed));
-  IJ_TRY(dev->ops.fill(&dev->queue, 1, 1, seed));
-  while (dev->tape_len > 0) { /* each node is dropped after its use, to free memory as early as possible */
-    ij_node *n = &dev->tape[dev->tape_len - 1];
-    if (n->out->grad) IJ_TRY(run(n));
-    node_drop(n);
-    dev->tape_len--;
+/* A node whose gradient has been used. Without retain it is dropped, to free memory as early as possible. */
+static void node_done(ij_device *dev) {
+  ij_node *n = &dev->tape[--dev->walk];
+  dev->custom = NULL;
+  if (dev->retain) {
+    ij_drop(&n->out->grad);
+    n->spent = n->ctx != NULL;
+    return;
   }
-  return IJ_OK;
+  node_drop(n);
+  dev->tape_len--;
 }
 
-ij_status ij_backward(ij_tensor *loss) {
+static ij_status custom_backward(ij_node *n) {
+  (void)n;
+  return ij_fail(IJ_EINVAL, "backward: a function of the caller's own is on the tape: begin with ij_backward_begin");
+}
+
+void ij_backward_stop(ij_device *dev) {
+  if (!dev->walking) return;
+  for (int i = 0; i < dev->walk; i++) ij_drop(&dev->tape[i].out->grad);
+  dev->walking = false;
+  dev->custom = NULL;
+  if (!dev->retain) ij_tape_clear(dev);
+}
+
+ij_status ij_backward_begin(ij_tensor *loss, int retain) {
   IJ_TRY(ij_want("backward", "loss", loss, IJ_F32));
   if (ij_tensor_count(loss) != 1)
     return ij_fail(IJ_ESHAPE, "backward: the loss has %lld elements, expected one: take its mean()",
                    (long long)ij_tensor_count(loss));
   if (!loss->requires_grad) return ij_fail(IJ_EINVAL, "backward: nothing that the loss depends on requires a gradient");
   ij_device *dev = ij_device_of(loss);
-  ij_status st = walk(dev, loss);
-  ij_tape_clear(dev);
+  if (dev->walking) return ij_fail(IJ_EINVAL, "backward: another backward of this device has not ended");
+  float *seed;
+  dev->walking = true;
+  dev->retain = retain != 0;
+  dev->walk = dev->tape_len;
+  ij_status st = ij_grad_into(loss, &seed);
+  if (st == IJ_OK) st = dev->ops.fill(&dev->queue, 1, 1, seed);
+  if (st != IJ_OK) ij_backward_stop(dev);
+  return st;
+}
+
+ij_status ij_backward_run(ij_device *dev, int64_t *id, ij_tensor **grad) {
+  *id = 0;
+  *grad = NULL;
+  if (!dev->walking) return ij_fail(IJ_EINVAL, "backward: none has begun");
+  ij_status st = IJ_OK;
+  if (dev->custom) node_done(dev); /* the caller is done with it */
+  while (dev->walk > 0 && st == IJ_OK) {
+    ij_node *n = &dev->tape[dev->walk - 1];
+    if (n->out->grad && n->backward == custom_backward) {
+      memcpy(id, n->attr, sizeof *id);
+      *grad = n->out->grad;
+      dev->custom = n;
+      return IJ_OK;
+    }
+    if (n->out->grad && n->spent)
+      st = ij_fail(IJ_EINVAL, "backward: a model's forward can be run back once: run it again for another backward");
+    if (n->out->grad && st == IJ_OK) st = run(n);
+    if (st == IJ_OK) node_done(dev);
+  }
+  ij_backward_stop(dev);
+  return st;
+}
+
+ij_status ij_backward_give(ij_device *dev, int i, ij_tensor *g) {
+  ij_node *n = dev->custom;
+  if (!n) return ij_fail(IJ_EINVAL, "backward: no function of the caller's own is at work");
+  if (i < 0 || i >= IJ_MAX_INPUTS || !n->in[i])
+    return ij_fail(IJ_EINVAL, "backward: a gradient for input %d, which the function does not have", i + 1);
+  if (!g || !n->in[i]->requires_grad) return IJ_OK;
+  IJ_TRY(ij_want_shape("backward", "gradient", g, IJ_F32, n->in[i]->ndim, n->in[i]->shape));
+  IJ_TRY(ij_want_device("backward", "gradient", g, dev, "the function"));
+  return ij_grad_add(n->in[i], ij_hold(g));
+}
+
+ij_status ij_record_custom(ij_tensor **in, int n, ij_tensor *out, int64_t id) {
+  ij_node node = {.backward = custom_backward, .out = out};
+  bool wanted = false;
+  if (n < 1 || n > IJ_MAX_INPUTS)
+    return ij_fail(IJ_EINVAL, "custom: %d inputs, expected 1 to %d", n, IJ_MAX_INPUTS);
+  if (!id) return ij_fail(IJ_EINVAL, "custom: the id is 0");
+  IJ_TRY(ij_want("custom", "out", out, IJ_F32));
+  ij_device *dev = ij_device_of(out);
+  for (int i = 0; i < n; i++) {
+    IJ_TRY(ij_want_alive("custom", "in", in[i]));
+    IJ_TRY(ij_want_device("custom", "in", in[i], dev, "out"));
+    if (in[i] == out) return ij_fail(IJ_EINVAL, "custom: 'out' is one of the inputs: return a clone()");
+    if (in[i]->requires_grad && in[i]->dtype != IJ_F32)
+      return ij_fail(IJ_ESHAPE, "custom: input %d is %s and requires a gradient, expected f32", i + 1,
+                     ij_dtype_name(in[i]->dtype));
+    wanted |= in[i]->requires_grad;
+    node.in[i] = in[i];
+  }
+  if (!wanted || !dev->grad_on || dev->walking) return IJ_OK;
+  if (out->requires_grad) return ij_fail(IJ_EINVAL, "custom: 'out' has a record already: return a detach() of it");
+  memcpy(node.attr, &id, sizeof id);
+  return ij_record(&node);
+}
+
+ij_status ij_backward(ij_tensor *loss, int retain) {
+  int64_t id;
+  ij_tensor *grad;
+  IJ_TRY(ij_backward_begin(loss, retain));
+  ij_device *dev = ij_device_of(loss);
+  ij_status st = ij_backward_run(dev, &id, &grad);
+  if (st == IJ_OK && id) {
+    st = custom_backward(dev->custom);
+    ij_backward_stop(dev);
+  }
   return st;
 }

@@ -1,6 +1,7 @@
 /* Inside of tensors, devices and the tape; for core/tensor, core/model and core/optim. One thread uses a device.
  * The files, each uses those before it: arena.c; tensor.c (storage, tensors, checks); tape.c (recorded ops, gradients);
- * op.c (an op from its checks to its record); views.c, ops.c, inplace.c; host.c and plugin.c (backends); device.c. */
+ * op.c (an op from its checks to its record); views.c; shapes.c (broadcasting); ops.c, math.c, reduce.c, pick.c,
+ * product.c, inplace.c; host.c and plugin.c (backends); device.c. */
 #ifndef IJ_TENSOR_H
 #define IJ_TENSOR_H
 #include "../base/base.h"
@@ -55,7 +56,8 @@ struct ij_node {
   float *dx[IJ_MAX_INPUTS];        /* in backward; like the input, not filled */
   void *ctx;                       /* what a model saved beyond tensors, or NULL */
   void (*drop)(void *ctx);         /* frees ctx */
-  _Alignas(int64_t) char attr[48]; /* the op's settings, see ij_attr */
+  _Alignas(int64_t) char attr[64]; /* the op's settings, see ij_attr */
+  bool spent;                      /* ctx is used up: it can't run again */
 };
 
 struct ij_device {
@@ -70,6 +72,9 @@ struct ij_device {
   bool grad_on;
   ij_node *tape;
   int tape_len, tape_cap;
+  bool walking, retain; /* a backward has begun; the tape stays after it */
+  int walk;             /* nodes still to be run, the last one first */
+  ij_node *custom;      /* whose backward the caller does now, or NULL */
 };
 
 /* ---- arena.c: memory of steps: first fit, neighbours merge, kept from step to step */
@@ -172,4 +177,22 @@ ij_status ij_end(ij_op *op);
 ij_status ij_index_range(const ij_tensor *index, int32_t *lo, int32_t *hi);
 /* Every value of index (i32) is in 0..n-1. */
 ij_status ij_check_index(const char *op, const ij_tensor *index, int64_t n);
+ij_status ij_check_positions(const char *op, const char *word, const ij_tensor *index, int64_t n); /* "patch", "index" */
+
+/* ---- shapes.c */
+/* "op: unknown function 'name': expected one of ..." */
+ij_status ij_unknown_name(const char *op, const char *name, const char *const *known, int count);
+ij_status ij_dense(const char *op, const char *arg, ij_tensor *t, ij_tensor **out); /* t, held, or its contiguous copy */
+ij_status ij_want_dim(const char *op, const ij_tensor *x, int dim);                 /* 0 <= dim < ndim */
+void ij_around(const ij_tensor *x, int dim, int64_t *before, int64_t *behind);      /* x as (before, dim, behind) */
+/* shape (nd) becomes what it broadcasts to with t's; false: they don't fit. Begin with nd 0. */
+bool ij_broadcast(const ij_tensor *t, int *nd, int64_t *shape);
+void ij_strides_for(const ij_tensor *t, int nd, int64_t *stride); /* of t in a shape that it broadcasts to */
+/* Dimensions of size 1 vanish, neighbours that continue each other in all `count` operands become one. Returns how many
+ * are left, at least one. */
+int ij_collapse(int nd, int64_t *shape, int64_t (*stride)[IJ_MAX_DIMS], int count);
+/* y = sums of x (shape, dense) over the dimensions that are gone */
+ij_status ij_sum_dims(ij_device *dev, int nd, const int64_t *shape, const bool *gone, const float *x, float *y);
+/* out, of t's shape, = sums of wide (shape, dense), to which t broadcasts */
+ij_status ij_sum_to(int nd, const int64_t *shape, const float *wide, const ij_tensor *t, float *out);
 #endif

@@ -2,19 +2,27 @@
 #include "tensor.h"
 
 /* ---- views */
-/* The gradient of a view of a contiguous tensor: the same view of zeros receives it. */
+/* The view as it would be of a contiguous tensor: its gradient's place in the gradient of what it shows. */
+struct view {
+  int64_t offset, stride[IJ_MAX_DIMS];
+};
+/* The same view of zeros receives its gradient. */
 static ij_status view_backward(ij_node *n) {
+  const struct view *a = (const void *)n->attr;
   ij_tensor *x = n->in[0], *v = n->out;
   ij_device *dev = ij_device_of(x);
   IJ_TRY(dev->ops.fill(&dev->queue, ij_tensor_count(x), 0, n->dx[0]));
-  return dev->ops.copy(&dev->queue, v->ndim, v->shape, 4, ij_data_of(v->grad), v->grad->stride,
-                       n->dx[0] + (v->offset - x->offset), v->stride);
+  return dev->ops.copy(&dev->queue, v->ndim, v->shape, 4, ij_data_of(v->grad), v->grad->stride, n->dx[0] + a->offset,
+                       a->stride);
 }
 
-/* Makes the output a view of all of t: the caller then changes its shape, strides and offset. */
-static ij_status view_of(ij_op *op, ij_tensor *t) {
+/* Makes the output a view of all of t, and *a what it would be of a contiguous one: the caller then changes the shape,
+ * and strides and offset of both. */
+static ij_status view_of(ij_op *op, ij_tensor *t, struct view *a) {
   IJ_TRY(ij_in_any(op, "tensor", t));
-  if (t->requires_grad && op->dev->grad_on) IJ_TRY(ij_want(op->name, "tensor", t, IJ_F32)); /* view_backward's limit */
+  if (t->requires_grad && op->dev->grad_on && t->dtype != IJ_F32 && op->node.backward)
+    return ij_fail(IJ_ESHAPE, "%s: 'tensor' is %s, expected f32, as it requires a gradient", op->name,
+                   ij_dtype_name(t->dtype));
   ij_tensor *v = ij_alloc(sizeof *v);
   if (!v) return IJ_ENOMEM;
   *v = *t;
@@ -24,7 +32,18 @@ static ij_status view_of(ij_op *op, ij_tensor *t) {
   v->sink = NULL;
   v->storage->refs++;
   op->node.out = v;
+  *a = (struct view){0};
+  int64_t step = 1;
+  for (int i = t->ndim - 1; i >= 0; i--) {
+    a->stride[i] = step;
+    step *= t->shape[i];
+  }
   return IJ_OK;
+}
+static ij_status view_end(ij_op *op, const struct view *a) {
+  ij_attr(op, a, sizeof *a);
+  ij_ready(op);
+  return ij_end(op);
 }
 
 ij_status ij_tensor_narrow(ij_tensor *t, int dim, int64_t start, int64_t len, ij_tensor **out) {
@@ -33,11 +52,12 @@ ij_status ij_tensor_narrow(ij_tensor *t, int dim, int64_t start, int64_t len, ij
   if (start < 0 || len < 0 || start > t->shape[dim] || len > t->shape[dim] - start)
     return ij_fail(IJ_ESHAPE, "narrow: %lld elements from %lld on are outside dimension %d of size %lld",
                    (long long)len, (long long)start + 1, dim + 1, (long long)t->shape[dim]);
-  IJ_TRY(view_of(&op, t));
+  struct view a;
+  IJ_TRY(view_of(&op, t, &a));
   op.node.out->offset += start * t->stride[dim];
   op.node.out->shape[dim] = len;
-  ij_ready(&op);
-  return ij_end(&op);
+  a.offset = start * a.stride[dim];
+  return view_end(&op, &a);
 }
 
 ij_status ij_tensor_select(ij_tensor *t, int dim, int64_t index, ij_tensor **out) {
@@ -46,16 +66,18 @@ ij_status ij_tensor_select(ij_tensor *t, int dim, int64_t index, ij_tensor **out
   if (index < 0 || index >= t->shape[dim])
     return ij_fail(IJ_ESHAPE, "select: index %lld is outside dimension %d of size %lld", (long long)index + 1, dim + 1,
                    (long long)t->shape[dim]);
-  IJ_TRY(view_of(&op, t));
+  struct view a;
+  IJ_TRY(view_of(&op, t, &a));
   ij_tensor *v = op.node.out;
   v->offset += index * t->stride[dim];
+  a.offset = index * a.stride[dim];
   v->ndim--;
   for (int i = dim; i < v->ndim; i++) {
     v->shape[i] = t->shape[i + 1];
     v->stride[i] = t->stride[i + 1];
+    a.stride[i] = a.stride[i + 1];
   }
-  ij_ready(&op);
-  return ij_end(&op);
+  return view_end(&op, &a);
 }
 
 ij_status ij_tensor_reshape(ij_tensor *t, int ndim, const int64_t *shape, ij_tensor **out) {
@@ -72,32 +94,88 @@ ij_status ij_tensor_reshape(ij_tensor *t, int ndim, const int64_t *shape, ij_ten
     else if (shape[i] < 0 || __builtin_mul_overflow(known, shape[i], &known)) fits = false;
   }
   if (fits && open >= 0 && known > 0 && n % known == 0) known *= size[open] = n / known;
-  char a[160], b[160];
+  char is[160], want[160];
   if (!fits || known != n || (open >= 0 && size[open] < 0))
-    return ij_fail(IJ_ESHAPE, "reshape: %s does not fit %s", ij_shape_text(t, a), ij_sizes_text(ndim, shape, b));
-  IJ_TRY(view_of(&op, t));
+    return ij_fail(IJ_ESHAPE, "reshape: %s does not fit %s", ij_shape_text(t, is), ij_sizes_text(ndim, shape, want));
+  struct view a;
+  IJ_TRY(view_of(&op, t, &a));
   ij_tensor *v = op.node.out;
   v->ndim = ndim;
   int64_t step = 1;
   for (int i = ndim - 1; i >= 0; i--) {
     v->shape[i] = size[i];
-    v->stride[i] = step;
+    v->stride[i] = a.stride[i] = step;
     step *= size[i];
+  }
+  return view_end(&op, &a);
+}
+
+ij_status ij_tensor_transpose(ij_tensor *t, int a, int b, ij_tensor **out) {
+  int dims[IJ_MAX_DIMS];
+  *out = NULL;
+  if (a < 0 || b < 0 || a >= t->ndim || b >= t->ndim)
+    return ij_fail(IJ_ESHAPE, "transpose: no dimensions %d and %d of %d", a + 1, b + 1, t->ndim);
+  for (int i = 0; i < t->ndim; i++) dims[i] = i == a ? b : i == b ? a : i;
+  return ij_permute(t, t->ndim, dims, out);
+}
+
+ij_status ij_permute(ij_tensor *t, int n, const int *dims, ij_tensor **out) {
+  ij_op op = ij_begin("permute", view_backward, out);
+  bool seen[IJ_MAX_DIMS] = {0};
+  if (n != t->ndim) return ij_fail(IJ_ESHAPE, "permute: %d dimensions named, but the tensor has %d", n, t->ndim);
+  for (int i = 0; i < n; i++) {
+    IJ_TRY(ij_want_dim("permute", t, dims[i]));
+    if (seen[dims[i]]) return ij_fail(IJ_EINVAL, "permute: dimension %d is named twice", dims[i] + 1);
+    seen[dims[i]] = true;
+  }
+  struct view a, dense;
+  IJ_TRY(view_of(&op, t, &dense));
+  a = dense;
+  for (int i = 0; i < n; i++) {
+    op.node.out->shape[i] = t->shape[dims[i]];
+    op.node.out->stride[i] = t->stride[dims[i]];
+    a.stride[i] = dense.stride[dims[i]];
+  }
+  return view_end(&op, &a);
+}
+
+static ij_status expand_backward(ij_node *n) {
+  const ij_tensor *v = n->out;
+  return ij_sum_to(v->ndim, v->shape, ij_f32_of(v->grad), n->in[0], n->dx[0]);
+}
+ij_status ij_expand(ij_tensor *t, int n, const int64_t *shape, ij_tensor **out) {
+  ij_op op = ij_begin("expand", expand_backward, out);
+  int more = n - t->ndim;
+  int64_t size[IJ_MAX_DIMS], count = 1;
+  if (n > IJ_MAX_DIMS) return ij_fail(IJ_ESHAPE, "expand: %d dimensions, at most %d", n, IJ_MAX_DIMS);
+  bool fits = more >= 0;
+  for (int i = 0; i < n && fits; i++) {
+    int64_t is = i < more ? 1 : t->shape[i - more];
+    size[i] = shape[i] == -1 && i >= more ? is : shape[i];
+    fits = size[i] >= 0 && (is == 1 || is == size[i]) && !__builtin_mul_overflow(count, size[i], &count);
+  }
+  fits = fits && count < INT64_MAX / 8;
+  char is[160], want[160];
+  if (!fits)
+    return ij_fail(IJ_ESHAPE, "expand: %s does not expand to %s", ij_shape_text(t, is),
+                   n < 0 ? "so few dimensions" : ij_sizes_text(n, shape, want));
+  struct view a;
+  IJ_TRY(view_of(&op, t, &a));
+  ij_tensor *v = op.node.out;
+  v->ndim = n;
+  for (int i = 0; i < n; i++) {
+    bool repeats = i < more || t->shape[i - more] != size[i];
+    v->stride[i] = repeats ? 0 : t->stride[i - more];
+    v->shape[i] = size[i];
   }
   ij_ready(&op);
   return ij_end(&op);
 }
 
-ij_status ij_tensor_transpose(ij_tensor *t, int a, int b, ij_tensor **out) {
-  ij_op op = ij_begin("transpose", view_backward, out);
-  if (a < 0 || b < 0 || a >= t->ndim || b >= t->ndim)
-    return ij_fail(IJ_ESHAPE, "transpose: no dimensions %d and %d of %d", a + 1, b + 1, t->ndim);
-  IJ_TRY(view_of(&op, t));
-  ij_tensor *v = op.node.out;
-  v->shape[a] = t->shape[b];
-  v->stride[a] = t->stride[b];
-  v->shape[b] = t->shape[a];
-  v->stride[b] = t->stride[a];
+ij_status ij_detach(ij_tensor *t, ij_tensor **out) {
+  ij_op op = ij_begin("detach", NULL, out);
+  struct view a;
+  IJ_TRY(view_of(&op, t, &a));
   ij_ready(&op);
   return ij_end(&op);
 }

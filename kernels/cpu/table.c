@@ -30,7 +30,6 @@ void IJ_CPU(table)(ij_op_table *t) {
   t->matmul = IJ_CPU(matmul);
   t->scale_rows = IJ_CPU(scale_rows);
   t->adamw = IJ_CPU(adamw);
-  t->binary = IJ_CPU(binary);
   t->affine = IJ_CPU(affine);
   t->axpy = IJ_CPU(axpy);
   t->relu_fwd = IJ_CPU(relu_fwd);

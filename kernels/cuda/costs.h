@@ -112,6 +112,22 @@ static inline size_t ij_tokens_bwd_scratch(ij_dim sequences, ij_dim E) {
   return (size_t)(sequences * E) * sizeof(float);
 }
 
+/* ---- fold_fwd, sort, scatter_add */
+enum { IJ_FOLD_RUN = 1024, IJ_FOLD_ENOUGH = 1 << 16, IJ_FOLD_STATE = 16 };
+/* Into how many runs each fold of (P, n, Q) goes; 1: there are enough folds, or they are short. Not bytes. */
+static inline ij_dim ij_fold_parts(ij_dim P, ij_dim n, ij_dim Q) {
+  ij_dim most = IJ_FOLD_ENOUGH / (P * Q < 1 ? 1 : P * Q), parts = ij_least(most, n / IJ_FOLD_RUN);
+  return parts < 1 ? 1 : parts;
+}
+static inline size_t ij_fold_scratch(ij_dim P, ij_dim n, ij_dim Q) {
+  return (size_t)(P * ij_fold_parts(P, n, Q) * Q) * IJ_FOLD_STATE;
+}
+static inline size_t ij_sort_scratch(ij_dim R, ij_dim n) { return (size_t)(R * n) * sizeof(int32_t); }
+/* Whether sums at positions put these in order first: one row of positions for all columns, and many of them */
+static inline bool ij_scatter_orders(ij_dim P, ij_dim T, ij_dim Q, int shared) {
+  return (shared || Q == 1) && T > 32 && P * Q < IJ_FOLD_ENOUGH;
+}
+
 /* ---- a weight's copy in bf16, n elements: kept under its version, or, of version 0, in a scratch slot */
 enum { IJ_WEIGHT_SLOT = 7 };
 static inline size_t ij_weight_bytes(ij_dim n) { return (size_t)n * 2; }

@@ -200,6 +200,18 @@ static ij_status cross_entropy_bwd(ij_queue *q, ij_dim R, ij_dim n, float s, con
 static ij_status sum_fwd(ij_queue *q, ij_dim P, ij_dim n, ij_dim Q, float scale, const float *x, float *y) {
   return sum(q, P, n, Q);
 }
+static ij_status fold_fwd(ij_queue *q, int f, ij_dtype dt, ij_dim P, ij_dim n, ij_dim Q, const void *x, void *y) {
+  return P * Q && ij_fold_parts(P, n, Q) > 1 ? scratch(q, 0, ij_fold_scratch(P, n, Q)) : IJ_OK;
+}
+static ij_status sort(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim n, int descending, const void *x, void *v,
+                      int32_t *index) {
+  return R * n ? scratch(q, 0, ij_sort_scratch(R, n)) : IJ_OK;
+}
+static ij_status scatter_add(ij_queue *q, ij_dtype dt, ij_dim P, ij_dim T, ij_dim N, ij_dim Q, int shared,
+                             const void *x, const int32_t *index, void *y) {
+  bool orders = P * T * Q && ij_scatter_orders(P, T, Q, shared);
+  return orders ? scratch(q, 0, 2 * ij_sort_scratch(shared ? 1 : P, T)) : IJ_OK;
+}
 static ij_status sum_squares(ij_queue *q, ij_dim n, const float *x, double *out) {
   return n ? scratch(q, 0, ij_sum_squares_scratch()) : IJ_OK;
 }
@@ -223,6 +235,9 @@ static ij_op_table dry_table(void) {
   t.cross_entropy_bwd = cross_entropy_bwd;
   t.sum_fwd = sum_fwd;
   t.sum_squares = sum_squares;
+  t.fold_fwd = fold_fwd;
+  t.sort = sort;
+  t.scatter_add = scatter_add;
   return t;
 }
 

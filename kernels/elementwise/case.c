@@ -9,37 +9,6 @@ static const ij_case_shape plain[] = {
     {0},
 };
 
-static void binary(ij_case *c) { /* dims op, mode, n, D */
-  const ij_dim *d = c->dim;
-  ij_case_tol(c, 1e-6, 1e-6, why);
-  ij_case_in(c, "x", IJ_F32, d[2], 1);
-  ij_case_in_as(c, "y", IJ_F32, d[1] == 0 ? d[2] : d[1] == 1 ? 1 : d[3], IJ_CASE_APART, 1);
-  ij_case_out(c, "z", IJ_F32, d[2]);
-  c->flops = (double)d[2];
-}
-static ij_status call_binary(const ij_op_table *t, ij_queue *q, const ij_case *c) {
-  const ij_dim *d = c->dim;
-  return t->binary(q, (char)d[0], (int)d[1], d[2], d[3], c->p[0], c->p[1], c->p[2]);
-}
-static const ij_case_shape binary_shapes[] = {
-    {"odd +", {'+', 0, 37, 1}, 0, 0},
-    {"odd -", {'-', 0, 37, 1}, 0, 0},
-    {"odd *", {'*', 0, 37, 1}, 0, 0},
-    {"odd /", {'/', 0, 37, 1}, 0, 0},
-    {"odd + one", {'+', 1, 37, 1}, 0, 0},
-    {"odd - one", {'-', 1, 37, 1}, 0, 0},
-    {"odd * one", {'*', 1, 37, 1}, 0, 0},
-    {"odd / one", {'/', 1, 37, 1}, 0, 0},
-    {"odd + row", {'+', 2, 5 * 19, 19}, 0, 0},
-    {"odd - row", {'-', 2, 5 * 19, 19}, 0, 0},
-    {"odd * row", {'*', 2, 5 * 19, 19}, 0, 0},
-    {"odd / row", {'/', 2, 5 * 19, 19}, 0, 0},
-    {"nothing", {'+', 0, 0, 1}, 0, 0},
-    {"vith + row", {'+', 2, 257 * 1280, 1280}, 0, 0},
-    {"vith *", {'*', 0, 4096 * 1280, 1}, 0, IJ_CASE_BENCH},
-    {0},
-};
-
 static void affine(ij_case *c) {
   ij_case_tol(c, 1e-6, 1e-6, why);
   ij_case_in(c, "x", IJ_F32, c->dim[0], 1);
@@ -201,11 +170,10 @@ static const ij_case_shape scale_rows_shapes[] = {
 };
 
 const ij_case_op ij_cases_elementwise[] = {
-    {"binary", binary, call_binary, binary_shapes, false, NULL},
     {"affine", affine, call_affine, plain, false, NULL},
     {"axpy", axpy, call_axpy, plain, false, NULL},
     {"relu_fwd", relu_fwd, call_relu_fwd, plain, false, NULL},
-    {"relu_bwd", relu_bwd, call_relu_bwd, plain, false, &ij_cases_elementwise[3]},
+    {"relu_bwd", relu_bwd, call_relu_bwd, plain, false, &ij_cases_elementwise[2]},
     {"fill", fill, call_fill, plain, false, NULL},
     {"convert", convert, call_convert, convert_shapes, false, NULL},
     {"scale_rows", scale_rows, call_scale_rows, scale_rows_shapes, true, NULL},

@@ -4,49 +4,6 @@
 
 enum { CHUNK = 4096 }; /* elements a thread takes at a time */
 
-static void binary_chunk(char op, ij_dim n, const float *x, const float *y, float *z) {
-  if (op == '+') {
-#pragma omp simd
-    for (ij_dim i = 0; i < n; i++) z[i] = x[i] + y[i];
-  } else if (op == '-') {
-#pragma omp simd
-    for (ij_dim i = 0; i < n; i++) z[i] = x[i] - y[i];
-  } else if (op == '*') {
-#pragma omp simd
-    for (ij_dim i = 0; i < n; i++) z[i] = x[i] * y[i];
-  } else {
-#pragma omp simd
-    for (ij_dim i = 0; i < n; i++) z[i] = x[i] / y[i];
-  }
-}
-
-static void binary_one(char op, ij_dim n, const float *x, float y, float *z) {
-  if (op == '+' || op == '-') {
-    float a = op == '+' ? y : -y;
-#pragma omp simd
-    for (ij_dim i = 0; i < n; i++) z[i] = x[i] + a;
-  } else if (op == '*') {
-#pragma omp simd
-    for (ij_dim i = 0; i < n; i++) z[i] = x[i] * y;
-  } else {
-#pragma omp simd
-    for (ij_dim i = 0; i < n; i++) z[i] = x[i] / y;
-  }
-}
-
-ij_status IJ_CPU(binary)(ij_queue *q, char op, int mode, ij_dim n, ij_dim D, const float *x, const float *y, float *z) {
-  (void)q;
-  if (mode == 2 && D == 0) return IJ_OK;
-  ij_dim step = mode == 2 ? D : CHUNK;
-#pragma omp parallel for schedule(static) if (n >= SMALL)
-  for (ij_dim i = 0; i < n; i += step) {
-    ij_dim count = n - i < step ? n - i : step;
-    if (mode == 1) binary_one(op, count, x + i, y[0], z + i);
-    else binary_chunk(op, count, x + i, mode == 0 ? y + i : y, z + i);
-  }
-  return IJ_OK;
-}
-
 ij_status IJ_CPU(affine)(ij_queue *q, ij_dim n, float scale, float shift, const float *x, float *z) {
   (void)q;
 #pragma omp parallel for simd schedule(static) if (n >= SMALL)

@@ -84,41 +84,6 @@ ij_status ij_cuda_fill(ij_queue *q, ij_dim n, float value, float *x) {
   return ij_cuda_launched("fill");
 }
 
-/* ---- binary ---- */
-namespace {
-struct Arithmetic {
-  ij_dim op; /* as wide as a pointer: no bytes of an argument are without a value */
-  __device__ float operator()(float a, float b) const {
-    return op == '+' ? a + b : op == '-' ? a - b : op == '*' ? a * b : a / b;
-  }
-};
-struct WithOne {
-  Arithmetic f;
-  const float *y;
-  __device__ float operator()(float a) const { return f(a, *y); }
-};
-} // namespace
-template <int V>
-static __global__ void binary_rows(ij_dim R, ij_dim D, Arithmetic f, const float *x, const float *y, float *z) {
-  for (ij_dim r = ij_row(); r < R; r += ij_row_step())
-    for (ij_dim c = ij_column(); c < D / V; c += ij_column_step()) {
-      ij_pack<float, V> a = ij_load<V>(x, r * D + c * V), b = ij_load<V>(y, c * V);
-      for (int j = 0; j < V; j++) a.v[j] = f(a.v[j], b.v[j]);
-      ij_store<V>(z, r * D + c * V, a);
-    }
-}
-ij_status ij_cuda_binary(ij_queue *q, char op, int mode, ij_dim n, ij_dim D, const float *x, const float *y, float *z) {
-  Arithmetic f = {op};
-  if (n == 0) return IJ_OK;
-  if (mode == 0) return each(q, "binary", n, x, y, z, f);
-  if (mode == 1) return each(q, "binary", n, x, z, WithOne{f, y});
-  bool pack = ij_packs<PACK>(D, x, y, z);
-  ij_grid g = ij_rows_grid(n / D, pack ? D / PACK : D);
-  auto kernel = pack ? binary_rows<PACK> : binary_rows<1>;
-  LAUNCH(kernel, g.blocks, g.threads, 0, ij_cuda_of(q)->stream, n / D, D, f, x, y, z);
-  return ij_cuda_launched("binary");
-}
-
 /* ---- scale_rows ---- */
 template <class T, int V>
 static __global__ void scale_kernel(ij_dim Q, ij_dim n, ij_dim D, const T *x, const float *b, const float *s, T *y) {

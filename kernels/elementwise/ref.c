@@ -2,15 +2,6 @@
 #include "../ref.h"
 #include <string.h>
 
-ij_status ij_ref_binary(ij_queue *q, char op, int mode, ij_dim n, ij_dim D, const float *x, const float *y, float *z) {
-  (void)q;
-  for (ij_dim i = 0; i < n; i++) {
-    float a = x[i], b = y[mode == 0 ? i : mode == 1 ? 0 : i % D];
-    z[i] = op == '+' ? a + b : op == '-' ? a - b : op == '*' ? a * b : a / b;
-  }
-  return IJ_OK;
-}
-
 ij_status ij_ref_affine(ij_queue *q, ij_dim n, float scale, float shift, const float *x, float *z) {
   (void)q;
   for (ij_dim i = 0; i < n; i++) z[i] = (float)((double)scale * x[i] + shift);

@@ -79,7 +79,7 @@ START_TEST(ops_refuse_tensors_of_two_devices)
   refused(ij_batch_norm(x, row, dry_row, .1, 1e-6, 1, &y), "batch_norm", "var", "x");
   refused(ij_matmul(x, dry_x, 0, 1, &y), "matmul", "b", "a");
   refused(ij_gather(x3, index, &y), "gather", "index", "x");
-  refused(ij_binary('*', x, dry_x, &y), "*", "y", "x");
+  refused(ij_binary("mul", x, dry_x, &y), "mul", "y", "x");
   refused(ij_concat((ij_tensor *[]){x, dry_x}, 2, &y), "concat", "x", "x");
   refused(ij_smooth_l1(x, dry_x, 1, 1, &y), "smooth_l1", "y", "x");
   refused(ij_cross_entropy(x, label, 0, &y), "cross_entropy", "label", "logits");
@@ -214,7 +214,7 @@ static ij_status forward(graph *g, ij_tensor **loss) {
   ij_status st = ij_linear(l[0], l[1], l[2], &t[0]); /* (2, 4, 12) */
   if (st == IJ_OK) st = ij_layer_norm(t[0], l[3], l[4], 1e-6, &t[1]);
   if (st == IJ_OK) st = ij_gelu(t[1], &t[2]);
-  if (st == IJ_OK) st = ij_binary('/', t[2], l[5], &t[3]);
+  if (st == IJ_OK) st = ij_binary("div", t[2], l[5], &t[3]);
   if (st == IJ_OK) st = ij_attention(t[3], 2, &t[4]); /* (2, 4, 4) */
   if (st == IJ_OK) st = ij_softmax(t[4], &t[5]);
   if (st == IJ_OK) st = ij_matmul(t[5], l[6], 0, 1, &t[6]); /* (2, 4, 4) */
@@ -230,8 +230,8 @@ static ij_status forward(graph *g, ij_tensor **loss) {
   if (st == IJ_OK) st = ij_cross_entropy(t[15], g->label, .1, &t[16]);
   if (st == IJ_OK) st = ij_mean(t[14], 0, &t[17]);
   if (st == IJ_OK) st = ij_mean(t[17], -1, &t[18]);
-  if (st == IJ_OK) st = ij_binary('+', t[13], t[16], &t[19]);
-  if (st == IJ_OK) st = ij_binary('-', t[19], t[18], &t[20]);
+  if (st == IJ_OK) st = ij_binary("add", t[13], t[16], &t[19]);
+  if (st == IJ_OK) st = ij_binary("sub", t[19], t[18], &t[20]);
   if (st == IJ_OK) st = ij_tensor_clone(t[20], IJ_F32, 0, loss);
   for (int i = 0; i < 24; i++) ij_tensor_free(t[i]);
   return st;
@@ -240,7 +240,7 @@ static ij_status forward_backward(graph *g) {
   ij_tensor *loss = NULL;
   ij_status st = forward(g, &loss);
   if (st != IJ_OK) ck_assert_ptr_null(loss);
-  if (st == IJ_OK) st = ij_backward(loss);
+  if (st == IJ_OK) st = ij_backward(loss, 0);
   if (st == IJ_OK || !loss) ck_assert(st != IJ_OK || loss->grad == NULL);
   else ck_assert_msg(loss->grad == NULL, "a failed backward leaves the loss a gradient");
   ij_tensor_free(loss);
@@ -364,7 +364,7 @@ START_TEST(a_norm_with_one_wanted_gradient_gives_back_its_spare)
     ck_assert_int_eq(ij_layer_norm(x, w, b, 1e-6, &y), IJ_OK);
     ck_assert_int_eq(ij_mean(y, -1, &loss), IJ_OK);
     calls_left = n;
-    ij_status st = ij_backward(loss);
+    ij_status st = ij_backward(loss, 0);
     ck_assert_int_eq(st, n == 0 || calls_left > 0 ? IJ_OK : IJ_EIO);
     ij_drop(&b->grad);
     ij_tensor_free(y);
@@ -396,7 +396,7 @@ START_TEST(a_parameter_of_a_model_gets_no_unfilled_gradient)
     ck_assert_int_eq(ij_encoder_forward(e, images, NULL, &y), IJ_OK);
     ck_assert_int_eq(ij_mean(y, -1, &loss), IJ_OK);
     calls_left = ++faults;
-    st = ij_backward(loss);
+    st = ij_backward(loss, 0);
     if (st != IJ_OK) {
       ck_assert_msg(st == IJ_EIO, "fault %d: status %d, '%s'", faults, (int)st, ij_errmsg());
       ck_assert_str_eq(ij_errmsg(), "the device is lost");

@@ -64,7 +64,7 @@ START_TEST(permutations_are_whole_and_even)
     uint8_t *seen = ij_calloc(n, 1);
     for (uint32_t i = 0; i < IJ_PERMUTE_ROUNDS; i++) key[i] = 77 * i + n;
     for (uint32_t i = 0; i < n; i++) {
-      uint32_t to = ij_permute(key, n, i);
+      uint32_t to = ij_permuted_position(key, n, i);
       ck_assert_uint_lt(to, n);
       ck_assert_int_eq(seen[to]++, 0);
     }
@@ -78,7 +78,7 @@ START_TEST(permutations_are_whole_and_even)
     ij_rng r;
     ij_rng_init(&r, 3, IJ_RNG_USER, k, 0);
     for (int i = 0; i < IJ_PERMUTE_ROUNDS; i++) key[i] = ij_rng_u32(&r);
-    count[ij_permute(key, N, 0)][ij_permute(key, N, 1)]++;
+    count[ij_permuted_position(key, N, 0)][ij_permuted_position(key, N, 1)]++;
   }
   double chi = 0, want = KEYS / (double)(N * (N - 1));
   for (int i = 0; i < N; i++)

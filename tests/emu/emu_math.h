@@ -11,6 +11,8 @@ inline long long __double_as_longlong(double x) { return emu::bits<long long>(x)
 inline double __longlong_as_double(long long x) { return emu::bits<double>(x); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline double rsqrt(double x) { return 1.0 / sqrt(x); }
+inline float sinpif(float x) { return (float)sin(3.14159265358979323846 * (double)x); }
+inline float cospif(float x) { return (float)cos(3.14159265358979323846 * (double)x); }
 inline float normcdff(float x) { return 0.5f * erfcf(-x * 0.70710678118654752f); }
 inline double normcdf(double x) { return 0.5 * erfc(-x * 0.70710678118654752); }
 inline float __expf(float x) { return expf(x); }

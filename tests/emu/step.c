@@ -115,7 +115,7 @@ static float step_of(model *m, int step) {
   must(ij_add_scaled(m->gate, loss, 1), "gate");
   must(ij_reading_begin(loss, &late), "reading");
   must(ij_optim_eager(m->opt, 1e-3, .05, .99, 1), "eager");
-  must(ij_backward(loss), "backward");
+  must(ij_backward(loss, 0), "backward");
   must(ij_optim_step(m->opt, 1e-3, .05, .99, 1), "step");
   ij_tensor *all[] = {x, c, t, h, n, g, y, z, loss};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) ij_tensor_free(all[i]);

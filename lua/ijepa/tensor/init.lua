@@ -342,7 +342,7 @@ function T:grad()
   return wrap(g)
 end
 --- Computes the gradients of everything that this loss depends on; the loss has one element.
-function T:backward() F.check(C.ij_backward(self.h)) end
+function T:backward() F.check(C.ij_backward(self.h, 0)) end
 
 -- ---- ops
 --- x (..., K) times the transposed w (N, K), plus b (N): (..., N).
@@ -454,7 +454,7 @@ end
 
 local BINARY = { ["+"] = "add", ["-"] = "sub", ["*"] = "mul", ["/"] = "div" }
 local function binary(op, x, y)
-  if is_tensor(x) and is_tensor(y) then return call(C.ij_binary, op:byte(), x.h, y.h) end
+  if is_tensor(x) and is_tensor(y) then return call(C.ij_binary, BINARY[op], x.h, y.h) end
   if is_tensor(x) and type(y) == "number" then
     if op == "+" then return call(C.ij_affine, x.h, 1, y) end
     if op == "-" then return call(C.ij_affine, x.h, 1, -y) end
