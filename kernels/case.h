@@ -106,7 +106,14 @@ void ij_case_unit(ij_case *c, double unit);
   IJ_CASE_LIST(reduce)                                                                                                 \
   IJ_CASE_LIST(batch_norm)                                                                                             \
   IJ_CASE_LIST(softmax)                                                                                                \
-  IJ_CASE_LIST(matmul)
+  IJ_CASE_LIST(matmul)                                                                                                 \
+  IJ_CASE_LIST(unary)                                                                                                  \
+  IJ_CASE_LIST(binary)                                                                                                 \
+  IJ_CASE_LIST(fold)                                                                                                   \
+  IJ_CASE_LIST(sort)                                                                                                   \
+  IJ_CASE_LIST(take)                                                                                                   \
+  IJ_CASE_LIST(im2col)                                                                                                 \
+  IJ_CASE_LIST(random)
 #define IJ_CASE_LIST(folder) extern const ij_case_op ij_cases_##folder[];
 IJ_CASES(IJ_CASE_LIST)
 #undef IJ_CASE_LIST
