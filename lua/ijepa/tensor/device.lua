@@ -77,6 +77,11 @@ end
 --- Waits until the device has finished all work.
 function device.wait() F.check(C.ij_device_wait(device.get())) end
 
+local at_end = {}
+--- f is called whenever a step has ended.
+---@param f fun()
+function device.at_step_end(f) at_end[#at_end + 1] = f end
+
 --- Runs f as a step: tensors made inside are freed at its end, also where variables still hold
 --- them.
 ---@param f fun(...): ...
@@ -89,6 +94,7 @@ function device.step(f, ...)
   local function done(ok, ...)
     C.ij_step_end(dev)
     device.stepping = outer
+    for _, f in ipairs(at_end) do f() end
     if not ok then error((...), 0) end
     return ...
   end
