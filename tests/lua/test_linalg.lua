@@ -42,8 +42,8 @@ function tests.test_solve()
   local a, want = linalg.gram(tall(40, 6)), tall(6, 3)
   local b = a:linear(want:transpose(1, 2):clone())
   -- condition below 100, sums of 40 terms in float32
-  lu.assertTrue(worst(linalg.solve(a, b), want) < 1e-4)
-  local x, message = linalg.solve(tensor.new({ 1, 2, 2, 1 }):reshape(2, 2),
+  lu.assertTrue(worst(linalg.cholesky_solve(a, b), want) < 1e-4)
+  local x, message = linalg.cholesky_solve(tensor.new({ 1, 2, 2, 1 }):reshape(2, 2),
     tensor.new({ 1, 1 }):reshape(2, 1))
   lu.assertNil(x)
   lu.assertStrContains(message, "not positive definite (row 2)")
@@ -54,4 +54,39 @@ function tests.test_misuse_is_named()
   lu.assertErrorMsgContains("a is 3 x 3 and b is 2 x 1", linalg.solve, tall(3, 3), tall(2, 1))
   lu.assertErrorMsgContains("not finite", linalg.eigh, tensor.new { 1 / 0 }:reshape(1, 1))
   lu.assertErrorMsgContains("expected a matrix", linalg.eigh, tensor.new { 1, 2 })
+end
+
+local function near(a, b, tolerance)
+  lu.assertEquals(a:shape(), b:shape())
+  lu.assertTrue((a - b):abs():max():item() < (tolerance or 1e-5))
+end
+
+function tests.test_factors_give_the_matrix_again()
+  local tensor = ijepa.tensor
+  tensor.manual_seed(3)
+  for _, shape in ipairs { { 5, 3 }, { 3, 5 }, { 4, 4 } } do
+    local x = tensor.randn(shape)
+    local k = math.min(shape[1], shape[2])
+    local q, r = linalg.qr(x)
+    near(q:matmul(r), x)
+    near(q:t():matmul(q), tensor.eye(k))
+    lu.assertEquals(r[{ k, 1 }]:item(), k > 1 and 0 or r[{ 1, 1 }]:item())
+    local u, s, vh = linalg.svd(x)
+    near((u * s):matmul(vh), x)
+    near(vh:matmul(vh:t()), tensor.eye(k))
+    lu.assertTrue(s[1]:item() >= s[k]:item())
+  end
+  local x = tensor.randn(4, 4)
+  local spd = x:matmul(x:t()) + tensor.eye(4)
+  local l = linalg.cholesky(spd)
+  near(l:matmul(l:t()), spd, 1e-4)
+  lu.assertEquals(l[{ 1, 4 }]:item(), 0)
+  local b = tensor.randn(4, 2)
+  near(x:matmul(assert(linalg.solve(x, b))), b, 1e-4)
+  local none, why = linalg.solve(tensor.zeros(2, 2), tensor.zeros(2, 1))
+  lu.assertNil(none)
+  lu.assertStrContains(why, "singular")
+  none, why = linalg.cholesky(tensor.new { { 1, 2 }, { 2, 1 } })
+  lu.assertNil(none)
+  lu.assertStrContains(why, "not positive definite")
 end

@@ -198,7 +198,7 @@ function probe.sweep(make, train, test, o)
     for from = 0, count - 1, batch do
       local m = math.min(batch, count - from)
       device.step(function() device.no_grad(function()
-        local best = head.forward(norm(x(from, m), false)):argmax():read()   -- (m, G)
+        local best = head.forward(norm(x(from, m), false)):argmax(-1):read()   -- (m, G)
         for r = 0, m - 1 do
           for g = 1, G do
             if best[r * G + g - 1] == label(from + r) then hits[g] = hits[g] + 1 end

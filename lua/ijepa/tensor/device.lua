@@ -94,7 +94,7 @@ function device.step(f, ...)
   local function done(ok, ...)
     C.ij_step_end(dev)
     device.stepping = outer
-    for _, f in ipairs(at_end) do f() end
+    for _, ended in ipairs(at_end) do ended() end
     if not ok then error((...), 0) end
     return ...
   end

@@ -172,7 +172,6 @@ function T:clamp(low, high)
 end
 
 -- ---- two tensors, or a tensor and a number on either side
-local COMPARES = { eq = true, ne = true, lt = true, le = true, gt = true, ge = true }
 local FLOAT_ONLY = { div = true, pow = true }
 
 local function binary(f, x, y)
@@ -364,7 +363,7 @@ T.__div = function(x, y) return binary("div", x, y) end
 T.__pow = function(x, y) return binary("pow", x, y) end
 T.__unm = function(x) return x:neg() end
 local function no_order()
-  F.raise "tensors have no order: x:lt(y), x:le(y), x:gt(y) and x:ge(y) compare value by value"
+  F.raise "tensors have no order: write x:lt(y), x:le(y), x:gt(y) or x:ge(y), which compare each value"
 end
 T.__lt, T.__le = no_order, no_order
 T.__concat = function() F.raise "tensors are joined by tensor.cat { x, y }, texts by tostring(x)" end

@@ -75,7 +75,9 @@ function T:backward(o, ...)
   if o ~= nil then
     core.check(o, "table", "loss:backward { retain = true }", "options")
     for key, value in pairs(o) do
-      if key ~= "retain" then F.raise(("backward: unknown option '%s': retain"):format(tostring(key))) end
+      if key ~= "retain" then
+        F.raise(("backward: unknown option '%s': retain"):format(tostring(key)))
+      end
       retain = value
     end
   end
@@ -88,7 +90,7 @@ function T:backward(o, ...)
     C.ij_tensor_ref(grad[0])
     local ok, why = pcall(run_one, dev, tonumber(id[0]), core.wrap(grad[0]))
     if not ok then
-      C.ij_backward_end(dev)
+      C.ij_backward_stop(dev)
       error(why, 0)
     end
   end

@@ -30,8 +30,9 @@ function T:index_select(dim, index, ...)
   return call(C.ij_index_select, self.h, core.dim_of(self, dim, "index_select"),
     index_tensor(index, "index_select").h)
 end
---- gather(dim, index), as in PyTorch: y[i][j][k] = x[index[i][j][k]][j][k] for dim 1; index of as many
---- dimensions. gather(index): tokens by number, x (B, N, D) at index i32 (M, B, T) -> (M * B, T, D).
+--- gather(dim, index), as in PyTorch: y[i][j][k] = x[index[i][j][k]][j][k] for dim 1; index of as
+--- many dimensions. gather(index): tokens by number, x (B, N, D) at index i32 (M, B, T) -> (M * B,
+--- T, D).
 ---@torch gather | yes | without a dimension: tokens (index (M, B, T))
 ---@param dim integer|ijepa.tensor
 ---@param index ijepa.tensor?
@@ -135,7 +136,9 @@ local function part(x, key)
       if #k > 0 then
         local first = entry(x, dim, k[1])
         local last = k[2] and entry(x, dim, k[2]) or first
-        if last < first then F.raise(("index { %d, %d }: the last is below the first"):format(first, last)) end
+        if last < first then
+          F.raise(("index { %d, %d }: the last is below the first"):format(first, last))
+        end
         x = x:narrow(dim, first, last - first + 1)
       end
       dim = dim + 1
@@ -175,7 +178,8 @@ local function set(x, key, value)
         end
         local index = tensor.from_pointer(list, { n }, "i32")
         local zero = x:reshape(-1):masked_fill(key:reshape(-1), 0)
-        return x:copy_(zero:scatter_add(1, index, value:reshape(-1):to(x:dtype())):reshape(x:shape()))
+        local filled = zero:scatter_add(1, index, value:reshape(-1):to(x:dtype()))
+        return x:copy_(filled:reshape(x:shape()))
       end
       return x:copy_(x:masked_fill(key, core.check(value, "number", "x[mask] = (value)", "value"))
         :to(x:dtype()))
@@ -184,7 +188,9 @@ local function set(x, key, value)
     local target = get(x, key)
     if not target then F.raise(("a tensor has no field '%s'"):format(tostring(key))) end
     if type(value) == "number" then return target:fill_(value) end
-    if type(value) == "table" and not is(value) then value = tensor.new(value, x:dtype() == "bf16" and "f32" or x:dtype()) end
+    if type(value) == "table" and not is(value) then
+      value = tensor.new(value, x:dtype() == "bf16" and "f32" or x:dtype())
+    end
     core.want(value, "value", "assignment")
     target:copy_(value:to(x:dtype()):expand(target:shape()):contiguous())
   end)
@@ -196,7 +202,7 @@ local SHAPE = {
   __tostring = function(list) return "(" .. table.concat(list, ", ") .. ")" end,
 }
 local shape_of = T.shape
-local function call_it() F.raise "a tensor's gradient is x:grad()" end
+local function call_it() F.raise "grad is a method: the gradient is x:grad()" end
 local GRAD = { __index = call_it, __add = call_it, __sub = call_it, __mul = call_it, __div = call_it,
   __unm = call_it, __pow = call_it, __tostring = function() return "x:grad() is the gradient" end }
 

@@ -12,6 +12,16 @@ void dsyevd_(const char *job, const char *half, const int *n, double *a, const i
              const int *lwork, int *iwork, const int *liwork, int *info, size_t job_length, size_t half_length);
 void dposv_(const char *half, const int *n, const int *columns, double *a, const int *lda, double *b, const int *ldb,
             int *info, size_t half_length);
+void dgesv_(const int *n, const int *columns, double *a, const int *lda, int *pivots, double *b, const int *ldb,
+            int *info);
+void dpotrf_(const char *half, const int *n, double *a, const int *lda, int *info, size_t half_length);
+void dgelqf_(const int *m, const int *n, double *a, const int *lda, double *tau, double *work, const int *lwork,
+             int *info);
+void dorglq_(const int *m, const int *n, const int *k, double *a, const int *lda, const double *tau, double *work,
+             const int *lwork, int *info);
+void dgesdd_(const char *job, const int *m, const int *n, double *a, const int *lda, double *s, double *u,
+             const int *ldu, double *vt, const int *ldvt, double *work, const int *lwork, int *iwork, int *info,
+             size_t job_length);
 ]]
 
 local lapack   -- loaded at the first call
@@ -80,30 +90,121 @@ function linalg.eigh(a, vectors)
   return values, from_doubles(rows, { n, n })
 end
 
+-- (rows, columns) row-major as (columns, rows).
+local function transposed(m, rows, columns)
+  local out = F.new("double[?]", math.max(rows * columns, 1))
+  for i = 0, rows - 1 do
+    for j = 0, columns - 1 do out[j * rows + i] = m[i * columns + j] end
+  end
+  return out
+end
+local function system(a, b, what)
+  local m, n, columns = doubles(a, what)
+  local r, rows, many = doubles(b, what)
+  if n ~= columns or rows ~= n then
+    F.raise(("linalg.%s: a is %d x %d and b is %d x %d, expected n x n and n x m"):format(what, n,
+      columns, rows, many))
+  end
+  return m, n, transposed(r, n, many), many   -- LAPACK stores columns one after the other
+end
+
 --- Solves a x = b for a symmetric positive definite matrix a, by Cholesky.
+---@torch cholesky_solve | - | takes the matrix, not its factor
 ---@param a ijepa.tensor f32 (n, n)
 ---@param b ijepa.tensor f32 (n, m)
 ---@return ijepa.tensor? x f32 (n, m), string? message when a is not positive definite
-function linalg.solve(a, b)
-  local m, n, columns = doubles(a, "solve")
-  local r, rows, many = doubles(b, "solve")
-  if n ~= columns or rows ~= n then
-    F.raise(("linalg.solve: a is %d x %d and b is %d x %d, expected n x n and n x m"):format(n,
-      columns, rows, many))
-  end
-  -- LAPACK stores columns one after the other
-  local x, info, N = F.new("double[?]", n * many), int(0), int(n)
-  for i = 0, n - 1 do
-    for j = 0, many - 1 do x[j * n + i] = r[i * many + j] end
-  end
+function linalg.cholesky_solve(a, b)
+  local m, n, x, many = system(a, b, "cholesky_solve")
+  local info, N = int(0), int(n)
   library().dposv_("U", N, int(many), m, N, x, N, info, 1)
   if info[0] > 0 then
-    return nil, ("linalg.solve: the matrix is not positive definite (row %d)"):format(info[0])
+    return nil, ("linalg.cholesky_solve: the matrix is not positive definite (row %d)"):format(
+      info[0])
+  end
+  return from_doubles(transposed(x, many, n), { n, many })
+end
+
+--- Solves a x = b.
+---@torch linalg.solve | -
+---@param a ijepa.tensor f32 (n, n)
+---@param b ijepa.tensor f32 (n, m)
+---@return ijepa.tensor? x f32 (n, m), string? message when a is singular
+function linalg.solve(a, b)
+  local m, n, x, many = system(a, b, "solve")
+  local info, N = int(0), int(n)
+  library().dgesv_(N, int(many), transposed(m, n, n), N, F.new("int[?]", n), x, N, info)
+  if info[0] > 0 then
+    return nil, ("linalg.solve: the matrix is singular (pivot %d is 0)"):format(info[0])
+  end
+  return from_doubles(transposed(x, many, n), { n, many })
+end
+
+--- The lower triangle l of a symmetric positive definite matrix a = l l^T.
+---@torch linalg.cholesky | -
+---@param a ijepa.tensor f32 (n, n)
+---@return ijepa.tensor? l f32 (n, n), string? message when a is not positive definite
+function linalg.cholesky(a)
+  local m, n, columns = doubles(a, "cholesky")
+  if n ~= columns then
+    F.raise(("linalg.cholesky: a matrix of %d x %d is not square"):format(n, columns))
+  end
+  local info, N = int(0), int(n)
+  library().dpotrf_("U", N, m, N, info, 1)   -- its columns are our rows
+  if info[0] > 0 then
+    return nil, ("linalg.cholesky: the matrix is not positive definite (row %d)"):format(info[0])
   end
   for i = 0, n - 1 do
-    for j = 0, many - 1 do r[i * many + j] = x[j * n + i] end
+    for j = i + 1, n - 1 do m[i * n + j] = 0 end
   end
-  return from_doubles(r, { n, many })
+  return from_doubles(m, { n, n })
+end
+
+-- The size of a LAPACK work space, which f(work, size) answers.
+local function with_work(f)
+  local best = F.new "double[1]"
+  f(best, int(-1))
+  local size = math.max(1, best[0])
+  f(F.new("double[?]", size), int(size))
+end
+
+--- x = q r: q (n, k) has orthonormal columns, r (k, m) is upper triangular, k the smaller size.
+---@torch linalg.qr | -
+---@param x ijepa.tensor f32 (n, m)
+---@return ijepa.tensor q, ijepa.tensor r
+function linalg.qr(x)
+  local a, n, m = doubles(x, "qr")
+  local k, info, lda = math.min(n, m), int(0), int(m)   -- for LAPACK a is x^T = l q^T
+  local tau = F.new("double[?]", math.max(k, 1))
+  with_work(function(work, size) library().dgelqf_(int(m), int(n), a, lda, tau, work, size, info) end)
+  local r = F.new("double[?]", math.max(k * m, 1))
+  for i = 0, k - 1 do
+    for j = i, m - 1 do r[i * m + j] = a[i * m + j] end
+  end
+  with_work(function(work, size)
+    library().dorglq_(int(k), int(n), int(k), a, lda, tau, work, size, info)
+  end)
+  local q = F.new("double[?]", math.max(n * k, 1))
+  for i = 0, n - 1 do
+    for j = 0, k - 1 do q[i * k + j] = a[i * m + j] end
+  end
+  return from_doubles(q, { n, k }), from_doubles(r, { k, m })
+end
+
+--- x = u diag(s) vh, the singular values s falling: u (n, k), s (k), vh (k, m), k the smaller size.
+---@torch linalg.svd | - | full_matrices = False
+---@param x ijepa.tensor f32 (n, m)
+---@return ijepa.tensor u, ijepa.tensor s, ijepa.tensor vh
+function linalg.svd(x)
+  local a, n, m = doubles(x, "svd")
+  local k, info = math.min(n, m), int(0)
+  local s, vh = F.new("double[?]", math.max(k, 1)), F.new("double[?]", math.max(k * m, 1))
+  local u, iwork = F.new("double[?]", math.max(n * k, 1)), F.new("int[?]", math.max(8 * k, 1))
+  with_work(function(work, size)   -- for LAPACK a is x^T = vh^T diag(s) u^T
+    library().dgesdd_("S", int(m), int(n), a, int(m), s, vh, int(m), u, int(k), work, size, iwork,
+      info, 1)
+  end)
+  if info[0] ~= 0 then F.raise(("linalg.svd: no convergence (%d)"):format(info[0])) end
+  return from_doubles(u, { n, k }), from_doubles(s, { k }), from_doubles(vh, { k, m })
 end
 
 --- The Gram matrix x^T x of a tall matrix.

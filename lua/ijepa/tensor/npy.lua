@@ -1,5 +1,4 @@
--- NumPy's .npy files. Reading maps the file: of a large array only the rows that are asked for are
--- touched.
+-- NumPy's .npy files. Of a large array only the rows that are asked for are read.
 local core = require "ijepa.tensor.core"
 local F = require "ijepa.base.ffi"
 local tensor, T = core.tensor, core.methods

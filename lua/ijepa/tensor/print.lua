@@ -66,7 +66,10 @@ local function body(shape, buffer, short)
   end
   local values = {}
   local function collect(d, offset)
-    if d > #shape then values[#values + 1] = tonumber(buffer[offset]) return end
+    if d > #shape then
+      values[#values + 1] = tonumber(buffer[offset])
+      return
+    end
     for _, i in ipairs(picked[d]) do
       if i > 0 then collect(d + 1, offset + (i - 1) * stride[d]) end
     end

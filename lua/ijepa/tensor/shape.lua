@@ -62,18 +62,22 @@ function T:select(dim, index)
   core.check(index, "number", "x:select(dim, index)", "index")
   return call(C.ij_tensor_select, self.h, core.dim_of(self, dim, "select"), index - 1)
 end
---- The same values in another shape; one size may be -1. A view where that is possible.
+local function shaped(x, op, ...)
+  local shape = type((...)) == "table" and (...) or { ... }
+  local s, n = core.shape_of(shape, op)
+  return call(C.ij_tensor_reshape, x.h, n, s)
+end
+--- The same values in another shape; one size may be -1. A view where the values lie row by row in
+--- memory, else a copy.
 ---@torch reshape | yes
 ---@param ... integer|integer[]
 ---@return ijepa.tensor
-function T:reshape(...)
-  local shape = type((...)) == "table" and (...) or { ... }
-  local s, n = core.shape_of(shape, "reshape")
-  return call(C.ij_tensor_reshape, self.h, n, s)
-end
---- The same as reshape.
+function T:reshape(...) return shaped(self:contiguous(), "reshape", ...) end
+--- A view in another shape; an error where the values don't lie row by row in memory.
 ---@torch Tensor.view | yes
-T.view = T.reshape
+---@param ... integer|integer[]
+---@return ijepa.tensor
+function T:view(...) return shaped(self, "view", ...) end
 --- A view with dimensions a and b exchanged.
 ---@torch transpose | yes
 ---@param a integer
