@@ -35,8 +35,8 @@ end
 
 local parts = {}
 for _, name in ipairs(FILES) do
-  parts[#parts + 1] = ("**%s**\n\n| PyTorch | here | gradient | difference |\n|---|---|---|---|\n%s\n")
-    :format(TITLES[name], table.concat(rows_of(name), "\n"))
+  parts[#parts + 1] = ("**%s**\n\n| PyTorch | here | gradient | difference |\n"
+    .. "|---|---|---|---|\n%s\n"):format(TITLES[name], table.concat(rows_of(name), "\n"))
 end
 local text = table.concat(parts, "\n")
 if arg and arg[1] == "write" then

@@ -1,5 +1,5 @@
--- What tensors do in Lua beyond their ops: brackets and assignments, types, printing, random values,
--- .npy files, gradients of one's own.
+-- What tensors do in Lua beyond their ops: brackets and assignments, types, printing, random
+-- values, .npy files, gradients of one's own.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local support = require "support"
@@ -202,10 +202,8 @@ end
 
 function tests.test_the_page_and_its_table()
   local page = support.read "docs/tensor.md"
-  local before = arg
-  arg = nil   -- the script then only returns the table
-  local table_text = dofile "docs/tensor_table.lua"
-  arg = before
+  local script = assert(loadfile "docs/tensor_table.lua")
+  local table_text = setfenv(script, setmetatable({ arg = false }, { __index = _G }))()
   lu.assertTrue(page:find(table_text, 1, true) ~= nil,
     "docs/tensor.md is stale: luajit docs/tensor_table.lua write")
   local blocks = 0

@@ -363,7 +363,9 @@ T.__div = function(x, y) return binary("div", x, y) end
 T.__pow = function(x, y) return binary("pow", x, y) end
 T.__unm = function(x) return x:neg() end
 local function no_order()
-  F.raise "tensors have no order: write x:lt(y), x:le(y), x:gt(y) or x:ge(y), which compare each value"
+  F.raise "tensors have no order: write x:lt(y), x:le(y), x:gt(y) or x:ge(y)"
 end
 T.__lt, T.__le = no_order, no_order
-T.__concat = function() F.raise "tensors are joined by tensor.cat { x, y }, texts by tostring(x)" end
+T.__concat = function()
+  F.raise "tensors are joined by tensor.cat { x, y }, texts by tostring(x)"
+end

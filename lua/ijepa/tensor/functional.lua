@@ -98,7 +98,8 @@ function tensor.einsum(spec, x, y, ...)
   for i, l in ipairs(a) do size[l] = x:size(i) end
   for i, l in ipairs(b) do
     if size[l] and size[l] ~= y:size(i) then
-      F.raise(("einsum: '%s' is %d in one tensor and %d in the other"):format(l, size[l], y:size(i)))
+      F.raise(("einsum: '%s' is %d in one tensor and %d in the other"):format(l, size[l],
+        y:size(i)))
     end
     size[l] = y:size(i)
   end
@@ -325,7 +326,7 @@ local function weights(n, m, mode)
   return tensor.from_pointer(buffer, { n, m })
 end
 --- Images in another size: x (B, C, H, W) -> (B, C, h, w).
----@torch nn.functional.interpolate | yes | size only; align_corners = false, no antialias
+---@torch nn.functional.interpolate | yes | size only; no antialias, no align_corners
 ---@param size integer[] { h, w }
 ---@param mode string? "bilinear" (default), "nearest" or "bicubic"
 ---@param ... nil no further arguments
@@ -338,7 +339,9 @@ function T:interpolate(size, mode, ...)
   if mode ~= "bilinear" and mode ~= "nearest" and mode ~= "bicubic" then
     F.raise(("interpolate: mode '%s': bilinear, nearest or bicubic"):format(tostring(mode)))
   end
-  if self:dim() ~= 4 or #size ~= 2 then F.raise "interpolate: expected (B, C, H, W) and { h, w }" end
+  if self:dim() ~= 4 or #size ~= 2 then
+    F.raise "interpolate: expected (B, C, H, W) and { h, w }"
+  end
   local B, c, H, W = self:size(1), self:size(2), self:size(3), self:size(4)
   local x = self:reshape(B * c, H, W):linear(weights(size[2], W, mode))           -- (B C, H, w)
   x = x:transpose(2, 3):contiguous():linear(weights(size[1], H, mode))            -- (B C, w, h)

@@ -124,7 +124,9 @@ function tensor.fn(o)
     last_id = last_id + 1
     local list = F.new("ij_tensor *[?]", #handles)
     for i, h in ipairs(handles) do list[i - 1] = h end
-    if y:dtype() ~= "f32" then F.raise("tensor.fn: forward gave " .. y:dtype() .. ", expected f32") end
+    if y:dtype() ~= "f32" then
+      F.raise("tensor.fn: forward gave " .. y:dtype() .. ", expected f32")
+    end
     y = y:clone()   -- an output of its own: forward may return an input
     F.check(C.ij_record_custom(list, #handles, y.h, last_id))
     waiting[last_id] = { ctx = ctx, backward = o.backward, inputs = inputs }

@@ -121,8 +121,8 @@ local function entry(x, dim, i)
   return i < 0 and n + i + 1 or i
 end
 
--- x[{ ... }]: for each dimension a number (one entry), { a, b } (from a to b), { a } (one entry that
--- keeps its dimension) or {} (all).
+-- x[{ ... }]: for each dimension a number (one entry), { a, b } (from a to b), { a } (one entry
+-- that keeps its dimension) or {} (all).
 local function part(x, key)
   if #key > x:dim() then
     F.raise(("%d indices for %d dimensions"):format(#key, x:dim()))
@@ -131,7 +131,7 @@ local function part(x, key)
   for _, k in ipairs(key) do
     if type(k) == "table" and not is(k) then
       if #k > 2 then
-        F.raise "an index is a number, { first, last }, { one } or {}: lists: x:index_select(dim, list)"
+        F.raise "an index is a number, { first, last }, { one } or {}; a list: index_select"
       end
       if #k > 0 then
         local first = entry(x, dim, k[1])
@@ -203,7 +203,8 @@ local SHAPE = {
 }
 local shape_of = T.shape
 local function call_it() F.raise "grad is a method: the gradient is x:grad()" end
-local GRAD = { __index = call_it, __add = call_it, __sub = call_it, __mul = call_it, __div = call_it,
+local GRAD = { __index = call_it, __add = call_it, __sub = call_it, __mul = call_it,
+  __div = call_it,
   __unm = call_it, __pow = call_it, __tostring = function() return "x:grad() is the gradient" end }
 
 T.__index = function(x, key)

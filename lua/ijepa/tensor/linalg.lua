@@ -8,20 +8,22 @@ local tensor = require "ijepa.tensor"
 local linalg = {}
 
 F.cdef [[
-void dsyevd_(const char *job, const char *half, const int *n, double *a, const int *lda, double *w, double *work,
-             const int *lwork, int *iwork, const int *liwork, int *info, size_t job_length, size_t half_length);
-void dposv_(const char *half, const int *n, const int *columns, double *a, const int *lda, double *b, const int *ldb,
-            int *info, size_t half_length);
-void dgesv_(const int *n, const int *columns, double *a, const int *lda, int *pivots, double *b, const int *ldb,
-            int *info);
-void dpotrf_(const char *half, const int *n, double *a, const int *lda, int *info, size_t half_length);
-void dgelqf_(const int *m, const int *n, double *a, const int *lda, double *tau, double *work, const int *lwork,
-             int *info);
-void dorglq_(const int *m, const int *n, const int *k, double *a, const int *lda, const double *tau, double *work,
-             const int *lwork, int *info);
-void dgesdd_(const char *job, const int *m, const int *n, double *a, const int *lda, double *s, double *u,
-             const int *ldu, double *vt, const int *ldvt, double *work, const int *lwork, int *iwork, int *info,
-             size_t job_length);
+void dsyevd_(const char *job, const char *half, const int *n, double *a, const int *lda, double
+  *w, double *work, const int *lwork, int *iwork, const int *liwork, int *info, size_t job_length,
+  size_t half_length);
+void dposv_(const char *half, const int *n, const int *columns, double *a, const int *lda, double
+  *b, const int *ldb, int *info, size_t half_length);
+void dgesv_(const int *n, const int *columns, double *a, const int *lda, int *pivots, double *b,
+  const int *ldb, int *info);
+void dpotrf_(const char *half, const int *n, double *a, const int *lda, int *info, size_t
+  half_length);
+void dgelqf_(const int *m, const int *n, double *a, const int *lda, double *tau, double *work,
+  const int *lwork, int *info);
+void dorglq_(const int *m, const int *n, const int *k, double *a, const int *lda, const double
+  *tau, double *work, const int *lwork, int *info);
+void dgesdd_(const char *job, const int *m, const int *n, double *a, const int *lda, double *s,
+  double *u, const int *ldu, double *vt, const int *ldvt, double *work, const int *lwork, int
+  *iwork, int *info, size_t job_length);
 ]]
 
 local lapack   -- loaded at the first call
@@ -175,7 +177,9 @@ function linalg.qr(x)
   local a, n, m = doubles(x, "qr")
   local k, info, lda = math.min(n, m), int(0), int(m)   -- for LAPACK a is x^T = l q^T
   local tau = F.new("double[?]", math.max(k, 1))
-  with_work(function(work, size) library().dgelqf_(int(m), int(n), a, lda, tau, work, size, info) end)
+  with_work(function(work, size)
+    library().dgelqf_(int(m), int(n), a, lda, tau, work, size, info)
+  end)
   local r = F.new("double[?]", math.max(k * m, 1))
   for i = 0, k - 1 do
     for j = i, m - 1 do r[i * m + j] = a[i * m + j] end

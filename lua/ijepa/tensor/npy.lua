@@ -89,7 +89,8 @@ function tensor.read_npy(path, first, count)
   file:close()
   if not data or #data < bytes then return nil, ("file '%s' is truncated"):format(path) end
   local n = count * row
-  local source, dtype = F.cast("const " .. h.kind[1] .. " *", F.cast("const char *", data)), h.kind[2]
+  local dtype = h.kind[2]
+  local source = F.cast("const " .. h.kind[1] .. " *", F.cast("const char *", data))
   local buffer = F.new(core.CTYPE[dtype] .. "[?]", math.max(n, 1))
   if h.kind[1] == core.CTYPE[dtype] then F.copy(buffer, data, bytes)
   elseif h.size == 2 and dtype == "f32" then
@@ -120,8 +121,8 @@ function T:write_npy(path)
   local buffer = x:read()
   local file, message = io.open(path, "wb")
   if not file then return nil, message end
-  local ok, why = file:write("\147NUMPY\1\0", string.char(#text % 256, math.floor(#text / 256)), text,
-    F.string(buffer, x:bytes()))
+  local length = string.char(#text % 256, math.floor(#text / 256))
+  local ok, why = file:write("\147NUMPY\1\0", length, text, F.string(buffer, x:bytes()))
   local closed, late = file:close()
   if not ok or not closed then return nil, ("file '%s': %s"):format(path, why or late) end
   return true

@@ -33,8 +33,8 @@ local function shown(size, short)
   return list
 end
 
--- A function that writes a value as all shown values of the tensor are written: whole numbers, fixed
--- or exponents.
+-- A function that writes a value as all shown values of the tensor are written: whole numbers,
+-- fixed or exponents.
 local function style(values)
   local whole, most, least = true, 0, math.huge
   for _, v in ipairs(values) do
