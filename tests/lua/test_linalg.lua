@@ -62,7 +62,6 @@ local function near(a, b, tolerance)
 end
 
 function tests.test_factors_give_the_matrix_again()
-  local tensor = ijepa.tensor
   tensor.manual_seed(3)
   for _, shape in ipairs { { 5, 3 }, { 3, 5 }, { 4, 4 } } do
     local x = tensor.randn(shape)
