@@ -1,11 +1,14 @@
 -- The models: encoders of every published size, the predictor, their parameters by name; the models
--- and the mask policy of a configuration.
+-- and the mask policy of a configuration. adopt.lua takes in models that the user has written,
+-- objective.lua the loss and its modules.
 -- Uses: base, tensor, mask.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local device = require "ijepa.tensor.device"
 local tensor = require "ijepa.tensor"
 local mask = require "ijepa.mask"
+local code = require "ijepa.base.code"
+local adopt = require "ijepa.model.adopt"
 local C = F.C
 
 local jepa = {}
@@ -201,22 +204,87 @@ function Predictor:__call(x, context, target, grid)
     grid and grid[1] or 0, grid and grid[2] or 0)
 end
 
+-- Rows and columns of patches that the images of a configuration have.
+local function grid_of(cfg)
+  local h, w = pair(cfg.data.crop)
+  return { math.floor(h / cfg.model.patch), math.floor(w / cfg.model.patch) }
+end
+
+local function encoder_of(cfg, blank)
+  local m = cfg.model
+  local dtype = m.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
+  if m.encoder == nil or m.encoder == "" then
+    return jepa.encoder { arch = m.arch, width = m.width, depth = m.depth, heads = m.heads,
+      mlp_ratio = m.mlp_ratio,
+      patch = m.patch, crop = cfg.data.crop, dtype = dtype, recompute = m.recompute,
+      seed = cfg.seed, init_gain = m.init_gain,
+      patch_gain = m.patch_gain, depth_scaled_init = m.depth_scaled_init, blank = blank }
+  end
+  local piece = code.load("encoder", m.encoder, "models",
+    (cfg.code_origins or {}).encoder)
+  local what = "encoder " .. (piece.name or piece.title)
+  if type(piece.value) ~= "function" then
+    error(("%s: it is a %s, expected a function(cfg) that returns an encoder"):format(what,
+      type(piece.value)), 0)
+  end
+  local function make() return adopt.encoder(code.call(what, piece.value, cfg), what, grid_of(cfg)) end
+  return make(), piece, make
+end
+
+-- A copy of an encoder that an EMA moves: by its method target, or another one of the same function.
+local function target_of(encoder, make)
+  if type(encoder.target) == "function" then
+    return adopt.encoder(encoder:target(), "encoder: the copy of target()", encoder.grid)
+  end
+  return adopt.copy(encoder, make(), "model.encoder"):requires_grad_(false)
+end
+
+local function predictor_of(cfg, encoder)
+  local m = cfg.model
+  if m.predictor == nil or m.predictor == "" then
+    return jepa.predictor(encoder, { depth = m.pred_depth, width = m.pred_dim,
+      heads = m.pred_heads })
+  end
+  local piece = code.load("predictor", m.predictor, "models",
+    (cfg.code_origins or {}).predictor)
+  local what = "predictor " .. (piece.name or piece.title)
+  if type(piece.value) ~= "function" then
+    error(("%s: it is a %s, expected a function(cfg, encoder) that returns a predictor"):format(
+      what, type(piece.value)), 0)
+  end
+  return adopt.predictor(code.call(what, piece.value, cfg, encoder), what), piece
+end
+
+---@class ijepa.models
+---@field encoder ijepa.encoder the context encoder
+---@field predictor ijepa.predictor? nil: the objective has no use for one
+---@field target ijepa.encoder the target encoder; without one, the encoder itself
+---@field pieces ijepa.code[] the user's code that made them
+
+--- The models that a configuration and its objective ask for.
+---@param cfg table
+---@param objective ijepa.objective
+---@param blank boolean? without initial values
+---@return ijepa.models
+function jepa.models_of(cfg, objective, blank)
+  local encoder, encoder_code, make = encoder_of(cfg, blank)
+  local predictor, predictor_code
+  if objective.predictor then predictor, predictor_code = predictor_of(cfg, encoder) end
+  local models = { encoder = encoder, predictor = predictor, pieces = {},
+    target = objective.target == "none" and encoder or target_of(encoder, make) }
+  table.insert(models.pieces, encoder_code)
+  table.insert(models.pieces, predictor_code)
+  return models
+end
+
 --- The models of a configuration: context encoder, predictor, target encoder. blank: without
 --- initial values.
 ---@param cfg table
 ---@param blank boolean?
 ---@return ijepa.encoder context, ijepa.predictor predictor, ijepa.encoder target
 function jepa.models(cfg, blank)
-  local m = cfg.model
-  local dtype = m.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
-  local context = jepa.encoder { arch = m.arch, width = m.width, depth = m.depth, heads = m.heads,
-    mlp_ratio = m.mlp_ratio,
-    patch = m.patch, crop = cfg.data.crop, dtype = dtype, recompute = m.recompute, seed = cfg.seed,
-    init_gain = m.init_gain,
-    patch_gain = m.patch_gain, depth_scaled_init = m.depth_scaled_init, blank = blank }
-  local predictor = jepa.predictor(context, { depth = m.pred_depth, width = m.pred_dim,
-    heads = m.pred_heads })
-  return context, predictor, context:target()
+  local m = jepa.models_of(cfg, { predictor = true, target = "ema" }, blank)
+  return m.encoder, m.predictor, m.target
 end
 
 --- The mask policy of a configuration, for a grid {h, w} and `world` processes (1).
@@ -227,6 +295,7 @@ end
 function jepa.policy(cfg, grid, world)
   local settings = mask.settings_of(cfg, grid)
   settings.batch = settings.batch and settings.batch * (world or 1)
+  settings.origin = (cfg.code_origins or {}).policy
   return mask.new(settings)
 end
 

@@ -59,12 +59,29 @@ end
 -- The models, where they run and in which type.
 local function model_line(t)
   local m = t.config.model
-  return ("encoder %s, predictor %s parameters (%s, patches of %d)"):format(
-    short(t.encoder:size()), short(t.predictor:size()), m.width and "vit" or m.arch, m.patch)
+  local kind = m.encoder and m.encoder ~= "" and "of your own" or m.width and "vit" or m.arch
+  local parts = { ("encoder %s"):format(short(t.encoder:size())) }
+  if t.predictor then parts[2] = ("predictor %s"):format(short(t.predictor:size())) end
+  for _, one in ipairs(t.whole.modules) do
+    parts[#parts + 1] = ("%s %s"):format(one.name, short(one.model:size()))
+  end
+  return ("%s parameters (%s, patches of %d)"):format(table.concat(parts, ", "), kind, m.patch)
+end
+
+-- The objective where it is not the default; what it does without.
+local function objective_line(t)
+  local o, without = t.objective, {}
+  if o.piece.name == "ijepa" then return nil end
+  if t.target == t.encoder then without[1] = "target encoder" end
+  if not t.predictor then without[#without + 1] = "predictor" end
+  if not t.policy then without[#without + 1] = "masks" end
+  return o.title .. (#without > 0 and ", without " .. table.concat(without, ", ") or "")
 end
 
 local function device_line(t)
-  local dtype = t.encoder.options.dtype or "f32"
+  local m = t.config.model
+  local own = m.encoder ~= nil and m.encoder ~= ""
+  local dtype = own and m.dtype or t.encoder.options.dtype or "f32"
   local name = t.ahead and ("%s (%s)"):format(device.info().name, device.info().arch)
     or F.string(C.ij_cpu_isa())
   return ("%s on %s %s%s%s"):format(dtype, device.name(), name,
@@ -118,9 +135,10 @@ end
 local function say_start(t)
   local run = t.run
   run:say(model_line(t))
+  if objective_line(t) then run:say("%s", objective_line(t)) end
   run:say(device_line(t))
   run:say(length_line(t))
-  if t.predictor:size() > t.encoder:size() then
+  if t.predictor and t.predictor:size() > t.encoder:size() then
     run:say(run:paint("warning",
       "hint: the predictor is larger than the encoder; see model.pred_dim and model.pred_depth"))
   end
