@@ -48,6 +48,9 @@ function code.is_file(name) return name:find "%.lua$" ~= nil or name:find "/" ~=
 ---@class ijepa.code what a setting of this kind stands for
 ---@field role string "objective", "encoder", "predictor", "policy" or "recipe"
 ---@field name string? of the program's own
+---@field folder string? of the file
+---@field origin string? the folder where it lay, of a copy that a run has kept
+---@field kept boolean? it is such a copy
 ---@field shipped boolean? the text is the program's own
 ---@field title string the name, the file, or "function at FILE:LINE"
 ---@field path string? of the file
@@ -160,7 +163,7 @@ function code.chunk(role, path, o)
   local chunk, message = loadstring((bytes:gsub("^#[^\n]*", "")), "@" .. path)
   if not chunk then
     return nil, (message:gsub("^.-:(%d+): ", function(line)
-      return ("%s:%s: %s: "):format(path, line, role)
+      return ("%s:%s: %s: "):format(path, line, role == "policy" and "mask policy" or role)
     end, 1))
   end
   if shipped then piece.files[piece.main] = bytes else remember(piece, piece.main, path) end
@@ -235,9 +238,15 @@ end
 ---@param role string
 ---@param spec string|function|table
 ---@param folder string such as "objectives"
----@param origin string? the folder where a kept copy lay
+---@param kept { path: string, origin: string }? the copy of a run's folder, to be taken instead
 ---@return ijepa.code
-function code.load(role, spec, folder, origin)
+function code.load(role, spec, folder, kept)
+  if kept then
+    local chunk, piece = code.chunk(role, kept.path, kept)
+    if not chunk then error(("%s: %s"):format(role, piece), 0) end
+    piece.value, piece.kept = code.call(role, chunk), true
+    return piece
+  end
   if type(spec) == "function" then
     return { role = role, title = "function at " .. code.place_of(spec), value = spec }
   elseif type(spec) ~= "string" then
@@ -249,7 +258,7 @@ function code.load(role, spec, folder, origin)
     error(("%s '%s' is not known%s: known are %s; a file is named with its path, such as recipes/%s/mine.lua")
       :format(role, text.shown(spec), text.hint(spec, names), table.concat(names, ", "), folder), 0)
   end
-  local chunk, piece = code.chunk(role, path, { origin = origin, own = path ~= spec })
+  local chunk, piece = code.chunk(role, path, { own = path ~= spec })
   if not chunk then
     local message = piece --[[@as string]]
     if message:find "^cannot" then

@@ -215,7 +215,8 @@ local function print_assigned(source, how)
   end
 end
 
-local typed = {}   -- the entries of this session: chunk name -> text
+-- the entries of this session: chunk name -> text
+local typed = require "ijepa.base.source".typed
 
 -- The lines of a function that was typed, or nil.
 local function typed_lines(f)

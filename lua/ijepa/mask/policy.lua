@@ -360,7 +360,7 @@ end
 -- The table { policy, options, saliency } that a file returns, and its code. origin: the folder where
 -- a copy lay that a run has kept.
 local function load_file(path, origin)
-  local chunk, piece = code.chunk("mask policy", path, { origin = origin })
+  local chunk, piece = code.chunk("policy", path, { origin = origin })
   if not chunk then
     local message = piece --[[@as string]]
     need(not message:find "^cannot", "mask.policy: %s", message)
@@ -405,7 +405,7 @@ local function from_file(base, path, o)
   local p = new_policy(base, made.policy,
     { grid = o.grid, group = o.group, seed = o.seed, batch = o.batch, options = options,
     saliency = o.saliency or made.saliency })
-  p.name, p.piece = path, piece
+  p.name, p.piece, piece.kept = path, piece, o.origin ~= nil
   return p
 end
 

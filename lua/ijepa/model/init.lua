@@ -83,7 +83,7 @@ end
 function Predictor:__tostring()
   local o = self.options
   return ("predictor %s x %s, %s, %s parameters"):format(o.depth or "default", o.width or "default",
-    text.count(o.heads or self.encoder.heads, "head"), grouped(self:size()))
+    text.count(o.heads or self.encoder.heads or 1, "head"), grouped(self:size()))
 end
 
 local function pair(v) if type(v) == "table" then return v[1], v[2] end return v, v end
@@ -183,8 +183,12 @@ function Encoder:target() return jepa.encoder(self.options):copy_(self):requires
 ---@return ijepa.predictor
 function jepa.predictor(encoder, o)
   local c, out = F.new "ij_predictor_config", F.new "ij_predictor *[1]"
-  local e = encoder.options
-  c.vit = vit_config({ width = o.width, depth = o.depth, heads = o.heads or encoder.heads,
+  local e = encoder.options or o   -- an encoder of the user's own has none
+  local heads = o.heads or encoder.heads
+  if not heads then
+    F.raise "predictor: the encoder says no number of heads: set model.pred_heads (in Lua: heads)"
+  end
+  c.vit = vit_config({ width = o.width, depth = o.depth, heads = heads,
     mlp_ratio = o.mlp_ratio or 4, patch = encoder.patch, grid = encoder.grid, crop = encoder.patch,
     dtype = e.dtype, recompute = e.recompute,
     seed = (e.seed or 0) + 1, init_gain = e.init_gain, depth_scaled_init = e.depth_scaled_init,
@@ -210,9 +214,14 @@ local function grid_of(cfg)
   return { math.floor(h / cfg.model.patch), math.floor(w / cfg.model.patch) }
 end
 
+-- The type of the values in matrix products on this device.
+local function dtype_of(cfg)
+  return cfg.model.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
+end
+
 local function encoder_of(cfg, blank)
   local m = cfg.model
-  local dtype = m.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
+  local dtype = dtype_of(cfg)
   if m.encoder == nil or m.encoder == "" then
     return jepa.encoder { arch = m.arch, width = m.width, depth = m.depth, heads = m.heads,
       mlp_ratio = m.mlp_ratio,
@@ -221,7 +230,7 @@ local function encoder_of(cfg, blank)
       patch_gain = m.patch_gain, depth_scaled_init = m.depth_scaled_init, blank = blank }
   end
   local piece = code.load("encoder", m.encoder, "models",
-    (cfg.code_origins or {}).encoder)
+    (cfg.kept or {}).encoder)
   local what = "encoder " .. (piece.name or piece.title)
   if type(piece.value) ~= "function" then
     error(("%s: it is a %s, expected a function(cfg) that returns an encoder"):format(what,
@@ -239,14 +248,18 @@ local function target_of(encoder, make)
   return adopt.copy(encoder, make(), "model.encoder"):requires_grad_(false)
 end
 
-local function predictor_of(cfg, encoder)
+local function predictor_of(cfg, encoder, blank)
   local m = cfg.model
   if m.predictor == nil or m.predictor == "" then
-    return jepa.predictor(encoder, { depth = m.pred_depth, width = m.pred_dim,
-      heads = m.pred_heads })
+    local o = { depth = m.pred_depth, width = m.pred_dim, heads = m.pred_heads }
+    if encoder.options == nil then
+      o.dtype, o.recompute, o.seed, o.init_gain = dtype_of(cfg), m.recompute, cfg.seed, m.init_gain
+      o.depth_scaled_init, o.blank = m.depth_scaled_init, blank
+    end
+    return jepa.predictor(encoder, o)
   end
   local piece = code.load("predictor", m.predictor, "models",
-    (cfg.code_origins or {}).predictor)
+    (cfg.kept or {}).predictor)
   local what = "predictor " .. (piece.name or piece.title)
   if type(piece.value) ~= "function" then
     error(("%s: it is a %s, expected a function(cfg, encoder) that returns a predictor"):format(
@@ -269,7 +282,7 @@ end
 function jepa.models_of(cfg, objective, blank)
   local encoder, encoder_code, make = encoder_of(cfg, blank)
   local predictor, predictor_code
-  if objective.predictor then predictor, predictor_code = predictor_of(cfg, encoder) end
+  if objective.predictor then predictor, predictor_code = predictor_of(cfg, encoder, blank) end
   local models = { encoder = encoder, predictor = predictor, pieces = {},
     target = objective.target == "none" and encoder or target_of(encoder, make) }
   table.insert(models.pieces, encoder_code)
@@ -295,7 +308,8 @@ end
 function jepa.policy(cfg, grid, world)
   local settings = mask.settings_of(cfg, grid)
   settings.batch = settings.batch and settings.batch * (world or 1)
-  settings.origin = (cfg.code_origins or {}).policy
+  local copy = cfg.kept and cfg.kept.policy
+  if copy then settings.policy, settings.origin = copy.path, copy.origin end
   return mask.new(settings)
 end
 

@@ -67,7 +67,7 @@ end
 ---@return ijepa.objective
 function objective.of(cfg)
   return check(code.load("objective", cfg.objective or "ijepa", "objectives",
-    (cfg.code_origins or {}).objective))
+    (cfg.kept or {}).objective))
 end
 
 -- ---- modules ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ local F = require "ijepa.base.ffi"
 local code = require "ijepa.base.code"
 local checkpoint = require "ijepa.save.checkpoint"
 local jepa = require "ijepa.model"
+local kept = require "ijepa.save.kept"
 local published = require "ijepa.save.published"
 local weights = require "ijepa.save.weights"
 local objective = require "ijepa.model.objective"
@@ -233,7 +234,9 @@ end
 
 -- The models of a folder's run, not filled; nil and why where the settings are not the checkpoint's.
 local function opened(path, folder, cfg)
-  local m = setmetatable({ config = cfg, out = folder, objective = objective.of(cfg) }, Opened)
+  kept.apply(cfg, folder)
+  local m = setmetatable({ config = cfg, out = folder, path = path, objective = objective.of(cfg) },
+    Opened)
   local fine, message = fits(path, cfg, m.objective.predictor)
   if not fine then return nil, message end
   local models = jepa.models_of(cfg, m.objective)

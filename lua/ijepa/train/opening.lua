@@ -6,6 +6,7 @@ local device = require "ijepa.tensor.device"
 local changes = require "ijepa.train.changes"
 local resuming = require "ijepa.train.resuming"
 local checkpoint = require "ijepa.save.checkpoint"
+local kept = require "ijepa.save.kept"
 local weights = require "ijepa.save.weights"
 local Run = require "ijepa.run"
 local C = F.C
@@ -45,10 +46,27 @@ function opening.open_log(t, meta)
   local cfg = t.config
   t.run = must(Run.open(cfg.out, { rank = t.dist.rank, silent = t.dist.rank > 0,
     resume = meta and (meta.step or t.step), rows = meta and rows_of(meta),
-    ipe = meta and meta.ipe or t.ipe, tag = cfg.tag, config = not t.finished and cfg or nil,
+    ipe = meta and meta.ipe or t.ipe, tag = cfg.tag,
+    config = not t.finished and kept.settings(cfg) or nil,
     logs = cfg.log, every = cfg.log.every,
     total = t.last < math.huge and t.last or nil }))
   t.run:resumes_at(t.step, t.ipe)
+end
+
+--- Keeps the Lua code of the run in its folder, and says what has changed since it was kept. Called
+--- again with each save: a function may load a file later.
+---@param again boolean?
+function opening.keep_code(t, again)
+  if t.dist.rank > 0 then return end
+  if not again then t.recipe = kept.recipe() end
+  local pieces, count = { unpack(t.pieces) }, 0
+  table.insert(pieces, 1, t.recipe)
+  for _, piece in ipairs(pieces) do
+    for _ in pairs(piece.files or {}) do count = count + 1 end
+  end
+  if again and count == t.kept_files then return end
+  t.kept_files = count
+  for _, line in ipairs(kept.write(t.config, pieces, t.step, again)) do t.run:say("%s", line) end
 end
 
 -- "21.5 M", "8.4 k"
@@ -159,6 +177,7 @@ local function resume(t, origin)
     if not t.undone then run:say("already finished: %s", finished_text(t)) end
     return
   end
+  t:keep_code()
   resuming.say(t, origin, meta)
   say_start(t)
   run:say("resumes from %s at step %d%s", origin.path, t.step,
@@ -176,6 +195,7 @@ function opening.open(t, origin)
   t.images:seek(0, 0)
   if not cfg.resume and t.dist.rank == 0 then retire(cfg) end
   t:open_log()
+  t:keep_code()
   if init then t.run:say("starts from %s: %s", cfg.init, init) end
   say_start(t)
 end

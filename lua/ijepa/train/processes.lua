@@ -5,6 +5,7 @@ local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local dist = require "ijepa.dist"
 local code = require "ijepa.base.code"
+local kept = require "ijepa.save.kept"
 local text = require "ijepa.base.text"
 local bit = require "bit"
 local C = F.C
@@ -23,15 +24,14 @@ function processes.open(cfg)
   return d
 end
 
--- Names and values; a function, and an objective in Lua, can't be compared.
-local function flat(list, prefix, t, without)
+local function flat(list, prefix, t)
   local names = {}
   for k in pairs(t) do names[#names + 1] = k end
   table.sort(names, function(a, b) return tostring(a) < tostring(b) end)
   for _, k in ipairs(names) do
     local v, name = t[k], prefix .. tostring(k)
-    if type(v) == "table" and v ~= without then flat(list, name .. ".", v)
-    elseif type(v) ~= "function" and type(v) ~= "table" then list[#list + 1] = { name, v } end
+    if type(v) == "table" then flat(list, name .. ".", v)
+    elseif type(v) ~= "function" then list[#list + 1] = { name, v } end
   end
   return list
 end
@@ -49,7 +49,7 @@ end
 ---@param cfg table
 function processes.compare(d, cfg)
   if d.size == 1 then return end
-  local list = flat({}, "", cfg, cfg.objective)
+  local list = flat({}, "", kept.settings(cfg))
   local script = arg and arg[0]
   list[#list + 1] = { "recipe (file)", file_hash(script) }
   for _, one in ipairs { { "objective", cfg.objective }, { "encoder", cfg.model.encoder },

@@ -8,6 +8,7 @@ local model = require "ijepa.model"
 local objective = require "ijepa.model.objective"
 local optim = require "ijepa.optim"
 local schedule = require "ijepa.optim.schedule"
+local code = require "ijepa.base.code"
 local step = require "ijepa.train.step"
 local after = require "ijepa.train.after"
 local saving = require "ijepa.train.saving"
@@ -37,7 +38,7 @@ local Trainer = {
   load = saving.load, save = saving.save, must_save = saving.must_save,
   finish_save = saving.finish_save, rollback = saving.rollback, roll_back = saving.roll_back,
   interrupted = saving.interrupted, failed = saving.failed,
-  open = opening.open, open_log = opening.open_log,
+  open = opening.open, open_log = opening.open_log, keep_code = opening.keep_code,
   say_done = opening.say_done, close = opening.close,
 }
 Trainer.__index = Trainer
@@ -96,6 +97,16 @@ local function trained_models(t, modules)
   return list, average
 end
 
+-- The user's code that the run is made of; the default objective is the program's.
+local function pieces_of(t, of_models)
+  local list, its, policy = {}, t.objective.piece, t.config.mask.policy
+  if its.name ~= "ijepa" then list[1] = its end
+  for _, piece in ipairs(of_models) do list[#list + 1] = piece end
+  if t.policy and type(policy) == "function" then list[#list + 1] = code.load("policy", policy)
+  elseif t.policy then list[#list + 1] = t.policy.piece end
+  return list
+end
+
 --- A trainer of a configuration.
 ---@param cfg table as ijepa.config gives it
 ---@param hooks { step: function?, diagnosis: function? }
@@ -114,8 +125,7 @@ function trainer.new(cfg, hooks, processes, images)
   t.encoder, t.predictor, t.target = models.encoder, models.predictor, models.target
   local modules = objective.modules(t.objective, t)
   if t.objective.masks then t.policy = model.policy(cfg, t.encoder.grid, processes.size) end
-  t.pieces = { t.objective.piece, unpack(models.pieces) }
-  table.insert(t.pieces, t.policy and t.policy.piece)
+  t.pieces = pieces_of(t, models.pieces)
   local trained, average = trained_models(t, modules)
   t.opt = optim.adamw { models = trained, average = average,
     betas = o.betas, eps = o.eps, dist = processes, shard = o.shard, bucket = cfg.dist.bucket }
