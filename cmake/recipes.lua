@@ -1,5 +1,5 @@
--- luajit cmake/recipes.lua OUT FILE...: the text of the project's objectives, models and masks as one Lua module, so that
--- the program finds them by name wherever it is run.
+-- luajit cmake/recipes.lua OUT FILE...: the text of the project's objectives and models as one Lua
+-- module, so that the program finds them by name wherever it is run.
 local out = assert(io.open(arg[1], "w"))
 out:write "-- Text of recipes/*/*.lua by their names below recipes/. Made by cmake/recipes.lua.\nreturn {\n"
 for i = 2, #arg do

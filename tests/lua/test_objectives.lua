@@ -1,6 +1,6 @@
 -- Objectives, models and mask policies of the user's own: trained, logged, saved, resumed bit for
--- bit, reopened with the code that the run kept; and one line for each mistake. IJEPA_KILLS=200: how
--- often the run of the random kills is killed (20).
+-- bit, reopened with the code that the run kept; and one line for each mistake. IJEPA_KILLS=200:
+-- how often the run of the random kills is killed (20).
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
@@ -213,7 +213,8 @@ function tests.test_resumes_bit_for_bit()
 end
 
 function tests.test_killed_at_random_moments()
-  local mine = over(own(), { ["optim.epochs"] = 8, ["log.save_steps"] = 3, ["log.save_epochs"] = 3 })
+  local mine = over(own(), { ["optim.epochs"] = 8, ["log.save_steps"] = 3,
+    ["log.save_epochs"] = 3 })
   fine("whole", mine)
   local started = C.ij_time()
   fine("timed", mine)
@@ -509,7 +510,8 @@ end
 
 function tests.test_mistakes_are_one_line_each()
   local cases = {
-    { "return function() end", "bad.lua:1: objective F/bad.lua, step 1: it returned nothing, expected the loss" },
+    { "return function() end",
+      "bad.lua:1: objective F/bad.lua, step 1: it returned nothing, expected the loss" },
     { "return function(t, b) return 3 end", "it returned a number, expected the loss" },
     { "return function(t, b) return t.encoder(b.images) end",
       "the loss is a tensor f32 (8, 64, 16), expected one element: take its mean()" },
@@ -534,7 +536,8 @@ function tests.test_mistakes_are_one_line_each()
       "a module is called 'encoder', which is taken" },
     { "return { loss = print, modules = function() return { a = 1 } end }",
       "module 'a': it is a number, expected a module" },
-    { "return { loss = print, modules = function() return { a = { params = function() return {} end } } end }",
+    { "return { loss = print, modules = function()\n"
+      .. "  return { a = { params = function() return {} end } } end }",
       "module 'a' has no parameters" },
     { "return { loss = print, modules = function() return {}, { slow = 'fast' } end }",
       "'slow' shall follow 'fast', which is no trained module (modules: none)" },
@@ -557,8 +560,8 @@ function tests.test_mistakes_are_one_line_each()
     lu.assertStrContains(message_of("return print", { [key] = path, objective = "ijepa" }), text[2])
   end
   local path = write(folder .. "/model.lua", (ENCODER:gsub("grid = inner.grid", "grid = { 2, 2 }")))
-  lu.assertStrContains(message_of("return print", { ["model.encoder"] = path, objective = "ijepa" }),
-    "its grid is 2 x 2, but images of data.crop have 8 x 8 patches of model.patch")
+  local message = message_of("return print", { ["model.encoder"] = path, objective = "ijepa" })
+  lu.assertStrContains(message, "its grid is 2 x 2, but images of data.crop have 8 x 8 patches of model.patch")
 end
 
 function tests.test_an_error_later_saves_the_last_step()
@@ -575,7 +578,8 @@ end
 function tests.test_the_hook_sees_the_diagnosis_before_the_first_step()
   local recipe = write(folder .. "/hook.lua", [[
     local ijepa = require "ijepa"
-    return ijepa.pretrain(ijepa.config {}, { diagnosis = function(t, d) print("seen", d.step) end })]])
+    return ijepa.pretrain(ijepa.config {},
+      { diagnosis = function(t, d) print("seen", d.step) end })]])
   local text = fine("hook", { ["diagnose.every"] = 4, ["optim.steps"] = 5 }, { recipe = recipe })
   local steps = {}
   for step in text:gmatch "seen\t(%d+)" do steps[#steps + 1] = tonumber(step) end

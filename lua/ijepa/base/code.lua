@@ -1,7 +1,8 @@
---- Lua code of the user that a run is made of: an objective, an encoder, a predictor, a mask policy.
--- Each is a name, a file, or a function. This module finds and runs the files, and remembers their
--- text and that of the files beside them that they load, so that a run can keep it (save/code.lua).
--- A file's `require`, `dofile` and `loadfile` also find what lies in the file's own folder.
+--- Lua code of the user that a run is made of: an objective, an encoder, a predictor, a mask
+-- policy. Each is a name, a file, or a function. This module finds and runs the files, and remembers
+-- their text and that of the files beside them that they load, so that a run can keep it
+-- (save/kept.lua). A file's `require`, `dofile` and `loadfile` also find what lies in the file's own
+-- folder.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local bit = require "bit"
@@ -65,8 +66,8 @@ function code.is_file(name) return name:find "%.lua$" ~= nil or name:find "/" ~=
 local function in_folder(folder, name, is_module)
   -- the program's own modules, though a file may be called ijepa.lua
   if is_module and (name == "ijepa" or name:find "^ijepa%.") then return nil end
-  local stems = is_module and { name:gsub("%.", "/") .. ".lua", name:gsub("%.", "/") .. "/init.lua" }
-    or { name }
+  local stem_of = name:gsub("%.", "/")
+  local stems = is_module and { stem_of .. ".lua", stem_of .. "/init.lua" } or { name }
   for _, stem in ipairs(stems) do
     local path = plain(folder .. "/" .. stem)
     if C.ij_path_kind(path) == 1 then return path, stem end
@@ -205,7 +206,8 @@ local function finish(what, f, ok, e, ...)
   if ok then return e, ... end
   if type(e) == "table" and e.exit then error(e, 0) end
   if type(e) ~= "table" then
-    e = { message = tostring(e) .. " (a stack overflow: a function that calls itself without end?)" }
+    e = { message = tostring(e)
+      .. " (a stack overflow: a function that calls itself without end?)" }
   end
   error(("%s: %s: %s"):format(e.place or code.place_of(f), what, (e.message:gsub("\n", " "))), 0)
 end
@@ -228,7 +230,9 @@ end
 -- The names of the program's own recipes in a folder.
 local function names_of(folder)
   local names = {}
-  for name in pairs(code.shipped()) do names[#names + 1] = name:match("^" .. folder .. "/(.*)%.lua$") end
+  for name in pairs(code.shipped()) do
+    names[#names + 1] = name:match("^" .. folder .. "/(.*)%.lua$")
+  end
   table.sort(names)
   return names
 end
@@ -255,8 +259,9 @@ function code.load(role, spec, folder, kept)
   local path = code.is_file(spec) and spec or ("recipes/%s/%s.lua"):format(folder, spec)
   if path ~= spec and not code.shipped()[folder .. "/" .. spec .. ".lua"] then
     local names = names_of(folder)
-    error(("%s '%s' is not known%s: known are %s; a file is named with its path, such as recipes/%s/mine.lua")
-      :format(role, text.shown(spec), text.hint(spec, names), table.concat(names, ", "), folder), 0)
+    error(("%s '%s' is not known%s: known are %s; a file ends in .lua, such as mine.lua"):format(
+      role, text.shown(spec), text.hint(spec, names), #names > 0 and table.concat(names, ", ")
+      or "none"), 0)
   end
   local chunk, piece = code.chunk(role, path, { own = path ~= spec })
   if not chunk then

@@ -103,7 +103,9 @@ local function text_of(f)
   return nil
 end
 
-local function quoted(s) return (("%q"):format(s):gsub("\\\n", "\\n"):gsub("\r", "\\r"):gsub("%z", "\\0")) end
+local function quoted(s)
+  return (("%q"):format(s):gsub("\\\n", "\\n"):gsub("\r", "\\r"):gsub("%z", "\\0"))
+end
 
 local function module_of(value)
   for name, module in pairs(package.loaded) do

@@ -357,8 +357,8 @@ local function options_of(v)
   return t
 end
 
--- The table { policy, options, saliency } that a file returns, and its code. origin: the folder where
--- a copy lay that a run has kept.
+-- The table { policy, options, saliency } that a file returns, and its code. origin: the folder
+-- where a copy lay that a run has kept.
 local function load_file(path, origin)
   local chunk, piece = code.chunk("policy", path, { origin = origin })
   if not chunk then

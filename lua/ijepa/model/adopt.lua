@@ -31,7 +31,9 @@ function adopt.module(m, what)
   if type(m) ~= "table" then wrong(what, "it is a %s, expected a module", type(m)) end
   if type(m.params) ~= "function" then wrong(what, "it has no method params()") end
   local list = m:params()
-  if type(list) ~= "table" then wrong(what, "params() returned a %s, expected a list", type(list)) end
+  if type(list) ~= "table" then
+    wrong(what, "params() returned a %s, expected a list", type(list))
+  end
   local by_name = {}
   for i, p in ipairs(list) do
     local name = type(p) == "table" and p.name
@@ -55,8 +57,8 @@ function adopt.module(m, what)
   return m
 end
 
---- An encoder: a module that is called as e(images) and e(images, context), with fields width, patch
---- and grid.
+--- An encoder: a module that is called as e(images) and e(images, context), with fields width,
+--- patch and grid.
 ---@param e any
 ---@param what string
 ---@param grid integer[] that the images of the run have

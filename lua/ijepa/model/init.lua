@@ -9,6 +9,7 @@ local tensor = require "ijepa.tensor"
 local mask = require "ijepa.mask"
 local code = require "ijepa.base.code"
 local adopt = require "ijepa.model.adopt"
+local objective_of = require "ijepa.model.objective"
 local C = F.C
 
 local jepa = {}
@@ -186,7 +187,7 @@ function jepa.predictor(encoder, o)
   local e = encoder.options or o   -- an encoder of the user's own has none
   local heads = o.heads or encoder.heads
   if not heads then
-    F.raise "predictor: the encoder says no number of heads: set model.pred_heads (in Lua: heads)"
+    F.raise "predictor: the encoder has no field heads: set model.pred_heads (in Lua: heads)"
   end
   c.vit = vit_config({ width = o.width, depth = o.depth, heads = heads,
     mlp_ratio = o.mlp_ratio or 4, patch = encoder.patch, grid = encoder.grid, crop = encoder.patch,
@@ -236,11 +237,14 @@ local function encoder_of(cfg, blank)
     error(("%s: it is a %s, expected a function(cfg) that returns an encoder"):format(what,
       type(piece.value)), 0)
   end
-  local function make() return adopt.encoder(code.call(what, piece.value, cfg), what, grid_of(cfg)) end
+  local function make()
+    return adopt.encoder(code.call(what, piece.value, cfg), what, grid_of(cfg))
+  end
   return make(), piece, make
 end
 
--- A copy of an encoder that an EMA moves: by its method target, or another one of the same function.
+-- A copy of an encoder that an EMA moves: by its method target, or another one of the same
+-- function.
 local function target_of(encoder, make)
   if type(encoder.target) == "function" then
     return adopt.encoder(encoder:target(), "encoder: the copy of target()", encoder.grid)
@@ -280,6 +284,7 @@ end
 ---@param blank boolean? without initial values
 ---@return ijepa.models
 function jepa.models_of(cfg, objective, blank)
+  objective_of.seed(cfg)
   local encoder, encoder_code, make = encoder_of(cfg, blank)
   local predictor, predictor_code
   if objective.predictor then predictor, predictor_code = predictor_of(cfg, encoder, blank) end

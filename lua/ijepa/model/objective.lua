@@ -1,5 +1,5 @@
---- The objective of a run: the loss that a step minimises, the modules that it trains beside encoder
--- and predictor, and what it has no use for (docs/objectives.md).
+--- The objective of a run: the loss that a step minimises, the modules that it trains beside
+-- encoder and predictor, and what it has no use for (docs/objectives.md).
 local code = require "ijepa.base.code"
 local text = require "ijepa.base.text"
 local tensor = require "ijepa.tensor"
@@ -9,12 +9,12 @@ local objective = {}
 
 ---@class ijepa.objective
 ---@field title string for messages: its name, file, or line
----@field loss fun(t: ijepa.trainer, batch: ijepa.batch): ijepa.tensor, table<string, number|ijepa.tensor>?
---- loss: one element
----@field predict fun(t: ijepa.trainer, images: ijepa.tensor, context: ijepa.tensor, targets: ijepa.tensor)?
+---@field loss fun(t: ijepa.trainer, batch: ijepa.batch): ijepa.tensor, table? the loss, of one
+--- element; and numbers or tensors of one element by name, for the log
+---@field predict (fun(t: ijepa.trainer, images, context, targets): ijepa.tensor, ijepa.tensor)?
 --- predictions and targets, which diagnoses measure
----@field modules (fun(t: ijepa.trainer): table<string, ijepa.model>, table<string, string>?)? the modules that
---- it trains, by name; and the names of those that follow one of them as an EMA
+---@field modules (fun(t: ijepa.trainer): table<string, ijepa.model>, table<string, string>?)? the
+--- modules that it trains, by name; and the names of those that follow one of them as an EMA
 ---@field target "ema"|"none"|fun(step: integer): number the target encoder: an EMA with optim.ema,
 --- none, or an EMA with this momentum
 ---@field predictor boolean false: no predictor is made
@@ -62,6 +62,17 @@ local function check(piece)
     masks = masks, predictor = masks and v.predictor ~= false, piece = piece }
 end
 
+--- Starts the random tensors (tensor.randn and others) of a run anew: those of its models and
+--- modules, or of a batch.
+---@param cfg table
+---@param number integer? of the batch
+function objective.seed(cfg, number)
+  if not tensor.manual_seed then return end
+  -- initial values have a sequence of their own
+  if number then tensor.manual_seed(cfg.seed, number % 2 ^ 27)
+  else tensor.manual_seed(cfg.seed + 2 ^ 51) end
+end
+
 --- The objective of a configuration.
 ---@param cfg table as ijepa.config gives it
 ---@return ijepa.objective
@@ -102,6 +113,7 @@ end
 function objective.modules(self, t)
   t.modules = {}
   if not self.modules then return {} end
+  objective.seed(t.config)
   local made, averages = code.call(self.title .. ": modules", self.modules, t)
   local function wrong(fmt, ...)
     code.wrong(self.title .. ": modules", self.modules, fmt, ...)
@@ -178,6 +190,7 @@ end
 ---@return ijepa.tensor loss f32 (1), table<string, number|ijepa.tensor> values
 function objective.loss(self, t, batch)
   local what = ("%s, step %d"):format(self.title, batch.step)
+  objective.seed(t.config, batch.number)
   local loss, values = code.call(what, self.loss, t, batch)
   local function wrong(...) code.wrong(what, self.loss, ...) end
   if not tensor.is(loss) or loss:dtype() ~= "f32" then

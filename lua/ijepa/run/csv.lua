@@ -158,7 +158,9 @@ function csv:step(v)
   end
   local ms = v.ms == v.ms and math.max(-2 ^ 31, math.min(2 ^ 31, v.ms)) or 0
   local more = {}
-  for i, name in ipairs(self.names) do more[i] = "," .. fixed(v.values and v.values[name] or 0 / 0) end
+  for i, name in ipairs(self.names) do
+    more[i] = "," .. fixed(v.values and v.values[name] or 0 / 0)
+  end
   return self.rows:write(("%d,%d,%s,%s,%s,%d%s\n"):format(v.epoch or 1, v.itr or v.step - 1,
     fixed(v.loss), fixed(v.k), fixed(v.t), ms, table.concat(more)))
 end

@@ -1,7 +1,7 @@
---- The Lua code that a run used, kept in its folder: code/ROLE/ holds a file and those beside it that
--- it loads, code/index.lua says where each came from and which is in use. Roles: recipe, objective,
--- encoder, predictor, policy. A run is reopened with this code, even if the originals have changed or
--- are gone.
+--- The Lua code that a run used, kept in its folder: code/ROLE/ holds a file and those beside it
+-- that it loads, code/index.lua says where each came from and which is in use. Roles: recipe,
+-- objective, encoder, predictor, policy. A run is reopened with this code, even if the originals
+-- have changed or are gone.
 local F = require "ijepa.base.ffi"
 local code = require "ijepa.base.code"
 local literal = require "ijepa.base.literal"
@@ -12,7 +12,7 @@ local C = F.C
 
 local kept = {}
 
-local HEAD = "-- The Lua code that this run used: the last entry of a role with the setting's text counts.\n"
+local HEAD = "-- The Lua code that this run used: of a role and setting the last entry counts.\n"
 -- The setting of each role.
 local SETTINGS = { objective = "objective", encoder = "model.encoder",
   predictor = "model.predictor", policy = "mask.policy" }
@@ -52,7 +52,8 @@ end
 
 local function last_of(list, role, setting)
   for i = #list, 1, -1 do
-    if list[i].role == role and (setting == nil or list[i].setting == setting) then return list[i] end
+    local e = list[i]
+    if e.role == role and (setting == nil or e.setting == setting) then return e end
   end
 end
 
@@ -95,7 +96,7 @@ function kept.apply(cfg, out, only_missing)
     local gone = e and C.ij_path_kind(setting) == 0
     if e and not (only_missing and not gone) then
       if e.missing then
-        error(("%s was %s, which could not be kept: %s; give it again in a recipe, or write it into a file")
+        error(("%s was %s, which could not be kept: %s; give it again in a recipe, or in a file")
           :format(SETTINGS[role], tostring(e.from), tostring(e.missing)), 0)
       end
       cfg.kept = cfg.kept or {}
@@ -148,8 +149,8 @@ function kept.write(cfg, pieces, step, more)
       origin = piece.origin or piece.folder }
     if not files then
       e.missing = main
-      lines[#lines + 1] = ("%s %s can't be kept (%s): to reopen this run, write it into a file"):format(
-        role, piece.title, main)
+      lines[#lines + 1] = ("%s %s can't be kept (%s): to reopen this run, write it into a file")
+        :format(role, piece.title, main)
     else
       e.hash, e.main = code.hash(files), main
     end
@@ -177,8 +178,8 @@ function kept.write(cfg, pieces, step, more)
       e.folder = files and folder or nil
       list[#list + 1] = e
       if before and before.hash ~= e.hash and files and not more then
-        lines[#lines + 1] = ("%s %s has changed since step %s: both versions are in %s/code"):format(
-          role, piece.title, tostring(before.step), out)
+        lines[#lines + 1] = ("%s %s has changed since step %s: both versions are in %s/code")
+          :format(role, piece.title, tostring(before.step), out)
       end
     end
   end
@@ -193,7 +194,9 @@ end
 ---@return ijepa.code?
 function kept.recipe()
   local path = type(arg) == "table" and arg[0]
-  if type(path) ~= "string" or not path:find "%.lua$" or C.ij_path_kind(path) ~= 1 then return nil end
+  if type(path) ~= "string" or not path:find "%.lua$" or C.ij_path_kind(path) ~= 1 then
+    return nil
+  end
   local chunk, piece = code.chunk("recipe", path)
   return chunk and piece --[[@as ijepa.code]] or nil
 end

@@ -27,7 +27,7 @@ end
 
 -- The means of what the objective returned beside the losses of a step, by name; nil where that is
 -- nothing.
-local function extra_of(t, values)
+local function extra_of(values)
   local sums
   for _, one in ipairs(values.extra or {}) do
     for name, v in pairs(one) do
@@ -54,7 +54,7 @@ end
 -- were asked for, and on the mean loss of a step (values; nil: none). Then the log gets the step.
 local function agree(t, values)
   local loss = values and loss_of(t, values)
-  if values then values.values, values.extra = extra_of(t, values), nil end
+  if values then values.values, values.extra = extra_of(values), nil end
   processes.agree(t, values, loss)
   if not values then return end
   local minutes = t.config.optim.minutes

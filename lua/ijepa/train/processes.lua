@@ -4,7 +4,7 @@
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local dist = require "ijepa.dist"
-local code = require "ijepa.base.code"
+local is_file = require "ijepa.base.code".is_file
 local kept = require "ijepa.save.kept"
 local text = require "ijepa.base.text"
 local bit = require "bit"
@@ -54,7 +54,7 @@ function processes.compare(d, cfg)
   list[#list + 1] = { "recipe (file)", file_hash(script) }
   for _, one in ipairs { { "objective", cfg.objective }, { "encoder", cfg.model.encoder },
     { "predictor", cfg.model.predictor }, { "mask policy", cfg.mask.policy } } do
-    if type(one[2]) == "string" and code.is_file(one[2]) then
+    if type(one[2]) == "string" and is_file(one[2]) then
       list[#list + 1] = { one[1] .. " (file)", file_hash(one[2]) }
     end
   end

@@ -26,7 +26,8 @@ end
 ---@class ijepa.batch what an objective gets
 ---@field images ijepa.tensor u8 (B, H, W, 3)
 ---@field views ijepa.tensor[] of each group of views u8 (n * B, h, w, 3), order [view][image]
----@field context ijepa.tensor? i32 (C, B, K) patches that the context encoder sees; none without masks
+---@field context ijepa.tensor? i32 (C, B, K) patches that the context encoder sees; nil without
+--- masks
 ---@field targets ijepa.tensor? i32 (M, B, T) patches to predict
 ---@field step integer of the run, from 1
 ---@field number integer of the batch, from 0, counted over the run and all processes
@@ -67,8 +68,8 @@ function step.momentum(t)
   return function(n)
     local v = code.call(what, t.objective.target, n)
     if type(v) ~= "number" or not (v >= 0 and v <= 1) then
-      code.wrong(what, t.objective.target, "at step %g it returned %s, expected a number from 0 to 1",
-        n, tostring(v))
+      code.wrong(what, t.objective.target,
+        "at step %g it returned %s, expected a number from 0 to 1", n, tostring(v))
     end
     return v
   end
