@@ -22,6 +22,7 @@ static ij_status view_of(ij_op *op, ij_tensor *t) {
   v->requires_grad = false;
   v->grad = NULL;
   v->sink = NULL;
+  v->uses = 0;
   v->storage->refs++;
   op->node.out = v;
   return IJ_OK;

@@ -172,6 +172,21 @@ function tests.test_a_loss_of_ones_own_trains_as_the_default_does()
   end
 end
 
+-- A weight that another op uses too, before the encoder: an update must wait for both gradients.
+function tests.test_a_penalty_on_a_weight_of_the_encoder()
+  local file = write(folder .. "/penalty.lua", [[
+    local ijepa = require "ijepa"
+    return function(t, batch)
+      local w = t.encoder.by_name["blocks.0.attn.qkv.weight"].tensor
+      local penalty = (w * w):mean() * 100
+      local z, h = t:predict(batch.images, batch.context, batch.targets)
+      return ijepa.smooth_l1(z, h, 1, batch.targets:size(1)) + penalty
+    end]])
+  fine("eager", { objective = file })
+  fine("late", { objective = file, ["optim.clip"] = 1e30 })
+  lu.assertTrue(support.same_tensors(latest "eager", latest "late"))
+end
+
 -- ---- modules ------------------------------------------------------------------------------------
 
 function tests.test_modules_are_trained_averaged_logged_and_saved()

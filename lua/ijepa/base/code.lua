@@ -1,8 +1,7 @@
 --- Lua code of the user that a run is made of: an objective, an encoder, a predictor, a mask
--- policy. Each is a name, a file, or a function. This module finds and runs the files, and remembers
--- their text and that of the files beside them that they load, so that a run can keep it
--- (save/kept.lua). A file's `require`, `dofile` and `loadfile` also find what lies in the file's own
--- folder.
+-- policy. Each is a name, a file, or a function. This module finds and runs the files, and
+-- remembers their text and that of the files beside them that they load, so that a run can keep it
+-- (save/kept.lua). A file's `require`, `dofile` and `loadfile` also find what lies in its folder.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local bit = require "bit"

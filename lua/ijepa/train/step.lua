@@ -187,6 +187,7 @@ function step.update(t)
     t.torn = true
     t.opt:step(numbers)
   end
+  for _, buffer in ipairs(t.buffers or NO_VALUES) do t.dist:tensor(buffer, 0) end
   t.torn, t.step = false, n
   if t.ahead and logged then t.memory = device.info().top end
   return { step = n, losses = losses, extra = extra, k = k, t = length, contexts = masks.contexts,
