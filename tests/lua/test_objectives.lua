@@ -600,3 +600,33 @@ function tests.test_the_hook_sees_the_diagnosis_before_the_first_step()
   for step in text:gmatch "seen\t(%d+)" do steps[#steps + 1] = tonumber(step) end
   lu.assertEquals(steps, { 0, 4, 5 })
 end
+
+function tests.test_functions_typed_at_the_prompt_train_and_are_reopened()
+  local words = {}
+  for i, word in ipairs(settings("typed", { ["optim.steps"] = 2 })) do
+    words[i] = ("%q"):format(word)
+  end
+  local session = ([[
+halves = function(rng, grid)
+  local half = grid:block(0, 0, grid.h, 4)
+  return half, { -half }
+end
+scale, m = 2, setmetatable({}, {})
+loss = function(t, batch)
+  local m = batch.targets:size(1)
+  local z, h = t:predict(batch.images, batch.context, batch.targets)
+  return ijepa.smooth_l1(z, h, 1, m) * scale
+end
+cfg = ijepa.config({ mask = { policy = halves }, objective = loss }, nil, { %s })
+r = ijepa.pretrain(cfg)
+print(ijepa.model(cfg.out).policy)
+]]):format(table.concat(words, ", "))
+  local input = write(folder .. "/session", session)
+  local code, text = support.run({ "sh", "-c", program .. " < " .. input }, { merge = true })
+  lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
+  lu.assertStrContains(text, "typed/code/policy/policy.lua")
+  local kept = read(folder .. "/typed/code/objective/objective.lua")
+  lu.assertStrContains(kept, 'local ijepa = require "ijepa"')
+  lu.assertStrContains(kept, "local scale = 2")
+  lu.assertNotNil(ijepa.model(folder .. "/typed"))
+end

@@ -1,6 +1,7 @@
 --- The source text of a function or of a table of functions, as a file that makes the same again.
 -- What a function refers to outside itself must be found again too: modules, numbers, strings,
 -- booleans, tables of these, and functions of which the same holds.
+local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 
 local source = {}
@@ -103,6 +104,35 @@ local function text_of(f)
   return nil
 end
 
+-- What every Lua has: found again without being told.
+local STANDARD = { string = true, table = true, math = true, io = true, os = true, debug = true,
+  coroutine = true, package = true, bit = true, jit = true, _G = true, self = true }
+
+-- The globals that a function's text names and that are not Lua's own: names and values.
+local function globals_of(f, own)
+  local list, seen, env = {}, {}, debug.getfenv(f)
+  for _, u in ipairs(upvalue_names(f)) do seen[u.name] = true end
+  local code = own:gsub("%-%-[^\n]*", "")
+  for _, pattern in ipairs { "local[ \t]+([%w_, \t]+)", "function[ \t]*[%w_.:]*%(([^)]*)%)",
+    "for[ \t]+([%w_, \t]+)[ \t]*%f[=i]" } do
+    for names in code:gmatch("%f[%w_]" .. pattern) do
+      for name in names:gmatch "[%w_]+" do seen[name] = true end
+    end
+  end
+  for before, name in code:gmatch "([^%w_]?)%f[%w_]([%a_][%w_]*)" do
+    if not seen[name] and not STANDARD[name] and before ~= "." and before ~= ":"
+        and before ~= '"' and before ~= "'" then
+      seen[name] = true
+      local ok, value = pcall(function() return env[name] end)
+      local at = ok and type(value) == "function" and debug.getinfo(value, "S")
+      if ok and value ~= nil and not (at and (at.what == "C" or F.is_internal(at.source))) then
+        list[#list + 1] = { name = name, value = value }
+      end
+    end
+  end
+  return list
+end
+
 local function quoted(s)
   return (("%q"):format(s):gsub("\\\n", "\\n"):gsub("\r", "\\r"):gsub("%z", "\\0"))
 end
@@ -148,6 +178,11 @@ local function function_text(f, seen, path)
     if not one then return nil, why end
     if u.value ~= nil then lines[#lines + 1] = ("local %s = %s\n"):format(u.name, one)
     else lines[#lines + 1] = ("local %s\n"):format(u.name) end
+  end
+  for _, g in ipairs(globals_of(f, own)) do
+    local one, why = value_text(g.value, seen, g.name)
+    if not one then return nil, why end
+    table.insert(lines, ("local %s = %s\n"):format(g.name, one))
   end
   if not lines[1] then return own end
   return ("(function()\n%sreturn %s\nend)()"):format(table.concat(lines), own)

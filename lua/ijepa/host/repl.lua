@@ -413,7 +413,9 @@ local function read_all()
   local code, number = 0, 0
   local function read()
     number = number + 1
-    return io.read "*l"
+    local line = io.read "*l"
+    typed["=stdin"] = (typed["=stdin"] or "") .. (line or "") .. "\n"
+    return line
   end
   while true do
     local source = read()

@@ -185,6 +185,7 @@ function kept.write(cfg, pieces, step, more)
   end
   if changed then
     local bytes = HEAD .. config.dump(list)
+    must(F.try(C.ij_mkdirs(out .. "/code")))
     must(F.try(C.ij_file_replace(out .. "/code/index.lua", bytes, #bytes)))
   end
   return lines

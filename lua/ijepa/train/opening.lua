@@ -60,7 +60,7 @@ function opening.keep_code(t, again)
   if t.dist.rank > 0 then return end
   if not again then t.recipe = kept.recipe() end
   local pieces, count = { unpack(t.pieces) }, 0
-  table.insert(pieces, 1, t.recipe)
+  if t.recipe then table.insert(pieces, 1, t.recipe) end
   for _, piece in ipairs(pieces) do
     for _ in pairs(piece.files or {}) do count = count + 1 end
   end

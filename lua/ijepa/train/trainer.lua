@@ -107,8 +107,8 @@ local function pieces_of(t, of_models)
   return list
 end
 
--- Tensors of the user's models that no gradient moves, such as running statistics: they are those of
--- process 0 after each step, so that a resumed run has them too. nil with one process.
+-- Tensors of the user's models that no gradient moves, such as running statistics: they are those
+-- of process 0 after each step, so that a resumed run has them too. nil with one process.
 local function buffers_of(t)
   if t.dist.size == 1 then return nil end
   local list, m = {}, t.config.model
