@@ -51,7 +51,9 @@ function adopt.module(m, what)
   end
   -- one list for all: the optimizer and checkpoints know a parameter by its entry
   if m:params() ~= list then rawset(m, "params", function() return list end) end
-  if m.by_name == nil or type(m.by_name) == "table" then m.by_name = by_name end
+  local its, complete = m.by_name, type(m.by_name) == "table"
+  for name, p in pairs(by_name) do complete = complete and its[name] == p end
+  if not complete then m.by_name = by_name end
   if m.size == nil then m.size = size end
   if m.requires_grad_ == nil then m.requires_grad_ = requires_grad_ end
   return m

@@ -176,6 +176,23 @@ function objective.parts(t, modules)
   return parts
 end
 
+--- Switches the models that train differently (dropout, batch norm) to use.
+---@param parts { model: ijepa.model }[]
+---@return fun() back switches to training again those that trained
+function objective.use(parts)
+  local trained = {}
+  for _, part in ipairs(parts) do
+    local m = part.model
+    if type(m.eval) == "function" and m.training then
+      trained[#trained + 1] = m
+      m:eval()
+    end
+  end
+  return function()
+    for _, m in ipairs(trained) do m:train() end
+  end
+end
+
 -- ---- the loss -----------------------------------------------------------------------------------
 
 local function described(v)

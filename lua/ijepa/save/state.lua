@@ -116,7 +116,8 @@ end
 local function fill(file, list, prefix)
   local expected = {}
   for i, e in ipairs(list) do
-    expected[i] = { name = e.name, shape = e.shape or e.tensor:shape(), dtype = "f32" }
+    expected[i] = { name = e.name, shape = e.shape or e.tensor:shape(),
+      dtype = e.tensor and e.tensor:dtype() or "f32" }
   end
   local ok, message = checkpoint.match(expected, file, prefix)
   if not ok then return nil, message end
@@ -251,6 +252,7 @@ local function fill_models(file, m)
     local ok, message = fill_part(file, part.name, part.model:requires_grad_(false))
     if not ok then return nil, message end
   end
+  objective.use(m.parts)
   return true
 end
 

@@ -4,6 +4,7 @@ local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
 local data = require "ijepa.data"
+local objective = require "ijepa.model.objective"
 local linalg = require "ijepa.tensor.linalg"
 local probe = require "ijepa.probe"
 local text = require "ijepa.base.text"
@@ -396,6 +397,7 @@ end
 function Diagnosis:measure(t)
   local started = C.ij_time()
   local d = { step = t.step }
+  local back = objective.use(t.whole.parts)
   local pooled, patches = features(t.target, self.pixels, self.count * self.views, self.height,
     self.width, self.views)
   local D = t.target.width
@@ -421,6 +423,7 @@ function Diagnosis:measure(t)
       self.probe.count, self.height, self.width),
       self.probe.labels, data.title(t.config.data.root))
   end
+  back()
   self.list[#self.list + 1] = d
   d.level, d.text = diagnose.verdict(self.list)
   d.ms = 1000 * (C.ij_time() - started)
