@@ -30,6 +30,15 @@ add_custom_command(OUTPUT ${LUA_MADE}/_docs.lua DEPENDS ${LUA_FILES} cmake/docs.
   COMMAND ${LUAJIT_PROGRAM} cmake/docs.lua ${LUA_MADE}/_docs.lua ${LUA_FILES} COMMENT "Lua documentation" VERBATIM)
 lua_array(${CMAKE_BINARY_DIR} lua/ijepa/_docs.lua)
 
+# ijepa._recipes: the text of objectives and models, which are found by name from everywhere
+file(GLOB_RECURSE NAMED_RECIPES CONFIGURE_DEPENDS RELATIVE ${CMAKE_SOURCE_DIR} recipes/objectives/*.lua
+  recipes/models/*.lua)
+add_custom_command(OUTPUT ${LUA_MADE}/_recipes.lua DEPENDS ${NAMED_RECIPES} cmake/recipes.lua
+  WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}
+  COMMAND ${LUAJIT_PROGRAM} cmake/recipes.lua ${LUA_MADE}/_recipes.lua ${NAMED_RECIPES}
+  COMMENT "Lua recipes by name" VERBATIM)
+lua_array(${CMAKE_BINARY_DIR} lua/ijepa/_recipes.lua)
+
 file(GLOB HOST_SOURCES CONFIGURE_DEPENDS core/host/*.c)
 add_executable(ijepa ${HOST_SOURCES} ${LUA_ARRAYS} ${CPU_OBJECTS})
 target_link_libraries(ijepa PRIVATE core PkgConfig::LUAJIT PkgConfig::EDIT)
@@ -38,7 +47,7 @@ set_target_properties(ijepa PROPERTIES ENABLE_EXPORTS ON)
 install(TARGETS ijepa libijepa)
 install(FILES core/ijepa.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(DIRECTORY lua/ijepa DESTINATION ${CMAKE_INSTALL_DATADIR}/lua/5.1 FILES_MATCHING PATTERN *.lua)
-install(FILES ${LUA_MADE}/_cdef.lua ${LUA_MADE}/_docs.lua DESTINATION ${CMAKE_INSTALL_DATADIR}/lua/5.1/ijepa)
+install(FILES ${LUA_MADE}/_cdef.lua ${LUA_MADE}/_docs.lua ${LUA_MADE}/_recipes.lua DESTINATION ${CMAKE_INSTALL_DATADIR}/lua/5.1/ijepa)
 # ijepa._library: where the library lies, seen from there, so that plain luajit finds it wherever the prefix is
 file(RELATIVE_PATH LIBRARY_PLACE /prefix/${CMAKE_INSTALL_DATADIR}/lua/5.1/ijepa /prefix/${CMAKE_INSTALL_LIBDIR}/libijepa.so.0)
 file(WRITE ${CMAKE_BINARY_DIR}/_library.lua "-- The library, from this folder.\nreturn \"${LIBRARY_PLACE}\"\n")

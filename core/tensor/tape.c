@@ -8,7 +8,10 @@ static void drop_saved(ij_node *n) {
   n->ctx = NULL;
 }
 static void node_drop(ij_node *n) {
-  for (int i = 0; i < IJ_MAX_INPUTS; i++) ij_drop(&n->in[i]);
+  for (int i = 0; i < IJ_MAX_INPUTS; i++) {
+    if (n->in[i]) n->in[i]->uses--;
+    ij_drop(&n->in[i]);
+  }
   drop_saved(n);
   ij_drop(&n->out->grad); /* only leaves keep theirs */
   ij_drop(&n->out);
@@ -32,7 +35,8 @@ ij_status ij_record(const ij_node *node) {
     drop_saved(&n);
     return st;
   }
-  for (int i = 0; i < IJ_MAX_INPUTS; i++) ij_hold(n.in[i]);
+  for (int i = 0; i < IJ_MAX_INPUTS; i++)
+    if (n.in[i]) ij_hold(n.in[i])->uses++;
   ij_hold(n.out)->requires_grad = true;
   dev->tape[dev->tape_len++] = n;
   return IJ_OK;
@@ -86,7 +90,7 @@ ij_status ij_grad_into(ij_tensor *t, float **grad) {
 }
 
 ij_status ij_grad_whole(ij_tensor *t) {
-  if (!t->sink || !t->grad) return IJ_OK;
+  if (!t->sink || !t->grad || t->uses > 0) return IJ_OK;
   ij_status st = t->sink->take(t->sink, t);
   ij_drop(&t->grad);
   return st;

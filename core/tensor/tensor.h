@@ -38,6 +38,7 @@ struct ij_tensor {
   int64_t offset; /* in elements */
   int64_t shape[IJ_MAX_DIMS], stride[IJ_MAX_DIMS];
   int ndim, refs;
+  int uses; /* how often recorded ops have it as an input: each may still add to its gradient */
   ij_dtype dtype;
   bool requires_grad;
   ij_tensor *grad; /* f32, contiguous, same shape; owned */
@@ -139,7 +140,8 @@ void ij_tape_clear(ij_device *dev);
 ij_status ij_grad_add(ij_tensor *t, ij_tensor *g);
 /* t's gradient for a kernel that adds to it: zeros at first. */
 ij_status ij_grad_into(ij_tensor *t, float **grad);
-/* This backward adds nothing more to t's gradient: t's sink, if it has one, takes it. */
+/* The op that runs adds nothing more to t's gradient: t's sink, if it has one, takes it, unless another op that is
+ * still recorded has t as an input. */
 ij_status ij_grad_whole(ij_tensor *t);
 
 /* ---- op.c: one op, from the checks of its inputs to its record on the tape:

@@ -30,6 +30,7 @@ static ij_status view_of(ij_op *op, ij_tensor *t, struct view *a) {
   v->requires_grad = false;
   v->grad = NULL;
   v->sink = NULL;
+  v->uses = 0;
   v->storage->refs++;
   op->node.out = v;
   *a = (struct view){0};

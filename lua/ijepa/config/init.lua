@@ -4,7 +4,8 @@
 -- A schema is a table of sections and settings; a setting is a table with a `type`:
 --   { type = "integer", default = 128, doc = "Images per batch, 1 or more.",
 --     check = function(v) return v > 0, "must be above 0" end }
--- check(value, section, key) returns whether it is fine, and what was expected. Numbers are finite,
+-- check(value, section, key) returns whether it is fine, and what was expected. opaque: a table is
+-- kept as it is, not copied (it may hold functions and objects). Numbers are finite,
 -- and integers at most `max` (2^31 - 1). Types: "number", "integer", "boolean", "string",
 -- "function", "table", "any", "numbers" or "strings" (lists), and alternatives like
 -- "string|function". Without a default a setting may be nil.
@@ -177,7 +178,9 @@ local function complete(node, given)
   end
   for name, value in pairs(given) do
     local child = node[name]
-    if child == nil or is_leaf(child) or type(value) ~= "table" then t[name] = copy(value) end
+    if child == nil or is_leaf(child) or type(value) ~= "table" then
+      t[name] = child and child.opaque and value or copy(value)
+    end
   end
   return t
 end

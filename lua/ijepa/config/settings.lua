@@ -40,10 +40,23 @@ local function one_of(...)
     return false, "expected one of " .. table.concat(list, ", ")
   end
 end
+-- Text that stands for code: a name or a file; a function comes from Lua only.
+local function no_function(v, such)
+  return not v:find "^%s*function%f[%W]" and not v:find "^%s*return%f[%W]" and not v:find "[\n;]",
+    ("a function can only be given in Lua (a recipe, the prompt): write it into a file, such as %s")
+      :format(such)
+end
 local function policy_name(v)
+  if type(v) == "function" then return true end
   if v:find "%.lua$" or v:find "/" then return true end   -- mask.new checks that the file exists
-  local ok, why = one_of("multiblock", "random", "block")(v)
+  local ok, why = no_function(v, "mask.policy=mine.lua")
+  if not ok then return ok, why end
+  ok, why = one_of("multiblock", "random", "block")(v)
   return ok, why and why .. ", or a Lua file such as recipes/masks/halves.lua"
+end
+local function code_name(v, _, key)
+  if type(v) ~= "string" then return true end
+  return no_function(v, key .. "=mine.lua")
 end
 local function low_high(v)
   return #v == 0 or #v == 2 and v[1] < v[2], "expected two numbers, low and high, rising; or none"
@@ -74,6 +87,11 @@ return {
     doc = "Checkpoint in any layout whose weights (encoder, predictor, target encoder) a " ..
       "new run starts from; empty: random initial values. A run that resumes ignores " ..
       "it." },
+  objective = { type = "string|function|table", opaque = true, default = "ijepa",
+    check = code_name,
+    doc = "What a step minimises: a name of the program's own (ijepa), a Lua file such as " ..
+      "recipes/objectives/ijepa.lua, or in Lua a function(t, batch) or a table " ..
+      "(docs/objectives.md)." },
   quirks = { type = "string|table", default = "",
     doc = "\"reference\" reproduces every quirk of the published code; a list names " ..
       "single switches (docs/masks.md); empty: none. Set it to compare with published runs." },
@@ -155,6 +173,12 @@ return {
     arch = { type = "string", default = "vit_base",
       doc = "Size of the encoder: vit_tiny, vit_small, vit_base, vit_large, vit_huge or " ..
         "vit_giant. model.width, depth, heads and mlp_ratio override single values." },
+    encoder = { type = "string|function", check = code_name,
+      doc = "An encoder of your own: a Lua file or in Lua a function(cfg) that returns it " ..
+        "(docs/models.md); none: the ViT of model.arch." },
+    predictor = { type = "string|function", check = code_name,
+      doc = "A predictor of your own: a Lua file or in Lua a function(cfg, encoder) that " ..
+        "returns it (docs/models.md); none: that of model.pred_depth and pred_dim." },
     width = { type = "integer",
       doc = "Width of the encoder (values per token), a multiple of model.heads; none: that " ..
         "of model.arch." },
@@ -196,9 +220,9 @@ return {
         "layer), for deep encoders." },
   },
   mask = {
-    policy = { type = "string", default = "multiblock", check = policy_name,
-      doc = "Mask policy: multiblock, random, block, or a Lua file such as " ..
-        "recipes/masks/halves.lua (docs/masks.md)." },
+    policy = { type = "string|function", default = "multiblock", check = policy_name,
+      doc = "Mask policy: multiblock, random, block, a Lua file such as " ..
+        "recipes/masks/halves.lua, or in Lua a function (docs/masks.md)." },
     options = { type = "table|string",
       doc = "Options of a policy from a Lua file: a table, or text such as " ..
         "from=0.05,over=1000. The file lists its options." },

@@ -215,7 +215,8 @@ local function print_assigned(source, how)
   end
 end
 
-local typed = {}   -- the entries of this session: chunk name -> text
+-- the entries of this session: chunk name -> text
+local typed = require "ijepa.base.source".typed
 
 -- The lines of a function that was typed, or nil.
 local function typed_lines(f)
@@ -412,7 +413,9 @@ local function read_all()
   local code, number = 0, 0
   local function read()
     number = number + 1
-    return io.read "*l"
+    local line = io.read "*l"
+    typed["=stdin"] = (typed["=stdin"] or "") .. (line or "") .. "\n"
+    return line
   end
   while true do
     local source = read()

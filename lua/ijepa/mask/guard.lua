@@ -37,6 +37,7 @@ local function interpret(todo)
       if type(name) == "proto" then names(name, env)
       elseif type(name) == "string" then
         add(rawget(env, name))
+        add(rawget(_G, name))   -- a file's environment shows it too
         add(package.loaded[name])
       end
     end

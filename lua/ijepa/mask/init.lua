@@ -146,17 +146,17 @@ function mask.new(o)
   need(type(o) == "table", "mask.new: expected a table of settings, such as { grid = { 16, 16 } }")
   known_keys("mask", o, "policy", "grid", "context", "target", "min_keep", "overlap", "quirks",
     "group", "seed", "options", "batch",
-    "saliency")
+    "saliency", "origin")
   local name = o.policy == nil and "multiblock" or o.policy
   if type(name) == "function" or type(name) == "string" and not KIND[name]
       and mask.is_file(name) then
     local policies, with = require "ijepa.mask.policy",
       { grid = o.grid, group = o.group, seed = o.seed, batch = o.batch,
-      saliency = o.saliency, options = o.options, mask = sections(o, false) }
+      saliency = o.saliency, options = o.options, mask = sections(o, false), origin = o.origin }
     if type(name) == "string" then return policies.from_file(Policy, name, with) end
     local options = { mask = with.mask }
     for key, value in pairs(policies.options_of(o.options)) do options[key] = value end
-    with.mask, with.options = nil, options
+    with.mask, with.origin, with.options = nil, nil, options
     return policies.policy(Policy, name, with)
   end
   need(KIND[name], "mask: unknown policy '%s'%s", tostring(name),

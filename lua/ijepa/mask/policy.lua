@@ -13,6 +13,7 @@ local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local grids = require "ijepa.mask.grid"
 local guard = require "ijepa.mask.guard"
+local code = require "ijepa.base.code"
 local C = F.C
 local floor, min = math.floor, math.min
 
@@ -356,17 +357,15 @@ local function options_of(v)
   return t
 end
 
--- The table { policy, options, saliency } that a file returns.
-local function load_file(path)
-  local file, why = io.open(path, "rb")
-  need(file and file:read(0), "mask.policy: cannot read file '%s': %s", path,
-    file and "it is empty or a folder"
-    or tostring(why):gsub("^.*: ", ""))
-  file:close()
-  local chunk, message = loadfile(path)
-  if not chunk then error(
-      (message:gsub("^.-:(%d+): ", function(line) return path .. ":" .. line
-      .. ": mask policy: " end, 1)), 0) end
+-- The table { policy, options, saliency } that a file returns, and its code. origin: the folder
+-- where a copy lay that a run has kept.
+local function load_file(path, origin)
+  local chunk, piece = code.chunk("policy", path, { origin = origin })
+  if not chunk then
+    local message = piece --[[@as string]]
+    need(not message:find "^cannot", "mask.policy: %s", message)
+    error(message, 0)
+  end
   guard.watch(chunk)
   local ok, v = guarded(chunk)
   if not ok then raise(v, chunk, "") end
@@ -386,12 +385,12 @@ local function load_file(path)
     raise({ message = ("'options' is %s, expected a table of defaults"):format(type(v.options)) },
       chunk, "")
   end
-  return v
+  return v, piece
 end
 
 -- A policy from a file: o as for new_policy; the function gets o.mask as options.mask.
 local function from_file(base, path, o)
-  local made = load_file(path)
+  local made, piece = load_file(path, o.origin)
   local options, known = {}, made.options or {}
   for key, default in pairs(known) do options[key] = default end
   for key, value in pairs(options_of(o.options)) do
@@ -406,7 +405,7 @@ local function from_file(base, path, o)
   local p = new_policy(base, made.policy,
     { grid = o.grid, group = o.group, seed = o.seed, batch = o.batch, options = options,
     saliency = o.saliency or made.saliency })
-  p.name = path
+  p.name, p.piece, piece.kept = path, piece, o.origin ~= nil
   return p
 end
 

@@ -1,11 +1,15 @@
 -- The models: encoders of every published size, the predictor, their parameters by name; the models
--- and the mask policy of a configuration.
+-- and the mask policy of a configuration. adopt.lua takes in models that the user has written,
+-- objective.lua the loss and its modules.
 -- Uses: base, tensor, mask.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local device = require "ijepa.tensor.device"
 local tensor = require "ijepa.tensor"
 local mask = require "ijepa.mask"
+local code = require "ijepa.base.code"
+local adopt = require "ijepa.model.adopt"
+local objective_of = require "ijepa.model.objective"
 local C = F.C
 
 local jepa = {}
@@ -80,7 +84,7 @@ end
 function Predictor:__tostring()
   local o = self.options
   return ("predictor %s x %s, %s, %s parameters"):format(o.depth or "default", o.width or "default",
-    text.count(o.heads or self.encoder.heads, "head"), grouped(self:size()))
+    text.count(o.heads or self.encoder.heads or 1, "head"), grouped(self:size()))
 end
 
 local function pair(v) if type(v) == "table" then return v[1], v[2] end return v, v end
@@ -180,8 +184,12 @@ function Encoder:target() return jepa.encoder(self.options):copy_(self):requires
 ---@return ijepa.predictor
 function jepa.predictor(encoder, o)
   local c, out = F.new "ij_predictor_config", F.new "ij_predictor *[1]"
-  local e = encoder.options
-  c.vit = vit_config({ width = o.width, depth = o.depth, heads = o.heads or encoder.heads,
+  local e = encoder.options or o   -- an encoder of the user's own has none
+  local heads = o.heads or encoder.heads
+  if not heads then
+    F.raise "predictor: the encoder has no field heads: set model.pred_heads (in Lua: heads)"
+  end
+  c.vit = vit_config({ width = o.width, depth = o.depth, heads = heads,
     mlp_ratio = o.mlp_ratio or 4, patch = encoder.patch, grid = encoder.grid, crop = encoder.patch,
     dtype = e.dtype, recompute = e.recompute,
     seed = (e.seed or 0) + 1, init_gain = e.init_gain, depth_scaled_init = e.depth_scaled_init,
@@ -201,22 +209,100 @@ function Predictor:__call(x, context, target, grid)
     grid and grid[1] or 0, grid and grid[2] or 0)
 end
 
+-- Rows and columns of patches that the images of a configuration have.
+local function grid_of(cfg)
+  local h, w = pair(cfg.data.crop)
+  return { math.floor(h / cfg.model.patch), math.floor(w / cfg.model.patch) }
+end
+
+-- The type of the values in matrix products on this device.
+local function dtype_of(cfg)
+  return cfg.model.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
+end
+
+local function encoder_of(cfg, blank)
+  local m = cfg.model
+  local dtype = dtype_of(cfg)
+  if m.encoder == nil or m.encoder == "" then
+    return jepa.encoder { arch = m.arch, width = m.width, depth = m.depth, heads = m.heads,
+      mlp_ratio = m.mlp_ratio,
+      patch = m.patch, crop = cfg.data.crop, dtype = dtype, recompute = m.recompute,
+      seed = cfg.seed, init_gain = m.init_gain,
+      patch_gain = m.patch_gain, depth_scaled_init = m.depth_scaled_init, blank = blank }
+  end
+  local piece = code.load("encoder", m.encoder, "models",
+    (cfg.kept or {}).encoder)
+  local what = "encoder " .. (piece.name or piece.title)
+  if type(piece.value) ~= "function" then
+    error(("%s: it is a %s, expected a function(cfg) that returns an encoder"):format(what,
+      type(piece.value)), 0)
+  end
+  local function make()
+    return adopt.encoder(code.call(what, piece.value, cfg), what, grid_of(cfg))
+  end
+  return make(), piece, make
+end
+
+-- A copy of an encoder that an EMA moves: by its method target, or another one of the same
+-- function.
+local function target_of(encoder, make)
+  if type(encoder.target) == "function" then
+    return adopt.encoder(encoder:target(), "encoder: the copy of target()", encoder.grid)
+  end
+  return adopt.copy(encoder, make(), "model.encoder"):requires_grad_(false)
+end
+
+local function predictor_of(cfg, encoder, blank)
+  local m = cfg.model
+  if m.predictor == nil or m.predictor == "" then
+    local o = { depth = m.pred_depth, width = m.pred_dim, heads = m.pred_heads }
+    if encoder.options == nil then
+      o.dtype, o.recompute, o.seed, o.init_gain = dtype_of(cfg), m.recompute, cfg.seed, m.init_gain
+      o.depth_scaled_init, o.blank = m.depth_scaled_init, blank
+    end
+    return jepa.predictor(encoder, o)
+  end
+  local piece = code.load("predictor", m.predictor, "models",
+    (cfg.kept or {}).predictor)
+  local what = "predictor " .. (piece.name or piece.title)
+  if type(piece.value) ~= "function" then
+    error(("%s: it is a %s, expected a function(cfg, encoder) that returns a predictor"):format(
+      what, type(piece.value)), 0)
+  end
+  return adopt.predictor(code.call(what, piece.value, cfg, encoder), what), piece
+end
+
+---@class ijepa.models
+---@field encoder ijepa.encoder the context encoder
+---@field predictor ijepa.predictor? nil: the objective has no use for one
+---@field target ijepa.encoder the target encoder; without one, the encoder itself
+---@field pieces ijepa.code[] the user's code that made them
+
+--- The models that a configuration and its objective ask for.
+---@param cfg table
+---@param objective ijepa.objective
+---@param blank boolean? without initial values
+---@return ijepa.models
+function jepa.models_of(cfg, objective, blank)
+  objective_of.seed(cfg)
+  local encoder, encoder_code, make = encoder_of(cfg, blank)
+  local predictor, predictor_code
+  if objective.predictor then predictor, predictor_code = predictor_of(cfg, encoder, blank) end
+  local models = { encoder = encoder, predictor = predictor, pieces = {},
+    target = objective.target == "none" and encoder or target_of(encoder, make) }
+  table.insert(models.pieces, encoder_code)
+  table.insert(models.pieces, predictor_code)
+  return models
+end
+
 --- The models of a configuration: context encoder, predictor, target encoder. blank: without
 --- initial values.
 ---@param cfg table
 ---@param blank boolean?
 ---@return ijepa.encoder context, ijepa.predictor predictor, ijepa.encoder target
 function jepa.models(cfg, blank)
-  local m = cfg.model
-  local dtype = m.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
-  local context = jepa.encoder { arch = m.arch, width = m.width, depth = m.depth, heads = m.heads,
-    mlp_ratio = m.mlp_ratio,
-    patch = m.patch, crop = cfg.data.crop, dtype = dtype, recompute = m.recompute, seed = cfg.seed,
-    init_gain = m.init_gain,
-    patch_gain = m.patch_gain, depth_scaled_init = m.depth_scaled_init, blank = blank }
-  local predictor = jepa.predictor(context, { depth = m.pred_depth, width = m.pred_dim,
-    heads = m.pred_heads })
-  return context, predictor, context:target()
+  local m = jepa.models_of(cfg, { predictor = true, target = "ema" }, blank)
+  return m.encoder, m.predictor, m.target
 end
 
 --- The mask policy of a configuration, for a grid {h, w} and `world` processes (1).
@@ -227,6 +313,8 @@ end
 function jepa.policy(cfg, grid, world)
   local settings = mask.settings_of(cfg, grid)
   settings.batch = settings.batch and settings.batch * (world or 1)
+  local copy = cfg.kept and cfg.kept.policy
+  if copy then settings.policy, settings.origin = copy.path, copy.origin end
   return mask.new(settings)
 end
 

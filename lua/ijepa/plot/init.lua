@@ -26,7 +26,7 @@ local function pair(v) if type(v) == "table" then return v[1], v[2] end return v
 
 -- An encoder, or a model's target encoder.
 local function encoder_of(v, name)
-  local e = type(v) == "table" and (v.predictor and v.target or v)
+  local e = type(v) == "table" and (v.encoder and v.target or v)
   need(type(e) == "table" and e.grid and e.patch,
     "%s: the first argument is a %s, expected an encoder or a model", name, type(v))
   return e

@@ -43,7 +43,7 @@ end
 -- ---- lines --------------------------------------------------------------------------------------
 
 -- Means over the steps since the last line.
-local function no_sum() return { steps = 0, loss = 0, images = 0, seconds = 0 } end
+local function no_sum() return { steps = 0, loss = 0, images = 0, seconds = 0, values = {} } end
 
 -- Time that is left after a step, or nil.
 function Console:_left(v)
@@ -52,23 +52,27 @@ function Console:_left(v)
     and Console.time_text((total - v.step) * self._seconds) .. " left" or nil
 end
 
--- The line of step v. Where it is too long, the epoch, which follows from the step, and then the
--- throughput are left out.
+-- The line of step v. Where it is too long, the objective's values, the last one first, the epoch,
+-- which follows from the step, and then the throughput are left out.
 function Console:_line(v)
   local s, line = self._sum
   local epoch, speed = v.epoch, s.images > 0 and s.seconds > 0
+  local names = text.keys(s.values)
+  local shown = #names
   repeat
     local parts = {}
     local function add(part) parts[#parts + 1] = part or nil end
     add(epoch and ("epoch %d"):format(epoch))
     add(step_text(v.step, self._total))
     add(loss_text(s.loss / s.steps))
+    for i = 1, shown do add(("%s %.4g"):format(names[i], s.values[names[i]] / s.steps)) end
     add(v.lr and ("lr %.2e"):format(v.lr))
     add(speed and speed_text(s.images / s.seconds))
     add(self:_left(v))
     line = table.concat(parts, "  ")
-    local shortest = not epoch and not speed
-    if epoch then epoch = nil else speed = false end
+    local shortest = shown == 0 and not epoch and not speed
+    if shown > 0 then shown = shown - 1
+    elseif epoch then epoch = nil else speed = false end
   until #line < LINE or shortest
   self:_clear()
   self._stream:write(line, "\n")
@@ -85,6 +89,7 @@ function Console:step(v, seconds, total, last)
   local now, s, first = C.ij_time(), self._sum, self._last == nil
   self._total = total or self._total
   s.steps, s.loss = s.steps + 1, s.loss + v.loss
+  for name, value in pairs(v.values or {}) do s.values[name] = (s.values[name] or 0) + value end
   s.images, s.seconds = s.images + (v.images or 0), s.seconds + seconds
   -- a running mean; the first step also warms up, so it is forgotten
   self._seconds = self._count > 1 and .9 * self._seconds + .1 * seconds or seconds

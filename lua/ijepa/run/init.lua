@@ -108,6 +108,7 @@ end
 ---@field wd? number weight decay
 ---@field momentum? number of the target encoder's EMA
 ---@field images? integer images of this step
+---@field values? table<string, number> what the objective returns beside the loss
 ---@field total? integer steps of the run
 ---@field last? boolean the run's last step: it gets a console line
 ---@field memory? number bytes; else this process's peak
@@ -136,6 +137,7 @@ function Open:log(step, values)
     loss = loss, k = values.k or 0, t = values.t or 0, ms = values.ms or 1e3 * seconds,
     lr = values.lr, wd = values.wd,
     momentum = values.momentum, images = values.images, grads = values.grads,
+    values = values.values,
     memory = values.memory or tonumber(C.ij_rss_peak()),
     images_per_second = values.images and seconds > 0 and values.images / seconds or nil }
   local ok, message, code = self:_write("step", v)

@@ -73,6 +73,8 @@ function json:step(v)
     list[#list + 1] = name
     list[#list + 1] = v[name] and value(v[name]) or false
   end
+  list[#list + 1] = "values"
+  list[#list + 1] = v.values and sorted(v.values) or false
   list[#list + 1] = "qkv_grads"
   list[#list + 1] = v.grads and sorted(v.grads) or false
   return self:_write(list)

@@ -134,6 +134,9 @@ local names = {   -- of a step's values
 function tensorboard:step(v)
   local values = {}
   for i, name in ipairs(names) do values[i] = v[name[1]] and scalar(name[2], v[name[1]]) or "" end
+  for _, name in ipairs(text.keys(v.values or {})) do
+    values[#values + 1] = scalar("objective/" .. name, v.values[name])
+  end
   for _, name in ipairs(text.keys(v.grads or {})) do
     values[#values + 1] = scalar("qkv_grads/" .. name, v.grads[name])
   end

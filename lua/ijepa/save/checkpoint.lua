@@ -317,7 +317,7 @@ function checkpoint.retire(folder, tag)
     elseif kind then states[#states + 1] = name
     elseif rest:find "^_r%d+[%w.-]*%.csv$" or rest:find "^%-diagnoses" or rest:find "%.jsonl$"
       or rest:find "%.unreadable$" or name:find "^events%.out%.tfevents%.%d+%.ijepa$"
-      or name:find "^config[%w.-]*%.lua$" or name == "probes.jsonl" then
+      or name:find "^config[%w.-]*%.lua$" or name == "probes.jsonl" or name == "code" then
       others[#others + 1] = name
     end
   end

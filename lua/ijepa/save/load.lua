@@ -1,7 +1,11 @@
 --- ijepa.load(path): an encoder from any checkpoint.
 local F = require "ijepa.base.ffi"
 local jepa = require "ijepa.model"
+local Run = require "ijepa.run"
+local checkpoint = require "ijepa.save.checkpoint"
+local state = require "ijepa.save.state"
 local weights = require "ijepa.save.weights"
+local C = F.C
 
 ---@class ijepa.load_options
 ---@field which string?
@@ -10,6 +14,30 @@ local weights = require "ijepa.save.weights"
 ---@field grid integer[]?
 ---@field dtype string?
 ---@field quiet boolean?
+
+-- The encoder of a run whose model.encoder is code of the user's: that code makes it. false where
+-- the path is of no such run.
+local function own_model(path, o)
+  local folder = C.ij_path_kind(path) == 2 and path or path:match "^(.*)/[^/]*$" or "."
+  local cfg = C.ij_path_kind(folder .. "/config.lua") == 1 and Run.config(folder)
+  if not cfg or not cfg.model.encoder or cfg.model.encoder == "" then return false end
+  local m, message = state.model(path)
+  if not m then return nil, message end
+  local which = o.which or m.target ~= m.encoder and "target_encoder" or "encoder"
+  local encoder
+  for _, part in ipairs(m.parts) do
+    if part.name == which and (which == "encoder" or which == "target_encoder") then
+      encoder = part.model
+    end
+  end
+  if not encoder then return nil, ("run '%s' holds no encoder '%s'"):format(folder, which) end
+  local file = assert(checkpoint.load(m.path))
+  encoder.step, encoder.part = tonumber(file:meta "step"), which
+  file:close()
+  encoder.source = ("%s (%s)"):format(m.path, which)
+  encoder.settings = { model = cfg.model, data = { crop = cfg.data.crop } }
+  return encoder
+end
 
 --- An encoder with the weights of a file: a run of this program, a published .pth.tar, a Hugging
 --- Face or timm model (a file, or a folder with one). Sizes come from the tensors. Takes the target
@@ -34,6 +62,8 @@ return function(path, o)
   if o.grid and (#o.grid ~= 2 or type(o.grid[1]) ~= "number" or type(o.grid[2]) ~= "number") then
     F.raise "load: 'grid' must be two numbers: { rows, columns }"
   end
+  local own, why = own_model(path, o)
+  if own or why then return own or nil, why end
   local file, message = weights.open(path)
   if not file then return nil, message end
   local part, options, left

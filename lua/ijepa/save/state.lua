@@ -1,11 +1,15 @@
 -- A run's whole state as a checkpoint, and back (ijepa.load gives an encoder alone). Names:
--- encoder.*, predictor.*, target_encoder.*, opt.m.*, opt.v.* (moments of the parameter of that
--- name); metadata: step, epoch, schedule lengths, settings as JSON.
+-- encoder.*, predictor.*, target_encoder.*, MODULE.* (of the objective), opt.m.*, opt.v.* (moments
+-- of the parameter of that name); metadata: step, epoch, schedule lengths, settings as JSON.
 local F = require "ijepa.base.ffi"
+local code = require "ijepa.base.code"
 local checkpoint = require "ijepa.save.checkpoint"
 local jepa = require "ijepa.model"
+local kept = require "ijepa.save.kept"
 local published = require "ijepa.save.published"
 local weights = require "ijepa.save.weights"
+local objective = require "ijepa.model.objective"
+local text = require "ijepa.base.text"
 local json = require "cjson.safe"
 local C = F.C
 
@@ -17,18 +21,15 @@ local NUMBERS = { step = { needed = true }, seconds = { real = true, needed = tr
   wd_scale = { real = true }, updates = {}, ipe = {}, world = {}, batch = {}, accumulate = {},
     count = {}, save = {},
   rows_csv = {}, rows_json = {}, rows_diagnoses = {} }
-local PARTS = { "encoder", "predictor", "target_encoder" }
 
 -- { name, tensor, shape } of everything, in a fixed order. Moments that another process has are
 -- without a tensor; gather: process 0 gets them all, and all processes must come here.
 local function everything(whole, gather)
   local list, name_of = {}, {}
-  for _, part in ipairs(PARTS) do
-    if whole[part] then
-      for _, p in ipairs(whole[part]:params()) do
-        list[#list + 1] = { name = part .. "." .. p.name, tensor = p.tensor }
-        name_of[p] = part .. "." .. p.name
-      end
+  for _, part in ipairs(whole.parts) do
+    for _, p in ipairs(part.model:params()) do
+      list[#list + 1] = { name = part.name .. "." .. p.name, tensor = p.tensor }
+      name_of[p] = part.name .. "." .. p.name
     end
   end
   if whole.opt then
@@ -48,14 +49,50 @@ end
 ---@return ijepa.tensor[]
 function state.trained(whole)
   local list = {}
-  for _, part in ipairs(PARTS) do
-    for _, p in ipairs(whole[part]:params()) do list[#list + 1] = p.trained and p.tensor or nil end
+  for _, part in ipairs(whole.parts) do
+    for _, p in ipairs(part.model:params()) do list[#list + 1] = p.trained and p.tensor or nil end
   end
   return list
 end
 
---- Saves a run: whole = { encoder, predictor, target_encoder, opt }. later: a thread writes;
---- returns its job. Of several processes all must come here, and process 0 writes.
+-- Settings of a section as text and numbers: a function is named by its line.
+local function named(section)
+  local t = {}
+  for key, v in pairs(section) do
+    t[key] = type(v) == "function" and "function at " .. code.place_of(v) or v
+  end
+  return t
+end
+
+-- The names of the objective's modules as the metadata holds them.
+local function modules_text(whole)
+  local names = {}
+  for i, m in ipairs(whole.modules or {}) do names[i] = m.name end
+  return table.concat(names, ",")
+end
+
+-- A message where a checkpoint has other modules than the objective, or nil.
+local function other_modules(file, whole)
+  local has, wants = {}, {}
+  for name in tostring(file:meta "modules" or ""):gmatch "[^,]+" do has[name] = true end
+  for _, m in ipairs(whole.modules or {}) do wants[m.name] = true end
+  local parts = {}
+  for _, name in ipairs(text.keys(has)) do
+    if not wants[name] then
+      parts[#parts + 1] = ("module '%s' of the checkpoint is unknown to the objective"):format(
+        text.shown(name))
+    end
+  end
+  for _, name in ipairs(text.keys(wants)) do
+    if not has[name] then
+      parts[#parts + 1] = ("module '%s' of the objective is missing in the checkpoint"):format(name)
+    end
+  end
+  return parts[1] and ("checkpoint '%s': %s"):format(file.path, table.concat(parts, "; "))
+end
+
+--- Saves a run: whole = { parts, modules, opt }: parts: { name, model } in the order of the file;
+--- modules: those of the objective. later: a thread writes; returns its job. Of several processes all must come here, and process 0 writes.
 ---@param path string
 ---@param whole table
 ---@param cfg table
@@ -66,9 +103,10 @@ function state.save(path, whole, cfg, meta, later)
   local items, all = {}, everything(whole, true)
   if whole.opt.dist and whole.opt.dist.rank > 0 then return true end
   for i, e in ipairs(all) do items[i] = { name = e.name, tensor = e.tensor.h } end
-  local m = { settings = json.encode { model = cfg.model, data = { crop = cfg.data.crop },
+  local m = { settings = json.encode { model = named(cfg.model), data = { crop = cfg.data.crop },
     seed = cfg.seed }, updates = whole.opt:steps(),
     ijepa = F.string(C.ij_version()) }
+  if whole.modules and whole.modules[1] then m.modules = modules_text(whole) end
   for k, v in pairs(meta) do m[k] = v end
   return checkpoint.save(path, items, m, later)
 end
@@ -78,7 +116,8 @@ end
 local function fill(file, list, prefix)
   local expected = {}
   for i, e in ipairs(list) do
-    expected[i] = { name = e.name, shape = e.shape or e.tensor:shape(), dtype = "f32" }
+    expected[i] = { name = e.name, shape = e.shape or e.tensor:shape(),
+      dtype = e.tensor and e.tensor:dtype() or "f32" }
   end
   local ok, message = checkpoint.match(expected, file, prefix)
   if not ok then return nil, message end
@@ -112,13 +151,18 @@ function state.load(path, whole)
   if not file then return nil, message end
   if published.is(file) then
     file:close()
+    if #whole.parts ~= 3 then
+      return nil, ("checkpoint '%s' is a published one: it resumes the objective ijepa only"):format(
+        path)
+    end
     local meta
     meta, message = published.load(path, whole)
     if meta then meta.seconds = 0 end
     return meta, message
   end
   local ok
-  ok, message = fill(file, everything(whole))
+  message = other_modules(file, whole)
+  if not message then ok, message = fill(file, everything(whole)) end
   local meta, wrong = {}, nil
   for k, kind in pairs(NUMBERS) do
     local v = file:meta(k)
@@ -140,15 +184,17 @@ function state.load(path, whole)
 end
 
 -- Whether settings describe the models of a checkpoint, by their sizes: else a line of a stranger's
--- config.lua makes us fill a model that no memory holds before a tensor is found to be missing.
-local function fits(path, cfg)
+-- config.lua makes us fill a model that no memory holds before a tensor is found to be missing. The
+-- sizes of models of the user's own are known once they are made.
+local function fits(path, cfg, has_predictor)
+  local m, crop, fine = cfg.model, cfg.data.crop, true
+  if m.encoder and m.encoder ~= "" then return true end
   local w, message = weights.open(path)
   if not w then return nil, message end
-  local m, crop, fine = cfg.model, cfg.data.crop, true
-  local named = m.arch and jepa.size(m.arch) or {}
+  local named_size = m.arch and jepa.size(m.arch) or {}
   local h, wide = crop, crop
   if type(crop) == "table" then h, wide = crop[1], crop[2] end
-  local width, patches = m.width or named.width,
+  local width, patches = m.width or named_size.width,
     math.floor(h / m.patch) * math.floor(wide / m.patch)
   local function same(label, size_of_settings)
     local part = w:part(label)
@@ -156,10 +202,12 @@ local function fits(path, cfg)
     for key, value in pairs(size_of_settings) do fine = fine and size and (value == size[key]) end
     return size
   end
-  local size = same("encoder", { width = width, depth = m.depth or named.depth, patch = m.patch,
-    patches = patches })
-  same("predictor", { width = m.pred_dim, depth = m.pred_depth, patches = patches })
-  local ratio = m.mlp_ratio or named.mlp_ratio
+  local size = same("encoder", { width = width, depth = m.depth or named_size.depth,
+    patch = m.patch, patches = patches })
+  if has_predictor and (m.predictor == nil or m.predictor == "") then
+    same("predictor", { width = m.pred_dim, depth = m.pred_depth, patches = patches })
+  end
+  local ratio = m.mlp_ratio or named_size.mlp_ratio
   fine = fine and width and math.floor(width * (ratio or 4)) == math.floor(width * size.mlp_ratio)
   w:close()
   if fine then return true end
@@ -170,11 +218,42 @@ end
 -- What a run's models print: one line each.
 local Opened = {}
 function Opened:__tostring()
-  local predictor = tostring(self.predictor):gsub("^predictor ", "")
-  return ("model of '%s'\n  encoder    %s\n  predictor  %s\n  target     the EMA of the encoder\n" ..
-    "  policy     %s\n  config     the settings of the run, a table"):format(self.out,
-      tostring(self.encoder), predictor,
-    tostring(self.policy))
+  local lines = { ("model of '%s'"):format(self.out) }
+  local function add(name, what) lines[#lines + 1] = ("  %-10s %s"):format(name, what) end
+  local function shown(m)
+    local meta = getmetatable(m)
+    return meta and meta.__tostring and tostring(m) or text.count(m:size(), "parameter")
+  end
+  add("encoder", shown(self.encoder))
+  if self.predictor then add("predictor", (shown(self.predictor):gsub("^predictor ", ""))) end
+  add("target", self.target == self.encoder and "none: the encoder itself" or "the EMA of the encoder")
+  for _, name in ipairs(text.keys(self.modules)) do add(name, shown(self.modules[name])) end
+  if self.policy then add("policy", tostring(self.policy)) end
+  add("config", "the settings of the run, a table")
+  return table.concat(lines, "\n")
+end
+
+-- The models of a folder's run, not filled; nil and why where the settings are not the checkpoint's.
+local function opened(path, folder, cfg)
+  kept.apply(cfg, folder)
+  local m = setmetatable({ config = cfg, out = folder, path = path, objective = objective.of(cfg) },
+    Opened)
+  local fine, message = fits(path, cfg, m.objective.predictor)
+  if not fine then return nil, message end
+  local models = jepa.models_of(cfg, m.objective)
+  m.encoder, m.predictor, m.target = models.encoder, models.predictor, models.target
+  m.parts = objective.parts(m, objective.modules(m.objective, m))
+  if m.objective.masks then m.policy = jepa.policy(cfg, m.encoder.grid) end
+  return m
+end
+
+local function fill_models(file, m)
+  for _, part in ipairs(m.parts) do
+    local ok, message = fill_part(file, part.name, part.model:requires_grad_(false))
+    if not ok then return nil, message end
+  end
+  objective.use(m.parts)
+  return true
 end
 
 --- A run's models, its settings and its mask policy, to look at.
@@ -197,23 +276,12 @@ function state.model(path)
   local file
   file, message = checkpoint.load(path)
   if not file then return nil, message end
-  local ok
-  ok, message = fits(path, cfg)
-  if not ok then return nil, message end
-  local m
-  ok, m = pcall(function()
-    local encoder, predictor, target = jepa.models(cfg)
-    return setmetatable({ encoder = encoder, predictor = predictor, target = target, config = cfg,
-      out = folder,
-      policy = jepa.policy(cfg, encoder.grid) }, Opened)
-  end)
-  if not ok then return nil, ("run '%s': %s"):format(folder, tostring(m)) end
-  local parts = { encoder = m.encoder, predictor = m.predictor, target_encoder = m.target }
-  for _, part in ipairs(PARTS) do
-    ok, message = fill_part(file, part, parts[part]:requires_grad_(false))
-    if not ok then return nil, message end
-  end
+  local ok, m
+  ok, m, message = pcall(opened, path, folder, cfg)
+  if not ok then m, message = nil, ("run '%s': %s"):format(folder, tostring(m)) end
+  if m then ok, message = fill_models(file, m) end
   file:close()
+  if not m or not ok then return nil, message end
   return m
 end
 

@@ -417,7 +417,7 @@ function Weights:fill(whole)
   local taken = { encoder = self:part "encoder" or target, target_encoder = target,
     predictor = self:part "predictor" }
   for _, name in ipairs { "encoder", "target_encoder", "predictor" } do
-    if taken[name] then
+    if taken[name] and whole[name] then
       local ok
       ok, message = taken[name]:fill(whole[name])
       if not ok then return nil, message end

@@ -25,8 +25,23 @@ local function loss_of(t, values)
   return sum
 end
 
+-- The means of what the objective returned beside the losses of a step, by name; nil where that is
+-- nothing.
+local function extra_of(values)
+  local sums
+  for _, one in ipairs(values.extra or {}) do
+    for name, v in pairs(one) do
+      if type(v) ~= "number" then v = v:get() end
+      sums = sums or {}
+      sums[name] = (sums[name] or 0) + v / #values.extra
+    end
+  end
+  return sums
+end
+
 -- The masks of a batch in words.
 local function masks_text(t, v)
+  if not t.policy then return "first batch: no masks" end
   local function blocks(n, length, noun)
     return n == 1 and ("%s %s"):format(noun, text.count(length, "patch", "patches"))
       or ("%ss %d x %s"):format(noun, n, text.count(length, "patch", "patches"))
@@ -38,7 +53,9 @@ end
 -- One round of all processes after a step: they agree on the time, on interrupts and saves that
 -- were asked for, and on the mean loss of a step (values; nil: none). Then the log gets the step.
 local function agree(t, values)
-  processes.agree(t, values, values and loss_of(t, values))
+  local loss = values and loss_of(t, values)
+  if values then values.values, values.extra = extra_of(values), nil end
+  processes.agree(t, values, loss)
   if not values then return end
   local minutes = t.config.optim.minutes
   values.total = minutes > 0 and math.ceil(t.step * 60 * minutes / t.seconds) or t.last

@@ -4,6 +4,7 @@ local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
 local data = require "ijepa.data"
+local objective = require "ijepa.model.objective"
 local linalg = require "ijepa.tensor.linalg"
 local probe = require "ijepa.probe"
 local text = require "ijepa.base.text"
@@ -35,9 +36,10 @@ local MIN_GAIN = .05
 ---@field max_patch_rank integer
 ---@field lidar number LiDAR (Thilak et al., 2024): rank of images' differences relative to crops'
 ---@field position number fraction of the patch features' variance that the position explains
----@field loss number of the predictor on these images
----@field mean_loss number of predicting the mean feature
----@field ema_distance number |encoder - target encoder| / |encoder|, over all parameters
+---@field loss number? of the predictor on these images; nil where the objective predicts nothing
+---@field mean_loss number? of predicting the mean feature
+---@field ema_distance number? |encoder - target encoder| / |encoder|, over all parameters; nil
+--- without a target encoder
 ---@field probe number? top-1 in percent of a kNN or ridge probe of pooled features (diagnose.probe)
 ---@field level string "start" (before the first step), "ok", "watch" or "collapse"
 ---@field text string the verdict as a sentence
@@ -179,7 +181,7 @@ local function collapsed(list)
       d.cosine_distance, best)
   end
   best = best_of(list, "mean_loss")
-  if d.mean_loss < PATCH_FALL * best then
+  if d.mean_loss and d.mean_loss < PATCH_FALL * best then
     return ("patches are alike: loss of predicting the mean %.4f, at most %.4f before"):format(
       d.mean_loss, best)
   end
@@ -201,8 +203,9 @@ function diagnose.verdict(list)
   end
   local moves = trend(d.rankme, before and before.rankme)
   local rank = ("effective rank of features %.0f of %d%s"):format(d.rankme, d.max_rank, moves)
-  local gain = d.mean_loss > 0 and 1 - d.loss / d.mean_loss or 0
-  local all = ("%s; mean cosine distance %.2f; %s"):format(rank, d.cosine_distance, gain_text(gain))
+  local gain = d.mean_loss and (d.mean_loss > 0 and 1 - d.loss / d.mean_loss or 0)
+  local all = ("%s; mean cosine distance %.2f%s"):format(rank, d.cosine_distance,
+    gain and "; " .. gain_text(gain) or "")
   -- small values mean nothing yet
   if d.step == 0 then return "start", "before training: " .. all end
   local what = collapsed(list)
@@ -222,7 +225,7 @@ function diagnose.verdict(list)
   if d.rankme < RANK_FALL * best then
     return "watch", ("%s, after %.0f at its highest"):format(rank, best)
   end
-  if gain < MIN_GAIN then
+  if gain and gain < MIN_GAIN then
     return "watch", ("%s; %s: the predictor is %s than the mean"):format(
       rank, gain_text(gain), gain < 0 and "worse" or "hardly better")
   end
@@ -350,10 +353,17 @@ local function probed(kind, x, labels, root)
   return probe[kind](train, test, { k = math.min(20, train.x:size(1)) }).top1
 end
 
---- Loss of the predictor on the first view of every image, and that of the mean feature.
+-- Whether the objective predicts features: it says so, or its loss has asked for predictions.
+local function predicts(t)
+  return t.policy and t.predictor and (t.objective.predict or t.predicts) and true or false
+end
+
+--- Loss of the predictor on the first view of every image, and that of the mean feature; nil where
+--- the objective predicts nothing.
 ---@param t ijepa.trainer
----@return number loss, number mean_loss
+---@return number? loss, number? mean_loss
 function Diagnosis:losses(t)
+  if not predicts(t) then return nil end
   local size, B = self.height * self.width * 3, self.count
   local pixels = F.new("uint8_t[?]", B * size)
   for i = 0, B - 1 do F.copy(pixels + i * size, self.pixels + i * self.views * size, size) end
@@ -387,6 +397,7 @@ end
 function Diagnosis:measure(t)
   local started = C.ij_time()
   local d = { step = t.step }
+  local back = objective.use(t.whole.parts)
   local pooled, patches = features(t.target, self.pixels, self.count * self.views, self.height,
     self.width, self.views)
   local D = t.target.width
@@ -406,12 +417,13 @@ function Diagnosis:measure(t)
     end)
   end)
   d.loss, d.mean_loss = self:losses(t)
-  d.ema_distance = distance(t.encoder, t.target)
+  d.ema_distance = t.target ~= t.encoder and distance(t.encoder, t.target) or nil
   if self.probe then
     d.probe = probed(t.config.diagnose.probe, features(t.target, self.probe.pixels,
       self.probe.count, self.height, self.width),
       self.probe.labels, data.title(t.config.data.root))
   end
+  back()
   self.list[#self.list + 1] = d
   d.level, d.text = diagnose.verdict(self.list)
   d.ms = 1000 * (C.ij_time() - started)

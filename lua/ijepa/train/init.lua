@@ -10,6 +10,7 @@ local opening = require "ijepa.train.opening"
 local processes = require "ijepa.train.processes"
 local resuming = require "ijepa.train.resuming"
 local trainer = require "ijepa.train.trainer"
+local kept = require "ijepa.save.kept"
 local C = F.C
 
 -- The loop. update: masks, target features, context features, predictions, loss, backward pass,
@@ -45,6 +46,11 @@ local function pretrain(cfg, hooks)
   local dist = processes.open(cfg)
   local t
   local ok, e = pcall(function()
+    local copies = cfg.resume and kept.apply(cfg, cfg.out, true) or {}
+    if dist.rank == 0 and copies[1] then
+      io.stderr:write(("%s: gone; the copy in %s/code is used\n"):format(
+        table.concat(copies, ", "), cfg.out))
+    end
     processes.compare(dist, cfg)
     local lock, lock_note
     if dist.rank == 0 then lock, lock_note = opening.lock_of(cfg) end

@@ -7,6 +7,7 @@ local text = require "ijepa.base.text"
 local device = require "ijepa.tensor.device"
 local dist = require "ijepa.dist"
 local jepa = require "ijepa.model"
+local objective = require "ijepa.model.objective"
 local counting = require "ijepa.train.trainer".counting
 
 local memory = {}
@@ -30,6 +31,9 @@ end
 ---@return { k: number, t: number, most_k: integer, most_t: integer, pairs: table }
 function memory.lengths(cfg, batches)
   local n, m = batches or 200, cfg.model
+  if not objective.of(cfg).masks then
+    return { k = 0, t = 0, most_k = 0, most_t = 0, contexts = 0, targets = 0, pairs = {} }
+  end
   local crop = cfg.data.crop
   local h, w = type(crop) == "table" and crop[1] or crop, type(crop) == "table" and crop[2] or crop
   local policy = jepa.policy(cfg, { math.floor(h / m.patch), math.floor(w / m.patch) })
@@ -68,14 +72,14 @@ local function black_images(cfg)
 end
 
 -- Copies zeros to all parameters, as a checkpoint's or the first values are copied.
-local function fill(models)
+local function fill(parts)
   local largest = 0
-  for _, model in ipairs(models) do
-    for _, p in ipairs(model:params()) do largest = math.max(largest, p.tensor:bytes()) end
+  for _, part in ipairs(parts) do
+    for _, p in ipairs(part.model:params()) do largest = math.max(largest, p.tensor:bytes()) end
   end
   local zeros = F.new("uint8_t[?]", largest)
-  for _, model in ipairs(models) do
-    for _, p in ipairs(model:params()) do
+  for _, part in ipairs(parts) do
+    for _, p in ipairs(part.model:params()) do
       F.check(F.C.ij_tensor_write(p.tensor.h, zeros, p.tensor:bytes()))
     end
   end
@@ -103,12 +107,13 @@ local function trainer_of(cfg, rank, processes)
   return trainer_of(cfg, most, processes)
 end
 
--- Bytes of the three models, which are made and dropped for that.
+-- Bytes of the models and the objective's modules, which are made and dropped for that.
 local function params_of(cfg)
-  local before = device.info().used
-  local models = { jepa.models(cfg, true) }
+  local before, its = device.info().used, objective.of(cfg)
+  local models = jepa.models_of(cfg, its, true)
+  models.config = cfg
+  objective.modules(its, models)
   local bytes = device.info().used - before
-  assert(#models == 3)
   models = nil -- luacheck: ignore
   collectgarbage()
   collectgarbage()
@@ -116,7 +121,7 @@ local function params_of(cfg)
 end
 
 ---@class ijepa.memory_parts bytes of a process's memory on a device, by what they are for
----@field params number parameters of the three models
+---@field params number parameters of the models, and of the objective's modules
 ---@field moments number AdamW's
 ---@field gradients number that stay from step to step, with buckets for their sums; 0 where each is
 --- used as soon as it is complete
@@ -142,8 +147,8 @@ function memory.measure(name, cfg, lengths, processes)
     local trainer = trainer_of(cfg, 0, processes or 1)
     collectgarbage()   -- another process's trainer
     collectgarbage()
-    trainer.policy = fixed_policy(lengths, lengths.k, lengths.t)
-    fill { trainer.encoder, trainer.predictor, trainer.target }
+    if trainer.policy then trainer.policy = fixed_policy(lengths, lengths.k, lengths.t) end
+    fill(trainer.whole.parts)
     local before = device.info()
     collectgarbage "stop"
     local ok, e = pcall(function()
@@ -292,7 +297,7 @@ function memory.recipe(path, words)
     or e, 0)
 end
 
-local ROWS = { { "params", "parameters of the three models" }, { "moments", "moments of AdamW" },
+local ROWS = { { "params", "parameters of the models" }, { "moments", "moments of AdamW" },
   { "gradients", "gradients, kept" },
   { "copies", "weights in bf16, for matmuls" }, { "step", "activations, at their maximum" },
   { "beside", "workspace, scratch, staging" }, { "context", "driver and libraries (assumed)" } }

@@ -6,6 +6,7 @@ local device = require "ijepa.tensor.device"
 local changes = require "ijepa.train.changes"
 local resuming = require "ijepa.train.resuming"
 local checkpoint = require "ijepa.save.checkpoint"
+local kept = require "ijepa.save.kept"
 local weights = require "ijepa.save.weights"
 local Run = require "ijepa.run"
 local C = F.C
@@ -45,10 +46,27 @@ function opening.open_log(t, meta)
   local cfg = t.config
   t.run = must(Run.open(cfg.out, { rank = t.dist.rank, silent = t.dist.rank > 0,
     resume = meta and (meta.step or t.step), rows = meta and rows_of(meta),
-    ipe = meta and meta.ipe or t.ipe, tag = cfg.tag, config = not t.finished and cfg or nil,
+    ipe = meta and meta.ipe or t.ipe, tag = cfg.tag,
+    config = not t.finished and kept.settings(cfg) or nil,
     logs = cfg.log, every = cfg.log.every,
     total = t.last < math.huge and t.last or nil }))
   t.run:resumes_at(t.step, t.ipe)
+end
+
+--- Keeps the Lua code of the run in its folder, and says what has changed since it was kept. Called
+--- again with each save: a function may load a file later.
+---@param again boolean?
+function opening.keep_code(t, again)
+  if t.dist.rank > 0 then return end
+  if not again then t.recipe = kept.recipe() end
+  local pieces, count = { unpack(t.pieces) }, 0
+  if t.recipe then table.insert(pieces, 1, t.recipe) end
+  for _, piece in ipairs(pieces) do
+    for _ in pairs(piece.files or {}) do count = count + 1 end
+  end
+  if again and count == t.kept_files then return end
+  t.kept_files = count
+  for _, line in ipairs(kept.write(t.config, pieces, t.step, again)) do t.run:say("%s", line) end
 end
 
 -- "21.5 M", "8.4 k"
@@ -59,12 +77,29 @@ end
 -- The models, where they run and in which type.
 local function model_line(t)
   local m = t.config.model
-  return ("encoder %s, predictor %s parameters (%s, patches of %d)"):format(
-    short(t.encoder:size()), short(t.predictor:size()), m.width and "vit" or m.arch, m.patch)
+  local kind = m.encoder and m.encoder ~= "" and "of your own" or m.width and "vit" or m.arch
+  local parts = { ("encoder %s"):format(short(t.encoder:size())) }
+  if t.predictor then parts[2] = ("predictor %s"):format(short(t.predictor:size())) end
+  for _, one in ipairs(t.whole.modules) do
+    parts[#parts + 1] = ("%s %s"):format(one.name, short(one.model:size()))
+  end
+  return ("%s parameters (%s, patches of %d)"):format(table.concat(parts, ", "), kind, m.patch)
+end
+
+-- The objective where it is not the default; what it does without.
+local function objective_line(t)
+  local o, without = t.objective, {}
+  if o.piece.name == "ijepa" then return nil end
+  if t.target == t.encoder then without[1] = "target encoder" end
+  if not t.predictor then without[#without + 1] = "predictor" end
+  if not t.policy then without[#without + 1] = "masks" end
+  return o.title .. (#without > 0 and ", without " .. table.concat(without, ", ") or "")
 end
 
 local function device_line(t)
-  local dtype = t.encoder.options.dtype or "f32"
+  local m = t.config.model
+  local own = m.encoder ~= nil and m.encoder ~= ""
+  local dtype = own and m.dtype or t.encoder.options.dtype or "f32"
   local name = t.ahead and ("%s (%s)"):format(device.info().name, device.info().arch)
     or F.string(C.ij_cpu_isa())
   return ("%s on %s %s%s%s"):format(dtype, device.name(), name,
@@ -118,9 +153,10 @@ end
 local function say_start(t)
   local run = t.run
   run:say(model_line(t))
+  if objective_line(t) then run:say("%s", objective_line(t)) end
   run:say(device_line(t))
   run:say(length_line(t))
-  if t.predictor:size() > t.encoder:size() then
+  if t.predictor and t.predictor:size() > t.encoder:size() then
     run:say(run:paint("warning",
       "hint: the predictor is larger than the encoder; see model.pred_dim and model.pred_depth"))
   end
@@ -141,6 +177,7 @@ local function resume(t, origin)
     if not t.undone then run:say("already finished: %s", finished_text(t)) end
     return
   end
+  t:keep_code()
   resuming.say(t, origin, meta)
   say_start(t)
   run:say("resumes from %s at step %d%s", origin.path, t.step,
@@ -158,6 +195,7 @@ function opening.open(t, origin)
   t.images:seek(0, 0)
   if not cfg.resume and t.dist.rank == 0 then retire(cfg) end
   t:open_log()
+  t:keep_code()
   if init then t.run:say("starts from %s: %s", cfg.init, init) end
   say_start(t)
 end

@@ -4,6 +4,9 @@
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local dist = require "ijepa.dist"
+local is_file = require "ijepa.base.code".is_file
+local kept = require "ijepa.save.kept"
+local text = require "ijepa.base.text"
 local bit = require "bit"
 local C = F.C
 
@@ -46,16 +49,29 @@ end
 ---@param cfg table
 function processes.compare(d, cfg)
   if d.size == 1 then return end
-  local list = flat({}, "", cfg)
+  local list = flat({}, "", kept.settings(cfg))
   local script = arg and arg[0]
   list[#list + 1] = { "recipe (file)", file_hash(script) }
-  if cfg.mask.policy:find "%.lua$" then
-    list[#list + 1] = { "mask policy (file)", file_hash(cfg.mask.policy) }
+  for _, one in ipairs { { "objective", cfg.objective }, { "encoder", cfg.model.encoder },
+    { "predictor", cfg.model.predictor }, { "mask policy", cfg.mask.policy } } do
+    if type(one[2]) == "string" and is_file(one[2]) then
+      list[#list + 1] = { one[1] .. " (file)", file_hash(one[2]) }
+    end
   end
   list[#list + 1] = { "instruction set (IJEPA_ISA=base or avx2 for all)", F.string(C.ij_cpu_isa()) }
   list[#list + 1] = { "kind of matrix product (IJEPA_MATMUL=f32 for all)",
     F.string(C.ij_cpu_matmul()) }
   d:same(list)
+end
+
+-- The names of what the objective returns beside the loss, which all processes must agree on: those
+-- of the first step.
+local function names_of(t, values)
+  if not t.value_names then
+    t.value_names = text.keys(values.values or {})
+    t.dist:same { { "set of values of the objective", table.concat(t.value_names, ",") } }
+  end
+  return t.value_names
 end
 
 --- One round after a step: sets t.seconds (process 0's), t.interrupt (an exit code) and
@@ -72,7 +88,15 @@ function processes.agree(t, values, loss)
     local mine = { first and t.seconds or 0, asked and 1 or 0, loss or 0, values and values.k or 0,
       values and values.t or 0 }
     for i, c in ipairs(SIGNALS) do mine[5 + i] = interrupted and code == c and 1 or 0 end
+    local names = values and names_of(t, values) or {}
+    for i, name in ipairs(names) do
+      mine[5 + #SIGNALS + i] = values.values and values.values[name] or 0 / 0
+    end
     local all = t.dist:sum(mine)
+    if #names > 0 then
+      values.values = {}
+      for i, name in ipairs(names) do values.values[name] = all[5 + #SIGNALS + i] / n end
+    end
     t.seconds, asked, interrupted = all[1], all[2] > 0, false
     if values then loss, values.k, values.t = all[3] / n, all[4] / n, all[5] / n end
     for i, c in ipairs(SIGNALS) do

@@ -3,6 +3,7 @@
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local checkpoint = require "ijepa.save.checkpoint"
+local kept = require "ijepa.save.kept"
 local changes = require "ijepa.train.changes"
 local Run = require "ijepa.run"
 local config = require "ijepa.config"
@@ -94,7 +95,8 @@ function resuming.origin(d, cfg)
     if saved.optim then
       saved.optim.accumulate = file:meta "accumulate_given" or saved.optim.accumulate
     end
-    origin.changes, origin.init = changes.between(saved, cfg), saved.init or ""
+    origin.changes, origin.init = changes.between(saved, kept.settings(cfg)),
+      saved.init or ""
     local refused = changes.of(origin.changes, { model = true })
     if #refused > 0 then
       file:close()

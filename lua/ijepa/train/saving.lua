@@ -90,6 +90,7 @@ function saving.save(t, later, rolled_back)
   meta.rows_diagnoses = t.diagnosis and t.diagnosis.rows
   local ok, message = t:finish_save()
   if not ok then return nil, message end
+  t:keep_code(true)
   ok, message = state.save(latest, t.whole, cfg, meta, cfg.log.save_background)
   if not ok then return nil, message end
   t.saving, t.saved, t.saves = ok ~= true and ok or DONE, step, t.saves + 1

@@ -1,11 +1,14 @@
--- One training step of I-JEPA, in the order of the paper: masks, features of the target encoder,
--- features of the context, predictions, loss, backward pass, AdamW, and the EMA of the target
--- encoder. The functions are methods of the trainer (trainer.lua).
+-- One training step: masks, the objective's loss (recipes/objectives/ijepa.lua is the paper's),
+-- backward pass, AdamW, and the EMA of the target encoder. The functions are methods of the trainer
+-- (trainer.lua).
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
+local code = require "ijepa.base.code"
+local objective = require "ijepa.model.objective"
 local schedule = require "ijepa.optim.schedule"
 
 local step = {}
+local NO_MASKS, NO_VALUES = { contexts = 0, k = 0, targets = 0, t = 0 }, {}
 
 -- An error for the user: one line, without a position in these sources.
 local function fail(fmt, ...) error(fmt:format(...), 0) end
@@ -20,43 +23,81 @@ function step.check_loss(loss, n)
   end
 end
 
--- Masks of a batch whose first image is number `first` of the run.
----@param t ijepa.trainer
----@param x ijepa.tensor u8 (B, H, W, 3)
----@param first integer
----@return ijepa.tensor context i32 (C, B, K), ijepa.tensor targets i32 (M, B, T)
-local function draw_masks(t, x, first)
-  local m = t.policy:sample_raw(x:size(1), first, t.step, { images = x, target = t.target })
-  return tensor.from_pointer(m.context, { m.contexts, m.count, m.k }, "i32"),
-    tensor.from_pointer(m.target, { m.targets, m.count, m.t }, "i32")
+---@class ijepa.batch what an objective gets
+---@field images ijepa.tensor u8 (B, H, W, 3)
+---@field views ijepa.tensor[] of each group of views u8 (n * B, h, w, 3), order [view][image]
+---@field context ijepa.tensor? i32 (C, B, K) patches that the context encoder sees; nil without
+--- masks
+---@field targets ijepa.tensor? i32 (M, B, T) patches to predict
+---@field step integer of the run, from 1
+---@field number integer of the batch, from 0, counted over the run and all processes
+---@field first integer number of its first image, from 0
+---@field count integer images, B
+
+-- The masks of a batch.
+local function draw_masks(t, batch)
+  local m = t.policy:sample_raw(batch.count, batch.first, t.step,
+    { images = batch.images, target = t.target })
+  batch.context = tensor.from_pointer(m.context, { m.contexts, m.count, m.k }, "i32")
+  batch.targets = tensor.from_pointer(m.target, { m.targets, m.count, m.t }, "i32")
+  return { contexts = m.contexts, k = m.k, targets = m.targets, t = m.t }
 end
 
---- Predictions and targets for images with masks.
----@param x ijepa.tensor u8 (B, H, W, 3)
+--- Predictions and targets for images with masks, as the objective defines them; I-JEPA's where it
+--- defines none.
+---@param images ijepa.tensor u8 (B, H, W, 3)
 ---@param context ijepa.tensor i32 (C, B, K)
 ---@param targets ijepa.tensor i32 (M, B, T)
 ---@return ijepa.tensor z (M * C * B, T, D) predictions
----@return ijepa.tensor h (M * B, T, D) normalised features of the target encoder
-function step.predict(t, x, context, targets)
-  local h
-  if t.config.model.stop_gradient then
-    h = device.no_grad(function() return t.target(x):layer_norm():gather(targets) end)
-  else   -- for experiments: one encoder gives context and targets, and gradients flow through both
-    h = t.encoder(x):layer_norm():gather(targets)
+---@return ijepa.tensor h (M * B, T, D) what they should be
+function step.predict(t, images, context, targets)
+  t.predicts = true
+  local predict = t.objective.predict
+  if not predict then
+    t.default = t.default or objective.of {}
+    predict = t.default.predict
   end
-  return t.predictor(t.encoder(x, context), context, targets), h
+  return predict(t, images, context, targets)
+end
+
+--- The momentum of an objective whose target is a function of the step.
+---@param t ijepa.trainer
+---@return fun(n: number): number
+function step.momentum(t)
+  local what = t.objective.title .. ": target"
+  return function(n)
+    local v = code.call(what, t.objective.target, n)
+    if type(v) ~= "number" or not (v >= 0 and v <= 1) then
+      code.wrong(what, t.objective.target,
+        "at step %g it returned %s, expected a number from 0 to 1", n, tostring(v))
+    end
+    return v
+  end
+end
+
+-- The numbers that an objective returns beside the loss, to be read later on a GPU.
+local function readings(t, values)
+  local list = {}
+  for name, v in pairs(values) do
+    if type(v) == "number" then
+      list[name] = v
+    else
+      v = v:dtype() == "f32" and v or v:to "f32"
+      list[name] = t.ahead and v:item_later() or v:item()
+    end
+  end
+  return list
 end
 
 --- Forward and backward pass of one (micro-)batch.
----@param number integer of the batch, from 0, counted over the run and all processes
----@param x ijepa.tensor u8 (B, H, W, 3)
+---@param batch ijepa.batch
 ---@param before_backward fun() called when the loss is finite
 ---@return number|ijepa.reading loss
 ---@return { contexts: integer, k: integer, targets: integer, t: integer } masks counts and lengths
-function step.batch(t, number, x, before_backward)
-  local context, targets = draw_masks(t, x, number * t.config.data.batch)
-  local z, h = t:predict(x, context, targets)
-  local loss = tensor.smooth_l1(z, h, 1, targets:size(1))
+---@return table<string, number|ijepa.reading> values of the objective beside the loss
+function step.loss(t, batch, before_backward)
+  local masks = t.policy and draw_masks(t, batch) or NO_MASKS
+  local loss, values = objective.loss(t.objective, t, batch)
   local value
   if t.ahead then
     t.gate:add_(loss)
@@ -65,10 +106,10 @@ function step.batch(t, number, x, before_backward)
     value = loss:item()
     step.check_loss(value, t.step + 1)
   end
+  values = next(values) and readings(t, values) or NO_VALUES
   before_backward()
   loss:backward()
-  return value, { contexts = context:size(1), k = context:size(3), targets = targets:size(1),
-    t = targets:size(3) }
+  return value, masks, values
 end
 
 -- Norms of the encoder's qkv gradients at this step: of the first and the last block, smallest and
@@ -106,10 +147,15 @@ local function scheduled(t, n)
     scale = 1 / (t.config.optim.accumulate * t.dist.size) }
 end
 
-local function next_batch(t)
+---@param number integer of the batch, from 0, counted over the run and all processes
+---@return ijepa.batch
+local function next_batch(t, number)
   local b, message = t.images:next()
   if not b then error(message, 0) end
-  return tensor.from_pointer(b.pixels, { b.count, t.images.height, t.images.width, 3 }, "u8")
+  local images = tensor.from_pointer(b.pixels,
+    { b.count, t.images.height, t.images.width, 3 }, "u8")
+  return { images = images, views = { images }, step = t.step + 1, number = number,
+    first = number * t.config.data.batch, count = b.count }
 end
 
 --- One step: forward and backward pass of all its micro-batches, then the update by AdamW, which
@@ -122,11 +168,11 @@ function step.update(t)
   for _, i in ipairs(t.qkv) do t.opt:watch(i, logged) end
   -- each tensor can be updated as soon as its gradient is complete
   local eager = o.accumulate == 1 and o.clip == 0
-  local losses, masks, k, length = {}, nil, 0, 0
+  local losses, extra, masks, k, length = {}, {}, nil, 0, 0
   for micro = 1, o.accumulate do
     device.step(function()
       local number = ((n - 1) * o.accumulate + micro - 1) * t.dist.size + t.dist.rank
-      losses[micro], masks = t:batch(number, next_batch(t), function()
+      losses[micro], masks, extra[micro] = t:loss(next_batch(t, number), function()
         if eager then
           t.torn = true   -- from here to the end of the update the state is between two steps
           t.opt:eager(numbers)
@@ -141,9 +187,10 @@ function step.update(t)
     t.torn = true
     t.opt:step(numbers)
   end
+  for _, buffer in ipairs(t.buffers or NO_VALUES) do t.dist:tensor(buffer, 0) end
   t.torn, t.step = false, n
   if t.ahead and logged then t.memory = device.info().top end
-  return { step = n, losses = losses, k = k, t = length, contexts = masks.contexts,
+  return { step = n, losses = losses, extra = extra, k = k, t = length, contexts = masks.contexts,
     targets = masks.targets, lr = numbers.lr,
     wd = numbers.wd, momentum = numbers.momentum, grads = logged and qkv_norms(t) or nil,
     memory = t.memory,

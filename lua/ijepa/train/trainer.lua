@@ -5,8 +5,10 @@ local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
 local data = require "ijepa.data"
 local model = require "ijepa.model"
+local objective = require "ijepa.model.objective"
 local optim = require "ijepa.optim"
 local schedule = require "ijepa.optim.schedule"
+local code = require "ijepa.base.code"
 local step = require "ijepa.train.step"
 local after = require "ijepa.train.after"
 local saving = require "ijepa.train.saving"
@@ -18,22 +20,25 @@ local trainer = {}
 ---@field config table the settings
 ---@field step integer complete steps
 ---@field encoder ijepa.encoder the context encoder, which is trained
----@field predictor ijepa.predictor
----@field target ijepa.encoder the target encoder, an EMA of the context encoder
+---@field predictor ijepa.predictor? nil where the objective has none
+---@field target ijepa.encoder the target encoder, an EMA of the context encoder; the encoder itself
+--- where the objective has no target encoder
+---@field objective ijepa.objective
+---@field modules table<string, ijepa.model> of the objective, by name
 ---@field opt ijepa.optim
----@field policy ijepa.mask_policy
+---@field policy ijepa.mask_policy? nil where the objective needs no masks
 ---@field scale { lr: number, wd: number } factors of the schedules; hooks may set them; they are
 --- saved
 ---@field losses number[] of the steps of this process
 ---@field run table the log: run:say(text)
 ---@field dist ijepa.dist the processes that train together
 local Trainer = {
-  update = step.update, batch = step.batch, predict = step.predict,
+  update = step.update, loss = step.loss, predict = step.predict,
   after = after.after, due = after.due,
   load = saving.load, save = saving.save, must_save = saving.must_save,
   finish_save = saving.finish_save, rollback = saving.rollback, roll_back = saving.roll_back,
   interrupted = saving.interrupted, failed = saving.failed,
-  open = opening.open, open_log = opening.open_log,
+  open = opening.open, open_log = opening.open_log, keep_code = opening.keep_code,
   say_done = opening.say_done, close = opening.close,
 }
 Trainer.__index = Trainer
@@ -68,13 +73,53 @@ end
 
 -- Entries of the optimizer whose gradient norms the log shows.
 local function qkv_entries(t)
-  local list = {}
+  local list, own = {}, {}
+  for _, p in ipairs(t.encoder:params()) do own[p] = p.name:find "attn%.qkv%.weight$" end
   for i, e in ipairs(t.opt.entries) do
-    if e.param.model == t.encoder and e.param.name:find "attn%.qkv%.weight$" then
-      list[#list + 1] = i
-    end
+    if own[e.param] then list[#list + 1] = i end
   end
   return list
+end
+
+-- The models that the optimizer updates, and which model follows which as an EMA.
+local function trained_models(t, modules)
+  local list, average = { t.encoder }, {}
+  if t.target ~= t.encoder then average[t.encoder] = t.target end
+  list[#list + 1] = t.predictor
+  for _, m in ipairs(modules) do
+    local trained = false
+    for _, p in ipairs(m.model:params()) do
+      trained = trained or p.trained and p.tensor:requires_grad()
+    end
+    if m.source then average[t.modules[m.source]] = m.model
+    elseif trained then list[#list + 1] = m.model end
+  end
+  return list, average
+end
+
+-- The user's code that the run is made of; the default objective is the program's.
+local function pieces_of(t, of_models)
+  local list, its, policy = {}, t.objective.piece, t.config.mask.policy
+  if its.name ~= "ijepa" then list[1] = its end
+  for _, piece in ipairs(of_models) do list[#list + 1] = piece end
+  if t.policy and type(policy) == "function" then list[#list + 1] = code.load("policy", policy)
+  elseif t.policy then list[#list + 1] = t.policy.piece end
+  return list
+end
+
+-- Tensors of the user's models that no gradient moves, such as running statistics: they are those
+-- of process 0 after each step, so that a resumed run has them too. nil with one process.
+local function buffers_of(t)
+  if t.dist.size == 1 then return nil end
+  local list, m = {}, t.config.model
+  local built_in = { encoder = (m.encoder or "") == "", predictor = (m.predictor or "") == "" }
+  built_in.target_encoder = built_in.encoder
+  for _, part in ipairs(t.whole.parts) do
+    for _, p in ipairs(built_in[part.name] and {} or part.model:params()) do
+      if not p.trained and p.tensor:dtype() == "f32" then list[#list + 1] = p.tensor end
+    end
+  end
+  return list[1] and list
 end
 
 --- A trainer of a configuration.
@@ -90,19 +135,26 @@ function trainer.new(cfg, hooks, processes, images)
   t.ahead = device.info().ahead   -- the device works behind this process: losses are read later
   t.images = images or processes:in_turn(function() return open_images(cfg, processes) end)
   t.ipe = math.floor(t.images:epoch_steps() / o.accumulate)   -- steps per epoch
-  t.encoder, t.predictor, t.target = model.models(cfg, images ~= nil)
-  t.policy = model.policy(cfg, t.encoder.grid, processes.size)
-  t.opt = optim.adamw { models = { t.encoder, t.predictor }, average = { [t.encoder] = t.target },
+  t.objective = objective.of(cfg)
+  local models = model.models_of(cfg, t.objective, images ~= nil)
+  t.encoder, t.predictor, t.target = models.encoder, models.predictor, models.target
+  local modules = objective.modules(t.objective, t)
+  if t.objective.masks then t.policy = model.policy(cfg, t.encoder.grid, processes.size) end
+  t.pieces = pieces_of(t, models.pieces)
+  local trained, average = trained_models(t, modules)
+  t.opt = optim.adamw { models = trained, average = average,
     betas = o.betas, eps = o.eps, dist = processes, shard = o.shard, bucket = cfg.dist.bucket }
   if t.ahead then   -- the sum of all losses: once it is not finite, updates do nothing
     t.gate = tensor.zeros({ 1 }, "f32", true)
     t.opt:gate(t.gate)
   end
-  -- what checkpoints hold
-  t.whole = { encoder = t.encoder, predictor = t.predictor, target_encoder = t.target, opt = t.opt }
+  t.whole = { encoder = t.encoder, predictor = t.predictor, target_encoder = t.target, opt = t.opt,
+    parts = objective.parts(t, modules), modules = modules }
+  t.buffers = buffers_of(t)
   t.qkv = qkv_entries(t)
   local s = schedule.of(cfg, t.ipe)
   t.last, t.lr, t.wd, t.momentum = s.last, s.lr, s.wd, s.momentum
+  if type(t.objective.target) == "function" then t.momentum = step.momentum(t) end
   return t
 end
 
