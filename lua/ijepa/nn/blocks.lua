@@ -34,12 +34,13 @@ local function make(self, seed)
   rawset(self, "_made", list)
 end
 
---- nn.Blocks { width, depth, heads, mlp_ratio = 4, dtype = "f32" or "bf16", recompute = false, drop_path = 0,
---- init_gain = 0, depth_scaled_init = false }: `depth` blocks x += attention(norm1(x)); x += mlp(norm2(x)), and
---- a norm after the last one. x (Q, N, width) -> (Q, N, width). dtype: of the matrix products; bf16 where the
---- device is faster in it. recompute: blocks keep their input alone for the backward pass. Initial values as
---- the built-in encoder's: normal with std .02, or init_gain / sqrt(inputs). As the field NAME of a module
---- its parameters are NAME.0.norm1.weight and so on; the norm of a field `blocks` is norm.weight, of any
+--- nn.Blocks { width, depth, heads, mlp_ratio = 4, dtype = "f32" or "bf16", recompute = false,
+--- drop_path = 0, init_gain = 0, depth_scaled_init = false }: `depth` blocks x +=
+--- attention(norm1(x)); x += mlp(norm2(x)), and a norm after the last one. x (Q, N, width) -> (Q,
+--- N, width). dtype: of the matrix products; bf16 where the device is faster in it. recompute:
+--- blocks keep their input alone for the backward pass. Initial values as the built-in encoder's:
+--- normal with std .02, or init_gain / sqrt(inputs). As the field NAME of a module its parameters
+--- are NAME.0.norm1.weight and so on; the norm of a field `blocks` is norm.weight, of any
 --- NAME_blocks it is NAME_norm.weight, else NAME.norm.weight.
 local Blocks = module.class("nn.Blocks", function(self, o)
   if type(o) ~= "table" then
@@ -64,10 +65,10 @@ function Blocks:_collect(prefix, f)
   for _, p in ipairs(self._made) do
     local name = p.name
     if prefix ~= "" then
-      local block, norm = name:match "^blocks%.(.*)", name:match "^norm(.*)"
-      if block then name = prefix .. "." .. block
-      else name = (prefix:find "blocks$" and prefix:gsub("blocks$", "norm") or prefix .. ".norm") .. norm
-      end
+      local block, of_norm = name:match "^blocks%.(.*)", name:match "^norm(.*)"
+      local norm, found = prefix:gsub("blocks$", "norm")
+      if found == 0 then norm = prefix .. ".norm" end
+      name = block and prefix .. "." .. block or norm .. of_norm
     end
     f(name, p.tensor, true, p.decayed)
   end
@@ -95,10 +96,12 @@ function Blocks:_moved()
   end
 end
 
-local function input(x) return tensor.want(tensor.is(x) and x:contiguous() or x, "x", "nn.Blocks") end
+local function input(x)
+  return tensor.want(tensor.is(x) and x:contiguous() or x, "x", "nn.Blocks")
+end
 
---- x (Q, N, D) f32 -> (Q, N - first, D) after the norm. first: rows before it are only attended to in
---- the last block, such as the context tokens of a predictor; default 0.
+--- x (Q, N, D) f32 -> (Q, N - first, D) after the norm. first: rows before it are only attended to
+--- in the last block, such as the context tokens of a predictor; default 0.
 ---@param x ijepa.tensor
 ---@param first integer?
 ---@return ijepa.tensor
@@ -129,9 +132,9 @@ function Blocks:attention(x, block)
   return tensor.call(C.ij_vit_blocks_attention, self.h, input(x),
     block < 0 and self.depth + block or block - 1)
 end
---- Stochastic depth in forward passes that are recorded for gradients, as a function of (seed, step):
---- block i loses each branch with probability rate * i / (depth - 1). The option drop_path does it by
---- itself.
+--- Stochastic depth in forward passes that are recorded for gradients, as a function of (seed,
+--- step): block i loses each branch with probability rate * i / (depth - 1). The option drop_path
+--- does it by itself.
 ---@param rate number
 ---@param seed integer?
 ---@param step integer?
@@ -140,8 +143,8 @@ function Blocks:drop_path(rate, seed, step)
 end
 function Blocks:extra()
   local o = self.options
-  return ("%d x %d, %d heads, mlp ratio %g, %s%s"):format(o.depth, o.width, o.heads, o.mlp_ratio, o.dtype,
-    o.recompute and ", recompute" or "")
+  return ("%d x %d, %d heads, mlp ratio %g, %s%s"):format(o.depth, o.width, o.heads, o.mlp_ratio,
+    o.dtype, o.recompute and ", recompute" or "")
 end
 
 return { Blocks = Blocks }

@@ -50,8 +50,9 @@ local function add(x, pos, context)
 end
 
 local SINCOS = known("grid", "width")
---- nn.SinCos { grid, width }: the fixed 2-D sine-cosine positions of I-JEPA. Called with (rows, columns)
---- it gives the table (1, N, width) of any grid. As the field `pos_embed` it is the buffer of that name.
+--- nn.SinCos { grid, width }: the fixed 2-D sine-cosine positions of I-JEPA. Called with (rows,
+--- columns) it gives the table (1, N, width) of any grid. As the field `pos_embed` it is the buffer
+--- of that name.
 local SinCos = class("nn.SinCos", function(self, o)
   o = options_of(o, "nn.SinCos", SINCOS)
   self.grid, self.width = grid_of(o, "nn.SinCos"), count(o.width, "nn.SinCos", "width")
@@ -71,7 +72,9 @@ function SinCos:forward(h, w)
   end
   return other.table
 end
-function SinCos:extra() return ("grid %d x %d, %d"):format(self.grid[1], self.grid[2], self.width) end
+function SinCos:extra()
+  return ("grid %d x %d, %d"):format(self.grid[1], self.grid[2], self.width)
+end
 
 local LEARNED = known("grid", "width", "std")
 --- nn.Learned { grid, width, std = .02 }: positions that are trained, of this grid alone.
@@ -110,9 +113,10 @@ Proj._layer = true
 function Proj:extra() return self.text end
 
 local PATCH = known("patch", "width", "dtype", "std")
---- nn.PatchEmbed { patch, width, dtype = "f32" or "bf16", std = .02 }: e(images, context, pos). images u8 (B, H, W, 3),
---- normalised here, or f32 (B, 3, H, W); context i32 (C, B, K) or nil: only these patches are computed; pos:
---- nn.SinCos, nn.Learned or a table (1, N, width), which is added, or nil. -> (C * B, K, width) or (B, N, width).
+--- nn.PatchEmbed { patch, width, dtype = "f32" or "bf16", std = .02 }: e(images, context, pos).
+--- images u8 (B, H, W, 3), normalised here, or f32 (B, 3, H, W); context i32 (C, B, K) or nil: only
+--- these patches are computed; pos: nn.SinCos, nn.Learned or a table (1, N, width), which is added,
+--- or nil. -> (C * B, K, width) or (B, N, width).
 local PatchEmbed = class("nn.PatchEmbed", function(self, o)
   o = options_of(o, "nn.PatchEmbed", PATCH)
   self.patch, self.width = count(o.patch, "nn.PatchEmbed", "patch"), count(o.width, "nn.PatchEmbed",
@@ -127,8 +131,8 @@ function PatchEmbed:_moved() self.scale6 = scale_of_bytes() end
 
 -- Rows and columns of patches of images.
 local function grid_of_images(images, patch)
-  local u8 = images:dtype() == "u8"
-  return math.floor(images:size(u8 and 2 or 3) / patch), math.floor(images:size(u8 and 3 or 4) / patch)
+  local first = images:dtype() == "u8" and 2 or 3
+  return math.floor(images:size(first) / patch), math.floor(images:size(first + 1) / patch)
 end
 
 -- A table of zeros for calls without positions.
@@ -144,8 +148,8 @@ end
 function PatchEmbed:forward(images, context, pos)
   tensor.want(images, "images", "nn.PatchEmbed")
   if images:dim() ~= 4 then
-    F.raise(("nn.PatchEmbed: 'images' is (%s), expected u8 (B, H, W, 3) or f32 (B, 3, H, W)"):format(
-      table.concat(images:shape(), ", ")))
+    F.raise(("nn.PatchEmbed: 'images' is (%s), expected u8 (B, H, W, 3) or f32 (B, 3, H, W)")
+      :format(table.concat(images:shape(), ", ")))
   end
   local h, w = grid_of_images(images, self.patch)
   if pos ~= nil and module.is(pos) then pos = pos(h, w) end
@@ -163,9 +167,9 @@ end
 
 -- ---- tokens
 local TOKENS = known("count", "width", "std")
---- nn.Tokens { count = 1, width, std = .02 }: trained tokens in front of each sequence (Q, N, D): class
---- tokens, registers. t(x) -> (Q, count + N, D); cut them off with y:narrow(2, count + 1, N). As the field NAME it is
---- the parameter NAME (1, count, D).
+--- nn.Tokens { count = 1, width, std = .02 }: trained tokens in front of each sequence (Q, N, D):
+--- class tokens, registers. t(x) -> (Q, count + N, D); cut them off with y:narrow(2, count + 1, N).
+--- As the field NAME it is the parameter NAME (1, count, D).
 local Tokens = class("nn.Tokens", function(self, o)
   o = options_of(o, "nn.Tokens", TOKENS)
   self.count, self.width = count(o.count or 1, "nn.Tokens", "count"), count(o.width, "nn.Tokens",

@@ -1,7 +1,7 @@
--- Modules with the names of PyTorch: classes of modules, layers, transformer blocks, patch embeddings,
--- positions (docs/nn.md). module.lua: what every module can do; layers.lua: layers of one op;
--- blocks.lua: the C library's blocks; embed.lua: from images to tokens; random.lua: initial values,
--- dropout.
+-- Modules with the names of PyTorch: classes of modules, layers, transformer blocks, patch
+-- embeddings, positions (docs/nn.md). module.lua: what every module can do; layers.lua: layers of
+-- one op; blocks.lua: the C library's blocks; embed.lua: from images to tokens; random.lua:
+-- initial values, dropout.
 -- Uses: base, tensor.
 local module = require "ijepa.nn.module"
 local random = require "ijepa.nn.random"

@@ -26,9 +26,9 @@ end
 
 -- ---- linear
 local LINEAR = known("bias", "std")
---- nn.Linear(inputs, outputs, { bias = true, std = nil }): x (..., inputs) -> (..., outputs). Initial
---- values as PyTorch's: uniform, up to 1 / sqrt(inputs); with std: normal, cut at +-2, bias 0, as
---- timm's.
+--- nn.Linear(inputs, outputs, { bias = true, std = nil }): x (..., inputs) -> (..., outputs).
+--- Initial values as PyTorch's: uniform, up to 1 / sqrt(inputs); with std: normal, cut at +-2, bias
+--- 0, as timm's.
 local Linear = layer("Linear", function(self, inputs, outputs, o)
   o = options_of(o, "nn.Linear", LINEAR)
   self.inputs, self.outputs = count(inputs, "nn.Linear", "inputs"), count(outputs, "nn.Linear",
@@ -73,8 +73,8 @@ function LayerNorm:extra()
 end
 
 local BATCH_NORM = known("eps", "momentum", "affine")
---- nn.BatchNorm1d(width, { eps = 1e-5, momentum = .1, affine = true }): over all rows of x (..., width);
---- with the batch's mean and variance in training, with the running ones in evaluation.
+--- nn.BatchNorm1d(width, { eps = 1e-5, momentum = .1, affine = true }): over all rows of x (...,
+--- width); with the batch's mean and variance in training, with the running ones in evaluation.
 local BatchNorm1d = layer("BatchNorm1d", function(self, width, o)
   o = options_of(o, "nn.BatchNorm1d", BATCH_NORM)
   self.width, self.eps, self.momentum = count(width, "nn.BatchNorm1d", "width"), o.eps or 1e-5,
@@ -152,7 +152,8 @@ local function fill(self, what, ...)
   end
 end
 
---- nn.List { a, b, ... }: modules at 1, 2, ...; for ipairs. PyTorch's ModuleList: names "0", "1", ...
+--- nn.List { a, b, ... }: modules at 1, 2, ...; for ipairs. PyTorch's ModuleList: names "0", "1",
+--- ...
 layers.List = class("nn.List", function(self, ...) fill(self, "nn.List", ...) end)
 
 --- nn.Sequential(a, b, ...): each module gets what the one before it returned.
@@ -190,8 +191,8 @@ function Mlp:forward(x)
 end
 
 local EMBEDDING = known("std")
---- nn.Embedding(entries, width, { std = 1 }): rows by number: index i32, from 0 -> (..., width). Initial
---- values as PyTorch's: normal.
+--- nn.Embedding(entries, width, { std = 1 }): rows by number: index i32, from 0 -> (..., width).
+--- Initial values as PyTorch's: normal.
 local Embedding = layer("Embedding", function(self, entries, width, o)
   o = options_of(o, "nn.Embedding", EMBEDDING)
   self.entries, self.width = count(entries, "nn.Embedding", "entries"), count(width, "nn.Embedding",

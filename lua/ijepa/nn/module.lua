@@ -1,5 +1,5 @@
---- Modules: objects that hold parameters, buffers and other modules as fields, named as in PyTorch's
--- state dicts; and classes of them.
+--- Modules: objects that hold parameters, buffers and other modules as fields, named as in
+-- PyTorch's state dicts; and classes of them.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
@@ -102,8 +102,8 @@ local function set(self, key, value)
   end
 end
 
--- The fields that count: { key, kind, value, trained, decayed }; modules at 1, 2, ... are called "0",
--- "1", ..., as PyTorch does.
+-- The fields that count: { key, kind, value, trained, decayed }; modules at 1, 2, ... are called
+-- "0", "1", ..., as PyTorch does.
 local function fields(self)
   if rawget(self, 1) == nil then return rawget(self, "_own") end
   local list = { unpack(rawget(self, "_own")) }
@@ -248,7 +248,8 @@ local function shape_text(t) return "(" .. table.concat(t:shape(), ", ") .. ")" 
 local function several(list)
   table.sort(list)
   local n = #list
-  return table.concat(list, ", ", 1, math.min(n, 5)) .. (n > 5 and (" and %d more"):format(n - 5) or "")
+  return table.concat(list, ", ", 1, math.min(n, 5))
+    .. (n > 5 and (" and %d more"):format(n - 5) or "")
 end
 
 -- What keeps `given` (name -> shape text) from filling the module; nil: nothing.
@@ -268,24 +269,27 @@ local function misfit(self, given, strict)
     end
   end
   if strict and missing[1] then problems[#problems + 1] = "missing: " .. several(missing) end
-  if strict and unexpected[1] then problems[#problems + 1] = "unexpected: " .. several(unexpected) end
+  if strict and unexpected[1] then
+    problems[#problems + 1] = "unexpected: " .. several(unexpected)
+  end
   return problems[1] and table.concat(problems, "; ")
 end
 
---- Copies the values of a state dict: a table of tensors by name. strict (default): all names and no
---- others.
+--- Copies the values of a state dict: a table of tensors by name. strict (default): all names and
+--- no others.
 ---@param t table<string, ijepa.tensor>
 ---@param strict boolean?
 ---@return ijepa.nn.module self
 function Module:load_state_dict(t, strict)
   if type(t) ~= "table" or module.is(t) then
-    F.raise(("load_state_dict: a %s, expected a table of tensors by name, as state_dict() returns"):format(
-      module.is(t) and "module" or type(t)))
+    F.raise(("load_state_dict: a %s, expected a table of tensors by name, as state_dict() returns")
+      :format(module.is(t) and "module" or type(t)))
   end
   local given = {}
   for name, value in pairs(t) do
     if type(name) ~= "string" or not tensor.is(value) then
-      F.raise(("load_state_dict: '%s' is a %s, expected a tensor"):format(tostring(name), type(value)))
+      F.raise(("load_state_dict: '%s' is a %s, expected a tensor"):format(tostring(name),
+        type(value)))
     end
     given[name] = shape_text(value)
   end
@@ -388,7 +392,8 @@ function module.copy(self, memo)
   if self._copied then self._copied(new, self) end   -- what the C library has made
   for i, f in ipairs(rawget(self, "_own")) do
     local value = copy_value(f.value, memo)
-    new._own[i] = { key = f.key, kind = f.kind, value = value, trained = f.trained, decayed = f.decayed }
+    new._own[i] = { key = f.key, kind = f.kind, value = value, trained = f.trained,
+      decayed = f.decayed }
     new._fields[f.key] = value
   end
   return new
@@ -405,7 +410,8 @@ function Module:target() return self:clone():requires_grad_(false):eval() end
 ---@return ijepa.nn.module self
 function Module:to(name)
   if name == "f32" or name == "bf16" then
-    F.raise(("to: parameters stay f32; matmuls in %s are an option of nn.Blocks: dtype"):format(name))
+    F.raise(("to: parameters stay f32; matmuls in %s are the option dtype of nn.Blocks"):format(
+      name))
   end
   if name ~= device.name() then
     F.raise(("to: the current device is '%s': call ijepa.device.set(\"%s\") first"):format(
@@ -469,7 +475,8 @@ end
 ---@return table class
 function module.class(name, init, parent)
   if type(name) ~= "string" then
-    F.raise(("class: the name is a %s; the signature is nn.class(name, init, parent)"):format(type(name)))
+    F.raise(("class: the name is a %s; the signature is nn.class(name, init, parent)"):format(
+      type(name)))
   end
   if init ~= nil and type(init) ~= "function" then
     F.raise(("class '%s': init is a %s, expected a function"):format(name, type(init)))

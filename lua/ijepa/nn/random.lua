@@ -47,7 +47,8 @@ local function fresh(shape, kind, a, b)
   return init(tensor.empty(shape, "f32", true), kind, a, b, F.cast("uint64_t", seed), FIRST + made)
 end
 
---- A new tensor of values from a normal distribution cut at +-2, as timm's trunc_normal_ gives them.
+--- A new tensor of values from a normal distribution cut at +-2, as timm's trunc_normal_ gives
+--- them.
 ---@param shape integer[]
 ---@param std number
 ---@return ijepa.tensor
