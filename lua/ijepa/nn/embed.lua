@@ -1,7 +1,6 @@
 --- How an encoder begins: patches of images become tokens; positions; tokens of its own.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
-local device = require "ijepa.tensor.device"
 local module = require "ijepa.nn.module"
 local random = require "ijepa.nn.random"
 local layers = require "ijepa.nn.layers"
@@ -18,6 +17,12 @@ local function grid_of(o, what)
     F.raise(("%s: the grid is %s, expected { rows, columns }"):format(what, tostring(grid)))
   end
   return { count(grid[1], what, "grid[1]"), count(grid[2], what, "grid[2]") }
+end
+
+local function cat(list, dim)   -- dim from 1
+  local hs = F.new("ij_tensor *[?]", #list)
+  for i, t in ipairs(list) do hs[i - 1] = t.h end
+  return tensor.call(C.ij_cat, hs, #list, dim - 1)
 end
 
 -- ---- positions
@@ -112,28 +117,30 @@ end)
 Proj._layer = true
 function Proj:extra() return self.text end
 
-local PATCH = known("patch", "width", "dtype", "std")
---- nn.PatchEmbed { patch, width, dtype = "f32" or "bf16", std = .02 }: e(images, context, pos).
---- images u8 (B, H, W, 3), normalised here, or f32 (B, 3, H, W); context i32 (C, B, K) or nil: only
---- these patches are computed; pos: nn.SinCos, nn.Learned or a table (1, N, width), which is added,
---- or nil. -> (C * B, K, width) or (B, N, width).
+local PATCH = known("patch", "width", "dtype", "std", "overlap")
+--- nn.PatchEmbed { patch, width, dtype = "f32" or "bf16", std = .02, overlap = 0 }: e(images,
+--- context, pos). images u8 (B, H, W, 3), normalised here, or f32 (B, 3, H, W); context i32 (C, B,
+--- K) or nil: only these patches are computed; pos: nn.SinCos, nn.Learned or a table (1, N, width),
+--- which is added, or nil. -> (C * B, K, width) or (B, N, width). overlap: pixels by which a
+--- patch's window is larger on each side.
 local PatchEmbed = class("nn.PatchEmbed", function(self, o)
   o = options_of(o, "nn.PatchEmbed", PATCH)
   self.patch, self.width = count(o.patch, "nn.PatchEmbed", "patch"), count(o.width, "nn.PatchEmbed",
     "width")
   self.dtype = random.dtype(o.dtype)
-  self.proj = Proj(o.width, o.patch, o.std or .02)
+  self.overlap = o.overlap or 0
+  if type(self.overlap) ~= "number" or self.overlap < 0 or self.overlap % 1 ~= 0 then
+    F.raise(("nn.PatchEmbed: overlap is %s, expected a whole number of pixels"):format(
+      tostring(self.overlap)))
+  end
+  self.proj = self.overlap == 0 and Proj(o.width, o.patch, o.std or .02)
+    or layers.Conv2d(3, o.width, o.patch + 2 * self.overlap, { stride = o.patch,
+      padding = self.overlap, std = o.std or .02 })
   self.scale6 = scale_of_bytes()
 end)
 embed.PatchEmbed = PatchEmbed
 function PatchEmbed:extra() return self.dtype end
 function PatchEmbed:_moved() self.scale6 = scale_of_bytes() end
-
--- Rows and columns of patches of images.
-local function grid_of_images(images, patch)
-  local first = images:dtype() == "u8" and 2 or 3
-  return math.floor(images:size(first) / patch), math.floor(images:size(first + 1) / patch)
-end
 
 -- A table of zeros for calls without positions.
 local function no_positions(self, n)
@@ -145,13 +152,49 @@ local function no_positions(self, n)
   return zero
 end
 
-function PatchEmbed:forward(images, context, pos)
-  tensor.want(images, "images", "nn.PatchEmbed")
-  if images:dim() ~= 4 then
-    F.raise(("nn.PatchEmbed: 'images' is (%s), expected u8 (B, H, W, 3) or f32 (B, 3, H, W)")
-      :format(table.concat(images:shape(), ", ")))
+-- Checks images; returns rows and columns of patches.
+local function measure(images, patch, what)
+  tensor.want(images, "images", what)
+  local u8 = images:dtype() == "u8"
+  if images:dim() ~= 4 or images:size(u8 and 4 or 2) ~= 3 then
+    F.raise(("%s: 'images' is %s (%s), expected u8 (B, H, W, 3) or f32 (B, 3, H, W)"):format(what,
+      images:dtype(), table.concat(images:shape(), ", ")))
   end
-  local h, w = grid_of_images(images, self.patch)
+  local height, width = images:size(u8 and 2 or 3), images:size(u8 and 3 or 4)
+  if height < patch or width < patch or height % patch ~= 0 or width % patch ~= 0 then
+    F.raise(("%s: images of %d x %d are not whole patches of %d"):format(what, height, width,
+      patch))
+  end
+  return height / patch, width / patch
+end
+
+-- Images as values (B, 3, H, W).
+local function values_of(images)
+  return images:dtype() == "u8" and tensor.normalise(images, MEAN, STD) or images
+end
+
+-- The rows of x (B, N, D) that a context names -> (C * B, K, D).
+local function chosen(x, context, what)
+  if not context then return x end
+  tensor.want(context, "context", what)
+  return x:gather(context)
+end
+
+-- The windows of a convolution at the context's patches, times its weights.
+local function overlapping(self, images, context)
+  local proj, side = self.proj, self.patch + 2 * self.overlap
+  local cols = tensor.call(C.ij_im2col, values_of(images).h, side, side, self.patch, self.overlap)
+  return chosen(cols, context, "nn.PatchEmbed"):linear(proj.weight:reshape(self.width,
+    3 * side * side), proj.bias)
+end
+
+function PatchEmbed:forward(images, context, pos)
+  local h, w = measure(images, self.patch, "nn.PatchEmbed")
+  if self.overlap > 0 then
+    if module.is(pos) then pos = pos(h, w) end
+    local x = overlapping(self, images, context)
+    return pos and add(x, pos, context) or x
+  end
   if pos ~= nil and module.is(pos) then pos = pos(h, w) end
   -- the op adds fixed positions by itself; to trained ones a gradient must flow
   local later = pos ~= nil and pos:requires_grad() and pos
@@ -163,6 +206,48 @@ function PatchEmbed:forward(images, context, pos)
   end, images.h, context and tensor.want(context, "context", "nn.PatchEmbed"),
     tensor.want(table_of, "pos", "nn.PatchEmbed"))
   return later and add(x, later, context) or x
+end
+
+local STEM = known("patch", "width", "channels", "std")
+--- nn.ConvStem { patch, width, channels = nil }: as nn.PatchEmbed, by convolutions of 3 x 3 with
+--- stride 2, each followed by a layer norm over channels and a ReLU, and one of 1 x 1 ("Early
+--- convolutions help transformers see better", with layer norms instead of batch norms, so that an
+--- EMA has no statistics to follow). patch: a power of 2. channels: of each convolution; default:
+--- width, halved towards the image. All patches are computed, then those of the context are chosen:
+--- a token has seen pixels of its neighbours too.
+local ConvStem = class("nn.ConvStem", function(self, o)
+  o = options_of(o, "nn.ConvStem", STEM)
+  self.patch, self.width = count(o.patch, "nn.ConvStem", "patch"), count(o.width, "nn.ConvStem",
+    "width")
+  local n = math.floor(math.log(o.patch) / math.log(2) + .5)
+  if n < 1 or 2 ^ n ~= o.patch then
+    F.raise(("nn.ConvStem: patch %d is not a power of 2"):format(o.patch))
+  end
+  local channels = o.channels or {}
+  for i = n, 1, -1 do
+    channels[i] = channels[i] or math.max(8, math.floor(o.width / 2 ^ (n - i)))
+  end
+  self.convs = layers.List()
+  self.norms = layers.List()
+  for i = 1, n do
+    self.convs[i] = layers.Conv2d(channels[i - 1] or 3, channels[i], 3, { stride = 2, padding = 1,
+      bias = false })
+    self.norms[i] = layers.LayerNorm(channels[i], { eps = 1e-6 })
+  end
+  self.proj = layers.Linear(channels[n], o.width, { std = o.std or .02 })
+end)
+embed.ConvStem = ConvStem
+function ConvStem:forward(images, context, pos)
+  local h, w = measure(images, self.patch, "nn.ConvStem")
+  local x, B = values_of(images), images:size(1)
+  for i, conv in ipairs(self.convs) do
+    local y, oh, ow = conv:rows(x)
+    y = self.norms[i](y):relu()   -- (B, oh * ow, channels)
+    x = self.convs[i + 1] and y:transpose(2, 3):contiguous():reshape(B, conv.outputs, oh, ow) or y
+  end
+  x = self.proj(chosen(x, context, "nn.ConvStem"))
+  if module.is(pos) then pos = pos(h, w) end
+  return pos and add(x, pos, context) or x
 end
 
 -- ---- tokens
@@ -181,15 +266,15 @@ Tokens._layer = true
 embed.Tokens = Tokens
 function Tokens:extra() return ("%d x %d"):format(self.count, self.width) end
 function Tokens:forward(x)
-  local Q, N, D = x:size(1), x:size(2), x:size(3)
-  if D ~= self.width then
-    F.raise(("nn.Tokens: 'x' has %d values per token, expected %d"):format(D, self.width))
+  tensor.want(x, "x", "nn.Tokens")
+  if x:dim() ~= 3 or x:size(3) ~= self.width then
+    F.raise(("nn.Tokens: 'x' is (%s), expected (Q, N, %d)"):format(table.concat(x:shape(), ", "),
+      self.width))
   end
-  local mine = self[""]:reshape(1, self.count * D)
-  if Q > 1 then mine = mine:rows(tensor.zeros({ Q }, "i32")) end
-  return tensor.concat { mine:reshape(Q, self.count * D), x:contiguous():reshape(Q, N * D) }
-    :reshape(Q, self.count + N, D)
+  local shape = F.new("int64_t[3]", { x:size(1), self.count, self.width })
+  local mine = tensor.call(C.ij_expand, self[""].h, 3, shape)
+  return cat({ mine, x }, 2)
 end
 
-embed.add, embed.rows, embed.device = add, rows, device
+embed.cat = cat
 return embed

@@ -10,7 +10,7 @@ local nn = {
   class = module.class, parameter = module.parameter, buffer = module.buffer, is = module.is,
   manual_seed = random.manual_seed, step = random.step,
 }
-for _, part in ipairs { "layers", "blocks", "embed" } do
+for _, part in ipairs { "layers", "blocks", "embed", "attention" } do
   for name, value in pairs(require("ijepa.nn." .. part)) do
     if name:find "^%u" then nn[name] = value end   -- classes
   end

@@ -3,6 +3,7 @@ local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local module = require "ijepa.nn.module"
 local random = require "ijepa.nn.random"
+local C = F.C
 
 local layers = {}
 local class, parameter, buffer = module.class, module.parameter, module.buffer
@@ -99,10 +100,13 @@ function BatchNorm1d:extra()
 end
 
 -- ---- activations
--- Of one method of tensors.
-local function activation(name, method)
+-- Of one op of the C library.
+local function activation(name, op)
   local K = layer(name)
-  function K:forward(x) return x[method](x) end
+  function K:forward(x)
+    tensor.want(x, "x", "nn." .. name)
+    return tensor.call(C.ij_unary, op, x.h, 0, 0)
+  end
 end
 activation("GELU", "gelu")         -- x * Phi(x), the exact form
 activation("ReLU", "relu")         -- max(x, 0)
@@ -206,5 +210,55 @@ function Embedding:forward(index)
   return self.weight:rows(index:reshape(-1)):reshape(shape)
 end
 function Embedding:extra() return ("%d x %d"):format(self.entries, self.width) end
+
+-- ---- convolution
+local function two(v, what, name)
+  if type(v) ~= "table" then v = { v, v } end
+  return { count(v[1], what, name), count(v[2], what, name) }
+end
+local CONV = known("stride", "padding", "bias", "std")
+--- nn.Conv2d(inputs, outputs, size, { stride = 1, padding = 0, bias = true, std = nil }): x (B,
+--- inputs, H, W) -> (B, outputs, oh, ow), by patches and a matrix product. Initial values as
+--- nn.Linear's, with inputs * size * size inputs.
+local Conv2d = layer("Conv2d", function(self, inputs, outputs, size, o)
+  local what = "nn.Conv2d"
+  o = options_of(o, what, CONV)
+  self.inputs, self.outputs = count(inputs, what, "inputs"), count(outputs, what, "outputs")
+  self.kernel, self.stride = two(size, what, "size"), count(o.stride or 1, what, "stride")
+  self.padding = o.padding or 0
+  if type(self.padding) ~= "number" or self.padding < 0 or self.padding % 1 ~= 0 then
+    F.raise(("%s: padding is %s, expected a whole number"):format(what, tostring(self.padding)))
+  end
+  local shape = { outputs, inputs, self.kernel[1], self.kernel[2] }
+  local limit = 1 / math.sqrt(inputs * self.kernel[1] * self.kernel[2])
+  self.weight = parameter(o.std and random.truncated(shape, o.std) or random.uniform(shape, limit))
+  if o.bias ~= false then
+    self.bias = parameter(o.std and tensor.zeros({ outputs }, "f32", true)
+      or random.uniform({ outputs }, limit))
+  end
+end)
+function Conv2d:forward(x)
+  tensor.want(x, "x", "nn.Conv2d")
+  if x:dim() ~= 4 or x:size(2) ~= self.inputs then
+    F.raise(("nn.Conv2d: 'x' is (%s), expected (B, %d, H, W)"):format(table.concat(x:shape(), ", "),
+      self.inputs))
+  end
+  local y, h, w = self:rows(x)   -- (B, oh * ow, outputs)
+  return y:transpose(2, 3):contiguous():reshape(x:size(1), self.outputs, h, w)
+end
+-- The same as (B, oh * ow, outputs), and oh, ow: tokens.
+function Conv2d:rows(x)
+  local kh, kw = self.kernel[1], self.kernel[2]
+  local cols = tensor.call(C.ij_im2col, x:contiguous().h, kh, kw, self.stride, self.padding)
+  local weight = self.weight:reshape(self.outputs, self.inputs * kh * kw)
+  return cols:linear(weight, self.bias),
+    math.floor((x:size(3) + 2 * self.padding - kh) / self.stride) + 1,
+    math.floor((x:size(4) + 2 * self.padding - kw) / self.stride) + 1
+end
+function Conv2d:extra()
+  return ("%d -> %d, %d x %d, stride %d%s%s"):format(self.inputs, self.outputs, self.kernel[1],
+    self.kernel[2], self.stride, self.padding > 0 and ", padding " .. self.padding or "",
+    self.bias and "" or ", no bias")
+end
 
 return layers

@@ -83,6 +83,10 @@ local function set(self, key, value)
   elseif class_of(value) then kind = "module" end
   local i = position_of(self, key)
   if kind == "module" and type(key) == "number" then return rawset(self, key, value) end
+  if type(Module[key]) == "function" and value ~= nil and type(value) ~= "function" then
+    F.raise(("%s.%s: every module has a method of that name: choose another one"):format(
+      getmetatable(self)._name, key))
+  end
   if not kind then
     if not i then return rawset(self, key, value) end
     if value ~= nil then
