@@ -320,9 +320,6 @@ ij_params *ij_predictor_params(ij_predictor *p);             /* borrowed */
 ij_status ij_predictor_forward(ij_predictor *p, ij_tensor *x, ij_tensor *context, ij_tensor *target, int grid_h,
                                int grid_w, ij_tensor **out);
 
-/* Fills t, f32 and contiguous, from the stream of that number: "normal": standard deviation a, cut at +-b; "uniform": a to b;
- * "keep": 1 / a with chance a, else 0, of streams of their own. The same on every device, for any count of threads. */
-ij_status ij_init(ij_tensor *t, const char *kind, double a, double b, uint64_t seed, uint32_t stream);
 /* For encoders that are put together in Lua: the first part of an encoder, and its blocks, each as one recorded op.
  * images, context as of ij_encoder_forward; w (D, 3, P, P), b (D), pos (1, N, D), scale6 (6): the factor and the shift that
  * normalise bytes, for each channel. -> (C * B, K, D) f32. dt: of the matmul. Gradients of w and b. */

@@ -59,48 +59,6 @@ static void draw_normal(float *v, int64_t n, double std, uint64_t seed, uint32_t
   }
 }
 
-/* ---- initial values and masks of modules made in Lua */
-typedef enum init_kind { INIT_NORMAL, INIT_UNIFORM, INIT_KEEP } init_kind;
-static void draw_values(float *v, int64_t n, init_kind kind, double a, double b, uint64_t seed, uint32_t which) {
-  enum { BLOCK = 1 << 16 }; /* see draw_normal */
-#pragma omp parallel for schedule(static)
-  for (int64_t i0 = 0; i0 < n; i0 += BLOCK) {
-    ij_rng r;
-    ij_rng_init(&r, seed, kind == INIT_KEEP ? IJ_RNG_DROP : IJ_RNG_INIT, which, (uint32_t)(i0 / BLOCK));
-    for (int64_t i = i0; i < n && i < i0 + BLOCK; i++) {
-      double x;
-      if (kind == INIT_NORMAL) {
-        do x = a * ij_rng_normal(&r);
-        while (fabs(x) > b);
-      } else {
-        x = ij_rng_uniform(&r);
-        x = kind == INIT_KEEP ? (x < a ? 1 / a : 0) : a + (b - a) * x;
-      }
-      v[i] = (float)x;
-    }
-  }
-}
-
-ij_status ij_init(ij_tensor *t, const char *kind, double a, double b, uint64_t seed, uint32_t stream) {
-  static const char *const kinds[] = {"normal", "uniform", "keep"};
-  int k = 0;
-  while (k < 3 && strcmp(kinds[k], kind) != 0) k++;
-  if (k == 3) return ij_fail(IJ_EINVAL, "init: unknown kind '%s': normal, uniform or keep", kind);
-  if (k == INIT_NORMAL && !(a >= 0 && b > 0 && a <= b))
-    return ij_fail(IJ_EINVAL, "init: standard deviation %g, cut at %g, expected 0 up to the cut", a, b);
-  if (k == INIT_KEEP && !(a > 0 && a <= 1)) return ij_fail(IJ_EINVAL, "init: chance %g, expected above 0 up to 1", a);
-  if (k == INIT_UNIFORM && !(a <= b && b - a < HUGE_VAL))
-    return ij_fail(IJ_EINVAL, "init: no values from %g to %g", a, b);
-  IJ_TRY(ij_want("init", "t", t, IJ_F32));
-  int64_t n = ij_tensor_count(t);
-  float *v = ij_alloc((size_t)(n ? n : 1) * 4);
-  if (!v) return IJ_ENOMEM;
-  draw_values(v, n, (init_kind)k, a, b, seed, stream);
-  ij_status st = ij_tensor_write(t, v, (size_t)n * 4);
-  ij_free(v);
-  return st;
-}
-
 static double std_of(const ij_param *p, const ij_vit_config *c) {
   double gain = strstr(p->name, "patch_embed") ? c->patch_gain : strstr(p->name, "mask_token") ? 0 : c->init_gain;
   int64_t fan_in = ij_tensor_count(p->t) / p->t->shape[0];

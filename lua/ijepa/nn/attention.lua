@@ -4,11 +4,10 @@ local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local module = require "ijepa.nn.module"
 local layers = require "ijepa.nn.layers"
-local embed = require "ijepa.nn.embed"
 
 local attention = {}
 local class, known, options_of, count = module.class, module.known, module.options_of, layers.count
-local cat = embed.cat
+local cat = tensor.cat
 
 -- ---- positions by rotation
 local ROPE = known("grid", "width", "base")

@@ -57,7 +57,7 @@ local Blocks = module.class("nn.Blocks", function(self, o)
   self.options = { width = o.width, depth = o.depth, heads = o.heads, mlp_ratio = o.mlp_ratio or 4,
     dtype = random.dtype(o.dtype), recompute = o.recompute, init_gain = o.init_gain or 0,
     depth_scaled_init = o.depth_scaled_init, blank = o.blank }
-  make(self, random.next_seed())
+  make(self, random.seed())
 end)
 
 -- The names of the C library below a prefix; see the description of nn.Blocks.
@@ -107,8 +107,8 @@ end
 ---@return ijepa.tensor
 function Blocks:forward(x, first)
   if self.rate > 0 then
-    local seed, number = random.next_draw()
-    self:drop_path(self.training and self.rate or 0, seed, number)
+    local on = self.training and self._made[1].tensor:requires_grad()
+    self:drop_path(on and self.rate or 0, on and random.seed() or 0)
   end
   return tensor.call(C.ij_vit_blocks_forward, self.h, input(x), first or 0)
 end

@@ -19,12 +19,6 @@ local function grid_of(o, what)
   return { count(grid[1], what, "grid[1]"), count(grid[2], what, "grid[2]") }
 end
 
-local function cat(list, dim)   -- dim from 1
-  local hs = F.new("ij_tensor *[?]", #list)
-  for i, t in ipairs(list) do hs[i - 1] = t.h end
-  return tensor.call(C.ij_cat, hs, #list, dim - 1)
-end
-
 -- ---- positions
 local function sincos(h, w, D)
   local v, quarter, at = F.new("float[?]", h * w * D), D / 4, 0
@@ -199,10 +193,10 @@ function PatchEmbed:forward(images, context, pos)
   -- the op adds fixed positions by itself; to trained ones a gradient must flow
   local later = pos ~= nil and pos:requires_grad() and pos
   local table_of = later and no_positions(self, h * w) or pos or no_positions(self, h * w)
-  local w, b, scale6, bf16 = self.proj.weight.h, self.proj.bias.h, self.scale6.h,
+  local weight, bias, scale6, bf16 = self.proj.weight.h, self.proj.bias.h, self.scale6.h,
     self.dtype == "bf16" and 1 or 0
   local x = tensor.call(function(i, c, p, out)
-    return C.ij_patch_embed(i, c, w, b, p, scale6, bf16, out)
+    return C.ij_patch_embed(i, c, weight, bias, p, scale6, bf16, out)
   end, images.h, context and tensor.want(context, "context", "nn.PatchEmbed"),
     tensor.want(table_of, "pos", "nn.PatchEmbed"))
   return later and add(x, later, context) or x
@@ -271,10 +265,7 @@ function Tokens:forward(x)
     F.raise(("nn.Tokens: 'x' is (%s), expected (Q, N, %d)"):format(table.concat(x:shape(), ", "),
       self.width))
   end
-  local shape = F.new("int64_t[3]", { x:size(1), self.count, self.width })
-  local mine = tensor.call(C.ij_expand, self[""].h, 3, shape)
-  return cat({ mine, x }, 2)
+  return tensor.cat({ self[""]:expand(x:size(1), self.count, self.width), x }, 2)
 end
 
-embed.cat = cat
 return embed

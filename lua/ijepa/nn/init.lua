@@ -4,11 +4,9 @@
 -- initial values, dropout.
 -- Uses: base, tensor.
 local module = require "ijepa.nn.module"
-local random = require "ijepa.nn.random"
 
 local nn = {
   class = module.class, parameter = module.parameter, buffer = module.buffer, is = module.is,
-  manual_seed = random.manual_seed, step = random.step,
 }
 for _, part in ipairs { "layers", "blocks", "embed", "attention" } do
   for name, value in pairs(require("ijepa.nn." .. part)) do

@@ -3,7 +3,6 @@ local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local module = require "ijepa.nn.module"
 local random = require "ijepa.nn.random"
-local C = F.C
 
 local layers = {}
 local class, parameter, buffer = module.class, module.parameter, module.buffer
@@ -100,12 +99,12 @@ function BatchNorm1d:extra()
 end
 
 -- ---- activations
--- Of one op of the C library.
+-- Of one method of tensors.
 local function activation(name, op)
   local K = layer(name)
-  function K:forward(x)
+  function K.forward(_, x)
     tensor.want(x, "x", "nn." .. name)
-    return tensor.call(C.ij_unary, op, x.h, 0, 0)
+    return x[op](x)
   end
 end
 activation("GELU", "gelu")         -- x * Phi(x), the exact form
@@ -115,7 +114,7 @@ activation("Tanh", "tanh")
 activation("Sigmoid", "sigmoid")
 --- nn.Identity(): x itself.
 local Identity = layer "Identity"
-function Identity:forward(x) return x end
+function Identity.forward(_, x) return x end
 
 -- ---- dropout
 local function chance(p, what)
@@ -129,8 +128,7 @@ end
 --- 1 / (1 - p).
 local Dropout = layer("Dropout", function(self, p) self.p = chance(p, "nn.Dropout") end)
 function Dropout:forward(x)
-  if not self.training or self.p == 0 then return x end
-  return x * random.keep(x:shape(), 1 - self.p)
+  return x:dropout(self.p, self.training)
 end
 function Dropout:extra() return ("p %g"):format(self.p) end
 
@@ -140,7 +138,7 @@ function DropPath:forward(x)
   if not self.training or self.p == 0 then return x end
   local shape = x:shape()
   for i = 2, #shape do shape[i] = 1 end
-  return x * random.keep(shape, 1 - self.p)
+  return x * tensor.full(shape, 1):dropout(self.p)
 end
 DropPath.extra = Dropout.extra
 
@@ -249,7 +247,7 @@ end
 -- The same as (B, oh * ow, outputs), and oh, ow: tokens.
 function Conv2d:rows(x)
   local kh, kw = self.kernel[1], self.kernel[2]
-  local cols = tensor.call(C.ij_im2col, x:contiguous().h, kh, kw, self.stride, self.padding)
+  local cols = tensor.call(F.C.ij_im2col, x:contiguous().h, kh, kw, self.stride, self.padding)
   local weight = self.weight:reshape(self.outputs, self.inputs * kh * kw)
   return cols:linear(weight, self.bias),
     math.floor((x:size(3) + 2 * self.padding - kh) / self.stride) + 1,

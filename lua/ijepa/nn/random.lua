@@ -1,84 +1,40 @@
---- The random numbers of modules: initial values, dropout. They are functions of a seed and of the
--- order in which modules ask for them.
+--- The random values of modules: initial values, dropout. All come from the sequence of
+-- tensor.manual_seed, in the order in which modules ask for them: training starts it for the
+-- models, and anew for each batch.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
 
 local random = {}
-local seed, made = 0, 0           -- initial values: streams given out so far
-local step_seed, drawn = nil, 0   -- dropout
 
--- Streams below are those of the C library's own models.
-local FIRST = 2 ^ 20
-
---- From now on modules get the initial values of this seed, the first one made the first stream.
---- Dropout begins anew too.
----@param s integer
-function random.manual_seed(s)
-  if type(s) ~= "number" then
-    F.raise(("manual_seed: the seed is a %s, expected a number"):format(type(s)))
-  end
-  seed, made = s, 0
-  random.step(s, 0)
+--- A seed from the sequence, for a part of a model that the C library fills.
+---@return integer below 2^48
+function random.seed()
+  local v = tensor.rand(2):read()
+  return math.floor(v[0] * 2 ^ 24) * 2 ^ 24 + math.floor(v[1] * 2 ^ 24)
 end
 
---- What dropout and drop path draw from now on is a function of (seed, step) and of their order.
---- Training calls it before each batch, so that a resumed run draws what the run would have drawn.
----@param s integer
----@param step integer
-function random.step(s, step)
-  step_seed = F.cast("uint64_t", s) + F.cast("uint64_t", step) * 0x9E3779B97F4A7C15ULL
-  drawn = 0
-end
+-- t that outlives a step.
+local function kept(f) return device.no_grad(function() return f():clone(true) end) end
 
---- A seed of its own for a part of a model that the C library fills.
----@return integer
-function random.next_seed()
-  made = made + 1
-  return F.cast("uint64_t", seed) + F.cast("uint64_t", made - 1) * 0xD1B54A32D192ED03ULL
-end
-
-local function init(t, kind, a, b, s, stream)
-  F.check(F.C.ij_init(t.h, kind, a, b, s, stream))
-  return t
-end
-local function fresh(shape, kind, a, b)
-  made = made + 1
-  return init(tensor.empty(shape, "f32", true), kind, a, b, F.cast("uint64_t", seed), FIRST + made)
-end
-
---- A new tensor of values from a normal distribution cut at +-2, as timm's trunc_normal_ gives
---- them.
+--- A new tensor of values from a normal distribution with this standard deviation.
 ---@param shape integer[]
 ---@param std number
 ---@return ijepa.tensor
-function random.truncated(shape, std) return fresh(shape, "normal", std, 2) end
---- A new tensor of values from a normal distribution.
+function random.normal(shape, std) return kept(function() return tensor.randn(shape) * std end) end
+--- The same cut at +-2, as timm's trunc_normal_ does; at its std of .02 no value reaches that.
 ---@param shape integer[]
 ---@param std number
 ---@return ijepa.tensor
-function random.normal(shape, std) return fresh(shape, "normal", std, math.huge) end
+function random.truncated(shape, std)
+  return kept(function() return (tensor.randn(shape) * std):clamp(-2, 2) end)
+end
 --- A new tensor of values between -limit and limit.
 ---@param shape integer[]
 ---@param limit number
 ---@return ijepa.tensor
-function random.uniform(shape, limit) return fresh(shape, "uniform", -limit, limit) end
-
---- A tensor of 1 / chance, with this probability, and of 0.
----@param shape integer[]
----@param chance number
----@return ijepa.tensor
-function random.keep(shape, chance)
-  if not step_seed then random.step(0, 0) end
-  drawn = drawn + 1
-  return init(tensor.empty(shape), "keep", chance, 0, step_seed, drawn)
-end
-
---- Seed and number of the next draw, for drop path in the C library.
-function random.next_draw()
-  if not step_seed then random.step(0, 0) end
-  drawn = drawn + 1
-  return step_seed, drawn
+function random.uniform(shape, limit)
+  return kept(function() return (tensor.rand(shape) * 2 - 1) * limit end)
 end
 
 --- The type of a model's matrix products on the current device: bf16 only where it is faster.
