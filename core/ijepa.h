@@ -320,6 +320,24 @@ ij_params *ij_predictor_params(ij_predictor *p);             /* borrowed */
 ij_status ij_predictor_forward(ij_predictor *p, ij_tensor *x, ij_tensor *context, ij_tensor *target, int grid_h,
                                int grid_w, ij_tensor **out);
 
+/* For encoders that are put together in Lua: the first part of an encoder, and its blocks, each as one recorded op.
+ * images, context as of ij_encoder_forward; w (D, 3, P, P), b (D), pos (1, N, D), scale6 (6): the factor and the shift that
+ * normalise bytes, for each channel. -> (C * B, K, D) f32. dt: of the matmul. Gradients of w and b. */
+ij_status ij_patch_embed(ij_tensor *images, ij_tensor *context, ij_tensor *w, ij_tensor *b, ij_tensor *pos, ij_tensor *scale6,
+                         ij_dtype dt, ij_tensor **out);
+typedef struct ij_vit_blocks ij_vit_blocks;                          /* transformer blocks and the norm after the last one */
+/* Of c: width, depth, heads, mlp_ratio, dtype, recompute, seed, init_gain, depth_scaled_init, blank. */
+ij_status ij_vit_blocks_new(ij_device *dev, const ij_vit_config *c, ij_vit_blocks **out);
+void ij_vit_blocks_free(ij_vit_blocks *b);
+ij_params *ij_vit_blocks_params(ij_vit_blocks *b);                   /* borrowed: "blocks.0.norm1.weight" ... "norm.bias" */
+/* x (Q, N, D) f32 -> (Q, N - first, D) f32 after the norm. Rows before `first` are only attended to in the last block.
+ * Gradients of x and of the parameters. */
+ij_status ij_vit_blocks_forward(ij_vit_blocks *b, ij_tensor *x, int64_t first, ij_tensor **out);
+/* The outputs of the last `last` blocks, before the norm -> out[last], each (Q, N, D); no gradient. */
+ij_status ij_vit_blocks_outputs(ij_vit_blocks *b, ij_tensor *x, int last, ij_tensor **out);
+ij_status ij_vit_blocks_attention(ij_vit_blocks *b, ij_tensor *x, int block, ij_tensor **out); /* as ij_encoder_attention */
+ij_status ij_vit_blocks_drop_path(ij_vit_blocks *b, double rate, uint64_t seed, uint32_t step); /* as ij_encoder_drop_path */
+
 /* ---- processes (core/dist) --------------------------------------------------------------------------------------- */
 /* Those that mpirun or srun has started together; one alone where neither has. A call marked with (all) must be made by all
  * processes, in the same order: it fails with IJ_EIO, and a message that names the missing process, where one is gone, has

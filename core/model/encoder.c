@@ -76,71 +76,9 @@ ij_status ij_encoder_drop_path(ij_encoder *e, double rate, uint64_t seed, uint32
 }
 
 /* ---- forward */
-typedef struct geometry { /* of one call */
-  int64_t C, B, K, H, W, gh, gw;
-  int u8;
-} geometry;
-
-static ij_status measure(ij_encoder *e, ij_tensor *images, ij_tensor *context, geometry *g) {
-  g->u8 = images->dtype == IJ_U8;
-  if (g->u8) IJ_TRY(ij_want_shape("encoder", "images", images, IJ_U8, 4, (int64_t[]){-1, -1, -1, 3}));
-  else IJ_TRY(ij_want_shape("encoder", "images", images, IJ_F32, 4, (int64_t[]){-1, 3, -1, -1}));
-  IJ_TRY(ij_want_device("encoder", "images", images, e->dev, "the model"));
-  g->B = images->shape[0];
-  g->H = images->shape[g->u8 ? 1 : 2];
-  g->W = images->shape[g->u8 ? 2 : 3];
-  int64_t P = e->c.patch;
-  if (!g->B || g->H < P || g->W < P || g->H % P || g->W % P)
-    return ij_fail(IJ_ESHAPE, "encoder: %lld images of %lld x %lld are not whole patches of %lld", (long long)g->B,
-                   (long long)g->H, (long long)g->W, (long long)P);
-  g->gh = g->H / P;
-  g->gw = g->W / P;
-  g->C = 1;
-  g->K = g->gh * g->gw;
-  if (context) {
-    IJ_TRY(ij_want_shape("encoder", "context", context, IJ_I32, 3, (int64_t[]){-1, g->B, -1}));
-    IJ_TRY(ij_want_device("encoder", "context", context, e->dev, "the model"));
-    IJ_TRY(ij_check_index("encoder", context, g->K));
-    g->C = context->shape[0];
-    g->K = context->shape[2];
-    if (!g->C || !g->K) return ij_fail(IJ_ESHAPE, "encoder: an empty context");
-  }
-  return IJ_OK;
-}
-
-static ij_status patches_of(ij_encoder *e, const geometry *g, ij_tensor *images, ij_tensor *context, ij_tensor **p) {
-  ij_device *dev = e->dev;
-  int64_t P = e->c.patch;
-  if (!(*p = ij_make2(dev, e->c.dtype, g->C * g->B * g->K, 3 * P * P))) return IJ_ENOMEM;
-  return dev->ops.patchify(&dev->queue, e->c.dtype, g->C, g->B, g->K, g->H, g->W, P, g->u8, ij_data_of(images),
-                           context ? ij_data_of(context) : NULL, ij_f32_of(e->scale6), ij_data_of(*p));
-}
-
-/* Patches, embedded, with positions: (C * B, K, D) f32. */
-static ij_status embed(ij_encoder *e, const geometry *g, ij_tensor *images, ij_tensor *context, ij_tensor **x) {
-  ij_device *dev = e->dev;
-  ij_dtype dt = e->c.dtype;
-  int64_t R = g->C * g->B * g->K, D = e->c.width, P = e->c.patch;
-  ij_tensor *p = NULL, *y = NULL, *pos;
-  ij_status st;
-  IJ_TRY_TO(out, st, ij_positions_get(&e->pos, (int)g->gh, (int)g->gw, &pos));
-  IJ_TRY_TO(out, st, patches_of(e, g, images, context, &p));
-  st = IJ_ENOMEM;
-  if (!(y = ij_make2(dev, dt, R, D)) || !(*x = ij_make3(dev, IJ_F32, g->C * g->B, g->K, D))) goto out;
-  st = dev->ops.linear_fwd(&dev->queue, dt, R, D, 3 * P * P, ij_data_of(p), ij_f32_of(e->embed_w),
-                           e->embed_w->storage->version, ij_data_of(y));
-  if (st == IJ_OK)
-    st = dev->ops.pos_add(&dev->queue, dt, R, D, g->gh * g->gw, ij_data_of(y), ij_f32_of(e->embed_b), ij_f32_of(pos),
-                          context ? ij_data_of(context) : NULL, ij_f32_of(*x));
-out:
-  ij_tensor_free(p);
-  ij_tensor_free(y);
-  return st;
-}
-
 typedef struct saved {
   ij_encoder *e;
-  geometry g;
+  ij_embed_sizes g;
   ij_stack_saved *stack;
 } saved;
 static void saved_free(void *ctx) {
@@ -150,38 +88,39 @@ static void saved_free(void *ctx) {
   ij_free(s);
 }
 
+static ij_embedding embedding_of(ij_encoder *e) {
+  return (ij_embedding){
+      .name = "encoder", .dev = e->dev, .dt = e->c.dtype, .w = e->embed_w, .b = e->embed_b, .scale6 = e->scale6};
+}
+
+/* Patches, embedded, with positions: (C * B, K, D) f32. */
+static ij_status embed(ij_encoder *e, ij_tensor *images, ij_tensor *context, ij_embed_sizes *g, ij_tensor **x) {
+  ij_embedding m = embedding_of(e);
+  ij_tensor *pos;
+  IJ_TRY(ij_embed_measure(&m, images, context, g));
+  IJ_TRY(ij_positions_get(&e->pos, (int)g->gh, (int)g->gw, &pos));
+  return ij_embed_fwd(&m, g, images, context, pos, x);
+}
+
 static ij_status encoder_backward(ij_node *n) { /* in: images, context */
   saved *s = n->ctx;
-  ij_encoder *e = s->e;
-  ij_device *dev = e->dev;
-  const geometry *g = &s->g;
-  ij_dtype dt = e->c.dtype;
-  ij_tensor *dx = NULL, *dx_dt = NULL, *p = NULL;
-  IJ_TRY(ij_stack_bwd(&e->stack, s->stack, n->out->grad, &dx, &dx_dt));
-  ij_status st = patches_of(e, g, n->in[0], n->in[1], &p); /* again, rather than kept */
-  float *dw, *db;
-  if (st == IJ_OK) st = ij_grad_into(e->embed_w, &dw);
-  if (st == IJ_OK) st = ij_grad_into(e->embed_b, &db);
-  if (st == IJ_OK)
-    st = dev->ops.linear_bwd_w(&dev->queue, dt, g->C * g->B * g->K, e->c.width, 3 * (int64_t)e->c.patch * e->c.patch,
-                               ij_data_of(dx_dt), ij_data_of(p), dw, db);
-  if (st == IJ_OK && e->stack.recorded == 1) st = ij_grad_whole(e->embed_w);
-  if (st == IJ_OK && e->stack.recorded == 1) st = ij_grad_whole(e->embed_b);
+  ij_embedding m = embedding_of(s->e);
+  ij_tensor *dx = NULL, *dx_dt = NULL;
+  IJ_TRY(ij_stack_bwd(&s->e->stack, s->stack, n->out->grad, &dx, &dx_dt));
+  ij_status st = ij_embed_bwd(&m, &s->g, n->in[0], n->in[1], dx_dt, s->e->stack.recorded == 1);
   if (dx_dt != dx) ij_tensor_free(dx_dt);
   ij_tensor_free(dx);
-  ij_tensor_free(p);
   return st;
 }
 
 ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *context, ij_tensor **out) {
   *out = NULL;
-  geometry g;
-  IJ_TRY(measure(e, images, context, &g));
+  ij_embed_sizes g;
   ij_tensor *x = NULL, *y = NULL, *y3 = NULL;
   saved *s = NULL;
   bool record = e->dev->grad_on && e->embed_w->requires_grad;
   ij_status st;
-  IJ_TRY_TO(out, st, embed(e, &g, images, context, &x));
+  IJ_TRY_TO(out, st, embed(e, images, context, &g, &x));
   st = IJ_ENOMEM;
   if (record && !(s = ij_calloc(1, sizeof *s))) goto out;
   if (s) s->e = e, e->refs++;
@@ -203,16 +142,11 @@ out:
 ij_status ij_encoder_blocks(ij_encoder *e, ij_tensor *images, int last, ij_tensor **out) {
   for (int i = 0; i < last; i++) out[i] = NULL;
   if (last < 1 || last > e->c.depth) return ij_fail(IJ_EINVAL, "encoder: the last %d of %d blocks", last, e->c.depth);
-  geometry g;
-  IJ_TRY(measure(e, images, NULL, &g));
+  ij_embed_sizes g;
   ij_tensor *x = NULL;
-  ij_status st = embed(e, &g, images, NULL, &x);
-  if (st != IJ_OK) {
-    ij_tensor_free(x);
-    return st;
-  }
+  IJ_TRY(embed(e, images, NULL, &g, &x));
   int was = ij_grad_enable(e->dev, 0);
-  st = ij_stack_fwd(&e->stack, g.B, g.K, 0, x, IJ_F32, NULL, NULL, last, out);
+  ij_status st = ij_stack_fwd(&e->stack, g.B, g.K, 0, x, IJ_F32, NULL, NULL, last, out);
   ij_grad_enable(e->dev, was);
   return st;
 }
@@ -220,13 +154,8 @@ ij_status ij_encoder_blocks(ij_encoder *e, ij_tensor *images, int last, ij_tenso
 ij_status ij_encoder_attention(ij_encoder *e, ij_tensor *images, int block, ij_tensor **out) {
   *out = NULL;
   if (block < 0 || block >= e->c.depth) return ij_fail(IJ_EINVAL, "encoder: no block %d of %d", block + 1, e->c.depth);
-  geometry g;
-  IJ_TRY(measure(e, images, NULL, &g));
+  ij_embed_sizes g;
   ij_tensor *x = NULL;
-  ij_status st = embed(e, &g, images, NULL, &x);
-  if (st != IJ_OK) {
-    ij_tensor_free(x);
-    return st;
-  }
+  IJ_TRY(embed(e, images, NULL, &g, &x));
   return ij_stack_attention(&e->stack, g.B, g.K, block, x, out);
 }

@@ -78,6 +78,25 @@ typedef struct ij_positions {
 ij_status ij_positions_init(ij_positions *p, ij_tensor *table, int grid_h, int grid_w);
 ij_status ij_positions_get(ij_positions *p, int grid_h, int grid_w, ij_tensor **table);
 
+/* How images become tokens. w (D, 3, P, P), b (D), scale6 (6): bytes -> normalised. All borrowed. */
+typedef struct ij_embedding {
+  const char *name; /* in messages */
+  ij_device *dev;
+  ij_dtype dt;
+  ij_tensor *w, *b, *scale6;
+} ij_embedding;
+typedef struct ij_embed_sizes { /* of one call */
+  int64_t C, B, K, H, W, gh, gw;
+  int u8;
+} ij_embed_sizes;
+ij_status ij_embed_measure(const ij_embedding *e, ij_tensor *images, ij_tensor *context, ij_embed_sizes *g);
+/* pos (1, gh * gw, D) -> x (C * B, K, D) f32 */
+ij_status ij_embed_fwd(const ij_embedding *e, const ij_embed_sizes *g, ij_tensor *images, ij_tensor *context,
+                       ij_tensor *pos, ij_tensor **x);
+/* dx_dt (C * B * K, D) [dt]: adds the gradients of w and b; last: they are complete now. */
+ij_status ij_embed_bwd(const ij_embedding *e, const ij_embed_sizes *g, ij_tensor *images, ij_tensor *context,
+                       ij_tensor *dx_dt, bool last);
+
 /* The end of a model's forward: y becomes *out (one more reference), recorded with ctx where that is not NULL (as
  * ij_record does); takes over ctx. in: n inputs. */
 ij_status ij_model_output(ij_tensor *y, ij_tensor *const *in, int n, ij_status (*backward)(ij_node *), void *ctx,

@@ -10,7 +10,7 @@ return {
     health = "host.health", help = "host.help",
   imagine = "plot.imagine", import = "config.import", jepa = "model", linalg = "tensor.linalg",
     load = "save.load", mask = "mask",
-  memory = "train.memory", mix = "data.mix", optim = "optim", panel = "plot.panel",
+  memory = "train.memory", mix = "data.mix", nn = "nn", optim = "optim", panel = "plot.panel",
     picture = "plot", plot = "plot",
   pretrain = "train", probe = "probe", probe_settings = "probe.settings",
     published = "save.published", report = "report",
