@@ -220,6 +220,18 @@ local function dtype_of(cfg)
   return cfg.model.dtype == "bf16" and C.ij_device_bf16(device.get()) ~= 0 and "bf16" or "f32"
 end
 
+--- The sizes that a configuration asks of an encoder, for encoders of one's own.
+---@param cfg table
+---@return { width: integer, depth: integer, heads: integer, mlp_ratio: number, patch: integer,
+---grid: integer[], dtype: string, recompute: boolean }
+function jepa.sizes(cfg)
+  local m = cfg.model
+  local named = m.arch and jepa.size(m.arch) or {}
+  return { width = m.width or named.width, depth = m.depth or named.depth,
+    heads = m.heads or named.heads, mlp_ratio = m.mlp_ratio or named.mlp_ratio or 4,
+    patch = m.patch, grid = grid_of(cfg), dtype = dtype_of(cfg), recompute = m.recompute }
+end
+
 local function encoder_of(cfg, blank)
   local m = cfg.model
   local dtype = dtype_of(cfg)

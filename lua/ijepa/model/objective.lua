@@ -19,9 +19,10 @@ local objective = {}
 --- none, or an EMA with this momentum
 ---@field predictor boolean false: no predictor is made
 ---@field masks boolean false: no masks are drawn
+---@field functions table? what it is made of, by name, for others to use and to test
 ---@field piece ijepa.code
 
-local FIELDS = { "loss", "predict", "modules", "target", "predictor", "masks" }
+local FIELDS = { "loss", "predict", "modules", "target", "predictor", "masks", "functions" }
 -- Names that modules can't have: those of a checkpoint's other parts, and of the trainer's methods.
 local TAKEN = { encoder = true, predictor = true, target_encoder = true, target = true, opt = true,
   module = true }
