@@ -420,6 +420,8 @@ typedef struct ij_view {
   double flip, jitter, jitter_p, grey_p, blur_p; /* probabilities, except jitter: the strength s, 0 off */
   uint64_t seed;                  /* of everything random; also of a loader's order */
 } ij_view;
+/* n views of an image that are drawn alike, each with random numbers of its own. */
+typedef struct ij_view_group { ij_view view; int n; } ij_view_group;
 /* Image `sample` as a loader with this view gives it in an epoch -> pixels (H, W, 3) of the caller. */
 ij_status ij_catalogue_image(const ij_catalogue *c, const ij_view *view, int64_t sample, int64_t epoch, uint8_t *pixels);
 
@@ -441,6 +443,11 @@ const char *ij_manifest_problem(const ij_manifest *m, int64_t i); /* of the firs
 typedef struct ij_loader ij_loader;
 typedef struct ij_loader_config {
   ij_view view;
+  /* Several views of each image, which is decoded once: at most 16 groups of at most 64 views, 256 in all. train and seed
+   * are those of `view`, whose other values are not used then. View 0 of group 0 is drawn as a single view is.
+   * 0 and NULL: one view, `view`. */
+  int view_groups;
+  const ij_view_group *views;     /* (view_groups) */
   const double *weights;          /* (source_count): fractions of an epoch, at any scale; NULL: each image once */
   int shuffle;                    /* by (view.seed, epoch) */
   int batch, drop_last, workers, prefetch;       /* prefetch: batches ready ahead, 0: 4 */
@@ -451,12 +458,18 @@ typedef struct ij_loader_config {
                                      run only if this is 0. Others of its source, drawn by (seed, epoch, sample), replace
                                      corrupt images */
 } ij_loader_config;
+typedef struct ij_batch_views {   /* of one group, order [view][image] */
+  const uint8_t *pixels;          /* (n * B, H, W, 3) RGB */
+  int n, height, width;
+} ij_batch_views;
 typedef struct ij_batch {         /* memory of the loader, valid until its next call */
   int count;
   int64_t epoch, step;            /* from 0; step within the epoch */
-  const uint8_t *pixels;          /* (B, H, W, 3) RGB */
+  const uint8_t *pixels;          /* (B, H, W, 3) RGB: view 0 of group 0 */
   const int32_t *labels;          /* (B): number of the class folder, -1 without one */
   const uint32_t *samples;        /* (B): number of the image in the catalogue */
+  int view_groups;                /* 1 where no views were asked for */
+  const ij_batch_views *views;    /* (view_groups) */
 } ij_batch;
 /* Starts the workers. IJ_EINVAL: a setting is out of range, or the images don't fill a batch. config is copied. */
 ij_status ij_loader_open(ij_catalogue *c, const ij_loader_config *config, ij_loader **out);

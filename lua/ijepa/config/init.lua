@@ -323,7 +323,9 @@ function config.resolve(given, schema, args)
     local kind = leaf ~= nil and (not schema and type_of(leaf) or is_leaf(leaf) and leaf.type)
     if leaf == nil then
       F.raise(("command line: unknown key '%s'%s"):format(key, hint(key, keys)), 0)
-    elseif not kind or kind == "table" then
+    elseif kind == "table" then
+      F.raise(("command line: '%s' is a table: set it in a recipe"):format(key), 0)
+    elseif not kind then
       F.raise(("command line: '%s' is a table: set one of its keys, like %s.%s=..."):format(key,
         key,
         text.keys(leaf)[1] or "name"), 0)

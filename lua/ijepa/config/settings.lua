@@ -1,6 +1,8 @@
 -- The settings of a pretraining recipe: every key with its type, default, check and text. A text is
 -- one or two complete sentences: what it sets, the unit, the range, when to change it. `ijepa help
 -- data.batch` prints one; docs/settings.md shows all (`ijepa help settings --markdown`).
+local groups = require "ijepa.base.groups"
+
 local function number_list(v)
   local parts = {}
   for i, n in ipairs(v) do parts[i] = ("%g"):format(n) end
@@ -54,6 +56,12 @@ local function side(v, _, key)
   return #v == 2 and whole(v[1]) and whole(v[2]),
     ("expected a side, or height and width, in pixels, such as %s=224 or %s=224,448"):format(
       key, key)
+end
+local function groups_of(kind)
+  return function(v)
+    local why = groups.wrong(kind, v)
+    return why == nil, why
+  end
 end
 
 return {
@@ -122,6 +130,10 @@ return {
       doc = "Probability of a crop in grey, 0 to 1. I-JEPA needs none." },
     blur = { type = "number", default = 0, check = fraction,
       doc = "Probability of a blurred crop, 0 to 1. I-JEPA needs none." },
+    views = { type = "table", default = {}, check = groups_of "views",
+      doc = "Several views of each image, for objectives that use them: a list of groups such " ..
+        "as {n=6, crop=96, scale={.05, .3}}; what a group does not set is as data has it. " ..
+        "Empty: one view (docs/data.md)." },
     max_bad = { type = "number", default = .01, check = fraction,
       doc = "Fraction of corrupt images, 0 to 1, above which the run stops. Raise it for a " ..
         "data set with many damaged files." },

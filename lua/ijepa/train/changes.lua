@@ -1,5 +1,6 @@
 -- What differs between a run's settings and those of the checkpoint that it resumes from, and what
 -- follows from it: nothing, a line, another unit of progress, or a refusal.
+local text = require "ijepa.base.text"
 local model = require "ijepa.model"
 
 local changes = {}
@@ -64,6 +65,7 @@ local function shown(v)
   if type(v) == "table" then
     local list = {}
     for i, item in ipairs(v) do list[i] = shown(item) end
+    for _, key in ipairs(text.keys(v)) do list[#list + 1] = key .. " = " .. shown(v[key]) end
     return "{" .. table.concat(list, ", ") .. "}"
   end
   if v == nil then return "none" end

@@ -3,6 +3,7 @@
 -- encoder. The functions are methods of the trainer (trainer.lua).
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
+local data = require "ijepa.data"
 local schedule = require "ijepa.optim.schedule"
 
 local step = {}
@@ -109,7 +110,7 @@ end
 local function next_batch(t)
   local b, message = t.images:next()
   if not b then error(message, 0) end
-  return tensor.from_pointer(b.pixels, { b.count, t.images.height, t.images.width, 3 }, "u8")
+  return data.tensors(b)
 end
 
 --- One step: forward and backward pass of all its micro-batches, then the update by AdamW, which

@@ -49,14 +49,24 @@ end
 ---@param why string
 function Trainer:stop(why) self.ended = tostring(why) end
 
+-- Masks are drawn on the grid of data.crop, for the images of the first view.
+local function check_views(d)
+  local first, given = data.view_sizes(d)[1], data.view_sizes { crop = d.crop }[1]
+  if first.height ~= given.height or first.width ~= given.width then
+    error(("data.views: group 1 has images of %d x %d and data.crop is %d x %d: give it data.crop")
+      :format(first.height, first.width, given.height, given.width), 0)
+  end
+end
+
 local function open_images(cfg, processes)
   local d = cfg.data
+  check_views(d)
   local images, message = data.open { train = true, root = d.root, subset = d.subset,
     seed = cfg.seed,
     crop = d.crop, batch = d.batch, multiple = cfg.optim.accumulate,
     rank = processes.rank, world = processes.size, workers = d.workers, prefetch = d.prefetch,
     scale = d.scale, ratio = d.ratio, flip = d.flip, jitter = d.jitter, jitter_p = d.jitter_p,
-    grey = d.grey, blur = d.blur, weights = d.weights, copy = d.copy,
+    grey = d.grey, blur = d.blur, views = d.views, weights = d.weights, copy = d.copy,
     max_bad = d.max_bad, max_pixels = d.max_pixels, max_bytes = d.max_bytes,
     untrusted_loaders = d.untrusted_loaders, orient = d.orient, damaged = d.damaged,
       range = d.range,
