@@ -6,7 +6,7 @@
 #define IJ_BACKEND_H
 #include "ops.h"
 
-enum { IJ_BACKEND_ABI = 2 }; /* of this file and ops.h; a plug-in of another one is refused */
+enum { IJ_BACKEND_ABI = 3 }; /* of this file and ops.h; a plug-in of another one is refused */
 
 /* What the core lends to a plug-in, which is not linked with it. */
 typedef struct ij_host {

@@ -142,6 +142,7 @@ typedef struct saved {
   ij_encoder *e;
   geometry g;
   ij_stack_saved *stack;
+  bool embedded; /* the patch embedding gets gradients */
 } saved;
 static void saved_free(void *ctx) {
   saved *s = ctx;
@@ -158,8 +159,10 @@ static ij_status encoder_backward(ij_node *n) { /* in: images, context */
   ij_dtype dt = e->c.dtype;
   ij_tensor *dx = NULL, *dx_dt = NULL, *p = NULL;
   IJ_TRY(ij_stack_bwd(&e->stack, s->stack, n->out->grad, &dx, &dx_dt));
-  ij_status st = patches_of(e, g, n->in[0], n->in[1], &p); /* again, rather than kept */
+  ij_status st = IJ_OK;
   float *dw, *db;
+  if (!s->embedded) goto out;
+  st = patches_of(e, g, n->in[0], n->in[1], &p); /* again, rather than kept */
   if (st == IJ_OK) st = ij_grad_into(e->embed_w, &dw);
   if (st == IJ_OK) st = ij_grad_into(e->embed_b, &db);
   if (st == IJ_OK)
@@ -167,10 +170,19 @@ static ij_status encoder_backward(ij_node *n) { /* in: images, context */
                                ij_data_of(dx_dt), ij_data_of(p), dw, db);
   if (st == IJ_OK && e->stack.recorded == 1) st = ij_grad_whole(e->embed_w);
   if (st == IJ_OK && e->stack.recorded == 1) st = ij_grad_whole(e->embed_b);
+out:
   if (dx_dt != dx) ij_tensor_free(dx_dt);
   ij_tensor_free(dx);
   ij_tensor_free(p);
   return st;
+}
+
+/* How many of the first blocks need no gradient, where the patch embedding needs none either. */
+static int frozen_blocks(const ij_encoder *e) {
+  int n = 0;
+  if (e->embed_w->requires_grad) return 0;
+  while (n < e->c.depth && !e->stack.blocks[n].qkv_w->requires_grad) n++;
+  return n;
 }
 
 ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *context, ij_tensor **out) {
@@ -179,7 +191,8 @@ ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *contex
   IJ_TRY(measure(e, images, context, &g));
   ij_tensor *x = NULL, *y = NULL, *y3 = NULL;
   saved *s = NULL;
-  bool record = e->dev->grad_on && e->embed_w->requires_grad;
+  e->stack.frozen = frozen_blocks(e);
+  bool record = e->dev->grad_on && (e->stack.frozen < e->c.depth || e->stack.norm_w->requires_grad);
   ij_status st;
   IJ_TRY_TO(out, st, embed(e, &g, images, context, &x));
   st = IJ_ENOMEM;
@@ -189,7 +202,7 @@ ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *contex
   x = NULL;
   IJ_TRY_TO(out, st, ij_stack_fwd(&e->stack, g.C * g.B, g.K, 0, taken, IJ_F32, &y, s ? &s->stack : NULL, 0, NULL));
   IJ_TRY_TO(out, st, ij_tensor_reshape(y, 3, (int64_t[]){g.C * g.B, g.K, e->c.width}, &y3));
-  if (s) s->g = g;
+  if (s) s->g = g, s->embedded = e->embed_w->requires_grad;
   st = ij_model_output(y3, (ij_tensor *[]){images, context}, 2, encoder_backward, s, saved_free, out);
   s = NULL;
 out:

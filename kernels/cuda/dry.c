@@ -203,6 +203,11 @@ static ij_status sum_fwd(ij_queue *q, ij_dim P, ij_dim n, ij_dim Q, float scale,
 static ij_status sum_squares(ij_queue *q, ij_dim n, const float *x, double *out) {
   return n ? scratch(q, 0, ij_sum_squares_scratch()) : IJ_OK;
 }
+static ij_status trust(ij_queue *q, ij_dim count, const ij_update_item *item, double gscale, double eta) {
+  size_t blocks = 0;
+  for (ij_dim i = 0; i < count; i++) blocks += item[i].ratio ? ij_trust_blocks(item[i].n) : 0;
+  return blocks ? scratch(q, 0, ij_trust_scratch(blocks)) : IJ_OK;
+}
 #pragma GCC diagnostic pop
 
 static ij_op_table dry_table(void) {
@@ -223,6 +228,7 @@ static ij_op_table dry_table(void) {
   t.cross_entropy_bwd = cross_entropy_bwd;
   t.sum_fwd = sum_fwd;
   t.sum_squares = sum_squares;
+  t.trust = trust;
   return t;
 }
 

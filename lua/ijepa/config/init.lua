@@ -334,7 +334,8 @@ function config.resolve(given, schema, args)
     if value == nil then
       local number = tonumber(word)
       F.raise(("command line: '%s' is '%s', %sexpected %s"):format(key, plain(word),
-        number and not is_finite(number) and "which is not finite: " or "", wanted(kind)), 0)
+        number and not is_finite(number) and "which is not finite: " or "",
+        wanted((kind:gsub("|function", "")))), 0)
     end
     from_command[key] = true
     set(t, key, value)

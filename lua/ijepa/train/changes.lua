@@ -19,6 +19,7 @@ local KINDS = {
   ["data.manifest"] = "free", ["data.max_bad"] = "free", ["data.max_pixels"] = "free",
   ["data.max_bytes"] = "free", ["data.untrusted_loaders"] = "free",
   ["model.recompute"] = "free", ["optim.shard"] = "free",
+  ["optim.name"] = "model", ["model.freeze"] = "model",
   ["optim.epochs"] = "length", ["optim.steps"] = "length", ["optim.minutes"] = "length",
   ["data.batch"] = "step", ["optim.accumulate"] = "step",
   ["model.init_gain"] = "start", ["model.patch_gain"] = "start",

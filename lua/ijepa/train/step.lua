@@ -99,11 +99,15 @@ local function clipped(t, scale)
   return scale * math.min(1, t.config.optim.clip / (norm * scale + 1e-6))
 end
 
--- What AdamW and the EMA get at step n: learning rate, weight decay, momentum, and the factor of
+-- What the optimizer and the EMA get at step n: learning rate, weight decay, momentum, and the factor of
 -- the gradients.
 local function scheduled(t, n)
   local s = schedule.step_of(t.config, n, t.seconds)
-  return { lr = t.lr(s) * t.scale.lr, wd = t.wd(s) * t.scale.wd, momentum = t.momentum(s),
+  local info = schedule.info(t.config, n, { steps = t.last, ipe = t.ipe, seconds = t.seconds,
+    processes = t.dist.size })
+  if t.sgd_momentum then t.opt:set_momentum(t.sgd_momentum(s, info)) end
+  return { lr = t.lr(s, info) * t.scale.lr, wd = t.wd(s, info) * t.scale.wd,
+    momentum = t.momentum(s, info),
     scale = 1 / (t.config.optim.accumulate * t.dist.size) }
 end
 

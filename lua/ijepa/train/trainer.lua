@@ -102,8 +102,8 @@ function trainer.new(cfg, hooks, processes, images)
   t.ipe = math.floor(t.images:epoch_steps() / o.accumulate)   -- steps per epoch
   t.encoder, t.predictor, t.target = model.models(cfg, images ~= nil)
   t.policy = model.policy(cfg, t.encoder.grid, processes.size)
-  t.opt = optim.adamw { models = { t.encoder, t.predictor }, average = { [t.encoder] = t.target },
-    betas = o.betas, eps = o.eps, dist = processes, shard = o.shard, bucket = cfg.dist.bucket }
+  t.opt = optim.of(cfg, { models = { t.encoder, t.predictor }, average = { [t.encoder] = t.target },
+    names = { [t.encoder] = "encoder", [t.predictor] = "predictor" }, dist = processes })
   if t.ahead then   -- the sum of all losses: once it is not finite, updates do nothing
     t.gate = tensor.zeros({ 1 }, "f32", true)
     t.opt:gate(t.gate)
@@ -112,7 +112,7 @@ function trainer.new(cfg, hooks, processes, images)
   t.whole = { encoder = t.encoder, predictor = t.predictor, target_encoder = t.target, opt = t.opt }
   t.qkv = qkv_entries(t)
   local s = schedule.of(cfg, t.ipe)
-  t.last, t.lr, t.wd, t.momentum = s.last, s.lr, s.wd, s.momentum
+  t.last, t.lr, t.wd, t.momentum, t.sgd_momentum = s.last, s.lr, s.wd, s.momentum, s.sgd_momentum
   return t
 end
 
