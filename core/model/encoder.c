@@ -177,7 +177,7 @@ out:
   return st;
 }
 
-/* How many of the first blocks need no gradient, where the patch embedding needs none either. */
+/* The first blocks that need no gradient, where the patch embedding needs none either: their number. */
 static int frozen_blocks(const ij_encoder *e) {
   int n = 0;
   if (e->embed_w->requires_grad) return 0;

@@ -84,10 +84,12 @@ function tests.test_wrong_groups()
     lu.assertNil(d)
     lu.assertEquals(message, "data.views: " .. why)
   end
-  refused("2x224", "expected a list of groups such as { { n = 6, crop = 96, scale = { .05, .3 } } }")
-  refused({ n = 2 }, "expected a list of groups such as { { n = 6, crop = 96, scale = { .05, .3 } } }")
-  refused({ 2 }, "group 1 is a number, expected a table such as { n = 6, crop = 96, scale = { .05, .3 } }")
-  refused({ { crop = 16 } }, "group 1 lacks 'n': expected such as { n = 6, crop = 96, scale = { .05, .3 } }")
+  local such = "such as { n = 6, crop = 96, scale = { .05, .3 } }"
+  local list = "expected a list of groups such as { { n = 6, crop = 96, scale = { .05, .3 } } }"
+  refused("2x224", list)
+  refused({ n = 2 }, list)
+  refused({ 2 }, "group 1 is a number, expected a table " .. such)
+  refused({ { crop = 16 } }, "group 1 lacks 'n': expected " .. such)
   refused({ { n = 1 }, { n = 0 } }, "group 2: n is 0: expected a whole number from 1 to 64")
   refused({ { n = 2, corp = 16 } }, "group 1: unknown key 'corp' (did you mean 'crop'?)")
   refused({ { n = 2, crop = 1.5 } },

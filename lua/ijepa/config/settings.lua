@@ -37,7 +37,9 @@ local function or_function(check)
   end
 end
 local function above(low, high)
-  return function(v) return v > low and v <= high, ("expected above %g, up to %g"):format(low, high) end
+  return function(v)
+    return v > low and v <= high, ("expected above %g, up to %g"):format(low, high)
+  end
 end
 local function within(lo, hi)
   return function(v) return v >= lo and v <= hi, ("expected %g to %g"):format(lo, hi) end

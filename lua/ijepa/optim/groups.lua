@@ -75,15 +75,15 @@ local function group_of(list, o)
       F.raise(("optim.groups: group %d: '%s' matches no parameter; there are such as %s"):format(g,
         group.match, some(names)))
     elseif not taken[g] then
-      F.raise(("optim.groups: group %d: all that '%s' matches belongs to groups before it; the first one counts")
-        :format(g, group.match))
+      F.raise(("optim.groups: group %d: all that '%s' matches belongs to groups before it; "):format(
+        g, group.match) .. "the first one counts")
     end
   end
 end
 
 --- The parameters of models, in their order.
----@param o { models: ijepa.model[], names: table?, groups: table[]?, layer_decay: number?, freeze: integer?,
----encoder: ijepa.model? } as for optim.new
+---@param o { models: ijepa.model[], names: table?, groups: table[]?, layer_decay: number?,
+---freeze: integer?, encoder: ijepa.model? } as for optim.new
 ---@return ijepa.optim_part[]
 function parts.of(o)
   local list, encoder = {}, o.encoder or o.models[1]

@@ -46,6 +46,20 @@ local function configuration(o)
   return c, name
 end
 
+-- Adds a part of a model, or, where it is frozen, lets its EMA follow it.
+local function add_part(self, part, average)
+  local t = part.param.tensor
+  if part.frozen then
+    t:requires_grad_(false)
+    if average then F.check(C.ij_optim_follow(self.h, t.h, average.h)) end
+    return
+  end
+  F.check(C.ij_optim_add_scaled(self.h, tensor.want(t, "parameter", self.name), part.param.decayed
+    and 1 or 0, average and average.h, part.lr, part.wd))
+  self.entries[#self.entries + 1] = { tensor = t, decayed = part.param.decayed, param = part.param,
+    lr = part.lr, wd = part.wd }
+end
+
 --- A new optimizer. name: "adamw" (default), "sgd", "lars" or "lion"; models: a list; average:
 --- { [model] = the model that follows it as an EMA }; params: tensors alone; names: { [model] =
 --- what stands before the names of its parameters, for groups }; groups: a list of { match =
@@ -70,7 +84,7 @@ function optim.new(o)
     for _, part in ipairs(list) do
       if part.param.decayed == decayed then
         local follower = o.average and o.average[part.model]
-        self:add_part_of_model(part, follower and follower.by_name[part.param.name].tensor)
+        add_part(self, part, follower and follower.by_name[part.param.name].tensor)
       end
     end
   end
@@ -120,20 +134,6 @@ end
 ---@param decay number 1: none
 ---@return table<string, number>
 function optim.layer_scales(encoder, decay) return parts.layer_scales(encoder, decay) end
-
--- Adds a part, or, where it is frozen, lets its EMA follow it.
-function Optim:add_part_of_model(part, average)
-  local t = part.param.tensor
-  if part.frozen then
-    t:requires_grad_(false)
-    if average then F.check(C.ij_optim_follow(self.h, t.h, average.h)) end
-    return
-  end
-  F.check(C.ij_optim_add_scaled(self.h, tensor.want(t, "parameter", self.name), part.param.decayed
-    and 1 or 0, average and average.h, part.lr, part.wd))
-  self.entries[#self.entries + 1] = { tensor = t, decayed = part.param.decayed, param = part.param,
-    lr = part.lr, wd = part.wd }
-end
 
 --- Adds a tensor. average: the tensor that follows it as an EMA.
 ---@param t ijepa.tensor

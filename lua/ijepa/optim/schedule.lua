@@ -158,7 +158,8 @@ end
 --- What a schedule of the user's own gets beside the step.
 ---@param cfg table
 ---@param n integer the run's step, from 1
----@param o { steps: number, ipe: integer, seconds: number, processes: integer } ipe: steps per epoch
+---@param o { steps: number, ipe: integer, seconds: number, processes: integer } ipe: steps per
+--- epoch
 ---@return ijepa.schedule_info
 function schedule.info(cfg, n, o)
   return { step = n, steps = o.steps, epoch = (n - 1) / o.ipe, seconds = o.seconds,
@@ -185,7 +186,8 @@ end
 --- step; and of schedule.info, for those that are functions of the user's.
 ---@param cfg table
 ---@param ipe integer
----@return { lr: function, wd: function, momentum: function, sgd_momentum: function?, total: number, last: number }
+---@return { lr: function, wd: function, momentum: function, sgd_momentum: function?, total: number,
+---last: number }
 function schedule.of(cfg, ipe)
   local o, reference = cfg.optim, cfg.quirks == "reference"
   local total, warmup, last = length_of(cfg, ipe)
@@ -194,11 +196,12 @@ function schedule.of(cfg, ipe)
     return type(f) == "function" and of_user("optim." .. key, f, low, high) or nil
   end
   return { total = total, last = last, sgd_momentum = own("momentum", 0, 1 - 2 ^ -53),
-    lr = own("lr", 0, math.huge) or schedule.lr { start = o.start_lr, ref = o.lr, final = o.final_lr, warmup = warmup,
-    total = total, reference = reference },
-    wd = own("wd", 0, math.huge) or schedule.wd { ref = o.wd[1], final = o.wd[2], total = total, reference = reference },
+    lr = own("lr", 0, math.huge) or schedule.lr { start = o.start_lr, ref = o.lr,
+      final = o.final_lr, warmup = warmup, total = total, reference = reference },
+    wd = own("wd", 0, math.huge) or schedule.wd { ref = o.wd[1], final = o.wd[2], total = total,
+      reference = reference },
     momentum = own("ema", 0, 1) or schedule.ema { from = o.ema[1], to = o.ema[2], total = total,
-    reference = reference } }
+      reference = reference } }
 end
 
 --- The schedules' step at a run's step, after `seconds` of training.

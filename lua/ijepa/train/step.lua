@@ -99,8 +99,8 @@ local function clipped(t, scale)
   return scale * math.min(1, t.config.optim.clip / (norm * scale + 1e-6))
 end
 
--- What the optimizer and the EMA get at step n: learning rate, weight decay, momentum, and the factor of
--- the gradients.
+-- What the optimizer and the EMA get at step n: learning rate, weight decay, momentum, and the
+-- factor of the gradients.
 local function scheduled(t, n)
   local s = schedule.step_of(t.config, n, t.seconds)
   local info = schedule.info(t.config, n, { steps = t.last, ipe = t.ipe, seconds = t.seconds,
