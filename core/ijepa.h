@@ -367,27 +367,46 @@ int ij_dist_lost(ij_dist *d);                                /* 1: a process is 
 
 /* ---- optimizer (core/optim) ------------------------------------------------------------------------------------- */
 typedef struct ij_optim ij_optim;
-typedef struct ij_optim_config { /* AdamW */
-  double beta1, beta2, eps;  /* 0 means .9, .999, 1e-8 */
+/* G: the gradient; p, m, v: a parameter and its moments; lr, wd: the step's learning rate and weight decay.
+ * ADAMW: weight decay decoupled, as PyTorch's AdamW.
+ * SGD: d = G + wd p; m = momentum m + d; p -= lr m, or with nesterov lr (d + momentum m), as PyTorch's SGD.
+ * LARS: the same, but of decayed tensors d is first multiplied by trust |p| / |d|.
+ * LION: p -= lr (sign(beta1 m + (1 - beta1) G) + wd p); m = beta2 m + (1 - beta2) G. */
+typedef enum ij_optim_kind { IJ_ADAMW = 0, IJ_SGD, IJ_LARS, IJ_LION } ij_optim_kind;
+typedef struct ij_optim_config {
+  double beta1, beta2, eps;  /* ADAMW: 0 means .9, .999, 1e-8; LION: .9, .99; SGD, LARS: beta1 is the momentum, 0: none, no m */
   ij_dist *dist;             /* NULL, or processes that each have the same tensors: gradients are summed over them */
   int shard;                 /* 1: each process has the moments of some of the tensors only, and updates these */
   size_t bucket;             /* bytes of gradients per sum over the processes; 0: 25 MiB */
+  ij_optim_kind kind;
+  int nesterov;              /* SGD, LARS: 1 or 0; needs a momentum */
+  double trust;              /* LARS: 0 means .001 */
 } ij_optim_config;
-ij_status ij_adamw_new(const ij_optim_config *c, ij_optim **out);
+ij_status ij_optim_new(const ij_optim_config *c, ij_optim **out); /* c NULL: AdamW with the defaults */
+ij_status ij_adamw_new(const ij_optim_config *c, ij_optim **out); /* the same; IJ_EINVAL for another kind */
 void ij_optim_free(ij_optim *o);                             /* drops its references to the tensors */
 /* Adds a tensor to update. decayed: 1 where weight decay applies. average: NULL, or the EMA of p: a = m * a + (1 - m) * p
  * with the step's momentum m, in the same pass over memory as the update. IJ_EINVAL after the first update. */
 ij_status ij_optim_add(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *average);
+/* The same with the step's learning rate times lr_scale. Its weight decay is multiplied by wd_scale, also where decayed is
+ * 0: that is then for LARS alone, which does not adapt such tensors. */
+ij_status ij_optim_add_scaled(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *average, double lr_scale,
+                              double wd_scale);
+/* p is not updated, has no gradient and no moments, but its EMA follows it in each update as with ij_optim_add. It is not
+ * among ij_optim_count. */
+ij_status ij_optim_follow(ij_optim *o, ij_tensor *p, ij_tensor *average);
 /* Only elements [first, first + count) of p (row-major), with the step's learning rate and weight decay times these scales:
  * for sweeps side by side and layer-wise learning rates. */
 ij_status ij_optim_add_part(ij_optim *o, ij_tensor *p, int64_t first, int64_t count, double lr_scale, double wd_scale);
 /* One update of all tensors with their gradients times grad_scale; it sets the gradients to 0. lr: learning rate; wd:
- * weight decay, decoupled: p -= lr * wd * p. Where it fails, some tensors may have been updated. */
+ * weight decay; momentum: of the EMA. Where it fails, some tensors may have been updated. */
 ij_status ij_optim_step(ij_optim *o, double lr, double wd, double momentum, double grad_scale);
 /* Before the only backward of an update: from now to ij_optim_step, which must get the same arguments, each tensor is
  * updated as soon as the models have its complete gradient, whose memory is then freed. The result has the same bits.
  * For tensors that only models use; not with clipping or anything else that needs all gradients first. */
 ij_status ij_optim_eager(ij_optim *o, double lr, double wd, double momentum, double grad_scale);
+/* SGD, LARS: the momentum of the next updates, in [0, 1); before ij_optim_eager. IJ_EINVAL where it began without one. */
+ij_status ij_optim_momentum(ij_optim *o, double momentum);
 /* gate: f32 (1) of the caller, or NULL. An update reads it on the device: where it is not finite in any process, the update
  * changes nothing but the gradients. For devices that work asynchronously. */
 ij_status ij_optim_gate(ij_optim *o, ij_tensor *gate);
@@ -397,8 +416,10 @@ void ij_optim_watch(ij_optim *o, int i, int on);             /* 1: updates keep 
 double ij_optim_grad_norm(const ij_optim *o, int i);         /* of the last watched update, before grad_scale */
 int ij_optim_count(const ij_optim *o);                       /* of ij_optim_add and ij_optim_add_part */
 int ij_optim_owner(const ij_optim *o, int i);                /* the process that has the moments of tensor i; -1: each */
-/* Borrowed. which: 0 first moment, 1 second. Of the shape of tensor i (or length of part i); NULL: another process has it. */
+/* Borrowed. which: 0 first moment, 1 second. Of the shape of tensor i (or length of part i); NULL: another process has it,
+ * or none: see ij_optim_moments. */
 ij_tensor *ij_optim_state(ij_optim *o, int i, int which);
+int ij_optim_moments(const ij_optim *o);                     /* of each tensor: 0, 1 (the first) or 2 */
 int64_t ij_optim_steps(const ij_optim *o);                   /* updates so far: AdamW's bias correction counts them */
 void ij_optim_set_steps(ij_optim *o, int64_t n);             /* of a resumed run */
 
@@ -483,6 +504,8 @@ typedef struct ij_view {
   double flip, jitter, jitter_p, grey_p, blur_p; /* probabilities, except jitter: the strength s, 0 off */
   uint64_t seed;                  /* of everything random; also of a loader's order */
 } ij_view;
+/* n views of an image that are drawn alike, each with random numbers of its own. */
+typedef struct ij_view_group { ij_view view; int n; } ij_view_group;
 /* Image `sample` as a loader with this view gives it in an epoch -> pixels (H, W, 3) of the caller. */
 ij_status ij_catalogue_image(const ij_catalogue *c, const ij_view *view, int64_t sample, int64_t epoch, uint8_t *pixels);
 
@@ -504,6 +527,11 @@ const char *ij_manifest_problem(const ij_manifest *m, int64_t i); /* of the firs
 typedef struct ij_loader ij_loader;
 typedef struct ij_loader_config {
   ij_view view;
+  /* Several views of each image, which is decoded once: at most 16 groups of at most 64 views, 256 in all. train and seed
+   * are those of `view`, whose other values are not used then. View 0 of group 0 is drawn as a single view is.
+   * 0 and NULL: one view, `view`. */
+  int view_groups;
+  const ij_view_group *views;     /* (view_groups) */
   const double *weights;          /* (source_count): fractions of an epoch, at any scale; NULL: each image once */
   int shuffle;                    /* by (view.seed, epoch) */
   int batch, drop_last, workers, prefetch;       /* prefetch: batches ready ahead, 0: 4 */
@@ -514,12 +542,18 @@ typedef struct ij_loader_config {
                                      run only if this is 0. Others of its source, drawn by (seed, epoch, sample), replace
                                      corrupt images */
 } ij_loader_config;
+typedef struct ij_batch_views {   /* of one group, order [view][image] */
+  const uint8_t *pixels;          /* (n * B, H, W, 3) RGB */
+  int n, height, width;
+} ij_batch_views;
 typedef struct ij_batch {         /* memory of the loader, valid until its next call */
   int count;
   int64_t epoch, step;            /* from 0; step within the epoch */
-  const uint8_t *pixels;          /* (B, H, W, 3) RGB */
+  const uint8_t *pixels;          /* (B, H, W, 3) RGB: view 0 of group 0 */
   const int32_t *labels;          /* (B): number of the class folder, -1 without one */
   const uint32_t *samples;        /* (B): number of the image in the catalogue */
+  int view_groups;                /* 1 where no views were asked for */
+  const ij_batch_views *views;    /* (view_groups) */
 } ij_batch;
 /* Starts the workers. IJ_EINVAL: a setting is out of range, or the images don't fill a batch. config is copied. */
 ij_status ij_loader_open(ij_catalogue *c, const ij_loader_config *config, ij_loader **out);

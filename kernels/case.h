@@ -101,7 +101,7 @@ void ij_case_unit(ij_case *c, double unit);
   IJ_CASE_LIST(patchify)                                                                                               \
   IJ_CASE_LIST(tokens)                                                                                                 \
   IJ_CASE_LIST(loss)                                                                                                   \
-  IJ_CASE_LIST(adamw)                                                                                                  \
+  IJ_CASE_LIST(update)                                                                                                 \
   IJ_CASE_LIST(elementwise)                                                                                            \
   IJ_CASE_LIST(reduce)                                                                                                 \
   IJ_CASE_LIST(batch_norm)                                                                                             \

@@ -22,14 +22,26 @@ void ij_queue_release(ij_queue *q);
 
 typedef int64_t ij_dim;
 
-/* One tensor of an update: n elements each, on the device; avg NULL: none follows p. version, avg_version: of p's and
- * avg's content afterwards; a backend that keeps converted copies of weights may renew them in the same pass. */
-typedef struct ij_adamw_item {
+/* What updates parameters: see the op update. */
+typedef enum ij_update_kind { IJ_UPDATE_ADAMW, IJ_UPDATE_SGD, IJ_UPDATE_LION } ij_update_kind;
+/* One tensor of an update: n elements each, on the device. g NULL: p stays, and only avg is moved. avg NULL: none follows
+ * p. m: NULL for SGD without momentum; v: AdamW's alone. ratio (1): of SGD, a factor of the step, or NULL. version,
+ * avg_version: of p's and avg's content afterwards; a backend that keeps converted copies of weights may renew them in
+ * the same pass. */
+typedef struct ij_update_item {
   ij_dim n;
   double lr, wd;
-  float *p, *g, *m, *v, *avg;
+  float *p, *g, *m, *v, *avg, *ratio;
   uint64_t version, avg_version;
-} ij_adamw_item;
+} ij_update_item;
+typedef struct ij_update { /* the same for all tensors of a call */
+  ij_update_kind kind;
+  bool nesterov;
+  ij_dim t; /* the step, from 1 */
+  double beta1, beta2, eps; /* beta1: SGD's momentum */
+  double gscale, mom;       /* mom: of the average */
+  const float *gate;        /* (1) on the device, or NULL */
+} ij_update;
 
 /* The functions of unary_fwd. CLAMP: to a..b, POWER: x^a. ROUND: to even. */
 typedef enum ij_unary_fn {
@@ -145,12 +157,18 @@ typedef enum ij_fold_fn { IJ_FOLD_SUM, IJ_FOLD_PROD, IJ_FOLD_MAX, IJ_FOLD_MIN, I
   /* y (Q, n, D) [dt] = s[q] * (x (Q, n, D) [dt] + b (D)); b NULL: none; y may be x */                                 \
   IJ_OP(scale_rows, (ij_queue * q, ij_dtype dt, ij_dim Q, ij_dim n, ij_dim D, const void *x, const float *b,           \
                      const float *s, void *y), (q, dt, Q, n, D, x, b, s, y))                                           \
-  /* AdamW over `count` tensors (item: host memory), t the step from 1, with g * gscale as gradient: p -= lr wd p; m, v \
-   * updated; p -= lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps); g = 0; avg = mom avg + (1 - mom) p when \
-   * not NULL. One pass. gate (1), when not NULL: where it is not finite, g = 0 is all that happens. */                \
-  IJ_OP(adamw, (ij_queue * q, ij_dim count, const ij_adamw_item *item, ij_dim t, double beta1, double beta2,           \
-                double eps, double gscale, double mom, const float *gate),                                             \
-        (q, count, item, t, beta1, beta2, eps, gscale, mom, gate))                                                     \
+  /* One update of `count` tensors (item, u: host memory), G = g * gscale, with old p on the right:                    \
+   * ADAMW: m = beta1 m + (1 - beta1) G; v = beta2 v + (1 - beta2) G^2;                                                \
+   *        p -= lr wd p + lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)                                  \
+   * SGD:   d = ratio * (G + wd p); with m: m = beta1 m + d, and d = m, or with nesterov d + beta1 m; p -= lr d        \
+   * LION:  c = beta1 m + (1 - beta1) G; m = beta2 m + (1 - beta2) G; p -= lr (sign(c) + wd p)                         \
+   * Then g = 0, and avg = mom avg + (1 - mom) p when not NULL. One pass. Where the gate is not finite, g = 0 is all   \
+   * that happens. */                                                                                                  \
+  IJ_OP(update, (ij_queue * q, ij_dim count, const ij_update_item *item, const ij_update *u), (q, count, item, u))     \
+  /* Of each item with a ratio: ratio[0] = trust * |p| / |g * gscale + wd p|, the norms of all n elements; 1 where a   \
+   * norm is 0 or NaN */                                                                                               \
+  IJ_OP(trust, (ij_queue * q, ij_dim count, const ij_update_item *item, double gscale, double trust),                  \
+        (q, count, item, gscale, trust))                                                                               \
   /* y (n) = f(x (n)), f an ij_unary_fn with constants a, b; dt f32; abs sign neg square clamp also i32, i64, u8, where   \
    * what does not fit wraps. y may be x. bwd (f32): dx = dy * f'(x), from x and y = f(x); dx may be dy. */            \
   IJ_OP(unary_fwd, (ij_queue * q, int f, ij_dtype dt, ij_dim n, double a, double b, const void *x, void *y),           \

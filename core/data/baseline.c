@@ -350,7 +350,7 @@ AVX2 static bool read_scan(bits *from, part *part_of, int parts, mcus m) {
 static int clamp(int v, int low, int high) { return v < low ? low : v > high ? high : v; }
 
 bool ij_baseline_rows(ij_baseline *b, struct jpeg_decompress_struct *info, int top, int bottom, int left, int right,
-                      ij_resizer *r) {
+                      ij_windows *w) {
   part p[3] = {0};
   int parts = info->num_components, height = (int)info->image_height, width = (int)info->image_width;
   if (!__builtin_cpu_supports("avx2") || !fits(info) || !parts_make(b, info, p)) return false;
@@ -365,7 +365,7 @@ bool ij_baseline_rows(ij_baseline *b, struct jpeg_decompress_struct *info, int t
     at[i] = size + 32;
     size += p[i].stride * rows * (size_t)p[i].v * 8 + 64;
   }
-  size_t row = (across * (size_t)mcu_w + (size_t)r->across.taps + 128) / 64 * 64;
+  size_t row = (across * (size_t)mcu_w + (size_t)w->taps + 128) / 64 * 64;
   if (size > PLANE_MOST || ij_buffer_reserve(&b->scan, n + PAD) != IJ_OK ||
       ij_buffer_reserve(&b->planes, size) != IJ_OK || ij_buffer_reserve(&b->rows, row * 4 + 2 * row + 2 * row) != IJ_OK)
     return false;
@@ -406,7 +406,7 @@ bool ij_baseline_rows(ij_baseline *b, struct jpeg_decompress_struct *info, int t
       }
       to_rgb(luma, cb, cr, many, pixels);
     }
-    ij_resizer_row(r, pixels + 4 * (size_t)skip);
+    ij_windows_row(w, pixels + 4 * (size_t)skip);
   }
   return true;
 }
@@ -415,8 +415,8 @@ struct ij_baseline {
   ij_buffer scan, planes, rows;
 };
 bool ij_baseline_rows(ij_baseline *b, struct jpeg_decompress_struct *info, int top, int bottom, int left, int right,
-                      ij_resizer *r) {
-  (void)b, (void)info, (void)top, (void)bottom, (void)left, (void)right, (void)r;
+                      ij_windows *w) {
+  (void)b, (void)info, (void)top, (void)bottom, (void)left, (void)right, (void)w;
   return false;
 }
 #endif

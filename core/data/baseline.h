@@ -8,8 +8,8 @@
 typedef struct ij_baseline ij_baseline;
 ij_baseline *ij_baseline_new(void); /* NULL and a message: out of memory */
 void ij_baseline_free(ij_baseline *b);
-/* After jpeg_read_header: gives rows [top, bottom), columns [left, right) to the resizer, the same bytes as libjpeg's.
+/* After jpeg_read_header: gives rows [top, bottom), columns [left, right) to the windows, the same bytes as libjpeg's.
  * False: this image (or machine) is not for us, or something is odd with it; libjpeg shall see to it. */
 bool ij_baseline_rows(ij_baseline *b, struct jpeg_decompress_struct *info, int top, int bottom, int left, int right,
-                      ij_resizer *r);
+                      ij_windows *w);
 #endif

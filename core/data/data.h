@@ -50,16 +50,25 @@ typedef struct ij_axis {
 /* Rows are given top to bottom and resized across as they come, so that the whole image is never held. */
 typedef struct ij_resizer {
   ij_axis across, down;
-  int rows; /* rows taken so far, of down.hi - down.lo */
+  int top, left; /* of its first row and pixel in those of ij_windows */
+  int rows;      /* rows taken so far, of down.hi - down.lo */
   size_t stride;
-  ij_buffer row; /* one row of input, (w, 4) and some */
   ij_buffer mid; /* rows resized across: (rows, width, 3), stride bytes apart */
 } ij_resizer;
-ij_status ij_resizer_begin(ij_resizer *r, const ij_window *win);
-/* row: pixels [lo, hi) of the box, 4 bytes each; readable for IJ_ROW_SLACK bytes beyond */
-void ij_resizer_row(ij_resizer *r, const uint8_t *row);
-void ij_resizer_end(ij_resizer *r, uint8_t *out); /* out: (height, width, 3) */
-void ij_resizer_free(ij_resizer *r);
+/* Several windows of one image, from the same rows of pixels: the image is decoded once. To begin: zeroes. */
+typedef struct ij_windows {
+  ij_resizer *resizer; /* (cap), of which `count` are in use */
+  int count, cap;
+  ij_window box; /* its top, left, h and w: the pixels that the windows need together */
+  int taps;      /* across, the most of any window */
+  int rows;      /* taken so far, of box.h */
+  ij_buffer row; /* one row of input for the caller to fill, (w, 4) and what it must have beyond */
+} ij_windows;
+ij_status ij_windows_begin(ij_windows *w, int count, const ij_window *win);
+/* row: pixels of the box, 4 bytes each; readable for 4 * taps + IJ_ROW_SLACK bytes beyond */
+void ij_windows_row(ij_windows *w, const uint8_t *row);
+void ij_windows_end(ij_windows *w, uint8_t *const *out); /* out: of each window (height, width, 3) */
+void ij_windows_free(ij_windows *w);
 enum { IJ_ROW_SLACK = 64 };
 
 /* ---- decode.c, plain.c, other.c: encoded bytes to pixels ---- */
@@ -77,6 +86,8 @@ void ij_decoder_free(ij_decoder *d);
 ij_status ij_decoder_open(ij_decoder *d, const uint8_t *bytes, size_t n, int *height, int *width);
 /* Decodes what win needs, once for each open. out: (win->height, win->width, 3). */
 ij_status ij_decoder_read(ij_decoder *d, const ij_window *win, uint8_t *out);
+/* The same for several windows, of one decode: win and out (count). */
+ij_status ij_decoder_read_all(ij_decoder *d, int count, const ij_window *win, uint8_t *const *out);
 /* Whether the last image read has values of more than 8 bits, of which next to no contrast is left: its darkest and its
  * brightest level are less than IJ_CONTRAST_LEAST of 255 apart. 12 bits in 16 give 15. */
 bool ij_decoder_is_flat(const ij_decoder *d);
@@ -188,16 +199,18 @@ ij_status ij_copy_wait(ij_copy *c, double seconds, ij_progress *p); /* at p->ove
 void ij_copy_free(ij_copy *c);
 
 /* ---- view.c: one image of a catalogue as pixels ---- */
-ij_status ij_view_check(ij_view *v); /* and fills in what 0 stands for */
-typedef struct ij_reader {           /* memory of one thread */
+enum { IJ_VIEW_GROUPS = 16, IJ_VIEWS_OF_GROUP = 64, IJ_VIEWS = 256 }; /* at most; IJ_VIEWS: of all groups */
+ij_status ij_view_check(ij_view *v);                                  /* and fills in what 0 stands for */
+typedef struct ij_reader {                                            /* memory of one thread */
   ij_decoder *decoder;
   ij_buffer file, blur;
 } ij_reader;
 ij_status ij_reader_init(ij_reader *r, const ij_catalogue *c);
 void ij_reader_free(ij_reader *r);
-/* The image `sample` with the random choices of image `drawn` in a round -> out (H, W, 3). v: checked. */
-ij_status ij_reader_read(ij_reader *r, const ij_catalogue *c, const ij_view *v, uint32_t sample, uint32_t drawn,
-                         uint32_t round, uint8_t *out);
+/* The views of image `sample` with the random choices of image `drawn` in a round -> out: of each view (H, W, 3), those
+ * of the first group first. group: checked; at most IJ_VIEWS views. */
+ij_status ij_reader_read(ij_reader *r, const ij_catalogue *c, int groups, const ij_view_group *group, uint32_t sample,
+                         uint32_t drawn, uint32_t round, uint8_t *const *out);
 
 /* ---- order.c: which image comes when ---- */
 typedef struct ij_order ij_order;

@@ -1,6 +1,6 @@
 /* decode.c: which decoder reads a file. JPEG by libjpeg-turbo, which computes only the rows and columns that are
  * needed; BMP and PNM by plain.c; all other formats by libvips (other.c). They give rows of 4-byte pixels to the
- * resizer. */
+ * windows. */
 #include "formats.h"
 #include "baseline.h"
 #include <setjmp.h>
@@ -33,7 +33,7 @@ struct ij_decoder {
   ij_plain plain;
   ij_other *other;
   ij_levels levels;
-  ij_resizer resizer, copier; /* copier: of turned images, at their own size */
+  ij_windows windows, copier; /* copier: of turned images, at their own size */
   ij_buffer rows;             /* libjpeg's output */
   ij_buffer turned;           /* (h, w, 3) of a turned image, as stored */
 };
@@ -101,8 +101,8 @@ void ij_decoder_free(ij_decoder *d) {
   ij_baseline_free(d->baseline);
   ij_other_close(d->other);
   ij_plain_close(&d->plain);
-  ij_resizer_free(&d->resizer);
-  ij_resizer_free(&d->copier);
+  ij_windows_free(&d->windows);
+  ij_windows_free(&d->copier);
   ij_buffer_free(&d->rows);
   ij_buffer_free(&d->turned);
   ij_free(d);
@@ -174,18 +174,18 @@ static bool jpeg_ends(struct jpeg_decompress_struct *info) {
 }
 
 enum { ROWS = 4 }; /* per call of libjpeg */
-static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int right, ij_resizer *r) {
+static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int right, ij_windows *w) {
   jpeg *j = &d->j;
   struct jpeg_decompress_struct *info = &j->info;
   if (setjmp(j->exit)) return IJ_EFORMAT; /* nothing below lives in locals that are used after a jump */
-  if (ij_baseline_rows(d->baseline, info, top, bottom, left, right, r)) return IJ_OK;
+  if (ij_baseline_rows(d->baseline, info, top, bottom, left, right, w)) return IJ_OK;
   jpeg_start_decompress(info);
   /* Smooth upsampling of colours looks one sample to each side, two pixels; none is next to the cut. */
   JDIMENSION x = left > 2 ? (JDIMENSION)left - 2 : 0, end = (JDIMENSION)right + 2;
   if (end > info->output_width) end = info->output_width;
   JDIMENSION wide = end - x;
   if (x > 0 || end < info->output_width) jpeg_crop_scanline(info, &x, &wide);
-  size_t stride = (size_t)wide * 4 + (size_t)r->across.taps * 4 + IJ_ROW_SLACK;
+  size_t stride = (size_t)wide * 4 + (size_t)w->taps * 4 + IJ_ROW_SLACK;
   stride = (stride + 63) / 64 * 64;
   if (ij_buffer_reserve(&d->rows, stride * ROWS + 64) != IJ_OK) return IJ_ENOMEM;
   JSAMPROW row[ROWS];
@@ -198,7 +198,7 @@ static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int rig
     for (int i = 0; i < n; i++) {
       uint8_t *p = row[i] + 4 * ((size_t)left - x);
       if (info->out_color_space == JCS_CMYK) ij_cmyk_to_rgb(p, right - left, true); /* as Adobe's; so does Pillow */
-      ij_resizer_row(r, p);
+      ij_windows_row(w, p);
     }
   }
   bool complete = bottom >= d->height || jpeg_ends(info);
@@ -208,14 +208,14 @@ static ij_status jpeg_rows(ij_decoder *d, int top, int bottom, int left, int rig
 }
 
 /* box: of the image as stored */
-static ij_status rows(ij_decoder *d, const ij_window *box, ij_resizer *r) {
-  if (d->format == IJ_FILE_JPEG) return jpeg_rows(d, box->top, box->top + box->h, box->left, box->left + box->w, r);
-  if (is_plain(d)) return ij_plain_rows(&d->plain, d->bytes, d->n, &d->o, &d->levels, box, r);
-  return ij_other_rows(d->other, &d->o, &d->levels, box, r);
+static ij_status rows(ij_decoder *d, const ij_window *box, ij_windows *w) {
+  if (d->format == IJ_FILE_JPEG) return jpeg_rows(d, box->top, box->top + box->h, box->left, box->left + box->w, w);
+  if (is_plain(d)) return ij_plain_rows(&d->plain, d->bytes, d->n, &d->o, &d->levels, box, w);
+  return ij_other_rows(d->other, &d->o, &d->levels, box, w);
 }
 
 /* Turned: the pixels of the box as stored, by a resizer that changes no size, and from these the rows as seen. */
-static ij_status rows_turned(ij_decoder *d, const ij_window *seen, ij_resizer *r) {
+static ij_status rows_turned(ij_decoder *d, const ij_window *seen, ij_windows *to) {
   int o = d->orientation, top = seen->top, left = seen->left, h = seen->h, w = seen->w;
   bool swap = o > 4, flip_x = o == 2 || o == 3 || o == 7 || o == 8, flip_y = o == 3 || o == 4 || o == 6 || o == 7;
   /* as seen: (y, x); as stored: (a, b) = swap ? (x, y) : (y, x), counted from the end where it is flipped */
@@ -225,29 +225,30 @@ static ij_status rows_turned(ij_decoder *d, const ij_window *seen, ij_resizer *r
   box.full_h = box.height = box.h;
   box.full_w = box.width = box.w;
   IJ_TRY(ij_buffer_reserve(&d->turned, (size_t)box.h * (size_t)box.w * 3 + 4));
-  IJ_TRY(ij_resizer_begin(&d->copier, &box));
+  IJ_TRY(ij_windows_begin(&d->copier, 1, &box));
   IJ_TRY(rows(d, &box, &d->copier));
-  ij_resizer_end(&d->copier, d->turned.p);
-  uint8_t *to = r->row.p;
+  ij_windows_end(&d->copier, (uint8_t *[]){d->turned.p});
+  uint8_t *row = to->row.p;
   for (int y = 0; y < h; y++) {
     for (int x = 0; x < w; x++) {
       int a = swap ? x : y, b = swap ? y : x;
       if (flip_y) a = box.h - 1 - a;
       if (flip_x) b = box.w - 1 - b;
-      memcpy(to + 4 * (size_t)x, (uint8_t *)d->turned.p + 3 * ((size_t)a * (size_t)box.w + (size_t)b), 3);
+      memcpy(row + 4 * (size_t)x, (uint8_t *)d->turned.p + 3 * ((size_t)a * (size_t)box.w + (size_t)b), 3);
     }
-    ij_resizer_row(r, to);
+    ij_windows_row(to, row);
   }
   return IJ_OK;
 }
 
-ij_status ij_decoder_read(ij_decoder *d, const ij_window *win, uint8_t *out) {
-  ij_resizer *r = &d->resizer;
-  IJ_TRY(ij_resizer_begin(r, win));
-  ij_window box = {.top = win->top + r->down.lo, .left = win->left + r->across.lo};
-  box.h = r->down.hi - r->down.lo;
-  box.w = r->across.hi - r->across.lo;
-  IJ_TRY(d->orientation > 1 ? rows_turned(d, &box, r) : rows(d, &box, r));
-  ij_resizer_end(r, out);
+ij_status ij_decoder_read_all(ij_decoder *d, int count, const ij_window *win, uint8_t *const *out) {
+  ij_windows *w = &d->windows;
+  IJ_TRY(ij_windows_begin(w, count, win));
+  IJ_TRY(d->orientation > 1 ? rows_turned(d, &w->box, w) : rows(d, &w->box, w));
+  ij_windows_end(w, out);
   return IJ_OK;
+}
+
+ij_status ij_decoder_read(ij_decoder *d, const ij_window *win, uint8_t *out) {
+  return ij_decoder_read_all(d, 1, win, &out);
 }

@@ -64,9 +64,9 @@ typedef struct ij_plain { /* the header of a BMP or PNM */
 } ij_plain;
 ij_status ij_plain_open(ij_filetype f, const uint8_t *bytes, size_t n, ij_plain *p);
 void ij_plain_close(ij_plain *p);
-/* Rows [top, bottom), columns [left, right) to the resizer. */
+/* Rows [top, bottom), columns [left, right) to the windows. */
 ij_status ij_plain_rows(ij_plain *p, const uint8_t *bytes, size_t n, const ij_decode_options *o, ij_levels *l,
-                        const ij_window *box, ij_resizer *r);
+                        const ij_window *box, ij_windows *to);
 
 /* ---- other.c ---- */
 typedef struct ij_other ij_other; /* an image that libvips reads */
@@ -76,5 +76,5 @@ ij_status ij_other_open(ij_filetype f, const uint8_t *bytes, size_t n, bool untr
                         int *width);
 void ij_other_close(ij_other *o);
 ij_status ij_other_rows(ij_other *o, const ij_decode_options *options, ij_levels *l, const ij_window *box,
-                        ij_resizer *r);
+                        ij_windows *to);
 #endif

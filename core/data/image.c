@@ -61,18 +61,18 @@ done:
 
 /* What a window keeps of pixels (height, width), at its size. */
 static ij_status resize(const uint8_t *pixels, int width, const ij_window *win, uint8_t *out) {
-  ij_resizer r = {0};
-  ij_status st = ij_resizer_begin(&r, win);
+  ij_windows w = {0};
+  ij_status st = ij_windows_begin(&w, 1, win);
   if (st == IJ_OK) {
-    uint8_t *row = r.row.p;
-    for (int y = win->top + r.down.lo; y < win->top + r.down.hi; y++) {
-      const uint8_t *from = pixels + 3 * ((size_t)y * (size_t)width + (size_t)(win->left + r.across.lo));
-      for (int x = 0; x < r.across.hi - r.across.lo; x++) memcpy(row + 4 * x, from + 3 * x, 3);
-      ij_resizer_row(&r, row);
+    uint8_t *row = w.row.p;
+    for (int y = w.box.top; y < w.box.top + w.box.h; y++) {
+      const uint8_t *from = pixels + 3 * ((size_t)y * (size_t)width + (size_t)w.box.left);
+      for (int x = 0; x < w.box.w; x++) memcpy(row + 4 * x, from + 3 * x, 3);
+      ij_windows_row(&w, row);
     }
-    ij_resizer_end(&r, out);
+    ij_windows_end(&w, &out);
   }
-  ij_resizer_free(&r);
+  ij_windows_free(&w);
   return st;
 }
 

@@ -19,11 +19,12 @@ typedef struct corrupt { /* one image that could not be read, or has next to no 
 typedef struct slot { /* one batch */
   int64_t index;      /* counted from the last seek; -1: none */
   int64_t epoch, step;
-  int count, remaining;       /* images; those not yet done */
-  uint8_t *pixels;            /* (B, H, W, 3) */
-  int32_t *labels;            /* (B) */
-  uint32_t *wanted, *samples; /* (B): by the order; after corrupt ones are replaced */
-  uint32_t *rounds;           /* (B): see ij_order_at */
+  int count, remaining;                 /* images; those not yet done */
+  uint8_t *pixels[IJ_VIEW_GROUPS];      /* (n * B, H, W, 3) of each group */
+  ij_batch_views views[IJ_VIEW_GROUPS]; /* the same for the consumer */
+  int32_t *labels;                      /* (B) */
+  uint32_t *wanted, *samples;           /* (B): by the order; after corrupt ones are replaced */
+  uint32_t *rounds;                     /* (B): see ij_order_at */
   corrupt *corrupt;
   int corrupt_count, corrupt_cap;
   ij_status status;
@@ -32,6 +33,8 @@ typedef struct slot { /* one batch */
 
 struct ij_loader {
   ij_loader_config c;
+  ij_view_group group[IJ_VIEW_GROUPS]; /* (groups) what is made of an image */
+  int groups;
   ij_catalogue *catalogue;
   ij_order *order;
   int64_t steps; /* batches of an epoch for this process */
@@ -99,6 +102,15 @@ static ij_status note_image(ij_loader *l, slot *s, int item, int attempt, uint32
   return st;
 }
 
+/* Where the views of image i of a batch go. */
+static void views_of(const ij_loader *l, const slot *s, int i, uint8_t **out) {
+  for (int g = 0; g < l->groups; g++) {
+    const ij_view *v = &l->group[g].view;
+    size_t image = (size_t)v->height * (size_t)v->width * 3;
+    for (int k = 0; k < l->group[g].n; k++) *out++ = s->pixels[g] + ((size_t)k * (size_t)s->count + (size_t)i) * image;
+  }
+}
+
 enum { ATTEMPTS = 32 };
 static ij_status fill_item(ij_loader *l, ij_reader *r, slot *s, int i) {
   const ij_view *v = &l->c.view;
@@ -106,11 +118,12 @@ static ij_status fill_item(ij_loader *l, ij_reader *r, slot *s, int i) {
   int source = ij_catalogue_of(l->catalogue, wanted, &within);
   uint32_t first = ij_catalogue_first(l->catalogue, source);
   uint32_t count = ij_list_count(ij_catalogue_list(l->catalogue, source));
-  uint8_t *pixels = s->pixels + (size_t)i * (size_t)v->height * (size_t)v->width * 3;
+  uint8_t *out[IJ_VIEWS];
+  views_of(l, s, i, out);
   ij_rng spare; /* a corrupt image is replaced by others of its source, drawn here */
   ij_rng_init(&spare, v->seed, IJ_RNG_SPARE, round, wanted);
   for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
-    ij_status st = ij_reader_read(r, l->catalogue, v, sample, wanted, round, pixels);
+    ij_status st = ij_reader_read(r, l->catalogue, l->groups, l->group, sample, wanted, round, out);
     if (st == IJ_OK) {
       s->samples[i] = sample;
       s->labels[i] = ij_catalogue_label(l->catalogue, sample);
@@ -274,7 +287,7 @@ ij_status ij_loader_next(ij_loader *l, ij_batch *out) {
   ij_status st = settle_corrupt(l, s);
   if (st == IJ_OK && s->status != IJ_OK) st = ij_fail(s->status, "%s", s->error ? s->error : "out of memory");
   if (st != IJ_OK) return st; /* the same at each further call, until a seek */
-  *out = (ij_batch){s->count, s->epoch, s->step, s->pixels, s->labels, s->samples};
+  *out = (ij_batch){s->count, s->epoch, s->step, s->pixels[0], s->labels, s->samples, l->groups, s->views};
   pthread_mutex_lock(&l->lock);
   l->taken++;
   pthread_cond_broadcast(&l->work);
@@ -318,6 +331,33 @@ ij_status ij_loader_seek(ij_loader *l, int64_t epoch, int64_t step) {
 }
 
 /* ---- opening and closing ---- */
+static ij_status groups_set(ij_loader *l) {
+  const ij_loader_config *c = &l->c;
+  int views = 0;
+  if (c->view_groups == 0) {
+    l->group[0] = (ij_view_group){c->view, 1};
+    l->groups = 1;
+    return IJ_OK;
+  }
+  if (c->view_groups < 0 || c->view_groups > IJ_VIEW_GROUPS || !c->views)
+    return ij_fail(IJ_EINVAL, "data.views: %d groups: expected 1 to %d", c->view_groups, IJ_VIEW_GROUPS);
+  if (!c->view.train) return ij_fail(IJ_EINVAL, "data.views: views are random crops: train is off");
+  for (int g = 0; g < c->view_groups; g++) {
+    ij_view_group *to = &l->group[g];
+    *to = c->views[g];
+    to->view.train = c->view.train;
+    to->view.seed = c->view.seed;
+    ij_status st = ij_view_check(&to->view);
+    if (st != IJ_OK) return ij_fail_in(st, "data.views[%d]", g + 1);
+    if (to->n < 1 || to->n > IJ_VIEWS_OF_GROUP)
+      return ij_fail(IJ_EINVAL, "data.views[%d]: n = %d is not between 1 and %d", g + 1, to->n, IJ_VIEWS_OF_GROUP);
+    views += to->n;
+  }
+  if (views > IJ_VIEWS) return ij_fail(IJ_EINVAL, "data.views: %d views of an image: at most %d", views, IJ_VIEWS);
+  l->groups = c->view_groups;
+  return IJ_OK;
+}
+
 static ij_status check(ij_loader_config *c) {
   IJ_TRY(ij_view_check(&c->view));
   if (c->batch < 1 || c->batch > 1 << 20)
@@ -366,6 +406,16 @@ static ij_status check_libvips(ij_loader *l) {
   return IJ_OK;
 }
 
+static ij_status pixels_make(const ij_loader *l, slot *s) {
+  for (int g = 0; g < l->groups; g++) {
+    const ij_view_group *of = &l->group[g];
+    size_t count = (size_t)l->c.batch * (size_t)of->n;
+    if (!(s->pixels[g] = ij_alloc(count * (size_t)of->view.height * (size_t)of->view.width * 3))) return IJ_ENOMEM;
+    s->views[g] = (ij_batch_views){s->pixels[g], of->n, of->view.height, of->view.width};
+  }
+  return IJ_OK;
+}
+
 static ij_status buffers_make(ij_loader *l) {
   const ij_loader_config *c = &l->c;
   size_t n = (size_t)ij_catalogue_count(l->catalogue), batch = (size_t)c->batch;
@@ -375,12 +425,12 @@ static ij_status buffers_make(ij_loader *l) {
   for (int i = 0; i < l->slots; i++) {
     slot *s = &l->ring[i];
     s->index = -1;
-    s->pixels = ij_alloc(batch * (size_t)c->view.height * (size_t)c->view.width * 3);
+    IJ_TRY(pixels_make(l, s));
     s->labels = ij_alloc(batch * sizeof *s->labels);
     s->wanted = ij_alloc(batch * sizeof *s->wanted);
     s->samples = ij_alloc(batch * sizeof *s->samples);
     s->rounds = ij_alloc(batch * sizeof *s->rounds);
-    if (!s->pixels || !s->labels || !s->wanted || !s->samples || !s->rounds) return IJ_ENOMEM;
+    if (!s->labels || !s->wanted || !s->samples || !s->rounds) return IJ_ENOMEM;
   }
   int readers = c->workers ? c->workers : 1;
   if (!(l->readers = ij_calloc((size_t)readers, sizeof *l->readers))) return IJ_ENOMEM;
@@ -420,6 +470,8 @@ ij_status ij_loader_open(ij_catalogue *c, const ij_loader_config *config, ij_loa
   l->c = *config;
   l->catalogue = ij_catalogue_keep(c);
   IJ_TRY_TO(failed, st, check(&l->c));
+  IJ_TRY_TO(failed, st, groups_set(l));
+  l->c.views = NULL; /* the caller's */
   IJ_TRY_TO(failed, st, ij_order_new(c, l->c.weights, &l->order));
   l->c.weights = NULL; /* the caller's */
   IJ_TRY_TO(failed, st, steps_count(l));
@@ -443,7 +495,7 @@ void ij_loader_close(ij_loader *l) {
   if (l->ring) slots_clear(l);
   for (int i = 0; l->ring && i < l->slots; i++) {
     slot *s = &l->ring[i];
-    ij_free(s->pixels);
+    for (int g = 0; g < l->groups; g++) ij_free(s->pixels[g]);
     ij_free(s->labels);
     ij_free(s->wanted);
     ij_free(s->samples);

@@ -273,7 +273,7 @@ static void convert(const conversion *v, const uint8_t *p, int w, uint8_t *to) {
 
 enum { STRIP = 32 };
 ij_status ij_other_rows(ij_other *o, const ij_decode_options *options, ij_levels *levels, const ij_window *box,
-                        ij_resizer *r) {
+                        ij_windows *to) {
   double low, high;
   conversion v = {.levels = levels};
   IJ_TRY(colours_of(&o->image, &v.colours));
@@ -284,7 +284,7 @@ ij_status ij_other_rows(ij_other *o, const ij_decode_options *options, ij_levels
   if (v.format != VIPS_FORMAT_UCHAR) ij_levels_begin(levels, options, low, high);
   v.high_byte = v.format == VIPS_FORMAT_USHORT && v.bands > 1 && options->low == options->high;
   VipsRegion *region = lib.vips_region_new(o->image);
-  uint8_t *row = r->row.p; /* (w, 4), with room behind it */
+  uint8_t *row = to->row.p; /* (w, 4), with room behind it */
   ij_status st = region ? IJ_OK : vips_failed();
   int bottom = box->top + box->h;
   for (int y = box->top; st == IJ_OK && y < bottom; y += STRIP) { /* of a huge image never more than a strip is held */
@@ -298,7 +298,7 @@ ij_status ij_other_rows(ij_other *o, const ij_decode_options *options, ij_levels
       const uint8_t *p = region->data + (y + k - region->valid.top) * region->bpl +
                          (size_t)(box->left - region->valid.left) * v.bands * size;
       convert(&v, p, box->w, row);
-      ij_resizer_row(r, row);
+      ij_windows_row(to, row);
     }
   }
   if (region) lib.g_object_unref(region);

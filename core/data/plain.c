@@ -197,7 +197,7 @@ ij_status ij_plain_open(ij_filetype f, const uint8_t *bytes, size_t n, ij_plain 
 }
 
 ij_status ij_plain_rows(ij_plain *p, const uint8_t *b, size_t n, const ij_decode_options *o, ij_levels *l,
-                        const ij_window *box, ij_resizer *r) {
+                        const ij_window *box, ij_windows *to) {
   bool bmp = p->kind == 0, packed = bmp ? p->compression == RLE8 || p->compression == RLE4 : p->kind <= 3;
   size_t w = (size_t)p->width, h = (size_t)p->height;
   uint8_t table[256];
@@ -208,14 +208,14 @@ ij_status ij_plain_rows(ij_plain *p, const uint8_t *b, size_t n, const ij_decode
   }
   if (p->bits == 16 && !bmp) ij_levels_begin(l, o, 0, p->most);
   for (int v = 0; v < 256; v++) table[v] = (uint8_t)(v >= p->most ? 255 : rint(v / p->most * 255));
-  uint8_t *to = r->row.p;
+  uint8_t *out = to->row.p;
   for (int y = box->top; y < box->top + box->h; y++) {
     size_t from = bmp && p->upward ? h - 1 - (size_t)y : (size_t)y;
     const uint8_t *row = packed ? NULL : b + p->data + from * p->stride;
     const void *values = !packed ? NULL : (const uint8_t *)p->values.p + from * w * (bmp ? 1 : 2 * (size_t)p->bands);
-    if (bmp) bmp_row(p, row, values, box->left, box->left + box->w, to);
-    else pnm_row(p, row, values, table, l, o->low != o->high, box->left, box->left + box->w, to);
-    ij_resizer_row(r, to);
+    if (bmp) bmp_row(p, row, values, box->left, box->left + box->w, out);
+    else pnm_row(p, row, values, table, l, o->low != o->high, box->left, box->left + box->w, out);
+    ij_windows_row(to, out);
   }
   return IJ_OK;
 }

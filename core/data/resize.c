@@ -59,11 +59,9 @@ static ij_status pairs_make(ij_axis *a) {
   return IJ_OK;
 }
 
-ij_status ij_resizer_begin(ij_resizer *r, const ij_window *win) {
+static ij_status resizer_begin(ij_resizer *r, const ij_window *win) {
   IJ_TRY(axis_make(&r->across, win->w, win->full_w, win->x, win->width));
   IJ_TRY(axis_make(&r->down, win->h, win->full_h, win->y, win->height));
-  size_t in = (size_t)(r->across.hi - r->across.lo) + (size_t)r->across.taps + 1;
-  IJ_TRY(ij_buffer_reserve(&r->row, in * 4 + IJ_ROW_SLACK));
   r->stride = ((size_t)win->width * 3 + 1 + 63) / 64 * 64; /* slack for the loops, which read up to 64 bytes at once */
   IJ_TRY(ij_buffer_reserve(&r->mid, (size_t)(r->down.hi - r->down.lo) * r->stride));
   IJ_TRY(pairs_make(&r->across));
@@ -71,11 +69,10 @@ ij_status ij_resizer_begin(ij_resizer *r, const ij_window *win) {
   return IJ_OK;
 }
 
-void ij_resizer_free(ij_resizer *r) {
+static void resizer_free(ij_resizer *r) {
   ij_buffer_free(&r->across.buffer);
   ij_buffer_free(&r->across.pair_buffer);
   ij_buffer_free(&r->down.buffer);
-  ij_buffer_free(&r->row);
   ij_buffer_free(&r->mid);
 }
 
@@ -172,13 +169,13 @@ AVX2 static void down_avx2(const int32_t *w, int taps, const uint8_t *from, size
 #define HAS_AVX2() 0
 #endif
 
-void ij_resizer_row(ij_resizer *r, const uint8_t *row) {
+static void resizer_row(ij_resizer *r, const uint8_t *row) {
   uint8_t *to = (uint8_t *)r->mid.p + (size_t)r->rows++ * r->stride;
   if (HAS_AVX2()) across_avx2(&r->across, row, to);
   else across(&r->across, row, to);
 }
 
-void ij_resizer_end(ij_resizer *r, uint8_t *out) {
+static void resizer_end(ij_resizer *r, uint8_t *out) {
   const ij_axis *a = &r->down;
   int rows = a->hi - a->lo;
   size_t bytes = (size_t)r->across.n * 3;
@@ -189,4 +186,59 @@ void ij_resizer_end(ij_resizer *r, uint8_t *out) {
     if (HAS_AVX2()) down_avx2(w, taps, from, r->stride, bytes, out);
     else down(w, taps, from, r->stride, bytes, out);
   }
+}
+
+/* ---- several windows ---- */
+static ij_status resizers_reserve(ij_windows *w, int count) {
+  if (count <= w->cap) return IJ_OK;
+  ij_resizer *more = ij_realloc(w->resizer, (size_t)count * sizeof *more);
+  if (!more) return IJ_ENOMEM;
+  memset(more + w->cap, 0, (size_t)(count - w->cap) * sizeof *more);
+  w->resizer = more;
+  w->cap = count;
+  return IJ_OK;
+}
+
+ij_status ij_windows_begin(ij_windows *w, int count, const ij_window *win) {
+  int bottom = 0, right = 0;
+  IJ_TRY(resizers_reserve(w, count));
+  w->count = count;
+  w->rows = w->taps = 0;
+  for (int i = 0; i < count; i++) {
+    ij_resizer *r = &w->resizer[i];
+    IJ_TRY(resizer_begin(r, &win[i]));
+    r->top = win[i].top + r->down.lo;
+    r->left = win[i].left + r->across.lo;
+    int end = win[i].top + r->down.hi, edge = win[i].left + r->across.hi;
+    if (i == 0 || r->top < w->box.top) w->box.top = r->top;
+    if (i == 0 || r->left < w->box.left) w->box.left = r->left;
+    if (end > bottom) bottom = end;
+    if (edge > right) right = edge;
+    if (r->across.taps > w->taps) w->taps = r->across.taps;
+  }
+  w->box.h = bottom - w->box.top;
+  w->box.w = right - w->box.left;
+  for (int i = 0; i < count; i++) {
+    w->resizer[i].top -= w->box.top;
+    w->resizer[i].left -= w->box.left;
+  }
+  return ij_buffer_reserve(&w->row, ((size_t)w->box.w + (size_t)w->taps + 1) * 4 + IJ_ROW_SLACK);
+}
+
+void ij_windows_row(ij_windows *w, const uint8_t *row) {
+  int y = w->rows++;
+  for (int i = 0; i < w->count; i++) {
+    ij_resizer *r = &w->resizer[i];
+    if (y >= r->top && r->rows < r->down.hi - r->down.lo) resizer_row(r, row + 4 * (size_t)r->left);
+  }
+}
+
+void ij_windows_end(ij_windows *w, uint8_t *const *out) {
+  for (int i = 0; i < w->count; i++) resizer_end(&w->resizer[i], out[i]);
+}
+
+void ij_windows_free(ij_windows *w) {
+  for (int i = 0; i < w->cap; i++) resizer_free(&w->resizer[i]);
+  ij_free(w->resizer);
+  ij_buffer_free(&w->row);
 }

@@ -80,6 +80,7 @@ typedef struct saved {
   ij_encoder *e;
   ij_embed_sizes g;
   ij_stack_saved *stack;
+  bool embedded; /* the patch embedding gets gradients */
 } saved;
 static void saved_free(void *ctx) {
   saved *s = ctx;
@@ -107,10 +108,19 @@ static ij_status encoder_backward(ij_node *n) { /* in: images, context */
   ij_embedding m = embedding_of(s->e);
   ij_tensor *dx = NULL, *dx_dt = NULL;
   IJ_TRY(ij_stack_bwd(&s->e->stack, s->stack, n->out->grad, &dx, &dx_dt));
-  ij_status st = ij_embed_bwd(&m, &s->g, n->in[0], n->in[1], dx_dt, s->e->stack.recorded == 1);
+  ij_status st = IJ_OK;
+  if (s->embedded) st = ij_embed_bwd(&m, &s->g, n->in[0], n->in[1], dx_dt, s->e->stack.recorded == 1);
   if (dx_dt != dx) ij_tensor_free(dx_dt);
   ij_tensor_free(dx);
   return st;
+}
+
+/* The first blocks that need no gradient, where the patch embedding needs none either: their number. */
+static int frozen_blocks(const ij_encoder *e) {
+  int n = 0;
+  if (e->embed_w->requires_grad) return 0;
+  while (n < e->c.depth && !e->stack.blocks[n].qkv_w->requires_grad) n++;
+  return n;
 }
 
 ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *context, ij_tensor **out) {
@@ -118,7 +128,8 @@ ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *contex
   ij_embed_sizes g;
   ij_tensor *x = NULL, *y = NULL, *y3 = NULL;
   saved *s = NULL;
-  bool record = e->dev->grad_on && e->embed_w->requires_grad;
+  e->stack.frozen = frozen_blocks(e);
+  bool record = e->dev->grad_on && (e->stack.frozen < e->c.depth || e->stack.norm_w->requires_grad);
   ij_status st;
   IJ_TRY_TO(out, st, embed(e, images, context, &g, &x));
   st = IJ_ENOMEM;
@@ -128,7 +139,7 @@ ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *contex
   x = NULL;
   IJ_TRY_TO(out, st, ij_stack_fwd(&e->stack, g.C * g.B, g.K, 0, taken, IJ_F32, &y, s ? &s->stack : NULL, 0, NULL));
   IJ_TRY_TO(out, st, ij_tensor_reshape(y, 3, (int64_t[]){g.C * g.B, g.K, e->c.width}, &y3));
-  if (s) s->g = g;
+  if (s) s->g = g, s->embedded = e->embed_w->requires_grad;
   st = ij_model_output(y3, (ij_tensor *[]){images, context}, 2, encoder_backward, s, saved_free, out);
   s = NULL;
 out:

@@ -45,6 +45,7 @@ typedef struct ij_stack {
   int64_t D, F, A, S;
   ij_dtype dt;
   bool recompute;
+  int frozen;   /* the first blocks, of recorded forwards: neither they nor the input get gradients */
   int recorded; /* forwards whose backward is still to come: gradients are complete after the last one */
   ij_drop_path drop;
 } ij_stack;
@@ -63,8 +64,9 @@ ij_status ij_stack_fwd(ij_stack *s, int64_t Q, int64_t N, int64_t first, ij_tens
                        ij_stack_saved **saved, int n_taps, ij_tensor **taps);
 /* Attention probabilities of block `block` for x (Q, N, D) f32, taken over -> p (Q, A, N, N) f32; no gradient. */
 ij_status ij_stack_attention(ij_stack *s, int64_t Q, int64_t N, int block, ij_tensor *x, ij_tensor **p);
-/* dy (Q * n, D) [y_dt] -> dx (Q, N, D) f32, and its copy in s->dt (the same tensor when that is f32). The gradients of
- * a block's parameters are given to their sinks when this is the last backward to come. */
+/* dy (Q * n, D) [y_dt] -> dx (Q, N, D) f32, of the first block that is not frozen, and its copy in s->dt (the same
+ * tensor when that is f32). The gradients of a block's parameters are given to their sinks when this is the last
+ * backward to come. */
 ij_status ij_stack_bwd(ij_stack *s, ij_stack_saved *saved, ij_tensor *dy, ij_tensor **dx, ij_tensor **dx_dt);
 void ij_stack_saved_free(void *saved);
 

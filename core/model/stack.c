@@ -27,7 +27,7 @@ struct ij_stack_saved {
   ij_dtype y_dt;
   saved_block *blocks;
   ij_tensor *last, *mean, *rstd; /* input of the last norm (r, D) f32 */
-  int depth;
+  int depth, frozen;
 };
 
 static void drop_block(saved_block *b) {
@@ -283,18 +283,25 @@ ij_status ij_stack_fwd(ij_stack *s, int64_t Q, int64_t N, int64_t first, ij_tens
     s->recorded++;
     if (!(v->blocks = ij_calloc((size_t)s->depth, sizeof *v->blocks))) goto memory;
     v->depth = s->depth;
+    v->frozen = s->frozen;
     v->Q = Q;
     v->N = N;
     v->first = first;
     v->y_dt = y_dt;
   }
   for (int i = 0; i < s->depth; i++) {
-    saved_block none = {0}, *b = v && !s->recompute ? &v->blocks[i] : &none;
+    bool frozen = v && i < v->frozen;
+    saved_block none = {0}, *b = v && !s->recompute && !frozen ? &v->blocks[i] : &none;
     if (v && s->drop.rate > 0 && i > 0) {
-      IJ_TRY_TO(out, e, draw_keep(s, Q, i, 0, &v->blocks[i].keep1));
-      IJ_TRY_TO(out, e, draw_keep(s, Q, i, 1, &v->blocks[i].keep2));
+      saved_block *to = frozen ? &none : &v->blocks[i];
+      e = draw_keep(s, Q, i, 0, &to->keep1);
+      if (e == IJ_OK) e = draw_keep(s, Q, i, 1, &to->keep2);
+      if (e != IJ_OK) {
+        drop_block(&none);
+        goto out;
+      }
     }
-    if (v && s->recompute) { /* keeps its input alone */
+    if (v && s->recompute && !frozen) { /* keeps its input alone */
       IJ_TRY_TO(out, e, settle(s, &st, R));
       v->blocks[i].s1 = ij_hold(st.x);
       none.keep1 = ij_hold(v->blocks[i].keep1);
@@ -495,7 +502,7 @@ ij_status ij_stack_bwd(ij_stack *s, ij_stack_saved *v, ij_tensor *dy, ij_tensor 
   if (e != IJ_OK) goto out;
   if (s->dt == IJ_F32) *dx_dt = *dx;
   else IJ_TRY_TO(out, e, ij_as_dtype(*dx, s->dt, dx_dt));
-  for (int i = s->depth - 1; i >= 0 && e == IJ_OK; i--) {
+  for (int i = s->depth - 1; i >= v->frozen && e == IJ_OK; i--) {
     saved_block *b = &v->blocks[i];
     int64_t cut_at = i == s->depth - 1 ? v->first : 0;
     if (s->recompute) {

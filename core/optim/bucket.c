@@ -129,53 +129,13 @@ static ij_status copy_parameters(ij_bucket *b, bool in) {
   return IJ_OK;
 }
 
-/* o->zeros, in the first update: no entry is added after that. */
-static ij_status zeros_make(ij_optim *o) {
-  int64_t most = 0;
-  for (int i = 0; i < o->count && !o->zeros; i++)
-    if (o->entry[i]->average && o->entry[i]->count > most) most = o->entry[i]->count;
-  if (!most) return IJ_OK;
-  ij_tensor *zeros;
-  IJ_TRY(ij_tensor_make(ij_device_of(o->entry[0]->p), IJ_F32, 2, (int64_t[]){2, (most + 63) / 64 * 64}, true, &zeros));
-  ij_status st = ij_fill(zeros, 0);
-  if (st == IJ_OK) o->zeros = zeros;
-  else ij_tensor_free(zeros);
-  return st;
-}
-
-/* The averages (EMA) of a bucket's parameters, in each process. The kernel of the update makes them, so that the bits
- * are those of a run without shard: with gradients and moments of 0 it changes nothing else. */
-static ij_status average_bucket(ij_optim *o, ij_bucket *b, const ij_settings *k, const float *gate) {
-  ij_device *dev = ij_device_of(b->x);
-  int n = 0;
-  IJ_TRY(dev->ops.fill(&dev->queue, b->group.total, 0, ij_f32_of(b->x)));
-  for (int i = 0; i < b->group.count; i++) {
-    ij_update_entry *e = b->group.entry[i];
-    if (!e->average) continue;
-    float *zero = ij_f32_of(o->zeros);
-    ij_adamw_item item = {.n = e->count,
-                          .p = ij_f32_of(e->p),
-                          .g = ij_f32_of(b->x) + e->offset,
-                          .m = zero,
-                          .v = zero + o->zeros->shape[1],
-                          .avg = ij_f32_of(e->average),
-                          .version = o->version,
-                          .avg_version = o->version};
-    o->item[n++] = item;
-  }
-  if (n == 0) return IJ_OK;
-  return dev->ops.adamw(&dev->queue, n, o->item, o->steps, o->config.beta1, o->config.beta2, o->config.eps, 1,
-                        k->momentum, gate);
-}
-
-/* Takes over the parameters that other processes have updated. */
+/* Takes over the parameters that other processes have updated, and moves the averages of all, in each process. */
 static ij_status receive_parameters(ij_optim *o, const ij_settings *k, const float *gate) {
-  IJ_TRY(zeros_make(o));
   for (int i = 0; i < o->used; i++) {
     ij_bucket *b = o->bucket[i];
     IJ_TRY(wait_for(o, b));
     if (!owned_here(o, b)) IJ_TRY(copy_parameters(b, false));
-    IJ_TRY(average_bucket(o, b, k, gate));
+    IJ_TRY(ij_optim_average(o, b->group.entry, b->group.count, k, gate));
   }
   return IJ_OK;
 }
@@ -231,5 +191,4 @@ void ij_bucket_free(ij_optim *o) {
   }
   ij_free(o->bucket);
   ij_tensor_free(o->gates);
-  ij_tensor_free(o->zeros);
 }

@@ -1,6 +1,6 @@
 /* Inside of optimizers. Complete gradients are collected in groups. A group that is large enough is used for an update
  * immediately where there is one process; where there are several it is packed into a bucket and summed over them.
- * The files, each uses those before it: update.c, bucket.c, adamw.c. */
+ * The files, each uses those before it: update.c, bucket.c, optim.c. */
 #ifndef IJ_OPTIM_H
 #define IJ_OPTIM_H
 #include "../dist/dist.h"
@@ -12,6 +12,7 @@ typedef struct ij_update_entry { /* one tensor, or part of one, to be updated */
   ij_tensor *m, *v;       /* f32, p's shape, or (count) of a part; NULL: another process has them */
   int64_t first, count;   /* elements of p */
   double lr_scale, wd_scale;
+  bool adapted; /* by LARS */
   double grad_norm;
   int owner;                 /* the process that updates it; -1: each */
   bool part, watched, taken; /* taken: its gradient of this update is in a group, a bucket, or used */
@@ -40,8 +41,12 @@ typedef struct ij_settings { /* of one update */
 struct ij_optim {
   ij_optim_config config;
   ij_update_entry **entry;
-  ij_adamw_item *item; /* (cap) space for one call */
+  ij_update_item *item; /* (cap) space for one call */
   int count, cap;
+  int moments;                /* of each tensor */
+  ij_update_entry **follower; /* parameters that are not updated, but averaged */
+  int followers, follower_cap;
+  ij_tensor *ratio; /* (cap) kept: LARS's factors of the entries in one call */
   int64_t steps;
   bool started;         /* its first update has begun: no more entries */
   uint64_t version;     /* of the tensors that this update changes */
@@ -59,12 +64,16 @@ struct ij_optim {
   bool gathered;                 /* all gradients of this update are in buckets */
   ij_tensor *gates;              /* (1): the sum of the gates */
   int64_t gates_ticket;
-  ij_tensor *zeros; /* (2, n), n of the longest entry: moments of an update that only averages */
 };
 
 /* update.c */
 ij_status ij_group_add(ij_group *g, ij_update_entry *e);
 void ij_group_clear(ij_group *g); /* drops held gradients */
+/* What is the same for all tensors of an update. */
+ij_update ij_update_of(const ij_optim *o, const ij_settings *k, const float *gate);
+/* The averages of entries whose parameters stay as they are: those without one are left out. */
+ij_status ij_optim_average(ij_optim *o, ij_update_entry *const *entry, int count, const ij_settings *k,
+                           const float *gate);
 /* One call for the entries of g, whose gradients are in x at their offsets, or, where x is NULL, are held. */
 ij_status ij_optim_update(ij_optim *o, const ij_group *g, ij_tensor *x, const ij_settings *k, const float *gate);
 

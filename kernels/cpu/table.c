@@ -29,7 +29,8 @@ void IJ_CPU(table)(ij_op_table *t) {
   t->softmax_bwd = IJ_CPU(softmax_bwd);
   t->matmul = IJ_CPU(matmul);
   t->scale_rows = IJ_CPU(scale_rows);
-  t->adamw = IJ_CPU(adamw);
+  t->update = IJ_CPU(update);
+  t->trust = IJ_CPU(trust);
   t->affine = IJ_CPU(affine);
   t->axpy = IJ_CPU(axpy);
   t->relu_fwd = IJ_CPU(relu_fwd);

@@ -107,6 +107,11 @@ static inline size_t ij_smooth_l1_scratch(void) { return IJ_LOSS_PARTS * sizeof(
 static inline size_t ij_cross_entropy_scratch(ij_dim R) { return (size_t)(R + 1) * sizeof(float); }
 static inline size_t ij_sum_squares_scratch(void) { return 2 * IJ_SQUARE_PARTS * sizeof(double); }
 
+/* ---- trust: two sums of each block, of so many elements of a tensor of n */
+enum { IJ_TRUST_CHUNK = 1 << 16 };
+static inline size_t ij_trust_blocks(ij_dim n) { return n ? (size_t)ij_ceil_div(n, IJ_TRUST_CHUNK) : 1; }
+static inline size_t ij_trust_scratch(size_t blocks) { return 2 * blocks * sizeof(double); }
+
 /* ---- tokens_bwd: sums (sequences, E) f32 of the mask token's gradient, then sum_fwd's over them */
 static inline size_t ij_tokens_bwd_scratch(ij_dim sequences, ij_dim E) {
   return (size_t)(sequences * E) * sizeof(float);

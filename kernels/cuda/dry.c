@@ -215,6 +215,11 @@ static ij_status scatter_add(ij_queue *q, ij_dtype dt, ij_dim P, ij_dim T, ij_di
 static ij_status sum_squares(ij_queue *q, ij_dim n, const float *x, double *out) {
   return n ? scratch(q, 0, ij_sum_squares_scratch()) : IJ_OK;
 }
+static ij_status trust(ij_queue *q, ij_dim count, const ij_update_item *item, double gscale, double eta) {
+  size_t blocks = 0;
+  for (ij_dim i = 0; i < count; i++) blocks += item[i].ratio ? ij_trust_blocks(item[i].n) : 0;
+  return blocks ? scratch(q, 0, ij_trust_scratch(blocks)) : IJ_OK;
+}
 #pragma GCC diagnostic pop
 
 static ij_op_table dry_table(void) {
@@ -238,6 +243,7 @@ static ij_op_table dry_table(void) {
   t.fold_fwd = fold_fwd;
   t.sort = sort;
   t.scatter_add = scatter_add;
+  t.trust = trust;
   return t;
 }
 

@@ -1,5 +1,5 @@
 /* bf16 copies of weights. The w of a matmul is f32 and stays the same for a step: it is converted once for all products
- * of its version, or by adamw in the pass that makes the version. A copy that no product has asked for in some steps
+ * of its version, or by update in the pass that makes the version. A copy that no product has asked for in some steps
  * (its model is gone, or rests) is dropped: to make it again costs less than a thousandth of a step.
  *
  * Entries go by address and number of elements. Memory that became another tensor's is known by its version, which is

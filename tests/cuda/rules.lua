@@ -8,7 +8,7 @@ return {
   { file = "attention/cuda%.cu$", kernel = "^mma_fwd<", has = TENSOR_CORES },
   { file = "attention/cuda%.cu$", kernel = "^mma_bwd_q<", has = TENSOR_CORES },
   { file = "attention/cuda%.cu$", kernel = "^mma_bwd_kv<", has = TENSOR_CORES },
-  { file = "adamw/cuda%.cu$", kernel = "^adamw$", has = WIDE },
+  { file = "update/cuda%.cu$", kernel = "^update<", has = WIDE },
   { file = "norm/cuda%.cu$", kernel = "^fwd<", has = WIDE },
   { file = "norm/cuda%.cu$", kernel = "^bwd<", has = WIDE },
   { file = "gelu/cuda%.cu$", kernel = "^fwd<bf16, 8>$", has = WIDE },

@@ -77,7 +77,7 @@ require "ijepa.pretrain"
 local function models()
   local encoder, predictor, target = ijepa.jepa.models(cfg)
   return { encoder = encoder, predictor = predictor, target_encoder = target,
-    opt = ijepa.optim.adamw { models = { encoder, predictor }, target = target } }
+    opt = ijepa.optim.adamw { models = { encoder, predictor } } }
 end
 local whole = models()
 assert(ijepa.state.save(path, whole, cfg,

@@ -1,4 +1,4 @@
-/* What a device keeps of weights between calls: bf16 copies by address and version, renewed by adamw in its pass,
+/* What a device keeps of weights between calls: bf16 copies by address and version, renewed by update in its pass,
  * dropped when nothing asks for them any more. Seen from outside: identity times w, in bf16, shows the copy that the
  * product used; w is overwritten behind the device's back to tell it from a fresh one. */
 #include "device.h"
@@ -50,13 +50,17 @@ static void expect(watch *t, const float *w, ij_dim n, uint64_t version, const f
     }
 }
 
-static void adamw(watch *t, uint64_t version, uint64_t avg_version, const float *gate) {
-  ij_adamw_item item = {.n = COUNT, .lr = .1, .wd = .1, .p = t->w, .g = t->g, .m = t->m, .v = t->v, .avg = t->avg};
+static const ij_update adamw = {
+    .kind = IJ_UPDATE_ADAMW, .t = 3, .beta1 = .9, .beta2 = .999, .eps = 1e-8, .gscale = 1, .mom = .9};
+static void update(watch *t, uint64_t version, uint64_t avg_version, const float *gate) {
+  ij_update_item item = {.n = COUNT, .lr = .1, .wd = .1, .p = t->w, .g = t->g, .m = t->m, .v = t->v, .avg = t->avg};
   item.version = version;
   item.avg_version = avg_version;
   t->k->calls++;
-  if (t->d->backend->ops.adamw(&t->d->queue, 1, &item, 3, .9, .999, 1e-8, 1, .9, gate) != IJ_OK)
-    ij_check_fail(t->k, NULL, "weights: adamw: %s", ij_errmsg());
+  ij_update u = adamw;
+  u.gate = gate;
+  if (t->d->backend->ops.update(&t->d->queue, 1, &item, &u) != IJ_OK)
+    ij_check_fail(t->k, NULL, "weights: update: %s", ij_errmsg());
 }
 
 static void kept(watch *t, uint64_t at) {
@@ -72,15 +76,15 @@ static void kept(watch *t, uint64_t at) {
 static void renewed(watch *t, uint64_t at) {
   static const float nan_gate = NAN;
   float content[COUNT], p[COUNT], avg[COUNT], other[COUNT];
-  const char *const what[] = {"renewed by adamw", "renewed where the gate is shut"};
+  const char *const what[] = {"renewed by update", "renewed where the gate is shut"};
   for (int shut = 0; shut < 2; shut++, at += 4) {
     numbers(t, t->w, content, 3);
-    expect(t, t->w, N, at, content, "before adamw");
+    expect(t, t->w, N, at, content, "before update");
     numbers(t, t->avg, content, 4);
-    expect(t, t->avg, N, at + 1, content, "average before adamw");
+    expect(t, t->avg, N, at + 1, content, "average before update");
     if (shut) numbers(t, t->w, content, 5); /* then even a copy of something else becomes p's */
     put(t, t->gate, &nan_gate, sizeof nan_gate);
-    adamw(t, at + 2, at + 3, shut ? t->gate : NULL);
+    update(t, at + 2, at + 3, shut ? t->gate : NULL);
     get(t, t->w, p, sizeof p);
     get(t, t->avg, avg, sizeof avg);
     numbers(t, t->w, other, 6);
@@ -88,10 +92,10 @@ static void renewed(watch *t, uint64_t at) {
     expect(t, t->w, N, at + 2, p, what[shut]);
     expect(t, t->avg, N, at + 3, avg, what[shut]);
   }
-  /* the memory became a smaller tensor's and a larger one's again: adamw must not write into the small copy */
+  /* the memory became a smaller tensor's and a larger one's again: update must not write into the small copy */
   numbers(t, t->w, content, 8);
   expect(t, t->w, FEW, at, content, "fewer elements");
-  adamw(t, at + 1, at + 2, NULL);
+  update(t, at + 1, at + 2, NULL);
   get(t, t->w, p, sizeof p);
   expect(t, t->w, N, at + 1, p, "as many elements as before");
   float *fresh = t->w + 2 * COUNT; /* a copy that has to grow */
@@ -104,7 +108,7 @@ static void renewed(watch *t, uint64_t at) {
 static void many(watch *t) {
   enum { TENSORS = COUNT / 4, FIELDS = 5 };
   float *field[FIELDS] = {t->w, t->g, t->m, t->v, t->avg}, first[FIELDS][COUNT], want[COUNT], got[COUNT];
-  ij_adamw_item one = {.n = COUNT, .lr = .1, .wd = .1}, item[TENSORS];
+  ij_update_item one = {.n = COUNT, .lr = .1, .wd = .1}, item[TENSORS];
   float *at[FIELDS]; /* where results of the whole tensor go: behind those of the pieces */
   for (int f = 0; f < FIELDS; f++) {
     at[f] = field[f] + 2 * COUNT;
@@ -115,25 +119,24 @@ static void many(watch *t) {
   }
   one.p = at[0], one.g = at[1], one.m = at[2], one.v = at[3], one.avg = at[4];
   for (int i = 0; i < TENSORS; i++)
-    item[i] = (ij_adamw_item){.n = 4,
-                              .lr = .1,
-                              .wd = .1,
-                              .p = t->w + 4 * i,
-                              .g = t->g + 4 * i,
-                              .m = t->m + 4 * i,
-                              .v = t->v + 4 * i,
-                              .avg = t->avg + 4 * i};
+    item[i] = (ij_update_item){.n = 4,
+                               .lr = .1,
+                               .wd = .1,
+                               .p = t->w + 4 * i,
+                               .g = t->g + 4 * i,
+                               .m = t->m + 4 * i,
+                               .v = t->v + 4 * i,
+                               .avg = t->avg + 4 * i};
   ij_queue *q = &t->d->queue;
   const ij_op_table *ops = &t->d->backend->ops;
   t->k->calls += 2;
-  if (ops->adamw(q, 1, &one, 3, .9, .999, 1e-8, 1, .9, NULL) != IJ_OK ||
-      ops->adamw(q, TENSORS, item, 3, .9, .999, 1e-8, 1, .9, NULL) != IJ_OK)
-    ij_check_fail(t->k, NULL, "weights: adamw: %s", ij_errmsg());
+  if (ops->update(q, 1, &one, &adamw) != IJ_OK || ops->update(q, TENSORS, item, &adamw) != IJ_OK)
+    ij_check_fail(t->k, NULL, "weights: update: %s", ij_errmsg());
   for (int f = 0; f < FIELDS; f++) {
     get(t, at[f], want, sizeof want);
     get(t, field[f], got, sizeof got);
     if (memcmp(want, got, sizeof got)) ij_check_fail(t->k, NULL, "weights: %d tensors are not as one", TENSORS);
-    if (!memcmp(first[f], got, sizeof got)) ij_check_fail(t->k, NULL, "weights: adamw leaves a tensor as it was");
+    if (!memcmp(first[f], got, sizeof got)) ij_check_fail(t->k, NULL, "weights: update leaves a tensor as it was");
   }
 }
 

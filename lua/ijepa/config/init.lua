@@ -326,7 +326,9 @@ function config.resolve(given, schema, args)
     local kind = leaf ~= nil and (not schema and type_of(leaf) or is_leaf(leaf) and leaf.type)
     if leaf == nil then
       F.raise(("command line: unknown key '%s'%s"):format(key, hint(key, keys)), 0)
-    elseif not kind or kind == "table" then
+    elseif kind == "table" then
+      F.raise(("command line: '%s' is a table: set it in a recipe"):format(key), 0)
+    elseif not kind then
       F.raise(("command line: '%s' is a table: set one of its keys, like %s.%s=..."):format(key,
         key,
         text.keys(leaf)[1] or "name"), 0)
@@ -335,7 +337,8 @@ function config.resolve(given, schema, args)
     if value == nil then
       local number = tonumber(word)
       F.raise(("command line: '%s' is '%s', %sexpected %s"):format(key, plain(word),
-        number and not is_finite(number) and "which is not finite: " or "", wanted(kind)), 0)
+        number and not is_finite(number) and "which is not finite: " or "",
+        wanted((kind:gsub("|function", "")))), 0)
     end
     from_command[key] = true
     set(t, key, value)

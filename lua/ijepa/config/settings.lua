@@ -1,6 +1,8 @@
 -- The settings of a pretraining recipe: every key with its type, default, check and text. A text is
 -- one or two complete sentences: what it sets, the unit, the range, when to change it. `ijepa help
 -- data.batch` prints one; docs/settings.md shows all (`ijepa help settings --markdown`).
+local groups = require "ijepa.base.groups"
+
 local function number_list(v)
   local parts = {}
   for i, n in ipairs(v) do parts[i] = ("%g"):format(n) end
@@ -26,6 +28,18 @@ end
 local function range(lo, hi, such) return two(lo, hi, such, true) end
 local function at_least(n)
   return function(v) return v >= n, ("expected %g or more"):format(n) end
+end
+-- A check of numbers for a setting that may also be a function of the step.
+local function or_function(check)
+  return function(v, ...)
+    if type(v) == "function" then return true end
+    return check(v, ...)
+  end
+end
+local function above(low, high)
+  return function(v)
+    return v > low and v <= high, ("expected above %g, up to %g"):format(low, high)
+  end
 end
 local function within(lo, hi)
   return function(v) return v >= lo and v <= hi, ("expected %g to %g"):format(lo, hi) end
@@ -67,6 +81,12 @@ local function side(v, _, key)
   return #v == 2 and whole(v[1]) and whole(v[2]),
     ("expected a side, or height and width, in pixels, such as %s=224 or %s=224,448"):format(
       key, key)
+end
+local function groups_of(kind)
+  return function(v)
+    local why = groups.wrong(kind, v)
+    return why == nil, why
+  end
 end
 
 return {
@@ -140,6 +160,10 @@ return {
       doc = "Probability of a crop in grey, 0 to 1. I-JEPA needs none." },
     blur = { type = "number", default = 0, check = fraction,
       doc = "Probability of a blurred crop, 0 to 1. I-JEPA needs none." },
+    views = { type = "table", default = {}, check = groups_of "views",
+      doc = "Several views of each image, for objectives that use them: a list of groups such " ..
+        "as {n=6, crop=96, scale={.05, .3}}; what a group does not set is as data has it. " ..
+        "Empty: one view (docs/data.md)." },
     max_bad = { type = "number", default = .01, check = fraction,
       doc = "Fraction of corrupt images, 0 to 1, above which the run stops. Raise it for a " ..
         "data set with many damaged files." },
@@ -212,6 +236,9 @@ return {
     patch_gain = { type = "number", default = 0, check = at_least(0),
       doc = "The same gain for the patch embedding alone; 0: .02 as published. Use 1.5 " ..
         "where model.init_gain is .7." },
+    freeze = { type = "integer", default = 0, check = at_least(0),
+      doc = "Number of blocks of the encoder, from the first, that are not trained, with the " ..
+        "patch embedding; 0: all is trained. Set it with `init` to continue from weights." },
     stop_gradient = { type = "boolean", default = true,
       doc = "false trains on the targets of the encoder itself, with gradients through " ..
         "them. This experiment collapses: keep it true to train." },
@@ -270,18 +297,25 @@ return {
     start_lr = { type = "number", default = 2e-4, check = at_least(0),
       doc = "Learning rate at the first step, 0 or more; it rises to optim.lr during the " ..
         "warm-up." },
-    lr = { type = "number", default = 1e-3, check = at_least(0),
+    name = { type = "string", default = "adamw", check = one_of("adamw", "sgd", "lars", "lion"),
+      doc = "Optimizer: adamw, sgd, lars or lion (docs/optim.md). Each wants another learning " ..
+        "rate: about a third of AdamW's for lion, far larger ones for sgd and lars." },
+    lr = { type = "number|function", default = 1e-3, check = or_function(at_least(0)),
       doc = "Learning rate after the warm-up, for the batch of the whole update. Raise it " ..
-        "with the batch size; lower it when the loss jumps or is NaN." },
+        "with the batch size; lower it when the loss jumps or is NaN. In Lua also a function " ..
+        "of the step (docs/optim.md)." },
     final_lr = { type = "number", default = 1e-6, check = at_least(0),
       doc = "Learning rate at the last step, 0 or more: the end of the cosine from " ..
         "optim.lr." },
-    wd = { type = "numbers", default = { .04, .4 }, check = two(0, math.huge, { .04, .4 }),
+    wd = { type = "numbers|function", default = { .04, .4 },
+      check = or_function(two(0, math.huge, { .04, .4 })),
       doc = "Weight decay at the first and at the last step; it follows a cosine. Use a " ..
-        "constant such as {.05, .05} for short runs." },
-    ema = { type = "numbers", default = { .996, 1 }, check = two(0, 1, { .996, 1 }),
+        "constant such as {.05, .05} for short runs. In Lua also a function of the step." },
+    ema = { type = "numbers|function", default = { .996, 1 },
+      check = or_function(two(0, 1, { .996, 1 })),
       doc = "Momentum of the target encoder's EMA at the first and the last step, 0 to 1; " ..
-        "it rises linearly. Use .99 for runs of less than about 10,000 steps." },
+        "it rises linearly. Use .99 for runs of less than about 10,000 steps. In Lua also a " ..
+        "function of the step. Whether there is a target encoder is the objective's choice." },
     ipe_scale = { type = "number", default = 1, check = at_least(.01),
       doc = "Length of the schedules as a multiple of the run, .01 or more. Above 1 the run " ..
         "ends before its schedules do." },
@@ -298,8 +332,27 @@ return {
     eps = { type = "number", default = 1e-8,
       check = function(v) return v > 0, "expected a number above 0" end,
       doc = "AdamW's epsilon, added to the root of the second moment; above 0." },
+    momentum = { type = "number|function", default = .9,
+      check = or_function(function(v) return v >= 0 and v < 1, "expected 0 up to, but not, 1" end),
+      doc = "Momentum of sgd and lars, 0 to below 1; 0 keeps no moments. In Lua also a function " ..
+        "of the step. Without effect on the others." },
+    nesterov = { type = "boolean", default = false,
+      doc = "true makes the momentum of sgd and lars Nesterov's." },
+    trust = { type = "number", default = .001, check = above(0, 1e6),
+      doc = "Trust coefficient of lars, above 0: an update has this fraction of the norm of its " ..
+        "parameters, times the learning rate." },
+    lion_betas = { type = "numbers", default = { .9, .99 },
+      check = two(0, 1, { .9, .99 }, false, true),
+      doc = "Lion's decay rates, of the direction and of the moment, 0 to 1." },
+    groups = { type = "table", default = {}, check = groups_of "parameters",
+      doc = "Factors of learning rate and weight decay for parameters by Lua patterns of their " ..
+        "names, such as {match=\"%.bias$\", wd=0, lr=.1}; the first match counts " ..
+        "(docs/optim.md)." },
+    layer_decay = { type = "number", default = 1, check = above(0, 1),
+      doc = "Factor of the learning rate from each layer of the encoder to the one below it, " ..
+        "above 0 to 1; 1: none. .65 to .75 to fine-tune." },
     shard = { type = "boolean", default = false,
-      doc = "true divides AdamW's moments among the processes: less memory for each, the " ..
+      doc = "true divides the optimizer's moments among the processes: less memory for each, the " ..
         "same result. Without effect in one process." },
   },
   dist = {

@@ -3,6 +3,7 @@
 -- Uses: base, tensor, draw.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
+local groups = require "ijepa.base.groups"
 local text = require "ijepa.base.text"
 local paths = require "ijepa.base.paths"
 local bit = require "bit"
@@ -121,9 +122,17 @@ function data.catalogue(o)
   return nil, message, code
 end
 
--- The view that options stand for.
+-- The options of group g of views (from 1): its own over those of all.
+local function view_options(o, g)
+  local own = setmetatable({ views = false }, { __index = o })
+  for key, value in pairs(o.views[g]) do own[key] = value end
+  return own
+end
+
+-- The view that options stand for: with groups of views the first one's.
 local function view_of(o)
   local v = F.new "ij_view"
+  if o.views and #o.views > 0 then o = view_options(o, 1) end
   v.height, v.width = pair(o.crop or 224)
   v.train, v.resize, v.seed = o.train and 1 or 0, o.resize or 0, o.seed or 0
   v.scale, v.ratio = o.scale or { .3, 1 }, o.ratio or { 3 / 4, 4 / 3 }
@@ -132,11 +141,40 @@ local function view_of(o)
   return v
 end
 
+--- The views of an image: of each group their count, and their size in pixels.
+---@param o { crop: integer|integer[]?, views: table[]? } as for data.open
+---@return { n: integer, height: integer, width: integer }[]
+function data.view_sizes(o)
+  local list = {}
+  for g = 1, math.max(1, o.views and #o.views or 0) do
+    local own = o.views and o.views[g] or {}
+    local height, width = pair(own.crop or o.crop or 224)
+    list[g] = { n = own.n or 1, height = height, width = width }
+  end
+  return list
+end
+
+-- The groups of views as the library takes them, into the configuration c; true, or nil and a
+-- message. The array lives as long as what is returned.
+local function views_into(c, o)
+  local wrong = o.views and groups.wrong("views", o.views)
+  if wrong then return nil, "data.views: " .. wrong end
+  local n = o.views and #o.views or 0
+  if n == 0 then return true end
+  local list = F.new("ij_view_group[?]", n)
+  for g = 1, n do
+    list[g - 1].view, list[g - 1].n = view_of(view_options(o, g)), o.views[g].n
+  end
+  c.view_groups, c.views = n, list
+  return list
+end
+
 --- Opens a catalogue and batches of its images. Options besides those of `data.catalogue`: crop:
 --- side of the output or {height, width} (224); batch (64); train: random crops, shuffled, without
 --- end; otherwise the short side to `resize`, centre crop, in order, one pass; shuffle, drop_last:
 --- as train; weights: fractions of an epoch, one per root; scale, ratio: of the random crop; flip,
---- jitter, jitter_p, grey, blur: colours; workers: threads (2); prefetch: batches (4); seed;
+--- jitter, jitter_p, grey, blur: colours; views: a list of groups of views (docs/data.md#several-views),
+--- each { n = count, and its own crop, scale, ratio, flip, jitter, jitter_p, grey, blur }; workers: threads (2); prefetch: batches (4); seed;
 --- max_bad: fraction of corrupt images above which reading fails (.01); rank, world: this process
 --- and their number, which take batches in turns; multiple: an epoch's number of batches is a
 --- multiple of it. Returns nil and a message where there is nothing to read.
@@ -150,6 +188,12 @@ function data.open(o)
   local c, out = F.new "ij_loader_config", F.new "ij_loader *[1]"
   local list = weights and F.new("double[?]", #roots)
   for i = 1, weights and #roots or 0 do list[i - 1] = weights[i] end
+  local groups_held
+  groups_held, message = views_into(c, o)   -- c points into it until the library has copied it
+  if not groups_held then
+    self:close()
+    return nil, message
+  end
   c.view, c.weights = view_of(o), list
   c.shuffle = (o.shuffle == nil and o.train or o.shuffle) and 1 or 0
   c.batch, c.drop_last = o.batch or 64, (o.drop_last == nil and o.train or o.drop_last) and 1 or 0
@@ -158,12 +202,13 @@ function data.open(o)
     o.max_bad or -1
   local ok
   ok, message, code = F.try(C.ij_loader_open(self.c, c, out))
-  if not ok then
+  if not (ok and groups_held) then
     self:close()
     return nil, message, code
   end
   self.loader, self.batch = F.gc(out[0], C.ij_loader_close), F.new "ij_batch"
-  self.height, self.width, self.view = c.view.height, c.view.width, view_of(o)
+  self.view = view_of(o)
+  self.height, self.width = self.view.height, self.view.width
   return setmetatable(self, Data)
 end
 
@@ -356,8 +401,8 @@ function Data:complaints()
   add(C.ij_loader_flat, self.loader, "image ")
   return list
 end
---- The next batch as the library gives it (pixels (B, H, W, 3), labels, samples: valid until the
---- next call); nil at the end, nil and a message when images can't be read.
+--- The next batch as the library gives it (pixels (B, H, W, 3), labels, samples; views[g], g from 0:
+--- pixels (n * B, height, width, 3), n, height, width: valid until the next call); nil at the end, nil and a message when images can't be read.
 ---@return ffi.cdata*? batch, string? message, integer? code
 function Data:next()
   local st = C.ij_loader_next(self.loader, self.batch)
@@ -366,22 +411,36 @@ function Data:next()
   if not ok then return nil, message, code end
   return self.batch
 end
---- Pixels u8 (B, H, W, 3) and labels i32 (B) of the next batch as tensors.
----@return ijepa.tensor? x, ijepa.tensor|string|nil labels_or_message, ffi.cdata*? batch
+--- The pixels of a batch as tensors: those of view 1 of group 1, u8 (B, H, W, 3), and of each group
+--- u8 (n * B, h, w, 3), order [view][image].
+---@param b ffi.cdata*|table as `next` gives it
+---@return ijepa.tensor images, ijepa.tensor[] views
+function data.tensors(b)
+  local views = {}
+  for g = 1, b.view_groups do
+    local v = b.views[g - 1]
+    views[g] = tensor.from_pointer(v.pixels, { v.n * b.count, v.height, v.width, 3 }, "u8")
+  end
+  return b.views[0].n == 1 and views[1] or views[1]:narrow(1, 1, b.count), views
+end
+
+--- Pixels u8 (B, H, W, 3) and labels i32 (B) of the next batch as tensors, and the pixels of each
+--- group of views (see data.tensors).
+---@return ijepa.tensor? x, ijepa.tensor|string|nil labels_or_message, ffi.cdata*? batch, ijepa.tensor[]? views
 function Data:read()
   local b, message = self:next()
   if not b then return nil, message end
-  return tensor.from_pointer(b.pixels, { b.count, self.height, self.width, 3 }, "u8"),
-    tensor.from_pointer(b.labels, { b.count }, "i32"), b
+  local x, views = data.tensors(b)
+  return x, tensor.from_pointer(b.labels, { b.count }, "i32"), b, views
 end
---- Iterates over one pass: for x, labels, batch in data:batches() do ... end. Raises when images
---- can't be read.
----@return fun(): ijepa.tensor?, ijepa.tensor?, ffi.cdata*?
+--- Iterates over one pass: for x, labels, batch, views in data:batches() do ... end. Raises when
+--- images can't be read.
+---@return fun(): ijepa.tensor?, ijepa.tensor?, ffi.cdata*?, ijepa.tensor[]?
 function Data:batches()
   return function()
-    local x, labels, b = self:read()
+    local x, labels, b, views = self:read()
     if not x and labels then F.raise(labels) end
-    return x, labels, b
+    return x, labels, b, views
   end
 end
 --- Stops its threads; collecting the object does so too.

@@ -1,38 +1,90 @@
--- AdamW over models, in the published groups: encoder decayed, predictor decayed, encoder not,
--- predictor not; SGD; and the schedules of learning rate, weight decay and EMA momentum
--- (`schedule`).
+-- Optimizers over models: AdamW, SGD, LARS and Lion, with groups of parameters, layer decay and
+-- frozen layers (`groups`); the schedules of learning rate, weight decay, momentum and EMA
+-- (`schedule`). docs/optim.md is the guide.
 -- Uses: base, tensor.
 local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
-local device = require "ijepa.tensor.device"
+local parts = require "ijepa.optim.groups"
+local text = require "ijepa.base.text"
 local C = F.C
 
 local optim = {}
 ---@class ijepa.optim
+---@field name string "adamw", "sgd", "lars" or "lion"
+---@field entries { tensor: ijepa.tensor, decayed: boolean?, param: table?, lr: number?, wd: number? }[]
+--- what is updated, in the order of state(i)
+---@field moments integer of each tensor: 0, 1 (m) or 2 (m and v)
 local Optim = {}
 Optim.__index = Optim
 
---- A new AdamW. models: a list; average: { [model] = the model that follows it as an EMA }; dist:
---- processes with the same models, over which gradients are summed; shard: each process keeps a
---- part of the moments only; bucket: MiB.
----@param o { models: ijepa.model[], average: table?, params: ijepa.tensor[]?, betas: number[]?, eps: number?,
----dist: ijepa.dist?, shard: boolean?, bucket: number? }
----@return ijepa.optim
-function optim.adamw(o)
-  local c, out = F.new "ij_optim_config", F.new "ij_optim *[1]"
+local KINDS = { adamw = C.IJ_ADAMW, sgd = C.IJ_SGD, lars = C.IJ_LARS, lion = C.IJ_LION }
+-- The options that only some optimizers have.
+local ONLY = { betas = "adamw, lion", eps = "adamw", momentum = "sgd, lars",
+  nesterov = "sgd, lars", trust = "lars" }
+local OPTIONS = { "name", "models", "average", "params", "names", "encoder", "groups", "layer_decay",
+  "freeze", "betas", "eps", "momentum", "nesterov", "trust", "dist", "shard", "bucket" }
+
+local function configuration(o)
+  local name = o.name or "adamw"
+  if not KINDS[name] then
+    F.raise(("optim.new: name is '%s', expected adamw, sgd, lars or lion%s"):format(
+      tostring(name), text.hint(tostring(name), text.keys(KINDS))))
+  end
+  text.check_keys("optim." .. (o.name and "new" or "adamw"), o, OPTIONS)
+  for key, names in pairs(ONLY) do
+    if o[key] and not names:find(name, 1, true) then
+      F.raise(("optim.new: '%s' is an option of %s, not of %s"):format(key, names, name))
+    end
+  end
+  local c = F.new "ij_optim_config"
+  c.kind = KINDS[name]
   if o.betas then c.beta1, c.beta2 = o.betas[1], o.betas[2] end
+  if ONLY.momentum:find(name, 1, true) then c.beta1 = o.momentum or .9 end
   c.eps, c.shard, c.bucket = o.eps or 0, o.shard and 1 or 0, (o.bucket or 0) * 2 ^ 20
+  c.nesterov, c.trust = o.nesterov and 1 or 0, o.trust or 0
   if o.dist then c.dist = o.dist.h end
-  F.check(C.ij_adamw_new(c, out))
-  local self = setmetatable({ h = F.gc(out[0], C.ij_optim_free), entries = {}, dist = o.dist },
-    Optim)
+  return c, name
+end
+
+-- Adds a part of a model, or, where it is frozen, lets its EMA follow it.
+local function add_part(self, part, average)
+  local t = part.param.tensor
+  if part.frozen then
+    t:requires_grad_(false)
+    if average then F.check(C.ij_optim_follow(self.h, t.h, average.h)) end
+    return
+  end
+  F.check(C.ij_optim_add_scaled(self.h, tensor.want(t, "parameter", self.name), part.param.decayed
+    and 1 or 0, average and average.h, part.lr, part.wd))
+  self.entries[#self.entries + 1] = { tensor = t, decayed = part.param.decayed, param = part.param,
+    lr = part.lr, wd = part.wd }
+end
+
+--- A new optimizer. name: "adamw" (default), "sgd", "lars" or "lion"; models: a list; average:
+--- { [model] = the model that follows it as an EMA }; params: tensors alone; names: { [model] =
+--- what stands before the names of its parameters, for groups }; groups: a list of { match =
+--- pattern, lr = factor, wd = factor }; layer_decay, freeze: of `encoder` (the first model), see
+--- docs/optim.md. betas ({.9, .999}; Lion {.9, .99}), eps (1e-8); momentum (.9; 0: none), nesterov,
+--- trust (.001): as in docs/optim.md. dist: processes with the same models, over which gradients
+--- are summed; shard: each process keeps a part of the moments only; bucket: MiB.
+---@param o { name: string?, models: ijepa.model[]?, average: table?, params: ijepa.tensor[]?, names: table?,
+---groups: table[]?, layer_decay: number?, freeze: integer?, encoder: ijepa.model?, betas: number[]?, eps: number?,
+---momentum: number?, nesterov: boolean?, trust: number?, dist: ijepa.dist?, shard: boolean?, bucket: number? }
+---@return ijepa.optim
+function optim.new(o)
+  local c, name = configuration(o)
+  local out = F.new "ij_optim *[1]"
+  F.check(C.ij_optim_new(c, out))
+  local self = setmetatable({ h = F.gc(out[0], C.ij_optim_free), entries = {}, dist = o.dist,
+    name = name }, Optim)
+  self.moments = C.ij_optim_moments(self.h)
+  local list = parts.of { models = o.models or {}, names = o.names, groups = o.groups,
+    layer_decay = o.layer_decay, freeze = o.freeze, encoder = o.encoder }
   for _, decayed in ipairs { true, false } do
-    for _, model in ipairs(o.models or {}) do
-      local follower = o.average and o.average[model]
-      for _, p in ipairs(model:params()) do
-        if p.trained and p.decayed == decayed then
-          self:add(p.tensor, decayed, follower and follower.by_name[p.name].tensor, p)
-        end
+    for _, part in ipairs(list) do
+      if part.param.decayed == decayed then
+        local follower = o.average and o.average[part.model]
+        add_part(self, part, follower and follower.by_name[part.param.name].tensor)
       end
     end
   end
@@ -40,16 +92,63 @@ function optim.adamw(o)
   return self
 end
 
+--- A new AdamW: optim.new with that name.
+---@param o table as for optim.new
+---@return ijepa.optim
+function optim.adamw(o) return optim.new(o) end
+
+--- A new SGD with momentum: optim.new with that name.
+---@param o { momentum: number? }? .9; and what optim.new takes
+---@return ijepa.optim
+function optim.sgd(o)
+  local own = { name = "sgd" }
+  for key, value in pairs(o or {}) do own[key] = value end
+  return optim.new(own)
+end
+
+--- The optimizer of a run's settings. o: models, average, names, dist as for optim.new.
+---@param cfg table as ijepa.config gives it
+---@param o table
+---@return ijepa.optim
+function optim.of(cfg, o)
+  local s, own = cfg.optim, {}
+  for key, value in pairs(o) do own[key] = value end
+  own.name, own.shard, own.bucket = s.name, s.shard, cfg.dist.bucket
+  own.groups, own.layer_decay, own.freeze = s.groups, s.layer_decay, cfg.model.freeze
+  if s.name == "adamw" then own.betas, own.eps = s.betas, s.eps end
+  if s.name == "lion" then own.betas = s.lion_betas end
+  if s.name == "lars" then own.trust = s.trust end
+  if s.name == "sgd" or s.name == "lars" then
+    own.momentum = type(s.momentum) == "number" and s.momentum or .9
+    own.nesterov = s.nesterov
+  elseif s.nesterov then
+    F.raise(("optim.nesterov is for sgd and lars, not for optim.name = '%s'"):format(s.name))
+  end
+  return optim.new(own)
+end
+
+--- The factor of the learning rate of each parameter of an encoder with layer decay: decay ^
+--- (number of layers above it). The embedding is layer 0, block i (from 0) layer i + 1; what
+--- follows the blocks is the last layer, with factor 1.
+---@param encoder ijepa.model
+---@param decay number 1: none
+---@return table<string, number>
+function optim.layer_scales(encoder, decay) return parts.layer_scales(encoder, decay) end
+
 --- Adds a tensor. average: the tensor that follows it as an EMA.
 ---@param t ijepa.tensor
 ---@param decayed boolean
 ---@param average ijepa.tensor?
 ---@param param table?
 function Optim:add(t, decayed, average, param)
-  F.check(C.ij_optim_add(self.h, tensor.want(t, "parameter", "adamw"), decayed and 1 or 0, average
+  F.check(C.ij_optim_add(self.h, tensor.want(t, "parameter", self.name), decayed and 1 or 0, average
     and average.h))
   self.entries[#self.entries + 1] = { tensor = t, decayed = decayed, param = param }
 end
+
+--- Sets the momentum of the next updates, of SGD and LARS that began with one; before eager().
+---@param momentum number 0 to below 1
+function Optim:set_momentum(momentum) F.check(C.ij_optim_momentum(self.h, momentum)) end
 
 --- Adds `count` elements of t from element `first` (from 1), with factors of the step's learning
 --- rate and weight decay.
@@ -59,7 +158,7 @@ end
 ---@param lr_scale number
 ---@param wd_scale number
 function Optim:add_part(t, first, count, lr_scale, wd_scale)
-  F.check(C.ij_optim_add_part(self.h, tensor.want(t, "parameter", "adamw"), first - 1, count,
+  F.check(C.ij_optim_add_part(self.h, tensor.want(t, "parameter", self.name), first - 1, count,
     lr_scale, wd_scale))
   self.entries[#self.entries + 1] = { tensor = t }
 end
@@ -115,9 +214,10 @@ end
 ---@param t ijepa.tensor?
 function Optim:gate(t) F.check(C.ij_optim_gate(self.h, t and t.h or nil)) end
 
---- The first and second moments of entry i (from 1); nil where another process has them.
+--- The first and second moments of entry i (from 1); nil where another process has them, or the
+--- optimizer has none.
 ---@param i integer
----@return ijepa.tensor m, ijepa.tensor v
+---@return ijepa.tensor? m, ijepa.tensor? v
 function Optim:state(i)
   local function get(which)
     local t = C.ij_optim_state(self.h, i - 1, which)
@@ -131,15 +231,18 @@ end
 --- The same, collected from the process that has them: every process must call this, and process 0
 --- gets them.
 ---@param i integer
----@return ijepa.tensor m, ijepa.tensor v
+---@return ijepa.tensor? m, ijepa.tensor? v
 function Optim:whole_state(i)
   local owner, m, v = C.ij_optim_owner(self.h, i - 1), self:state(i)
   if owner < 0 then return m, v end
   local shape = self.entries[i].tensor:shape()
-  m, v = m or tensor.zeros(shape, "f32", true), v or tensor.zeros(shape, "f32", true)
-  self.dist:tensor(m, owner)
-  self.dist:tensor(v, owner)
-  if self.dist.rank == 0 then return m, v end
+  local function gathered(t, k)
+    if self.moments < k then return nil end
+    t = t or tensor.zeros(shape, "f32", true)
+    self.dist:tensor(t, owner)
+    return self.dist.rank == 0 and t or nil
+  end
+  return gathered(m, 1), gathered(v, 2)
 end
 
 --- The number of updates made; given n, sets it.
@@ -148,44 +251,6 @@ end
 function Optim:steps(n)
   if n then C.ij_optim_set_steps(self.h, n) end
   return tonumber(C.ij_optim_steps(self.h))
-end
-
--- ---- SGD, for the published probe
----@class ijepa.sgd
-local Sgd = {}
-Sgd.__index = Sgd
-
---- Stochastic gradient descent with momentum: m = momentum m + g + wd p; p -= lr m. Its methods are
---- those of AdamW.
----@param o { momentum: number? } .9
----@return ijepa.sgd
-function optim.sgd(o) return setmetatable({ momentum = o.momentum or .9, parts = {} }, Sgd) end
-
---- Adds `count` elements of t from element `first` (from 1), with factors of the step's learning
---- rate and weight decay.
----@param t ijepa.tensor
----@param first integer
----@param count integer
----@param lr_scale number
----@param wd_scale number
-function Sgd:add_part(t, first, count, lr_scale, wd_scale)
-  local value = device.no_grad(function() return t:reshape(-1):narrow(1, first, count) end)
-  self.parts[#self.parts + 1] = { p = t, first = first, count = count, lr = lr_scale, wd = wd_scale,
-    value = value,
-    m = tensor.zeros({ count }, "f32", true) }
-end
-
---- One update, which consumes the gradients.
----@param o { lr: number, wd: number?, scale: number? }
-function Sgd:step(o)
-  device.no_grad(function()
-    for _, e in ipairs(self.parts) do
-      local g = e.p:grad():reshape(-1):narrow(1, e.first, e.count)
-      e.m:add_(e.m, self.momentum - 1):add_(g, o.scale or 1):add_(e.value, (o.wd or 0) * e.wd)
-      e.value:add_(e.m, -o.lr * e.lr)
-      g:fill_(0)
-    end
-  end)
 end
 
 return optim

@@ -148,21 +148,60 @@ local function length_of(cfg, ipe)
   return total, warmup, o.steps > 0 and math.min(last, o.steps) or last
 end
 
+---@class ijepa.schedule_info what a schedule of the user's own gets beside the step
+---@field step integer of the run, from 1
+---@field steps number of the whole run; math.huge where optim.minutes ends it
+---@field epoch number complete and begun epochs before this step: 1.5 in the middle of the second
+---@field images integer seen before this step, by all processes
+---@field seconds number of training before this step
+
+--- What a schedule of the user's own gets beside the step.
+---@param cfg table
+---@param n integer the run's step, from 1
+---@param o { steps: number, ipe: integer, seconds: number, processes: integer } ipe: steps per
+--- epoch
+---@return ijepa.schedule_info
+function schedule.info(cfg, n, o)
+  return { step = n, steps = o.steps, epoch = (n - 1) / o.ipe, seconds = o.seconds,
+    images = (n - 1) * cfg.data.batch * cfg.optim.accumulate * o.processes }
+end
+
+-- A schedule that is a function of the user's: of the run's step, checked.
+local function of_user(key, f, low, high)
+  return function(step, info)
+    local n = info and info.step or step
+    local v = f(n, info or { step = n })
+    if type(v) ~= "number" or not (v >= low and v <= high) or v == math.huge then
+      local at = debug.getinfo(f, "S")
+      error(("%s: the function at %s:%d returned %s at step %d, expected a number%s"):format(key,
+        at.short_src, at.linedefined, tostring(v), n, high < math.huge
+        and (" from %g to %g"):format(low, high) or (" of %g or more"):format(low)), 0)
+    end
+    return v
+  end
+end
+
 --- The schedules of a configuration whose epochs have ipe updates, as functions of the schedules'
 --- step: with optim.minutes the fraction of the time that has passed times `total`, else the run's
---- step.
+--- step; and of schedule.info, for those that are functions of the user's.
 ---@param cfg table
 ---@param ipe integer
----@return { lr: function, wd: function, momentum: function, total: number, last: number }
+---@return { lr: function, wd: function, momentum: function, sgd_momentum: function?, total: number,
+---last: number }
 function schedule.of(cfg, ipe)
   local o, reference = cfg.optim, cfg.quirks == "reference"
   local total, warmup, last = length_of(cfg, ipe)
-  return { total = total, last = last,
-    lr = schedule.lr { start = o.start_lr, ref = o.lr, final = o.final_lr, warmup = warmup,
-    total = total, reference = reference },
-    wd = schedule.wd { ref = o.wd[1], final = o.wd[2], total = total, reference = reference },
-    momentum = schedule.ema { from = o.ema[1], to = o.ema[2], total = total,
-    reference = reference } }
+  local function own(key, low, high)
+    local f = o[key]
+    return type(f) == "function" and of_user("optim." .. key, f, low, high) or nil
+  end
+  return { total = total, last = last, sgd_momentum = own("momentum", 0, 1 - 2 ^ -53),
+    lr = own("lr", 0, math.huge) or schedule.lr { start = o.start_lr, ref = o.lr,
+      final = o.final_lr, warmup = warmup, total = total, reference = reference },
+    wd = own("wd", 0, math.huge) or schedule.wd { ref = o.wd[1], final = o.wd[2], total = total,
+      reference = reference },
+    momentum = own("ema", 0, 1) or schedule.ema { from = o.ema[1], to = o.ema[2], total = total,
+      reference = reference } }
 end
 
 --- The schedules' step at a run's step, after `seconds` of training.

@@ -12,21 +12,11 @@ local C = F.C
 
 local finetune = {}
 
---- The factor of the learning rate of each parameter: decay ^ (number of layers above it). The
---- patch embedding is layer 0, block i (from 0) layer i + 1; norm and head are the last layer, with
---- factor 1.
+--- The factor of the learning rate of each parameter with layer decay: optim.layer_scales.
 ---@param encoder ijepa.encoder
 ---@param decay number 1: none
 ---@return table<string, number>
-function finetune.layer_scales(encoder, decay)
-  local scales = {}
-  for _, p in ipairs(encoder:params()) do
-    local block = p.name:match "^blocks%.(%d+)%."
-    local layer = block and block + 1 or p.name:find "^norm%." and encoder.depth + 1 or 0
-    scales[p.name] = decay ^ (encoder.depth + 1 - layer)
-  end
-  return scales
-end
+function finetune.layer_scales(encoder, decay) return optim.layer_scales(encoder, decay) end
 
 local function optimizer(encoder, head, o)
   local opt, scales = optim.adamw {}, finetune.layer_scales(encoder, o.layer_decay)

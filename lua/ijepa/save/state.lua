@@ -37,8 +37,11 @@ local function everything(whole, gather)
       local m, v
       if gather then m, v = whole.opt:whole_state(i) else m, v = whole.opt:state(i) end
       local shape = e.tensor:shape()
-      list[#list + 1] = { name = "opt.m." .. name_of[e.param], tensor = m, shape = shape }
-      list[#list + 1] = { name = "opt.v." .. name_of[e.param], tensor = v, shape = shape }
+      for k, moment in ipairs { { "opt.m.", m }, { "opt.v.", v } } do
+        if k <= whole.opt.moments then
+          list[#list + 1] = { name = moment[1] .. name_of[e.param], tensor = moment[2], shape = shape }
+        end
+      end
     end
   end
   return list

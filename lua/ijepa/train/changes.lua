@@ -1,5 +1,6 @@
 -- What differs between a run's settings and those of the checkpoint that it resumes from, and what
 -- follows from it: nothing, a line, another unit of progress, or a refusal.
+local text = require "ijepa.base.text"
 local model = require "ijepa.model"
 
 local changes = {}
@@ -18,6 +19,7 @@ local KINDS = {
   ["data.manifest"] = "free", ["data.max_bad"] = "free", ["data.max_pixels"] = "free",
   ["data.max_bytes"] = "free", ["data.untrusted_loaders"] = "free",
   ["model.recompute"] = "free", ["optim.shard"] = "free",
+  ["optim.name"] = "model", ["model.freeze"] = "model",
   ["optim.epochs"] = "length", ["optim.steps"] = "length", ["optim.minutes"] = "length",
   ["data.batch"] = "step", ["optim.accumulate"] = "step",
   ["model.init_gain"] = "start", ["model.patch_gain"] = "start",
@@ -64,6 +66,7 @@ local function shown(v)
   if type(v) == "table" then
     local list = {}
     for i, item in ipairs(v) do list[i] = shown(item) end
+    for _, key in ipairs(text.keys(v)) do list[#list + 1] = key .. " = " .. shown(v[key]) end
     return "{" .. table.concat(list, ", ") .. "}"
   end
   if v == nil then return "none" end

@@ -5,6 +5,7 @@
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local device = require "ijepa.tensor.device"
+local data = require "ijepa.data"
 local dist = require "ijepa.dist"
 local jepa = require "ijepa.model"
 local objective = require "ijepa.model.objective"
@@ -60,13 +61,15 @@ local function fixed_policy(lengths, k, t)
   end }
 end
 
--- Black images of the configuration's size.
+-- Black images of the configuration's size, in all views.
 local function black_images(cfg)
-  local crop, n = cfg.data.crop, cfg.data.batch
-  local height, width = type(crop) == "table" and crop[1] or crop,
-    type(crop) == "table" and crop[2] or crop
-  local batch = { count = n, pixels = F.new("uint8_t[?]", n * height * width * 3) }
-  return { height = height, width = width,
+  local n, sizes = cfg.data.batch, data.view_sizes(cfg.data)
+  local batch = { count = n, view_groups = #sizes, views = {} }
+  for g, s in ipairs(sizes) do
+    batch.views[g - 1] = { n = s.n, height = s.height, width = s.width,
+      pixels = F.new("uint8_t[?]", n * s.n * s.height * s.width * 3) }
+  end
+  return { height = sizes[1].height, width = sizes[1].width,
     epoch_steps = function() return 1000 * cfg.optim.accumulate end,
     next = function() return batch end }
 end
@@ -191,6 +194,15 @@ function memory.need(cfg, o)
   need.beside, need.context = need.scratch + need.staging + (processes > 1 and NCCL or 0), CONTEXT
   need.total = need.params + need.moments + need.gradients + need.copies + need.step + need.beside + need.context
   return need
+end
+
+--- Bytes of CPU memory for the pixels of the batches that a process's loader holds.
+---@param cfg table as ijepa.config gives it
+---@return number
+function memory.loader(cfg)
+  local d, pixels = cfg.data, 0
+  for _, s in ipairs(data.view_sizes(d)) do pixels = pixels + s.n * s.height * s.width end
+  return 3 * pixels * d.batch * ((d.workers > 0 and d.prefetch or 1) + 1)
 end
 
 -- ---- what would fit
@@ -327,6 +339,9 @@ function memory.report(cfg, o)
       most[row[1]] / GIB)
   end
   lines[#lines + 1] = ("%-34s %9.2f %9.2f"):format("total", typical.total / GIB, most.total / GIB)
+  local loader = memory.loader(cfg)
+  lines[#lines + 1] = ("%-34s %9.2f %9.2f"):format("batches read ahead, CPU memory", loader / GIB,
+    loader / GIB)
   for _, gpu in ipairs(o.gpu) do
     local list = {}
     for _, c in ipairs(memory.fitting(cfg, gpu * GIB, o)) do

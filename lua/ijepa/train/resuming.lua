@@ -100,7 +100,8 @@ function resuming.origin(d, cfg)
     local refused = changes.of(origin.changes, { model = true })
     if #refused > 0 then
       file:close()
-      error(("%s: another model than that of '%s'; %s"):format(table.concat(refused, ", "), path,
+      local what = table.concat(refused, ", "):find "^optim%.name" and "optimizer" or "model"
+      error(("%s: another %s than that of '%s'; %s"):format(table.concat(refused, ", "), what, path,
         "give another out=FOLDER, or resume=false to start anew"), 0)
     end
   end

@@ -5,6 +5,7 @@ local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
 local code = require "ijepa.base.code"
 local objective = require "ijepa.model.objective"
+local data = require "ijepa.data"
 local schedule = require "ijepa.optim.schedule"
 
 local step = {}
@@ -139,11 +140,15 @@ local function clipped(t, scale)
   return scale * math.min(1, t.config.optim.clip / (norm * scale + 1e-6))
 end
 
--- What AdamW and the EMA get at step n: learning rate, weight decay, momentum, and the factor of
--- the gradients.
+-- What the optimizer and the EMA get at step n: learning rate, weight decay, momentum, and the
+-- factor of the gradients.
 local function scheduled(t, n)
   local s = schedule.step_of(t.config, n, t.seconds)
-  return { lr = t.lr(s) * t.scale.lr, wd = t.wd(s) * t.scale.wd, momentum = t.momentum(s),
+  local info = schedule.info(t.config, n, { steps = t.last, ipe = t.ipe, seconds = t.seconds,
+    processes = t.dist.size })
+  if t.sgd_momentum then t.opt:set_momentum(t.sgd_momentum(s, info)) end
+  return { lr = t.lr(s, info) * t.scale.lr, wd = t.wd(s, info) * t.scale.wd,
+    momentum = t.momentum(s, info),
     scale = 1 / (t.config.optim.accumulate * t.dist.size) }
 end
 
@@ -152,9 +157,8 @@ end
 local function next_batch(t, number)
   local b, message = t.images:next()
   if not b then error(message, 0) end
-  local images = tensor.from_pointer(b.pixels,
-    { b.count, t.images.height, t.images.width, 3 }, "u8")
-  return { images = images, views = { images }, step = t.step + 1, number = number,
+  local images, views = data.tensors(b)
+  return { images = images, views = views, step = t.step + 1, number = number,
     first = number * t.config.data.batch, count = b.count }
 end
 

@@ -54,14 +54,24 @@ end
 ---@param why string
 function Trainer:stop(why) self.ended = tostring(why) end
 
+-- Masks are drawn on the grid of data.crop, for the images of the first view.
+local function check_views(d)
+  local first, given = data.view_sizes(d)[1], data.view_sizes { crop = d.crop }[1]
+  if first.height ~= given.height or first.width ~= given.width then
+    error(("data.views: group 1 has images of %d x %d and data.crop is %d x %d: give it data.crop")
+      :format(first.height, first.width, given.height, given.width), 0)
+  end
+end
+
 local function open_images(cfg, processes)
   local d = cfg.data
+  check_views(d)
   local images, message = data.open { train = true, root = d.root, subset = d.subset,
     seed = cfg.seed,
     crop = d.crop, batch = d.batch, multiple = cfg.optim.accumulate,
     rank = processes.rank, world = processes.size, workers = d.workers, prefetch = d.prefetch,
     scale = d.scale, ratio = d.ratio, flip = d.flip, jitter = d.jitter, jitter_p = d.jitter_p,
-    grey = d.grey, blur = d.blur, weights = d.weights, copy = d.copy,
+    grey = d.grey, blur = d.blur, views = d.views, weights = d.weights, copy = d.copy,
     max_bad = d.max_bad, max_pixels = d.max_pixels, max_bytes = d.max_bytes,
     untrusted_loaders = d.untrusted_loaders, orient = d.orient, damaged = d.damaged,
       range = d.range,
@@ -95,6 +105,14 @@ local function trained_models(t, modules)
     elseif trained then list[#list + 1] = m.model end
   end
   return list, average
+end
+
+-- The name of each model in front of its parameters' names, as in checkpoints.
+local function names_of(t, modules)
+  local names = { [t.encoder] = "encoder" }
+  if t.predictor then names[t.predictor] = "predictor" end
+  for _, m in ipairs(modules) do names[m.model] = m.name end
+  return names
 end
 
 -- The user's code that the run is made of; the default objective is the program's.
@@ -142,8 +160,8 @@ function trainer.new(cfg, hooks, processes, images)
   if t.objective.masks then t.policy = model.policy(cfg, t.encoder.grid, processes.size) end
   t.pieces = pieces_of(t, models.pieces)
   local trained, average = trained_models(t, modules)
-  t.opt = optim.adamw { models = trained, average = average,
-    betas = o.betas, eps = o.eps, dist = processes, shard = o.shard, bucket = cfg.dist.bucket }
+  t.opt = optim.of(cfg, { models = trained, average = average, names = names_of(t, modules),
+    dist = processes })
   if t.ahead then   -- the sum of all losses: once it is not finite, updates do nothing
     t.gate = tensor.zeros({ 1 }, "f32", true)
     t.opt:gate(t.gate)
@@ -153,7 +171,7 @@ function trainer.new(cfg, hooks, processes, images)
   t.buffers = buffers_of(t)
   t.qkv = qkv_entries(t)
   local s = schedule.of(cfg, t.ipe)
-  t.last, t.lr, t.wd, t.momentum = s.last, s.lr, s.wd, s.momentum
+  t.last, t.lr, t.wd, t.momentum, t.sgd_momentum = s.last, s.lr, s.wd, s.momentum, s.sgd_momentum
   if type(t.objective.target) == "function" then t.momentum = step.momentum(t) end
   return t
 end

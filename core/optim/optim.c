@@ -1,5 +1,4 @@
-/* AdamW with decoupled weight decay: the update of a tensor, the reset of its gradient and its average (EMA) in one
- * pass. */
+/* Optimizers: the update of a tensor, the reset of its gradient and its average (EMA) in one pass. */
 #include "optim.h"
 #include <math.h>
 #include <string.h>
@@ -26,18 +25,46 @@ static ij_status groups_make(ij_optim *o) {
   return (o->group = ij_calloc((size_t)o->groups, sizeof *o->group)) ? IJ_OK : IJ_ENOMEM;
 }
 
+static const char *name_of(const ij_optim *o) {
+  static const char *const name[] = {[IJ_ADAMW] = "adamw", [IJ_SGD] = "sgd", [IJ_LARS] = "lars", [IJ_LION] = "lion"};
+  return name[o->config.kind];
+}
+
+/* Fills in what 0 stands for. */
+static ij_status config_check(ij_optim_config *k) {
+  bool steady = k->kind == IJ_SGD || k->kind == IJ_LARS;
+  if (k->kind < IJ_ADAMW || k->kind > IJ_LION)
+    return ij_fail(IJ_EINVAL, "optimizer: there is no kind %d", (int)k->kind);
+  if (k->beta1 == 0 && !steady) k->beta1 = .9;
+  if (k->beta2 == 0) k->beta2 = k->kind == IJ_LION ? .99 : .999;
+  if (k->eps == 0) k->eps = 1e-8;
+  if (k->trust == 0) k->trust = .001;
+  if (steady && !(k->beta1 >= 0 && k->beta1 < 1))
+    return ij_fail(IJ_EINVAL, "optimizer: momentum %g: expected it in [0, 1)", k->beta1);
+  if (k->nesterov && !(steady && k->beta1 > 0))
+    return ij_fail(IJ_EINVAL, "optimizer: nesterov is for sgd and lars with a momentum");
+  if (!(k->trust > 0 && k->trust < HUGE_VAL))
+    return ij_fail(IJ_EINVAL, "lars: trust coefficient %g: expected it above 0", k->trust);
+  if (!(k->beta1 >= 0 && k->beta1 < 1 && k->beta2 >= 0 && k->beta2 < 1 && k->eps > 0))
+    return ij_fail(IJ_EINVAL, "%s: betas %g and %g, eps %g: expected betas in [0, 1) and eps above 0",
+                   k->kind == IJ_LION ? "lion" : "adamw", k->beta1, k->beta2, k->eps);
+  return IJ_OK;
+}
+
 ij_status ij_adamw_new(const ij_optim_config *c, ij_optim **out) {
   *out = NULL;
+  if (c && c->kind != IJ_ADAMW) return ij_fail(IJ_EINVAL, "adamw: the configuration is of another optimizer");
+  return ij_optim_new(c, out);
+}
+
+ij_status ij_optim_new(const ij_optim_config *c, ij_optim **out) {
+  *out = NULL;
   ij_optim_config k = c ? *c : (ij_optim_config){0};
-  if (k.beta1 == 0) k.beta1 = .9;
-  if (k.beta2 == 0) k.beta2 = .999;
-  if (k.eps == 0) k.eps = 1e-8;
-  if (!(k.beta1 >= 0 && k.beta1 < 1 && k.beta2 >= 0 && k.beta2 < 1 && k.eps > 0))
-    return ij_fail(IJ_EINVAL, "adamw: betas %g and %g, eps %g: expected betas in [0, 1) and eps above 0", k.beta1,
-                   k.beta2, k.eps);
+  IJ_TRY(config_check(&k));
   ij_optim *o = ij_calloc(1, sizeof *o);
   if (!o) return IJ_ENOMEM;
   o->config = k;
+  o->moments = k.kind == IJ_ADAMW ? 2 : k.kind == IJ_LION || k.beta1 > 0;
   if (groups_make(o) != IJ_OK) {
     ij_optim_free(o);
     return IJ_ENOMEM;
@@ -68,22 +95,25 @@ void ij_optim_free(ij_optim *o) {
   if (!o) return;
   if (o->dist) ij_bucket_free(o);
   for (int i = 0; i < o->count; i++) entry_free(o->entry[i]);
+  for (int i = 0; i < o->followers; i++) entry_free(o->follower[i]);
   for (int i = 0; o->group && i < o->groups; i++) ij_free(o->group[i].entry);
   ij_tensor_free(o->gate);
   ij_dist_drop(o->dist);
   ij_free(o->group);
   ij_free(o->load);
+  ij_tensor_free(o->ratio);
+  ij_free(o->follower);
   ij_free(o->item);
   ij_free(o->entry);
   ij_free(o);
 }
 
 static ij_status grow(ij_optim *o) {
-  if (o->count < o->cap) return IJ_OK;
+  if (o->count + o->followers < o->cap) return IJ_OK; /* items: also for one call of all followers */
   int cap = o->cap ? 2 * o->cap : 32;
   ij_update_entry **more = ij_realloc(o->entry, (size_t)cap * sizeof *more);
   if (more) o->entry = more;
-  ij_adamw_item *items = more ? ij_realloc(o->item, (size_t)cap * sizeof *items) : NULL;
+  ij_update_item *items = more ? ij_realloc(o->item, (size_t)cap * sizeof *items) : NULL;
   if (!items) return IJ_ENOMEM;
   o->item = items;
   o->cap = cap;
@@ -98,22 +128,23 @@ static int next_owner(const ij_optim *o) {
   return least;
 }
 
-static ij_status moments_make(ij_update_entry *e, int ndim, const int64_t *shape) {
+static ij_status moments_make(ij_update_entry *e, int moments, int ndim, const int64_t *shape) {
   ij_device *dev = ij_device_of(e->p);
-  IJ_TRY(ij_tensor_make(dev, IJ_F32, ndim, shape, true, &e->m));
-  IJ_TRY(ij_tensor_make(dev, IJ_F32, ndim, shape, true, &e->v));
-  IJ_TRY(ij_fill(e->m, 0));
-  return ij_fill(e->v, 0);
+  if (moments > 0) IJ_TRY(ij_tensor_make(dev, IJ_F32, ndim, shape, true, &e->m));
+  if (moments > 1) IJ_TRY(ij_tensor_make(dev, IJ_F32, ndim, shape, true, &e->v));
+  if (moments > 0) IJ_TRY(ij_fill(e->m, 0));
+  return moments > 1 ? ij_fill(e->v, 0) : IJ_OK;
 }
 
 /* All tensors of an optimizer share a device: that of its first parameter. */
 static ij_status want_device(const ij_optim *o, const char *arg, const ij_tensor *t) {
-  return o->count ? ij_want_device("adamw", arg, t, ij_device_of(o->entry[0]->p), "first parameter") : IJ_OK;
+  const ij_update_entry *first = o->count ? o->entry[0] : o->followers ? o->follower[0] : NULL;
+  return first ? ij_want_device(name_of(o), arg, t, ij_device_of(first->p), "first parameter") : IJ_OK;
 }
 static ij_status want_parameter(const ij_optim *o, const ij_tensor *p) {
   if (o->started)
-    return ij_fail(IJ_EINVAL, "adamw: tensors can't be added after the first update: make a new optimizer");
-  IJ_TRY(ij_want("adamw", "parameter", p, IJ_F32));
+    return ij_fail(IJ_EINVAL, "%s: tensors can't be added after the first update: make a new optimizer", name_of(o));
+  IJ_TRY(ij_want(name_of(o), "parameter", p, IJ_F32));
   return want_device(o, "parameter", p);
 }
 
@@ -129,7 +160,7 @@ static ij_status append(ij_optim *o, const ij_update_entry *like, int ndim, cons
   ij_hold(e->p);
   ij_hold(e->average);
   if (o->load) ij_dist_look(o->dist, &at);
-  ij_status st = e->owner < 0 || e->owner == at.rank ? moments_make(e, ndim, shape) : IJ_OK;
+  ij_status st = e->owner < 0 || e->owner == at.rank ? moments_make(e, o->moments, ndim, shape) : IJ_OK;
   if (st != IJ_OK) {
     entry_free(e);
     return st;
@@ -139,27 +170,70 @@ static ij_status append(ij_optim *o, const ij_update_entry *like, int ndim, cons
   return IJ_OK;
 }
 
-ij_status ij_optim_add(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *average) {
+static ij_status want_average(const ij_optim *o, const ij_tensor *p, const ij_tensor *average) {
+  IJ_TRY(ij_want_shape(name_of(o), "average", average, IJ_F32, p->ndim, p->shape));
+  return ij_want_device(name_of(o), "average", average, ij_device_of(p), "parameter");
+}
+
+static ij_status want_scales(const ij_optim *o, double lr_scale, double wd_scale) {
+  if (lr_scale >= 0 && lr_scale < HUGE_VAL && wd_scale >= 0 && wd_scale < HUGE_VAL) return IJ_OK;
+  return ij_fail(IJ_EINVAL, "%s: factors %g of the learning rate and %g of the weight decay: expected 0 or more",
+                 name_of(o), lr_scale, wd_scale);
+}
+
+ij_status ij_optim_add_scaled(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *average, double lr_scale,
+                              double wd_scale) {
   IJ_TRY(want_parameter(o, p));
-  if (average) {
-    IJ_TRY(ij_want_shape("adamw", "average", average, IJ_F32, p->ndim, p->shape));
-    IJ_TRY(ij_want_device("adamw", "average", average, ij_device_of(p), "parameter"));
-  }
-  ij_update_entry e = {
-      .p = p, .average = average, .count = ij_tensor_count(p), .lr_scale = 1, .wd_scale = decayed ? 1 : 0};
+  if (average) IJ_TRY(want_average(o, p, average));
+  IJ_TRY(want_scales(o, lr_scale, wd_scale));
+  ij_update_entry e = {.p = p,
+                       .average = average,
+                       .count = ij_tensor_count(p),
+                       .lr_scale = lr_scale,
+                       .wd_scale = wd_scale,
+                       .adapted = decayed != 0};
   return append(o, &e, p->ndim, p->shape);
+}
+
+ij_status ij_optim_add(ij_optim *o, ij_tensor *p, int decayed, ij_tensor *average) {
+  return ij_optim_add_scaled(o, p, decayed, average, 1, decayed ? 1 : 0);
+}
+
+ij_status ij_optim_follow(ij_optim *o, ij_tensor *p, ij_tensor *average) {
+  IJ_TRY(want_parameter(o, p));
+  IJ_TRY(want_average(o, p, average));
+  IJ_TRY(grow(o));
+  if (o->followers == o->follower_cap) {
+    int cap = o->follower_cap ? 2 * o->follower_cap : 32;
+    ij_update_entry **more = ij_realloc(o->follower, (size_t)cap * sizeof *more);
+    if (!more) return IJ_ENOMEM;
+    o->follower = more;
+    o->follower_cap = cap;
+  }
+  ij_update_entry *e = ij_calloc(1, sizeof *e);
+  if (!e) return IJ_ENOMEM;
+  *e = (ij_update_entry){
+      .optim = o, .p = ij_hold(p), .average = ij_hold(average), .count = ij_tensor_count(p), .owner = -1};
+  o->follower[o->followers++] = e;
+  return IJ_OK;
 }
 
 ij_status ij_optim_add_part(ij_optim *o, ij_tensor *p, int64_t first, int64_t count, double lr_scale, double wd_scale) {
   IJ_TRY(want_parameter(o, p));
   int64_t n = ij_tensor_count(p);
   if (o->dist)
-    return ij_fail(IJ_EUNSUPPORTED, "adamw: parts of tensors can't be updated by several processes: use one process");
+    return ij_fail(IJ_EUNSUPPORTED, "%s: parts of tensors can't be updated by several processes: use one process",
+                   name_of(o));
   if (first < 0 || count < 0 || first > n || count > n - first)
-    return ij_fail(IJ_ESHAPE, "adamw: %lld elements from %lld on are outside a tensor of %lld", (long long)count,
-                   (long long)first, (long long)n);
-  ij_update_entry e = {
-      .p = p, .first = first, .count = count, .lr_scale = lr_scale, .wd_scale = wd_scale, .part = true};
+    return ij_fail(IJ_ESHAPE, "%s: %lld elements from %lld on are outside a tensor of %lld", name_of(o),
+                   (long long)count, (long long)first, (long long)n);
+  ij_update_entry e = {.p = p,
+                       .first = first,
+                       .count = count,
+                       .lr_scale = lr_scale,
+                       .wd_scale = wd_scale,
+                       .adapted = p->ndim > 1,
+                       .part = true};
   return append(o, &e, 1, &count);
 }
 
@@ -188,7 +262,7 @@ static void groups_clear(ij_optim *o) {
   for (int i = 0; i < o->count; i++) o->entry[i]->taken = false;
 }
 
-/* A new update: the version that its tensors will have is known from here on, see ij_adamw_item. */
+/* A new update: the version that its tensors will have is known from here on, see ij_update_item. */
 static void begin_update(ij_optim *o) {
   o->started = true;
   o->steps++;
@@ -223,18 +297,30 @@ static ij_status update_rest(ij_optim *o, const ij_settings *k) {
   return use_group(o, g, -1, k);
 }
 
+/* What opens an update: with several processes the sum of their gates. */
+static const float *gate_of(const ij_optim *o) {
+  if (!o->gate) return NULL;
+  return ij_f32_of(o->dist ? o->gates : o->gate);
+}
+
 ij_status ij_optim_step(ij_optim *o, double lr, double wd, double momentum, double grad_scale) {
   ij_settings k = {lr, wd, momentum, grad_scale};
   if (!o->eager) begin_update(o);
   else if (memcmp(&k, &o->settings, sizeof k))
     return ij_fail(IJ_EINVAL,
-                   "adamw: learning rate, weight decay, momentum or gradient scale is not what ij_optim_eager got");
+                   "%s: learning rate, weight decay, momentum or gradient scale is not what ij_optim_eager got",
+                   name_of(o));
   IJ_TRY(o->dist ? ij_bucket_step(o, &k) : update_rest(o, &k));
+  IJ_TRY(ij_optim_average(o, o->follower, o->followers, &k, gate_of(o)));
   for (int i = 0; i < o->count; i++) {
     ij_update_entry *e = o->entry[i];
     forget_sink(e);
     e->p->storage->version = o->version;
     if (e->average) e->average->storage->version = o->version;
+  }
+  for (int i = 0; i < o->followers; i++) {
+    o->follower[i]->p->storage->version = o->version;
+    o->follower[i]->average->storage->version = o->version;
   }
   o->eager = false;
   groups_clear(o);
@@ -255,11 +341,20 @@ ij_status ij_optim_norm(ij_optim *o, double *norm, int *finite) {
 }
 
 ij_status ij_optim_gate(ij_optim *o, ij_tensor *gate) {
-  if (gate) IJ_TRY(ij_want_shape("adamw", "gate", gate, IJ_F32, 1, (int64_t[]){1}));
+  if (gate) IJ_TRY(ij_want_shape(name_of(o), "gate", gate, IJ_F32, 1, (int64_t[]){1}));
   if (gate) IJ_TRY(want_device(o, "gate", gate));
   ij_hold(gate);
   ij_tensor_free(o->gate);
   o->gate = gate;
+  return IJ_OK;
+}
+
+ij_status ij_optim_momentum(ij_optim *o, double momentum) {
+  if ((o->config.kind != IJ_SGD && o->config.kind != IJ_LARS) || !o->moments)
+    return ij_fail(IJ_EINVAL, "%s: a momentum can be set for sgd and lars that began with one", name_of(o));
+  if (!(momentum >= 0 && momentum < 1))
+    return ij_fail(IJ_EINVAL, "%s: momentum %g: expected it in [0, 1)", name_of(o), momentum);
+  o->config.beta1 = momentum;
   return IJ_OK;
 }
 
@@ -272,5 +367,6 @@ int ij_optim_owner(const ij_optim *o, int i) { return i < 0 || i >= o->count ? -
 ij_tensor *ij_optim_state(ij_optim *o, int i, int which) {
   return i < 0 || i >= o->count ? NULL : which ? o->entry[i]->v : o->entry[i]->m;
 }
+int ij_optim_moments(const ij_optim *o) { return o->moments; }
 int64_t ij_optim_steps(const ij_optim *o) { return o->steps; }
 void ij_optim_set_steps(ij_optim *o, int64_t n) { o->steps = n; }
