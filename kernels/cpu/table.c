@@ -30,6 +30,12 @@ void IJ_CPU(table)(ij_op_table *t) {
   t->matmul = IJ_CPU(matmul);
   t->scale_rows = IJ_CPU(scale_rows);
   t->adamw = IJ_CPU(adamw);
+  t->unary_fwd = IJ_CPU(unary_fwd);
+  t->unary_bwd = IJ_CPU(unary_bwd);
+  t->binary_fwd = IJ_CPU(binary_fwd);
+  t->binary_bwd = IJ_CPU(binary_bwd);
+  t->choose = IJ_CPU(choose);
+  t->random = IJ_CPU(random);
   t->affine = IJ_CPU(affine);
   t->axpy = IJ_CPU(axpy);
   t->relu_fwd = IJ_CPU(relu_fwd);
