@@ -188,7 +188,7 @@ typedef struct part {
 static part part_of(const walk *w, int t, int count) {
   part p;
   share(w->rows * w->chunks, t, count, &p.from, &p.to);
-  p.at = position_of(w, w->chunks ? p.from / w->chunks : 0);
+  p.at = position_of(w, p.from / w->chunks);
   return p;
 }
 /* Columns [*c, *c + result) of the piece; steps to the next row behind the row's last piece. */
@@ -205,6 +205,7 @@ ij_status IJ_CPU(binary_fwd)(ij_queue *q, int f, ij_dtype dt, int nd, const ij_d
   (void)q;
   walk w = walk_over(nd, shape, x ? xstride : NULL, y ? ystride : NULL, NULL);
   ij_dim sx = step_of(&w, 0), sy = step_of(&w, 1);
+  if (w.rows * w.n == 0) return IJ_OK;
   int threads = w.rows * w.n < SMALL ? 1 : omp_get_max_threads();
   const float number = (float)s;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
@@ -324,6 +325,7 @@ ij_status IJ_CPU(binary_bwd)(ij_queue *q, int f, int nd, const ij_dim *shape, do
   (void)q;
   walk w = walk_over(nd, shape, x ? xstride : NULL, y ? ystride : NULL, NULL);
   ij_dim sx = step_of(&w, 0), sy = step_of(&w, 1);
+  if (w.rows * w.n == 0) return IJ_OK;
   int threads = w.rows * w.n < SMALL ? 1 : omp_get_max_threads();
   const float number = (float)s;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
@@ -376,6 +378,7 @@ ij_status IJ_CPU(choose)(ij_queue *q, int nd, const ij_dim *shape, ij_dim size, 
   (void)q;
   walk w = walk_over(nd, shape, cstride, x ? xstride : NULL, y ? ystride : NULL);
   ij_dim sc = step_of(&w, 0), sx = step_of(&w, 1), sy = step_of(&w, 2);
+  if (w.rows * w.n == 0) return IJ_OK;
   int threads = w.rows * w.n < SMALL ? 1 : omp_get_max_threads();
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int t = 0; t < threads; t++) {

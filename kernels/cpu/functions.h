@@ -128,9 +128,11 @@ IJ_FN float fn_pow(float x, float y) {
   p = p * r + 1;
   int32_t k = t == t ? (int32_t)n : 0, half = k >> 1;
   float v = (float)p * fn_power_of_2(half) * fn_power_of_2(k - half);
-  bool whole = fabsf(y) >= 0x1p24f || (float)(int32_t)y == y, odd = fabsf(y) < 0x1p24f && ((int32_t)y & 1);
-  v = whole ? odd ? copysignf(v, x) : v : x < 0 && a < INFINITY ? NAN : v;
-  v = x != x || y != y ? NAN : v;
-  return y == 0 || x == 1 || (x == -1 && fabsf(y) == INFINITY) ? 1 : v;
+  int32_t huge = fabsf(y) >= 0x1p24f, near = (int32_t)(huge ? 0 : y), odd = near & 1;
+  int32_t whole = huge | ((float)near == y);
+  v = odd ? copysignf(v, x) : v;
+  v = !whole & (x < 0) & (a < INFINITY) ? NAN : v;
+  v = (x != x) | (y != y) ? NAN : v;
+  return (y == 0) | (x == 1) | ((x == -1) & (fabsf(y) == INFINITY)) ? 1 : v;
 }
 #endif

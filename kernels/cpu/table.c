@@ -36,6 +36,14 @@ void IJ_CPU(table)(ij_op_table *t) {
   t->binary_bwd = IJ_CPU(binary_bwd);
   t->choose = IJ_CPU(choose);
   t->random = IJ_CPU(random);
+  t->fold_fwd = IJ_CPU(fold_fwd);
+  t->fold_bwd = IJ_CPU(fold_bwd);
+  t->scan = IJ_CPU(scan);
+  t->sort = IJ_CPU(sort);
+  t->take = IJ_CPU(take);
+  t->scatter_add = IJ_CPU(scatter_add);
+  t->im2col_fwd = IJ_CPU(im2col_fwd);
+  t->im2col_bwd = IJ_CPU(im2col_bwd);
   t->affine = IJ_CPU(affine);
   t->axpy = IJ_CPU(axpy);
   t->relu_fwd = IJ_CPU(relu_fwd);
