@@ -230,6 +230,7 @@ ij_status IJ_CPU(binary_fwd)(ij_queue *q, int f, ij_dtype dt, int nd, const ij_d
 
 /* ---- derivatives */
 IJ_FN float slope_x(int f, float x, float y) {
+  float v;
   switch ((ij_binary_fn)f) {
   case IJ_ADD:
   case IJ_SUB:
@@ -239,7 +240,8 @@ IJ_FN float slope_x(int f, float x, float y) {
   case IJ_DIV:
     return 1 / y;
   case IJ_POW:
-    return y == 0 ? 0 : y * fn_pow(x, y - 1);
+    v = y * fn_pow(x, y - 1);
+    return y == 0 ? 0 : v;
   case IJ_MIN:
     return x == y ? 0.5f : x > y ? 0 : 1;
   case IJ_MAX:
@@ -249,6 +251,7 @@ IJ_FN float slope_x(int f, float x, float y) {
   }
 }
 IJ_FN float slope_y(int f, float x, float y) {
+  float v;
   switch ((ij_binary_fn)f) {
   case IJ_ADD:
     return 1;
@@ -259,7 +262,8 @@ IJ_FN float slope_y(int f, float x, float y) {
   case IJ_DIV:
     return -x / y / y;
   case IJ_POW:
-    return x == 0 && y >= 0 ? 0 : fn_pow(x, y) * fn_log(x);
+    v = fn_pow(x, y) * fn_log(x);
+    return (x == 0) & (y >= 0) ? 0 : v;
   case IJ_MIN:
     return x == y ? 0.5f : x > y ? 1 : 0;
   case IJ_MAX:

@@ -115,9 +115,11 @@ IJ_FN float fn_pow(float x, float y) {
   double s = ((double)m - 1) / ((double)m + 1), z = s * s;
   double l = ((1.165148431e-01 * z + 1.427611926e-01) * z + 2.000005050e-01) * z + 3.333333332e-01;
   double log2 = 2 * 1.44269504088896341 * (s + s * z * l) + (double)e;
-  log2 = a == 0 ? -(double)INFINITY : a == INFINITY ? (double)INFINITY : log2;
+  log2 = a > 0 ? log2 : -1e300; /* of 0 and infinity: so that times y is beyond all limits, but for y 0 */
+  log2 = a < INFINITY ? log2 : 1e300;
   double t = log2 * (double)y;
-  t = t > 160 ? 160 : t < -160 ? -160 : t;
+  t = t < 160 ? t : 160;
+  t = t > -160 ? t : -160;
   double n = (t + 6755399441055744.0) - 6755399441055744.0, r = (t - n) * 0.69314718055994531;
   double p = 1.992416588e-04 * r + 1.394858054e-03;
   p = p * r + 8.333248654e-03;
@@ -126,13 +128,15 @@ IJ_FN float fn_pow(float x, float y) {
   p = p * r + 5.000000108e-01;
   p = p * r + 1;
   p = p * r + 1;
-  int32_t k = t == t ? (int32_t)n : 0, half = k >> 1;
+  int32_t k = (int32_t)n, half = k >> 1;
   float v = (float)p * fn_power_of_2(half) * fn_power_of_2(k - half);
-  int32_t huge = fabsf(y) >= 0x1p24f, near = (int32_t)(huge ? 0 : y), odd = near & 1;
-  int32_t whole = huge | ((float)near == y);
-  v = odd ? copysignf(v, x) : v;
-  v = !whole & (x < 0) & (a < INFINITY) ? NAN : v;
-  v = (x != x) | (y != y) ? NAN : v;
-  return (y == 0) | (x == 1) | ((x == -1) & (fabsf(y) == INFINITY)) ? 1 : v;
+  float small = fabsf(y) < 0x1p24f ? y : 0; /* larger ones are even */
+  int32_t near = (int32_t)small;
+  bool fraction = (float)near != small, one = (y == 0) | (x == 1) | ((x == -1) & (fabsf(y) == INFINITY));
+  bool none = (x != x) | (y != y) | (fraction & (x < 0) & (a < INFINITY));
+  float negative = copysignf(v, x);
+  v = near & 1 & !fraction ? negative : v;
+  v = none ? NAN : v;
+  return one ? 1 : v;
 }
 #endif

@@ -4,7 +4,7 @@
 #include "../ref.h"
 #include <math.h>
 
-enum { COLUMNS = 256, LANES = 64, ENOUGH = 64, SHORT = 1024 };
+enum { COLUMNS = 1024, LANES = 64, ENOUGH = 64, SHORT = 1024 };
 
 /* A part of some folds side by side: the best values and where they are, or products */
 typedef struct best {

@@ -2,7 +2,7 @@
 #include "../cpu/rows.h"
 #include "../cpu/softmax.h"
 
-enum { COLUMNS = 256, RUN = 1024, ENOUGH = 64 };
+enum { COLUMNS = 1024, RUN = 1024, ENOUGH = 64 };
 
 static float sum_run(ij_dim n, const float *x) { /* a short run: in f32 */
   float sum = 0;

@@ -91,7 +91,7 @@ IJ_FN float slope(int f, float x, float y, float a, float b) { /* y = f(x) */
   case IJ_SQUARE:
     return 2 * x;
   case IJ_POWER:
-    return a == 0 ? 0 : a * fn_pow(x, a - 1);
+    return a * fn_pow(x, a - 1);
   case IJ_CLAMP:
     return x >= a && x <= b ? 1 : 0;
   default:
@@ -284,7 +284,7 @@ ij_status IJ_CPU(unary_fwd)(ij_queue *q, int f, ij_dtype dt, ij_dim n, double a,
 ij_status IJ_CPU(unary_bwd)(ij_queue *q, int f, ij_dim n, double a, double b, const float *x, const float *y,
                             const float *dy, float *dx) {
   (void)q;
-  f = simpler(f, a);
+  f = f == IJ_POWER && a == 0 ? IJ_FLOOR : simpler(f, a);
 #pragma omp parallel for schedule(static) if (n >= SMALL)
   for (ij_dim i = 0; i < n; i += CHUNK)
     chunk_back(f, n - i < CHUNK ? n - i : CHUNK, (float)a, (float)b, x + i, y + i, dy + i, dx + i);
