@@ -131,12 +131,13 @@ IJ_FN float fn_pow(float x, float y) {
   int32_t k = (int32_t)n, half = k >> 1;
   float v = (float)p * fn_power_of_2(half) * fn_power_of_2(k - half);
   float small = fabsf(y) < 0x1p24f ? y : 0; /* larger ones are even */
-  int32_t near = (int32_t)small;
-  bool fraction = (float)near != small, one = (y == 0) | (x == 1) | ((x == -1) & (fabsf(y) == INFINITY));
-  bool none = (x != x) | (y != y) | (fraction & (x < 0) & (a < INFINITY));
-  float negative = copysignf(v, x);
-  v = near & 1 & !fraction ? negative : v;
-  v = none ? NAN : v;
-  return one ? 1 : v;
+  int32_t near = (int32_t)small, fraction = (float)near != small, odd = near & 1 & ~fraction;
+  v = fn_float(fn_bits(v) | (fn_bits(x) & INT32_MIN & -odd));
+  v = fraction & (x < 0) & (a < INFINITY) ? NAN : v;
+  v = x == x ? v : x;
+  v = y == y ? v : y;
+  v = y == 0 ? 1 : v;
+  v = (x == -1) & (fabsf(y) == INFINITY) ? 1 : v;
+  return x == 1 ? 1 : v;
 }
 #endif
