@@ -29,7 +29,12 @@ static const ij_case_shape sum_shapes[] = {
     {"of nothing", {3, 0, 5}, 0, 0},
     {"all", {1, 100003, 1}, 0, 0},
     {"vith pool", {2, 256, 1280}, 0, 0},
+    {"first", {1, 20011, 37}, 0, 0},
     {"vith pool", {16, 256, 1280}, 0, IJ_CASE_BENCH},
+    {"1e7", {1, 10000000, 1}, 0, IJ_CASE_BENCH},
+    {"1e7 last", {10000, 1000, 1}, 0, IJ_CASE_BENCH},
+    {"1e7 first", {1, 10000, 1000}, 0, IJ_CASE_BENCH},
+    {"1e7 middle", {100, 1000, 100}, 0, IJ_CASE_BENCH},
     {0},
 };
 

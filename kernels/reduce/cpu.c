@@ -2,31 +2,79 @@
 #include "../cpu/rows.h"
 #include "../cpu/softmax.h"
 
+enum { COLUMNS = 1024, RUN = 1024, ENOUGH = 64 };
+
+static float sum_run(ij_dim n, const float *x) { /* a short run: in f32 */
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (ij_dim i = 0; i < n; i++) sum += x[i];
+  return sum;
+}
+/* sum (count) = sums of rows [from, to) of x, rows Q apart */
+static void sum_columns(ij_dim from, ij_dim to, ij_dim Q, ij_dim count, const float *x, double *sum) {
+  memset(sum, 0, (size_t)count * sizeof *sum);
+  for (ij_dim i = from; i < to; i++) {
+    const float *v = x + i * Q;
+#pragma omp simd
+    for (ij_dim j = 0; j < count; j++) sum[j] += v[j];
+  }
+}
+
+/* A few long sums: runs, or chunks of rows, in parallel, which are added in their order: the same for any number of
+ * threads. */
+static ij_status sum_long(ij_queue *q, ij_dim P, ij_dim n, ij_dim Q, float scale, const float *x, float *y) {
+  if (Q == 1) {
+    ij_dim runs = (n + RUN - 1) / RUN;
+    float *part = ij_queue_scratch(q, 0, (size_t)(P * runs) * sizeof *part);
+    if (!part) return IJ_ENOMEM;
+#pragma omp parallel for schedule(static)
+    for (ij_dim k = 0; k < P * runs; k++) {
+      ij_dim from = k % runs * RUN;
+      part[k] = sum_run(n - from < RUN ? n - from : RUN, x + k / runs * n + from);
+    }
+    for (ij_dim p = 0; p < P; p++) {
+      double sum = 0;
+      for (ij_dim k = 0; k < runs; k++) sum += part[p * runs + k];
+      y[p] = (float)(scale * sum);
+    }
+    return IJ_OK;
+  }
+  double *part = ij_queue_scratch(q, 0, (size_t)(P * ENOUGH * Q) * sizeof *part); /* (P, ENOUGH, Q) */
+  if (!part) return IJ_ENOMEM;
+#pragma omp parallel for schedule(static)
+  for (ij_dim k = 0; k < P * ENOUGH; k++) {
+    ij_dim from, to;
+    share(n, (int)(k % ENOUGH), ENOUGH, &from, &to);
+    for (ij_dim c = 0; c < Q; c += COLUMNS)
+      sum_columns(from, to, Q, Q - c < COLUMNS ? Q - c : COLUMNS, x + k / ENOUGH * n * Q + c, part + k * Q + c);
+  }
+  for (ij_dim r = 0; r < P * Q; r++) {
+    double sum = 0;
+    for (ij_dim k = 0; k < ENOUGH; k++) sum += part[(r / Q * ENOUGH + k) * Q + r % Q];
+    y[r] = (float)(scale * sum);
+  }
+  return IJ_OK;
+}
+
 ij_status IJ_CPU(sum_fwd)(ij_queue *q, ij_dim P, ij_dim n, ij_dim Q, float scale, const float *x, float *y) {
-  (void)q;
-  enum { COLUMNS = 256, RUN = 1024 };
   ij_dim blocks = (Q + COLUMNS - 1) / COLUMNS;
+  if (P * blocks < ENOUGH && n >= ENOUGH * (Q == 1 ? RUN : 16) && n * Q >= ENOUGH * RUN)
+    return sum_long(q, P, n, Q, scale, x, y);
+  if (Q == 1) {
+#pragma omp parallel for schedule(static) if (P * n >= SMALL)
+    for (ij_dim p = 0; p < P; p++) {
+      double sum = 0;
+      for (ij_dim i = 0; i < n; i += RUN) sum += sum_run(n - i < RUN ? n - i : RUN, x + p * n + i);
+      y[p] = (float)(scale * sum);
+    }
+    return IJ_OK;
+  }
 #pragma omp parallel for schedule(static) if (P * n * Q >= SMALL)
   for (ij_dim k = 0; k < P * blocks; k++) {
-    ij_dim p = k / blocks, at = k % blocks * COLUMNS, count = Q - at < COLUMNS ? Q - at : COLUMNS;
-    double sum[COLUMNS] = {0};
-    if (Q == 1) { /* a plain sum: in f32 over short runs */
-      for (ij_dim i = 0; i < n; i += RUN) {
-        const float *v = x + p * n + i;
-        ij_dim length = n - i < RUN ? n - i : RUN;
-        float part = 0;
-#pragma omp simd reduction(+ : part)
-        for (ij_dim j = 0; j < length; j++) part += v[j];
-        sum[0] += part;
-      }
-    } else {
-      for (ij_dim i = 0; i < n; i++) {
-        const float *v = x + (p * n + i) * Q + at;
-#pragma omp simd
-        for (ij_dim j = 0; j < count; j++) sum[j] += v[j];
-      }
-    }
-    for (ij_dim j = 0; j < count; j++) y[p * Q + at + j] = (float)(scale * sum[j]);
+    ij_dim p = k / blocks, c = k % blocks * COLUMNS, count = Q - c < COLUMNS ? Q - c : COLUMNS;
+    double sum[COLUMNS];
+    sum_columns(0, n, Q, count, x + p * n * Q + c, sum);
+    for (ij_dim j = 0; j < count; j++) y[p * Q + c + j] = (float)(scale * sum[j]);
   }
   return IJ_OK;
 }
