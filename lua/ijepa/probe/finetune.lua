@@ -19,11 +19,14 @@ local finetune = {}
 ---@param decay number 1: none
 ---@return table<string, number>
 function finetune.layer_scales(encoder, decay)
-  local scales = {}
+  local scales, depth = {}, encoder.depth or 0
+  for _, p in ipairs(encoder:params()) do
+    depth = math.max(depth, (tonumber(p.name:match "^blocks%.(%d+)%.") or -1) + 1)
+  end
   for _, p in ipairs(encoder:params()) do
     local block = p.name:match "^blocks%.(%d+)%."
-    local layer = block and block + 1 or p.name:find "^norm%." and encoder.depth + 1 or 0
-    scales[p.name] = decay ^ (encoder.depth + 1 - layer)
+    local layer = block and block + 1 or p.name:find "^norm%." and depth + 1 or 0
+    scales[p.name] = decay ^ (depth + 1 - layer)
   end
   return scales
 end
