@@ -23,9 +23,10 @@ if o.protocol == "published" then
   o.norm = { "batch", "none" }
 end
 local best
-for _, blocks in ipairs(o.blocks) do
+-- an encoder of your own may have its last layer alone
+for _, blocks in ipairs(encoder.blocks and o.blocks or { 0 }) do
   local train, test = ijepa.features.pair(
-    ijepa.features.pooled(encoder, math.min(blocks, encoder.depth)), o)
+    ijepa.features.pooled(encoder, math.min(blocks, encoder.depth or blocks)), o)
   if not train then error(test, 0) end
   for _, norm in ipairs(o.norm) do
     local r = ijepa.probe.classifier(train, test, setmetatable({ norm = norm }, { __index = o }))

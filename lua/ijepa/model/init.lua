@@ -69,7 +69,8 @@ local function grouped(n)
 end
 
 ---@class ijepa.encoder: ijepa.model
-local Encoder = setmetatable({}, { __index = Model })
+-- ends_with_norm: its output is norm.weight, norm.bias of the last block's
+local Encoder = setmetatable({ ends_with_norm = true }, { __index = Model })
 Encoder.__index = Encoder
 ---@class ijepa.predictor: ijepa.model
 local Predictor = setmetatable({}, { __index = Model })

@@ -105,7 +105,14 @@ end
 ---@param x ijepa.tensor
 ---@param first integer?
 ---@return ijepa.tensor
-function Blocks:forward(x, first)
+function Blocks:forward(x, first, ...)
+  if module.is(x) then   -- e:blocks(images, n) of an encoder e, whose field has the method's name
+    if type(x.outputs) ~= "function" then
+      F.raise(("%s has no method outputs(images, n), the outputs of its last n blocks"):format(
+        getmetatable(x)._name))
+    end
+    return x:outputs(first, ...)
+  end
   if self.rate > 0 then
     local on = self.training and self._made[1].tensor:requires_grad()
     self:drop_path(on and self.rate or 0, on and random.seed() or 0)

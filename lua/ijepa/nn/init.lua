@@ -8,7 +8,7 @@ local module = require "ijepa.nn.module"
 local nn = {
   class = module.class, parameter = module.parameter, buffer = module.buffer, is = module.is,
 }
-for _, part in ipairs { "layers", "blocks", "embed", "attention" } do
+for _, part in ipairs { "layers", "blocks", "embed", "attention", "encoder" } do
   for name, value in pairs(require("ijepa.nn." .. part)) do
     if name:find "^%u" then nn[name] = value end   -- classes
   end

@@ -22,11 +22,15 @@ return function(run, o)
     cache = o.cache or false,
     workers = math.max(1, cfg.data.workers) }, { __index = o })
   local untrained = jepa.models(cfg)
-  local last = math.min(4, run.encoder.depth)
+  -- an encoder of the user's own may have no blocks to ask for
+  local last = run.encoder.blocks and run.encoder.depth and math.min(4, run.encoder.depth)
+  local function pooled(encoder)
+    return last and features.pooled_both(encoder, last) or features.pooled(encoder)
+  end
   local contenders = {
-    { "trained", "target encoder, trained", features.pooled_both(run.target, last), last,
+    { "trained", "target encoder, trained", pooled(run.target), last,
       name = "target encoder, trained", step = run.step },
-    { "untrained", "the same, before training", features.pooled_both(untrained, last), last,
+    { "untrained", "the same, before training", pooled(untrained), last,
       name = "target encoder, before training", step = 0 },
     { "pixels", "raw pixels", features.pixels, name = "raw pixels" },
   }
@@ -56,7 +60,7 @@ return function(run, o)
     lines[#lines + 1] = { c[2], one, four }
   end
   print(table.concat(rows, "\n"))
-  for _, blocks in ipairs { 0, 4 } do
+  for _, blocks in ipairs(last and { 0, 4 } or { 0 }) do
     local best = math.max(results.untrained[blocks].top1, results.pixels[0].top1)
     local gain = results.trained[blocks].top1 - best
     print(("%s: after training %.1f points %s the better of the two others"):format(

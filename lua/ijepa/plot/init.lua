@@ -95,12 +95,15 @@ local function grid_of(x, encoder)
   return { x:size(2) / encoder.patch, x:size(3) / encoder.patch }
 end
 
+-- The blocks that can be asked for: an encoder of the user's own may have its output alone.
+local function depth_of(encoder) return encoder.blocks and encoder.depth or 1 end
+
 -- The number of a block, from 1: n, or from the end where n is negative.
 local function block_of(encoder, n, name)
-  local block = n < 0 and encoder.depth + 1 + n or n
-  need(block % 1 == 0 and block >= 1 and block <= encoder.depth, "%s: there is no layer %s of %d",
-    name,
-    tostring(n), encoder.depth)
+  local depth = depth_of(encoder)
+  local block = n < 0 and depth + 1 + n or n
+  need(block % 1 == 0 and block >= 1 and block <= depth, "%s: there is no layer %s of %d",
+    name, tostring(n), depth)
   return block
 end
 
@@ -117,8 +120,8 @@ function plot.features(encoder, x, layer)
     local n = math.min(chunk, B - from + 1)
     device.no_grad(function()
       local some = x:narrow(1, from, n):contiguous()
-      local y = block == encoder.depth and encoder(some)
-        or encoder:blocks(some, encoder.depth - block + 1)[1]
+      local y = block == depth_of(encoder) and encoder(some)
+        or encoder:blocks(some, depth_of(encoder) - block + 1)[1]
       y = y:layer_norm()
       out = out or tensor.empty({ B, y:size(2), y:size(3) }, "f32", true)
       out:narrow(1, from, n):copy_(y)
@@ -167,7 +170,8 @@ end
 
 local function layer_name(encoder, layer)
   local block = block_of(encoder, layer or -1, "plot")
-  return block < encoder.depth and (" after layer %d of %d"):format(block, encoder.depth) or ""
+  local depth = depth_of(encoder)
+  return block < depth and (" after layer %d of %d"):format(block, depth) or ""
 end
 
 -- ---- masks and curves ---------------------------------------------------------------------------
@@ -362,6 +366,8 @@ end
 ---@return ijepa.canvas|string? done, string? message, integer? code
 function plot.attention(encoder, one, o)
   encoder = encoder_of(encoder, "plot.attention")
+  need(encoder.attention and encoder.heads,
+    "plot.attention: the encoder has no method attention(images, block), or no field heads")
   o = o or {}
   local x = plot.batch(one, encoder):narrow(1, 1, 1):contiguous()
   local grid = grid_of(x, encoder)
@@ -382,7 +388,7 @@ function plot.attention(encoder, one, o)
       .. a }
   end
   local figure = heading(o, math.min(#parts, 5),
-    ("Attention of layer %d of %d"):format(block, encoder.depth)
+    ("Attention of layer %d of %d"):format(block, depth_of(encoder))
       .. (at and ", " .. patch_name(at, grid) or ""),
     at and "Attention of the framed patch to all patches."
       or "The mean over the attention of all patches.")

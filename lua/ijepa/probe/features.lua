@@ -34,9 +34,18 @@ function features.extractor(name, encoder, f)
   return setmetatable({ name = name, encoder = encoder, f = f }, Extractor)
 end
 
+-- The outputs of the last n blocks of an encoder; an encoder of the user's own may have none.
+local function outputs_of(encoder, x, n)
+  if not encoder.blocks then
+    F.raise(("features: the encoder has no method blocks(images, n) for its last %d blocks"):format(
+      n))
+  end
+  return encoder:blocks(x, n)
+end
+
 local function last_blocks(encoder, x, n)
   local list = {}
-  for i, b in ipairs(encoder:blocks(x, n)) do list[i] = b:layer_norm():mean(2) end
+  for i, b in ipairs(outputs_of(encoder, x, n)) do list[i] = b:layer_norm():mean(2) end
   return list
 end
 
@@ -66,9 +75,13 @@ end
 ---@return table
 function features.pooled_both(encoder, blocks)
   return features.extractor("pooled both " .. blocks, encoder, function(x)
-    local w, b = encoder.by_name["norm.weight"].tensor, encoder.by_name["norm.bias"].tensor
-    local outputs, list = encoder:blocks(x, blocks), {}
-    list[1] = outputs[blocks]:layer_norm(w, b, 1e-6):mean(2)
+    local outputs, list = outputs_of(encoder, x, blocks), {}
+    if encoder.ends_with_norm then
+      local w, b = encoder.by_name["norm.weight"].tensor, encoder.by_name["norm.bias"].tensor
+      list[1] = outputs[blocks]:layer_norm(w, b, 1e-6):mean(2)
+    else   -- of the user's own
+      list[1] = encoder(x):mean(2)
+    end
     for _, o in ipairs(outputs) do list[#list + 1] = o:layer_norm():mean(2) end
     return tensor.concat(list)
   end)
@@ -143,8 +156,8 @@ local function encoder_stamp(encoder)
     local name = p.name .. " " .. table.concat(p.tensor:shape(), "x")
     h = chain(C.ij_hash(h, name, #name), p.tensor)
   end
-  return ("%s heads %d patch %d %s"):format(text_of(h), encoder.heads, encoder.patch,
-    encoder.options.dtype or "f32")
+  return ("%s heads %d patch %d %s"):format(text_of(h), encoder.heads or 0, encoder.patch,
+    (encoder.options or encoder).dtype or "f32")
 end
 
 local function load(path, key, classes)

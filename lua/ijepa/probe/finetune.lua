@@ -108,6 +108,7 @@ function finetune.run(encoder, given)
   local head = { w = tensor.zeros({ n, D }, "f32", true):requires_grad_(),
     b = tensor.zeros({ n }, "f32", true):requires_grad_() }
   encoder:requires_grad_(true)
+  if encoder.train then encoder:train() end
   local opt, steps = optimizer(encoder, head, o), images:epoch_steps()
   local rate = schedule.lr { start = 0, ref = o.lr, final = 0,
     warmup = math.min(o.warmup, o.epochs) * steps, total = o.epochs * steps }
@@ -115,7 +116,8 @@ function finetune.run(encoder, given)
   local function train_step(step, b)
     -- a stream that no epoch of the loader uses
     C.ij_rng_init(rng, o.seed, C.IJ_RNG_AUGMENT, 2 ^ 31, step)
-    encoder:drop_path(o.drop_path, o.seed, step)
+    -- an encoder of the user's own may have layers that do it by themselves
+    if encoder.drop_path then encoder:drop_path(o.drop_path, o.seed, step) end
     local x = tensor.normalise(
       tensor.from_pointer(b.pixels, { b.count, images.height, images.width, 3 }, "u8"))
     local labels = tensor.from_pointer(b.labels, { b.count }, "i32")
@@ -148,7 +150,8 @@ function finetune.run(encoder, given)
     losses[epoch] = sum / steps
     if o.say then o.say(("epoch %d of %d: loss %.4f"):format(epoch, o.epochs, losses[epoch])) end
   end
-  encoder:drop_path(0)
+  if encoder.drop_path then encoder:drop_path(0) end
+  if encoder.eval then encoder:eval() end
   encoder:requires_grad_(false)
   images:close()
   local result

@@ -44,6 +44,7 @@ function sections.features(r)
   if why then return nil, why end
   local m, all = r.model, affordable(r)
   local few = all:narrow(1, 1, math.min(3, all:size(1))):contiguous()
+  local has_attention = m.target.attention and m.target.heads
   return '<div class="images">' .. figure("principal components",
     "the first three components of the patch features; a colour means the same in all images",
     function()
@@ -51,10 +52,10 @@ function sections.features(r)
     end) .. figure("similarity",
     "cosine of the features of the framed patch and of all patches of these images", function()
       return plot.similarity(m, few, { side = 160, title = false })
-    end) .. figure("attention of the last block", "the mean over all patches, for each head",
-    function()
+    end) .. (has_attention and figure("attention of the last block",
+    "the mean over all patches, for each head", function()
       return plot.attention(m, few, { side = m.target.heads > 3 and 120 or 240, title = false })
-    end) .. "</div>\n"
+    end) or "") .. "</div>\n"
 end
 
 --- What the predictor imagines, and its loss by position.

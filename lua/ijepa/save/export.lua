@@ -220,6 +220,10 @@ function export.write(path, o)
   if not w then return nil, message end
   local said
   said, message = formats[o.format](w, o.out, o)
+  local own = not said and w.settings and (w.settings.model or {}).encoder
+  if own and own ~= "" then   -- no other program knows its architecture
+    message = message .. "; an encoder of your own is written by ijepa.model(RUN).target:save(PATH)"
+  end
   w:close()
   return said or nil, message
 end
