@@ -22,6 +22,9 @@ void ij_free(void *p);
 char *ij_strdup(const char *s);
 char *ij_format(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* ij_free the result */
 
+/* The path of a temporary file beside `target`: with the ending (".tmp"), or of a short name where that would be too
+ * long. It is always the same, so that what a killed process left is overwritten by the next one. ij_free it. */
+char *ij_path_beside(const char *target, const char *ending);
 /* A file that is written completely or not at all: a temporary file beside it, fsync, rename, fsync of the folder.
  * A symbolic link stays a link, and what it leads to is replaced. A device, a pipe and the like is written into. */
 typedef struct ij_replacement {
@@ -33,6 +36,9 @@ ij_status ij_replace_begin(ij_replacement *r, const char *path); /* IJ_EIO, IJ_E
 ij_status ij_replace_put(ij_replacement *r, const void *bytes, size_t n);
 /* st: what the writing came to. Returns it, or why the file could not be completed; then no temporary file is left. */
 ij_status ij_replace_end(ij_replacement *r, ij_status st);
+
+/* The ending of a plural: "%lld image%s". */
+static inline const char *ij_s(double n) { return n == 1 ? "" : "s"; }
 
 /* s with control characters (also those of UTF-8's C1) as \n, \t or \x1b: a name may hold what commands a terminal. At
  * most n bytes with the 0; returns out. */

@@ -101,8 +101,10 @@ static ij_status write_all(int fd, const char *p, size_t n, const char *path) {
 /* from -> part, with its modification time. *there is false: it can't be read. */
 static ij_status copy_bytes(ij_copy *c, const char *from, const char *part, ij_buffer *buffer, bool *there) {
   struct stat s;
-  int out = -1, in = open(from, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  ij_status st = IJ_OK;
+  int out = -1, in = -1;
+  ij_status st = ij_file_open(from, &in);
+  if (st == IJ_EUNSUPPORTED || st == IJ_ENOMEM) return ij_fail_in(st, "'%s'", from);
+  st = IJ_OK;
   *there = in >= 0 && fstat(in, &s) == 0;
   if (!*there) goto out;
   IJ_TRY_TO(out, st, ij_buffer_reserve(buffer, CHUNK));
@@ -136,7 +138,7 @@ static ij_status copy_one(void *arg, size_t i, ij_buffer *buffer) {
   if (!c->missing[i]) return IJ_OK;
   IJ_TRY(paths(c, i, &from, &to));
   ij_status st = IJ_ENOMEM;
-  if ((part = ij_format("%s.part", to))) st = copy_bytes(c, from, part, buffer, &there);
+  if ((part = ij_path_beside(to, ".part"))) st = copy_bytes(c, from, part, buffer, &there);
   if (st == IJ_OK && there && rename(part, to) != 0)
     st = ij_fail(IJ_EIO, "copy '%s' could not be written: %s", to, strerror(errno));
   ij_free(from);
@@ -154,8 +156,8 @@ static ij_status check_space(ij_copy *c) {
         IJ_EIO, "data.copy '%s': %.2f GB are to be copied, %.2f GB are free there; free space or leave out data.copy",
         c->folder, 1e-9 * (double)want, 1e-9 * (double)have);
   if (v.f_files && (uint64_t)c->count > v.f_favail)
-    return ij_fail(IJ_EIO, "data.copy '%s': %lld files are to be copied, the file system can hold %llu more; use tars",
-                   c->folder, (long long)c->count, (unsigned long long)v.f_favail);
+    return ij_fail(IJ_EIO, "data.copy '%s': %lld file%s to be copied, the file system can hold %llu more; use tars",
+                   c->folder, (long long)c->count, c->count == 1 ? " is" : "s are", (unsigned long long)v.f_favail);
   return IJ_OK;
 }
 

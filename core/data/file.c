@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -23,16 +24,41 @@ void ij_buffer_free(ij_buffer *r) {
   *r = (ij_buffer){0};
 }
 
+enum { TRIES = 20, PAUSE_US = 50000 }; /* for an open file that another thread or process gives back: a second */
+
+ij_status ij_file_open(const char *path, int *fd) {
+  for (int i = 0; (*fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)) < 0 && i < TRIES; i++) {
+    if (errno != EMFILE && errno != ENFILE) break;
+    usleep(PAUSE_US);
+  }
+  if (*fd >= 0) return IJ_OK;
+  struct rlimit most = {0};
+  getrlimit(RLIMIT_NOFILE, &most);
+  if (errno == EMFILE)
+    return ij_fail(IJ_EUNSUPPORTED,
+                   "could not be opened: %llu files are open, which is this process's limit; ulimit -n "
+                   "raises it",
+                   (unsigned long long)most.rlim_cur);
+  if (errno == ENFILE)
+    return ij_fail(IJ_EUNSUPPORTED,
+                   "could not be opened: too many files are open on this machine (sysctl fs.file-max)");
+  return ij_fail(errno == ENOMEM ? IJ_ENOMEM : IJ_EIO, "could not be opened: %s", strerror(errno));
+}
+
 ij_status ij_read_at(int fd, void *to, size_t n, uint64_t offset, size_t *got) {
   *got = 0;
   while (*got < n) {
     ssize_t k = pread(fd, (char *)to + *got, n - *got, (off_t)(offset + *got));
     if (k < 0 && errno == EINTR) continue;
-    if (k < 0) return ij_fail(IJ_EIO, "could not be read: %s", strerror(errno));
+    if (k < 0) return ij_fail(errno == ENOMEM ? IJ_ENOMEM : IJ_EIO, "could not be read: %s", strerror(errno));
     if (k == 0) break;
     *got += (size_t)k;
   }
   return IJ_OK;
+}
+
+bool ij_is_utf16(const void *bytes, size_t n) {
+  return n >= 2 && (!memcmp(bytes, "\xff\xfe", 2) || !memcmp(bytes, "\xfe\xff", 2));
 }
 
 ij_status ij_text_read(const char *path, const char *what, char **text) {
@@ -47,6 +73,8 @@ ij_status ij_text_read(const char *path, const char *what, char **text) {
   else if ((st = ij_read_at(fd, *text, (size_t)s.st_size, 0, &got)) != IJ_OK) ij_fail_in(st, "%s '%s'", what, path);
   else (*text)[got] = 0;
   if (fd >= 0) close(fd);
+  if (st == IJ_OK && ij_is_utf16(*text, got))
+    st = ij_fail(IJ_EFORMAT, "%s '%s' is UTF-16; save it as UTF-8", what, path);
   if (st == IJ_OK && strlen(*text) != got)
     st = ij_fail(IJ_EFORMAT, "%s '%s' is not a text file with one name per line", what, path);
   if (st == IJ_OK && !strncmp(*text, "\xef\xbb\xbf", 3)) memmove(*text, *text + 3, got - 2); /* a byte order mark */

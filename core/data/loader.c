@@ -131,9 +131,10 @@ static ij_status fill_item(ij_loader *l, ij_reader *r, slot *s, int i) {
       return note_image(l, s, i, attempt, sample, true,
                         "next to no contrast: data.range={low,high} sets the values that become black and white");
     }
-    if (st == IJ_ENOMEM || st == IJ_EINTERRUPT) return st;
-    if (st == IJ_EUNSUPPORTED && ij_vips_ready() != IJ_OK) /* a fault of the machine, not of the image */
-      return ij_fail_in(st, "data '%s'", ij_catalogue_title(l->catalogue));
+    if (st == IJ_EINTERRUPT) return st;
+    if (st == IJ_EUNSUPPORTED || st == IJ_ENOMEM) /* a fault of the machine: no libvips, too many open files */
+      return ij_fail_in(st, "data '%s': image '%s'", ij_catalogue_title(l->catalogue),
+                        ij_catalogue_name(l->catalogue, sample));
     IJ_TRY(note_image(l, s, i, attempt, sample, false, ij_errmsg()));
     if (attempt < ATTEMPTS - 1) sample = first + ij_rng_below(&spare, count);
   }
@@ -256,8 +257,9 @@ static ij_status settle_corrupt(ij_loader *l, slot *s) {
   double n = (double)ij_catalogue_count(l->catalogue), most = floor(l->c.max_bad * n);
   if (l->c.max_bad > 0 && most < 1) most = 1; /* in a small data set one corrupt image proves nothing */
   if ((double)l->corrupt_total > most)
-    return ij_fail(IJ_EFORMAT, "data '%s': %lld of %.0f images are corrupt, a larger fraction than data.max_bad = %g",
-                   ij_catalogue_title(l->catalogue), (long long)l->corrupt_total, n, l->c.max_bad);
+    return ij_fail(IJ_EFORMAT, "data '%s': %lld of %.0f image%s %s corrupt, a larger fraction than data.max_bad = %g",
+                   ij_catalogue_title(l->catalogue), (long long)l->corrupt_total, n, ij_s(n),
+                   l->corrupt_total == 1 ? "is" : "are", l->c.max_bad);
   return IJ_OK;
 }
 
@@ -313,8 +315,8 @@ static void slots_clear(ij_loader *l) {
 
 ij_status ij_loader_seek(ij_loader *l, int64_t epoch, int64_t step) {
   if (epoch < 0 || epoch > UINT32_MAX || step < 0 || step >= l->steps)
-    return ij_fail(IJ_EINVAL, "data: epoch %lld, step %lld: an epoch has %lld steps, counted from 0", (long long)epoch,
-                   (long long)step, (long long)l->steps);
+    return ij_fail(IJ_EINVAL, "data: epoch %lld, step %lld: an epoch has %lld step%s, counted from 0", (long long)epoch,
+                   (long long)step, (long long)l->steps, ij_s((double)l->steps));
   pthread_mutex_lock(&l->lock);
   l->hold = true;
   while (l->busy) pthread_cond_wait(&l->done, &l->lock);
@@ -385,11 +387,13 @@ static ij_status steps_count(ij_loader *l) {
   if (l->steps < 0) l->steps = 0;
   l->steps -= l->steps % c->multiple;
   if (l->steps < 1 && c->world * c->multiple == 1)
-    return ij_fail(IJ_EINVAL, "data '%s': %lld images don't fill a batch of %d; lower data.batch", title, (long long)n,
-                   c->batch);
+    return ij_fail(IJ_EINVAL, "data '%s': %lld image%s do%s not fill a batch of %d; lower data.batch", title,
+                   (long long)n, ij_s((double)n), n == 1 ? "es" : "", c->batch);
   if (l->steps < 1)
-    return ij_fail(IJ_EINVAL, "data '%s': %lld images don't fill %d batches of %d in %d processes; lower data.batch",
-                   title, (long long)n, c->multiple, c->batch, c->world);
+    return ij_fail(IJ_EINVAL,
+                   "data '%s': %lld image%s do%s not fill %d batch%s of %d in %d process%s; lower data.batch", title,
+                   (long long)n, ij_s((double)n), n == 1 ? "es" : "", c->multiple, c->multiple == 1 ? "" : "es",
+                   c->batch, c->world, c->world == 1 ? "" : "es");
   return IJ_OK;
 }
 

@@ -1,6 +1,7 @@
 -- The command line: what `ijepa ...` does, how a script runs, and how its errors are shown.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
 local cli = {}
 
 local commands = {}
@@ -8,7 +9,7 @@ local commands = {}
 local function usage()
   local function line(call, what) return ("       ijepa %-27s %s"):format(call, what) end
   local lines = {
-    "usage: ijepa FILE [key=value ...]        run a recipe or any Lua file with these settings",
+    "usage: ijepa FILE [key=value ...]        run a recipe or any Lua file",
     line("FILE --help", "what a recipe does, and its settings"),
     line("", "the interactive prompt"),
     line("-e CODE [ARG ...]", "run CODE"),
@@ -17,18 +18,21 @@ local function usage()
   }
   for _, c in ipairs(require "ijepa.host.commands") do
     local call = (c.name .. " " .. c.arguments):gsub("%s$", "")
-    if #call > 27 then
+    local one = line(call, c.brief)
+    if #call <= 27 and #one <= 80 then lines[#lines + 1] = one
+    else
       lines[#lines + 1] = "       ijepa " .. call
-      call = nil
+      lines[#lines + 1] = (" "):rep(17) .. c.brief
     end
-    lines[#lines + 1] = call and line(call, c.brief) or (" "):rep(41) .. c.brief
   end
   lines[#lines + 1] = "`ijepa help COMMAND` prints more about one, `ijepa help` an overview."
-  lines[#lines + 1] = "environment: IJEPA_TRACE=1 shows our own lines in tracebacks, IJEPA_LUA=DIR reads our Lua from DIR"
+  lines[#lines + 1] = "environment: IJEPA_TRACE=1 shows our own lines in tracebacks,"
+  lines[#lines + 1] = "             IJEPA_LUA=DIR reads our Lua from DIR"
   return table.concat(lines, "\n") .. "\n"
 end
 
-local function say(...) io.stderr:write(...) end
+-- On stderr; a name in a message must not command the terminal.
+local function say(...) io.stderr:write((table.concat { ... }:gsub("[^\n\t]+", text.shown))) end
 
 local function fail_usage(message)
   say("ijepa: ", message, "\n", "try: ijepa --help\n")
@@ -111,11 +115,11 @@ local function run(chunk, name)
   end
   if not ok then
     if result.exit then return result.exit end
-    local text = result.text
-    if not text:find "^[^\n]-:%d+: " and not text:find "^command line: " then
-      text = name .. ": " .. text
+    local why = result.text
+    if not why:find "^[^\n]-:%d+: " and not why:find "^command line: " then
+      why = name .. ": " .. why
     end
-    say(text, "\n")
+    say(why, "\n")
     return 1
   end
   if result == nil and type(message) == "string" then
@@ -152,7 +156,7 @@ function commands.check(argv)
   if #argv > 2 then return fail_usage "check: expected at most one folder" end
   if argv[2] and F.C.ij_path_kind(argv[2]) ~= 2 then
     return fail_usage(("check: '%s' is not a folder"):format(
-      require "ijepa.base.text".shown(argv[2])))
+      text.shown(argv[2])))
   end
   return require "ijepa.host.health".main(argv[2]) and 0 or 1
 end
@@ -228,7 +232,7 @@ function commands.manifest(argv)
     n = n + 1
     io.write(line, "\n")
   end
-  say(("%d files in %.1f s\n"):format(n, F.C.ij_time() - started))
+  say(("%s in %.1f s\n"):format(text.count(n, "file"), F.C.ij_time() - started))
   return 0
 end
 
@@ -274,7 +278,7 @@ local function run_file(argv)
     for _, c in ipairs(require "ijepa.host.commands") do names[#names + 1] = c.name end
     return fail_usage(("cannot open '%s': %s%s"):format(path,
       file and "it is a folder" or message:gsub("^.*: ", ""),
-      path:find "[./]" and "" or require "ijepa.base.text".hint(path, names)))
+      path:find "[./]" and "" or text.hint(path, names)))
   end
   file:close()
   if path:lower():find "%.ya?ml$" then
@@ -286,7 +290,7 @@ local function run_file(argv)
   if folder ~= "." then
     package.path = ("%s/?.lua;%s/?/init.lua;"):format(folder, folder) .. package.path
   end
-  local chunk, err = loadfile(path)
+  local chunk, err = text.load_file(path)
   if not chunk then return compile_error(err) end
   return run(chunk, path)
 end

@@ -13,7 +13,7 @@ return {
   { name = "check", arguments = "[FOLDER]", brief = "test what works on this machine",
     text = "Tests CPU, threads, memory, matrix products, gradients, GPU, MPI and image formats, and whether the file " ..
       "system of FOLDER (default: the current one) has locks, hard links, sync and rename. One line per test: ok, " ..
-      "warn or fail, with advice for the last two. Exits with 1 when a test fails.",
+      "none (no GPU), warn or fail, with advice for the last two. Exits with 1 when a test fails.",
     example = "ijepa check runs" },
   { name = "memory", arguments = "RECIPE [key=value ...] [processes=N] [gpu=GIB]",
     brief = "the GPU memory that a training step needs",
@@ -24,13 +24,13 @@ return {
     brief = "run recipes as jobs of a SLURM cluster",
     text = "Writes a batch script and hands it to sbatch; an interrupted job saves and is queued again. --dry-run " ..
       "prints the script alone. See docs/slurm.md.",
-    example = "ijepa submit recipes/in1k_vith14.lua --folder jobs/h14 --nodes 4 --dry-run" },
+    example = "ijepa submit recipes/in1k_vith14.lua --folder jobs --nodes 4" },
   { name = "import", arguments = "CONFIG.yaml",
     brief = "print the recipe of a YAML file of the published code",
     text = "Reads a configuration of the published implementation and prints the Lua recipe with the same settings. " ..
       "An unknown key stops it with the key's line.",
     example = "ijepa import configs/in1k_vith14_ep300.yaml > mine.lua" },
-  { name = "export", arguments = "RUN_OR_CHECKPOINT --format pth|hf|timm|safetensors --out PATH",
+  { name = "export", arguments = "RUN_OR_FILE --format pth|hf|timm|safetensors --out PATH",
     brief = "write weights for other programs",
     text = "Writes the weights of a run or checkpoint in the layout of the published code (pth), Hugging Face (hf), " ..
       "timm, or as plain safetensors. --which NAME takes another part than the target encoder; --heads N and " ..

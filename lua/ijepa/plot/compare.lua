@@ -7,8 +7,9 @@ local data = require "ijepa.data"
 local tensor = require "ijepa.tensor"
 local draw = require "ijepa.draw"
 local Run = require "ijepa.run"
+local text = require "ijepa.base.text"
 
-local function say(fmt, ...) io.stderr:write(fmt:format(...), "\n") end
+local say = text.say
 
 --- Probes a run and writes OUT/summary.png. o: train, test (paths), resize, limit, and what
 --- probe.sweep takes.
@@ -20,7 +21,8 @@ return function(run, o)
   local cfg = run.config
   local settings = setmetatable({ crop = cfg.data.crop, batch = o.batch or 256, feature_batch = 128,
     cache = o.cache or false,
-    workers = math.max(1, cfg.data.workers) }, { __index = o })
+    workers = math.max(1, cfg.data.workers), orient = cfg.data.orient, damaged = cfg.data.damaged,
+    range = cfg.data.range }, { __index = o })
   local untrained = jepa.models(cfg)
   -- an encoder of the user's own may have no blocks to ask for
   local last = run.encoder.blocks and run.encoder.depth and math.min(4, run.encoder.depth)

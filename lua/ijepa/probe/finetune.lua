@@ -8,6 +8,7 @@ local schedule = require "ijepa.optim.schedule"
 local optim = require "ijepa.optim"
 local mix = require "ijepa.data.mix"
 local score = require "ijepa.probe.score"
+local features = require "ijepa.probe.features"
 local C = F.C
 
 local finetune = {}
@@ -62,19 +63,21 @@ local function open_both(encoder, o)
     subset, message = subset_of(o.names)
     if not subset then return nil, message end
   end
+  local as = data.decoding(o, encoder.settings)
   local crop = o.crop or encoder.grid[1] * encoder.patch
   local train
   train, message = data.open { root = o.train, subset = subset, train = true, crop = crop,
     batch = o.batch, scale = o.scale, flip = o.flip,
-    jitter = o.jitter, workers = o.workers, seed = o.seed, drop_last = true, orient = o.orient,
-      damaged = o.damaged, range = o.range }
+    jitter = o.jitter, workers = o.workers, seed = o.seed, drop_last = true,
+    orient = as.orient, damaged = as.damaged, range = as.range }
   if subset then os.remove(subset) end
   if not train then return nil, message end
   local test
   test, message = data.open { root = o.test, crop = crop, resize = o.resize, batch = o.batch,
     workers = o.workers,
-    orient = o.orient, damaged = o.damaged, range = o.range }
+    orient = as.orient, damaged = as.damaged, range = as.range }
   if not test then return nil, message end
+  if not o.names and train:stamp() == test:stamp() then features.warn_same(o.train, o.test) end
   local classes, others = train:classes(), test:classes()
   if #others < 2 then
     return nil, ("'%s' has no classes: fine-tuning needs folders of classes, two or more"):format(
