@@ -40,6 +40,9 @@ local function one_of(...)
     return false, "expected one of " .. table.concat(list, ", ")
   end
 end
+local function part_of_a_name(v)
+  return v ~= "" and not v:find "[/%c]", "expected a part of a file name: no '/', no line ends"
+end
 local function policy_name(v)
   if v:find "%.lua$" or v:find "/" then return true end   -- mask.new checks that the file exists
   local ok, why = one_of("multiblock", "random", "block")(v)
@@ -60,7 +63,7 @@ return {
   out = { type = "string", default = "runs/jepa",
     doc = "Folder of the run: log, settings and checkpoints. A run resumes from the " ..
       "checkpoints in its folder, so give each run its own." },
-  tag = { type = "string", default = "jepa",
+  tag = { type = "string", default = "jepa", check = part_of_a_name,
     doc = "First part of the file names of log and checkpoints (TAG_r0.csv, " ..
       "TAG-latest.safetensors)." },
   seed = { type = "integer", default = 0, max = 2 ^ 53, check = at_least(0),
