@@ -17,6 +17,7 @@ void ij_buffer_free(ij_buffer *b);
 ij_status ij_read_at(int fd, void *to, size_t n, uint64_t offset, size_t *got);
 ij_status ij_text_read(const char *path, const char *what, char **text); /* a text file, ended by 0; ij_free it */
 /* By its ending; hidden files are not. untrusted: also formats that libvips calls unsafe. */
+bool ij_is_archive_name(const char *name); /* holds files: a tar, compressed or not, or a zip */
 bool ij_is_image_name(const char *name, bool untrusted);
 bool ij_is_label_name(const char *name); /* .cls: the class of the image beside it, in WebDataset's tars */
 
