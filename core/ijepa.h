@@ -70,6 +70,8 @@ int ij_terminal_ask(const char *question, char last, double seconds, char *answe
 ij_status ij_mkdirs(const char *path);                       /* like mkdir -p; IJ_EIO */
 ij_status ij_file_replace(const char *path, const void *bytes, size_t n); /* temporary, sync, rename: whole or not at all; IJ_EIO */
 int ij_path_kind(const char *path);                          /* 0 nothing there, 1 file, 2 folder, 3 other */
+/* Where a symbolic link leads, as it says: at most n bytes into to; returns their number, 0 where path is no link. */
+int ij_path_link(const char *path, char *to, int n);
 double ij_path_time(const char *path);                       /* of its last change, seconds since 1970; 0: nothing there */
 double ij_clock(void);                                       /* seconds since 1970, to the microsecond */
 ij_status ij_dir_list(const char *path, char **names);       /* sorted names, each ended by '\n'; ij_bytes_free it */
@@ -83,6 +85,7 @@ void ij_bytes_free(void *p);                                 /* what this librar
 typedef struct ij_lock ij_lock;
 ij_status ij_lock_take(const char *path, ij_lock **out);
 const char *ij_lock_note(const ij_lock *lock);               /* a warning where the file system has no locks, else "" */
+ij_status ij_lock_check(const ij_lock *lock);                /* IJ_EINVAL where another process has taken its path since */
 void ij_lock_drop(ij_lock *lock);
 /* Another name for a file, which replaces what had it; both last alone. A copy where there are no hard links. */
 ij_status ij_file_link(const char *path, const char *name);

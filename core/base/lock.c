@@ -14,6 +14,7 @@
 
 struct ij_lock {
   int fd;
+  char *path;
   char *file; /* PATH.held, or NULL with the kernel's lock */
   char note[400];
 };
@@ -157,11 +158,16 @@ static bool has_no_locks(int error) { /* of flock, on this file system */
   return error == ENOLCK || error == ENOSYS || error == EOPNOTSUPP || error == EINVAL || error == EPERM;
 }
 
-static ij_status held_by_kernel(const char *path, int fd) {
+/* The process that an open lock names; 0: none. */
+static long process_in(int fd) {
   char text[32] = "";
-  ssize_t n = read(fd, text, sizeof text - 1);
+  ssize_t n = pread(fd, text, sizeof text - 1, 0);
   text[n > 0 ? n : 0] = 0;
-  long process = strtol(text, NULL, 10);
+  return strtol(text, NULL, 10);
+}
+
+static ij_status held_by_kernel(const char *path, int fd) {
+  long process = process_in(fd);
   if (process <= 0) return ij_fail(IJ_EINVAL, "lock '%s' is held by another process", path);
   return ij_fail(IJ_EINVAL, "lock '%s' is held by process %ld", path, process);
 }
@@ -194,9 +200,10 @@ ij_status ij_lock_take(const char *path, ij_lock **out) {
   ij_lock *l = ij_calloc(1, sizeof *l);
   if (!l) return IJ_ENOMEM;
   l->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  ij_status st = l->fd < 0 ? not_made(path) : take(path, l);
+  ij_status st = l->fd < 0 ? not_made(path) : (l->path = ij_strdup(path)) ? take(path, l) : IJ_ENOMEM;
   if (st != IJ_OK) {
     if (l->fd >= 0) close(l->fd);
+    ij_free(l->path);
     ij_free(l);
     return st;
   }
@@ -207,12 +214,22 @@ ij_status ij_lock_take(const char *path, ij_lock **out) {
   return IJ_OK;
 }
 
+ij_status ij_lock_check(const ij_lock *lock) {
+  int fd = open(lock->path, O_RDONLY | O_CLOEXEC);
+  long process = fd < 0 ? 0 : process_in(fd);
+  if (fd >= 0) close(fd);
+  if (process <= 0 || process == getpid()) return IJ_OK; /* also where it was removed, but nobody else came */
+  return ij_fail(IJ_EINVAL, "lock '%s' was taken by process %ld: its folder was moved, or the lock removed", lock->path,
+                 process);
+}
+
 const char *ij_lock_note(const ij_lock *lock) { return lock->note; }
 
 void ij_lock_drop(ij_lock *lock) {
   if (!lock) return;
   if (lock->file) unlink(lock->file);
   ij_free(lock->file);
+  ij_free(lock->path);
   close(lock->fd);
   ij_free(lock);
 }

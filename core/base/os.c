@@ -72,6 +72,11 @@ int ij_path_kind(const char *path) {
   return S_ISREG(s.st_mode) ? 1 : S_ISDIR(s.st_mode) ? 2 : 3;
 }
 
+int ij_path_link(const char *path, char *to, int n) {
+  ssize_t length = n > 0 ? readlink(path, to, (size_t)n) : 0;
+  return length > 0 ? (int)length : 0;
+}
+
 double ij_path_time(const char *path) {
   struct stat s;
   return stat(path, &s) == 0 ? (double)s.st_mtim.tv_sec + (double)s.st_mtim.tv_nsec * 1e-9 : 0;

@@ -22,6 +22,7 @@ bool ij_is_utf16(const void *bytes, size_t n); /* by its byte order mark */
 /* A text file, ended by 0, without UTF-8's byte order mark; ij_free it. IJ_EFORMAT where it is no text, or UTF-16. */
 ij_status ij_text_read(const char *path, const char *what, char **text);
 /* By its ending; hidden files are not. untrusted: also formats that libvips calls unsafe. */
+bool ij_is_archive_name(const char *name); /* holds files: a tar, compressed or not, or a zip */
 bool ij_is_image_name(const char *name, bool untrusted);
 bool ij_is_label_name(const char *name); /* .cls: the class of the image beside it, in WebDataset's tars */
 

@@ -98,6 +98,16 @@ bool ij_is_image_name(const char *name, bool untrusted) {
          (untrusted && is_one_of(dot + 1, unsafe_endings, sizeof unsafe_endings / sizeof *unsafe_endings));
 }
 
+bool ij_is_archive_name(const char *name) {
+  static const char *const ends[] = {".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip"};
+  size_t n = strlen(name);
+  for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+    size_t m = strlen(ends[i]);
+    if (n > m && !strcasecmp(name + n - m, ends[i])) return true;
+  }
+  return false;
+}
+
 bool ij_is_label_name(const char *name) {
   size_t n = strlen(name);
   return n > 4 && name[n - 5] != '/' && !strcmp(name + n - 4, ".cls");

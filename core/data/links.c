@@ -76,7 +76,11 @@ static ij_status add(const scan *s, const char *name, uint64_t offset, uint64_t 
   uint8_t head[512];
   size_t got;
   bool tar = n > 4 && !strcasecmp(name + n - 4, ".tar") && !*s->prefix;
-  if (tar && ij_read_at(s->fd, head, sizeof head, offset, &got) == IJ_OK && ij_tar_kind(head, got) == 1) {
+  tar = tar && ij_read_at(s->fd, head, sizeof head, offset, &got) == IJ_OK && ij_tar_kind(head, got) == 1;
+  if (!tar && ij_is_archive_name(name))
+    return say(s, ij_format("%s: %s%s%s: an archive in the tar, which is not read: %s", s->path, s->prefix,
+                            *s->prefix ? "/" : "", name, *s->prefix ? "it lies too deep" : "it is no plain tar"));
+  if (tar) {
     char *prefix = ij_format("%.*s", (int)(n - 4), name);
     uint64_t end = size < s->end - offset ? offset + size : s->end;
     scan inner = {s->fd, s->path, prefix, offset, end, s->add, s->arg, s->note, s->note_arg, NULL, 0, 0};

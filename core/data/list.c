@@ -35,6 +35,8 @@ struct ij_list {
   bool untrusted;
   int blocked; /* images of formats that are not trusted */
   char *blocked_first;
+  int archives; /* beside the images of a folder */
+  char *archive_first;
   ij_names labels; /* .cls members by the image's name up to its first dot; while it is opened */
   int32_t *label;  /* (count): of labels; NULL: the folders are the classes */
   char *subset_text;
@@ -124,10 +126,16 @@ static void subset_report(ij_list *l, const char *path) {
 }
 
 /* ---- adding ---- */
+static ij_status add_archive(ij_list *l, const char *name) {
+  if (!ij_is_archive_name(name)) return IJ_OK;
+  l->archives++;
+  return l->archive_first || (l->archive_first = ij_strdup(name)) ? IJ_OK : IJ_ENOMEM;
+}
+
 static ij_status add_name(ij_list *l, const char *name, const void *meta) {
   if (!ij_is_image_name(name, l->untrusted)) {
     l->others++;
-    if (!ij_is_image_name(name, true)) return IJ_OK;
+    if (!ij_is_image_name(name, true)) return l->tar ? IJ_OK : add_archive(l, name);
     l->blocked++;
     if (!l->blocked_first && !(l->blocked_first = ij_strdup(name))) return IJ_ENOMEM;
     return IJ_OK;
@@ -326,10 +334,16 @@ out:
 /* A folder without images, but with tars: these are its shards. */
 static ij_status list_folder_of_tars(ij_list *l) {
   char *names;
+  ij_free(l->archive_first); /* those that are not read now */
+  l->archive_first = NULL;
+  l->archives = 0;
   ij_status st = ij_dir_list(l->root, &names);
   for (char *s = names, *end; st == IJ_OK && (end = strchr(s, '\n')); s = end + 1) {
     *end = 0;
-    if (end - s < 5 || strcasecmp(end - 4, ".tar") != 0) continue;
+    if (end - s < 5 || strcasecmp(end - 4, ".tar") != 0) {
+      if ((st = add_archive(l, s)) != IJ_OK) break;
+      continue;
+    }
     if (!l->tar && (st = shards_begin(l)) != IJ_OK) break;
     char *path = ij_format("%s/%s", l->root, s);
     st = path ? add_shard(l, path) : IJ_ENOMEM;
@@ -562,6 +576,9 @@ ij_status ij_list_open(const char *root, const char *subset, const char *cache, 
   else if (l->blocked)
     note(l, ij_format("%s and %d more: formats that libvips calls unsafe; data.untrusted_loaders=true reads them",
                       l->blocked_first, l->blocked - 1));
+  if (l->archives)
+    note(l, ij_format("%s%s: archives beside %s are not read: data.root={A,B} reads several sources", l->archive_first,
+                      l->archives > 1 ? " and others" : "", l->tar ? "the tars" : "images"));
   if (l->subset.n) subset_report(l, subset);
   ij_free(l->subset.s);
   ij_free(l->subset_text);
@@ -589,6 +606,7 @@ void ij_list_free(ij_list *l) {
   ij_names_free(&l->labels);
   ij_free(l->label);
   ij_free(l->blocked_first);
+  ij_free(l->archive_first);
   strings_free(&l->shard);
   strings_free(&l->moved);
   strings_free(&l->class);

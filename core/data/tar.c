@@ -167,9 +167,13 @@ static const uint8_t *next_header(walk *w, uint64_t *offset, ij_status *st) {
       ij_status noted =
           note(w, ij_format("%s: damaged at byte %llu: what follows is left out", w->path, (unsigned long long)damage));
       if (noted != IJ_OK) *st = noted;
-    } else if (*st == IJ_EEND && !empty && *offset != w->end)
+    } else if (*st == IJ_EEND && !empty) {
       /* two empty blocks should end it; without them it may have been cut between members */
-      if (note(w, ij_format("%s: the tar is cut off", w->path)) != IJ_OK) *st = IJ_ENOMEM;
+      bool whole = *offset == w->end && !w->x->named && !w->x->sized && !w->x->linked && !w->x->sparse;
+      ij_status noted = note(
+          w, ij_format(whole ? "%s: it has no end blocks: the tar may be cut off" : "%s: the tar is cut off", w->path));
+      if (noted != IJ_OK) *st = noted;
+    }
     if (*st != IJ_OK) return NULL;
     uint64_t size;
     if (!damaged && is_zero(h)) empty++;

@@ -148,3 +148,31 @@ function tests.test_a_run_of_two_sources_resumes()
   lu.assertEquals(losses "b", losses "a")
   lu.assertTrue(#losses "a" >= 8)
 end
+
+-- What holds images and is not read is named.
+function tests.test_archives_that_are_not_read_are_named()
+  local image = support.read(two.train)
+  for _, name in ipairs { "mixed", "inner", "outer" } do
+    assert(F.try(C.ij_mkdirs(folder .. "/" .. name)))
+  end
+  support.write(folder .. "/mixed/a.tar", image)
+  support.write(folder .. "/mixed/1.png", "")
+  support.write(folder .. "/inner/a.tar", image)
+  lu.assertEquals((run("tar", "-cf", folder .. "/outer/b.tar", "-C", folder .. "/inner", "a.tar")), 0)
+  support.write(folder .. "/outer/c.tgz", "")
+  lu.assertEquals((run("tar", "-cf", folder .. "/deep.tar", "-C", folder .. "/outer", "b.tar",
+    "c.tgz", "-C", folder .. "/inner", "a.tar")), 0)
+  support.write(folder .. "/cut.tar", image:gsub("%z+$", "") .. "")
+  local function complaints(name)
+    local d = assert(data.open { root = folder .. "/" .. name, crop = 16, batch = 1, workers = 0 })
+    local list = d:complaints()
+    d:close()
+    return table.concat(list, "\n")
+  end
+  lu.assertStrContains(complaints "mixed", "a.tar: archives beside images are not read")
+  lu.assertStrContains(complaints "deep.tar",
+    "b/a.tar: an archive in the tar, which is not read: it lies too deep")
+  lu.assertStrContains(complaints "deep.tar",
+    "c.tgz: an archive in the tar, which is not read: it is no plain tar")
+  lu.assertStrContains(complaints "cut.tar", "the tar is cut off")
+end

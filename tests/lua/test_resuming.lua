@@ -238,3 +238,81 @@ function tests.test_a_tag_of_ones_own()
   lu.assertEquals(assert(ijepa.load(out, { quiet = true })).step, 2)
   lu.assertNotNil(ijepa.model(out))
 end
+
+-- ---- what was done to the folder between two starts ---------------------------------------------
+
+function tests.test_a_log_that_cannot_be_read_is_kept()
+  lu.assertEquals((start { ["optim.steps"] = 2 }), 0)
+  local log = out .. "/jepa_r0.csv"
+  os.remove(log)
+  assert(F.try(C.ij_mkdirs(log)))
+  local code, said = start { ["optim.steps"] = 3 }
+  lu.assertEquals(code, 1)
+  lu.assertStrContains(said, ("log '%s' could not be read: it is not a file"):format(log))
+  lu.assertEquals({ C.ij_path_kind(log), meta("latest", "step") }, { 2, 2 })
+end
+
+function tests.test_without_the_saved_settings_no_change_is_invented()
+  lu.assertEquals((start { ["optim.steps"] = 2 }), 0)
+  write(out .. "/config.lua", "?")
+  local code, said = start { ["optim.steps"] = 3, ["optim.lr"] = 5e-4 }
+  lu.assertEquals(code, 0)
+  lu.assertStrContains(said, "which settings have changed is not known\n")
+  lu.assertNotStrContains(said, "->")
+  -- those of another tag
+  lu.assertEquals((start { tag = "other", ["optim.steps"] = 9 }), 0)
+  code, said = start { ["optim.steps"] = 4 }
+  lu.assertEquals(code, 0)
+  lu.assertNotStrContains(said, "->")
+end
+
+function tests.test_a_link_to_a_numbered_checkpoint_is_no_output()
+  lu.assertEquals((start()), 0)
+  for _, name in ipairs { "latest", "ep3", "ep4" } do
+    os.remove(("%s/jepa-%s.safetensors"):format(out, name))
+  end
+  shell(("ln -s jepa-ep2.safetensors '%s/jepa-latest.safetensors'"):format(out))
+  local code, said = start { ["optim.steps"] = 8 }
+  lu.assertEquals(code, 0)
+  lu.assertStrContains(said, "jepa-ep2.safetensors at step 6\n")
+  lu.assertEquals({ meta("ep2", "step"), meta("latest", "step") }, { 6, 8 })
+end
+
+function tests.test_resume_false_leaves_the_logs_of_another_tag()
+  lu.assertEquals((start { tag = "jepa2", ["optim.steps"] = 2, ["log.json"] = true }), 0)
+  lu.assertEquals((start { ["optim.steps"] = 2, ["log.json"] = true }), 0)
+  lu.assertEquals((start { ["optim.steps"] = 1, resume = false }), 0)
+  lu.assertEquals({ C.ij_path_kind(out .. "/jepa2.jsonl"),
+    C.ij_path_kind(out .. "/older/jepa.jsonl") }, { 1, 1 })
+end
+
+function tests.test_a_tag_is_a_part_of_a_file_name()
+  for _, tag in ipairs { "../other", "", "a\nb" } do
+    local code, said = start { tag = tag }
+    lu.assertEquals(code, 1)
+    lu.assertStrContains(said, "expected a part of a file name")
+  end
+end
+
+-- The folder of a run is moved, and another run begins under its name.
+function tests.test_a_run_whose_lock_is_taken_does_not_overwrite_the_other()
+  local code, said = start({ ["optim.epochs"] = 2 }, ([[
+    if t.step == 1 then
+      local f = assert(io.open("%s/jepa.lock", "w"))
+      f:write "1\n"
+      f:close()
+    end]]):format(out))
+  lu.assertEquals(code, 1)
+  lu.assertStrContains(said, "jepa.lock' was taken by process 1: its folder was moved")
+  lu.assertEquals(C.ij_path_kind(out .. "/jepa-latest.safetensors"), 0)
+end
+
+function tests.test_a_factor_that_could_not_be_loaded_is_refused()
+  for _, value in ipairs { "-1", "0 / 0", "'x'", "nil" } do
+    local code, said = start({ resume = false },
+      ("if t.step == 2 then t.scale.lr = %s end"):format(value))
+    lu.assertEquals(code, 1)
+    lu.assertStrContains(said, "a hook set t.scale.lr to ")
+    lu.assertEquals({ meta("latest", "step"), meta("latest", "lr_scale") }, { 2, 1 })
+  end
+end

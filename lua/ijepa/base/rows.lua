@@ -52,10 +52,14 @@ end
 ---@return table? rows, string? message, integer? code
 function Rows.open(path, header, keep)
   local kept
-  local old = io.open(path, "rb")
-  if old then
-    local text = old:read "*a"
-    old:close()
+  local old, refused = io.open(path, "rb")
+  local text = old and old:read "*a"   -- nil: a folder
+  if old then old:close() end
+  if not text and C.ij_path_kind(path) ~= 0 then   -- its rows would be lost
+    return nil, ("log '%s' could not be read: %s"):format(path,
+      old and "it is not a file" or refused:match ": ([^:]*)$" or refused), tonumber(C.IJ_EIO)
+  end
+  if text then
     kept = keep and keep(text)
     if not kept and #text > #header then Rows.set_aside(path) end
   end

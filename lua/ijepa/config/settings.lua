@@ -60,6 +60,9 @@ local function no_function(v, such)
     ("a function can only be given in Lua (a recipe, the prompt): write it into a file, such as %s")
       :format(such)
 end
+local function part_of_a_name(v)
+  return v ~= "" and not v:find "[/%c]", "expected a part of a file name: no '/', no line ends"
+end
 local function policy_name(v)
   if type(v) == "function" then return true end
   if v:find "%.lua$" or v:find "/" then return true end   -- mask.new checks that the file exists
@@ -93,7 +96,7 @@ return {
   out = { type = "string", default = "runs/jepa",
     doc = "Folder of the run: log, settings and checkpoints. A run resumes from the " ..
       "checkpoints in its folder, so give each run its own." },
-  tag = { type = "string", default = "jepa",
+  tag = { type = "string", default = "jepa", check = part_of_a_name,
     doc = "First part of the file names of log and checkpoints (TAG_r0.csv, " ..
       "TAG-latest.safetensors)." },
   seed = { type = "integer", default = 0, max = 2 ^ 53, check = at_least(0),

@@ -223,7 +223,11 @@ end
 local function write_settings(out, settings)
   local path = out .. "/config.lua"
   local text = "-- The settings of this run, with all defaults.\n" .. config.dump(settings)
-  local file = io.open(path, "rb")
+  local file, refused = io.open(path, "rb")
+  if not file and C.ij_path_kind(path) ~= 0 then
+    return nil, ("file '%s' could not be read: %s"):format(path,
+      refused:match ": ([^:]*)$" or refused), tonumber(C.IJ_EIO)
+  end
   if file then
     local old = file:read "*a"
     file:close()

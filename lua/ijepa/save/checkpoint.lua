@@ -302,6 +302,22 @@ function checkpoint.set_aside(path)
   return ok and name, message
 end
 
+--- Removes TAG-latest where it is a symbolic link to a numbered checkpoint of its folder: a save
+--- would write through it.
+---@param folder string
+---@param tag string
+---@return string[]? names of the link and of what it led to; nil where it is no such link
+function checkpoint.unlink(folder, tag)
+  local path, to = checkpoint.path(folder, nil, tag), F.new "char[4096]"
+  local target = F.string(to, C.ij_path_link(path, to, 4096))
+  local name = target:match "[^/]*$"
+  local same = target == name or target == "./" .. name
+    or target:sub(1, 1) == "/" and target:sub(1, -#name - 2) == folder
+  if not (same and tonumber(which(name, tag))) then return nil end
+  os.remove(path)
+  return { path, name }
+end
+
 --- Moves the checkpoints and the logs of a folder's run into a subfolder, before another run begins
 --- there. The newest state goes last: until then a start resumes as before.
 ---@param folder string
@@ -315,8 +331,10 @@ function checkpoint.retire(folder, tag)
     local kind, rest = which(name, tag), name:sub(1, #tag) == tag and name:sub(#tag + 1) or ""
     if kind == "latest" then latest = name
     elseif kind then states[#states + 1] = name
-    elseif rest:find "^_r%d+[%w.-]*%.csv$" or rest:find "^%-diagnoses" or rest:find "%.jsonl$"
-      or rest:find "%.unreadable$" or name:find "^events%.out%.tfevents%.%d+%.ijepa$"
+    elseif rest:find "^_r%d+[%w.-]*%.csv$" or rest:find "^%-diagnoses"
+      or rest:find "^%.jsonl$" or rest:find "^[%d-]*%.old%.jsonl$"
+      or which(rest:match "^(.*%.safetensors)[%d-]*%.unreadable$" or "", "")
+      or name:find "^events%.out%.tfevents%.%d+%.ijepa$"
       or name:find "^config[%w.-]*%.lua$" or name == "probes.jsonl" or name == "code" then
       others[#others + 1] = name
     end

@@ -79,12 +79,27 @@ function after.due(t)
   return (t.hooks.step or t.back or t.diagnosis and t.diagnosis:is_due(step)) and "check" or nil
 end
 
+-- Checks what hooks made of t.scale, which was `before`: a state with another factor could not be
+-- loaded.
+local function check_scale(t, before)
+  local scale = t.scale
+  for name, old in pairs(before) do
+    local v = scale[name]
+    if type(v) ~= "number" or not (v >= 0 and v < math.huge) then
+      scale[name] = old
+      error(("a hook set t.scale.%s to %s: expected a number, 0 or more"):format(name,
+        tostring(v)), 0)
+    end
+  end
+end
+
 -- Diagnosis and hooks. The end of a run has a diagnosis too, unless a signal ends it.
 local function checks(t, values)
-  local step = t.step
+  local step, before = t.step, { lr = t.scale.lr, wd = t.scale.wd }
   local diagnosed = t.diagnosis and (t.diagnosis:is_due(step) or t:over() and not t.interrupt)
   if diagnosed then t.diagnosis:check(t) end
   if t.hooks.step then t.hooks.step(t, values) end
+  check_scale(t, before)
   if t.hooks.step or diagnosed then processes.follow(t) end
   -- a hook has ended the run
   if t.diagnosis and not diagnosed and not t.back and t:over() and not t.interrupt then

@@ -229,7 +229,7 @@ function opening.say_done(t)
   run:say("done: %s in %s, saved in %s%s", text.count(steps, "step"),
     Run.time_text(C.ij_time() - t.opened), t.config.out,
     verdict and "; diagnosis: " .. run:paint(COLOURS[d.level] or "plain", verdict) or "")
-  local out = t.config.out
+  local out = t.config.out:gsub("^%-", "./-")   -- no option
   run:say("next: ./ijepa report %s", out:find "^[%w_./-]+$" and out
     or "'" .. out:gsub("'", "'\\''") .. "'")
 end

@@ -17,6 +17,8 @@ local say = text.say
 -- The newest state of the run's own folder. Damaged files are moved aside, so that no save replaces
 -- them. A file that could not be read for another reason may be the newest: then the run stops.
 local function own_state(cfg)
+  local linked = checkpoint.unlink(cfg.out, cfg.tag)
+  if linked then say("removed the link '%s', so that no save replaces '%s'", unpack(linked)) end
   local path, refused = checkpoint.latest(cfg.out, cfg.tag)
   if type(refused) == "string" then error(refused, 0) end
   for _, one in ipairs(refused) do
@@ -32,15 +34,24 @@ local function own_state(cfg)
 end
 
 -- The settings of the run that saved a checkpoint: those of its folder; what the file itself holds
--- about its model counts more.
-local function saved_settings(path, file)
-  local saved = Run.config(path:match "^(.*)/[^/]*$" or ".") or {}
+-- about its model counts more. Where the folder's settings can't be read, or are those of another
+-- tag, only the model is compared.
+local function saved_settings(path, file, cfg)
+  local folder = path:match "^(.*)/[^/]*$" or "."
+  local saved, message = Run.config(folder)
+  if not saved and folder == cfg.out then
+    say("warning: %s: which settings have changed is not known", message)
+  end
+  if not saved or folder == cfg.out and saved.tag ~= cfg.tag then saved = {} end
   local own = json.decode(file:meta "settings" or "")
   if type(own) == "table" and type(own.model) == "table" and type(own.data) == "table" then
     own = config.restored({ model = own.model, data = { crop = own.data.crop } }, "", false)
     if own and own.model and own.data then
       saved.model = own.model
-      if saved.data then saved.data.crop = own.data.crop else saved.data = own.data end
+      local now = saved.data or cfg.data   -- the same as now where it is not known
+      saved.data = {}
+      for name, value in pairs(now) do saved.data[name] = value end
+      saved.data.crop = own.data.crop
     end
   end
   return saved
@@ -91,7 +102,7 @@ function resuming.origin(d, cfg)
   local file = checkpoint.load(path)
   if not file then return origin end   -- loading it will report why
   if d.rank == 0 then
-    local saved = saved_settings(path, file)
+    local saved = saved_settings(path, file, cfg)
     if saved.optim then
       saved.optim.accumulate = file:meta "accumulate_given" or saved.optim.accumulate
     end

@@ -80,6 +80,10 @@ function saving.save(t, later, rolled_back)
     return nil, ("step %d: a parameter is not finite: nothing saved, '%s' keeps the last good state")
       :format(step, latest)
   end
+  if t.lock then   -- another run may work in this folder by now: its state must stay
+    local ours, why = F.try(C.ij_lock_check(t.lock))
+    if not ours then return nil, ("step %d is not saved in '%s': %s"):format(step, cfg.out, why) end
+  end
   local epoch = step / t.ipe
   local meta = { step = step, epoch = math.floor(epoch), seconds = t.seconds, lr_scale = t.scale.lr,
     wd_scale = t.scale.wd,
