@@ -1,6 +1,6 @@
-/* Elementary functions in f32 for loops that the compiler turns into vectors: no branches, no tables, errors of one or two
- * units in the last place unless said. Polynomials are fitted by least squares with Lawson's weights. Files that include
- * this are compiled without -fassociative-math (CMakeLists.txt): the order of these sums matters. */
+/* Elementary functions in f32 for loops that the compiler turns into vectors: no branches, no tables, errors of one or
+ * two units in the last place unless said. Polynomials are fitted by least squares with Lawson's weights. Files that
+ * include this are compiled without -fassociative-math (CMakeLists.txt): the order of these sums matters. */
 #ifndef IJ_FUNCTIONS_H
 #define IJ_FUNCTIONS_H
 #include "cpu.h"
