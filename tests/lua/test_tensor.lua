@@ -200,7 +200,7 @@ function tests.test_tensors_of_two_devices_are_refused()
   local x = tensor.new { { 1, 2 }, { 3, 4 } }
   local w = ijepa.device.with("dry", function() return tensor.zeros { 2, 2 } end)
   for op, f in pairs { linear = function() return x:linear(w) end,
-      ["+"] = function() return x + w end } do
+      add = function() return x + w end } do
     local ok, message = pcall(f)
     lu.assertFalse(ok)
     lu.assertStrContains(message, op .. ": '" .. (op == "linear" and "w" or "y")
