@@ -161,9 +161,8 @@ static ij_status do_not_fit(const char *name, const ij_tensor *x, const ij_tenso
 }
 
 /* x, y: one may be NULL. nd, shape: what both broadcast to */
-static ij_status binary(const char *name, int f, ij_tensor *x, ij_tensor *y, double s, int nd, const int64_t *shape,
-                        ij_tensor **out) {
-  ij_dtype dt = x ? x->dtype : y->dtype;
+static ij_status binary(const char *name, int f, ij_dtype dt, ij_tensor *x, ij_tensor *y, double s, int nd,
+                        const int64_t *shape, ij_tensor **out) {
   ij_op op = ij_begin(name, dt == IJ_F32 && f < IJ_EQ ? binary_backward : NULL, out);
   if (x) IJ_TRY(ij_in_any(&op, "x", x));
   if (y) IJ_TRY(ij_in_any(&op, "y", y));
@@ -185,7 +184,7 @@ ij_status ij_binary(const char *f, ij_tensor *x, ij_tensor *y, ij_tensor **out) 
   IJ_TRY(check_type(binary_names[i], "y", y));
   IJ_TRY(same_type(binary_names[i], x, y));
   if (!ij_broadcast(x, &nd, shape) || !ij_broadcast(y, &nd, shape)) return do_not_fit(binary_names[i], x, y);
-  return binary(binary_names[i], i, x, y, 0, nd, shape, out);
+  return binary(binary_names[i], i, x->dtype, x, y, 0, nd, shape, out);
 }
 
 ij_status ij_scalar(const char *f, ij_tensor *x, double s, int reversed, ij_tensor **out) {
@@ -193,7 +192,7 @@ ij_status ij_scalar(const char *f, ij_tensor *x, double s, int reversed, ij_tens
   *out = NULL;
   if (i == IJ_BINARY_FNS) return ij_unknown_name("scalar", f, binary_names, IJ_BINARY_FNS);
   IJ_TRY(check_type(binary_names[i], "x", x));
-  return binary(binary_names[i], i, reversed ? NULL : x, reversed ? x : NULL, s, x->ndim, x->shape, out);
+  return binary(binary_names[i], i, x->dtype, reversed ? NULL : x, reversed ? x : NULL, s, x->ndim, x->shape, out);
 }
 
 /* ---- the choice between two */
