@@ -1,5 +1,6 @@
-/* Arithmetic on whole numbers, for the reference, the CPU and CUDA (where constexpr functions run on the device too): on
- * 64 bits, from which the caller takes the low ones of its type. Nothing overflows: sums, differences and products wrap. */
+/* Arithmetic on whole numbers, for the reference, the CPU and CUDA (where constexpr functions run on the device too):
+ * on 64 bits, from which the caller takes the low ones of its type. Nothing overflows: sums, differences and products
+ * wrap. */
 #ifndef IJ_WHOLE_H
 #define IJ_WHOLE_H
 #include "ops.h"

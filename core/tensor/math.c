@@ -11,14 +11,30 @@ static const struct {
   int f;
   bool whole; /* integers too */
 } unary_names[] = {
-    {"exp", IJ_EXP, false},       {"log", IJ_LOG, false},         {"sqrt", IJ_SQRT, false},
-    {"rsqrt", IJ_RSQRT, false},   {"abs", IJ_ABS, true},          {"sign", IJ_SIGN, true},
-    {"floor", IJ_FLOOR, false},   {"ceil", IJ_CEIL, false},       {"round", IJ_ROUND, false},
-    {"sin", IJ_SIN, false},       {"cos", IJ_COS, false},         {"tanh", IJ_TANH, false},
-    {"sigmoid", IJ_SIGMOID, false}, {"silu", IJ_SILU, false},     {"erf", IJ_ERF, false},
-    {"relu", RELU, false},        {"gelu", GELU, false},          {"neg", IJ_NEG, true},
-    {"reciprocal", IJ_RECIPROCAL, false}, {"log1p", IJ_LOG1P, false}, {"expm1", IJ_EXPM1, false},
-    {"square", IJ_SQUARE, true},  {"pow", IJ_POWER, false},       {"clamp", IJ_CLAMP, true},
+    {"exp", IJ_EXP, false},
+    {"log", IJ_LOG, false},
+    {"sqrt", IJ_SQRT, false},
+    {"rsqrt", IJ_RSQRT, false},
+    {"abs", IJ_ABS, true},
+    {"sign", IJ_SIGN, true},
+    {"floor", IJ_FLOOR, false},
+    {"ceil", IJ_CEIL, false},
+    {"round", IJ_ROUND, false},
+    {"sin", IJ_SIN, false},
+    {"cos", IJ_COS, false},
+    {"tanh", IJ_TANH, false},
+    {"sigmoid", IJ_SIGMOID, false},
+    {"silu", IJ_SILU, false},
+    {"erf", IJ_ERF, false},
+    {"relu", RELU, false},
+    {"gelu", GELU, false},
+    {"neg", IJ_NEG, true},
+    {"reciprocal", IJ_RECIPROCAL, false},
+    {"log1p", IJ_LOG1P, false},
+    {"expm1", IJ_EXPM1, false},
+    {"square", IJ_SQUARE, true},
+    {"pow", IJ_POWER, false},
+    {"clamp", IJ_CLAMP, true},
 };
 enum { UNARY = sizeof unary_names / sizeof *unary_names };
 
@@ -140,14 +156,13 @@ static ij_status same_type(const char *name, const ij_tensor *x, const ij_tensor
 }
 static ij_status do_not_fit(const char *name, const ij_tensor *x, const ij_tensor *y) {
   char a[160], b[160];
-  return ij_fail(IJ_ESHAPE, "%s: %s and %s do not broadcast: from the last dimension on, sizes must be equal or 1", name,
+  return ij_fail(IJ_ESHAPE, "%s: %s and %s do not fit: from the last dimension on, sizes must be equal or 1", name,
                  ij_shape_text(x, a), ij_shape_text(y, b));
 }
 
 /* x, y: one may be NULL. nd, shape: what both broadcast to */
-static ij_status binary(const char *name, int f, ij_tensor *x, ij_tensor *y, double s, int nd, const int64_t *shape,
-                        ij_tensor **out) {
-  ij_dtype dt = x ? x->dtype : y->dtype;
+static ij_status binary(const char *name, int f, ij_dtype dt, ij_tensor *x, ij_tensor *y, double s, int nd,
+                        const int64_t *shape, ij_tensor **out) {
   ij_op op = ij_begin(name, dt == IJ_F32 && f < IJ_EQ ? binary_backward : NULL, out);
   if (x) IJ_TRY(ij_in_any(&op, "x", x));
   if (y) IJ_TRY(ij_in_any(&op, "y", y));
@@ -169,7 +184,7 @@ ij_status ij_binary(const char *f, ij_tensor *x, ij_tensor *y, ij_tensor **out) 
   IJ_TRY(check_type(binary_names[i], "y", y));
   IJ_TRY(same_type(binary_names[i], x, y));
   if (!ij_broadcast(x, &nd, shape) || !ij_broadcast(y, &nd, shape)) return do_not_fit(binary_names[i], x, y);
-  return binary(binary_names[i], i, x, y, 0, nd, shape, out);
+  return binary(binary_names[i], i, x->dtype, x, y, 0, nd, shape, out);
 }
 
 ij_status ij_scalar(const char *f, ij_tensor *x, double s, int reversed, ij_tensor **out) {
@@ -177,7 +192,7 @@ ij_status ij_scalar(const char *f, ij_tensor *x, double s, int reversed, ij_tens
   *out = NULL;
   if (i == IJ_BINARY_FNS) return ij_unknown_name("scalar", f, binary_names, IJ_BINARY_FNS);
   IJ_TRY(check_type(binary_names[i], "x", x));
-  return binary(binary_names[i], i, reversed ? NULL : x, reversed ? x : NULL, s, x->ndim, x->shape, out);
+  return binary(binary_names[i], i, x->dtype, reversed ? NULL : x, reversed ? x : NULL, s, x->ndim, x->shape, out);
 }
 
 /* ---- the choice between two */
@@ -215,8 +230,7 @@ ij_status ij_where(ij_tensor *cond, ij_tensor *x, ij_tensor *y, ij_tensor **out)
   ij_op op = ij_begin("where", x->dtype == IJ_F32 ? where_backward : NULL, out);
   int nd = 0;
   int64_t shape[IJ_MAX_DIMS] = {0};
-  if (cond->dtype != IJ_U8)
-    return ij_fail(IJ_ESHAPE, "where: 'cond' is %s, expected u8", ij_dtype_name(cond->dtype));
+  if (cond->dtype != IJ_U8) return ij_fail(IJ_ESHAPE, "where: 'cond' is %s, expected u8", ij_dtype_name(cond->dtype));
   IJ_TRY(check_type("where", "x", x));
   IJ_TRY(same_type("where", x, y));
   if (!ij_broadcast(x, &nd, shape) || !ij_broadcast(y, &nd, shape)) return do_not_fit("where", x, y);

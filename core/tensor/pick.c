@@ -14,8 +14,8 @@ static ij_status take_backward(ij_node *n) { /* in: x, index */
   ij_tensor *x = n->in[0];
   ij_device *dev = ij_device_of(x);
   IJ_TRY(dev->ops.fill(&dev->queue, ij_tensor_count(x), 0, n->dx[0]));
-  return dev->ops.scatter_add(&dev->queue, IJ_F32, a->P, a->T, a->N, a->Q, a->shared, out_grad(n),
-                              ij_data_of(n->in[1]), n->dx[0]);
+  return dev->ops.scatter_add(&dev->queue, IJ_F32, a->P, a->T, a->N, a->Q, a->shared, out_grad(n), ij_data_of(n->in[1]),
+                              n->dx[0]);
 }
 /* x and index are dense and fit. */
 static ij_status take(const char *name, ij_tensor *x, int dim, ij_tensor *index, bool shared, ij_tensor **out) {
@@ -88,8 +88,7 @@ ij_status ij_index_select(ij_tensor *x, int dim, ij_tensor *index, ij_tensor **o
 static ij_status scatter_add_backward(ij_node *n) { /* in: x, index, src */
   const struct take *a = (const void *)n->attr;
   ij_device *dev = ij_device_of(n->out);
-  if (n->dx[0])
-    IJ_TRY(dev->ops.convert(&dev->queue, ij_tensor_count(n->out), IJ_F32, out_grad(n), IJ_F32, n->dx[0]));
+  if (n->dx[0]) IJ_TRY(dev->ops.convert(&dev->queue, ij_tensor_count(n->out), IJ_F32, out_grad(n), IJ_F32, n->dx[0]));
   if (!n->dx[2]) return IJ_OK;
   return dev->ops.take(&dev->queue, sizeof(float), a->P, a->T, a->N, a->Q, 0, out_grad(n), ij_data_of(n->in[1]),
                        n->dx[2]);
@@ -106,8 +105,8 @@ static ij_status scatter_add(ij_tensor *x, int dim, ij_tensor *index, ij_tensor 
   void *y = ij_out(&op, x->dtype, x->ndim, x->shape);
   if (ij_ready(&op)) op.status = ij_tensor_copy(op.node.out, x);
   if (op.status == IJ_OK)
-    op.status = op.dev->ops.scatter_add(&op.dev->queue, x->dtype, a.P, a.T, a.N, a.Q, 0, ij_data_of(src),
-                                        ij_data_of(index), y);
+    op.status =
+        op.dev->ops.scatter_add(&op.dev->queue, x->dtype, a.P, a.T, a.N, a.Q, 0, ij_data_of(src), ij_data_of(index), y);
   return ij_end(&op);
 }
 ij_status ij_scatter_add(ij_tensor *x, int dim, ij_tensor *index, ij_tensor *src, ij_tensor **out) {
@@ -167,8 +166,8 @@ ij_status ij_cat(ij_tensor **x, int n, int dim, ij_tensor **out) {
     for (int d = 0; d < x[0]->ndim && fits; d++) fits = d == dim || x[i]->shape[d] == shape[d];
     char a[160], b[160];
     if (!fits)
-      return ij_fail(IJ_ESHAPE, "cat: tensor %d is %s, but the first is %s: they may differ in dimension %d only", i + 1,
-                     ij_shape_text(x[i], a), ij_shape_text(x[0], b), dim + 1);
+      return ij_fail(IJ_ESHAPE, "cat: tensor %d is %s, but the first is %s: they may differ in dimension %d only",
+                     i + 1, ij_shape_text(x[i], a), ij_shape_text(x[0], b), dim + 1);
     if (__builtin_add_overflow(size, x[i]->shape[dim], &size)) return ij_fail(IJ_ESHAPE, "cat: too long");
   }
   shape[dim] = size;

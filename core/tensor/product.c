@@ -108,8 +108,7 @@ static ij_status batch_of(const ij_tensor *a, const ij_tensor *b, int *nd, int64
 ij_status ij_matmul(ij_tensor *a, ij_tensor *b, int ta, int tb, ij_tensor **out) {
   *out = NULL;
   char left[160], right[160];
-  bool fits = a->ndim >= 2 && b->ndim >= 2 &&
-              a->shape[a->ndim - (ta ? 2 : 1)] == b->shape[b->ndim - (tb ? 1 : 2)];
+  bool fits = a->ndim >= 2 && b->ndim >= 2 && a->shape[a->ndim - (ta ? 2 : 1)] == b->shape[b->ndim - (tb ? 1 : 2)];
   if (!fits)
     return ij_fail(IJ_ESHAPE, "matmul: %s%s and %s%s do not fit: expected (..., M, K) and (..., K, N)",
                    ij_shape_text(a, left), ta ? " transposed" : "", ij_shape_text(b, right), tb ? " transposed" : "");

@@ -8,7 +8,7 @@ static const float *out_grad(const ij_node *n) { return ij_f32_of(n->out->grad);
 /* ---- reductions */
 enum { SUM, MEAN, PROD, MAX, MIN, ARGMAX, ARGMIN, REDUCTIONS };
 static const char *const names[REDUCTIONS] = {"sum", "mean", "prod", "max", "min", "argmax", "argmin"};
-static const int fold_of[REDUCTIONS] = {IJ_FOLD_SUM, 0, IJ_FOLD_PROD, IJ_FOLD_MAX, IJ_FOLD_MIN, IJ_FOLD_ARGMAX,
+static const int fold_of[REDUCTIONS] = {IJ_FOLD_SUM,   0, IJ_FOLD_PROD, IJ_FOLD_MAX, IJ_FOLD_MIN, IJ_FOLD_ARGMAX,
                                         IJ_FOLD_ARGMIN};
 
 struct reduce {
@@ -33,9 +33,7 @@ static ij_status reduce(const struct reduce *a, ij_tensor *x, int nd, const int6
   if (!ij_ready(&op)) return ij_end(&op);
   if (x->dtype == IJ_F32 && a->f <= MEAN)
     op.status = op.dev->ops.sum_fwd(&op.dev->queue, a->P, a->n, a->Q, a->scale, ij_data_of(x), y);
-  else
-    op.status =
-        op.dev->ops.fold_fwd(&op.dev->queue, fold_of[a->f], x->dtype, a->P, a->n, a->Q, ij_data_of(x), y);
+  else op.status = op.dev->ops.fold_fwd(&op.dev->queue, fold_of[a->f], x->dtype, a->P, a->n, a->Q, ij_data_of(x), y);
   return ij_end(&op);
 }
 

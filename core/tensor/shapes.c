@@ -98,7 +98,8 @@ ij_status ij_sum_dims(ij_device *dev, int nd, const int64_t *shape, const bool *
     int next = last_gone(at < 0 ? 0 : at, goes);
     ij_tensor *sum = NULL;
     if (next >= 0) st = ij_tensor_make(dev, IJ_F32, 2, (int64_t[]){P, Q}, false, &sum);
-    if (st == IJ_OK) st = dev->ops.sum_fwd(&dev->queue, P, n, Q, 1, part ? ij_f32_of(part) : x, sum ? ij_f32_of(sum) : y);
+    if (st == IJ_OK)
+      st = dev->ops.sum_fwd(&dev->queue, P, n, Q, 1, part ? ij_f32_of(part) : x, sum ? ij_f32_of(sum) : y);
     ij_tensor_free(part);
     part = sum;
     at = next;

@@ -194,8 +194,7 @@ ij_status ij_backward_give(ij_device *dev, int i, ij_tensor *g) {
 ij_status ij_record_custom(ij_tensor **in, int n, ij_tensor *out, int64_t id) {
   ij_node node = {.backward = custom_backward, .out = out};
   bool wanted = false;
-  if (n < 1 || n > IJ_MAX_INPUTS)
-    return ij_fail(IJ_EINVAL, "custom: %d inputs, expected 1 to %d", n, IJ_MAX_INPUTS);
+  if (n < 1 || n > IJ_MAX_INPUTS) return ij_fail(IJ_EINVAL, "custom: %d inputs, expected 1 to %d", n, IJ_MAX_INPUTS);
   if (!id) return ij_fail(IJ_EINVAL, "custom: the id is 0");
   IJ_TRY(ij_want("custom", "out", out, IJ_F32));
   ij_device *dev = ij_device_of(out);

@@ -179,14 +179,16 @@ ij_status ij_end(ij_op *op);
 ij_status ij_index_range(const ij_tensor *index, int32_t *lo, int32_t *hi);
 /* Every value of index (i32) is in 0..n-1. */
 ij_status ij_check_index(const char *op, const ij_tensor *index, int64_t n);
-ij_status ij_check_positions(const char *op, const char *word, const ij_tensor *index, int64_t n); /* "patch", "index" */
+ij_status ij_check_positions(const char *op, const char *word, const ij_tensor *index,
+                             int64_t n); /* "patch", "index" */
 
 /* ---- shapes.c */
 /* "op: unknown function 'name': expected one of ..." */
 ij_status ij_unknown_name(const char *op, const char *name, const char *const *known, int count);
-ij_status ij_dense(const char *op, const char *arg, ij_tensor *t, ij_tensor **out); /* t, held, or its contiguous copy */
-ij_status ij_want_dim(const char *op, const ij_tensor *x, int dim);                 /* 0 <= dim < ndim */
-void ij_around(const ij_tensor *x, int dim, int64_t *before, int64_t *behind);      /* x as (before, dim, behind) */
+ij_status ij_dense(const char *op, const char *arg, ij_tensor *t,
+                   ij_tensor **out);                                           /* t, held, or its contiguous copy */
+ij_status ij_want_dim(const char *op, const ij_tensor *x, int dim);            /* 0 <= dim < ndim */
+void ij_around(const ij_tensor *x, int dim, int64_t *before, int64_t *behind); /* x as (before, dim, behind) */
 /* shape (nd) becomes what it broadcasts to with t's; false: they don't fit. Begin with nd 0. */
 bool ij_broadcast(const ij_tensor *t, int *nd, int64_t *shape);
 void ij_strides_for(const ij_tensor *t, int nd, int64_t *stride); /* of t in a shape that it broadcasts to */

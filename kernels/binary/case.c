@@ -3,9 +3,9 @@
 /* dims: an ij_binary_fn, type, rows, columns of z (rows, columns). How x and y lie in it: */
 enum { F, TYPE, ROWS, COLUMNS };
 enum {
-  X_ROW = 1,     /* x (columns), repeated */
-  X_TURNED = 2,  /* x (columns, rows) */
-  X_NUMBER = 4,  /* x is a number */
+  X_ROW = 1,    /* x (columns), repeated */
+  X_TURNED = 2, /* x (columns, rows) */
+  X_NUMBER = 4, /* x is a number */
   Y_ROW = 8,
   Y_COLUMN = 16, /* y (rows, 1) */
   Y_ONE = 32,    /* y (1) */

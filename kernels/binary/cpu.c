@@ -111,6 +111,29 @@ IJ_FN void loop(int f, ij_dim n, const float *x, ij_dim sx, const float *y, ij_d
     for (ij_dim i = 0; i < n; i++) z[i] = v;
   }
 }
+/* Powers that fn_pow does not know, and their derivatives */
+static bool any_odd(ij_dim n, const float *x, ij_dim sx, const float *y, ij_dim sy) {
+  int odd = 0;
+#pragma omp simd reduction(| : odd)
+  for (ij_dim i = 0; i < n; i++) odd |= !fn_pow_fits(x[i * sx], y[i * sy]);
+  return odd;
+}
+static void odd_powers(ij_dim n, const float *x, ij_dim sx, const float *y, ij_dim sy, float *z) {
+  for (ij_dim i = 0; i < n; i++) z[i] = powf(x[i * sx], y[i * sy]);
+}
+static bool any_slope_odd(ij_dim n, const float *x, const float *y) {
+  int odd = 0;
+#pragma omp simd reduction(| : odd)
+  for (ij_dim i = 0; i < n; i++) odd |= !(fn_pow_fits(x[i], y[i]) & (x[i] > 0) & (y[i] != 1));
+  return odd;
+}
+static void odd_slopes(ij_dim n, const float *x, const float *y, const float *dz, float *dx, float *dy) {
+  for (ij_dim i = 0; i < n; i++) {
+    float a = x[i], b = y[i], g = dz[i];
+    if (dx) dx[i] = b == 0 ? g * 0 : g * (b * powf(a, b - 1));
+    if (dy) dy[i] = a == 0 && b >= 0 ? g * 0 : g * (powf(a, b) * logf(a));
+  }
+}
 static void piece(int f, ij_dim n, const float *x, ij_dim sx, const float *y, ij_dim sy, void *z) {
   switch ((ij_binary_fn)f) {
   case IJ_ADD:
@@ -126,7 +149,8 @@ static void piece(int f, ij_dim n, const float *x, ij_dim sx, const float *y, ij
     loop(IJ_DIV, n, x, sx, y, sy, z);
     break;
   case IJ_POW:
-    loop(IJ_POW, n, x, sx, y, sy, z);
+    if (any_odd(n, x, sx, y, sy)) odd_powers(n, x, sx, y, sy, z);
+    else loop(IJ_POW, n, x, sx, y, sy, z);
     break;
   case IJ_MIN:
     loop(IJ_MIN, n, x, sx, y, sy, z);
@@ -230,7 +254,6 @@ ij_status IJ_CPU(binary_fwd)(ij_queue *q, int f, ij_dtype dt, int nd, const ij_d
 
 /* ---- derivatives */
 IJ_FN float slope_x(int f, float x, float y) {
-  float v;
   switch ((ij_binary_fn)f) {
   case IJ_ADD:
   case IJ_SUB:
@@ -240,8 +263,7 @@ IJ_FN float slope_x(int f, float x, float y) {
   case IJ_DIV:
     return 1 / y;
   case IJ_POW:
-    v = y * fn_pow(x, y - 1);
-    return y == 0 ? 0 : v;
+    return y * fn_pow(x, y - 1);
   case IJ_MIN:
     return x == y ? 0.5f : x > y ? 0 : 1;
   case IJ_MAX:
@@ -251,7 +273,6 @@ IJ_FN float slope_x(int f, float x, float y) {
   }
 }
 IJ_FN float slope_y(int f, float x, float y) {
-  float v;
   switch ((ij_binary_fn)f) {
   case IJ_ADD:
     return 1;
@@ -262,8 +283,7 @@ IJ_FN float slope_y(int f, float x, float y) {
   case IJ_DIV:
     return -x / y / y;
   case IJ_POW:
-    v = fn_pow(x, y) * fn_log(x);
-    return (x == 0) & (y >= 0) ? 0 : v;
+    return fn_pow(x, y) * fn_log(x);
   case IJ_MIN:
     return x == y ? 0.5f : x > y ? 1 : 0;
   case IJ_MAX:
@@ -304,7 +324,8 @@ static void piece_back(int f, ij_dim n, const float *x, const float *y, const fl
     loop_back(IJ_DIV, n, x, y, dz, dx, dy);
     break;
   case IJ_POW:
-    loop_back(IJ_POW, n, x, y, dz, dx, dy);
+    if (any_slope_odd(n, x, y)) odd_slopes(n, x, y, dz, dx, dy);
+    else loop_back(IJ_POW, n, x, y, dz, dx, dy);
     break;
   case IJ_MIN:
     loop_back(IJ_MIN, n, x, y, dz, dx, dy);

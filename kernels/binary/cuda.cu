@@ -68,8 +68,12 @@ template <int F> __device__ static inline float value(float x, float y) {
   else return x > y || x != x ? x : y;
 }
 template <class T> __device__ static inline bool compare(int f, T x, T y) {
-  return f == IJ_EQ ? x == y : f == IJ_NE ? x != y : f == IJ_LT ? x < y : f == IJ_LE ? x <= y : f == IJ_GT ? x > y
-                                                                                                           : x >= y;
+  return f == IJ_EQ   ? x == y
+         : f == IJ_NE ? x != y
+         : f == IJ_LT ? x < y
+         : f == IJ_LE ? x <= y
+         : f == IJ_GT ? x > y
+                      : x >= y;
 }
 namespace {
 template <int F> struct OfFloats {
@@ -111,10 +115,9 @@ static void apply(ij_queue *q, const Layout &l, F f, T s, const void *x, const v
 template <int... F>
 static void floats(ij_queue *q, int f, const Layout &l, float s, const void *x, const void *y, void *z,
                    std::integer_sequence<int, F...>) {
-  void (*const each[])(ij_queue *, const Layout &, float, const void *, const void *, void *) = {
-      [](ij_queue *queue, const Layout &ll, float ss, const void *a, const void *b, void *c) {
-        apply<float, float>(queue, ll, OfFloats<F>(), ss, a, b, c);
-      }...};
+  void (*const each[])(ij_queue *, const Layout &, float, const void *, const void *,
+                       void *) = {[](ij_queue *queue, const Layout &ll, float ss, const void *a, const void *b,
+                                     void *c) { apply<float, float>(queue, ll, OfFloats<F>(), ss, a, b, c); }...};
   each[f](q, l, s, x, y, z);
 }
 template <class T>

@@ -1,6 +1,6 @@
-/* Elementary functions in f32 for loops that the compiler turns into vectors: no branches, no tables, errors of one or two
- * units in the last place unless said. Polynomials are fitted by least squares with Lawson's weights. Files that include
- * this are compiled without -fassociative-math (CMakeLists.txt): the order of these sums matters. */
+/* Elementary functions in f32 for loops that the compiler turns into vectors: no branches, no tables, errors of one or
+ * two units in the last place unless said. Polynomials are fitted by least squares with Lawson's weights. Files that
+ * include this are compiled without -fassociative-math (CMakeLists.txt): the order of these sums matters. */
 #ifndef IJ_FUNCTIONS_H
 #define IJ_FUNCTIONS_H
 #include "cpu.h"
@@ -108,15 +108,15 @@ IJ_FN float fn_erf(float x) { /* up to 1 by a polynomial, then by one of log(1 -
   return a < 1 ? p * x : copysignf(1 - fn_exp(q), x);
 }
 
-/* |x|^y in double; special values as in C */
+/* x^y in double, for x >= 0 and finite y other than 0; else powf */
 IJ_FN float fn_pow(float x, float y) {
   int32_t e;
-  float a = fabsf(x), m = fn_split(a, &e);
+  float m = fn_split(x, &e);
   double s = ((double)m - 1) / ((double)m + 1), z = s * s;
   double l = ((1.165148431e-01 * z + 1.427611926e-01) * z + 2.000005050e-01) * z + 3.333333332e-01;
   double log2 = 2 * 1.44269504088896341 * (s + s * z * l) + (double)e;
-  log2 = a > 0 ? log2 : -1e300; /* of 0 and infinity: so that times y is beyond all limits, but for y 0 */
-  log2 = a < INFINITY ? log2 : 1e300;
+  log2 = x > 0 ? log2 : -1e300; /* of 0 and infinity: so that times y is beyond all limits, but for y 0 */
+  log2 = x < INFINITY ? log2 : 1e300;
   double t = log2 * (double)y;
   t = t < 160 ? t : 160;
   t = t > -160 ? t : -160;
@@ -129,15 +129,7 @@ IJ_FN float fn_pow(float x, float y) {
   p = p * r + 1;
   p = p * r + 1;
   int32_t k = (int32_t)n, half = k >> 1;
-  float v = (float)p * fn_power_of_2(half) * fn_power_of_2(k - half);
-  float small = fabsf(y) < 0x1p24f ? y : 0; /* larger ones are even */
-  int32_t near = (int32_t)small, fraction = (float)near != small, odd = near & 1 & ~fraction;
-  v = fn_float(fn_bits(v) | (fn_bits(x) & INT32_MIN & -odd));
-  v = fraction & (x < 0) & (a < INFINITY) ? NAN : v;
-  v = x == x ? v : x;
-  v = y == y ? v : y;
-  v = y == 0 ? 1 : v;
-  v = (x == -1) & (fabsf(y) == INFINITY) ? 1 : v;
-  return x == 1 ? 1 : v;
+  return (float)p * fn_power_of_2(half) * fn_power_of_2(k - half);
 }
+static inline bool fn_pow_fits(float x, float y) { return (x >= 0) & (fabsf(y) < INFINITY) & (y != 0); }
 #endif

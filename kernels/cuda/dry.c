@@ -201,15 +201,15 @@ static ij_status sum_fwd(ij_queue *q, ij_dim P, ij_dim n, ij_dim Q, float scale,
   return sum(q, P, n, Q);
 }
 static ij_status fold_fwd(ij_queue *q, int f, ij_dtype dt, ij_dim P, ij_dim n, ij_dim Q, const void *x, void *y) {
-  return P * Q && ij_fold_parts(P, n, Q) > 1 ? scratch(q, 0, ij_fold_scratch(P, n, Q)) : IJ_OK;
+  return P * Q > 0 && ij_fold_parts(P, n, Q) > 1 ? scratch(q, 0, ij_fold_scratch(P, n, Q)) : IJ_OK;
 }
 static ij_status sort(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim n, int descending, const void *x, void *v,
                       int32_t *index) {
-  return R * n ? scratch(q, 0, ij_sort_scratch(R, n)) : IJ_OK;
+  return R * n > 0 ? scratch(q, 0, ij_sort_scratch(R, n)) : IJ_OK;
 }
 static ij_status scatter_add(ij_queue *q, ij_dtype dt, ij_dim P, ij_dim T, ij_dim N, ij_dim Q, int shared,
                              const void *x, const int32_t *index, void *y) {
-  bool orders = P * T * Q && ij_scatter_orders(P, T, Q, shared);
+  bool orders = P * T * Q > 0 && ij_scatter_orders(P, T, Q, shared);
   return orders ? scratch(q, 0, 2 * ij_sort_scratch(shared ? 1 : P, T)) : IJ_OK;
 }
 static ij_status sum_squares(ij_queue *q, ij_dim n, const float *x, double *out) {

@@ -7,13 +7,13 @@ static void input(ij_case *c) {
   const ij_dim *d = c->dim;
   ij_dim n = d[P] * d[N] * d[Q];
   bool prod = d[F] == IJ_FOLD_PROD;
-  ij_case_fill how = c->flags & EQUALS  ? IJ_CASE_LABEL
-                     : c->flags & HOLES ? IJ_CASE_HOLES
-                     : c->flags & APART ? IJ_CASE_APART
+  ij_case_fill how = c->flags & EQUALS   ? IJ_CASE_LABEL
+                     : c->flags & HOLES  ? IJ_CASE_HOLES
+                     : c->flags & APART  ? IJ_CASE_APART
                      : d[TYPE] != IJ_F32 ? IJ_CASE_INDEX
-                     : c->flags & ZEROS ? IJ_CASE_INDEX
-                     : prod             ? IJ_CASE_POSITIVE
-                                        : IJ_CASE_NORMAL;
+                     : c->flags & ZEROS  ? IJ_CASE_INDEX
+                     : prod              ? IJ_CASE_POSITIVE
+                                         : IJ_CASE_NORMAL;
   double scale = c->flags & ZEROS ? 5 : d[TYPE] != IJ_F32 || c->flags & EQUALS ? 100 : prod ? 1.6 : 1;
   ij_case_in_as(c, "x", (int)d[TYPE], n, how, scale);
 }

@@ -1,5 +1,5 @@
-/* Folds of f32 along an axis other than sums, and running sums. Long folds go in parts whose number depends on the sizes
- * alone: results are the same for any number of threads. */
+/* Folds of f32 along an axis other than sums, and running sums. Long folds go in parts whose number depends on the
+ * sizes alone: results are the same for any number of threads. */
 #include "../cpu/rows.h"
 #include "../ref.h"
 #include <math.h>

@@ -143,8 +143,7 @@ static __global__ void unfold_columns(ij_dim prod, ij_dim P, ij_dim n, ij_dim Q,
     Counts c = {1, 0, 0};
     ij_dim from = r / Q * n * Q + r % Q;
     for (ij_dim i = 0; i < n; i++) note(&c, x[from + i * Q], y[r]);
-    for (ij_dim i = 0; i < n; i++)
-      dx[from + i * Q] = share_of(prod != 0, c, x[from + i * Q], y[r], dy[r]);
+    for (ij_dim i = 0; i < n; i++) dx[from + i * Q] = share_of(prod != 0, c, x[from + i * Q], y[r], dy[r]);
   }
 }
 ij_status ij_cuda_fold_bwd(ij_queue *q, int f, ij_dim P, ij_dim n, ij_dim Q, const float *x, const float *y,
@@ -162,8 +161,7 @@ template <class A> __device__ static A plus(A a, A b) {
   if constexpr (std::is_same_v<A, double>) return a + b;
   else return (A)ij_whole_add(a, b);
 }
-template <class T, class A>
-static __global__ void scan_rows(ij_dim P, ij_dim n, ij_dim reverse, const T *x, T *y) {
+template <class T, class A> static __global__ void scan_rows(ij_dim P, ij_dim n, ij_dim reverse, const T *x, T *y) {
   int lane = (int)threadIdx.x % 32;
   for (ij_dim r = ij_group_row<1>(); r < P; r += ij_group_step<1>()) {
     A before = 0;

@@ -21,7 +21,7 @@ static __global__ void merge_runs(ij_dim R, ij_dim n, ij_dim width, ij_dim desce
     bool left = i < middle;
     T own = x[row + a[w]];
     ij_dim low = left ? middle : first, high = left ? end : middle, start = low;
-    while (low < high) { /* how many of the other run come first: of equal ones, those of the left run */
+    while (low < high) { /* what of the other run comes first: of equal ones, those of the left run */
       ij_dim half = (low + high) / 2;
       T other = x[row + a[row + half]];
       bool ahead = left ? before(descending != 0, other, own) : !before(descending != 0, own, other);
@@ -56,8 +56,7 @@ int32_t *ij_cuda_order(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim n, bool descen
 template <class T> static __global__ void pick(ij_dim R, ij_dim n, const T *x, const int32_t *order, T *v) {
   for (ij_dim i = ij_at(); i < R * n; i += ij_step()) v[i] = x[i - i % n + order[i]];
 }
-template <class T>
-static void pick_as(ij_queue *q, ij_dim R, ij_dim n, const void *x, const int32_t *order, void *v) {
+template <class T> static void pick_as(ij_queue *q, ij_dim R, ij_dim n, const void *x, const int32_t *order, void *v) {
   LAUNCH(pick<T>, ij_fill_blocks(q, R * n), IJ_BLOCK, 0, ij_cuda_of(q)->stream, R, n, (const T *)x, order, (T *)v);
 }
 ij_status ij_cuda_sort(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim n, int descending, const void *x, void *v,

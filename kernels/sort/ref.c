@@ -13,7 +13,8 @@ static bool before(ij_dtype dt, bool descending, const void *x, ij_dim i, ij_dim
   return descending ? a > b : a < b;
 }
 
-static void sort_row(ij_dtype dt, bool descending, ij_dim n, const void *x, ij_dim row, int32_t *index, int32_t *other) {
+static void sort_row(ij_dtype dt, bool descending, ij_dim n, const void *x, ij_dim row, int32_t *index,
+                     int32_t *other) {
   for (ij_dim i = 0; i < n; i++) index[i] = (int32_t)i;
   for (ij_dim width = 1; width < n; width *= 2) {
     for (ij_dim from = 0; from < n; from += 2 * width) {

@@ -64,7 +64,8 @@ static void add_as(ij_queue *q, ij_dim P, ij_dim R, ij_dim N, ij_dim Q, ij_dim s
   const T *x = (const T *)from;
   T *y = (T *)to;
   cudaStream_t stream = ij_cuda_of(q)->stream;
-  if (order) LAUNCH(add_ordered<T>, ij_fill_blocks(q, P * N * Q), IJ_BLOCK, 0, stream, P, R, N, Q, shared, x, index, order, y);
+  if (order)
+    LAUNCH(add_ordered<T>, ij_fill_blocks(q, P * N * Q), IJ_BLOCK, 0, stream, P, R, N, Q, shared, x, index, order, y);
   else LAUNCH(add_columns<T>, ij_fill_blocks(q, P * Q), IJ_BLOCK, 0, stream, P, R, N, Q, shared, x, index, y);
 }
 ij_status ij_cuda_scatter_add(ij_queue *q, ij_dtype dt, ij_dim P, ij_dim T, ij_dim N, ij_dim Q, int shared,

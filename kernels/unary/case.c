@@ -1,6 +1,6 @@
 #include "../case.h"
 
-enum { F, N, TYPE };            /* dims: an ij_unary_fn, elements, type */
+enum { F, N, TYPE };                       /* dims: an ij_unary_fn, elements, type */
 enum { ANY_BITS = 1, WIDE = 2, AWAY = 4 }; /* WIDE: values up to 30; AWAY: around 30, where f is flatter */
 static const double A = -0.05, B = 2;
 

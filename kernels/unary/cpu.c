@@ -114,6 +114,13 @@ static bool any_far(ij_dim n, const float *x) {
   return far;
 }
 
+static bool any_odd(ij_dim n, const float *x, float y) { /* for fn_pow */
+  int odd = 0;
+#pragma omp simd reduction(| : odd)
+  for (ij_dim i = 0; i < n; i++) odd |= !fn_pow_fits(x[i], y);
+  return odd;
+}
+
 /* Powers that are something simpler */
 static int simpler(int f, double a) {
   if (f != IJ_POWER) return f;
@@ -187,7 +194,9 @@ static void chunk(int f, ij_dim n, float a, float b, const float *x, float *y) {
     loop(IJ_SQUARE, n, a, b, x, y);
     break;
   case IJ_POWER:
-    loop(IJ_POWER, n, a, b, x, y);
+    if (any_odd(n, x, a))
+      for (ij_dim i = 0; i < n; i++) y[i] = powf(x[i], a);
+    else loop(IJ_POWER, n, a, b, x, y);
     break;
   default:
     loop(IJ_CLAMP, n, a, b, x, y);
@@ -248,7 +257,9 @@ static void chunk_back(int f, ij_dim n, float a, float b, const float *x, const 
     loop_back(IJ_SQUARE, n, a, b, x, y, dy, dx);
     break;
   case IJ_POWER:
-    loop_back(IJ_POWER, n, a, b, x, y, dy, dx);
+    if (any_odd(n, x, a - 1))
+      for (ij_dim i = 0; i < n; i++) dx[i] = dy[i] * (a * powf(x[i], a - 1));
+    else loop_back(IJ_POWER, n, a, b, x, y, dy, dx);
     break;
   case IJ_CLAMP:
     loop_back(IJ_CLAMP, n, a, b, x, y, dy, dx);

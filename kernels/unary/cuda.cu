@@ -70,8 +70,8 @@ template <int F> static __global__ void unary_all(ij_dim n, ij_dim packs, Consta
   for (ij_dim i = packs * PACK + ij_at(); i < n; i += ij_step()) y[i] = value<F>(x[i], k);
 }
 template <int F>
-static __global__ void unary_grads(ij_dim n, ij_dim packs, Constants k, const float *x, const float *y,
-                                   const float *dy, float *dx) {
+static __global__ void unary_grads(ij_dim n, ij_dim packs, Constants k, const float *x, const float *y, const float *dy,
+                                   float *dx) {
   for (ij_dim i = ij_at(); i < packs; i += ij_step()) {
     ij_pack<float, PACK> v = ij_load<PACK>(x, i * PACK), w = ij_load<PACK>(y, i * PACK),
                          g = ij_load<PACK>(dy, i * PACK);

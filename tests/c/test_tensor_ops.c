@@ -1,5 +1,5 @@
-/* Ops by name: results and gradients of views, broadcasting, reductions, matmul; functions of the caller's own; and what
- * is refused. */
+/* Ops by name: results and gradients of views, broadcasting, reductions, matmul; functions of the caller's own; and
+ * what is refused. */
 #include "../../core/tensor/tensor.h"
 #include "suite.h"
 #include <math.h>
@@ -21,7 +21,8 @@ static void close_devices(void) {
 }
 #define SHAPE(...)                                                                                                     \
   (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) { __VA_ARGS__ }
-#define DIMS(...) (int)(sizeof((int[]){__VA_ARGS__}) / sizeof(int)), (int[]) { __VA_ARGS__ }
+#define DIMS(...)                                                                                                      \
+  (int)(sizeof((int[]){__VA_ARGS__}) / sizeof(int)), (int[]) { __VA_ARGS__ }
 #define OK(call) ck_assert_msg((call) == IJ_OK, "%s", ij_errmsg())
 
 static ij_tensor *made(ij_device *dev, ij_dtype dt, int nd, const int64_t *shape) {
@@ -77,9 +78,9 @@ START_TEST(views_of_views_have_gradients)
 {
   open_devices();
   ij_tensor *x = leaf(counted(SHAPE(2, 3))), *a, *b, *c;
-  OK(ij_tensor_transpose(x, 0, 1, &a));    /* (3, 2) */
-  OK(ij_tensor_narrow(a, 0, 1, 2, &b));    /* columns 1 and 2 of x */
-  OK(ij_permute(b, DIMS(1, 0), &c));       /* (2, 2) */
+  OK(ij_tensor_transpose(x, 0, 1, &a)); /* (3, 2) */
+  OK(ij_tensor_narrow(a, 0, 1, 2, &b)); /* columns 1 and 2 of x */
+  OK(ij_permute(b, DIMS(1, 0), &c));    /* (2, 2) */
   ij_tensor *y;
   OK(ij_tensor_clone(c, IJ_F32, 0, &y));
   is(y, SHAPE(2, 2), (float[]){2, 3, 5, 6});
@@ -263,8 +264,9 @@ START_TEST(matmul_broadcasts_its_batch)
   OK(ij_matmul(x, t, 0, 0, &c));
   is(c, SHAPE(2, 2, 2), (float[]){14, 32, 32, 77, 50, 122, 68, 167});
   backward_of(c, 0);
-  is(w->grad, SHAPE(2, 3), (float[]){1 + 12 + 35 + 70, 2 + 15 + 40 + 77, 3 + 18 + 45 + 84, 2 + 16 + 42 + 80,
-                                     4 + 20 + 48 + 88, 6 + 24 + 54 + 96});
+  is(w->grad, SHAPE(2, 3),
+     (float[]){1 + 12 + 35 + 70, 2 + 15 + 40 + 77, 3 + 18 + 45 + 84, 2 + 16 + 42 + 80, 4 + 20 + 48 + 88,
+               6 + 24 + 54 + 96});
   free_all((ij_tensor *[]){a, b, w, t, x}, 5);
   close_devices();
 }
@@ -378,13 +380,14 @@ START_TEST(mistakes_are_refused)
   open_devices();
   ij_tensor *x = counted(SHAPE(2, 3)), *y = counted(SHAPE(2, 2)), *i = integers(SHAPE(2), (int32_t[]){0, 5}), *out;
   ij_tensor *far = made(other, IJ_F32, SHAPE(2, 3)), *half = made(cpu, IJ_BF16, SHAPE(2, 3)), *more = NULL;
-  ij_tensor *six = counted(SHAPE(1, 1, 1, 1, 1, 2)), *none = counted(SHAPE(0, 3)), *i2 = integers(SHAPE(1, 2), (int32_t[]){0, 3});
+  ij_tensor *six = counted(SHAPE(1, 1, 1, 1, 1, 2)), *none = counted(SHAPE(0, 3)),
+            *i2 = integers(SHAPE(1, 2), (int32_t[]){0, 3});
   REFUSED(ij_unary("sine", x, 0, 0, &out), "expected one of exp, log");
   REFUSED(ij_unary("exp", i, 0, 0, &out), "exp: 'x' is i32, expected f32");
   REFUSED(ij_unary("abs", half, 0, 0, &out), "bf16");
   REFUSED(ij_unary("clamp", x, 2, 1, &out), "clamp");
   REFUSED(ij_binary("plus", x, x, &out), "add, sub");
-  REFUSED(ij_binary("add", x, y, &out), "(2, 3) and (2, 2) do not broadcast");
+  REFUSED(ij_binary("add", x, y, &out), "(2, 3) and (2, 2) do not fit");
   REFUSED(ij_binary("add", x, i, &out), "'x' is f32 and 'y' is i32");
   REFUSED(ij_binary("add", x, far, &out), "two devices");
   REFUSED(ij_scalar("mod", x, 1, 0, &out), "mul");
