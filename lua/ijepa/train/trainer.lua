@@ -9,6 +9,7 @@ local objective = require "ijepa.model.objective"
 local optim = require "ijepa.optim"
 local schedule = require "ijepa.optim.schedule"
 local code = require "ijepa.base.code"
+local buffers = require "ijepa.train.buffers"
 local step = require "ijepa.train.step"
 local after = require "ijepa.train.after"
 local saving = require "ijepa.train.saving"
@@ -107,21 +108,6 @@ local function pieces_of(t, of_models)
   return list
 end
 
--- Tensors of the user's models that no gradient moves, such as running statistics: they are those
--- of process 0 after each step, so that a resumed run has them too. nil with one process.
-local function buffers_of(t)
-  if t.dist.size == 1 then return nil end
-  local list, m = {}, t.config.model
-  local built_in = { encoder = (m.encoder or "") == "", predictor = (m.predictor or "") == "" }
-  built_in.target_encoder = built_in.encoder
-  for _, part in ipairs(t.whole.parts) do
-    for _, p in ipairs(built_in[part.name] and {} or part.model:params()) do
-      if not p.trained and p.tensor:dtype() == "f32" then list[#list + 1] = p.tensor end
-    end
-  end
-  return list[1] and list
-end
-
 --- A trainer of a configuration.
 ---@param cfg table as ijepa.config gives it
 ---@param hooks { step: function?, diagnosis: function? }
@@ -150,7 +136,7 @@ function trainer.new(cfg, hooks, processes, images)
   end
   t.whole = { encoder = t.encoder, predictor = t.predictor, target_encoder = t.target, opt = t.opt,
     parts = objective.parts(t, modules), modules = modules }
-  t.buffers = buffers_of(t)
+  t.buffers = buffers.of(t)
   t.qkv = qkv_entries(t)
   local s = schedule.of(cfg, t.ipe)
   t.last, t.lr, t.wd, t.momentum = s.last, s.lr, s.wd, s.momentum
