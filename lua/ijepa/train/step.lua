@@ -63,14 +63,15 @@ end
 
 --- The momentum of an objective whose target is a function of the step.
 ---@param t ijepa.trainer
----@return fun(n: number): number
+---@return fun(): number of the step that comes
 function step.momentum(t)
   local what = t.objective.title .. ": target"
-  return function(n)
+  return function()
+    local n = t.step + 1
     local v = code.call(what, t.objective.target, n)
     if type(v) ~= "number" or not (v >= 0 and v <= 1) then
       code.wrong(what, t.objective.target,
-        "at step %g it returned %s, expected a number from 0 to 1", n, tostring(v))
+        "at step %d it returned %s, expected a number from 0 to 1", n, tostring(v))
     end
     return v
   end
