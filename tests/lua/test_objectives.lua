@@ -304,7 +304,9 @@ function tests.test_a_frozen_module_is_saved_and_not_trained()
     return { target = "none", masks = false,
       modules = function(t)
         local e = jepa.encoder { width = 16, depth = 1, heads = 2, patch = 4, crop = 32, seed = 5 }
-        return { teacher = e:requires_grad_(false) }
+        local part = jepa.encoder { width = 16, depth = 1, heads = 2, patch = 4, crop = 32 }
+        part.by_name["blocks.0.mlp.fc1.weight"].tensor:requires_grad_(false)
+        return { teacher = e:requires_grad_(false), part = part }
       end,
       loss = function(t, batch)
         return tensor.smooth_l1(t.encoder(batch.images), t.modules.teacher(batch.images))
@@ -312,6 +314,8 @@ function tests.test_a_frozen_module_is_saved_and_not_trained()
   fine("frozen", { objective = file })
   local saved = assert(ijepa.checkpoint.load(latest "frozen"))
   lu.assertNil(saved:info "opt.m.teacher.norm.weight")
+  lu.assertNil(saved:info "opt.m.part.blocks.0.mlp.fc1.weight")
+  lu.assertNotNil(saved:info "opt.m.part.blocks.0.mlp.fc2.weight")
   lu.assertNil(saved:info "predictor.predictor_norm.weight")
   lu.assertNil(saved:info "target_encoder.norm.weight")
   lu.assertNotNil(saved:info "teacher.norm.weight")

@@ -33,7 +33,7 @@ function buffers.of(t)
   for _, part in ipairs(own_parts(t)) do
     local from = source[part.model]
     for _, p in ipairs(part.model:params()) do
-      if not p.trained then
+      if not p.trained and not p.frozen then
         local its = from and from.by_name[p.name]
         list[#list + 1] = { tensor = p.tensor, source = its and its.tensor }
       end

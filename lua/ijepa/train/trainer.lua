@@ -82,16 +82,27 @@ local function qkv_entries(t)
   return list
 end
 
+-- Whether an optimizer has something to do. A parameter that requires no gradient is not trained, so
+-- it must not decay either.
+local function has_trained(model)
+  local trained = false
+  for _, p in ipairs(model:params()) do
+    trained = trained or p.trained and p.tensor:requires_grad()
+  end
+  for _, p in ipairs(trained and model:params() or {}) do
+    if p.trained and not p.tensor:requires_grad() then p.trained, p.frozen = false, true end
+  end
+  return trained
+end
+
 -- The models that the optimizer updates, and which model follows which as an EMA.
 local function trained_models(t, modules)
   local list, average = { t.encoder }, {}
   if t.target ~= t.encoder then average[t.encoder] = t.target end
   list[#list + 1] = t.predictor
+  for _, model in ipairs(list) do has_trained(model) end
   for _, m in ipairs(modules) do
-    local trained = false
-    for _, p in ipairs(m.model:params()) do
-      trained = trained or p.trained and p.tensor:requires_grad()
-    end
+    local trained = not m.source and has_trained(m.model)
     if m.source then average[t.modules[m.source]] = m.model
     elseif trained then list[#list + 1] = m.model end
   end
