@@ -82,8 +82,8 @@ local function qkv_entries(t)
   return list
 end
 
--- Whether an optimizer has something to do. A parameter that requires no gradient is not trained, so
--- it must not decay either.
+-- Whether an optimizer has something to do. A parameter that requires no gradient is not trained,
+-- so it must not decay either.
 local function has_trained(model)
   local trained = false
   for _, p in ipairs(model:params()) do
