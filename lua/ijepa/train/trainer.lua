@@ -84,12 +84,12 @@ end
 
 -- Whether an optimizer has something to do. A parameter that requires no gradient is not trained,
 -- so it must not decay either.
-local function has_trained(model)
+local function has_trained(m)
   local trained = false
-  for _, p in ipairs(model:params()) do
+  for _, p in ipairs(m:params()) do
     trained = trained or p.trained and p.tensor:requires_grad()
   end
-  for _, p in ipairs(trained and model:params() or {}) do
+  for _, p in ipairs(trained and m:params() or {}) do
     if p.trained and not p.tensor:requires_grad() then p.trained, p.frozen = false, true end
   end
   return trained
@@ -100,7 +100,7 @@ local function trained_models(t, modules)
   local list, average = { t.encoder }, {}
   if t.target ~= t.encoder then average[t.encoder] = t.target end
   list[#list + 1] = t.predictor
-  for _, model in ipairs(list) do has_trained(model) end
+  for _, m in ipairs(list) do has_trained(m) end
   for _, m in ipairs(modules) do
     local trained = not m.source and has_trained(m.model)
     if m.source then average[t.modules[m.source]] = m.model
