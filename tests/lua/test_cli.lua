@@ -180,7 +180,7 @@ function tests.test_help_knows_commands_topics_settings_and_functions()
     lu.assertStrContains(out, key)
   end
   out = help_of "mask.policy"
-  lu.assertStrContains(out, 'mask.policy  (string; default "multiblock")')
+  lu.assertStrContains(out, 'mask.policy  (string or function; default "multiblock")')
   lu.assertStrContains(out, "mask.policy(f, o)")
   lu.assertStrContains(help_of "probe.parameter", "probe.parameter(rng, shape, std)")
   out = help_of "optim.step"

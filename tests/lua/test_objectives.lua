@@ -265,13 +265,48 @@ function tests.test_other_modules_at_resume_are_named()
   lu.assertStrContains(text, "module 'head' of the objective is missing in the checkpoint")
 end
 
+-- A tensor that the loss itself moves, and one that follows it; a step that fails afterwards leaves
+-- no trace.
+function tests.test_running_statistics()
+  local file = write(folder .. "/running.lua", [[
+    local ijepa = require "ijepa"
+    local tensor = require "ijepa.tensor"
+    local function new(weight, running)
+      local w, m = tensor.new(weight):requires_grad_(true), tensor.new(running)
+      local list = { { name = "w", tensor = w }, { name = "running", tensor = m, trained = false } }
+      return { w = w, running = m, params = function() return list end,
+        target = function() return new(w:totable(), m:totable()) end }
+    end
+    return { modules = function() return { head = new({ 1 }, { 0 }) }, { slow = "head" } end,
+      loss = function(t, batch)
+        local z, h = t:predict(batch.images, batch.context, batch.targets)
+        local loss = ijepa.smooth_l1(z, h, 1, batch.targets:size(1))
+        local head = t.modules.head
+        ijepa.no_grad(function() head.running:add_(head.running, -.5):add_(z:mean(), 1) end)
+        if batch.step == 7 and os.getenv "IJEPA_TEST_FAIL" then error "failed" end
+        return loss + (head.w * head.w):mean() * head.running:item()
+      end }]])
+  fine("whole", { objective = file })
+  local code, text = start("parts", { objective = file }, { env = { IJEPA_TEST_FAIL = "1" } })
+  lu.assertEquals(code, 1)
+  lu.assertStrContains(text, "step 6 is saved")
+  fine("parts", { objective = file })
+  lu.assertTrue(support.same_tensors(latest "whole", latest "parts"))
+  local saved, values = assert(ijepa.checkpoint.load(latest "whole")), F.new "float[2]"
+  assert(saved:read("head.running", values, 1))
+  assert(saved:read("slow.running", values + 1, 1))
+  lu.assertTrue(values[0] ~= 0 and values[0] == values[1])
+end
+
 function tests.test_a_frozen_module_is_saved_and_not_trained()
   local file = write(folder .. "/frozen.lua", [[
     local tensor, jepa = require "ijepa.tensor", require "ijepa.jepa"
     return { target = "none", masks = false,
       modules = function(t)
         local e = jepa.encoder { width = 16, depth = 1, heads = 2, patch = 4, crop = 32, seed = 5 }
-        return { teacher = e:requires_grad_(false) }
+        local part = jepa.encoder { width = 16, depth = 1, heads = 2, patch = 4, crop = 32 }
+        part.by_name["blocks.0.mlp.fc1.weight"].tensor:requires_grad_(false)
+        return { teacher = e:requires_grad_(false), part = part }
       end,
       loss = function(t, batch)
         return tensor.smooth_l1(t.encoder(batch.images), t.modules.teacher(batch.images))
@@ -279,6 +314,8 @@ function tests.test_a_frozen_module_is_saved_and_not_trained()
   fine("frozen", { objective = file })
   local saved = assert(ijepa.checkpoint.load(latest "frozen"))
   lu.assertNil(saved:info "opt.m.teacher.norm.weight")
+  lu.assertNil(saved:info "opt.m.part.blocks.0.mlp.fc1.weight")
+  lu.assertNotNil(saved:info "opt.m.part.blocks.0.mlp.fc2.weight")
   lu.assertNil(saved:info "predictor.predictor_norm.weight")
   lu.assertNil(saved:info "target_encoder.norm.weight")
   lu.assertNotNil(saved:info "teacher.norm.weight")

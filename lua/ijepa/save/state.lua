@@ -47,13 +47,15 @@ local function everything(whole, gather)
   return list
 end
 
---- The trained tensors of a run, to look whether they are finite.
+--- The tensors of a run that change, to look whether they are finite.
 ---@param whole table
 ---@return ijepa.tensor[]
 function state.trained(whole)
   local list = {}
   for _, part in ipairs(whole.parts) do
-    for _, p in ipairs(part.model:params()) do list[#list + 1] = p.trained and p.tensor or nil end
+    for _, p in ipairs(part.model:params()) do
+      if p.tensor:dtype() == "f32" then list[#list + 1] = p.tensor end
+    end
   end
   return list
 end

@@ -5,6 +5,7 @@
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local device = require "ijepa.tensor.device"
+local buffers = require "ijepa.train.buffers"
 local diagnose = require "ijepa.train.diagnose"
 local opening = require "ijepa.train.opening"
 local processes = require "ijepa.train.processes"
@@ -17,6 +18,7 @@ local C = F.C
 -- AdamW, EMA. after: the log, diagnosis, hooks, saves.
 local function loop(t)
   t.opened = C.ij_time()
+  if t.buffers then buffers.remember(t.buffers) end
   if t.config.diagnose.every > 0 then diagnose.open(t) end
   if t.back then t:roll_back() end   -- by a hook of the first diagnosis
   while not t:over() do

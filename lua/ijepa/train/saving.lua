@@ -5,6 +5,7 @@ local F = require "ijepa.base.ffi"
 local tensor = require "ijepa.tensor"
 local checkpoint = require "ijepa.save.checkpoint"
 local state = require "ijepa.save.state"
+local buffers = require "ijepa.train.buffers"
 local resuming = require "ijepa.train.resuming"
 local C = F.C
 
@@ -18,6 +19,7 @@ local DONE = { finish = function() return true end, done = function() return tru
 function saving.load(t, path)
   local meta, message = state.load(path, t.whole)
   if not meta then error(message, 0) end
+  if t.buffers then buffers.remember(t.buffers) end
   local n = resuming.step_of(meta, t)
   t.step, t.saved, t.seconds = n, n, meta.seconds
   t.images:seek(math.floor(n / t.ipe), n % t.ipe * t.config.optim.accumulate)
@@ -144,6 +146,7 @@ function saving.failed(t, e)
   -- they must hear of it before anything that takes time
   local others = t.dist.size > 1 and not (exits and t.interrupt)
   if others and not lost then t.dist:fail(tostring(e)) end
+  if t.updating and t.buffers then buffers.restore(t.buffers) end
   -- can save without the others
   local alone = t.dist.size == 1 or t.dist.rank == 0 and not t.config.optim.shard
   if alone and not t.torn and t.step > t.saved and not (exits and t.run:is_closed()) then

@@ -4,6 +4,7 @@
 local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
 local code = require "ijepa.base.code"
+local buffers = require "ijepa.train.buffers"
 local objective = require "ijepa.model.objective"
 local data = require "ijepa.data"
 local schedule = require "ijepa.optim.schedule"
@@ -63,14 +64,15 @@ end
 
 --- The momentum of an objective whose target is a function of the step.
 ---@param t ijepa.trainer
----@return fun(n: number): number
+---@return fun(): number of the step that comes
 function step.momentum(t)
   local what = t.objective.title .. ": target"
-  return function(n)
+  return function()
+    local n = t.step + 1
     local v = code.call(what, t.objective.target, n)
     if type(v) ~= "number" or not (v >= 0 and v <= 1) then
       code.wrong(what, t.objective.target,
-        "at step %g it returned %s, expected a number from 0 to 1", n, tostring(v))
+        "at step %d it returned %s, expected a number from 0 to 1", n, tostring(v))
     end
     return v
   end
@@ -167,6 +169,7 @@ end
 ---@return table values of the log; losses: of the micro-batches, on a GPU to be read later
 function step.update(t)
   local o, n = t.config.optim, t.step + 1
+  t.updating = true
   local numbers = scheduled(t, n)
   local logged = n % t.config.log.every == 0 or n == 1
   for _, i in ipairs(t.qkv) do t.opt:watch(i, logged) end
@@ -191,8 +194,8 @@ function step.update(t)
     t.torn = true
     t.opt:step(numbers)
   end
-  for _, buffer in ipairs(t.buffers or NO_VALUES) do t.dist:tensor(buffer, 0) end
-  t.torn, t.step = false, n
+  if t.buffers then buffers.settle(t.buffers, t.dist) end
+  t.torn, t.step, t.updating = false, n, false
   if t.ahead and logged then t.memory = device.info().top end
   return { step = n, losses = losses, extra = extra, k = k, t = length, contexts = masks.contexts,
     targets = masks.targets, lr = numbers.lr,

@@ -9,6 +9,7 @@ local objective = require "ijepa.model.objective"
 local optim = require "ijepa.optim"
 local schedule = require "ijepa.optim.schedule"
 local code = require "ijepa.base.code"
+local buffers = require "ijepa.train.buffers"
 local step = require "ijepa.train.step"
 local after = require "ijepa.train.after"
 local saving = require "ijepa.train.saving"
@@ -91,16 +92,27 @@ local function qkv_entries(t)
   return list
 end
 
+-- Whether an optimizer has something to do. A parameter that requires no gradient is not trained,
+-- so it must not decay either.
+local function has_trained(m)
+  local trained = false
+  for _, p in ipairs(m:params()) do
+    trained = trained or p.trained and p.tensor:requires_grad()
+  end
+  for _, p in ipairs(trained and m:params() or {}) do
+    if p.trained and not p.tensor:requires_grad() then p.trained, p.frozen = false, true end
+  end
+  return trained
+end
+
 -- The models that the optimizer updates, and which model follows which as an EMA.
 local function trained_models(t, modules)
   local list, average = { t.encoder }, {}
   if t.target ~= t.encoder then average[t.encoder] = t.target end
   list[#list + 1] = t.predictor
+  for _, m in ipairs(list) do has_trained(m) end
   for _, m in ipairs(modules) do
-    local trained = false
-    for _, p in ipairs(m.model:params()) do
-      trained = trained or p.trained and p.tensor:requires_grad()
-    end
+    local trained = not m.source and has_trained(m.model)
     if m.source then average[t.modules[m.source]] = m.model
     elseif trained then list[#list + 1] = m.model end
   end
@@ -123,21 +135,6 @@ local function pieces_of(t, of_models)
   if t.policy and type(policy) == "function" then list[#list + 1] = code.load("policy", policy)
   elseif t.policy then list[#list + 1] = t.policy.piece end
   return list
-end
-
--- Tensors of the user's models that no gradient moves, such as running statistics: they are those
--- of process 0 after each step, so that a resumed run has them too. nil with one process.
-local function buffers_of(t)
-  if t.dist.size == 1 then return nil end
-  local list, m = {}, t.config.model
-  local built_in = { encoder = (m.encoder or "") == "", predictor = (m.predictor or "") == "" }
-  built_in.target_encoder = built_in.encoder
-  for _, part in ipairs(t.whole.parts) do
-    for _, p in ipairs(built_in[part.name] and {} or part.model:params()) do
-      if not p.trained and p.tensor:dtype() == "f32" then list[#list + 1] = p.tensor end
-    end
-  end
-  return list[1] and list
 end
 
 --- A trainer of a configuration.
@@ -168,7 +165,7 @@ function trainer.new(cfg, hooks, processes, images)
   end
   t.whole = { encoder = t.encoder, predictor = t.predictor, target_encoder = t.target, opt = t.opt,
     parts = objective.parts(t, modules), modules = modules }
-  t.buffers = buffers_of(t)
+  t.buffers = buffers.of(t)
   t.qkv = qkv_entries(t)
   local s = schedule.of(cfg, t.ipe)
   t.last, t.lr, t.wd, t.momentum, t.sgd_momentum = s.last, s.lr, s.wd, s.momentum, s.sgd_momentum
