@@ -101,8 +101,10 @@ static ij_status write_all(int fd, const char *p, size_t n, const char *path) {
 /* from -> part, with its modification time. *there is false: it can't be read. */
 static ij_status copy_bytes(ij_copy *c, const char *from, const char *part, ij_buffer *buffer, bool *there) {
   struct stat s;
-  int out = -1, in = open(from, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  ij_status st = IJ_OK;
+  int out = -1, in = -1;
+  ij_status st = ij_file_open(from, &in);
+  if (st == IJ_EUNSUPPORTED || st == IJ_ENOMEM) return ij_fail_in(st, "'%s'", from);
+  st = IJ_OK;
   *there = in >= 0 && fstat(in, &s) == 0;
   if (!*there) goto out;
   IJ_TRY_TO(out, st, ij_buffer_reserve(buffer, CHUNK));

@@ -14,6 +14,9 @@ typedef struct ij_buffer { /* memory that grows and is used again; its contents 
 ij_status ij_buffer_reserve(ij_buffer *b, size_t bytes); /* at least `bytes` at b->p */
 void ij_buffer_free(ij_buffer *b);
 /* n bytes from offset on; *got is less only at the file's end. */
+/* Opens a file to be read. IJ_EIO where that fails; IJ_EUNSUPPORTED where too many files are open, after waiting a
+ * second: a fault of the machine, not of the file. The message has no name. */
+ij_status ij_file_open(const char *path, int *fd);
 ij_status ij_read_at(int fd, void *to, size_t n, uint64_t offset, size_t *got);
 ij_status ij_text_read(const char *path, const char *what, char **text); /* a text file, ended by 0; ij_free it */
 /* By its ending; hidden files are not. untrusted: also formats that libvips calls unsafe. */

@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -23,12 +24,31 @@ void ij_buffer_free(ij_buffer *r) {
   *r = (ij_buffer){0};
 }
 
+enum { TRIES = 20, PAUSE_US = 50000 }; /* for an open file that another thread or process gives back: a second */
+
+ij_status ij_file_open(const char *path, int *fd) {
+  for (int i = 0; (*fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)) < 0 && i < TRIES; i++) {
+    if (errno != EMFILE && errno != ENFILE) break;
+    usleep(PAUSE_US);
+  }
+  if (*fd >= 0) return IJ_OK;
+  struct rlimit most = {0};
+  getrlimit(RLIMIT_NOFILE, &most);
+  if (errno == EMFILE)
+    return ij_fail(IJ_EUNSUPPORTED, "could not be opened: %llu files are open, which is this process's limit; ulimit -n "
+                                    "raises it",
+                   (unsigned long long)most.rlim_cur);
+  if (errno == ENFILE)
+    return ij_fail(IJ_EUNSUPPORTED, "could not be opened: too many files are open on this machine (sysctl fs.file-max)");
+  return ij_fail(errno == ENOMEM ? IJ_ENOMEM : IJ_EIO, "could not be opened: %s", strerror(errno));
+}
+
 ij_status ij_read_at(int fd, void *to, size_t n, uint64_t offset, size_t *got) {
   *got = 0;
   while (*got < n) {
     ssize_t k = pread(fd, (char *)to + *got, n - *got, (off_t)(offset + *got));
     if (k < 0 && errno == EINTR) continue;
-    if (k < 0) return ij_fail(IJ_EIO, "could not be read: %s", strerror(errno));
+    if (k < 0) return ij_fail(errno == ENOMEM ? IJ_ENOMEM : IJ_EIO, "could not be read: %s", strerror(errno));
     if (k == 0) break;
     *got += (size_t)k;
   }

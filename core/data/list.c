@@ -387,7 +387,7 @@ static int64_t label_of(const ij_list *l, uint32_t i, char key[static IJ_TAR_NAM
 
 enum { LABEL_MOST = 64 };
 /* The text of a .cls member without blanks around it; "": it can't be read. */
-static void label_text(const ij_list *l, uint32_t k, char text[static LABEL_MOST + 1]) {
+static ij_status label_text(const ij_list *l, uint32_t k, char text[static LABEL_MOST + 1]) {
   uint64_t where;
   uint32_t size;
   size_t n = 0;
@@ -395,7 +395,9 @@ static void label_text(const ij_list *l, uint32_t k, char text[static LABEL_MOST
   memcpy(&size, (const char *)ij_names_meta(&l->labels, k) + 8, 4);
   size_t shard = (size_t)(where >> 40);
   bool kept = shard < FDS_KEPT && l->fd[shard] >= 0;
-  int fd = kept ? l->fd[shard] : open(l->shard.s[shard], O_RDONLY | O_CLOEXEC);
+  int fd = kept ? l->fd[shard] : -1;
+  if (!kept && ij_file_open(l->shard.s[shard], &fd) == IJ_EUNSUPPORTED)
+    return ij_fail_in(IJ_EUNSUPPORTED, "tar '%s'", l->shard.s[shard]);
   if (fd < 0 ||
       ij_read_at(fd, text, size < LABEL_MOST ? size : LABEL_MOST, where & (((uint64_t)1 << 40) - 1), &n) != IJ_OK)
     n = 0;
@@ -405,6 +407,7 @@ static void label_text(const ij_list *l, uint32_t k, char text[static LABEL_MOST
   size_t blanks = 0;
   while (isspace((unsigned char)text[blanks])) blanks++;
   memmove(text, text + blanks, n - blanks + 1);
+  return IJ_OK;
 }
 
 /* Classes by the .cls members: their texts, numbers in the order of numbers. */
@@ -419,8 +422,8 @@ static ij_status find_labels(ij_list *l) {
   strings each = {0};
   ij_status st = ij_names_sort(&l->labels);
   for (uint32_t k = 0; k < l->labels.n && st == IJ_OK; k++) {
-    label_text(l, k, text);
-    st = strings_add_owned(&each, ij_strdup(text));
+    st = label_text(l, k, text);
+    if (st == IJ_OK) st = strings_add_owned(&each, ij_strdup(text));
     if (st == IJ_OK && *text) st = strings_add_owned(&l->class, ij_strdup(text));
     if (st == IJ_OK && ij_interrupted()) st = ij_fail(IJ_EINTERRUPT, "listing of '%s' interrupted", l->root);
   }
@@ -686,18 +689,17 @@ static ij_status image_open(const ij_list *l, uint32_t i, int *fd, bool *kept, u
     *offset = where & (((uint64_t)1 << 40) - 1);
     *size = bytes;
     *kept = shard < FDS_KEPT && l->fd[shard] >= 0;
-    *fd = *kept ? l->fd[shard] : open(l->shard.s[shard], O_RDONLY | O_CLOEXEC);
+    if (*kept) *fd = l->fd[shard];
+    return *kept ? IJ_OK : ij_file_open(l->shard.s[shard], fd);
   } else {
     size_t root = strlen(l->base), name = strlen(ij_list_name(l, i));
     if (root + name + 2 > sizeof path) return ij_fail(IJ_EIO, "the path is too long");
     memcpy(path, l->base, root);
     path[root] = '/';
     memcpy(path + root + 1, ij_list_name(l, i), name + 1);
-    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not hold us up */
+    IJ_TRY(ij_file_open(path, fd)); /* does not wait for a pipe */
     *offset = 0;
   }
-  if (*fd < 0) return ij_fail(IJ_EIO, "could not be opened: %s", strerror(errno));
-  if (l->tar) return IJ_OK;
   if (fstat(*fd, &s) == 0 && S_ISREG(s.st_mode)) {
     *size = (uint64_t)s.st_size;
     return IJ_OK;

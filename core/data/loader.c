@@ -118,9 +118,10 @@ static ij_status fill_item(ij_loader *l, ij_reader *r, slot *s, int i) {
       return note_image(l, s, i, attempt, sample, true,
                         "next to no contrast: data.range={low,high} sets the values that become black and white");
     }
-    if (st == IJ_ENOMEM || st == IJ_EINTERRUPT) return st;
-    if (st == IJ_EUNSUPPORTED && ij_vips_ready() != IJ_OK) /* a fault of the machine, not of the image */
-      return ij_fail_in(st, "data '%s'", ij_catalogue_title(l->catalogue));
+    if (st == IJ_EINTERRUPT) return st;
+    if (st == IJ_EUNSUPPORTED || st == IJ_ENOMEM) /* a fault of the machine: no libvips, too many open files */
+      return ij_fail_in(st, "data '%s': image '%s'", ij_catalogue_title(l->catalogue),
+                        ij_catalogue_name(l->catalogue, sample));
     IJ_TRY(note_image(l, s, i, attempt, sample, false, ij_errmsg()));
     if (attempt < ATTEMPTS - 1) sample = first + ij_rng_below(&spare, count);
   }

@@ -51,11 +51,13 @@ static ij_status digest_of(ij_manifest *m, const char *path, ij_buffer *buffer, 
   size_t got = CHUNK;
   struct stat s;
   IJ_TRY(ij_buffer_reserve(buffer, CHUNK));
-  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0 || fstat(fd, &s) != 0 || !S_ISREG(s.st_mode)) {
-    ij_status st = ij_fail(IJ_EIO, "could not be read: %s", fd < 0 ? strerror(errno) : "not a file");
-    if (fd >= 0) close(fd);
-    return st;
+  int fd;
+  ij_status opened = ij_file_open(path, &fd);
+  if (opened == IJ_EUNSUPPORTED || opened == IJ_ENOMEM) return ij_fail_in(opened, "'%s'", path);
+  IJ_TRY(opened);
+  if (fstat(fd, &s) != 0 || !S_ISREG(s.st_mode)) {
+    close(fd);
+    return ij_fail(IJ_EIO, "not a file");
   }
   ij_status st = IJ_OK;
   ij_sha256_begin(&h);

@@ -99,7 +99,7 @@ static bool is_safe(const char *loader) {
 }
 
 /* As vips_image_new_from_buffer, but the loader is chosen first and checked before it runs. */
-static ij_status image_new(const uint8_t *bytes, size_t n, bool untrusted, VipsImage **image) {
+static ij_status image_new(const uint8_t *bytes, size_t n, bool heif, bool untrusted, VipsImage **image) {
   VipsSource *source = lib.vips_source_new_from_memory(bytes, n);
   if (!source) return vips_failed();
   VipsBlob *blob = NULL; /* for the few loaders that read no sources */
@@ -107,7 +107,10 @@ static ij_status image_new(const uint8_t *bytes, size_t n, bool untrusted, VipsI
   if (!loader && (loader = lib.vips_foreign_find_load_buffer(bytes, n))) blob = lib.vips_blob_new(NULL, bytes, n);
   void *from = blob ? (void *)blob : (void *)source;
   ij_status st = IJ_OK;
-  if (!loader) st = vips_failed();
+  if (!loader && heif && !lib.vips_class_find("VipsForeignLoad", "heifload_source"))
+    st = ij_fail(IJ_EUNSUPPORTED, "HEIC and AVIF need libheif in libvips, which this one lacks (Debian's libvips42 and "
+                                  "libheif1 have it); install them, or leave these images out");
+  else if (!loader) st = vips_failed();
   else if (!untrusted && !is_safe(loader))
     st = ij_fail(IJ_EFORMAT, "format that libvips calls unsafe (%s); data.untrusted_loaders=true reads it", loader);
   else if (lib.vips_call(loader, from, image, "access", VIPS_ACCESS_SEQUENTIAL, "fail_on", VIPS_FAIL_ON_TRUNCATED,
@@ -143,7 +146,7 @@ ij_status ij_other_open(ij_filetype f, const uint8_t *bytes, size_t n, bool untr
   o->format = f;
   o->perhaps = cut == IJ_CUT_PERHAPS;
   ij_status st = f == IJ_FILE_GIF ? gif_opaque(o, &bytes, n) : IJ_OK;
-  if (st == IJ_OK) st = image_new(bytes, n, untrusted, &o->image);
+  if (st == IJ_OK) st = image_new(bytes, n, f == IJ_FILE_HEIF, untrusted, &o->image);
   if (st != IJ_OK && st != IJ_ENOMEM && o->perhaps) st = truncated(f);
   const char *odd = f == IJ_FILE_TIFF ? ij_tiff_problem(bytes, n) : NULL;
   if (st == IJ_OK && odd) st = ij_fail(IJ_EFORMAT, "%s, which libvips reads wrongly", odd);

@@ -1,7 +1,7 @@
 /* Preloaded into the program by tests: makes calls of the system fail, ends the process at one, and lists those that
  * change files. Its interface, all by the environment:
  *   IJ_FAULT="ACTION CALL N PATH"  from the N-th CALL (1: the first) on a file whose name contains PATH on: ACTION is
- *                     kill (the process ends there), ENOSPC, EIO, EPERM or ENOLCK; CALL is write, fsync, rename,
+ *                     kill (the process ends there), ENOSPC, EIO, EPERM, ENOLCK, EMFILE, ENFILE or ENOMEM; CALL is write, fsync, rename,
  *                     open, pread, link or flock
  *   IJ_FAULT_LOG=FILE one line "CALL PATH" per call
  *   IJ_NO_LINK=ERRNO  link, linkat: fail with this number (1 EPERM, 18 EXDEV, 95 EOPNOTSUPP)
@@ -65,7 +65,13 @@ static int fault(const char *call, const char *path) {
   if (!text || sscanf(text, "%15s %15s %d %255s", action, which, &at, part) != 4) return 0;
   if (strcmp(call, which) || !strstr(path, part) || atomic_fetch_add(&calls, 1) + 1 < at) return 0;
   if (!strcmp(action, "kill")) { raise(SIGKILL); }
-  errno = !strcmp(action, "EIO") ? EIO : !strcmp(action, "EPERM") ? EPERM : !strcmp(action, "ENOLCK") ? ENOLCK : ENOSPC;
+  static const struct {
+    const char *name;
+    int number;
+  } errors[] = {{"ENOSPC", ENOSPC}, {"EIO", EIO},       {"EPERM", EPERM},  {"ENOLCK", ENOLCK},
+                {"EMFILE", EMFILE}, {"ENFILE", ENFILE}, {"ENOMEM", ENOMEM}};
+  for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+    if (!strcmp(action, errors[i].name)) errno = errors[i].number;
   return -1;
 }
 

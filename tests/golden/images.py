@@ -1,5 +1,5 @@
 """python tests/golden/images.py: writes tests/golden/images/: small images of every kind that a data set may hold, and
-expected.safetensors with the RGB values (H, W, 3) that decoding them must give, by file name. Needs Pillow and NumPy.
+expected.safetensors with the RGB values (H, W, 3) that decoding them must give, by file name. Needs Pillow, pillow-heif and NumPy.
 
 Where Pillow is right the values are those of Image.open(f).convert("RGB"), which is what torchvision's ImageFolder does:
 alpha is dropped, the EXIF orientation is applied to TIFF alone, CMYK is converted without a profile. Where Pillow clips instead of scaling
@@ -13,6 +13,7 @@ import struct
 import zlib
 
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageOps
 
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "images")
@@ -175,6 +176,19 @@ def bitmaps(cmyk):  # more of BMP, PNM, PNG and TIFF
     save("animation.webp", IMAGE, save_all=True, append_images=[IMAGE.rotate(180)], lossless=True)
 
 
+def heif():  # HEIC without loss; AVIF nearly so, the same 4:4:4
+    pillow_heif.register_heif_opener()
+    lossless = dict(quality=-1, chroma=444, matrix_coefficients=0)
+    save("rgb.heic", IMAGE, **lossless)
+    grey = Image.fromarray(GREY)
+    save("grey.heic", grey, quality=-1)
+    save("rgb.avif", IMAGE, quality=100, subsampling="4:4:4")
+    for name in ("rgb.heic", "rgb.avif"):
+        with open(path(name), "rb") as f:
+            whole = f.read()
+        write("truncated_" + name, whole[:len(whole) * 6 // 10])
+
+
 def main():
     os.makedirs(OUT, exist_ok=True)
     for name in os.listdir(OUT):
@@ -271,6 +285,7 @@ def main():
             whole = f.read()
         write("truncated_" + name, whole[:len(whole) * 6 // 10])
     bitmaps(cmyk)
+    heif()
     # one safetensors file of all that is expected
     header, at = {"__metadata__": {"ranges": json.dumps(RANGES)}}, 0
     for key in sorted(expected):

@@ -349,6 +349,27 @@ function tests.test_a_libvips_that_cannot_be_loaded_is_no_fault_of_the_images()
     "%(install the package libvips42%): [^\n]*\n")
 end
 
+-- Faults of the machine while one image is opened or read: the run stops with a line, and no image
+-- is called corrupt. An I/O error of one file is the file's: it is left out and named.
+function tests.test_faults_of_the_machine_are_no_fault_of_the_images()
+  has_faults()
+  local loose = folder .. "/loose"
+  shell(("mkdir %s; tar xf %s -C %s"):format(loose, made.train, loose))
+  local function stopped(fault, want)
+    local code, said = shell(faults(("IJ_FAULT='%s 3 .jpg' "):format(fault)) ..
+      command { ["data.root"] = loose })
+    lu.assertEquals(code, 1, said)
+    lu.assertStrMatches(said, ".*ijepa: [^\n]*data '[^']*': image '[^']*': " .. want .. "\n.*")
+    lu.assertNotStrContains(said, "corrupt")
+  end
+  stopped("EMFILE open", "could not be opened: %d+ files are open, which is this process's limit; " ..
+    "ulimit %-n raises it")
+  stopped("ENFILE open", "could not be opened: too many files are open on this machine " ..
+    "%(sysctl fs.file%-max%)")
+  stopped("ENOMEM open", "could not be opened: Cannot allocate memory")
+  stopped("ENOMEM pread", "could not be read: Cannot allocate memory")
+end
+
 function tests.test_a_wait_for_other_processes_says_for_whom()
   -- the folder's name keeps other jobs on this machine apart
   local job = ("PMIX_NAMESPACE=%s OMPI_COMM_WORLD_SIZE=3 "):format(folder)
