@@ -196,23 +196,33 @@ static double limit(const ij_dist *d, double seconds) {
   return ij_time() + (seconds == 0 ? d->timeout : seconds < 0 ? 1e18 : seconds);
 }
 
+/* A collective call begins; its watcher says so where it lasts. */
+static void begin(ij_dist *d, int wait) {
+  atomic_fetch_add(&d->begun, 1);
+  d->waiting = wait;
+}
+static ij_status end(ij_dist *d, ij_status st) {
+  d->waiting = IJ_WAIT_NOT;
+  return st;
+}
+
 ij_status ij_dist_sum(ij_dist *d, double *x, int n) {
   if (alone(d)) return IJ_OK;
   size_t bytes = (size_t)n * sizeof *x;
   double until = limit(d, 0), *all = d->rank ? NULL : ij_alloc((size_t)d->size * bytes);
   if (!d->rank && !all) return IJ_ENOMEM;
-  atomic_fetch_add(&d->begun, 1);
+  begin(d, IJ_WAIT_LIMITED);
   ij_status st = ij_star_gather(d, x, bytes, all, until);
   for (int r = 1; all && st == IJ_OK && r < d->size; r++)
     for (int i = 0; i < n; i++) x[i] += all[(size_t)r * (size_t)n + (size_t)i];
   ij_free(all);
-  return st == IJ_OK ? ij_star_spread(d, x, bytes, until) : st;
+  return end(d, st == IJ_OK ? ij_star_spread(d, x, bytes, until) : st);
 }
 
 ij_status ij_dist_broadcast(ij_dist *d, void *bytes, size_t n) {
   if (alone(d)) return IJ_OK;
-  atomic_fetch_add(&d->begun, 1);
-  return ij_star_spread(d, bytes, n, limit(d, 0));
+  begin(d, IJ_WAIT_LIMITED);
+  return end(d, ij_star_spread(d, bytes, n, limit(d, 0)));
 }
 
 ij_status ij_dist_barrier(ij_dist *d, double seconds) {
@@ -220,10 +230,10 @@ ij_status ij_dist_barrier(ij_dist *d, double seconds) {
   char *all = d->rank ? NULL : ij_alloc((size_t)d->size), own = 0;
   double until = limit(d, seconds);
   if (!d->rank && !all) return IJ_ENOMEM;
-  atomic_fetch_add(&d->begun, 1);
+  begin(d, seconds < 0 ? IJ_WAIT_PATIENT : IJ_WAIT_LIMITED);
   ij_status st = ij_star_gather(d, &own, 1, all, until);
   ij_free(all);
-  return st == IJ_OK ? ij_star_spread(d, &own, 1, until) : st;
+  return end(d, st == IJ_OK ? ij_star_spread(d, &own, 1, until) : st);
 }
 
 void ij_dist_fail(ij_dist *d, const char *why) {

@@ -43,6 +43,7 @@ typedef struct ij_transfer {
   size_t n;
   int root;
 } ij_transfer;
+enum { IJ_WAIT_NOT, IJ_WAIT_LIMITED, IJ_WAIT_PATIENT }; /* for at most the time-out; as long as it takes */
 enum { IJ_TRANSFERS = 4096 }; /* that may be queued */
 
 struct ij_dist {
@@ -62,6 +63,7 @@ struct ij_dist {
   char why[400];
   double lost_at;
   atomic_int_least64_t begun; /* collectives of the caller */
+  atomic_int waiting;         /* IJ_WAIT_: whether it is in one now */
   int wake[2];
   pthread_t watcher;
   /* the mover's */
@@ -86,8 +88,8 @@ ij_status ij_net_exchange(ij_dist *d, int out, const void *p, size_t n, int in, 
 
 /* star.c */
 /* Once a wait has lasted 10 s since `began`, writes a line on stderr: for whom it waits, and how to run alone. *said:
- * whether it has. who: such as "number 0 at a:20000". */
-void ij_star_waits(const ij_dist *d, double began, bool *said, const char *who);
+ * whether it has. who: such as "number 0 at a:20000"; patient: without a limit. */
+void ij_star_waits(const ij_dist *d, double began, bool patient, bool *said, const char *who);
 enum { IJ_PORTS = 8 };                                         /* process 0 takes the first free one of so many */
 ij_status ij_star_listen(ij_dist *d, int port, uint16_t *got); /* of process 0; port 0: any */
 /* Meets all; n addresses at which process 0 may be. */

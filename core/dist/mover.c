@@ -69,7 +69,7 @@ ij_status ij_mover_start(ij_dist *d) {
   pthread_mutex_lock(&d->lock);
   while (!d->ready) {
     doze(d);
-    ij_star_waits(d, began, &said, "the others to start the transport");
+    ij_star_waits(d, began, false, &said, "the others to start the transport");
   }
   bool stuck = d->stuck;
   pthread_mutex_unlock(&d->lock);
@@ -102,7 +102,9 @@ ij_status ij_mover_ask(ij_dist *d, ij_transfer m, int64_t *ticket) {
 ij_status ij_mover_wait(ij_dist *d, int64_t ticket) {
   double until = ij_time() + d->timeout;
   pthread_mutex_lock(&d->lock);
+  d->waiting = IJ_WAIT_LIMITED;
   while (d->done < ticket && !d->lost && !d->stuck && ij_time() < until) doze(d);
+  d->waiting = IJ_WAIT_NOT;
   bool done = d->done >= ticket, lost = d->lost, stuck = d->stuck;
   pthread_mutex_unlock(&d->lock);
   if (done) return IJ_OK;

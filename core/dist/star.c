@@ -58,14 +58,15 @@ static int missing_processes(const ij_dist *d, char *list, size_t n) {
   return missing;
 }
 
-void ij_star_waits(const ij_dist *d, double began, bool *said, const char *who) {
+void ij_star_waits(const ij_dist *d, double began, bool patient, bool *said, const char *who) {
   enum { PATIENCE_QUIET = 10 };
+  char limit[60] = "", alone[120] = "";
   if (*said || ij_time() - began < PATIENCE_QUIET) return;
   *said = true;
-  fprintf(stderr, "ijepa: process %d of %d waits for %s, up to %g seconds (dist.timeout)", d->rank, d->size, who,
-          d->timeout);
-  if (d->by) fprintf(stderr, "; %s=%d made it one of several: IJEPA_DIST=none runs it alone", d->by, d->size);
-  fputc('\n', stderr);
+  if (!patient) snprintf(limit, sizeof limit, ", up to %g seconds (dist.timeout)", d->timeout);
+  if (d->by)
+    snprintf(alone, sizeof alone, "; %s=%d made it one of several: IJEPA_DIST=none runs it alone", d->by, d->size);
+  fprintf(stderr, "ijepa: process %d of %d waits for %s%s%s\n", d->rank, d->size, who, limit, alone);
 }
 
 static void take(ij_dist *d, int fd) {
@@ -99,7 +100,7 @@ static ij_status receive_all(ij_dist *d, double until) {
     int missing = missing_processes(d, list, sizeof list);
     snprintf(who, sizeof who, "%s %s, which %s not reached host '%s'", missing > 1 ? "processes" : "process", list,
              missing > 1 ? "have" : "has", host);
-    ij_star_waits(d, began, &said, who);
+    ij_star_waits(d, began, false, &said, who);
     struct pollfd f = {d->listener, POLLIN, 0};
     if (poll(&f, 1, 100) == 1) {
       int fd = ij_net_accept(d->listener);
@@ -136,7 +137,7 @@ static ij_status reach(ij_dist *d, const uint32_t *address, int n, uint16_t port
   const uint8_t *ip = (const uint8_t *)address; /* network byte order */
   snprintf(who, sizeof who, "process 0 at %u.%u.%u.%u port %d", ip[0], ip[1], ip[2], ip[3], port);
   for (int watch = 0; watch < 2;) {
-    ij_star_waits(d, began, &said, who);
+    ij_star_waits(d, began, false, &said, who);
     int fd = -1;
     for (int i = 0; i < n * IJ_PORTS && fd < 0; i++) /* the port may be another's; then process 0 took the next one */
       fd = try_one(d, address[i / IJ_PORTS], (uint16_t)(port + i % IJ_PORTS), watch, &its);

@@ -94,6 +94,46 @@ static void tell_missing(ij_dist *d) {
   lose(d, why);
 }
 
+typedef struct quiet { /* a wait of the caller, as the watcher sees it */
+  int64_t begun;
+  double since;
+  bool said;
+} quiet;
+
+/* Which peers have not begun what the caller waits in, for a message; "": none. Under the lock. */
+static const char *late_ones(const ij_dist *d, int64_t own, char *text, size_t n) {
+  char who[120];
+  int first = -1, others = 0;
+  for (int r = 0; r < peers(d); r++) {
+    if (!is_peer(d, r) || d->peer[r].begun >= own) continue;
+    others += first >= 0;
+    if (first < 0) first = r;
+  }
+  *text = 0;
+  if (first < 0) return text;
+  bool silent = ij_time() - d->peer[first].heard > SILENCE;
+  size_t used = (size_t)snprintf(text, n, "%s", name_of(d, first, who, sizeof who));
+  if (others) used += (size_t)snprintf(text + used, n - used, " and %d more", others);
+  snprintf(text + used, n - used, "%s",
+           others   ? ", which have not come this far"
+           : silent ? ", which no longer answers"
+                    : ", which is at work");
+  return text;
+}
+
+/* A wait of 10 s is reported by process 0, or, where process 0 is the late one, by process 1; under the lock. */
+static void report_wait(const ij_dist *d, quiet *q) {
+  char who[300];
+  int wait = d->waiting;
+  int64_t begun = atomic_load(&d->begun);
+  if (!wait || begun != q->begun || d->lost || d->rank > 1) {
+    *q = (quiet){begun, ij_time(), false};
+    return;
+  }
+  if (!q->said && *late_ones(d, begun, who, sizeof who))
+    ij_star_waits(d, q->since, wait == IJ_WAIT_PATIENT, &q->said, who);
+}
+
 static void hear(ij_dist *d, int i, const note *n) { /* under the lock */
   ij_peer *p = &d->peer[i];
   p->heard = ij_time();
@@ -148,11 +188,13 @@ static void *watch(void *arg) {
   int n = peers(d);
   struct pollfd *f = ij_calloc((size_t)n + 1, sizeof *f);
   double beat = 0, last = ij_time();
+  quiet q = {0};
   while (f) {
     double now = ij_time();
     pthread_mutex_lock(&d->lock);
     for (int i = 0; now - last > SILENCE && i < n; i++) d->peer[i].heard = now; /* this process itself was stopped */
     last = now;
+    report_wait(d, &q);
     bool on = d->watching, force = d->lost && !d->heeded && now - d->lost_at > GRACE;
     note b = {.kind = BEAT, .begun = atomic_load(&d->begun)};
     if (now - beat >= 1) {

@@ -365,6 +365,50 @@ START_TEST(all_end_when_one_does)
 }
 END_TEST
 
+/* Process `late` comes 12 s after the others; what they write on stderr goes into a file. */
+static char waits[80];
+static int one_takes_its_time(ij_dist *d, int late, double limit) {
+  ij_dist_info at;
+  ij_dist_look(d, &at);
+  WANT(freopen(waits, "a", stderr) && !setvbuf(stderr, NULL, _IONBF, 0));
+  WANT(ij_dist_barrier(d, 0) == IJ_OK);
+  if (at.rank == late) sleep(12);
+  WANT(ij_dist_barrier(d, limit) == IJ_OK);
+  return 0;
+}
+static int last_takes_its_time(ij_dist *d) { return one_takes_its_time(d, 2, 0); }
+static int first_takes_its_time(ij_dist *d) { return one_takes_its_time(d, 0, -1); }
+static void said(body f, char text[600]) {
+  int code[3];
+  snprintf(waits, sizeof waits, "/tmp/ijepa_waits_%d", (int)getpid());
+  remove(waits);
+  together(3, 60, f, code);
+  ck_assert(code[0] == 0 && code[1] == 0 && code[2] == 0);
+  FILE *file = fopen(waits, "r");
+  ck_assert_ptr_nonnull(file);
+  text[fread(text, 1, 599, file)] = 0;
+  fclose(file);
+  remove(waits);
+}
+
+START_TEST(a_long_wait_says_for_whom)
+{
+  char text[600];
+  int pid, end = -1;
+  said(last_takes_its_time, text);
+  sscanf(text, "ijepa: process 0 of 3 waits for process 2 (%d on %*[^)]), which is at work, up to 60 seconds "
+               "(dist.timeout); SLURM_STEP_NUM_TASKS=3 made it one of several: IJEPA_DIST=none runs it alone%n",
+         &pid, &end);
+  ck_assert_msg(end > 0 && !strcmp(text + end, "\n"), "%s", text);
+  said(first_takes_its_time, text);
+  end = -1;
+  sscanf(text, "ijepa: process 1 of 3 waits for process 0 (%d on %*[^)]), which is at work; "
+               "SLURM_STEP_NUM_TASKS=3 made it one of several: IJEPA_DIST=none runs it alone%n",
+         &pid, &end);
+  ck_assert_msg(end > 0 && !strcmp(text + end, "\n"), "%s", text);
+}
+END_TEST
+
 START_TEST(who_does_not_come_is_named)
 {
   clear();
@@ -395,6 +439,7 @@ int main(void) {
   tcase_add_test(t, small_things_and_tensors);
   tcase_add_test(t, buckets_and_shards_give_what_one_process_gets);
   tcase_add_test(t, all_end_when_one_does);
+  tcase_add_test(t, a_long_wait_says_for_whom);
   tcase_add_test(t, who_does_not_come_is_named);
   suite_add_tcase(s, t);
   return run_suite(s);
