@@ -22,6 +22,9 @@ void ij_free(void *p);
 char *ij_strdup(const char *s);
 char *ij_format(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* ij_free the result */
 
+/* The path of a temporary file beside `target`: with the ending (".tmp"), or of a short name where that would be too
+ * long. It is always the same, so that what a killed process left is overwritten by the next one. ij_free it. */
+char *ij_path_beside(const char *target, const char *ending);
 /* A file that is written completely or not at all: a temporary file beside it, fsync, rename, fsync of the folder.
  * A symbolic link stays a link, and what it leads to is replaced. A device, a pipe and the like is written into. */
 typedef struct ij_replacement {

@@ -55,16 +55,15 @@ static char *folder_of(const char *path) {
   return slash ? ij_format("%.*s", (int)(slash == path ? 1 : slash - path), path) : ij_strdup(".");
 }
 
-/* The name of a temporary file beside `target`: NAME.tmp, or a short one where that would be too long. It is always the
- * same, so that what a killed process left is overwritten by the next one. */
-static char *temporary(const char *target) {
+char *ij_path_beside(const char *target, const char *ending) {
   const char *slash = strrchr(target, '/'), *name = slash ? slash + 1 : target;
   char *folder = folder_of(target);
   long longest = folder ? pathconf(folder, _PC_NAME_MAX) : 0;
   ij_free(folder);
   if (!folder) return NULL;
-  if (strlen(name) + strlen(".tmp") <= (size_t)(longest > 0 ? longest : NAME)) return ij_format("%s.tmp", target);
-  return ij_format("%.*s%016llx.tmp", (int)(name - target), target, (unsigned long long)ij_hash(0, name, strlen(name)));
+  if (strlen(name) + strlen(ending) <= (size_t)(longest > 0 ? longest : NAME)) return ij_format("%s%s", target, ending);
+  return ij_format("%.*s%016llx%s", (int)(name - target), target, (unsigned long long)ij_hash(0, name, strlen(name)),
+                   ending);
 }
 
 static bool never_syncs(int error) { /* this file system, or this kind of file */
@@ -87,7 +86,7 @@ static ij_status open_output(ij_replacement *r) {
   if (own >= 0) r->fd = fcntl(own, F_DUPFD_CLOEXEC, 3);
   else if (stat(r->target, &s) == 0 && !S_ISREG(s.st_mode)) r->fd = open(r->target, O_WRONLY | O_NOCTTY | O_CLOEXEC);
   else {
-    if (!(r->tmp = temporary(r->target))) return IJ_ENOMEM;
+    if (!(r->tmp = ij_path_beside(r->target, ".tmp"))) return IJ_ENOMEM;
     r->fd = open(r->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   }
   return r->fd < 0 ? not_written(r->path) : IJ_OK;
@@ -166,7 +165,7 @@ ij_status ij_file_link(const char *path, const char *name) {
   ij_status st = IJ_OK;
   if (own_fd(target) >= 0 || (stat(target, &s) == 0 && !S_ISREG(s.st_mode))) {
     st = copy(path, name);
-  } else if (!(tmp = temporary(target))) {
+  } else if (!(tmp = ij_path_beside(target, ".tmp"))) {
     st = IJ_ENOMEM;
   } else {
     unlink(tmp);

@@ -138,7 +138,7 @@ static ij_status copy_one(void *arg, size_t i, ij_buffer *buffer) {
   if (!c->missing[i]) return IJ_OK;
   IJ_TRY(paths(c, i, &from, &to));
   ij_status st = IJ_ENOMEM;
-  if ((part = ij_format("%s.part", to))) st = copy_bytes(c, from, part, buffer, &there);
+  if ((part = ij_path_beside(to, ".part"))) st = copy_bytes(c, from, part, buffer, &there);
   if (st == IJ_OK && there && rename(part, to) != 0)
     st = ij_fail(IJ_EIO, "copy '%s' could not be written: %s", to, strerror(errno));
   ij_free(from);

@@ -18,7 +18,9 @@ void ij_buffer_free(ij_buffer *b);
  * second: a fault of the machine, not of the file. The message has no name. */
 ij_status ij_file_open(const char *path, int *fd);
 ij_status ij_read_at(int fd, void *to, size_t n, uint64_t offset, size_t *got);
-ij_status ij_text_read(const char *path, const char *what, char **text); /* a text file, ended by 0; ij_free it */
+bool ij_is_utf16(const void *bytes, size_t n); /* by its byte order mark */
+/* A text file, ended by 0, without UTF-8's byte order mark; ij_free it. IJ_EFORMAT where it is no text, or UTF-16. */
+ij_status ij_text_read(const char *path, const char *what, char **text);
 /* By its ending; hidden files are not. untrusted: also formats that libvips calls unsafe. */
 bool ij_is_image_name(const char *name, bool untrusted);
 bool ij_is_label_name(const char *name); /* .cls: the class of the image beside it, in WebDataset's tars */

@@ -55,6 +55,10 @@ ij_status ij_read_at(int fd, void *to, size_t n, uint64_t offset, size_t *got) {
   return IJ_OK;
 }
 
+bool ij_is_utf16(const void *bytes, size_t n) {
+  return n >= 2 && (!memcmp(bytes, "\xff\xfe", 2) || !memcmp(bytes, "\xfe\xff", 2));
+}
+
 ij_status ij_text_read(const char *path, const char *what, char **text) {
   ij_status st = IJ_OK;
   struct stat s;
@@ -67,6 +71,8 @@ ij_status ij_text_read(const char *path, const char *what, char **text) {
   else if ((st = ij_read_at(fd, *text, (size_t)s.st_size, 0, &got)) != IJ_OK) ij_fail_in(st, "%s '%s'", what, path);
   else (*text)[got] = 0;
   if (fd >= 0) close(fd);
+  if (st == IJ_OK && ij_is_utf16(*text, got))
+    st = ij_fail(IJ_EFORMAT, "%s '%s' is UTF-16; save it as UTF-8", what, path);
   if (st == IJ_OK && strlen(*text) != got)
     st = ij_fail(IJ_EFORMAT, "%s '%s' is not a text file with one name per line", what, path);
   if (st == IJ_OK && !strncmp(*text, "\xef\xbb\xbf", 3)) memmove(*text, *text + 3, got - 2); /* a byte order mark */

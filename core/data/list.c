@@ -297,6 +297,7 @@ static ij_status list_file(ij_list *l) {
   size_t len = strlen(l->root);
   if (ij_tar_kind(head, n) || (len > 4 && !strcasecmp(l->root + len - 4, ".tar")))
     return add_shard(l, ij_strdup(l->root));
+  if (ij_is_utf16(head, n)) return ij_fail(IJ_EFORMAT, "list '%s' is UTF-16; save it as UTF-8", l->root);
   if (memchr(head, 0, n))
     return ij_fail(IJ_EFORMAT, "data '%s' is neither a folder, nor a tar, nor a text that lists tars", l->root);
   char *text = NULL;

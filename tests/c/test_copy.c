@@ -89,6 +89,20 @@ START_TEST(a_copy_is_made_once_and_read_from_then_on)
 END_TEST
 
 /* A loader reads on while the files are copied, and from the copy as soon as it is complete. */
+START_TEST(names_of_255_bytes_are_copied)
+{
+  char name[260], path[80];
+  memset(name, 'n', 255);
+  memcpy(name, "l/", 2);
+  memcpy(name + 253, ".png", 5); /* 255 bytes after "l/" */
+  put_image(name, 12, 14, 1);
+  snprintf(path, sizeof path, "%s/l", scratch);
+  expect_copied(path, 1, true);
+  run_in_scratch("diff -r l local$PWD/l");
+  ck_assert_uint_eq(ij_mem_live(), 0);
+}
+END_TEST
+
 START_TEST(a_loader_reads_on_while_its_files_are_copied)
 {
   static const char *const what[2] = {"d", "s"};
@@ -438,6 +452,7 @@ int main(void) {
   tcase_add_checked_fixture(t, make_set, scratch_remove);
   tcase_set_timeout(t, 120);
   tcase_add_test(t, a_copy_is_made_once_and_read_from_then_on);
+  tcase_add_test(t, names_of_255_bytes_are_copied);
   tcase_add_test(t, a_loader_reads_on_while_its_files_are_copied);
   tcase_add_test(t, a_part_of_a_copy_is_completed);
   tcase_add_test(t, what_can_not_be_copied);

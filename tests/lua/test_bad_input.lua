@@ -119,6 +119,60 @@ function tests.test_odd_images_are_read_and_broken_ones_named()
   lu.assertStrContains(text, "images are corrupt")
 end
 
+-- A byte order mark in front: UTF-8's is skipped, UTF-16 is named (YAML is read in both).
+function tests.test_byte_order_marks()
+  local recipe = 'local ijepa = require "ijepa"\nprint("ran " .. ijepa.args[1])\n'
+  local policy = "return function(rng, grid)\n  local t = grid:random_block(rng, 3, 3)\n" ..
+    "  return -t, { t }\nend\n"
+  local yaml = "data:\n  batch_size: 7\n"
+  local function utf16(s, big)
+    return (big and "\254\255" or "\255\254") ..
+      s:gsub(".", function(c) return big and "\0" .. c or c .. "\0" end)
+  end
+  local function run(...) return support.run({ program, ... }, { merge = true }) end
+  local code, said
+  write(folder .. "/r.lua", "\239\187\191" .. recipe)
+  lu.assertEquals({ run(folder .. "/r.lua", "here") }, { 0, "ran here\n", "" })
+  write(folder .. "/p.lua", "\239\187\191" .. policy)
+  write(folder .. "/names.txt", "\239\187\191p01.png\np02.png\np03.png\np04.png\n")
+  code, said = pretrain("data.root=" .. folder .. "/images data.subset=" .. folder ..
+    "/names.txt mask.policy=" .. folder .. "/p.lua")
+  lu.assertEquals(code, 0, said)
+  lu.assertStrContains(said, "\n4 images, ")
+  for _, big in ipairs { false, true } do
+    write(folder .. "/r.lua", utf16(recipe, big))
+    for _, words in ipairs { { folder .. "/r.lua" }, { "memory", folder .. "/r.lua" },
+      { "help", folder .. "/r.lua" } } do
+      code, said = run(words)
+      lu.assertEquals(code, 1)
+      lu.assertStrContains(said, folder .. "/r.lua:1: the file is UTF-16; save it as UTF-8\n")
+    end
+    write(folder .. "/p.lua", utf16(policy, big))
+    local root = "data.root=" .. folder .. "/images "
+    for words, want in pairs {
+      [root .. "mask.policy=" .. folder .. "/p.lua"] =
+        "p.lua:1: mask policy: the file is UTF-16; save it as UTF-8",
+      ["data.root=" .. write(folder .. "/list.txt", utf16("a.tar\n", big))] =
+        "list.txt' is UTF-16; save it as UTF-8",
+      [root .. "data.subset=" .. write(folder .. "/names.txt", utf16("p01.png\n", big))] =
+        "names.txt' is UTF-16; save it as UTF-8",
+      [root .. "data.manifest=" .. write(folder .. "/sums", utf16("0  p01.png\n", big))] =
+        "sums' is UTF-16; save it as UTF-8" } do
+      code, said = pretrain(words)
+      lu.assertEquals(code, 1)
+      lu.assertStrContains(said, want)
+    end
+    write(folder .. "/c.yaml", utf16(yaml, big))
+    code, said = run("import", folder .. "/c.yaml")
+    lu.assertEquals(code, 0, said)
+    lu.assertStrContains(said, "batch = 7")
+  end
+  write(folder .. "/c.yaml", "\239\187\191" .. yaml)
+  code, said = run("import", folder .. "/c.yaml")
+  lu.assertEquals(code, 0, said)
+  lu.assertStrContains(said, "batch = 7")
+end
+
 function tests.test_out_of_memory_is_one_line()
   local code, text = pretrain("model.width=8192 model.heads=8 model.depth=20 data.root=" .. folder
     .. "/images", "ulimit -v 1500000;")

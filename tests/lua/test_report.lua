@@ -116,7 +116,7 @@ end
 function tests.test_names_are_no_markup()
   train()
   lu.assertEquals(page.escape "<a b=\"c\" d='e'>&\1",
-    "&lt;a b=&quot;c&quot; d=&#39;e&#39;&gt;&amp; ")
+    "&lt;a b=&quot;c&quot; d=&#39;e&#39;&gt;&amp;\\x01")
   lu.assertEquals(count(whole, "<script") + count(whole, "<b>&[^%w]") + count(whole, "<i>"), 0)
   contains(whole, "kNN &lt;script&gt;")
   contains(whole, "a &lt;script&gt;alert(&quot;1&quot;)")
@@ -129,6 +129,19 @@ function tests.test_names_are_no_markup()
   lu.assertEquals(count(html, "<script") + count(html, "<u>"), 0)
   lu.assertEquals(count(html, "<table>"), count(html, "</table>"))
   contains(html, "&lt;/p&gt;&lt;script&gt;")
+end
+
+function tests.test_control_characters_are_escaped()
+  lu.assertEquals(page.escape "a\27[31m<b>\7\194\155\nc", [[a\x1b[31m&lt;b&gt;\x07\x9b]] .. "\nc")
+  local copy = part("config.lua", "jepa_r0.csv")
+  local odd = copy .. "/e\27[31mvil"
+  assert(os.rename(copy .. "/config.lua", copy .. "/x"))
+  assert(F.try(F.C.ij_mkdirs(odd)))
+  assert(os.rename(copy .. "/x", odd .. "/config.lua"))
+  assert(os.rename(copy .. "/jepa_r0.csv", odd .. "/jepa_r0.csv"))
+  local html = report(odd)
+  contains(html, [[<h1>Run e\x1b[31mvil</h1>]])
+  lu.assertNil(html:find "[%z\1-\8\11-\31\127]")
 end
 
 function tests.test_a_damaged_log_is_reported()

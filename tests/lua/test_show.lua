@@ -154,6 +154,16 @@ local function output(argv, env)
 end
 local code = 'require "ijepa".canvas.new(2, 2, 0x336699):show()'
 
+function tests.test_names_command_no_terminal()
+  local c = require "ijepa.draw.layout".rows({ { canvas.new(8, 8), title = "b\27[2J" },
+    { canvas.new(8, 8), title = "b" } }, { title = "a\27[31m", note = "c\7",
+    legend = { { name = "d\194\155\27", colour = 0 } } })
+  local all
+  show(c, { with = "ascii", write = function(s) all = s end })
+  lu.assertNil(all:find "[%z\1-\9\11-\31\127]")
+  lu.assertStrContains(all, [[a\x1b[31m]])
+end
+
 function tests.test_in_a_terminal()
   lu.skipIf(not support.which "script", "SKIPPED: no program 'script' for a terminal")
   local function run(name, value)

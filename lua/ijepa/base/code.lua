@@ -162,6 +162,7 @@ function code.chunk(role, path, o)
   if not bytes:find "%S" then return nil, ("cannot read file '%s': it is empty"):format(path) end
   local chunk, message = loadstring((bytes:gsub("^#[^\n]*", "")), "@" .. path)
   if not chunk then
+    message = text.compile_error(path, bytes, message)
     return nil, (message:gsub("^.-:(%d+): ", function(line)
       return ("%s:%s: %s: "):format(path, line, role == "policy" and "mask policy" or role)
     end, 1))

@@ -64,6 +64,17 @@ function text.shown(name)
   return (name:gsub("[%c\127]", escaped):gsub("\194[\128-\159]", escaped))
 end
 
+--- Writes a line on stderr: fmt with its arguments, in which control characters are escaped.
+---@param fmt string
+---@param ... any
+function text.say(fmt, ...)
+  local list = { ... }
+  for i, v in ipairs(list) do
+    if type(v) == "string" then list[i] = text.shown(v) end
+  end
+  io.stderr:write(fmt:format(unpack(list, 1, select("#", ...))), "\n")
+end
+
 --- The keys of t that are strings, sorted.
 function text.keys(t)
   local keys = {}
@@ -112,6 +123,29 @@ function text.base64(p, n)
   if n % 3 > 0 then out[at - 1] = 61 end
   if n % 3 == 1 then out[at - 2] = 61 end
   return F.string(out, at)
+end
+
+--- Why a Lua file can't be compiled: message, or that it is UTF-16, by its first two bytes.
+---@param path string
+---@param head string? its first bytes
+---@param message string of the compiler
+---@return string
+function text.compile_error(path, head, message)
+  local mark = (head or ""):sub(1, 2)
+  if mark ~= "\255\254" and mark ~= "\254\255" then return message end
+  return path .. ":1: the file is UTF-16; save it as UTF-8"
+end
+
+--- A Lua file as a function, as loadfile does it; UTF-16 is named.
+---@param path string
+---@return function? chunk, string? message
+function text.load_file(path)
+  local chunk, message = loadfile(path)
+  if chunk then return chunk end
+  local file = io.open(path, "rb")
+  local head = file and file:read(2)
+  if file then file:close() end
+  return nil, text.compile_error(path, head, message)
 end
 
 --- Raises at the user's line where a table of options has a key that is not in names.

@@ -166,9 +166,9 @@ local function row_lines(row, kind, scale)
     tallest = max(tallest, #blocks_of[i])
   end
   local lines, titles = {}, {}
-  for i, part in ipairs(row) do titles[i] = column(part.title or "", widths[i]) end
+  for i, part in ipairs(row) do titles[i] = column(text.shown(part.title or ""), widths[i]) end
   if row.titled then
-    lines[1] = row.heading or table.concat(titles, (" "):rep(GAP)):gsub("%s+$", "")
+    lines[1] = row.heading and text.shown(row.heading) or table.concat(titles, (" "):rep(GAP)):gsub("%s+$", "")
   end
   for y = 1, tallest do
     local cells = {}
@@ -190,7 +190,7 @@ local function legend_line(legend, kind)
   local parts = {}
   for i, entry in ipairs(legend) do
     local swatch = kinds[kind](canvas.new(2, 2, entry.colour)):gsub("\n", "")
-    parts[i] = swatch .. " " .. entry.name
+    parts[i] = swatch .. " " .. text.shown(entry.name)
   end
   return table.concat(parts, "  ")
 end
@@ -205,15 +205,15 @@ local function figure_text(figure, kind, columns, height)
     tall, fixed = tall + row.height / 2, fixed + 2
   end
   scale = max(min(scale, (height - fixed) / tall), 16 / rows[1].height)   -- at least 8 lines a part
-  local lines = { figure.title }
-  for _, line in ipairs(layout.wrap(figure.note or "", columns, terminal.columns)) do
+  local lines = { figure.title and text.shown(figure.title) }
+  for _, line in ipairs(layout.wrap(text.shown(figure.note or ""), columns, terminal.columns)) do
     lines[#lines + 1] = line
   end
   for _, row in ipairs(rows) do
     for _, line in ipairs(row_lines(row, kind, scale)) do lines[#lines + 1] = line end
     for _, part in ipairs(row) do
       if part.bar then
-        lines[#lines + 1] = (part.title and part.title .. ": " or "") .. bar_line(part.bar, kind)
+        lines[#lines + 1] = (part.title and text.shown(part.title) .. ": " or "") .. bar_line(part.bar, kind)
       end
     end
   end

@@ -1,6 +1,7 @@
 -- The command line: what `ijepa ...` does, how a script runs, and how its errors are shown.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
 local cli = {}
 
 local commands = {}
@@ -28,7 +29,8 @@ local function usage()
   return table.concat(lines, "\n") .. "\n"
 end
 
-local function say(...) io.stderr:write(...) end
+-- On stderr; a name in a message must not command the terminal.
+local function say(...) io.stderr:write((table.concat { ... }:gsub("[^\n\t]+", text.shown))) end
 
 local function fail_usage(message)
   say("ijepa: ", message, "\n", "try: ijepa --help\n")
@@ -111,11 +113,11 @@ local function run(chunk, name)
   end
   if not ok then
     if result.exit then return result.exit end
-    local text = result.text
-    if not text:find "^[^\n]-:%d+: " and not text:find "^command line: " then
-      text = name .. ": " .. text
+    local why = result.text
+    if not why:find "^[^\n]-:%d+: " and not why:find "^command line: " then
+      why = name .. ": " .. why
     end
-    say(text, "\n")
+    say(why, "\n")
     return 1
   end
   if result == nil and type(message) == "string" then
@@ -152,7 +154,7 @@ function commands.check(argv)
   if #argv > 2 then return fail_usage "check: expected at most one folder" end
   if argv[2] and F.C.ij_path_kind(argv[2]) ~= 2 then
     return fail_usage(("check: '%s' is not a folder"):format(
-      require "ijepa.base.text".shown(argv[2])))
+      text.shown(argv[2])))
   end
   return require "ijepa.host.health".main(argv[2]) and 0 or 1
 end
@@ -274,7 +276,7 @@ local function run_file(argv)
     for _, c in ipairs(require "ijepa.host.commands") do names[#names + 1] = c.name end
     return fail_usage(("cannot open '%s': %s%s"):format(path,
       file and "it is a folder" or message:gsub("^.*: ", ""),
-      path:find "[./]" and "" or require "ijepa.base.text".hint(path, names)))
+      path:find "[./]" and "" or text.hint(path, names)))
   end
   file:close()
   if path:lower():find "%.ya?ml$" then
@@ -286,7 +288,7 @@ local function run_file(argv)
   if folder ~= "." then
     package.path = ("%s/?.lua;%s/?/init.lua;"):format(folder, folder) .. package.path
   end
-  local chunk, err = loadfile(path)
+  local chunk, err = text.load_file(path)
   if not chunk then return compile_error(err) end
   return run(chunk, path)
 end

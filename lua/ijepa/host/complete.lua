@@ -203,8 +203,9 @@ local function common(list)
 end
 
 -- Names in columns, in order downwards.
-local function columns(list, width)
-  local widest, lines = 0, {}
+local function columns(names, width)
+  local widest, lines, list = 0, {}, {}
+  for i, name in ipairs(names) do list[i] = text.shown(name) end
   local shown = math.min(#list, MAXIMUM)
   for i = 1, shown do widest = math.max(widest, #list[i]) end
   local across = math.max(1, math.floor((width + 1) / (widest + 2)))
@@ -251,6 +252,7 @@ function complete.tab(before, env, width)
     if starts(name, start) then fitting[#fitting + 1] = name end
   end
   local insert = #fitting > 0 and common(fitting):sub(#start + 1) or ""
+  if insert:find "%c" then return 0, "", columns(fitting, width or 80) end   -- can't be typed
   if #fitting == 1 and closing ~= "" and not fitting[1]:find "/$" then
     insert = insert .. closing
   end

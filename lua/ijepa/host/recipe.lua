@@ -6,6 +6,7 @@ local cli = require "ijepa.host.cli"
 local config = require "ijepa.config"
 local help = require "ijepa.host.help"
 local scan = require "ijepa.host.scan"
+local text = require "ijepa.base.text"
 
 local recipe = {}
 
@@ -50,7 +51,7 @@ end
 ---@param path string
 ---@return boolean? shown, string? message
 function recipe.show(path)
-  local chunk, message = loadfile(path)
+  local chunk, message = text.load_file(path)
   if not chunk then
     if message:find "^cannot open" then return nil end
     return nil, message

@@ -7,8 +7,9 @@ local data = require "ijepa.data"
 local tensor = require "ijepa.tensor"
 local draw = require "ijepa.draw"
 local Run = require "ijepa.run"
+local text = require "ijepa.base.text"
 
-local function say(fmt, ...) io.stderr:write(fmt:format(...), "\n") end
+local say = text.say
 
 --- Probes a run and writes OUT/summary.png. o: train, test (paths), resize, limit, and what
 --- probe.sweep takes.

@@ -15,6 +15,7 @@ local layout = require "ijepa.draw.layout"
 local style = require "ijepa.draw.style"
 local panel = require "ijepa.plot.panel"
 local Run = require "ijepa.run"
+local text = require "ijepa.base.text"
 local C = F.C
 
 local plot = {}
@@ -227,7 +228,7 @@ function plot.curves(run, o)
   local log, message = Run.read_log(out, type(run) == "table" and run.config and run.config.tag
     or nil)
   if not log then F.raise(message) end
-  if message then io.stderr:write("warning: ", message, "\n") end
+  if message then text.say("warning: %s", message) end
   local x, y = draw.smooth(log.loss, 200)
   return draw.curves(o.file, { { name = "loss", x = x, y = y } },
     { title = o.title or "Training loss of " .. out,

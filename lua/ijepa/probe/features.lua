@@ -10,6 +10,7 @@ local tensor = require "ijepa.tensor"
 local device = require "ijepa.tensor.device"
 local data = require "ijepa.data"
 local tensors = require "ijepa.save.tensors"
+local text = require "ijepa.base.text"
 local C = F.C
 
 local features = {}
@@ -119,7 +120,7 @@ function features.rows(f, index)
 end
 
 -- ---- the cache
-local function say(fmt, ...) io.stderr:write(fmt:format(...), "\n") end
+local say = text.say
 
 --- The folder of cached features: see data.cache_folder.
 features.folder = data.cache_folder

@@ -11,6 +11,7 @@ local optim = require "ijepa.optim"
 local features = require "ijepa.probe.features"
 local score = require "ijepa.probe.score"
 local json = require "cjson.safe"
+local text = require "ijepa.base.text"
 local C = F.C
 
 local probe = {}
@@ -288,7 +289,7 @@ function probe.record(o, name, result)
     return file:close()
   end
   message = ("the result could not be added to '%s': %s"):format(path, message)
-  io.stderr:write("probe: ", message, "\n")
+  text.say("probe: %s", message)
   return nil, message
 end
 

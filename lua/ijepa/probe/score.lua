@@ -94,7 +94,7 @@ function score.classes(r)
     local x, y = r.per_class[a], r.per_class[b]
     return x < y or (x == y and a < b)
   end)
-  for i, name in ipairs(names) do lines[i] = ("%6.1f %%  %s"):format(r.per_class[name], name) end
+  for i, name in ipairs(names) do lines[i] = ("%6.1f %%  %s"):format(r.per_class[name], text.shown(name)) end
   return table.concat(lines, "\n")
 end
 

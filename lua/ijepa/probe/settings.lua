@@ -1,6 +1,7 @@
 --- The settings that all probe recipes share: ijepa.config({}, probe_settings { own settings }).
 local F = require "ijepa.base.ffi"
 local load = require "ijepa.save.load"
+local text = require "ijepa.base.text"
 
 local shared = {
   run = { type = "string", default = "runs/pretrain",
@@ -49,7 +50,7 @@ function probe_settings.encoder(recipe, o)
   o.limit = o.limit > 0 and o.limit or nil
   if o.cache == "false" then o.cache = false
   elseif o.cache == "" then o.cache = nil end
-  io.stderr:write(("%s: %s\n"):format(recipe, encoder.source))
+  text.say("%s: %s", recipe, encoder.source)
   return encoder
 end
 

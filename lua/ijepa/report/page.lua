@@ -10,12 +10,12 @@ local page = {}
 local ENTITIES = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;",
   ["'"] = "&#39;" }
 
---- Text for HTML, between tags or as an attribute's value in quotes. Control characters become
---- blanks.
+--- Text for HTML, between tags or as an attribute's value in quotes. Control characters are
+--- shown as \x1b; lines stay lines.
 ---@param value any
 ---@return string
 function page.escape(value)
-  return (tostring(value):gsub("[&<>\"']", ENTITIES):gsub("[%z\1-\8\11\12\14-\31\127]", " "))
+  return (tostring(value):gsub("[^\n\t]+", text.shown):gsub("[&<>\"']", ENTITIES))
 end
 
 --- A number with about three digits, or all digits of an integer, in groups of three.

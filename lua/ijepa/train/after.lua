@@ -120,7 +120,7 @@ end
 function after.after(t, values, started)
   for _, complaint in ipairs(t.images:complaints()) do
     if t.dist.rank == 0 then t.run:say("%s", complaint)
-    else io.stderr:write(("process %d: %s\n"):format(t.dist.rank, complaint)) end
+    else text.say("process %d: %s", t.dist.rank, complaint) end
   end
   t.seconds = t.seconds + C.ij_time() - started
   values.ms = 1000 * (C.ij_time() - started)

@@ -280,7 +280,7 @@ local stopped = {}   -- thrown in place of training
 ---@return table cfg
 function memory.recipe(path, words)
   local ijepa = require "ijepa"
-  local chunk, message = loadfile(path)
+  local chunk, message = text.load_file(path)
   if not chunk then error(message, 0) end
   local args, trained = ijepa.args, ijepa.pretrain
   ijepa.args = copied(words)

@@ -144,8 +144,8 @@ local function retire(cfg)
   local into, message = checkpoint.retire(cfg.out, cfg.tag)
   if message then error(message, 0) end
   if into then
-    io.stderr:write(("begins anew (resume=false): %s '%s'\n"):format(
-      "the checkpoints and logs of the earlier run are in", into))
+    text.say("begins anew (resume=false): %s '%s'",
+      "the checkpoints and logs of the earlier run are in", into)
   end
 end
 

@@ -12,7 +12,7 @@ local C = F.C
 
 local resuming = {}
 
-local function say(fmt, ...) io.stderr:write(fmt:format(...), "\n") end
+local say = text.say
 
 -- The newest state of the run's own folder. Damaged files are moved aside, so that no save replaces
 -- them. A file that could not be read for another reason may be the newest: then the run stops.
