@@ -30,10 +30,12 @@ local r = ijepa.probe.lowshot(train, test,
 for i, d in ipairs(r.draws) do
   print(("draw %d: %s; lr %g, wd %g"):format(i, ijepa.score.text(d), d.lr, d.wd))
 end
-ijepa.probe.record(o, ("low-shot, %d labels, mean of %d draws"):format(r.count, #r.draws),
+local function count(n, noun) return ("%d %s%s"):format(n, noun, n == 1 and "" or "s") end
+local labels, draws = count(r.count, "label"), count(#r.draws, "draw")
+ijepa.probe.record(o, ("low-shot, %s, mean of %s"):format(labels, draws),
   { top1 = r.top1, deviation = r.deviation })
-print(("frozen, %d labels: top-1 %.2f %%, deviation %.2f of %d draws"):format(r.count, r.top1,
-  r.deviation, #r.draws))
+print(("frozen, %s: top-1 %.2f %%, deviation %.2f of %s"):format(labels, r.top1,
+  r.deviation, draws))
 if o.tune then
   local images = assert(ijepa.data.catalogue { root = o.train })
   local names = {}
@@ -44,7 +46,7 @@ if o.tune then
     epochs = o.epochs, lr = o.tune_lr, layer_decay = o.layer_decay,
       batch = math.min(o.batch, #names), workers = o.workers,
     seed = o.seed, per_class = o.per_class }))
-  ijepa.probe.record(o, ("fine-tuned on %d labels"):format(r.count), r.tuned)
+  ijepa.probe.record(o, "fine-tuned on " .. labels, r.tuned)
   print(("fine-tuned: %s"):format(ijepa.score.text(r.tuned)))
   if o.per_class then print(ijepa.score.classes(r.tuned)) end
 end

@@ -37,6 +37,9 @@ ij_status ij_replace_put(ij_replacement *r, const void *bytes, size_t n);
 /* st: what the writing came to. Returns it, or why the file could not be completed; then no temporary file is left. */
 ij_status ij_replace_end(ij_replacement *r, ij_status st);
 
+/* The ending of a plural: "%lld image%s". */
+static inline const char *ij_s(double n) { return n == 1 ? "" : "s"; }
+
 /* s with control characters (also those of UTF-8's C1) as \n, \t or \x1b: a name may hold what commands a terminal. At
  * most n bytes with the 0; returns out. */
 char *ij_shown(char *out, size_t n, const char *s);

@@ -156,8 +156,8 @@ static ij_status check_space(ij_copy *c) {
         IJ_EIO, "data.copy '%s': %.2f GB are to be copied, %.2f GB are free there; free space or leave out data.copy",
         c->folder, 1e-9 * (double)want, 1e-9 * (double)have);
   if (v.f_files && (uint64_t)c->count > v.f_favail)
-    return ij_fail(IJ_EIO, "data.copy '%s': %lld files are to be copied, the file system can hold %llu more; use tars",
-                   c->folder, (long long)c->count, (unsigned long long)v.f_favail);
+    return ij_fail(IJ_EIO, "data.copy '%s': %lld file%s to be copied, the file system can hold %llu more; use tars",
+                   c->folder, (long long)c->count, c->count == 1 ? " is" : "s are", (unsigned long long)v.f_favail);
   return IJ_OK;
 }
 

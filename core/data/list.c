@@ -520,8 +520,8 @@ static ij_status no_images(const ij_list *l, const char *subset) {
                    "data '%s' has no images but %d of formats that libvips calls unsafe (the first is '%s'); "
                    "data.untrusted_loaders=true reads them",
                    l->root, l->blocked, l->blocked_first);
-  return ij_fail(IJ_EFORMAT, "data '%s' has no images (%d other files; .jpg, .png, .webp and the like count)", l->root,
-                 l->others);
+  return ij_fail(IJ_EFORMAT, "data '%s' has no images (%d other file%s; .jpg, .png, .webp and the like count)", l->root,
+                 l->others, ij_s(l->others));
 }
 
 ij_status ij_list_open(const char *root, const char *subset, const char *cache, bool untrusted, ij_note_fn *note_fn,

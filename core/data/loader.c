@@ -244,8 +244,9 @@ static ij_status settle_corrupt(ij_loader *l, slot *s) {
   double n = (double)ij_catalogue_count(l->catalogue), most = floor(l->c.max_bad * n);
   if (l->c.max_bad > 0 && most < 1) most = 1; /* in a small data set one corrupt image proves nothing */
   if ((double)l->corrupt_total > most)
-    return ij_fail(IJ_EFORMAT, "data '%s': %lld of %.0f images are corrupt, a larger fraction than data.max_bad = %g",
-                   ij_catalogue_title(l->catalogue), (long long)l->corrupt_total, n, l->c.max_bad);
+    return ij_fail(IJ_EFORMAT, "data '%s': %lld of %.0f image%s %s corrupt, a larger fraction than data.max_bad = %g",
+                   ij_catalogue_title(l->catalogue), (long long)l->corrupt_total, n, ij_s(n),
+                   l->corrupt_total == 1 ? "is" : "are", l->c.max_bad);
   return IJ_OK;
 }
 
@@ -301,8 +302,8 @@ static void slots_clear(ij_loader *l) {
 
 ij_status ij_loader_seek(ij_loader *l, int64_t epoch, int64_t step) {
   if (epoch < 0 || epoch > UINT32_MAX || step < 0 || step >= l->steps)
-    return ij_fail(IJ_EINVAL, "data: epoch %lld, step %lld: an epoch has %lld steps, counted from 0", (long long)epoch,
-                   (long long)step, (long long)l->steps);
+    return ij_fail(IJ_EINVAL, "data: epoch %lld, step %lld: an epoch has %lld step%s, counted from 0",
+                   (long long)epoch, (long long)step, (long long)l->steps, ij_s((double)l->steps));
   pthread_mutex_lock(&l->lock);
   l->hold = true;
   while (l->busy) pthread_cond_wait(&l->done, &l->lock);
@@ -346,11 +347,12 @@ static ij_status steps_count(ij_loader *l) {
   if (l->steps < 0) l->steps = 0;
   l->steps -= l->steps % c->multiple;
   if (l->steps < 1 && c->world * c->multiple == 1)
-    return ij_fail(IJ_EINVAL, "data '%s': %lld images don't fill a batch of %d; lower data.batch", title, (long long)n,
-                   c->batch);
+    return ij_fail(IJ_EINVAL, "data '%s': %lld image%s do%s not fill a batch of %d; lower data.batch", title,
+                   (long long)n, ij_s((double)n), n == 1 ? "es" : "", c->batch);
   if (l->steps < 1)
-    return ij_fail(IJ_EINVAL, "data '%s': %lld images don't fill %d batches of %d in %d processes; lower data.batch",
-                   title, (long long)n, c->multiple, c->batch, c->world);
+    return ij_fail(IJ_EINVAL, "data '%s': %lld image%s do%s not fill %d batch%s of %d in %d process%s; lower data.batch",
+                   title, (long long)n, ij_s((double)n), n == 1 ? "es" : "", c->multiple, c->multiple == 1 ? "" : "es",
+                   c->batch, c->world, c->world == 1 ? "" : "es");
   return IJ_OK;
 }
 

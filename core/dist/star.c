@@ -63,7 +63,7 @@ void ij_star_waits(const ij_dist *d, double began, bool patient, bool *said, con
   char limit[60] = "", alone[120] = "";
   if (*said || ij_time() - began < PATIENCE_QUIET) return;
   *said = true;
-  if (!patient) snprintf(limit, sizeof limit, ", up to %g seconds (dist.timeout)", d->timeout);
+  if (!patient) snprintf(limit, sizeof limit, ", up to %g second%s (dist.timeout)", d->timeout, ij_s(d->timeout));
   if (d->by)
     snprintf(alone, sizeof alone, "; %s=%d made it one of several: IJEPA_DIST=none runs it alone", d->by, d->size);
   fprintf(stderr, "ijepa: process %d of %d waits for %s%s%s\n", d->rank, d->size, who, limit, alone);
@@ -107,8 +107,8 @@ static ij_status receive_all(ij_dist *d, double until) {
       if (fd >= 0) take(d, fd);
     }
     if (ij_time() > until)
-      return ij_fail(IJ_EIO, "processes: of %d, %d did not come within %g seconds (dist.timeout): %s", d->size, missing,
-                     d->timeout, list);
+      return ij_fail(IJ_EIO, "processes: of %d, %d did not come within %g second%s (dist.timeout): %s", d->size,
+                     missing, d->timeout, ij_s(d->timeout), list);
     if (ij_interrupted()) return ij_fail(IJ_EINTERRUPT, "processes: interrupted while waiting for them");
   }
   close(d->listener);
@@ -148,8 +148,8 @@ static ij_status reach(ij_dist *d, const uint32_t *address, int n, uint16_t port
     }
     if (ij_time() > until)
       return ij_fail(IJ_EIO,
-                     "processes: number %d could not reach number 0 at port %d within %g seconds (dist.timeout)",
-                     d->rank, port, d->timeout);
+                     "processes: number %d could not reach number 0 at port %d within %g second%s (dist.timeout)",
+                     d->rank, port, d->timeout, ij_s(d->timeout));
     if (ij_interrupted()) return ij_fail(IJ_EINTERRUPT, "processes: interrupted while waiting for them");
     usleep(200000);
   }

@@ -75,23 +75,24 @@ static ij_status refuse(const ij_mask_config *c, const group_size *s, const char
   const char *scale = why[0] == 't' ? "target" : "context";
   block_size b = why[0] == 't' ? s->target : s->context;
   int patches = why[0] == 't' ? target : context;
+  const char *plural = patches == 1 ? "" : "es";
   if (why[0] == 'r')
     return ij_fail(
         IJ_EINVAL,
-        "mask: a target block of %dx%d = %d patches leaves %d of the %dx%d grid, never more than min_keep %d: "
+        "mask: a target block of %dx%d = %d patch%s leaves %d of the %dx%d grid, never more than min_keep %d: "
         "lower mask.target.scale or mask.min_keep",
-        s->target.h, s->target.w, target, rest, c->grid_h, c->grid_w, c->min_keep);
+        s->target.h, s->target.w, target, target == 1 ? "" : "es", rest, c->grid_h, c->grid_w, c->min_keep);
   if (b.h == 0)
     return ij_fail(
         IJ_EINVAL,
-        "mask: a random %s of %d patches never exceeds min_keep %d on a %dx%d grid: lower mask.min_keep below "
+        "mask: a random %s of %d patch%s never exceeds min_keep %d on a %dx%d grid: lower mask.min_keep below "
         "%d or raise mask.%s.scale",
-        scale, patches, c->min_keep, c->grid_h, c->grid_w, patches, scale);
+        scale, patches, plural, c->min_keep, c->grid_h, c->grid_w, patches, scale);
   return ij_fail(
       IJ_EINVAL,
-      "mask: a %s block of %dx%d = %d patches never exceeds min_keep %d on a %dx%d grid: lower mask.min_keep "
+      "mask: a %s block of %dx%d = %d patch%s never exceeds min_keep %d on a %dx%d grid: lower mask.min_keep "
       "below %d or raise mask.%s.scale",
-      scale, b.h, b.w, patches, c->min_keep, c->grid_h, c->grid_w, patches, scale);
+      scale, b.h, b.w, patches, plural, c->min_keep, c->grid_h, c->grid_w, patches, scale);
 }
 
 /* Tries sizes along each axis of the draw: the smallest area with all aspects, the largest with all aspects, and with

@@ -82,7 +82,8 @@ static ij_status find_location(const char *path, const ij_tensor_file *f, const 
     if (named) return IJ_OK;
   }
   if (found == 1) return IJ_OK;
-  if (found) return ij_fail(IJ_EFORMAT, "checkpoint '%s' holds %d encoders, none called '%s'", path, found, wanted);
+  if (found) return ij_fail(IJ_EFORMAT, "checkpoint '%s' holds %d encoder%s, none called '%s'", path, found, ij_s(found),
+                            wanted);
   return ij_fail(IJ_EFORMAT, "checkpoint '%s' holds no encoder%s%s", path, which ? " called " : " that is known",
                  which ? which : ": no tensor is called pos_embed or embeddings.position_embeddings");
 }
@@ -220,8 +221,8 @@ static ij_status fill(const char *path, ij_tensor_file *f, const location *part,
   }
   for (int i = 0; i < ij_tensor_file_count(f); i++) found += !strncmp(ij_tensor_file_name(f, i), part->prefix, prefix);
   if (found == used) return IJ_OK;
-  return ij_fail(IJ_EFORMAT, "checkpoint '%s' has %d tensors called '%s...', its model %d", path, found, part->prefix,
-                 used);
+  return ij_fail(IJ_EFORMAT, "checkpoint '%s' has %d tensor%s called '%s...', its model %d", path, found, ij_s(found),
+                 part->prefix, used);
 }
 
 ij_status ij_encoder_load(ij_device *dev, const char *path, const char *which, ij_encoder **out) {

@@ -32,8 +32,8 @@ ij_status ij_tensor_narrow(ij_tensor *t, int dim, int64_t start, int64_t len, ij
   ij_op op = ij_begin("narrow", view_backward, out);
   if (dim < 0 || dim >= t->ndim) return ij_fail(IJ_ESHAPE, "narrow: no dimension %d of %d", dim + 1, t->ndim);
   if (start < 0 || len < 0 || start > t->shape[dim] || len > t->shape[dim] - start)
-    return ij_fail(IJ_ESHAPE, "narrow: %lld elements from %lld on are outside dimension %d of size %lld",
-                   (long long)len, (long long)start + 1, dim + 1, (long long)t->shape[dim]);
+    return ij_fail(IJ_ESHAPE, "narrow: %lld element%s from %lld on reach beyond dimension %d of size %lld",
+                   (long long)len, ij_s((double)len), (long long)start + 1, dim + 1, (long long)t->shape[dim]);
   IJ_TRY(view_of(&op, t));
   op.node.out->offset += start * t->stride[dim];
   op.node.out->shape[dim] = len;

@@ -196,6 +196,47 @@ function tests.test_images_without_contrast_are_named_once()
   lu.assertEquals(complaints { range = { 0, 4095 } }, {})
 end
 
+-- Probes, figures and the report decode a data set as the run did: here with data.range.
+function tests.test_readers_of_a_run_decode_as_it_was_trained()
+  local ijepa = require "ijepa"
+  local given = ijepa.args
+  ijepa.args = {}
+  local root, dark = folder .. "/set", slurp(golden .. "/grey12in16.png")
+  for i = 1, 8 do
+    local class = ("%s/%s"):format(root, i % 2 == 0 and "a" or "b")
+    assert(F.try(C.ij_mkdirs(class)))
+    spit(("%s/%d.png"):format(class, i), dark)
+  end
+  local run = folder .. "/run"
+  ijepa.pretrain(ijepa.config { out = run,
+    data = { root = root, batch = 8, crop = 16, workers = 0, range = { 0, 4095 } },
+    model = { width = 16, depth = 1, heads = 2, patch = 2, pred_depth = 1, pred_dim = 8 },
+    mask = { min_keep = 1, group = 8 }, optim = { steps = 1, warmup = 0 },
+    diagnose = { every = 0 } })
+  ijepa.args = given
+  local function brightest(x)
+    local p, most = x:read(), 0
+    for i = 0, x:numel() - 1 do most = math.max(most, p[i]) end
+    return most
+  end
+  local d = assert(data.open { root = root, crop = 16, batch = 1, workers = 0,
+    range = { 0, 4095 } })
+  local want = brightest(assert(d:read()))
+  d:close()
+  lu.assertTrue(want > 200)   -- without the range it is below 20
+  local m = assert(ijepa.model(run))
+  lu.assertEquals(brightest(ijepa.plot.batch(root, m.target)), want)
+  local encoder = assert(ijepa.load(run))
+  lu.assertEquals(encoder.settings.data.range, { 0, 4095 })
+  local seen = 0
+  local f = ijepa.features.extractor("own", encoder, function(x)
+    seen = math.max(seen, brightest(x))
+    return encoder(x):mean(2)
+  end)
+  assert(ijepa.features.of(f, { root = root, crop = 16, cache = false }))
+  lu.assertEquals(seen, want)
+end
+
 function tests.test_wrong_settings_are_refused()
   for want, o in pairs {
     ["data.orient = 'up': expected torchvision, exif or stored"] = { orient = "up" },

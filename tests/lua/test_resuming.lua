@@ -205,6 +205,20 @@ function tests.test_a_damaged_checkpoint_is_named_and_kept()
 end
 
 -- A folder of version 0.1.0: an older run's jepa-ep4 beside the jepa-latest of a newer one.
+function tests.test_a_folder_whose_checkpoints_are_gone_begins_anew_and_says_so()
+  start()
+  local log = read(out .. "/jepa_r0.csv")
+  for _, name in ipairs(support.list(out)) do
+    if name:find "%.safetensors$" then os.remove(out .. "/" .. name) end
+  end
+  local code, said = start { ["optim.epochs"] = 2 }
+  lu.assertEquals(code, 0, said)
+  lu.assertStrContains(said, ("warning: '%s' has the log of an earlier run, but no checkpoint: "
+    .. "begins anew at step 0; the log is kept as '%s/jepa_r0.old.csv'\n"):format(out, out))
+  lu.assertEquals(read(out .. "/jepa_r0.old.csv"), log)
+  lu.assertEquals(meta("latest", "step"), 6)
+end
+
 function tests.test_a_folder_of_version_0_1_0()
   os.execute(("cp -r tests/golden/run_0.1.0 '%s' && touch -d @1000 '%s/jepa-latest.safetensors'")
     :format(out, out))

@@ -84,6 +84,17 @@ local function decoding(c, o)
   return true
 end
 
+--- How a run's images become pixels: the options orient, damaged and range of data.open, from o, or
+--- else from the settings of the run.
+---@param o table options, which count first
+---@param settings { data: table? }? of a run or a checkpoint
+---@return { orient: string?, damaged: string?, range: number[]? }
+function data.decoding(o, settings)
+  local d = settings and settings.data or {}
+  return { orient = o.orient or d.orient, damaged = o.damaged or d.damaged,
+    range = o.range or d.range }
+end
+
 -- Copies and verifies, where o asks for it; true, or nil and a message.
 local function prepare(self, o)
   local good, problem, code = true, nil, nil
@@ -176,7 +187,8 @@ local function wait_for(wait, what, say)
     if not ok then return nil, message, code end
     if say and p.over == 0 and C.ij_time() - told > 10 then
       told = C.ij_time()
-      say(("%s: %d of %d files, %s%s"):format(what, tonumber(p.files_done), tonumber(p.files),
+      say(("%s: %d of %s, %s%s"):format(what, tonumber(p.files_done),
+        text.count(tonumber(p.files), "file"),
         text.bytes(tonumber(p.bytes_done)),
         p.bytes > p.bytes_done and " of " .. text.bytes(tonumber(p.bytes)) or ""))
     end

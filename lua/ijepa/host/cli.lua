@@ -230,7 +230,7 @@ function commands.manifest(argv)
     n = n + 1
     io.write(line, "\n")
   end
-  say(("%d files in %.1f s\n"):format(n, F.C.ij_time() - started))
+  say(("%s in %.1f s\n"):format(text.count(n, "file"), F.C.ij_time() - started))
   return 0
 end
 

@@ -372,7 +372,7 @@ local function text_of(policy, o, usage)
     for b = 1, images do parts[b] = all[b][y] end
     out[y] = table.concat(parts, "  ")
   end
-  out[#out + 1] = ("context %d, target %d of %d patches%s"):format(m.k, m.t, h * w,
+  out[#out + 1] = ("context %d, target %d of %s%s"):format(m.k, m.t, text.count(h * w, "patch", "patches"),
     m.fallbacks > 0 and (", %s with a target left in the context"):format(
       text.count(m.fallbacks, "image")) or "")
   return table.concat(out, "\n")

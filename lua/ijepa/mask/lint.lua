@@ -204,8 +204,8 @@ function checks.hang(add, about)
         or "mask.new refuses it"), advice)
   elseif least.h * least.w <= s.min_keep + 2 then
     add("warn", "close to a setting that is refused",
-      ("the smallest target block, %s = %d patches, is just above min_keep = %d"):format(
-      least.name, least.h * least.w, s.min_keep), advice)
+      ("the smallest target block, %s = %s, is just above min_keep = %d"):format(
+      least.name, text.count(least.h * least.w, "patch", "patches"), s.min_keep), advice)
   end
   local left = s.grid[1] * s.grid[2] * s.context.scale[1] - s.target.n * least.h * least.w
   if s.policy == "multiblock" and not s.overlap and left <= s.min_keep then

@@ -21,7 +21,8 @@ return function(run, o)
   local cfg = run.config
   local settings = setmetatable({ crop = cfg.data.crop, batch = o.batch or 256, feature_batch = 128,
     cache = o.cache or false,
-    workers = math.max(1, cfg.data.workers) }, { __index = o })
+    workers = math.max(1, cfg.data.workers), orient = cfg.data.orient, damaged = cfg.data.damaged,
+    range = cfg.data.range }, { __index = o })
   local untrained = jepa.models(cfg)
   local last = math.min(4, run.encoder.depth)
   local contenders = {

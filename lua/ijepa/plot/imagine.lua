@@ -10,6 +10,7 @@ local device = require "ijepa.tensor.device"
 local plot = require "ijepa.plot"
 local layout = require "ijepa.draw.layout"
 local panel = require "ijepa.plot.panel"
+local text = require "ijepa.base.text"
 
 local imagine = {}
 
@@ -59,8 +60,8 @@ function imagine.bank(model, data, o)
 end
 
 function Bank:__tostring()
-  return ("bank of %d patches of %d images, features of %d dimensions"):format(self.rows,
-    self.rows / self.patches, self.width)
+  return ("bank of %s of %s, features of %s"):format(text.count(self.rows, "patch", "patches"),
+    text.count(self.rows / self.patches, "image"), text.count(self.width, "dimension"))
 end
 
 --- The rows (from 0) of the bank that are nearest to each feature, the nearest first.
@@ -164,8 +165,8 @@ function imagine.predict(model, x, context, target)
 end
 
 local About = { __tostring = function(a)
-  return ("%d patches: energy %.4f, %.2f of that of predicting the mean"):format(#a.patches,
-    a.energy_mean, a.relative_mean)
+  return ("%s: energy %.4f, %.2f of that of predicting the mean"):format(
+    text.count(#a.patches, "patch", "patches"), a.energy_mean, a.relative_mean)
 end }
 
 --- Shows what a model predicts for one image: the image, its context, in the positions of the

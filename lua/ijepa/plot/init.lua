@@ -67,11 +67,12 @@ function plot.batch(images, encoder, o)
   if tensor.is(images) then return images end
   local crop = { encoder.grid[1] * encoder.patch, encoder.grid[2] * encoder.patch }
   local first = type(images) == "table" and not canvas.is(images) and images[1] or images
+  local as = data.decoding({}, encoder.settings)   -- as it was trained
   local many = type(first) == "string" and (C.ij_path_kind(first) == 2 or first:find "%.tar$")
   if many then
     local set, message = data.open { root = images, crop = crop, resize = o.resize,
-      batch = o.count or 16, workers = 0,
-      shuffle = true }
+      batch = o.count or 16, workers = 0, shuffle = true, orient = as.orient,
+      damaged = as.damaged, range = as.range }
     local x = nil
     if set then x, message = set:read() end
     if not x then F.raise(tostring(message)) end
@@ -200,14 +201,14 @@ function plot.masks(policy, o)
   local images = o.images
   local masks = seeing(policy, function()   -- at the size that the encoder sees
     images = images or model.config and model.config.data.root
-    return images and plot.batch(images, { grid = grid, patch = target and target.patch or cell },
-      { count = n })
+    return images and plot.batch(images, { grid = grid, patch = target and target.patch or cell,
+      settings = model.config }, { count = n })
   end, target, first, "plot.masks")
   if images then
     local x = images
     if not tensor.is(x) then
       -- whole patches of the policy's grid, at about the size that is drawn
-      x = plot.batch(x, { grid = grid, patch = cell }, { count = n })
+      x = plot.batch(x, { grid = grid, patch = cell, settings = model.config }, { count = n })
     end
     local B, h, w = x:size(1), x:size(2), x:size(3)
     local from, size = x:read(), h * w * 3

@@ -57,7 +57,7 @@ end
 ---@param blocks integer
 ---@return string
 function features.layers(blocks)
-  return blocks == 0 and "last layer" or ("last %d blocks"):format(blocks)
+  return blocks == 0 and "last layer" or "last " .. text.count(blocks, "block")
 end
 
 --- Last layer and last n blocks in one pass: (B, (1 + n) * D), the last layer's first D columns
@@ -233,16 +233,17 @@ end
 ---@param f ijepa.extractor|fun(x: ijepa.tensor): ijepa.tensor a plain function's features are not
 --- cached
 ---@param o table root, subset, crop, resize, batch (128), workers, max_bad, orient, damaged, range
---- as data.open; limit: at most so many
+--- as data.open, the last three as the encoder was trained with; limit: at most so many
 --- images, drawn by seed; cache: false (off) or a folder (features.folder);
 --- say: function(text) instead of stderr
 ---@return ijepa.features? features, string? message
 function features.of(f, o)
+  local encoder = getmetatable(f) == Extractor and f.encoder or {}
+  local as = data.decoding(o, encoder.settings)
   local images, message = data.open { root = o.root, subset = o.subset, crop = o.crop,
-    resize = o.resize, batch = o.batch or 128,
-    workers = o.workers, shuffle = o.limit ~= nil, seed = o.seed, max_bad = o.max_bad,
-      orient = o.orient, damaged = o.damaged,
-    range = o.range }
+    resize = o.resize, batch = o.batch or 128, workers = o.workers, shuffle = o.limit ~= nil,
+    seed = o.seed, max_bad = o.max_bad, orient = as.orient, damaged = as.damaged,
+    range = as.range }
   if not images then return nil, message end
   local classes = images:classes()
   if #classes < 2 then
@@ -255,9 +256,9 @@ function features.of(f, o)
   if o.cache ~= false and getmetatable(f) == Extractor then
     key = table.concat({ "2", f.name, f.encoder and encoder_stamp(f.encoder) or "none",
       images:stamp(), images.height, images.width,
-      o.resize or 0, n, o.limit and "drawn by " .. (o.seed or 0) or 0, o.orient or "torchvision",
-        o.damaged or "decode",
-      table.concat(o.range or {}, ",") }, "; ")
+      o.resize or 0, n, o.limit and "drawn by " .. (o.seed or 0) or 0, as.orient or "torchvision",
+        as.damaged or "decode",
+      table.concat(as.range or {}, ",") }, "; ")
     path = ("%s/%s.safetensors"):format(features.folder(o.cache or nil),
       text_of(C.ij_hash(0, key, #key)))
     if C.ij_path_kind(path) == 1 then
@@ -332,7 +333,7 @@ end
 function features.pair(f, o)
   local function read(root, limit)
     return features.of(f, { root = root, crop = o.crop, resize = o.resize, batch = o.feature_batch,
-      workers = o.workers, limit = limit,
+      workers = o.workers, limit = limit, orient = o.orient, damaged = o.damaged, range = o.range,
       seed = o.seed, cache = o.cache, say = o.say })
   end
   local train, message = read(o.train, o.limit)
@@ -381,7 +382,7 @@ function features.few(f, o)
   for i, rows in ipairs(of) do
     local want = o.number or math.max(1, math.floor(o.share * #rows + .5))
     if #rows < want then
-      return nil, ("class '%s' has %d images in '%s', not %d"):format(f.classes[i], #rows,
+      return nil, ("class '%s' has %s in '%s', not %d"):format(f.classes[i], text.count(#rows, "image"),
         f.root or "train", want)
     end
     for k = 1, want do list[#list + 1] = rows[k] end

@@ -72,18 +72,19 @@ local function open_both(encoder, o)
     subset, message = subset_of(o.names)
     if not subset then return nil, message end
   end
+  local as = data.decoding(o, encoder.settings)
   local crop = o.crop or encoder.grid[1] * encoder.patch
   local train
   train, message = data.open { root = o.train, subset = subset, train = true, crop = crop,
     batch = o.batch, scale = o.scale, flip = o.flip,
-    jitter = o.jitter, workers = o.workers, seed = o.seed, drop_last = true, orient = o.orient,
-      damaged = o.damaged, range = o.range }
+    jitter = o.jitter, workers = o.workers, seed = o.seed, drop_last = true,
+    orient = as.orient, damaged = as.damaged, range = as.range }
   if subset then os.remove(subset) end
   if not train then return nil, message end
   local test
   test, message = data.open { root = o.test, crop = crop, resize = o.resize, batch = o.batch,
     workers = o.workers,
-    orient = o.orient, damaged = o.damaged, range = o.range }
+    orient = as.orient, damaged = as.damaged, range = as.range }
   if not test then return nil, message end
   local classes, others = train:classes(), test:classes()
   if #others < 2 then

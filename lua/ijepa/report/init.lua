@@ -105,8 +105,8 @@ local function gather(out)
     local crop, patch = r.cfg.data.crop, r.cfg.model.patch
     crop = type(crop) == "table" and crop or { crop, crop }
     return plot.batch(r.cfg.data.root,
-      { grid = { math.floor(crop[1] / patch), math.floor(crop[2] / patch) }, patch = patch },
-      { count = 64, resize = crop[1] == crop[2] and crop[1] or nil })
+      { grid = { math.floor(crop[1] / patch), math.floor(crop[2] / patch) }, patch = patch,
+        settings = r.cfg }, { count = 64, resize = crop[1] == crop[2] and crop[1] or nil })
   end)
   r.ipe = steps_of_epoch(r)
   r.schedules = attempt(function()
@@ -420,8 +420,8 @@ local function settings(r)
   for _, key in ipairs(text.keys(values)) do
     add(key, value_text(values[key]), "", "not known to this version")
   end
-  return page.p(("%d settings differ from their defaults; the other %d are below them."):format(
-    #changed, #rest)) ..
+  return page.p(("%s from the default; the other %d are below."):format(
+    text.count(#changed, "setting differs", "settings differ"), #rest)) ..
     page.table({ "setting", "value", "default", "meaning" }, changed,
       { "name", "wide", "name", "wide" }) ..
     "<details><summary>the others, as by default</summary>\n" ..

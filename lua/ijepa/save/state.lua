@@ -105,8 +105,10 @@ function state.save(path, whole, cfg, meta, later)
   local items, all = {}, everything(whole, true)
   if whole.opt.dist and whole.opt.dist.rank > 0 then return true end
   for i, e in ipairs(all) do items[i] = { name = e.name, tensor = e.tensor.h } end
-  local m = { settings = json.encode { model = named(cfg.model), data = { crop = cfg.data.crop },
-    seed = cfg.seed }, updates = whole.opt:steps(),
+  local d = cfg.data
+  local m = { settings = json.encode { model = named(cfg.model), data = { crop = d.crop,
+    orient = d.orient, damaged = d.damaged, range = d.range }, seed = cfg.seed },
+    updates = whole.opt:steps(),
     ijepa = F.string(C.ij_version()) }
   if whole.modules and whole.modules[1] then m.modules = modules_text(whole) end
   for k, v in pairs(meta) do m[k] = v end
@@ -244,6 +246,9 @@ local function opened(path, folder, cfg)
   if not fine then return nil, message end
   local models = jepa.models_of(cfg, m.objective)
   m.encoder, m.predictor, m.target = models.encoder, models.predictor, models.target
+  for _, encoder in pairs { m.encoder, m.target } do   -- how its images are decoded: plot, probes
+    if type(encoder) == "table" then rawset(encoder, "settings", cfg) end
+  end
   m.parts = objective.parts(m, objective.modules(m.objective, m))
   if m.objective.masks then m.policy = jepa.policy(cfg, m.encoder.grid) end
   return m

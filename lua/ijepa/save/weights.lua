@@ -300,8 +300,9 @@ local function settings_of(file, path)
   if type(settings) == "table" and type(settings.model) == "table"
       and type(settings.data) == "table" then
     local message
-    settings, message = config.restored(
-      { model = settings.model, data = { crop = settings.data.crop } },
+    local d = settings.data
+    settings, message = config.restored({ model = settings.model,
+      data = { crop = d.crop, orient = d.orient, damaged = d.damaged, range = d.range } },
       ("checkpoint '%s'"):format(path))
     if not settings then return false, message end
     local arch = settings.model.arch and jepa.size(settings.model.arch)

@@ -9,6 +9,7 @@ local checkpoint = require "ijepa.save.checkpoint"
 local kept = require "ijepa.save.kept"
 local weights = require "ijepa.save.weights"
 local Run = require "ijepa.run"
+local Rows = require "ijepa.base.rows"
 local C = F.C
 
 local opening = {}
@@ -149,6 +150,17 @@ local function retire(cfg)
   end
 end
 
+-- A folder whose checkpoints are gone, but not its log: a new run begins, and says so.
+local function warn_of_lost_state(cfg)
+  local log = ("%s/%s_r0.csv"):format(cfg.out, cfg.tag)
+  local file = io.open(log, "rb")
+  local _, rows = (file and file:read "*a" or ""):gsub("\n", "")
+  if file then file:close() end
+  if rows < 2 then return end
+  text.say("warning: '%s' has the log of an earlier run, but no checkpoint: begins anew at step 0; "
+    .. "the log is kept as '%s'", cfg.out, Rows.free_name(log:match "^(.*)%.csv$", ".old.csv"))
+end
+
 -- What the run is: model, device, data.
 local function say_start(t)
   local run = t.run
@@ -193,7 +205,9 @@ function opening.open(t, origin)
   if origin then return resume(t, origin) end
   local init = cfg.init ~= "" and must(must(weights.open(cfg.init)):fill(t.whole))
   t.images:seek(0, 0)
-  if not cfg.resume and t.dist.rank == 0 then retire(cfg) end
+  if t.dist.rank == 0 then
+    if cfg.resume then warn_of_lost_state(cfg) else retire(cfg) end
+  end
   t:open_log()
   t:keep_code()
   if init then t.run:say("starts from %s: %s", cfg.init, init) end
