@@ -302,6 +302,21 @@ function tests.test_memory_takes_a_gpu()
   lu.assertStrContains(out, "GPU of 40 GiB: fits as it is")
 end
 
+function tests.test_help_and_check_fit_80_columns()
+  local pages = { { "--help" }, { "help" }, { "check" },
+    { "conform", "--all", "tests/golden/step.safetensors" } }
+  for _, t in ipairs(require "ijepa.host.topics".list) do pages[#pages + 1] = { "help", t.name } end
+  for _, c in ipairs(require "ijepa.host.commands") do pages[#pages + 1] = { "help", c.name } end
+  for _, name in ipairs { "config", "data", "optim", "mask.draw", "optim.lr", "ijepa.pretrain" } do
+    pages[#pages + 1] = { "help", name }
+  end
+  for _, words in ipairs(pages) do
+    for line in select(2, run(words)):gmatch "[^\n]+" do
+      lu.assertTrue(#line <= 80, table.concat(words, " ") .. ": " .. line)
+    end
+  end
+end
+
 function tests.test_check_names_every_point()
   local code, out, err = run { "check" }
   lu.assertEquals(err, "")
@@ -311,6 +326,9 @@ function tests.test_check_names_every_point()
     lu.assertStrContains(out, " " .. point .. " ")
   end
   lu.assertNotStrContains(out, "fail")
+  -- without a GPU that point is not "ok"
+  local state, what = ("\n" .. out):match "\n(%a+) +cuda +([^\n]*)"
+  lu.assertEquals(state, what:find "^no GPU" and "none" or "ok")
 end
 
 function tests.test_full_disk_is_an_error()

@@ -92,11 +92,12 @@ function tests.test_noise_gradients()
   lu.assertAlmostEquals(item.noise.error, 3.8e-5, 1e-6)
   lu.assertTrue(item.error < 1e-5)
   lu.assertStrContains(printed,
-    "noise final." .. name
-    .. ": 1 element of 768 (at most 1) with a recorded gradient of rounding noise")
+    "noise final." .. name .. ": error 3.8e-05, at most 0.00491, in\n" ..
+    "          1 element of 768 (at most 1) with a recorded gradient of rounding noise")
   item, fine, printed = planted(3.8e-5, noise[1], noise[2])   -- too many
   lu.assertEquals({ item.ok, fine, item.noise.count }, { false, false, 2 })
-  lu.assertStrContains(printed, "WRONG final." .. name .. ": 2 elements of 768 (at most 1)")
+  lu.assertStrMatches(printed, ".*WRONG final%." .. name:gsub("%p", "%%%0") ..
+    ": error [^\n]*, in\n +2 elements of 768 %(at most 1%).*")
   item, fine = planted(.1, noise[1])   -- further than the learning rates reach
   lu.assertEquals({ item.ok, fine, item.noise.count }, { false, false, 1 })
   item, fine = planted(3.8e-5, sound)   -- its gradient determines it

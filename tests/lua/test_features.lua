@@ -181,6 +181,24 @@ function tests.test_bad_input_is_one_line()
   lu.assertStrContains(message, "has the class")
 end
 
+function tests.test_the_same_images_to_train_and_test_are_named()
+  local lines = {}
+  local o = { train = images.train, test = images.train, cache = false,
+    say = function(line) lines[#lines + 1] = line end }
+  assert(features.pair(features.pixels, o))
+  lu.assertEquals(lines, { ("warning: train and test are the same images ('%s'): the score says "
+    .. "nothing about other images"):format(images.train) })
+  local link = folder .. "/link"
+  support.run { "ln", "-s", images.train, link }
+  o.test, lines[1] = link, nil
+  assert(features.pair(features.pixels, o))
+  lu.assertEquals(lines, { ("warning: train and test are the same images ('%s' and '%s'): the score "
+    .. "says nothing about other images"):format(images.train, link) })
+  o.test, lines[1] = images.test, nil
+  assert(features.pair(features.pixels, o))
+  lu.assertEquals(lines, {})
+end
+
 function tests.test_tensor_is_used()   -- pixels: 0 to 1, a row an image
   local f = assert(features.of(features.pixels,
     { root = images.train, crop = 16, resize = 16, cache = false }))

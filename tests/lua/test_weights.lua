@@ -286,6 +286,19 @@ function tests.test_every_layout_comes_back_the_same()
   end
 end
 
+-- What a format has no place for is said.
+function tests.test_export_says_what_it_leaves_out()
+  local whole, own = models(), folder .. "/jepa-latest.safetensors"
+  save(own, whole)
+  local function said(format)
+    return assert(ijepa.export.write(own, { format = format, out = folder .. "/out." .. format }))
+  end
+  lu.assertStrMatches(said "hf", ".*; left out: encoder, predictor")
+  lu.assertStrMatches(said "timm", ".*; left out: encoder, predictor")
+  lu.assertNotStrContains(said "pth", "left out")
+  lu.assertNotStrContains(said "safetensors", "left out")
+end
+
 -- Continuing from a published checkpoint, AdamW's state included, is continuing without the round
 -- trip.
 function tests.test_going_on_after_the_round_trip()

@@ -74,14 +74,15 @@ function conform.main(paths)
         if not item.ok then bad = bad + 1 end
         local n = item.noise
         if n then
-          print(("%s %s: %s of %d (at most %d) with a recorded gradient of rounding noise: error %.3g, at most %.3g"):format(
+          print(("%s %s: error %.3g, at most %.3g, in\n"
+            .. "          %s of %d (at most %d) with a recorded gradient of rounding noise"):format(
             n.count <= n.allowed and n.error <= n.tolerance and "  noise" or "  WRONG", item.name,
-            text.count(n.count, "element"), n.elements, n.allowed, n.error, n.tolerance))
+            n.error, n.tolerance, text.count(n.count, "element"), n.elements, n.allowed))
         end
         local ratio = item.error / item.tolerance
         if not worst or ratio > worst.ratio then worst = { ratio = ratio, item = item } end
         if verbose or not item.ok then
-          print(("%s %-60s error %.3g, tolerance %.3g"):format(item.ok and "  ok   " or "  WRONG",
+          print(("%s %-54s %.1e of %.0e"):format(item.ok and "  ok   " or "  WRONG",
             item.name, item.error, item.tolerance))
         end
       end
@@ -89,7 +90,7 @@ function conform.main(paths)
         bad, worst = 1, { item = { name = "nothing was compared", error = 0, tolerance = 0 } }
       end
       if bad > 0 then all_ok = false end
-      print(("%s  %s: %s, %d out of bounds; closest to its bound: %s, error %.3g of %.3g"):format(
+      print(("%s  %s: %s, %d out of bounds\n        closest to its bound: %s, error %.3g of %.3g"):format(
         bad == 0 and "ok    " or "FAILED", path, text.count(#items, "item"), bad, worst.item.name,
           worst.item.error, worst.item.tolerance))
     end

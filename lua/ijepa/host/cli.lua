@@ -9,7 +9,7 @@ local commands = {}
 local function usage()
   local function line(call, what) return ("       ijepa %-27s %s"):format(call, what) end
   local lines = {
-    "usage: ijepa FILE [key=value ...]        run a recipe or any Lua file with these settings",
+    "usage: ijepa FILE [key=value ...]        run a recipe or any Lua file",
     line("FILE --help", "what a recipe does, and its settings"),
     line("", "the interactive prompt"),
     line("-e CODE [ARG ...]", "run CODE"),
@@ -18,14 +18,16 @@ local function usage()
   }
   for _, c in ipairs(require "ijepa.host.commands") do
     local call = (c.name .. " " .. c.arguments):gsub("%s$", "")
-    if #call > 27 then
+    local one = line(call, c.brief)
+    if #call <= 27 and #one <= 80 then lines[#lines + 1] = one
+    else
       lines[#lines + 1] = "       ijepa " .. call
-      call = nil
+      lines[#lines + 1] = (" "):rep(17) .. c.brief
     end
-    lines[#lines + 1] = call and line(call, c.brief) or (" "):rep(41) .. c.brief
   end
   lines[#lines + 1] = "`ijepa help COMMAND` prints more about one, `ijepa help` an overview."
-  lines[#lines + 1] = "environment: IJEPA_TRACE=1 shows our own lines in tracebacks, IJEPA_LUA=DIR reads our Lua from DIR"
+  lines[#lines + 1] = "environment: IJEPA_TRACE=1 shows our own lines in tracebacks,"
+  lines[#lines + 1] = "             IJEPA_LUA=DIR reads our Lua from DIR"
   return table.concat(lines, "\n") .. "\n"
 end
 

@@ -13,7 +13,7 @@ return {
   { name = "check", arguments = "[FOLDER]", brief = "test what works on this machine",
     text = "Tests CPU, threads, memory, matrix products, gradients, GPU, MPI and image formats, and whether the file " ..
       "system of FOLDER (default: the current one) has locks, hard links, sync and rename. One line per test: ok, " ..
-      "warn or fail, with advice for the last two. Exits with 1 when a test fails.",
+      "none (no GPU), warn or fail, with advice for the last two. Exits with 1 when a test fails.",
     example = "ijepa check runs" },
   { name = "memory", arguments = "RECIPE [key=value ...] [processes=N] [gpu=GIB]",
     brief = "the GPU memory that a training step needs",
@@ -24,7 +24,7 @@ return {
     brief = "run recipes as jobs of a SLURM cluster",
     text = "Writes a batch script and hands it to sbatch; an interrupted job saves and is queued again. --dry-run " ..
       "prints the script alone. See docs/slurm.md.",
-    example = "ijepa submit recipes/in1k_vith14.lua --folder jobs/h14 --nodes 4 --dry-run" },
+    example = "ijepa submit recipes/in1k_vith14.lua --folder jobs --nodes 4 --dry-run" },
   { name = "import", arguments = "CONFIG.yaml",
     brief = "print the recipe of a YAML file of the published code",
     text = "Reads a configuration of the published implementation and prints the Lua recipe with the same settings. " ..

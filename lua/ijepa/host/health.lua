@@ -4,6 +4,7 @@ local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local bit = require "bit"
+local terminal = require "ijepa.base.terminal"
 local C = F.C
 local health = {}
 
@@ -162,7 +163,7 @@ end
 add("cuda", function()
   local device, out = require "ijepa.tensor.device", F.new "ij_device *[1]"
   local ok, message = F.try(C.ij_device_open("cuda", out))
-  if not ok then return "ok", "no GPU: " .. message end
+  if not ok then return "none", "no GPU: " .. message end
   local i = device.info(F.gc(out[0], C.ij_device_close))
   return "ok", ("%s (%s), %s of %s free: device=cuda"):format(i.name, i.arch, gib(i.free),
     gib(i.memory))
@@ -246,6 +247,13 @@ add("folder", function(folder)
     table.concat(advice, "; ")
 end)
 
+local MARGIN = (" "):rep(23)
+-- A text wrapped beside the name of its check, within 80 columns.
+local function beside(s, more)
+  local hang = "\n" .. MARGIN .. (more or "")
+  return (terminal.wrap(s, 80 - #hang):gsub("\n%s*", hang))
+end
+
 --- Runs every check and prints its result. True when none failed.
 ---@param folder string? where runs will be written; default: the current one
 ---@return boolean
@@ -254,8 +262,8 @@ function health.main(folder)
   for _, check in ipairs(checks) do
     local ok, state, found, advice = pcall(check.f, folder or ".")
     if not ok then state, found, advice = "fail", tostring(state), "please report this" end
-    print(("%-5s %-16s %s"):format(state, check.name, found))
-    if state ~= "ok" then print(("      %-16s -> %s"):format("", advice)) end
+    print(("%-5s %-16s "):format(state, check.name) .. beside(found))
+    if advice and state ~= "ok" then print(MARGIN .. "-> " .. beside(advice, "   ")) end
     if state == "fail" then fine = false end
   end
   return fine

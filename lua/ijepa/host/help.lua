@@ -35,7 +35,7 @@ function help.wrap(s, indent, width, apart)
     local blanks, rest = line:match "^(%s*)(.-)%s*$"
     if rest == "" then
       blocks[#blocks + 1], open = { "", "" }, nil
-    elseif not open or blanks ~= "" or apart and open[1] ~= "" then
+    elseif not open or blanks ~= "" or #open[1] >= 4 or apart and open[1] ~= "" then
       open = { blanks, rest }
       blocks[#blocks + 1] = open
     else
@@ -203,7 +203,8 @@ local function show_topic(t, d)
   elseif t.name == "prompt" then
     print(topics().prompt)
   elseif t.name == "settings" then
-    print "Settings of a recipe by section; `ijepa help SECTION` lists one, `ijepa help SECTION.KEY` prints one."
+    print(help.wrap("Settings of a recipe by section; `ijepa help SECTION` lists one, " ..
+      "`ijepa help SECTION.KEY` prints one."))
     local page = require "ijepa.config.page"
     for _, section in ipairs(page.sections) do
       local name, what = section[1], section[2]
@@ -239,7 +240,7 @@ function help.overview()
   for _, t in ipairs(topics().list) do
     if t.name ~= "commands" then print(help.row(t.name, t.brief, 14)) end
   end
-  print "\nAlso: ijepa help SETTING (optim.lr), FUNCTION (mask.draw), MODULE (mask); RECIPE --help"
+  print "\nAlso: ijepa help SETTING (optim.lr), FUNCTION (mask.draw) or MODULE (mask)"
 end
 
 -- ---- finding

@@ -278,9 +278,10 @@ function features.of(f, o)
     end
     if found and path then store(path, key, found, tell) end
   end
+  local stamp = images:stamp()
   images:close()
   if not found then return nil, message end
-  found.root = o.root
+  found.root, found.stamp = o.root, stamp
   return found
 end
 
@@ -325,6 +326,17 @@ function features.counts(f)
   return count
 end
 
+--- Warns that a score is of the images that a probe was trained on.
+---@param train string
+---@param test string
+---@param tell? fun(text: string)
+function features.warn_same(train, test, tell)
+  local line = "warning: train and test are the same images ('%s'%s): the score says nothing " ..
+    "about other images"
+  local also = train ~= test and (" and '%s'"):format(test) or ""
+  if tell then tell(line:format(train, also)) else say(line, train, also) end
+end
+
 --- Features of two folders (or tars) with the same classes. o: train, test, crop, resize, workers,
 --- feature_batch, limit (of train), seed, cache, say.
 ---@param f table from features.extractor
@@ -341,6 +353,7 @@ function features.pair(f, o)
   local test
   test, message = read(o.test)
   if not test then return nil, message end
+  if train.stamp == test.stamp then features.warn_same(o.train, o.test, o.say) end
   local ok
   ok, message = features.fit(train, test)
   if not ok then return nil, message end

@@ -8,6 +8,7 @@ local schedule = require "ijepa.optim.schedule"
 local optim = require "ijepa.optim"
 local mix = require "ijepa.data.mix"
 local score = require "ijepa.probe.score"
+local features = require "ijepa.probe.features"
 local C = F.C
 
 local finetune = {}
@@ -86,6 +87,7 @@ local function open_both(encoder, o)
     workers = o.workers,
     orient = as.orient, damaged = as.damaged, range = as.range }
   if not test then return nil, message end
+  if not o.names and train:stamp() == test:stamp() then features.warn_same(o.train, o.test) end
   local classes, others = train:classes(), test:classes()
   if #others < 2 then
     return nil, ("'%s' has no classes: fine-tuning needs folders of classes, two or more"):format(

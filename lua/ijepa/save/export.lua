@@ -125,6 +125,15 @@ local function spit(path, value)
   return F.try(C.ij_file_replace(path, s, #s))
 end
 
+-- What a format that holds one encoder leaves out of a file: "; left out: encoder, predictor".
+local function left_out(w, taken)
+  local labels = {}
+  for _, part in ipairs(w.parts) do
+    if part.label ~= taken.label then labels[#labels + 1] = part.label end
+  end
+  return #labels > 0 and "; left out: " .. table.concat(labels, ", ") or ""
+end
+
 -- A folder that transformers' IJepaModel.from_pretrained takes.
 function formats.hf(w, out, o)
   local items, options, part = encoder_of(w, o)
@@ -164,8 +173,8 @@ function formats.hf(w, out, o)
         rescale_factor = 1 / 255, do_normalize = true,
       image_mean = MEAN, image_std = STD })
   end
-  return ok and ("'%s': %s; transformers: IJepaModel.from_pretrained(\"%s\")"):format(out,
-    part.label, out), message
+  return ok and ("'%s': %s; transformers: IJepaModel.from_pretrained(\"%s\")%s"):format(out,
+    part.label, out, left_out(w, part)), message
 end
 
 -- timm's names of models with these sizes.
@@ -184,7 +193,8 @@ function formats.timm(w, out, o)
     (("timm.models.vision_transformer.VisionTransformer(img_size=(%d, %d), patch_size=%d, embed_dim=%d, depth=%d, num_heads=%d, " ..
     "mlp_ratio=%.17g, class_token=False, global_pool=\"avg\", fc_norm=False, num_classes=0)"):format(options.crop[1], options.crop[2],
     options.patch, options.width, options.depth, options.heads, options.mlp_ratio))
-  return ok and ("'%s': %s; model: %s"):format(out, part.label, model), message
+  return ok and ("'%s': %s; model: %s%s"):format(out, part.label, model, left_out(w, part)),
+    message
 end
 
 -- Our own layout: every model of the file, "encoder.NAME", without the optimizer.
