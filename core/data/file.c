@@ -35,11 +35,13 @@ ij_status ij_file_open(const char *path, int *fd) {
   struct rlimit most = {0};
   getrlimit(RLIMIT_NOFILE, &most);
   if (errno == EMFILE)
-    return ij_fail(IJ_EUNSUPPORTED, "could not be opened: %llu files are open, which is this process's limit; ulimit -n "
-                                    "raises it",
+    return ij_fail(IJ_EUNSUPPORTED,
+                   "could not be opened: %llu files are open, which is this process's limit; ulimit -n "
+                   "raises it",
                    (unsigned long long)most.rlim_cur);
   if (errno == ENFILE)
-    return ij_fail(IJ_EUNSUPPORTED, "could not be opened: too many files are open on this machine (sysctl fs.file-max)");
+    return ij_fail(IJ_EUNSUPPORTED,
+                   "could not be opened: too many files are open on this machine (sysctl fs.file-max)");
   return ij_fail(errno == ENOMEM ? IJ_ENOMEM : IJ_EIO, "could not be opened: %s", strerror(errno));
 }
 

@@ -302,8 +302,8 @@ static void slots_clear(ij_loader *l) {
 
 ij_status ij_loader_seek(ij_loader *l, int64_t epoch, int64_t step) {
   if (epoch < 0 || epoch > UINT32_MAX || step < 0 || step >= l->steps)
-    return ij_fail(IJ_EINVAL, "data: epoch %lld, step %lld: an epoch has %lld step%s, counted from 0",
-                   (long long)epoch, (long long)step, (long long)l->steps, ij_s((double)l->steps));
+    return ij_fail(IJ_EINVAL, "data: epoch %lld, step %lld: an epoch has %lld step%s, counted from 0", (long long)epoch,
+                   (long long)step, (long long)l->steps, ij_s((double)l->steps));
   pthread_mutex_lock(&l->lock);
   l->hold = true;
   while (l->busy) pthread_cond_wait(&l->done, &l->lock);
@@ -350,8 +350,9 @@ static ij_status steps_count(ij_loader *l) {
     return ij_fail(IJ_EINVAL, "data '%s': %lld image%s do%s not fill a batch of %d; lower data.batch", title,
                    (long long)n, ij_s((double)n), n == 1 ? "es" : "", c->batch);
   if (l->steps < 1)
-    return ij_fail(IJ_EINVAL, "data '%s': %lld image%s do%s not fill %d batch%s of %d in %d process%s; lower data.batch",
-                   title, (long long)n, ij_s((double)n), n == 1 ? "es" : "", c->multiple, c->multiple == 1 ? "" : "es",
+    return ij_fail(IJ_EINVAL,
+                   "data '%s': %lld image%s do%s not fill %d batch%s of %d in %d process%s; lower data.batch", title,
+                   (long long)n, ij_s((double)n), n == 1 ? "es" : "", c->multiple, c->multiple == 1 ? "" : "es",
                    c->batch, c->world, c->world == 1 ? "" : "es");
   return IJ_OK;
 }

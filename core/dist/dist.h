@@ -44,7 +44,7 @@ typedef struct ij_transfer {
   int root;
 } ij_transfer;
 enum { IJ_WAIT_NOT, IJ_WAIT_LIMITED, IJ_WAIT_PATIENT }; /* for at most the time-out; as long as it takes */
-enum { IJ_TRANSFERS = 4096 }; /* that may be queued */
+enum { IJ_TRANSFERS = 4096 };                           /* that may be queued */
 
 struct ij_dist {
   int refs;

@@ -82,8 +82,9 @@ static ij_status find_location(const char *path, const ij_tensor_file *f, const 
     if (named) return IJ_OK;
   }
   if (found == 1) return IJ_OK;
-  if (found) return ij_fail(IJ_EFORMAT, "checkpoint '%s' holds %d encoder%s, none called '%s'", path, found, ij_s(found),
-                            wanted);
+  if (found)
+    return ij_fail(IJ_EFORMAT, "checkpoint '%s' holds %d encoder%s, none called '%s'", path, found, ij_s(found),
+                   wanted);
   return ij_fail(IJ_EFORMAT, "checkpoint '%s' holds no encoder%s%s", path, which ? " called " : " that is known",
                  which ? which : ": no tensor is called pos_embed or embeddings.position_embeddings");
 }

@@ -396,14 +396,16 @@ START_TEST(a_long_wait_says_for_whom)
   char text[600];
   int pid, end = -1;
   said(last_takes_its_time, text);
-  sscanf(text, "ijepa: process 0 of 3 waits for process 2 (%d on %*[^)]), which is at work, up to 60 seconds "
-               "(dist.timeout); SLURM_STEP_NUM_TASKS=3 made it one of several: IJEPA_DIST=none runs it alone%n",
+  sscanf(text,
+         "ijepa: process 0 of 3 waits for process 2 (%d on %*[^)]), which is at work, up to 60 seconds "
+         "(dist.timeout); SLURM_STEP_NUM_TASKS=3 made it one of several: IJEPA_DIST=none runs it alone%n",
          &pid, &end);
   ck_assert_msg(end > 0 && !strcmp(text + end, "\n"), "%s", text);
   said(first_takes_its_time, text);
   end = -1;
-  sscanf(text, "ijepa: process 1 of 3 waits for process 0 (%d on %*[^)]), which is at work; "
-               "SLURM_STEP_NUM_TASKS=3 made it one of several: IJEPA_DIST=none runs it alone%n",
+  sscanf(text,
+         "ijepa: process 1 of 3 waits for process 0 (%d on %*[^)]), which is at work; "
+         "SLURM_STEP_NUM_TASKS=3 made it one of several: IJEPA_DIST=none runs it alone%n",
          &pid, &end);
   ck_assert_msg(end > 0 && !strcmp(text + end, "\n"), "%s", text);
 }

@@ -1,12 +1,10 @@
 /* Preloaded into the program by tests: makes calls of the system fail, ends the process at one, and lists those that
  * change files. Its interface, all by the environment:
  *   IJ_FAULT="ACTION CALL N PATH"  from the N-th CALL (1: the first) on a file whose name contains PATH on: ACTION is
- *                     kill (the process ends there), ENOSPC, EIO, EPERM, ENOLCK, EMFILE, ENFILE or ENOMEM; CALL is write, fsync, rename,
- *                     open, pread, link or flock
- *   IJ_FAULT_LOG=FILE one line "CALL PATH" per call
- *   IJ_NO_LINK=ERRNO  link, linkat: fail with this number (1 EPERM, 18 EXDEV, 95 EOPNOTSUPP)
- *   IJ_NO_LOCK=ERRNO  flock and locks by fcntl fail with it (37 ENOLCK, 38 ENOSYS, 95 EOPNOTSUPP)
- *   IJ_NO_SYNC=ERRNO  fsync fails with it (5 EIO, 22 EINVAL)
+ *                     kill (the process ends there), ENOSPC, EIO, EPERM, ENOLCK, EMFILE, ENFILE or ENOMEM; CALL is
+ * write, fsync, rename, open, pread, link or flock IJ_FAULT_LOG=FILE one line "CALL PATH" per call IJ_NO_LINK=ERRNO
+ * link, linkat: fail with this number (1 EPERM, 18 EXDEV, 95 EOPNOTSUPP) IJ_NO_LOCK=ERRNO  flock and locks by fcntl
+ * fail with it (37 ENOLCK, 38 ENOSYS, 95 EOPNOTSUPP) IJ_NO_SYNC=ERRNO  fsync fails with it (5 EIO, 22 EINVAL)
  *   IJ_NO_RENAME=ERRNO  rename fails with it (1 EPERM, 18 EXDEV)
  *   IJ_HOST=NAME      the name that gethostname gives
  *   IJ_NO_LIBRARY=PART  dlopen of a file whose name contains PART fails

@@ -116,7 +116,7 @@ function tests.test_odd_images_are_read_and_broken_ones_named()
   code, text = pretrain("data.max_bad=0 resume=false optim.steps=0 data.root=" .. folder
     .. "/images")
   lu.assertEquals(code, 1, text)
-  lu.assertStrContains(text, "images are corrupt")
+  lu.assertStrContains(text, " corrupt, a larger fraction than data.max_bad = 0")
 end
 
 -- A byte order mark in front: UTF-8's is skipped, UTF-16 is named (YAML is read in both).

@@ -304,7 +304,7 @@ end
 
 function tests.test_help_and_check_fit_80_columns()
   local pages = { { "--help" }, { "help" }, { "check" },
-    { "conform", "--all", "tests/golden/step.safetensors" } }
+    { "conform", "tests/golden/step.safetensors" } }
   for _, t in ipairs(require "ijepa.host.topics".list) do pages[#pages + 1] = { "help", t.name } end
   for _, c in ipairs(require "ijepa.host.commands") do pages[#pages + 1] = { "help", c.name } end
   for _, name in ipairs { "config", "data", "optim", "mask.draw", "optim.lr", "ijepa.pretrain" } do

@@ -214,7 +214,7 @@ function tests.test_it_learns_and_decays_by_layer()
   o.batch = 500
   local none, message = finetune.run(e, o)
   lu.assertNil(none)
-  lu.assertStrContains(message, "don't fill a batch of 500")
+  lu.assertStrContains(message, "do not fill a batch of 500")
   none, message = finetune.run(e, { train = made.train, test = made.test .. "/nowhere" })
   lu.assertNil(none)
   lu.assertStrContains(message, "nowhere")

@@ -96,8 +96,8 @@ end
 
 function tests.test_truncated_files_are_called_that()
   for file, kind in pairs { ["rgb.png"] = "PNG", ["rgb.tif"] = "TIFF", ["rgb.bmp"] = "BMP",
-    ["rgb.ppm"] = "PNM", ["whole.jpg"] = "JPEG", ["rgb.webp"] = "WebP", ["rgb.gif"] = "GIF", ["rgb.heic"] = "HEIF",
-    ["rgb.avif"] = "HEIF" } do
+    ["rgb.ppm"] = "PNM", ["whole.jpg"] = "JPEG", ["rgb.webp"] = "WebP", ["rgb.gif"] = "GIF",
+    ["rgb.heic"] = "HEIF", ["rgb.avif"] = "HEIF" } do
     local got, why = decode(golden .. "/truncated_" .. file, 16, 24)
     lu.assertTrue(got == nil, file)
     lu.assertEquals(why, "truncated " .. kind)

@@ -168,7 +168,8 @@ local function row_lines(row, kind, scale)
   local lines, titles = {}, {}
   for i, part in ipairs(row) do titles[i] = column(text.shown(part.title or ""), widths[i]) end
   if row.titled then
-    lines[1] = row.heading and text.shown(row.heading) or table.concat(titles, (" "):rep(GAP)):gsub("%s+$", "")
+    lines[1] = row.heading and text.shown(row.heading)
+      or table.concat(titles, (" "):rep(GAP)):gsub("%s+$", "")
   end
   for y = 1, tallest do
     local cells = {}

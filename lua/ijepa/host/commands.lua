@@ -30,7 +30,7 @@ return {
     text = "Reads a configuration of the published implementation and prints the Lua recipe with the same settings. " ..
       "An unknown key stops it with the key's line.",
     example = "ijepa import configs/in1k_vith14_ep300.yaml > mine.lua" },
-  { name = "export", arguments = "RUN_OR_CHECKPOINT --format pth|hf|timm|safetensors --out PATH",
+  { name = "export", arguments = "RUN_OR_FILE --format pth|hf|timm|safetensors --out PATH",
     brief = "write weights for other programs",
     text = "Writes the weights of a run or checkpoint in the layout of the published code (pth), Hugging Face (hf), " ..
       "timm, or as plain safetensors. --which NAME takes another part than the target encoder; --heads N and " ..

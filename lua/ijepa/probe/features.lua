@@ -395,7 +395,8 @@ function features.few(f, o)
   for i, rows in ipairs(of) do
     local want = o.number or math.max(1, math.floor(o.share * #rows + .5))
     if #rows < want then
-      return nil, ("class '%s' has %s in '%s', not %d"):format(f.classes[i], text.count(#rows, "image"),
+      return nil, ("class '%s' has %s in '%s', not %d"):format(f.classes[i],
+        text.count(#rows, "image"),
         f.root or "train", want)
     end
     for k = 1, want do list[#list + 1] = rows[k] end

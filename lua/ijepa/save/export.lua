@@ -1,4 +1,4 @@
---- `ijepa export RUN_OR_CHECKPOINT --format pth|hf|timm|safetensors --out PATH`: the weights for
+--- `ijepa export RUN_OR_FILE --format pth|hf|timm|safetensors --out PATH`: the weights for
 --- other programs.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
