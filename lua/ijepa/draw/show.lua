@@ -214,7 +214,8 @@ local function figure_text(figure, kind, columns, height)
     for _, line in ipairs(row_lines(row, kind, scale)) do lines[#lines + 1] = line end
     for _, part in ipairs(row) do
       if part.bar then
-        lines[#lines + 1] = (part.title and text.shown(part.title) .. ": " or "") .. bar_line(part.bar, kind)
+        lines[#lines + 1] = (part.title and text.shown(part.title) .. ": " or "")
+          .. bar_line(part.bar, kind)
       end
     end
   end
