@@ -57,6 +57,97 @@ function tests.test_grids_and_blocks_that_do_not_fit()
   lu.assertErrorMsgContains("(0, 0, 1.5, 2) are not four whole numbers", g.block, g, 0, 0, 1.5, 2)
 end
 
+local function rows(...) return table.concat({ ... }, "\n") end
+
+function tests.test_regions_grow_move_and_are_thinned()
+  local g = mask.grid(4, 6)
+  local a = g:block(1, 1, 1, 2)
+  lu.assertEquals(tostring(a:dilate()), rows("####..", "####..", "####..", "......"))
+  lu.assertEquals(tostring(a:dilate(2)), rows("#####.", "#####.", "#####.", "#####."))
+  lu.assertTrue(a:dilate(0) == a)
+  lu.assertTrue(a:dilate(4096) == g:all())
+  lu.assertEquals(tostring(a:neighbours()), rows("####..", "#..#..", "####..", "......"))
+  lu.assertEquals(g:none():dilate():size(), 0)
+  lu.assertEquals(tostring(a:shift(2, -2)), rows("......", "......", "......", "#....."))
+  lu.assertEquals(a:shift(0, 40):size(), 0)
+  lu.assertTrue(a:shift(1, 3):shift(-1, -3) == a)
+  for _, bad in ipairs { { "dilate", -1 }, { "dilate", 1.5 }, { "neighbours", "x" },
+    { "shift", 1 } } do
+    lu.assertErrorMsgContains("region:", a[bad[1]], a, bad[2])
+  end
+  -- n patches within a region, each of its patches as often as any other
+  local b, counts = g:block(0, 1, 3, 4), {}
+  mask.policy(function(rng, grid)
+    local some = grid:block(0, 1, 3, 4):random(rng, 3)
+    lu.assertEquals({ some:size(), (some - b):size() }, { 3, 0 })
+    for _, i in ipairs(some:patches()) do counts[i] = (counts[i] or 0) + 1 end
+    return -some, { some }
+  end, { grid = { 4, 6 }, group = 64 }):sample_raw(1280, 0)
+  local least, most = math.huge, 0
+  for _, i in ipairs(b:patches()) do
+    least, most = math.min(least, counts[i]), math.max(most, counts[i])
+  end
+  -- 1344 draws of 3 of 12: 336 each, deviation 16
+  lu.assertTrue(least > 336 - 80 and most < 336 + 80, least .. " " .. most)
+  lu.assertErrorMsgContains("region:random(rng, n): expected rng as the first argument", b.random, b,
+    3)
+  mask.policy(function(rng, grid)
+    lu.assertErrorMsgContains("n is 13, expected 0 to 12, the region's patches", b.random, b, rng, 13)
+    return grid:block(0, 0, 1, 1), { b:random(rng, 12) }
+  end, { grid = { 4, 6 }, group = 1 })
+end
+
+function tests.test_comparison_of_policies()
+  local function left(_, grid) return grid:block(0, 0, 4, 2), { grid:block(0, 4, 4, 2) } end
+  local function both(_, grid)
+    return grid:block(0, 0, 4, 3), { grid:block(0, 2, 4, 2), grid:block(0, 3, 4, 2) }
+  end
+  local a = mask.policy(left, { grid = { 4, 6 }, group = 8 })
+  local b = mask.policy(both, { grid = { 4, 6 }, group = 8 })
+  local c = mask.compare({ a, b }, { images = 1, names = { "left", "both" } })
+  local function about(i)
+    local s = c.stats[i].about
+    return { s.distance, s.again, s.seen, c.stats[i].k_mean, c.stats[i].t_mean }
+  end
+  lu.assertEquals(about(1), { 3.5, 0, 0, 8, 8 })   -- columns 4 and 5, from column 1
+  -- columns 2, 3 and 3, 4 from 0 to 2: distances 0, 1, 1, 2; column 3 twice; column 2 in the context
+  lu.assertEquals(about(2), { 1, .25, .25, 12, 8 })
+  local said = tostring(c)
+  lu.assertStrMatches(said, "left +both\n##%.%.11 +##112%.\n.*")
+  for _, line in ipairs { "distance to the context   3.50 +1.00", "in another target too     0 %% +25 %%",
+    "patches of a target       8 +8", "never in a target         16 patches +12 patches" } do
+    lu.assertStrMatches(said, ".*\n" .. line .. "\n.*")
+  end
+  lu.assertStrMatches(said, ".*\nboth: 0 errors, %d warnings?\n.*")
+  for line in said:gmatch "[^\n]+" do lu.assertTrue(#line <= 80, line) end
+  lu.assertEquals(mask.compare({ a, { grid = { 8, 8 }, min_keep = 1, group = 4 } }).names,
+    { "a", "b" })
+  lu.assertEquals(a.next, 0)
+  local file = folder .. "/compared.png"
+  lu.assertEquals(mask.compare({ a, b }, { file = file }).file, file)
+  local drawn = assert(require "ijepa.canvas".load(file))
+  lu.assertTrue(drawn.width > 600)
+  lu.assertErrorMsgContains("mask.compare({ a, b }, { images = 2 }): the first argument is a table "
+    .. "without policies", mask.compare, a)
+  lu.assertErrorMsgContains("entry 2 is a number, expected a policy", mask.compare, { a, 3 })
+  lu.assertErrorMsgContains("unknown setting 'image' (did you mean 'images'?)", mask.compare, { a },
+    { image = 3 })
+end
+
+function tests.test_masks_are_drawn_into_a_file()
+  local p = mask.new { grid = { 8, 16 }, min_keep = 3, group = 4 }
+  local file = folder .. "/masks.png"
+  lu.assertEquals(mask.draw(p, { file = file, images = 2, side = 128 }), file)
+  local c = assert(require "ijepa.canvas".load(file))
+  lu.assertTrue(c.width > 2 * 128 and c.width < 3 * 128 and c.height > 128)
+  lu.assertEquals(p.next, 0)
+  local done, message = mask.draw(p, { file = folder .. "/none/masks.png" })
+  lu.assertNil(done)
+  lu.assertStrContains(message, "could not be written")
+  lu.assertErrorMsgContains("'file' is true, expected a name such as masks.png", mask.draw, p,
+    { file = true })
+end
+
 function tests.test_shapes()
   local g = mask.grid(4, 5)
   lu.assertEquals(tostring(g:ring(0, 0, 4, 5)), "#####\n#...#\n#...#\n#####")

@@ -24,7 +24,7 @@ return {
     brief = "run recipes as jobs of a SLURM cluster",
     text = "Writes a batch script and hands it to sbatch; an interrupted job saves and is queued again. --dry-run " ..
       "prints the script alone. See docs/slurm.md.",
-    example = "ijepa submit recipes/in1k_vith14.lua --folder jobs --nodes 4 --dry-run" },
+    example = "ijepa submit recipes/in1k_vith14.lua --folder jobs --nodes 4" },
   { name = "import", arguments = "CONFIG.yaml",
     brief = "print the recipe of a YAML file of the published code",
     text = "Reads a configuration of the published implementation and prints the Lua recipe with the same settings. " ..

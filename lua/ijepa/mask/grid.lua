@@ -160,6 +160,80 @@ function Region:patches()
   return list
 end
 
+-- Marks r of the patches row[0 .. n - 1] (or of 0 .. n - 1), each choice as likely as any other
+-- (Floyd's algorithm).
+local function choose(words, rng, n, r, row)
+  for j = n - r, n - 1 do
+    local t, last = C.ij_rng_below(rng.r, j + 1), j
+    if row then t, last = row[t], row[j] end
+    put(words, has(words, t) == 1 and last or t)
+  end
+end
+
+-- Writes the patches of a bit set to row, ascending; row has space for one more. Returns their
+-- number.
+local function list_bits(words, first, n, row)
+  local found = 0
+  for i = 0, n - 1 do
+    row[found] = i   -- stays if the set contains it
+    found = found + band(rshift(words[first + rshift(i, 5)], band(i, 31)), 1)
+  end
+  return found
+end
+
+--- n of its patches, chosen at random: holes in a block are block - block:random(rng, n).
+---@param rng ijepa.mask_rng
+---@param n integer 0 to the number of its patches
+---@return ijepa.mask_region
+function Region:random(rng, n)
+  want_rng(rng, "region:random(rng, n)")
+  local all = self:size()
+  need(is_whole(n, 0, all), "region:random(rng, n): n is %s, expected 0 to %d, the region's patches",
+    tostring(n), all)
+  local out, row = new_region(self.grid), words_type(self.grid.n + 1)
+  list_bits(self.words, 0, self.grid.n, row)
+  choose(out.words, rng, all, n, row)
+  return out
+end
+
+--- The region moved down by `rows` and right by `columns` (negative: up, left). What leaves the grid
+--- is lost.
+---@param rows integer
+---@param columns integer
+---@return ijepa.mask_region
+function Region:shift(rows, columns)
+  need(is_whole(rows, -4096, 4096) and is_whole(columns, -4096, 4096),
+    "region:shift(rows, columns): (%s, %s), expected two whole numbers", tostring(rows),
+    tostring(columns))
+  local g, out = self.grid, new_region(self.grid)
+  for y = max(0, -rows), min(g.h, g.h - rows) - 1 do
+    for x = max(0, -columns), min(g.w, g.w - columns) - 1 do
+      if has(self.words, y * g.w + x) == 1 then put(out.words, (y + rows) * g.w + x + columns) end
+    end
+  end
+  return out
+end
+
+--- The region and all patches at most n (1) rows and columns away: a block grows by n on each side.
+---@param n integer?
+---@return ijepa.mask_region
+function Region:dilate(n)
+  n = n == nil and 1 or n
+  need(is_whole(n, 0, 4096), "region:dilate(n): n is %s, expected a whole number from 0",
+    tostring(n))
+  local out = self
+  for _ = 1, min(n, max(self.grid.h, self.grid.w)) do
+    out = out + out:shift(1, 0) + out:shift(-1, 0)
+    out = out + out:shift(0, 1) + out:shift(0, -1)
+  end
+  return out + self
+end
+
+--- The patches around it, at most n (1) rows and columns away, without its own.
+---@param n integer?
+---@return ijepa.mask_region
+function Region:neighbours(n) return self:dilate(n) - self end
+
 function Region.__eq(a, b)
   if a.grid.h ~= b.grid.h or a.grid.w ~= b.grid.w then return false end
   for i = 0, a.grid.words - 1 do
@@ -263,16 +337,6 @@ function Grid:block_size(area, aspect)
     h, w = min(self.h, rint(area / self.w)), self.w
   end
   return max(h, 1), max(w, 1)
-end
-
--- Marks r of the patches row[0 .. n - 1] (or of 0 .. n - 1), each choice as likely as any other
--- (Floyd's algorithm).
-local function choose(words, rng, n, r, row)
-  for j = n - r, n - 1 do
-    local t, last = C.ij_rng_below(rng.r, j + 1), j
-    if row then t, last = row[t], row[j] end
-    put(words, has(words, t) == 1 and last or t)
-  end
 end
 
 --- n patches chosen at random.
@@ -535,17 +599,6 @@ local function new_grid(h, w)
   return setmetatable({ h = h, w = w, n = n, [1] = h, [2] = w, words = math.ceil(n / 32),
     keys = doubles(n),
     scratch = doubles(n) }, Grid)
-end
-
--- Writes the patches of a bit set to row, ascending; row has space for one more. Returns their
--- number.
-local function list_bits(words, first, n, row)
-  local found = 0
-  for i = 0, n - 1 do
-    row[found] = i   -- stays if the set contains it
-    found = found + band(rshift(words[first + rshift(i, 5)], band(i, 31)), 1)
-  end
-  return found
 end
 
 -- chosen = the set without the chosen patches

@@ -1,8 +1,8 @@
 -- Masks: which patches of an image the context encoder sees (context) and which the predictor
 -- predicts (targets). A policy is an endless sequence of masks, one set per image of a run, counted
 -- from 0. grid.lua: regions of patches; policy.lua: policies written in Lua, which guard.lua runs;
--- lint.lua: checks of a policy.
--- Uses: base, tensor.
+-- lint.lua: checks of a policy; compare.lua: several side by side.
+-- Uses: base, tensor, draw.
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
 local bit = require "bit"
@@ -387,13 +387,38 @@ end
 ---@return string text where the policy reads images and there are none, the line that states it
 function mask.text(policy, o) return text_of(policy, o, "mask.text(policy, { images = 3 })") end
 
---- Prints what mask.text returns, in colour where standard output is a terminal.
+-- The masks of o as a figure (draw/masks.lua), in a file.
+local function draw_file(policy, o, usage)
+  want_policy(policy, usage)
+  known_keys("mask.draw", o, "first", "images", "target", "step", "color", "file", "side", "title")
+  need(type(o.file) == "string" and o.file ~= "",
+    "mask.draw: 'file' is %s, expected a name such as masks.png", tostring(o.file))
+  local first, x = long("mask: 'first'", o.first == nil and 0 or o.first), images_of(o.images)
+  local count = x and x:size(1) or integer("images", o.images, 4, 1)
+  local seeing, message = policy:for_images(x, o.target, tonumber(first))
+  need(seeing, "mask.draw: %s%s", message, IMAGES_ARE)
+  local before = policy.next
+  local m = seeing:sample_raw(count, first, o.step)
+  policy.next = before
+  return require "ijepa.draw.masks" (o.file, m, { grid = policy.grid, images = count,
+    side = o.side, title = o.title, pixels = x and x:read(), height = x and x:size(2),
+    width = x and x:size(3) })
+end
+
+--- Prints what mask.text returns, in colour where standard output is a terminal; file: writes a
+--- figure instead, as ijepa.plot.masks draws it, and returns the file's name.
 ---@param policy ijepa.mask_policy
----@param o { images: integer|ijepa.tensor|nil, target: ijepa.encoder?, first: integer?, step: integer?, color: boolean? }?
----as for mask.text
+---@param o { images: integer|ijepa.tensor|nil, target: ijepa.encoder?, first: integer?, step: integer?, color: boolean?,
+---file: string?, side: integer?, title: (string|false)? }?
+---as for mask.text; images of a figure: 4; file: its ending selects the format; side: pixels of an image in it (224);
+---title: false: none
+---@return string? file with `file` only; nil and a message where it could not be written
+---@return string? message
+---@return integer? code
 function mask.draw(policy, o)
   local usage, with = "mask.draw(policy, { images = 3 })", {}
   for key, value in pairs(want_options(o, usage)) do with[key] = value end
+  if with.file ~= nil then return draw_file(policy, with, usage) end
   if with.color == nil then with.color = C.ij_isatty(1) ~= 0 and os.getenv "NO_COLOR" == nil end
   io.write(text_of(policy, with, usage), "\n")
 end
@@ -523,5 +548,13 @@ function mask.stats(policy, o)
   s.t_mean, s.t_min, s.t_max = mean_of(s.t, groups)
   return s
 end
+
+--- Policies side by side: their masks, statistics and findings of the linter. Prints as text.
+---@param policies (ijepa.mask_policy|table)[] two or more, each a policy or settings as for mask.new
+---@param o { images: integer|ijepa.tensor|nil, target: ijepa.encoder?, groups: integer?, first: integer?, step: integer?,
+---names: string[]?, file: string?, side: integer? }? images: masks that are drawn of each (2), or the images themselves for
+---policies that read them; groups: that are counted (20); names: of the policies (a, b, ...); file: also writes a figure
+---@return ijepa.mask_comparison
+function mask.compare(policies, o) return require "ijepa.mask.compare" (policies, o) end
 
 return mask
