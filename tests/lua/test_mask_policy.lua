@@ -57,18 +57,18 @@ function tests.test_grids_and_blocks_that_do_not_fit()
   lu.assertErrorMsgContains("(0, 0, 1.5, 2) are not four whole numbers", g.block, g, 0, 0, 1.5, 2)
 end
 
-local function rows(...) return table.concat({ ... }, "\n") end
+local function lines(...) return table.concat({ ... }, "\n") end
 
 function tests.test_regions_grow_move_and_are_thinned()
   local g = mask.grid(4, 6)
   local a = g:block(1, 1, 1, 2)
-  lu.assertEquals(tostring(a:dilate()), rows("####..", "####..", "####..", "......"))
-  lu.assertEquals(tostring(a:dilate(2)), rows("#####.", "#####.", "#####.", "#####."))
+  lu.assertEquals(tostring(a:dilate()), lines("####..", "####..", "####..", "......"))
+  lu.assertEquals(tostring(a:dilate(2)), lines("#####.", "#####.", "#####.", "#####."))
   lu.assertTrue(a:dilate(0) == a)
   lu.assertTrue(a:dilate(4096) == g:all())
-  lu.assertEquals(tostring(a:neighbours()), rows("####..", "#..#..", "####..", "......"))
+  lu.assertEquals(tostring(a:neighbours()), lines("####..", "#..#..", "####..", "......"))
   lu.assertEquals(g:none():dilate():size(), 0)
-  lu.assertEquals(tostring(a:shift(2, -2)), rows("......", "......", "......", "#....."))
+  lu.assertEquals(tostring(a:shift(2, -2)), lines("......", "......", "......", "#....."))
   lu.assertEquals(a:shift(0, 40):size(), 0)
   lu.assertTrue(a:shift(1, 3):shift(-1, -3) == a)
   for _, bad in ipairs { { "dilate", -1 }, { "dilate", 1.5 }, { "neighbours", "x" },
@@ -89,8 +89,8 @@ function tests.test_regions_grow_move_and_are_thinned()
   end
   -- 1344 draws of 3 of 12: 336 each, deviation 16
   lu.assertTrue(least > 336 - 80 and most < 336 + 80, least .. " " .. most)
-  lu.assertErrorMsgContains("region:random(rng, n): expected rng as the first argument", b.random, b,
-    3)
+  lu.assertErrorMsgContains("region:random(rng, n): expected rng as the first argument", b.random,
+    b, 3)
   mask.policy(function(rng, grid)
     lu.assertErrorMsgContains("n is 13, expected 0 to 12, the region's patches", b.random, b, rng, 13)
     return grid:block(0, 0, 1, 1), { b:random(rng, 12) }

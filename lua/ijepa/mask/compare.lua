@@ -74,7 +74,9 @@ end
 
 -- The rows of the table: what, and its text for a policy with these statistics.
 local ROWS = {
-  { "grid", function(p) return ("%d x %d, groups of %d"):format(p.grid[1], p.grid[2], p.group) end },
+  { "grid", function(p)
+    return ("%d x %d, groups of %d"):format(p.grid[1], p.grid[2], p.group)
+  end },
   { "context patches", function(p, s)
     return ("%s, %s"):format(mean_text(s.k_mean, s.k_min, s.k_max),
       percent(s.k_mean / (p.grid[1] * p.grid[2])))
@@ -192,13 +194,14 @@ return function(policies, o)
     need(type(given) == "table", "mask.compare: entry %d is a %s, expected a policy", i,
       type(given))
     local p = given.sample_raw and given or mask.new(given)
+    local before = p.next
     self.names[i] = o.names and o.names[i] or ("abcdefghijklmnopqrstuvwxyz"):sub(i, i)
     self.policies[i] = p
     local with = { images = x, target = o.target, step = o.step, groups = groups }
     self.stats[i], self.lint[i] = mask.stats(p, with), lint(given, with)
     self.drawings[i] = mask.text(p, { images = x or count, target = o.target, first = first,
       step = o.step })
-    local seeing, before = assert(p:for_images(x, o.target, first)), p.next
+    local seeing = assert(p:for_images(x, o.target, first))
     self.stats[i].about = distances(seeing:sample_raw(min(p.group, 64), 0, o.step), p.grid[1],
       p.grid[2])
     self.drawn[i] = seeing:sample_raw(count, first, o.step)

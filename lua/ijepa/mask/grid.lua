@@ -196,8 +196,8 @@ function Region:random(rng, n)
   return out
 end
 
---- The region moved down by `rows` and right by `columns` (negative: up, left). What leaves the grid
---- is lost.
+--- The region moved down by `rows` and right by `columns` (negative: up, left). What leaves the
+--- grid is lost.
 ---@param rows integer
 ---@param columns integer
 ---@return ijepa.mask_region
