@@ -92,7 +92,8 @@ function tests.test_regions_grow_move_and_are_thinned()
   lu.assertErrorMsgContains("region:random(rng, n): expected rng as the first argument", b.random,
     b, 3)
   mask.policy(function(rng, grid)
-    lu.assertErrorMsgContains("n is 13, expected 0 to 12, the region's patches", b.random, b, rng, 13)
+    lu.assertErrorMsgContains("n is 13, expected 0 to 12, the region's patches", b.random, b, rng,
+      13)
     return grid:block(0, 0, 1, 1), { b:random(rng, 12) }
   end, { grid = { 4, 6 }, group = 1 })
 end

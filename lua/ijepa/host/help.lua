@@ -106,7 +106,7 @@ end
 local SHORTER = { ["state.model"] = "ijepa.model", ["imagine.imagine"] = "ijepa.imagine",
   ["imagine.bank"] = "ijepa.bank", ["pretrain.pretrain"] = "ijepa.pretrain",
   ["config.resolve"] = "ijepa.config", ["load.load"] = "ijepa.load",
-  ["report.report"] = "ijepa.report" }
+  ["report.report"] = "ijepa.report", ["try.try"] = "ijepa.try" }
 local CLASSES = { methods = "checkpoint", open = "run" }
 
 -- "mask.draw(policy, o)", "grid:block(...)"

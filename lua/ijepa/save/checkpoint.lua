@@ -58,6 +58,11 @@ end
 ---@field path string
 local methods = {}
 methods.__index = methods
+function methods:__tostring()
+  local step = self._file and self:meta "step"
+  return ("checkpoint '%s'%s: %s"):format(text.shown(self.path), step and (", step %g"):format(step)
+    or "", self._file and text.count(#self:names(), "tensor") or "closed")
+end
 
 --- Opens a checkpoint, or any file that tensors.open reads. One that is not whole is refused.
 ---@param path string
