@@ -124,7 +124,7 @@ local function show_entry(name, entry)
   print(signature_of(name, entry))
   print(help.wrap(entry.text, "  "))
   local example = topics().examples[name]
-  if example then print("  example: " .. example) end
+  if example then print(help.wrap("example: " .. example, "  ")) end
 end
 
 local function show_setting(key)

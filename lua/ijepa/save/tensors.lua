@@ -92,7 +92,10 @@ function file:data(name)
   end
   local bytes = F.new "size_t[1]"
   local p = C.ij_tensor_file_data(self._handle, i, bytes)
-  if p == nil then return nil, F.string(C.ij_errmsg()), C.IJ_EUNSUPPORTED end
+  if p == nil then
+    local why = F.string(C.ij_errmsg())
+    return nil, why, why:find "is damaged" and C.IJ_EFORMAT or C.IJ_EUNSUPPORTED
+  end
   return p, tonumber(bytes[0])
 end
 

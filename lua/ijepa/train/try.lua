@@ -106,8 +106,8 @@ end
 --- Trains a small model with a mask policy for some steps, on the quickstart's scenes or a given
 --- data set, and prints its loss, the verdict on its features and its masks. The first call draws
 --- the scenes. Fifty steps show that a policy works and where its loss goes, not what it is worth.
----@param policy ijepa.mask_policy|function|string a policy, a function as mask.policy takes it, or a
---- file; the last two get a grid of 8 x 8 patches
+---@param policy ijepa.mask_policy|function|string a policy, a function as mask.policy takes it, or
+--- a file; the last two get a grid of 8 x 8 patches
 ---@param o { steps: integer?, batch: integer?, data: string?, out: string?, images: integer?, seed: integer?,
 ---device: string? }? steps (50); batch: images of a step (32); data: a folder or tar of images; out: the run's folder
 ---(a temporary one); images: masks that are shown (3); seed (0); device: as the setting of that name
