@@ -2,12 +2,15 @@
  * bytes, back to back without holes. The reader trusts nothing in the file; the writer replaces a file completely or
  * not at all. */
 #include "save.h"
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 enum { PREFIX = 8, ALIGN = 64, PARSER_SLACK = 8 };
 static const uint64_t MAX_HEADER = 100 * 1000 * 1000;
@@ -196,22 +199,87 @@ out:
   return st;
 }
 
+/* Four streams of words, since one is bound by the latency of its multiplications. */
+static uint64_t chunk_hash(uint64_t seed, const unsigned char *p, size_t n) {
+  enum { LANES = 4, BLOCK = 8 * LANES };
+  uint64_t h[LANES] = {seed, 2, 3, 4}, word[LANES];
+  size_t left = n;
+  for (; left >= BLOCK; left -= BLOCK, p += BLOCK) {
+    memcpy(word, p, sizeof word);
+    for (int i = 0; i < LANES; i++) {
+      h[i] = (h[i] ^ word[i]) * 0x9e3779b97f4a7c15u;
+      h[i] ^= h[i] >> 29;
+    }
+  }
+  return ij_hash(ij_hash(n, p, left), h, sizeof h);
+}
+
+uint64_t ij_bytes_hash(const void *bytes, size_t n) {
+  uint64_t h = n;
+  for (size_t at = 0; at < n; at += IJ_HASH_CHUNK)
+    h = chunk_hash(h, (const unsigned char *)bytes + at, n - at < IJ_HASH_CHUNK ? n - at : IJ_HASH_CHUNK);
+  return h;
+}
+
+/* Writes a tensor's bytes; *hash: as ij_bytes_hash gives it. Chunk by chunk: the second reading is of the cache. */
+static ij_status put_hashed(ij_output *s, const unsigned char *p, size_t n, uint64_t *hash) {
+  *hash = n;
+  for (size_t at = 0; at < n; at += IJ_HASH_CHUNK) {
+    size_t k = n - at < IJ_HASH_CHUNK ? n - at : IJ_HASH_CHUNK;
+    *hash = chunk_hash(*hash, p + at, k);
+    IJ_TRY(ij_output_put(s, p + at, k));
+  }
+  return IJ_OK;
+}
+
 typedef struct contents {
   const char *header;
   size_t header_size;
   const ij_item *items;
   int count;
+  size_t hashes; /* where in the file the tensors' hashes go; 0: nowhere */
 } contents;
+
+/* Where the header has the value of IJ_HASHES_KEY, or 0. */
+static size_t hashes_at(const char *header, size_t n) {
+  static const char key[] = "\"" IJ_HASHES_KEY "\":\"";
+  const char *found = memmem(header, n, key, sizeof key - 1);
+  return found ? (size_t)(found - header) + sizeof key - 1 : 0;
+}
 
 static ij_status fill(ij_output *s, const void *context) {
   const contents *c = context;
   const void *bytes;
+  bool sealed = c->hashes && s->file.tmp; /* what is written into a pipe can't be completed later */
+  char digits[IJ_HASH_DIGITS + 1];
   IJ_TRY(ij_output_put(s, c->header, c->header_size));
   for (int i = 0; i < c->count; i++) {
+    size_t n = (size_t)c->items[i].bytes;
+    uint64_t hash;
     IJ_TRY(ij_output_item(s, &c->items[i], &bytes));
-    IJ_TRY(ij_output_put(s, bytes, (size_t)c->items[i].bytes));
+    if (!sealed) IJ_TRY(ij_output_put(s, bytes, n));
+    else {
+      IJ_TRY(put_hashed(s, bytes, n, &hash));
+      snprintf(digits, sizeof digits, "%016llx", (unsigned long long)hash);
+      off_t at = (off_t)(c->hashes + (size_t)i * IJ_HASH_DIGITS);
+      if (pwrite(s->file.fd, digits, IJ_HASH_DIGITS, at) != IJ_HASH_DIGITS)
+        return ij_fail(IJ_EIO, "file '%s' could not be written: %s", s->path, strerror(errno));
+    }
   }
   return IJ_OK;
+}
+
+/* Zeros for the hashes, which are known after the tensors are written. */
+static ij_status reserve_hashes(ij_tensor_writer *w) {
+  if (!cJSON_HasObjectItem(w->meta, IJ_HASHES_KEY)) return IJ_OK;
+  size_t n = (size_t)w->count * IJ_HASH_DIGITS;
+  char *zeros = ij_alloc(n + 1);
+  if (!zeros) return IJ_ENOMEM;
+  memset(zeros, '0', n);
+  zeros[n] = 0;
+  ij_status st = ij_tensor_writer_meta(w, IJ_HASHES_KEY, zeros);
+  ij_free(zeros);
+  return st;
 }
 
 ij_status ij_tensor_writer_commit(ij_tensor_writer *w) {
@@ -225,10 +293,11 @@ ij_status ij_tensor_writer_commit(ij_tensor_writer *w) {
   for (int bytes = 8; bytes >= 1; bytes /= 2)
     for (int i = 0; i < w->count; i++)
       if (w->items[i].type->bytes == bytes) items[n++] = w->items[i];
+  IJ_TRY_TO(out, st, reserve_hashes(w));
   IJ_TRY_TO(out, st, make_header(w, items, &header, &header_size));
   total = header_size;
   for (int i = 0; i < n; i++) total += (size_t)items[i].bytes;
-  st = ij_writer_replace(w, total, fill, &(contents){header, header_size, items, n});
+  st = ij_writer_replace(w, total, fill, &(contents){header, header_size, items, n, hashes_at(header, header_size)});
 out:
   ij_free(header);
   ij_free(items);

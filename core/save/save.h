@@ -17,6 +17,13 @@ const ij_type *ij_type_by_dtype(int dtype);
 /* shape[ndim] times size -> *bytes; false when a size or the result is impossible. */
 bool ij_bytes_of(int ndim, const int64_t *shape, int size, int64_t *bytes);
 
+/* Metadata of a safetensors file under this key holds a hash of each tensor's bytes, 16 hexadecimal digits, in the
+ * order of the file; zeros: none. A writer whose metadata has the key fills it in; a reader compares before it gives a
+ * tensor. */
+#define IJ_HASHES_KEY "ijepa.tensors"
+enum { IJ_HASH_DIGITS = 16, IJ_HASH_CHUNK = 1 << 18 }; /* the chunk: half of a core's cache */
+uint64_t ij_bytes_hash(const void *bytes, size_t n);   /* quicker than ij_hash for large n */
+
 typedef struct ij_pth ij_pth;
 typedef struct ij_file_entry {
   const char *name, *type;
@@ -25,8 +32,9 @@ typedef struct ij_file_entry {
   const int64_t *shape;      /* (ndim) */
   const unsigned char *data; /* all elements, row-major, in the map; NULL: ij_pth_view gives their address */
   int64_t bytes;
-  int view;  /* number in the checkpoint's list of views */
-  void *own; /* a copy in order, made for ij_tensor_file_data */
+  bool whole; /* the bytes have the hash that was saved, or there is none */
+  int view;   /* number in the checkpoint's list of views */
+  void *own;  /* a copy in order, made for ij_tensor_file_data */
 } ij_file_entry;
 
 typedef struct ij_meta {

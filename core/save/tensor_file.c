@@ -160,6 +160,22 @@ const char *ij_tensor_file_meta(const ij_tensor_file *f, const char *key) {
 
 /* ---- contents */
 
+/* Compares an entry's bytes with the hash that was saved, once. */
+static ij_status check_hash(const ij_tensor_file *f, int i, ij_file_entry *e) {
+  static const char none[IJ_HASH_DIGITS + 1] = "0000000000000000";
+  char digits[IJ_HASH_DIGITS + 1];
+  const char *all = f->pth ? NULL : ij_tensor_file_meta(f, IJ_HASHES_KEY);
+  if (!all || strlen(all) != (size_t)f->count * IJ_HASH_DIGITS) e->whole = true;
+  else if (!strncmp(all + (size_t)i * IJ_HASH_DIGITS, none, IJ_HASH_DIGITS)) e->whole = true;
+  if (e->whole) return IJ_OK;
+  snprintf(digits, sizeof digits, "%016llx", (unsigned long long)ij_bytes_hash(e->data, (size_t)e->bytes));
+  if (strncmp(all + (size_t)i * IJ_HASH_DIGITS, digits, IJ_HASH_DIGITS) != 0)
+    return ij_fail(IJ_EFORMAT, "file '%s' is damaged: the values of tensor '%s' are not what was saved", f->path,
+                   e->name);
+  e->whole = true;
+  return IJ_OK;
+}
+
 /* Where an entry's elements are, and their strides (NULL: row-major without gaps). */
 static ij_status view_of(ij_tensor_file *f, int i, ij_file_entry **e, const unsigned char **first,
                          const int64_t **stride) {
@@ -167,6 +183,7 @@ static ij_status view_of(ij_tensor_file *f, int i, ij_file_entry **e, const unsi
   if (!(*e = entry_at(f, i)))
     return ij_fail(IJ_EINVAL, "file '%s' has no tensor number %d: there are %d", f->path, i, f->count);
   *first = (*e)->data;
+  if (!(*e)->whole) IJ_TRY(check_hash(f, i, *e));
   return f->pth ? ij_pth_view(f, *e, first, stride) : IJ_OK;
 }
 

@@ -92,7 +92,8 @@ function tests.test_regions_grow_move_and_are_thinned()
   lu.assertErrorMsgContains("region:random(rng, n): expected rng as the first argument", b.random,
     b, 3)
   mask.policy(function(rng, grid)
-    lu.assertErrorMsgContains("n is 13, expected 0 to 12, the region's patches", b.random, b, rng, 13)
+    lu.assertErrorMsgContains("n is 13, expected 0 to 12, the region's patches", b.random, b, rng,
+      13)
     return grid:block(0, 0, 1, 1), { b:random(rng, 12) }
   end, { grid = { 4, 6 }, group = 1 })
 end
@@ -110,7 +111,7 @@ function tests.test_comparison_of_policies()
     return { s.distance, s.again, s.seen, c.stats[i].k_mean, c.stats[i].t_mean }
   end
   lu.assertEquals(about(1), { 3.5, 0, 0, 8, 8 })   -- columns 4 and 5, from column 1
-  -- columns 2, 3 and 3, 4 from 0 to 2: distances 0, 1, 1, 2; column 3 twice; column 2 in the context
+  -- columns 2, 3 and 3, 4 from 0 to 2: distances 0, 1, 1, 2; 3 twice; 2 in the context
   lu.assertEquals(about(2), { 1, .25, .25, 12, 8 })
   local said = tostring(c)
   lu.assertStrMatches(said, "left +both\n##%.%.11 +##112%.\n.*")

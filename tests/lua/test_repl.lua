@@ -321,6 +321,50 @@ function tests.test_objects_print_as_a_few_lines()
   t:wait "mask.draw(policy, o)  Prints"
 end
 
+-- Values of the API show what they are, no addresses; long tables and help fit a screen.
+function tests.test_values_and_help_fit_a_screen()
+  local scenes = support.scenes { n = 40, test = 2, size = 32 }.train
+  local input = ([[
+d = data.open { root = "SET", batch = 8, crop = 32 }
+d
+data.catalogue { root = "SET" }
+e = jepa.encoder { width = 16, depth = 1, heads = 2, patch = 8, crop = 32 }
+features.pooled(e)
+f = features.of(features.pooled(e), { root = "SET", crop = 32, cache = false })
+f
+mask.grid(2, 3):map(function(y, x) return y + x end)
+tensors.open "tests/golden/ops.safetensors"
+]]):gsub("SET", scenes)
+  local status, out, err = piped(input)
+  lu.assertEquals(status, 0, err)
+  lu.assertEquals(out, ([[
+data of 'SET': 40 images, 8 classes; batches of 32 x 32 pixels, 5 batches per epoch
+catalogue of 'SET': 40 images, 8 classes
+features 'pooled 0' of ViT 1 x 16, 2 heads, patch 8, grid 4 x 4, 6,656 parameters
+features of 'SET': x (40, 16) f32, y (40), 8 classes
+mask map of 2 x 3 weights, 0 to 3
+file 'tests/golden/ops.safetensors': N tensors
+]]):gsub("SET", scenes):gsub("%f[%w]N%f[%W]", out:match "(%d+) tensors"))
+  local t = session { columns = 80, rows = 24 }
+  t:enter "ijepa.config { out = 'x' }"
+  local screen = t:wait "[2]>"
+  lu.assertStrContains(screen, "[1]> ijepa.config")
+  lu.assertStrMatches(screen, ".*\n  data = { %d+ fields },\n.*")
+  t:enter "? mask"
+  screen = t:wait "[3]>"
+  lu.assertStrContains(screen, "[2]> ? mask")
+  for _, part in ipairs { "functions: compare, draw,", "example: mask.compare",
+      "? mask.compare prints one, ?? mask all" } do
+    lu.assertStrContains(screen, part)
+  end
+  t:enter "? help"
+  screen = t:wait "[4]>"
+  lu.assertStrContains(screen, "[3]> ? help")
+  lu.assertStrMatches(screen, ".*\n%.%.%. %d+ more lines: %?%? help shows all\n.*")
+  t:enter "?? help"
+  t:wait "Also: ijepa help SETTING"
+end
+
 function tests.test_misspelt_fields_and_methods_get_a_hint()
   local status, _, err =
     piped(table.concat({ "mask.drw(1)", "g = mask.grid(4, 4)", "g:randomblock(1)", "mask.drw", "r",

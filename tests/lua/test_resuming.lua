@@ -219,6 +219,44 @@ function tests.test_a_folder_whose_checkpoints_are_gone_begins_anew_and_says_so(
   lu.assertEquals(meta("latest", "step"), 6)
 end
 
+-- One bit of one tensor: found before the run resumes, and by every reader of that tensor.
+function tests.test_a_flipped_bit_in_a_tensor_is_found()
+  start { ["optim.epochs"] = 2 }
+  local latest = out .. "/jepa-latest.safetensors"
+  local file = assert(ijepa.checkpoint.load(latest))
+  local name = "target_encoder.blocks.0.mlp.fc1.weight"
+  local values, bytes = file:data(name)
+  local whole = read(latest)
+  local at = whole:find(F.string(values, bytes), 1, true)
+  lu.assertEquals(bytes, 4 * 16 * 64)
+  file:close()
+  local flipped = bytes - 2 + at   -- in the last value
+  local damaged = whole:sub(1, flipped - 1) .. string.char((whole:byte(flipped) + 1) % 256)
+    .. whole:sub(flipped + 1)
+  local copy = folder .. "/copy.safetensors"
+  write(copy, damaged)
+  local want = ("file '%s' is damaged: the values of tensor '%s' are not what was saved"):format(
+    copy, name)
+  file = assert(ijepa.checkpoint.load(copy))
+  lu.assertEquals({ select(2, file:data(name)) }, { want, C.IJ_EFORMAT })
+  lu.assertNotNil((file:data "encoder.blocks.0.mlp.fc1.weight"))
+  file:close()
+  lu.assertEquals({ ijepa.checkpoint.verify(copy) }, { nil, "checkpoint: " .. want,
+    tonumber(C.IJ_EFORMAT) })
+  lu.assertTrue(ijepa.checkpoint.verify(latest))
+  local encoder, message = ijepa.load(copy)
+  lu.assertNil(encoder)
+  lu.assertStrContains(message, want)
+  lu.assertNotNil(ijepa.load(copy, { which = "encoder", quiet = true }))
+  write(latest, damaged)
+  local code, said = start { ["optim.epochs"] = 3 }
+  lu.assertEquals(code, 0, said)
+  lu.assertStrContains(said, ("warning: checkpoint: %s; it is moved to '%s.unreadable'\n"):format(
+    want:gsub(copy:gsub("%p", "%%%0"), latest), latest))
+  lu.assertStrContains(said, "resumes from " .. out .. "/jepa-ep2.safetensors at step 6\n")
+  lu.assertEquals(read(latest .. ".unreadable"), damaged)
+end
+
 function tests.test_a_folder_of_version_0_1_0()
   os.execute(("cp -r tests/golden/run_0.1.0 '%s' && touch -d @1000 '%s/jepa-latest.safetensors'")
     :format(out, out))

@@ -18,5 +18,5 @@ return {
     settings = "config.settings",
   show = "draw.show", state = "save.state", submit = "dist.submit", tensor = "tensor",
     tensors = "save.tensors",
-  weights = "save.weights",
+  try = "train.try", weights = "save.weights",
 }

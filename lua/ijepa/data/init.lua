@@ -22,6 +22,19 @@ Catalogue.__index = Catalogue
 local Data = setmetatable({}, { __index = Catalogue })
 Data.__index = Data
 
+local function sources_text(self)
+  return ("'%s': %s, %s"):format(self.root_text or "data", text.count(self:count(), "image"),
+    text.count(#self:classes(), "class", "classes"))
+end
+function Catalogue:__tostring()
+  return self.c ~= nil and "catalogue of " .. sources_text(self) or "catalogue that is closed"
+end
+function Data:__tostring()
+  if self.loader == nil then return "data that are closed" end
+  return ("data of %s; batches of %d x %d pixels, %s per epoch"):format(sources_text(self),
+    self.height, self.width, text.count(self:epoch_steps(), "batch", "batches"))
+end
+
 local orients = { torchvision = C.IJ_ORIENT_TORCHVISION, exif = C.IJ_ORIENT_EXIF,
   stored = C.IJ_ORIENT_STORED }
 
@@ -126,7 +139,8 @@ function data.catalogue(o)
   if not known then return nil, wrong end
   local ok, message, code = F.try(C.ij_catalogue_open(c, out))
   if not ok then return nil, message, code end
-  local self = setmetatable({ c = F.gc(out[0], C.ij_catalogue_close) }, Catalogue)
+  local self = setmetatable({ c = F.gc(out[0], C.ij_catalogue_close),
+    root_text = text.shown(table.concat(roots, ", ")) }, Catalogue)
   ok, message, code = prepare(self, o)
   if ok then return self end
   self:close()

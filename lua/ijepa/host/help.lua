@@ -106,7 +106,7 @@ end
 local SHORTER = { ["state.model"] = "ijepa.model", ["imagine.imagine"] = "ijepa.imagine",
   ["imagine.bank"] = "ijepa.bank", ["pretrain.pretrain"] = "ijepa.pretrain",
   ["config.resolve"] = "ijepa.config", ["load.load"] = "ijepa.load",
-  ["report.report"] = "ijepa.report" }
+  ["report.report"] = "ijepa.report", ["try.try"] = "ijepa.try" }
 local CLASSES = { methods = "checkpoint", open = "run" }
 
 -- "mask.draw(policy, o)", "grid:block(...)"
@@ -124,7 +124,7 @@ local function show_entry(name, entry)
   print(signature_of(name, entry))
   print(help.wrap(entry.text, "  "))
   local example = topics().examples[name]
-  if example then print("  example: " .. example) end
+  if example then print(help.wrap("example: " .. example, "  ")) end
 end
 
 local function show_setting(key)

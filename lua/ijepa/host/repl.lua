@@ -10,6 +10,7 @@ local text = require "ijepa.base.text"
 local repl = {}
 
 local LONG = 1   -- seconds; the time of a longer command is shown
+local SCREEN = 22   -- lines of a value or of help that are shown; `?? NAME` shows all of a help
 
 -- ---- the environment of what is typed: tensor, mask, ... need no "ijepa." in front. What it sets is
 -- global, but Lua's own names are changed for the session alone, so that `type = 1` breaks no
@@ -125,8 +126,11 @@ local function split(source)
   return not open and list or nil
 end
 
--- NAME of "? NAME", "NAME?" and "help NAME"; "" for "?" and "help" alone.
+-- NAME of "? NAME", "?? NAME", "NAME?" and "help NAME"; "" for "?" and "help" alone. Second: whether
+-- all of it is wanted (??).
 local function question(source)
+  local all = source:match "^%s*%?%?%s*(.-)%s*$"
+  if all then return all, true end
   return source:match "^%s*%?%s*(.-)%s*$" or source:match "^%s*([%a_][%w_.:]*)%?%s*$"
     or source:match "^%s*help%s+([%a_][%w_.:]*)%s*$" or source:match "^%s*help()%s*$" and ""
 end
@@ -252,7 +256,17 @@ local function print_value(name, value)
   print("  " .. show.text(value, { width = width - 2 }):gsub("\n", "\n  "))
   local methods = type(value) == "table" and complete.methods(value) or {}
   if #methods > 0 then
-    print(require "ijepa.host.help".wrap("methods: " .. table.concat(methods, ", "), "  ", width))
+    local help, example = require "ijepa.host.help", nil
+    print(help.wrap("methods: " .. table.concat(methods, ", "), "  ", width))
+    for _, method in ipairs(methods) do
+      local f = complete.value(name .. ":" .. method, env)
+      local signature = type(f) == "function" and help.signature(f)
+      example = example or signature and signature:match "^(.-)  "
+    end
+    if example then
+      print(help.wrap(("such as %s; ? %s prints what it does"):format(example,
+        example:match "^[^(]*"), "  ", width))
+    end
   end
 end
 
@@ -282,6 +296,65 @@ local function print_help(name)
   return true
 end
 
+-- A module in a screen: what it is, the names of its functions, an example.
+local function print_module(name, docs)
+  local help = require "ijepa.host.help"
+  local names, examples = {}, require "ijepa.host.topics".examples
+  for key in pairs(docs.names) do
+    local own = key:match("^" .. name:gsub("%p", "%%%0") .. "%.([%w_]+)$")
+    if own then names[#names + 1] = own end
+  end
+  table.sort(names)
+  print("ijepa." .. name)
+  print(help.wrap(docs.modules[name]:match "^(.-)\n%s*\n" or docs.modules[name], "  "))
+  print(help.wrap("functions: " .. table.concat(names, ", "), "  "))
+  for _, own in ipairs(names) do
+    local example = examples[name .. "." .. own]
+    if example then
+      print(help.wrap("example: " .. example, "  "))
+      break
+    end
+  end
+  print(("  ? %s.%s prints one, ?? %s all"):format(name, names[1] or "NAME", name))
+end
+
+-- What f prints, as lines, and its result.
+local function printed(f, ...)
+  local lines, before = {}, print
+  _G.print = function(...)   -- luacheck: ignore
+    local parts = { ... }
+    for i = 1, select("#", ...) do parts[i] = tostring(parts[i]) end
+    for line in (table.concat(parts, "\t") .. "\n"):gmatch "([^\n]*)\n" do
+      lines[#lines + 1] = line
+    end
+  end
+  local ok, result = pcall(f, ...)
+  _G.print = before   -- luacheck: ignore
+  if not ok then error(result, 0) end
+  return lines, result
+end
+
+-- Help about a name; in a terminal at most a screen of it. A long list of functions becomes their
+-- names.
+local function print_screen(name, limited)
+  local lines, fine = printed(print_help, name)
+  local size = F.new "int[4]"
+  local rows = F.C.ij_terminal_size(1, size) ~= 0 and math.min(SCREEN, size[1] - 2) or SCREEN
+  if limited and #lines > rows then
+    local docs, plain = require "ijepa.host.help".docs(), name:gsub("^ijepa%.", "")
+    if docs.modules[plain] and not docs.names[plain] then
+      lines = printed(print_module, plain, docs)
+    end
+  end
+  if limited and #lines > rows then
+    local most = #lines - rows + 1
+    for i = #lines, rows, -1 do lines[i] = nil end
+    lines[rows] = ("... %s: ?? %s shows all"):format(text.count(most, "more line"), name)
+  end
+  for _, line in ipairs(lines) do print(line) end
+  return fine
+end
+
 -- The text of an input or of a line that an error names, such as "[12]:1".
 local function text_of(message, source)
   local name = message:match "^(%[%d+%]):%d+:"
@@ -306,8 +379,8 @@ end
 
 -- Runs one complete input. False when it failed; nil and an exit code to exit with.
 local function run(source, name, line, host)
-  local asked = question(source)
-  if asked then return print_help(asked) end
+  local asked, all = question(source)
+  if asked then return print_screen(asked, not all and host and F.C.ij_isatty(1) ~= 0) end
   if asks_to_exit(source) then return nil, 0 end
   local list = split(source)
   if list and #list > 1 then   -- a paste of several
@@ -326,6 +399,7 @@ local function run(source, name, line, host)
   setfenv(chunk.run, env)
   local how = { width = host and host.columns() or 80, colours = host and show.has_colours(1),
     terminal = host and F.C.ij_isatty(1) ~= 0 }
+  how.lines = how.terminal and SCREEN or nil
   local hidden, started = source:find ";%s*$", F.C.ij_time()
   dropped.message = nil
   if host then   -- compiled loops do not check for Ctrl-C: what is typed here runs interpreted

@@ -1,6 +1,7 @@
 -- How the session shows a value: on one line where it fits, else wrapped and indented; with colours
 -- when asked.
 local terminal = require "ijepa.base.terminal"
+local text = require "ijepa.base.text"
 local show = { has_colours = terminal.has_colours, paint = terminal.paint }
 
 -- of all tables together; tables in tables; bytes of a string
@@ -10,11 +11,11 @@ local width_of = terminal.columns
 
 local function quoted(s)
   local cut = #s > MOST_TEXT
-  local text = (cut and s:sub(1, MOST_TEXT) or s):gsub('[%c"\\]', function(c)
+  local inside = (cut and s:sub(1, MOST_TEXT) or s):gsub('[%c"\\]', function(c)
     return ({ ["\n"] = "\\n", ["\t"] = "\\t", ["\r"] = "\\r", ['"'] = '\\"', ["\\"] = "\\\\" })[c]
       or ("\\%03d"):format(c:byte())
   end)
-  return '"' .. text .. '"' .. (cut and (" ... (%d bytes)"):format(#s) or "")
+  return '"' .. inside .. '"' .. (cut and (" ... (%d bytes)"):format(#s) or "")
 end
 
 -- Keys: numbers first, then names, each in order.
@@ -54,17 +55,18 @@ local function render_table(t, s, indent, depth)
     count = count + 1
     s.left = s.left - 1
     if s.left < 0 then return end
-    local text = render(value, s, indent + 2, depth + 1)
+    local own = render(value, s, indent + 2, depth + 1)
     simple = simple and not key and type(value) ~= "table"
-    parts[#parts + 1] = (key and show.paint(s.colours, "key", key) .. " = " or "") .. text
+    parts[#parts + 1] = (key and show.paint(s.colours, "key", key) .. " = " or "") .. own
   end
   for i, value in ipairs(t) do
     listed = i
     add(nil, value)
   end
-  local keys = {}
-  for key in pairs(t) do
-    if not (type(key) == "number" and key % 1 == 0 and key >= 1 and key <= listed) then
+  local keys, object = {}, type(getmetatable(t)) == "table"
+  for key, value in pairs(t) do   -- of an object not what is the library's or private
+    local own = object and (type(value) == "cdata" or type(key) == "string" and key:find "^_")
+    if not own and not (type(key) == "number" and key % 1 == 0 and key >= 1 and key <= listed) then
       keys[#keys + 1] = key
     end
   end
@@ -80,6 +82,10 @@ local function render_table(t, s, indent, depth)
     parts[#parts + 1] = show.paint(s.colours, "dim", ("... %d in all"):format(count))
   end
   local line = "{ " .. table.concat(parts, ", ") .. " }"
+  if s.flat and depth > 0 and (line:find "\n" or indent + width_of(line) > s.width) then
+    return show.paint(s.colours, "dim", ("{ %s }"):format(count == listed
+      and text.count(count, "item") or text.count(count, "field")))
+  end
   if not line:find "\n" and indent + width_of(line) <= s.width then return line end
   local margin = (" "):rep(indent)
   if simple then
@@ -94,8 +100,8 @@ function render(value, s, indent, depth)
   if kind == "table" then
     local meta = getmetatable(value)
     if type(meta) == "table" and meta.__tostring then
-      local text = tostring(value)
-      return depth == 0 and text or text:match "[^\n]*"
+      local own = tostring(value)
+      return depth == 0 and own or own:match "[^\n]*"
     end
     return render_table(value, s, indent, depth)
   end
@@ -107,14 +113,32 @@ function render(value, s, indent, depth)
   return show.paint(s.colours, kind, tostring(value))
 end
 
---- The text of a value. o: width (columns, 80), colours (none).
+local function lines_of(s) return select(2, s:gsub("\n", "")) + 1 end
+
+-- The first lines of a text, and how many there are.
+local function cut(s, most, colours)
+  local lines = {}
+  for line in s:gmatch "[^\n]+" do lines[#lines + 1] = line end
+  local left = #lines - most + 1
+  return table.concat(lines, "\n", 1, most - 1) .. "\n"
+    .. show.paint(colours, "dim", ("... %d more lines"):format(left))
+end
+
+--- The text of a value. o: width (columns, 80), colours (none), lines: at most so many (no limit);
+--- tables in a table that is too long are then counted only.
 ---@param value any
----@param o { width: integer?, colours: boolean? }?
+---@param o { width: integer?, colours: boolean?, lines: integer? }?
 ---@return string
 function show.text(value, o)
   o = o or {}
-  return render(value, { width = o.width or 80, colours = o.colours, left = MOST_ITEMS, open = {} },
-    0, 0)
+  local function rendered(flat)
+    return render(value, { width = o.width or 80, colours = o.colours, left = MOST_ITEMS,
+      open = {}, flat = flat }, 0, 0)
+  end
+  local all = rendered(false)
+  if not o.lines or lines_of(all) <= o.lines then return all end
+  all = rendered(true)
+  return lines_of(all) <= o.lines and all or cut(all, o.lines, o.colours)
 end
 
 --- Whether a value is an image that shows itself: it has a method show, a width and a height.

@@ -22,7 +22,7 @@ topics.list = {
   { name = "masks", brief = "mask policies: draw, measure and write them",
     text = "A mask policy draws context and target patches of an image. Policies are built in (multiblock, random, " ..
       "block) or Lua functions: draw one at the prompt, let mask.lint check it, then train with it.",
-    functions = { "mask.new", "mask.policy", "mask.draw", "mask.lint", "mask.compare", "mask.stats",
+    functions = { "mask.new", "mask.policy", "mask.draw", "mask.lint", "mask.compare", "try.try", "mask.stats",
       "grid.random_block", "grid.block",
       "grid.checkerboard", "rng.uniform" },
     sections = "mask", document = "docs/masks.md" },
@@ -82,6 +82,7 @@ topics.examples = {
   ["mask.new"] = "m = mask.new { grid = { 14, 14 }, min_keep = 10, group = 8 }",
   ["mask.draw"] = "mask.draw(mask.new { grid = { 8, 16 }, min_keep = 3, group = 4 }, { images = 2 })",
   ["mask.lint"] = "print(mask.lint(mask.new { grid = { 14, 14 } }))",
+  ["try.try"] = 'ijepa.try(mask.new { grid = { 8, 8 }, min_keep = 2 }, { out = "runs/tried" })',
   ["mask.compare"] = "mask.compare { { grid = { 14, 14 } }, { grid = { 14, 14 }, policy = 'block' } }",
   ["mask.stats"] = "print(mask.stats(mask.new { grid = { 14, 14 } }, { groups = 20 }))",
   ["mask.policy"] = "m = mask.policy(function(rng, grid) local b = grid:random_block(rng, 3, 3) return -b, { b } end, { 8, 8 })",

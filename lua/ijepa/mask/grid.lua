@@ -426,6 +426,11 @@ end
 ---@field grid ijepa.mask_grid
 local Map = {}
 Map.__index = Map
+function Map:__tostring()
+  local g, least, most = self.grid, math.huge, 0
+  for i = 0, g.n - 1 do least, most = min(least, self.v[i]), max(most, self.v[i]) end
+  return ("mask map of %d x %d weights, %.4g to %.4g"):format(g.h, g.w, least, most)
+end
 
 --- A map of weights: a list of n numbers, row-major, or a list of rows; or f(row, column), from 0.
 ---@param values number[]|number[][]|function|ijepa.mask_map

@@ -23,7 +23,17 @@ local features = {}
 ---@field root string where they come from, for messages
 
 -- ---- extractors: functions of pixels u8 (B, H, W, 3), with a name that says what they compute
-local Extractor = { __call = function(self, x) return self.f(x) end }
+local Extractor = { __call = function(self, x) return self.f(x) end,
+  __tostring = function(self)
+    return ("features '%s'%s"):format(self.name,
+      self.encoder and " of " .. tostring(self.encoder):match "[^\n]*" or "")
+  end }
+-- What features.of and features.pair return.
+local Features = { __tostring = function(f)
+  return ("features of '%s': x (%s) %s, y (%d), %s"):format(text.shown(f.root or "images"),
+    table.concat(f.x:size(), ", "), f.x:dtype(), f.y:numel(),
+    text.count(#f.classes, "class", "classes"))
+end }
 
 --- Makes a function from pixels u8 (B, H, W, 3) to features (B, ...) cacheable. name: identifies
 --- what f computes besides the encoder's weights; give another one whenever f changes.
@@ -111,8 +121,8 @@ end
 ---@param count integer
 ---@return ijepa.features
 function features.columns(f, from, count)
-  return { x = f.x:narrow(2, from, count):clone(true), y = f.y, sample = f.sample,
-    classes = f.classes, root = f.root }
+  return setmetatable({ x = f.x:narrow(2, from, count):clone(true), y = f.y, sample = f.sample,
+    classes = f.classes, root = f.root }, getmetatable(f))
 end
 
 --- Features of some rows; index: row numbers from 0.
@@ -128,8 +138,8 @@ function features.rows(f, index)
     return tensor.from_pointer(to, { n }, "i32", true)
   end
   local x = f.x:rows(index):clone(true)   -- checks the index
-  return { x = x, y = pick(f.y), sample = f.sample and pick(f.sample), classes = f.classes,
-    root = f.root }
+  return setmetatable({ x = x, y = pick(f.y), sample = f.sample and pick(f.sample),
+    classes = f.classes, root = f.root }, getmetatable(f))
 end
 
 -- ---- the cache
@@ -294,6 +304,7 @@ function features.of(f, o)
   local stamp = images:stamp()
   images:close()
   if not found then return nil, message end
+  setmetatable(found, Features)
   found.root, found.stamp = o.root, stamp
   return found
 end

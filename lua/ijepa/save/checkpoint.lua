@@ -18,10 +18,16 @@ local number_keys = "ijepa.numbers"
 -- Under this key is a hash of all other metadata: a flipped bit there must not decide anything.
 local seal_key = "ijepa.seal"
 
+-- Under this key the library writes a hash of each tensor's values, which it compares before it
+-- gives them (core/save/save.h).
+local hashes_key = "ijepa.tensors"
+
 local function seal_of(strings)
   local parts = {}
   for _, key in ipairs(text.keys(strings)) do
-    if key ~= seal_key then parts[#parts + 1] = ("%d:%s%s"):format(#key, key, strings[key]) end
+    if key ~= seal_key and key ~= hashes_key then
+      parts[#parts + 1] = ("%d:%s%s"):format(#key, key, strings[key])
+    end
   end
   local all = table.concat(parts, "\1")
   return bit.tohex(C.ij_hash(0, all, #all), 16)
@@ -51,6 +57,7 @@ function checkpoint.save(path, items, meta, later)
   table.sort(numbers)
   strings[number_keys] = #numbers > 0 and table.concat(numbers, "\n") or nil
   strings[seal_key] = seal_of(strings)
+  strings[hashes_key] = ""
   return tensors.save(path, items, strings, later)
 end
 
@@ -58,6 +65,11 @@ end
 ---@field path string
 local methods = {}
 methods.__index = methods
+function methods:__tostring()
+  local step = self._file and self:meta "step"
+  return ("checkpoint '%s'%s: %s"):format(text.shown(self.path), step and (", step %g"):format(step)
+    or "", self._file and text.count(#self:names(), "tensor") or "closed")
+end
 
 --- Opens a checkpoint, or any file that tensors.open reads. One that is not whole is refused.
 ---@param path string
@@ -178,6 +190,24 @@ function checkpoint.path(folder, epochs, tag)
 end
 
 -- ---- which state is a run's newest --------------------------------------------------------------
+
+--- Whether all values of a checkpoint are those that were saved: reads all of it.
+---@param path string
+---@return boolean? ok, string? message, integer? code
+function checkpoint.verify(path)
+  local file, message, code = checkpoint.load(path)
+  if not file then return nil, message, code end
+  for _, name in ipairs(file:names()) do
+    local data, why = file:data(name)
+    if not data and tostring(why):find "is damaged" then
+      message, code = "checkpoint: " .. why, tonumber(C.IJ_EFORMAT)
+      break
+    end
+  end
+  file:close()
+  if message then return nil, message, code end
+  return true
+end
 
 local last_identity = 0   -- two runs of one process must differ as well
 

@@ -1,6 +1,7 @@
 --- Files of tensors: looking at one (safetensors, or a PyTorch checkpoint), writing one. The bytes
 --- stay C memory.
 local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
 local C = F.C
 
 local tensors = {}
@@ -14,6 +15,10 @@ for i = 0, #names do numbers[names[i]] = i end
 ---@field path string
 local file = {}
 file.__index = file
+function file:__tostring()
+  return ("file '%s': %s"):format(text.shown(self.path), self._handle
+    and text.count(#self:names(), "tensor") or "closed")
+end
 
 -- The C handle; stops where the file was closed.
 local function handle(self)
@@ -87,7 +92,10 @@ function file:data(name)
   end
   local bytes = F.new "size_t[1]"
   local p = C.ij_tensor_file_data(self._handle, i, bytes)
-  if p == nil then return nil, F.string(C.ij_errmsg()), C.IJ_EUNSUPPORTED end
+  if p == nil then
+    local why = F.string(C.ij_errmsg())
+    return nil, why, why:find "is damaged" and C.IJ_EFORMAT or C.IJ_EUNSUPPORTED
+  end
   return p, tonumber(bytes[0])
 end
 

@@ -280,6 +280,11 @@ end
 ---@field settings table? of the run that wrote it, or what a config.json beside it says
 local Weights = {}
 Weights.__index = Weights
+function Weights:__tostring()
+  local labels = {}
+  for i, part in ipairs(self.parts) do labels[i] = part.label == "" and "one model" or part.label end
+  return ("weights '%s': %s"):format(text.shown(self.path), table.concat(labels, ", "))
+end
 
 -- What a Hugging Face model's folder has, the first that is there.
 local HF_FILES = { "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",

@@ -1,9 +1,10 @@
 -- The training loop. `return ijepa.pretrain(ijepa.config { ... })` is a complete recipe;
 -- config/settings.lua lists the settings. A step as the paper has it is step.lua; trainer.lua holds
 -- the run.
--- Uses: base, tensor, config, data, optim, model, run, save, dist, probe.
+-- Uses: base, tensor, config, data, mask, optim, model, run, save, dist, probe.
 local ijepa = require "ijepa"
 local F = require "ijepa.base.ffi"
+local text = require "ijepa.base.text"
 local device = require "ijepa.tensor.device"
 local buffers = require "ijepa.train.buffers"
 local diagnose = require "ijepa.train.diagnose"
@@ -34,6 +35,22 @@ local function advised(e, cfg, dist)
   local ok, advice = pcall(require "ijepa.train.memory".advice, cfg, device.info().memory,
     { processes = dist.size, shard = cfg.optim.shard })
   return ok and ("%s; %s"):format(e, advice) or e
+end
+
+-- What a run's result prints: a few lines.
+local Result = {}
+function Result:__tostring()
+  local out = { ("run in '%s': step %d%s"):format(text.shown(self.out), self.step,
+    #self.losses > 0 and (", loss %.4f"):format(self.losses[#self.losses]) or "") }
+  local last = self.diagnoses[#self.diagnoses]
+  if last then out[2] = ("  diagnosis  step %d: %s"):format(last.step, last.text) end
+  for _, name in ipairs { "encoder", "predictor", "policy" } do
+    if self[name] then
+      out[#out + 1] = ("  %-10s %s"):format(name, tostring(self[name]):match "[^\n]*")
+    end
+  end
+  out[#out + 1] = "  also: target (the encoder to use), config, losses, diagnoses, stopped"
+  return table.concat(out, "\n")
 end
 
 --- Trains an encoder on images without labels; resumes from the newest checkpoint in cfg.out.
@@ -72,10 +89,10 @@ local function pretrain(cfg, hooks)
   if not ok then processes.failed(dist, advised(e, cfg, dist), t and t.interrupt) end
   processes.finished(dist, cfg)
   if t.undone then error(t.undone, 0) end
-  return { encoder = t.encoder, predictor = t.predictor, target = t.target, losses = t.losses,
+  return setmetatable({ encoder = t.encoder, predictor = t.predictor, target = t.target, losses = t.losses,
     out = cfg.out, config = cfg,
     policy = t.policy, step = t.step, stopped = t.ended, diagnoses = t.diagnosis
-    and t.diagnosis.list or {} }
+    and t.diagnosis.list or {} }, Result)
 end
 
 return pretrain

@@ -16,20 +16,27 @@ local say = text.say
 
 -- The newest state of the run's own folder. Damaged files are moved aside, so that no save replaces
 -- them. A file that could not be read for another reason may be the newest: then the run stops.
-local function own_state(cfg)
+local own_state
+function own_state(cfg)
   local linked = checkpoint.unlink(cfg.out, cfg.tag)
   if linked then say("removed the link '%s', so that no save replaces '%s'", unpack(linked)) end
   local path, refused = checkpoint.latest(cfg.out, cfg.tag)
   if type(refused) == "string" then error(refused, 0) end
-  for _, one in ipairs(refused) do
+  local whole, message, code = true, nil, nil
+  if path then whole, message, code = checkpoint.verify(path) end   -- the values too
+  if not whole then table.insert(refused, { path = path, message = message, code = code }) end
+  for i, one in ipairs(refused) do
     if one.code ~= tonumber(C.IJ_EFORMAT) then
       error(one.message .. "; make it readable, or move it away to resume from an older one", 0)
     end
-    local name, message = checkpoint.set_aside(one.path)
+    local name
+    name, message = checkpoint.set_aside(one.path)
     if not name then error(message, 0) end
+    local last = i == #refused and not (checkpoint.latest(cfg.out, cfg.tag))
     say("warning: %s; it is moved to '%s'%s", one.message, name,
-      path and "" or ", and the run begins anew")
+      last and ", and the run begins anew" or "")
   end
+  if not whole then return own_state(cfg) end
   return path
 end
 
