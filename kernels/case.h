@@ -98,6 +98,9 @@ void ij_case_unit(ij_case *c, double unit);
   IJ_CASE_LIST(norm)                                                                                                   \
   IJ_CASE_LIST(gelu)                                                                                                   \
   IJ_CASE_LIST(attention)                                                                                              \
+  IJ_CASE_LIST(heads)                                                                                                  \
+  IJ_CASE_LIST(swiglu)                                                                                                 \
+  IJ_CASE_LIST(weight_scale)                                                                                           \
   IJ_CASE_LIST(patchify)                                                                                               \
   IJ_CASE_LIST(tokens)                                                                                                 \
   IJ_CASE_LIST(loss)                                                                                                   \

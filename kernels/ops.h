@@ -103,6 +103,34 @@ typedef enum ij_fold_fn { IJ_FOLD_SUM, IJ_FOLD_PROD, IJ_FOLD_MAX, IJ_FOLD_MIN, I
                         const void *qkv, const float *bias, const void *out, const float *lse, const void *dout,       \
                         void *dqkv, float *dbias),                                                                     \
         (q, dt, B, N, A, S, first_q, qkv, bias, out, lse, dout, dqkv, dbias))                                          \
+  /* Queries and keys made ready for attention: out = qkv (B, N, 3, A, S) [dt] + bias (3, A, S; NULL: none), where     \
+   * then each head's queries and keys pass a layer norm, weights and shifts norm (4, S): of queries, of keys; NULL:   \
+   * none; and turn by the place of their patch, rope (L, 2, S / 4): cosines and sines of places 0..L-1; NULL: none.   \
+   * The last K of the N tokens are patches pos (B, K) i32 (NULL: 0..K-1) of a grid W wide, the others do not turn:    \
+   * values i and i + S / 2 are a pair that turns with the patch's row, for i < S / 4, else with its column. out may   \
+   * be qkv. With rope S divides by 4. */                                                                              \
+  IJ_OP(heads_fwd, (ij_queue * q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, ij_dim K, ij_dim W, float eps,  \
+                    const void *qkv, const float *bias, const float *norm, const float *rope, const int32_t *pos,      \
+                    void *out), (q, dt, B, N, A, S, K, W, eps, qkv, bias, norm, rope, pos, out))                       \
+  /* dqkv [dt], which may be dout; dbias (3, A, S) and dnorm (4, S) are added to, either may be NULL. qkv and bias are \
+   * read with norm alone. */                                                                                          \
+  IJ_OP(heads_bwd, (ij_queue * q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, ij_dim K, ij_dim W, float eps,  \
+                    const void *qkv, const float *bias, const float *norm, const float *rope, const int32_t *pos,      \
+                    const void *dout, void *dqkv, float *dbias, float *dnorm),                                         \
+        (q, dt, B, N, A, S, K, W, eps, qkv, bias, norm, rope, pos, dout, dqkv, dbias, dnorm))                          \
+  /* y (R, F) [dt] = silu(u[:F]) * u[F:] of each row u = x (R, 2 F) [dt] + b (2 F), silu(u) = u / (1 + exp(-u)) */     \
+  IJ_OP(swiglu_fwd, (ij_queue * q, ij_dtype dt, ij_dim R, ij_dim F, const void *x, const float *b, void *y),           \
+        (q, dt, R, F, x, b, y))                                                                                        \
+  /* dx (R, 2 F) [dt], which may be x; y (R, F) receives the output again; db (2 F) += column sums of dx */            \
+  IJ_OP(swiglu_bwd, (ij_queue * q, ij_dtype dt, ij_dim R, ij_dim F, const void *x, const float *b, const void *dy,     \
+                     void *dx, void *y, float *db), (q, dt, R, F, x, b, dy, dx, y, db))                                \
+  /* A linear layer and a factor g (N) of its outputs in one: ws (N, K) = g * w, row by row, bs (N) = g * b */         \
+  IJ_OP(weight_scale_fwd, (ij_queue * q, ij_dim N, ij_dim K, const float *g, const float *w, const float *b, float *ws,\
+                           float *bs), (q, N, K, g, w, b, ws, bs))                                                     \
+  /* dg (N), dw (N, K), db (N) are added to */                                                                         \
+  IJ_OP(weight_scale_bwd, (ij_queue * q, ij_dim N, ij_dim K, const float *g, const float *w, const float *b,           \
+                           const float *dws, const float *dbs, float *dg, float *dw, float *db),                       \
+        (q, N, K, g, w, b, dws, dbs, dg, dw, db))                                                                      \
   /* Patches as rows: y (C, B, K, 3 * P * P) [dt], feature order (channel, row, column), of the patches index (C, B, K)\
    * i32 of a grid W / P wide; index NULL: C = 1, all patches in order, K = their number. images: f32 (B, 3, H, W), or,\
    * with u8 = 1, bytes (B, H, W, 3) turned into (p / 255 - mean) / std, scale6 = {1/(255 std), -mean/std} x 3. */     \

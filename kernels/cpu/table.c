@@ -10,6 +10,12 @@ void IJ_CPU(table)(ij_op_table *t) {
   t->bias_add = IJ_CPU(bias_add);
   t->norm_fwd = IJ_CPU(norm_fwd);
   t->norm_bwd = IJ_CPU(norm_bwd);
+  t->heads_fwd = IJ_CPU(heads_fwd);
+  t->heads_bwd = IJ_CPU(heads_bwd);
+  t->swiglu_fwd = IJ_CPU(swiglu_fwd);
+  t->swiglu_bwd = IJ_CPU(swiglu_bwd);
+  t->weight_scale_fwd = IJ_CPU(weight_scale_fwd);
+  t->weight_scale_bwd = IJ_CPU(weight_scale_bwd);
   t->gelu_fwd = IJ_CPU(gelu_fwd);
   t->gelu_bwd = IJ_CPU(gelu_bwd);
   t->patchify = IJ_CPU(patchify);

@@ -96,6 +96,13 @@ static inline ij_attention_costs ij_attention_bwd_scratch(ij_dtype dt, ij_dim B,
   return c;
 }
 
+/* ---- heads_bwd */
+static inline ij_dim ij_heads_parts(int sms, ij_dim R) { return ij_least(ij_ceil_div(R, 8), 4 * (ij_dim)sms); }
+static inline size_t ij_heads_stats_scratch(ij_dim R, ij_dim A) { return (size_t)(R * 2 * A * 2) * sizeof(float); }
+static inline size_t ij_heads_sums_scratch(int sms, ij_dim R, ij_dim S) {
+  return (size_t)(ij_heads_parts(sms, R) * 4 * S) * sizeof(float);
+}
+
 /* ---- sum_fwd, losses, sum_squares */
 enum { IJ_SUM_RUN = 1024, IJ_SUM_CHUNK = 256, IJ_LOSS_PARTS = 1024, IJ_SQUARE_PARTS = 1024 };
 /* Into how many parts a pass of the sum over n of (P, n, Q) goes; 1: it is the last pass. Not bytes. */

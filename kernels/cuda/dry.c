@@ -177,6 +177,21 @@ static ij_status attention_bwd(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_
   IJ_TRY(scratch(q, 1, c.stats));
   return dbias ? scratch(q, 2, c.sums) : IJ_OK;
 }
+static ij_status heads_bwd(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, ij_dim K, ij_dim W,
+                           float eps, const void *qkv, const float *bias, const float *norm, const float *rope,
+                           const int32_t *pos, const void *dout, void *dqkv, float *dbias, float *dnorm) {
+  ij_dim R = B * N;
+  if (R * A * S == 0) return IJ_OK;
+  if (norm && dnorm) {
+    IJ_TRY(scratch(q, 1, ij_heads_stats_scratch(R, A)));
+    IJ_TRY(scratch(q, 2, ij_heads_sums_scratch(SMS, R, S)));
+  }
+  return dbias ? column_sum(q, dt, R, 3 * A * S) : IJ_OK;
+}
+static ij_status swiglu_bwd(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim F, const void *x, const float *b, const void *dy,
+                            void *dx, void *y, float *db) {
+  return R > 0 && F > 0 ? column_sum(q, dt, R, 2 * F) : IJ_OK;
+}
 static ij_status tokens_bwd(ij_queue *q, ij_dtype dt, ij_dim M, ij_dim C, ij_dim B, ij_dim K, ij_dim T, ij_dim E,
                             const float *dy, void *dx, float *dtoken) {
   ij_dim sequences = M * C * B;
@@ -233,6 +248,8 @@ static ij_op_table dry_table(void) {
   t.linear_bwd_w = linear_bwd_w;
   t.norm_bwd = norm_bwd;
   t.gelu_bwd = gelu_bwd;
+  t.heads_bwd = heads_bwd;
+  t.swiglu_bwd = swiglu_bwd;
   t.attention_bwd = attention_bwd;
   t.tokens_bwd = tokens_bwd;
   t.smooth_l1_fwd = smooth_l1_fwd;
