@@ -12,6 +12,8 @@ for name, path in pairs(listed) do
 end
 -- files whose classes users meet: names are CLASS.METHOD
 local classes = { ["mask.grid"] = "grid" }
+-- rooms whose files are one public module
+local families = { tensor = "tensor", nn = "nn" }
 local file = assert(io.open(out, "w"))
 local function field(name, value) file:write(("%s = %q, "):format(name, value)) end
 local modules, names = {}, {}
@@ -20,12 +22,13 @@ for i = 2, #arg do
   local module = path:gsub("^lua/ijepa/?", ""):gsub("/?init%.lua$", ""):gsub("%.lua$", ""):gsub("/",
     ".")
   local by_class = classes[module] ~= nil
-  module = module == "" and "" or public[module] or classes[module]
+  local part = not public[module] and families[module:match "^(%w+)%."]
+  module = module == "" and "" or public[module] or classes[module] or part
   if module then   -- what is not public is not for users
     local handle = assert(io.open(path))
     local source = handle:read "*a"
     handle:close()
-    if module ~= "" then modules[module] = scan.head(source):gsub("\n?Uses: [^\n]*", "") end
+    if module ~= "" and not part then modules[module] = scan.head(source):gsub("\n?Uses: [^\n]*", "") end
     for _, f in ipairs(scan.functions(source)) do
       f.file = path
       local prefix = by_class and f.owner ~= "" and f.owner:lower() or module

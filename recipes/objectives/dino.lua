@@ -2,7 +2,7 @@
 -- prototypes a teacher, its EMA, gives to the large views (group 1 of data.views). The teacher's
 -- assignments are balanced by three rounds of Sinkhorn-Knopp (SwAV, arXiv 2006.09882).
 local ijepa = require "ijepa"
-local nn, tensor, device = ijepa.nn, ijepa.tensor, ijepa.device
+local nn, device = ijepa.nn, ijepa.device
 local HIDDEN, OUT, PROTOTYPES = 512, 64, 256
 local STUDENT, TEACHER = .1, .05              -- temperatures
 

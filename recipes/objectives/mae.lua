@@ -16,9 +16,10 @@ end
 
 local function loss(t, batch)
   local z = t.predictor(t.encoder(batch.images, batch.context), batch.context, batch.targets)
-  local x = patches(batch.images, t.encoder.patch):gather(batch.targets)          -- (M * B, T, 3 P P)
+  -- (M * B, T, 3 P P)
+  local x = patches(batch.images, t.encoder.patch):gather(batch.targets)
   local M, C = batch.targets:size(1), batch.context:size(1)
-  local y = t.modules.pixels(z):reshape(M, C, -1)                                 -- [target][context]
+  local y = t.modules.pixels(z):reshape(M, C, -1)   -- [target][context]
   return (y - x:reshape(M, 1, -1)):square():mean()
 end
 

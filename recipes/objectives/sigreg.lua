@@ -15,7 +15,7 @@ for j = 0, 16 do
   weights[j + 1] = { (j % 16 == 0 and dt or 2 * dt) * phi[j + 1][1] }
 end
 
---- The Epps-Pulley statistic of z (N, K) along the columns of a (K, S), averaged over them, times N.
+--- The Epps-Pulley statistic of z (N, K) along the columns of a (K, S): N times their mean.
 local function sigreg(z, a)
   local x = (z:matmul(a)):unsqueeze(1) * tensor.new(points)                       -- (17, N, S)
   local re, im = x:cos():mean(2) - tensor.new(phi), x:sin():mean(2)                -- (17, S)
@@ -23,8 +23,8 @@ local function sigreg(z, a)
 end
 
 local function modules(t)
-  return { projector = nn.Sequential {
-    nn.Linear(t.encoder.width, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.GELU(), nn.Linear(HIDDEN, OUT) } }
+  return { projector = nn.Sequential { nn.Linear(t.encoder.width, HIDDEN),
+    nn.BatchNorm1d(HIDDEN), nn.GELU(), nn.Linear(HIDDEN, OUT) } }
 end
 
 local function loss(t, batch)

@@ -17,7 +17,8 @@ local function covariance(z)
 end
 
 local function loss(t, batch)
-  local z, h = t:predict(batch.images, batch.context, batch.targets)   -- (M * C * B, T, D), (M * B, T, D)
+  -- (M * C * B, T, D), (M * B, T, D)
+  local z, h = t:predict(batch.images, batch.context, batch.targets)
   local ijepa_loss = tensor.smooth_l1(z, h, 1, batch.targets:size(1))
   local B = batch.count
   local predicted = z:mean(2):reshape(-1, B, z:size(3)):mean(1)                    -- (B, D)

@@ -35,8 +35,8 @@ local function visreg(z, a)
 end
 
 local function modules(t)
-  return { projector = nn.Sequential {
-    nn.Linear(t.encoder.width, HIDDEN), nn.BatchNorm1d(HIDDEN), nn.GELU(), nn.Linear(HIDDEN, OUT) } }
+  return { projector = nn.Sequential { nn.Linear(t.encoder.width, HIDDEN),
+    nn.BatchNorm1d(HIDDEN), nn.GELU(), nn.Linear(HIDDEN, OUT) } }
 end
 
 local function loss(t, batch)

@@ -72,13 +72,13 @@ function tests.test_an_error_starts_with_file_and_line()
 end
 
 function tests.test_misuse_is_blamed_on_the_users_line()
-  local path = script 'local ijepa = require "ijepa"\nlocal x = 1\nijepa.tensor.zeros(3)\nprint(x)'
+  local path = script 'local ijepa = require "ijepa"\nlocal x = 1\nijepa.tensor.zeros("3")\nprint(x)'
   local code, _, err = run { path }
   lu.assertEquals(code, 1)
   lu.assertStrMatches(err:match "^[^\n]*", path:gsub("%p", "%%%0") .. ":3: .*")
   lu.assertNotStrContains(err, "lua/ijepa")
   _, _, err = run({ path }, { env = { IJEPA_TRACE = 1 } })
-  lu.assertStrContains(err, "lua/ijepa/tensor/init.lua")
+  lu.assertStrContains(err, "lua/ijepa/tensor/create.lua")
 end
 
 function tests.test_an_error_deep_inside_still_names_the_users_line()

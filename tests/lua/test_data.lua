@@ -158,7 +158,8 @@ function tests.test_archives_that_are_not_read_are_named()
   support.write(folder .. "/mixed/a.tar", image)
   support.write(folder .. "/mixed/1.png", "")
   support.write(folder .. "/inner/a.tar", image)
-  lu.assertEquals((run("tar", "-cf", folder .. "/outer/b.tar", "-C", folder .. "/inner", "a.tar")), 0)
+  lu.assertEquals((run("tar", "-cf", folder .. "/outer/b.tar", "-C", folder .. "/inner",
+    "a.tar")), 0)
   support.write(folder .. "/outer/c.tgz", "")
   lu.assertEquals((run("tar", "-cf", folder .. "/deep.tar", "-C", folder .. "/outer", "b.tar",
     "c.tgz", "-C", folder .. "/inner", "a.tar")), 0)

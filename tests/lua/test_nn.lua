@@ -67,7 +67,8 @@ end
 
 function tests.test_an_encoder_of_modules_is_the_built_in_one()
   for _, dtype in ipairs { "f32", "bf16" } do
-    local o = { dtype = nn.Blocks({ width = 8, depth = 1, heads = 1, dtype = dtype }).options.dtype }
+    local small = nn.Blocks { width = 8, depth = 1, heads = 1, dtype = dtype }
+    local o = { dtype = small.options.dtype }
     for k, v in pairs(SIZE) do o[k] = v end
     local built_in = jepa.encoder(o)
     local own = Encoder(o):copy_(built_in)
@@ -84,7 +85,9 @@ function tests.test_an_encoder_of_modules_is_the_built_in_one()
     for i, other in ipairs { own, recompute } do
       local b, again = trained(other, i == 1)   -- one of them updates eagerly
       lu.assertEquals(again, losses)
-      for k, p in ipairs(a:params()) do lu.assertEquals(worst(p.tensor, b:params()[k].tensor), 0) end
+      for k, p in ipairs(a:params()) do
+        lu.assertEquals(worst(p.tensor, b:params()[k].tensor), 0)
+      end
     end
   end
 end
@@ -209,7 +212,8 @@ function tests.test_what_is_wrong_is_said()
   fails("Net.fc is a module: assign", function() net.fc = 3 end)
   fails("Net.size: every module has a method of that name", function() net.size = 3 end)
   fails("load_state_dict: 'fc.bias' is (3), expected (2); missing: fc.weight; unexpected: fc.b",
-    function() net:load_state_dict { ["fc.bias"] = tensor.zeros { 3 }, ["fc.b"] = tensor.zeros { 1 } }
+    function()
+      net:load_state_dict { ["fc.bias"] = tensor.zeros { 3 }, ["fc.b"] = tensor.zeros { 1 } }
   end)
   fails("nn.Blocks: width is nil, expected a number", function() nn.Blocks {} end)
   fails("blocks: width 12 does not divide by 5 heads", function()
@@ -346,8 +350,10 @@ end
 function tests.test_patches_positions_tokens()
   local images, context = images_of(2), tensor.new(CONTEXT, "i32")
   for _, embed in ipairs { nn.PatchEmbed { patch = 8, width = 16 },
-      nn.PatchEmbed { patch = 8, width = 16, overlap = 2 }, nn.ConvStem { patch = 8, width = 16 } } do
-    for _, pos in ipairs { nn.SinCos { grid = 4, width = 16 }, nn.Learned { grid = 4, width = 16 } } do
+      nn.PatchEmbed { patch = 8, width = 16, overlap = 2 },
+      nn.ConvStem { patch = 8, width = 16 } } do
+    for _, pos in ipairs { nn.SinCos { grid = 4, width = 16 },
+        nn.Learned { grid = 4, width = 16 } } do
       local all, some = embed(images, nil, pos), embed(images, context, pos)
       lu.assertEquals(all:shape(), { 2, 16, 16 })
       lu.assertTrue(worst(all:gather(context), some) < 1e-5)
@@ -389,8 +395,10 @@ function tests.test_rope_turns_by_distance()
   local r = rope()
   lu.assertEquals(r.cos:shape(), { 1, 12, 1, 4 })
   local x = tensor.randn({ 1, 1, 8 }, { seed = 3 }):expand(1, 12, 8):contiguous()
-  lu.assertTrue(worst(attention(x, r), attention(x)) < 1e-5)   -- equal values: any weights give them
-  local q, k = tensor.randn({ 8 }, { seed = 4 }):totable(), tensor.randn({ 8 }, { seed = 5 }):totable()
+  -- equal values: any weights give them
+  lu.assertTrue(worst(attention(x, r), attention(x)) < 1e-5)
+  local q = tensor.randn({ 8 }, { seed = 4 }):totable()
+  local k = tensor.randn({ 8 }, { seed = 5 }):totable()
   local cos, sin = r.cos:reshape(12, 4):totable(), r.sin:reshape(12, 4):totable()
   local function turned(v, patch)
     local t = {}

@@ -13,6 +13,9 @@ local function definition(line)
     local owner, mark, name, parameters = line:match(pattern)
     if name then return name, parameters, mark, owner end
   end
+  -- a class of ijepa.nn
+  local class, its = line:match '^local%s+[%w_]+%s*=%s*[%w_.]+%("([%w_.]+)",%s*function%s*(%b())'
+  if class then return class:match "[%w_]+$", its, ".", "nn" end
   local name, parameters = line:match "^%s*local%s+function%s+([%w_]+)%s*(%b())"
   if not name then name, parameters = line:match "^%s*function%s+([%w_]+)%s*(%b())" end
   return name, parameters, ".", ""

@@ -80,7 +80,7 @@ Type Lua; Enter runs it. The modules need no `ijepa.` in front.
 topics.examples = {
   ["config.resolve"] = 'cfg = ijepa.config { out = "runs/mine", data = { root = "images", batch = 64 } }',
   ["mask.new"] = "m = mask.new { grid = { 14, 14 }, min_keep = 10, group = 8 }",
-  ["mask.draw"] = "mask.draw(mask.new { grid = { 8, 16 }, min_keep = 3, group = 4 }, { images = 2 })",
+  ["mask.draw"] = "mask.draw(mask.new { grid = { 8, 16 }, group = 4 }, { images = 2 })",
   ["mask.lint"] = "print(mask.lint(mask.new { grid = { 14, 14 } }))",
   ["try.try"] = 'ijepa.try(mask.new { grid = { 8, 8 }, min_keep = 2 }, { out = "runs/tried" })',
   ["mask.compare"] = "mask.compare { { grid = { 14, 14 } }, { grid = { 14, 14 }, policy = 'block' } }",

@@ -2,6 +2,7 @@
 -- follows from it: nothing, a line, another unit of progress, or a refusal.
 local text = require "ijepa.base.text"
 local model = require "ijepa.model"
+local config = require "ijepa.config"
 
 local changes = {}
 
@@ -83,7 +84,12 @@ function changes.between(saved, cfg)
   for key in pairs(before) do keys[key] = true end
   for key in pairs(now) do keys[key] = keys[key] or saved[key:match "^[^.]+"] ~= nil end
   for key, compared in pairs(keys) do
-    local old, new = shown(before[key]), shown(now[key])
+    local had = before[key]
+    if had == nil then   -- a setting that the version which saved them did not have
+      local setting = config.describe(key)
+      had = setting and setting.default
+    end
+    local old, new = shown(had), shown(now[key])
     if compared and old ~= new and changes.kind(key) ~= "free" and type(now[key]) ~= "function" then
       list[#list + 1] = { key = key, kind = changes.kind(key),
         text = ("%s %s -> %s"):format(key, old, new) }
