@@ -281,6 +281,12 @@ typedef struct ij_vit_config {
   double init_gain, patch_gain;   /* std = gain / sqrt(fan in) of the linear layers, of the patch embedding; 0: .02 */
   int blank;                      /* 1: trained values are not filled in: a checkpoint does it, and touches their memory first */
   int depth_scaled_init;          /* 1: each block's proj and fc2 divided by sqrt(2 * layer) */
+  int qk_norm;                    /* 1: a layer norm of each head's queries and keys: attn.q_norm, attn.k_norm */
+  int swiglu;                     /* 1: the MLP is fc2(silu(a) * b), a and b the halves of fc1's 2 F outputs */
+  double layer_scale;             /* above 0: each branch times a trained factor (D), ls1.gamma, ls2.gamma, that starts as this */
+  double rope;                    /* above 1: queries and keys turn with the row and the column of their patch: of S values i and
+                                     i + S / 2 are a pair, the first S / 4 pairs turn by row * rope^(-i / (S / 4)), the others by
+                                     the column; S divides by 4; 0: they do not. Not for predictors */
 } ij_vit_config;
 /* Sets width, depth, heads and mlp_ratio to a published size: vit_tiny, small, base, large, huge, giant. IJ_EINVAL for
  * another name; the rest of c stays as it is. */
@@ -329,10 +335,13 @@ ij_status ij_predictor_forward(ij_predictor *p, ij_tensor *x, ij_tensor *context
 ij_status ij_patch_embed(ij_tensor *images, ij_tensor *context, ij_tensor *w, ij_tensor *b, ij_tensor *pos, ij_tensor *scale6,
                          ij_dtype dt, ij_tensor **out);
 typedef struct ij_vit_blocks ij_vit_blocks;                          /* transformer blocks and the norm after the last one */
-/* Of c: width, depth, heads, mlp_ratio, dtype, recompute, seed, init_gain, depth_scaled_init, blank. */
+/* Of c: all but patch, channels and patch_gain; the grid counts with rope. */
 ij_status ij_vit_blocks_new(ij_device *dev, const ij_vit_config *c, ij_vit_blocks **out);
 void ij_vit_blocks_free(ij_vit_blocks *b);
 ij_params *ij_vit_blocks_params(ij_vit_blocks *b);                   /* borrowed: "blocks.0.norm1.weight" ... "norm.bias" */
+/* Which patches the tokens are, for blocks with rope: the last ones of each sequence are those of context i32 (C, Q / C, K),
+ * NULL: all patches in order; tokens before them have no place. grid 0, 0: the configured one. For the next calls. */
+ij_status ij_vit_blocks_places(ij_vit_blocks *b, ij_tensor *context, int grid_h, int grid_w);
 /* x (Q, N, D) f32 -> (Q, N - first, D) f32 after the norm. Rows before `first` are only attended to in the last block.
  * Gradients of x and of the parameters. */
 ij_status ij_vit_blocks_forward(ij_vit_blocks *b, ij_tensor *x, int64_t first, ij_tensor **out);

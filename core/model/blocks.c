@@ -7,6 +7,8 @@ struct ij_vit_blocks {
   ij_device *dev;
   ij_params params;
   ij_stack stack;
+  ij_tensor *context; /* of ij_vit_blocks_places */
+  int grid_h, grid_w;
 };
 
 ij_params *ij_vit_blocks_params(ij_vit_blocks *b) { return &b->params; }
@@ -15,18 +17,35 @@ void ij_vit_blocks_free(ij_vit_blocks *b) {
   if (!b || --b->refs > 0) return;
   ij_stack_release(&b->stack);
   ij_params_release(&b->params);
+  ij_drop(&b->context);
   ij_free(b);
+}
+
+ij_status ij_vit_blocks_places(ij_vit_blocks *b, ij_tensor *context, int grid_h, int grid_w) {
+  if (!grid_h && !grid_w) {
+    grid_h = b->c.grid_h;
+    grid_w = b->c.grid_w;
+  }
+  if (grid_h < 1 || grid_w < 1 || grid_h > 4096 || grid_w > 4096)
+    return ij_fail(IJ_EINVAL, "blocks: a grid of %d x %d patches, expected 1 to 4096 a side", grid_h, grid_w);
+  ij_hold(context);
+  ij_drop(&b->context);
+  b->context = context;
+  b->grid_h = grid_h;
+  b->grid_w = grid_w;
+  return IJ_OK;
 }
 
 ij_status ij_vit_blocks_new(ij_device *dev, const ij_vit_config *given, ij_vit_blocks **out) {
   *out = NULL;
   ij_vit_config c = *given;
-  c.patch = c.grid_h = c.grid_w = 1; /* of no meaning here */
+  c.patch = 1; /* of no meaning here */
   c.channels = 3;
+  if (!(c.rope > 0)) c.grid_h = c.grid_w = 1;
   IJ_TRY(ij_vit_config_check(&c, "blocks"));
   ij_vit_blocks *b = ij_calloc(1, sizeof *b);
   if (!b) return IJ_ENOMEM;
-  *b = (ij_vit_blocks){.c = c, .refs = 1, .dev = dev};
+  *b = (ij_vit_blocks){.c = c, .refs = 1, .dev = dev, .grid_h = c.grid_h, .grid_w = c.grid_w};
   int64_t D = c.width;
   ij_params *ps = &b->params;
   ij_status st;
@@ -54,6 +73,7 @@ static ij_status take(ij_vit_blocks *b, ij_tensor *x, ij_tensor **own) {
   IJ_TRY(ij_want_shape("blocks", "x", x, IJ_F32, 3, (int64_t[]){-1, -1, b->c.width}));
   IJ_TRY(ij_want_device("blocks", "x", x, b->dev, "the model"));
   if (!x->shape[0] || !x->shape[1]) return ij_fail(IJ_ESHAPE, "blocks: 'x' is empty");
+  IJ_TRY(ij_stack_places(&b->stack, "blocks", x->shape[0], x->shape[1], b->context, b->grid_h, b->grid_w));
   *own = ij_hold(x);
   return IJ_OK;
 }

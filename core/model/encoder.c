@@ -135,6 +135,7 @@ ij_status ij_encoder_forward(ij_encoder *e, ij_tensor *images, ij_tensor *contex
   st = IJ_ENOMEM;
   if (record && !(s = ij_calloc(1, sizeof *s))) goto out;
   if (s) s->e = e, e->refs++;
+  IJ_TRY_TO(out, st, ij_stack_places(&e->stack, "encoder", g.C * g.B, g.K, context, g.gh, g.gw));
   ij_tensor *taken = x; /* the stack takes it over */
   x = NULL;
   IJ_TRY_TO(out, st, ij_stack_fwd(&e->stack, g.C * g.B, g.K, 0, taken, IJ_F32, &y, s ? &s->stack : NULL, 0, NULL));
@@ -156,8 +157,13 @@ ij_status ij_encoder_blocks(ij_encoder *e, ij_tensor *images, int last, ij_tenso
   ij_embed_sizes g;
   ij_tensor *x = NULL;
   IJ_TRY(embed(e, images, NULL, &g, &x));
+  ij_status st = ij_stack_places(&e->stack, "encoder", g.B, g.K, NULL, g.gh, g.gw);
+  if (st != IJ_OK) {
+    ij_tensor_free(x);
+    return st;
+  }
   int was = ij_grad_enable(e->dev, 0);
-  ij_status st = ij_stack_fwd(&e->stack, g.B, g.K, 0, x, IJ_F32, NULL, NULL, last, out);
+  st = ij_stack_fwd(&e->stack, g.B, g.K, 0, x, IJ_F32, NULL, NULL, last, out);
   ij_grad_enable(e->dev, was);
   return st;
 }
@@ -168,5 +174,10 @@ ij_status ij_encoder_attention(ij_encoder *e, ij_tensor *images, int block, ij_t
   ij_embed_sizes g;
   ij_tensor *x = NULL;
   IJ_TRY(embed(e, images, NULL, &g, &x));
+  ij_status st = ij_stack_places(&e->stack, "encoder", g.B, g.K, NULL, g.gh, g.gw);
+  if (st != IJ_OK) {
+    ij_tensor_free(x);
+    return st;
+  }
   return ij_stack_attention(&e->stack, g.B, g.K, block, x, out);
 }

@@ -30,8 +30,15 @@ typedef struct ij_block {
   ij_tensor *qkv_w, *qkv_b;                 /* (3D, D), (3D) */
   ij_tensor *proj_w, *proj_b;               /* (D, D), (D) */
   ij_tensor *norm2_w, *norm2_b;             /* (D) */
-  ij_tensor *fc1_w, *fc1_b, *fc2_w, *fc2_b; /* (F, D), (F), (D, F), (D) */
+  ij_tensor *fc1_w, *fc1_b, *fc2_w, *fc2_b; /* (F, D), (F), (D, F), (D); with SwiGLU fc1 (2F, D), (2F) */
+  ij_tensor *qk_norm[4];                    /* (S): weight and bias of queries' norm, of keys'; NULL without */
+  ij_tensor *ls1, *ls2;                     /* (D): factors of the branches; NULL without */
 } ij_block;
+/* Which patches the tokens of a forward are, for rotary positions: see ij_vit_blocks_places. */
+typedef struct ij_places {
+  ij_tensor *context; /* i32 (C, B, K), or NULL */
+  int64_t K, W;       /* tokens with a place, columns of the grid */
+} ij_places;
 typedef struct ij_drop_path { /* stochastic depth of recorded forwards; rate 0: off */
   double rate;
   uint64_t seed;
@@ -46,7 +53,11 @@ typedef struct ij_stack {
   ij_dtype dt;
   bool recompute;
   int frozen;   /* the first blocks, of recorded forwards: neither they nor the input get gradients */
-  int recorded; /* forwards whose backward is still to come: gradients are complete after the last one */
+  bool swiglu;
+  double rope;           /* 0: none */
+  ij_tensor *rope_table; /* (L, 2, S / 4); NULL before the first forward */
+  ij_places places;      /* of the forward or backward that runs; borrowed */
+  int recorded;          /* forwards whose backward is still to come: gradients are complete after the last one */
   ij_drop_path drop;
 } ij_stack;
 ij_status ij_stack_declare(ij_params *ps, const ij_vit_config *c, const char *prefix); /* prefix "blocks" */
@@ -54,6 +65,24 @@ ij_status ij_stack_init(ij_stack *s, ij_device *dev, ij_params *ps, const ij_vit
                         const char *norm);
 void ij_stack_release(ij_stack *s);
 int64_t ij_mlp_width(const ij_vit_config *c);
+/* The places of the next forward's tokens: checks them and makes the table of angles. Does nothing without rope. */
+ij_status ij_stack_places(ij_stack *s, const char *what, int64_t Q, int64_t N, ij_tensor *context, int64_t grid_h,
+                          int64_t grid_w);
+
+/* ---- options.c: what a block has besides, each only where its parameters are there */
+bool ij_heads_special(const ij_stack *s, const ij_block *w); /* whether queries and keys are more than a linear layer */
+/* qkv (Q * N, 3D) with its bias, norms and rotation -> *out: qkv itself (one more reference) where it need not stay */
+ij_status ij_heads_fwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N, ij_tensor *qkv, bool stays,
+                       ij_tensor **out);
+/* d (Q * N, 3D): the gradient of what ij_heads_fwd gave becomes that of qkv */
+ij_status ij_heads_bwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N, ij_tensor *qkv, ij_tensor *d);
+/* A branch's last layer with its factor: *ws, *bs are w and b times gamma, or, where that is NULL, w and b themselves
+ * (one more reference each); version: ws's for linear_fwd. */
+ij_status ij_scaled_weight(ij_stack *s, ij_tensor *w, ij_tensor *b, ij_tensor *gamma, ij_tensor **ws, ij_tensor **bs,
+                           uint64_t *version);
+/* dy (R, N) [dt], x (R, K) [dt]: adds the gradients of w, b and, where it is not NULL, gamma */
+ij_status ij_scaled_weight_bwd(ij_stack *s, int64_t R, ij_tensor *dy, ij_tensor *x, ij_tensor *w, ij_tensor *b,
+                               ij_tensor *gamma);
 
 /* What a forward keeps for its backward; opaque. */
 typedef struct ij_stack_saved ij_stack_saved;

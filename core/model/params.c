@@ -74,6 +74,8 @@ static ij_status fill_initial(ij_param *p, const ij_vit_config *c, uint32_t whic
   bool norm_weight = strstr(p->name, "norm") && strstr(p->name, ".weight");
   if (norm_weight)
     for (int64_t i = 0; i < n; i++) v[i] = 1;
+  else if (strstr(p->name, ".gamma"))
+    for (int64_t i = 0; i < n; i++) v[i] = (float)c->layer_scale;
   else if (p->decayed) draw_normal(v, n, std_of(p, c), c->seed, which);
   ij_status st = ij_tensor_write(p->t, v, bytes);
   ij_free(v);
@@ -228,6 +230,12 @@ ij_status ij_vit_config_check(const ij_vit_config *c, const char *what) {
     return ij_fail(IJ_EINVAL, "%s: a grid of %d x %d patches, expected 1 to 4096 a side", what, c->grid_h, c->grid_w);
   if (!(c->init_gain >= 0 && c->patch_gain >= 0)) return ij_fail(IJ_EINVAL, "%s: a gain below 0", what);
   if (c->dtype != IJ_F32 && c->dtype != IJ_BF16) return ij_fail(IJ_EINVAL, "%s: dtype must be f32 or bf16", what);
+  if (!(c->layer_scale >= 0 && c->layer_scale < HUGE_VAL))
+    return ij_fail(IJ_EINVAL, "%s: layer_scale %g, expected 0 or more", what, c->layer_scale);
+  if (!(c->rope == 0 || (c->rope > 1 && c->rope < HUGE_VAL)))
+    return ij_fail(IJ_EINVAL, "%s: rope %g, expected 0 or a base above 1", what, c->rope);
+  if (c->rope > 0 && c->width / c->heads % 4)
+    return ij_fail(IJ_EINVAL, "%s: rope: heads are %d wide, which does not divide by 4", what, c->width / c->heads);
   return IJ_OK;
 }
 

@@ -28,6 +28,7 @@ ij_status ij_predictor_new(ij_device *dev, const ij_predictor_config *c, ij_pred
   *out = NULL;
   const ij_vit_config *v = &c->vit;
   IJ_TRY(ij_vit_config_check(v, "predictor"));
+  if (v->rope > 0) return ij_fail(IJ_EINVAL, "predictor: rope is for encoders");
   if (c->encoder_width < 1) return ij_fail(IJ_EINVAL, "predictor: encoder width %d", c->encoder_width);
   ij_predictor *p = ij_calloc(1, sizeof *p);
   if (!p) return IJ_ENOMEM;

@@ -25,6 +25,7 @@ struct ij_stack_saved {
   ij_stack *stack;
   int64_t Q, N, first;
   ij_dtype y_dt;
+  ij_places places; /* holds the context */
   saved_block *blocks;
   ij_tensor *last, *mean, *rstd; /* input of the last norm (r, D) f32 */
   int depth, frozen;
@@ -40,6 +41,7 @@ void ij_stack_saved_free(void *p) {
   if (!s) return;
   s->stack->recorded--;
   for (int i = 0; s->blocks && i < s->depth; i++) drop_block(&s->blocks[i]);
+  ij_tensor_free(s->places.context);
   ij_drop(&s->last);
   ij_drop(&s->mean);
   ij_drop(&s->rstd);
@@ -48,21 +50,26 @@ void ij_stack_saved_free(void *p) {
 }
 
 /* ---- parameters */
+static const char *const QK_NORM[] = {"q_norm.weight", "q_norm.bias", "k_norm.weight", "k_norm.bias"};
 ij_status ij_stack_declare(ij_params *ps, const ij_vit_config *c, const char *prefix) {
-  int64_t D = c->width, F = ij_mlp_width(c), D3 = 3 * D;
+  int64_t D = c->width, F = ij_mlp_width(c), F1 = c->swiglu ? 2 * F : F, D3 = 3 * D, S = D / c->heads;
   for (int i = 0; i < c->depth; i++) {
     IJ_TRY(ij_params_add(ps, true, 1, &D, "%s.%d.norm1.weight", prefix, i));
     IJ_TRY(ij_params_add(ps, true, 1, &D, "%s.%d.norm1.bias", prefix, i));
     IJ_TRY(ij_params_add(ps, true, 2, (int64_t[]){D3, D}, "%s.%d.attn.qkv.weight", prefix, i));
     IJ_TRY(ij_params_add(ps, true, 1, &D3, "%s.%d.attn.qkv.bias", prefix, i));
+    for (int j = 0; c->qk_norm && j < 4; j++)
+      IJ_TRY(ij_params_add(ps, true, 1, &S, "%s.%d.attn.%s", prefix, i, QK_NORM[j]));
     IJ_TRY(ij_params_add(ps, true, 2, (int64_t[]){D, D}, "%s.%d.attn.proj.weight", prefix, i));
     IJ_TRY(ij_params_add(ps, true, 1, &D, "%s.%d.attn.proj.bias", prefix, i));
+    if (c->layer_scale > 0) IJ_TRY(ij_params_add(ps, true, 1, &D, "%s.%d.ls1.gamma", prefix, i));
     IJ_TRY(ij_params_add(ps, true, 1, &D, "%s.%d.norm2.weight", prefix, i));
     IJ_TRY(ij_params_add(ps, true, 1, &D, "%s.%d.norm2.bias", prefix, i));
-    IJ_TRY(ij_params_add(ps, true, 2, (int64_t[]){F, D}, "%s.%d.mlp.fc1.weight", prefix, i));
-    IJ_TRY(ij_params_add(ps, true, 1, &F, "%s.%d.mlp.fc1.bias", prefix, i));
+    IJ_TRY(ij_params_add(ps, true, 2, (int64_t[]){F1, D}, "%s.%d.mlp.fc1.weight", prefix, i));
+    IJ_TRY(ij_params_add(ps, true, 1, &F1, "%s.%d.mlp.fc1.bias", prefix, i));
     IJ_TRY(ij_params_add(ps, true, 2, (int64_t[]){D, F}, "%s.%d.mlp.fc2.weight", prefix, i));
     IJ_TRY(ij_params_add(ps, true, 1, &D, "%s.%d.mlp.fc2.bias", prefix, i));
+    if (c->layer_scale > 0) IJ_TRY(ij_params_add(ps, true, 1, &D, "%s.%d.ls2.gamma", prefix, i));
   }
   return IJ_OK;
 }
@@ -76,7 +83,9 @@ ij_status ij_stack_init(ij_stack *s, ij_device *dev, ij_params *ps, const ij_vit
                   .A = c->heads,
                   .S = c->width / c->heads,
                   .dt = c->dtype,
-                  .recompute = c->recompute != 0};
+                  .recompute = c->recompute != 0,
+                  .swiglu = c->swiglu != 0,
+                  .rope = c->rope};
   if (!(s->blocks = ij_calloc((size_t)c->depth, sizeof *s->blocks))) return IJ_ENOMEM;
   for (int i = 0; i < c->depth; i++) {
     ij_block *b = &s->blocks[i];
@@ -92,6 +101,11 @@ ij_status ij_stack_init(ij_stack *s, ij_device *dev, ij_params *ps, const ij_vit
     b->fc1_b = ij_params_get(ps, "%s.%d.mlp.fc1.bias", prefix, i);
     b->fc2_w = ij_params_get(ps, "%s.%d.mlp.fc2.weight", prefix, i);
     b->fc2_b = ij_params_get(ps, "%s.%d.mlp.fc2.bias", prefix, i);
+    for (int j = 0; c->qk_norm && j < 4; j++) b->qk_norm[j] = ij_params_get(ps, "%s.%d.attn.%s", prefix, i, QK_NORM[j]);
+    if (c->layer_scale > 0) {
+      b->ls1 = ij_params_get(ps, "%s.%d.ls1.gamma", prefix, i);
+      b->ls2 = ij_params_get(ps, "%s.%d.ls2.gamma", prefix, i);
+    }
     if (c->depth_scaled_init) {
       double k = 1 / sqrt(2.0 * (i + 1));
       ij_tensor *scaled[] = {b->proj_w, b->fc2_w};
@@ -107,6 +121,7 @@ ij_status ij_stack_init(ij_stack *s, ij_device *dev, ij_params *ps, const ij_vit
 void ij_stack_release(ij_stack *s) {
   ij_free(s->blocks);
   s->blocks = NULL;
+  ij_drop(&s->rope_table);
 }
 
 /* ---- forward */
@@ -114,8 +129,12 @@ void ij_stack_release(ij_stack *s) {
 typedef struct stream {
   ij_tensor *x;     /* (R, D) f32 */
   ij_tensor *add;   /* (R, D) [dt], or NULL */
-  ij_tensor *add_b; /* (D), borrowed, with add; NULL: add has it already */
+  ij_tensor *add_b; /* (D), with add; NULL: add has it already */
 } stream;
+static void drop_add(stream *st) {
+  ij_drop(&st->add);
+  ij_drop(&st->add_b);
+}
 static const float *bias_of(const stream *st) { return st->add_b ? ij_f32_of(st->add_b) : NULL; }
 
 static ij_status linear(ij_stack *s, int64_t R, ij_tensor *x, ij_tensor *w, ij_tensor **y) {
@@ -123,6 +142,22 @@ static ij_status linear(ij_stack *s, int64_t R, ij_tensor *x, ij_tensor *w, ij_t
   if (!(*y = ij_make2(s->dev, s->dt, R, N))) return IJ_ENOMEM;
   return s->dev->ops.linear_fwd(&s->dev->queue, s->dt, R, N, K, ij_data_of(x), ij_f32_of(w), w->storage->version,
                                 ij_data_of(*y));
+}
+
+/* The last layer of a branch, with its factor gamma (NULL: none): its output is what the stream adds next. */
+static ij_status branch_out(ij_stack *s, int64_t R, ij_tensor *x, ij_tensor *w, ij_tensor *b, ij_tensor *gamma,
+                            stream *st) {
+  ij_tensor *ws = NULL;
+  uint64_t version;
+  ij_status e;
+  IJ_TRY_TO(out, e, ij_scaled_weight(s, w, b, gamma, &ws, &st->add_b, &version));
+  e = IJ_ENOMEM;
+  if (!(st->add = ij_make2(s->dev, s->dt, R, w->shape[0]))) goto out;
+  e = s->dev->ops.linear_fwd(&s->dev->queue, s->dt, R, w->shape[0], w->shape[1], ij_data_of(x), ij_f32_of(ws), version,
+                             ij_data_of(st->add));
+out:
+  ij_tensor_free(ws);
+  return e;
 }
 
 /* Where a sum of the stream goes: over its x, unless someone keeps that. */
@@ -148,7 +183,7 @@ static ij_status add_norm(ij_stack *s, stream *st, int64_t R, ij_tensor *w, ij_t
   if (e == IJ_OK && (!st->add || split))
     e = dev->ops.norm_fwd(q, y_dt, R, s->D, t, NULL, NULL, ij_f32_of(w), ij_f32_of(b), EPS, NULL, ij_data_of(*y), m, d);
 out:
-  ij_drop(&st->add);
+  drop_add(st);
   ij_drop(&st->x);
   *sum = target;
   return e;
@@ -162,7 +197,7 @@ static ij_status settle(ij_stack *s, stream *st, int64_t R) {
   if (!sum) return IJ_ENOMEM;
   ij_status e = dev->ops.norm_fwd(&dev->queue, s->dt, R, s->D, ij_f32_of(st->x), ij_data_of(st->add), bias_of(st), NULL,
                                   NULL, EPS, ij_f32_of(sum), NULL, NULL, NULL);
-  ij_drop(&st->add);
+  drop_add(st);
   ij_drop(&st->x);
   st->x = sum;
   return e;
@@ -198,9 +233,9 @@ static ij_status draw_keep(ij_stack *s, int64_t Q, int block, int branch, ij_ten
 static ij_status drop_branch(ij_stack *s, ij_tensor *keep, int64_t Q, int64_t n, stream *st) {
   if (!keep) return IJ_OK;
   void *o = ij_data_of(st->add);
-  const float *b = ij_f32_of(st->add_b);
-  st->add_b = NULL;
-  return s->dev->ops.scale_rows(&s->dev->queue, s->dt, Q, n, s->D, o, b, ij_f32_of(keep), o);
+  ij_status e = s->dev->ops.scale_rows(&s->dev->queue, s->dt, Q, n, s->D, o, ij_f32_of(st->add_b), ij_f32_of(keep), o);
+  ij_drop(&st->add_b);
+  return e;
 }
 
 /* The gradient of a branch's output, one more reference: dx_dt itself or, with keep, a scaled copy. */
@@ -220,15 +255,20 @@ static ij_status block_fwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N,
   ij_device *dev = s->dev;
   ij_queue *q = &dev->queue;
   int64_t R = Q * N, r = Q * (N - first), D = s->D;
-  ij_tensor *h = NULL, *o = NULL, *act = NULL;
+  ij_tensor *h = NULL, *act = NULL, *heads = NULL;
+  bool special = ij_heads_special(s, w);
   ij_status e;
   IJ_TRY_TO(out, e, add_norm(s, st, R, w->norm1_w, w->norm1_b, s->dt, keep, &b->s1, &h, &b->mean1, &b->rstd1));
   IJ_TRY_TO(out, e, linear(s, R, h, w->qkv_w, &b->qkv));
   ij_drop(&h);
   if (!(b->att = ij_make2(dev, s->dt, R, D)) || (keep && !(b->lse = ij_make3(dev, IJ_F32, Q, s->A, N)))) goto memory;
+  if (special) IJ_TRY_TO(out, e, ij_heads_fwd(s, w, Q, N, b->qkv, keep, &heads));
+  else heads = ij_hold(b->qkv);
   IJ_TRY_TO(out, e,
-            dev->ops.attention_fwd(q, s->dt, Q, N, s->A, s->S, first, ij_data_of(b->qkv), ij_f32_of(w->qkv_b),
-                                   ij_data_of(b->att), keep ? ij_f32_of(b->lse) : NULL));
+            dev->ops.attention_fwd(q, s->dt, Q, N, s->A, s->S, first, ij_data_of(heads),
+                                   special ? NULL : ij_f32_of(w->qkv_b), ij_data_of(b->att),
+                                   keep ? ij_f32_of(b->lse) : NULL));
+  ij_drop(&heads);
   if (!keep) ij_drop(&b->qkv);
   /* from here on only the rows that matter: the last T of each sequence in the predictor's last block */
   st->x = ij_hold(b->s1);
@@ -241,21 +281,19 @@ static ij_status block_fwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N,
   }
   if (!keep) ij_drop(&b->s1);
   if (!keep) ij_drop(&b->att);
-  IJ_TRY_TO(out, e, linear(s, r, h, w->proj_w, &o));
+  IJ_TRY_TO(out, e, branch_out(s, r, h, w->proj_w, w->proj_b, w->ls1, st));
   ij_drop(&h);
-  st->add = o;
-  st->add_b = w->proj_b;
-  o = NULL;
   IJ_TRY_TO(out, e, drop_branch(s, b->keep1, Q, N - first, st));
   IJ_TRY_TO(out, e, add_norm(s, st, r, w->norm2_w, w->norm2_b, s->dt, keep, &b->s2, &h, &b->mean2, &b->rstd2));
   IJ_TRY_TO(out, e, linear(s, r, h, w->fc1_w, &b->pre));
   ij_drop(&h);
-  act = keep ? ij_make2(dev, s->dt, r, s->F) : ij_hold(b->pre);
+  act = keep || s->swiglu ? ij_make2(dev, s->dt, r, s->F) : ij_hold(b->pre);
   if (!act) goto memory;
-  IJ_TRY_TO(out, e, dev->ops.gelu_fwd(q, s->dt, r, s->F, ij_data_of(b->pre), ij_f32_of(w->fc1_b), ij_data_of(act)));
-  IJ_TRY_TO(out, e, linear(s, r, act, w->fc2_w, &o));
-  *st = (stream){.x = ij_hold(b->s2), .add = o, .add_b = w->fc2_b};
-  o = NULL;
+  e = (s->swiglu ? dev->ops.swiglu_fwd : dev->ops.gelu_fwd)(q, s->dt, r, s->F, ij_data_of(b->pre), ij_f32_of(w->fc1_b),
+                                                            ij_data_of(act));
+  if (e != IJ_OK) goto out;
+  *st = (stream){.x = ij_hold(b->s2)};
+  IJ_TRY_TO(out, e, branch_out(s, r, act, w->fc2_w, w->fc2_b, w->ls2, st));
   IJ_TRY_TO(out, e, drop_branch(s, b->keep2, Q, N - first, st));
   if (!keep) ij_drop(&b->s2);
   if (!keep) ij_drop(&b->pre);
@@ -264,7 +302,7 @@ memory:
   e = IJ_ENOMEM;
 out:
   ij_drop(&h);
-  ij_drop(&o);
+  ij_drop(&heads);
   ij_drop(&act);
   return e;
 }
@@ -288,6 +326,8 @@ ij_status ij_stack_fwd(ij_stack *s, int64_t Q, int64_t N, int64_t first, ij_tens
     v->N = N;
     v->first = first;
     v->y_dt = y_dt;
+    v->places = s->places;
+    ij_hold(v->places.context);
   }
   for (int i = 0; i < s->depth; i++) {
     bool frozen = v && i < v->frozen;
@@ -326,7 +366,7 @@ memory:
   e = IJ_ENOMEM;
 out:
   ij_drop(&st.x);
-  ij_drop(&st.add);
+  drop_add(&st);
   if (e != IJ_OK) {
     if (y) ij_drop(y);
     ij_stack_saved_free(v);
@@ -341,7 +381,8 @@ ij_status ij_stack_attention(ij_stack *s, int64_t Q, int64_t N, int block, ij_te
   ij_device *dev = s->dev;
   const ij_block *w = &s->blocks[block];
   stream st = {.x = x};
-  ij_tensor *h = NULL, *qkv = NULL, *sum = NULL;
+  ij_tensor *h = NULL, *qkv = NULL, *sum = NULL, *heads = NULL;
+  bool special = ij_heads_special(s, w);
   ij_status e = IJ_OK;
   *p = NULL;
   for (int i = 0; i < block; i++) {
@@ -352,14 +393,19 @@ ij_status ij_stack_attention(ij_stack *s, int64_t Q, int64_t N, int block, ij_te
   }
   IJ_TRY_TO(out, e, add_norm(s, &st, Q * N, w->norm1_w, w->norm1_b, s->dt, false, &sum, &h, NULL, NULL));
   IJ_TRY_TO(out, e, linear(s, Q * N, h, w->qkv_w, &qkv));
+  if (special) {
+    IJ_TRY_TO(out, e, ij_heads_fwd(s, w, Q, N, qkv, false, &heads));
+    ij_drop(&qkv);
+    qkv = heads;
+  }
   e = IJ_ENOMEM;
   if ((*p = ij_make(dev, IJ_F32, 4, (int64_t[]){Q, s->A, N, N}, false)))
-    e = dev->ops.attention_weights(&dev->queue, s->dt, Q, N, s->A, s->S, ij_data_of(qkv), ij_f32_of(w->qkv_b),
-                                   ij_f32_of(*p));
+    e = dev->ops.attention_weights(&dev->queue, s->dt, Q, N, s->A, s->S, ij_data_of(qkv),
+                                   special ? NULL : ij_f32_of(w->qkv_b), ij_f32_of(*p));
 out:
   if (e != IJ_OK) ij_drop(p);
   ij_drop(&st.x);
-  ij_drop(&st.add);
+  drop_add(&st);
   ij_drop(&sum);
   ij_drop(&h);
   ij_drop(&qkv);
@@ -395,25 +441,52 @@ static ij_status norm_grad(ij_stack *s, int64_t R, ij_tensor *sum, ij_tensor *me
                               dx_dt == dx ? NULL : ij_data_of(dx_dt), dw, db);
 }
 
+/* The gradient of a branch's last layer for its input */
+static ij_status branch_x(ij_stack *s, int64_t R, ij_tensor *dy, ij_tensor *w, ij_tensor *b, ij_tensor *gamma,
+                          ij_tensor **dx) {
+  ij_tensor *ws = NULL, *bs = NULL;
+  uint64_t version;
+  ij_status e = ij_scaled_weight(s, w, b, gamma, &ws, &bs, &version);
+  if (e == IJ_OK && !(*dx = ij_make2(s->dev, s->dt, R, w->shape[1]))) e = IJ_ENOMEM;
+  if (e == IJ_OK)
+    e = s->dev->ops.linear_bwd_x(&s->dev->queue, s->dt, R, w->shape[0], w->shape[1], ij_data_of(dy), ij_f32_of(ws),
+                                 version, ij_data_of(*dx));
+  ij_tensor_free(ws);
+  ij_tensor_free(bs);
+  return e;
+}
+
 /* dx, dx_dt: gradient of the block's output, (r, D) on entry, of its input, (R, D) on return; owned by the caller. */
 static ij_status block_bwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N, int64_t first, saved_block *b,
                            ij_tensor **dx, ij_tensor **dx_dt) {
   ij_device *dev = s->dev;
   ij_queue *q = &dev->queue;
   int64_t R = Q * N, r = Q * (N - first), D = s->D;
-  ij_tensor *d = NULL, *dh = NULL, *h = NULL, *g = NULL; /* g: gradient of a branch's output */
+  ij_tensor *d = NULL, *dh = NULL, *h = NULL, *act = NULL, *g = NULL; /* g: gradient of a branch's output */
   ij_status e;
   /* mlp */
   float *db1, *dbqkv;
   IJ_TRY(ij_grad_into(w->fc1_b, &db1));
   IJ_TRY_TO(out, e, branch_grad(s, b->keep2, Q, N - first, *dx_dt, &g));
-  IJ_TRY_TO(out, e, linear_x(s, r, g, w->fc2_w, &d));
-  IJ_TRY_TO(out, e,
-            dev->ops.gelu_bwd(q, s->dt, r, s->F, ij_data_of(b->pre), ij_f32_of(w->fc1_b), ij_data_of(d), ij_data_of(d),
-                              ij_data_of(b->pre), db1));
-  IJ_TRY_TO(out, e, linear_w(s, r, g, b->pre, w->fc2_w, w->fc2_b));
+  IJ_TRY_TO(out, e, branch_x(s, r, g, w->fc2_w, w->fc2_b, w->ls2, &d));
+  act = b->pre;
+  b->pre = NULL;
+  if (s->swiglu) { /* the gradient lies over its input, the output in memory of its own */
+    ij_tensor *y = ij_make2(dev, s->dt, r, s->F);
+    if (!y) goto memory;
+    e = dev->ops.swiglu_bwd(q, s->dt, r, s->F, ij_data_of(act), ij_f32_of(w->fc1_b), ij_data_of(d), ij_data_of(act),
+                            ij_data_of(y), db1);
+    ij_tensor_free(d);
+    d = act;
+    act = y;
+  } else { /* the other way round */
+    e = dev->ops.gelu_bwd(q, s->dt, r, s->F, ij_data_of(act), ij_f32_of(w->fc1_b), ij_data_of(d), ij_data_of(d),
+                          ij_data_of(act), db1);
+  }
+  if (e != IJ_OK) goto out;
+  IJ_TRY_TO(out, e, ij_scaled_weight_bwd(s, r, g, act, w->fc2_w, w->fc2_b, w->ls2));
   ij_drop(&g);
-  ij_drop(&b->pre);
+  ij_drop(&act);
   IJ_TRY_TO(out, e, norm_again(s, r, b->s2, w->norm2_w, w->norm2_b, &h));
   IJ_TRY_TO(out, e, linear_w(s, r, d, h, w->fc1_w, NULL));
   ij_drop(&h);
@@ -424,10 +497,11 @@ static ij_status block_bwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N,
   ij_drop(&b->s2);
   /* attention */
   IJ_TRY_TO(out, e, branch_grad(s, b->keep1, Q, N - first, *dx_dt, &g));
-  IJ_TRY_TO(out, e, linear_x(s, r, g, w->proj_w, &d)); /* gradient of the attention's output, (r, D) */
+  IJ_TRY_TO(out, e,
+            branch_x(s, r, g, w->proj_w, w->proj_b, w->ls1, &d)); /* gradient of the attention's output, (r, D) */
   if (first) {
     IJ_TRY_TO(out, e, cut(s, Q, N, first, b->att, &h));
-    IJ_TRY_TO(out, e, linear_w(s, r, g, h, w->proj_w, w->proj_b));
+    IJ_TRY_TO(out, e, ij_scaled_weight_bwd(s, r, g, h, w->proj_w, w->proj_b, w->ls1));
     ij_drop(&h);
     /* back to complete sequences: rows before first get no gradient from the residual stream */
     ij_tensor *wide = ij_make2(dev, s->dt, R, D), *dx_wide = ij_make2(dev, IJ_F32, R, D);
@@ -454,13 +528,25 @@ static ij_status block_bwd(ij_stack *s, const ij_block *w, int64_t Q, int64_t N,
     }
     if (e != IJ_OK) goto out;
   } else {
-    IJ_TRY_TO(out, e, linear_w(s, R, g, b->att, w->proj_w, w->proj_b));
+    IJ_TRY_TO(out, e, ij_scaled_weight_bwd(s, R, g, b->att, w->proj_w, w->proj_b, w->ls1));
   }
   ij_drop(&g);
-  IJ_TRY_TO(out, e, ij_grad_into(w->qkv_b, &dbqkv));
-  IJ_TRY_TO(out, e,
-            dev->ops.attention_bwd(q, s->dt, Q, N, s->A, s->S, first, ij_data_of(b->qkv), ij_f32_of(w->qkv_b),
-                                   ij_data_of(b->att), ij_f32_of(b->lse), ij_data_of(d), ij_data_of(b->qkv), dbqkv));
+  if (ij_heads_special(s, w)) {
+    if (w->qk_norm[0]) IJ_TRY_TO(out, e, ij_heads_fwd(s, w, Q, N, b->qkv, true, &h));
+    else h = ij_hold(b->qkv); /* turned already */
+    IJ_TRY_TO(out, e,
+              dev->ops.attention_bwd(q, s->dt, Q, N, s->A, s->S, first, ij_data_of(h), NULL, ij_data_of(b->att),
+                                     ij_f32_of(b->lse), ij_data_of(d), ij_data_of(h), NULL));
+    IJ_TRY_TO(out, e, ij_heads_bwd(s, w, Q, N, b->qkv, h));
+    ij_drop(&b->qkv);
+    b->qkv = h;
+    h = NULL;
+  } else {
+    IJ_TRY_TO(out, e, ij_grad_into(w->qkv_b, &dbqkv));
+    IJ_TRY_TO(out, e,
+              dev->ops.attention_bwd(q, s->dt, Q, N, s->A, s->S, first, ij_data_of(b->qkv), ij_f32_of(w->qkv_b),
+                                     ij_data_of(b->att), ij_f32_of(b->lse), ij_data_of(d), ij_data_of(b->qkv), dbqkv));
+  }
   ij_drop(&d);
   ij_drop(&b->att);
   IJ_TRY_TO(out, e, norm_again(s, R, b->s1, w->norm1_w, w->norm1_b, &h));
@@ -475,12 +561,16 @@ memory:
 out:
   ij_drop(&g);
   ij_drop(&d);
+  ij_drop(&act);
   ij_drop(&dh);
   ij_drop(&h);
   return e;
 }
 
 static ij_status block_whole(const ij_block *b) {
+  ij_tensor *options[] = {b->ls1, b->ls2, b->qk_norm[0], b->qk_norm[1], b->qk_norm[2], b->qk_norm[3]};
+  for (size_t i = 0; i < sizeof options / sizeof *options; i++)
+    if (options[i]) IJ_TRY(ij_grad_whole(options[i]));
   ij_tensor *all[] = {b->norm1_w, b->norm1_b, b->qkv_w, b->qkv_b, b->proj_w, b->proj_b,
                       b->norm2_w, b->norm2_b, b->fc1_w, b->fc1_b, b->fc2_w,  b->fc2_b};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) IJ_TRY(ij_grad_whole(all[i]));
@@ -492,6 +582,7 @@ ij_status ij_stack_bwd(ij_stack *s, ij_stack_saved *v, ij_tensor *dy, ij_tensor 
   int64_t r = v->Q * (v->N - v->first);
   float *dw, *db;
   ij_status e;
+  s->places = v->places;
   *dx = *dx_dt = NULL;
   IJ_TRY_TO(out, e, ij_grad_into(s->norm_w, &dw));
   IJ_TRY_TO(out, e, ij_grad_into(s->norm_b, &db));
@@ -510,7 +601,7 @@ ij_status ij_stack_bwd(ij_stack *s, ij_stack_saved *v, ij_tensor *dy, ij_tensor 
       b->s1 = NULL;
       e = block_fwd(s, &s->blocks[i], v->Q, v->N, cut_at, &st, true, b);
       ij_drop(&st.x);
-      ij_drop(&st.add);
+      drop_add(&st);
     }
     if (e == IJ_OK) e = block_bwd(s, &s->blocks[i], v->Q, v->N, cut_at, b, dx, dx_dt);
     if (e == IJ_OK && s->recorded == 1) e = block_whole(&s->blocks[i]);

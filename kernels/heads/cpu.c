@@ -21,7 +21,7 @@ static const float *tables(const heads *a, ij_dim r, const float **column) {
 }
 
 /* Pairs u, v (n) turn by the angles of t (2, n): cosines, then sines times `way`. */
-static inline void turn(ij_dim n, const float *restrict t, float way, float *restrict u, float *restrict v) {
+static inline void rotate(ij_dim n, const float *restrict t, float way, float *restrict u, float *restrict v) {
 #pragma omp simd
   for (ij_dim i = 0; i < n; i++) {
     float c = t[i], s = way * t[n + i], a = u[i], b = v[i];
@@ -29,11 +29,11 @@ static inline void turn(ij_dim n, const float *restrict t, float way, float *res
     v[i] = a * s + b * c;
   }
 }
-static void turn_head(ij_dim S, const float *row, const float *column, float way, float *u) {
+static void rotate_head(ij_dim S, const float *row, const float *column, float way, float *u) {
   if (!row) return;
   ij_dim n = S / 4;
-  turn(n, row, way, u, u + 2 * n);
-  turn(n, column, way, u + n, u + 3 * n);
+  rotate(n, row, way, u, u + 2 * n);
+  rotate(n, column, way, u + n, u + 3 * n);
 }
 
 /* u becomes normalised; returns 1 / standard deviation */
@@ -89,7 +89,7 @@ ij_status IJ_CPU(heads_fwd)(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim
 #pragma omp simd
           for (ij_dim i = 0; i < S; i++) u[i] = u[i] * w[i] + w[S + i];
         }
-        if (h < 2 * A) turn_head(S, row, column, 1, u);
+        if (h < 2 * A) rotate_head(S, row, column, 1, u);
         store(dt, out, (r * 3 * A + h) * S, S, u);
       }
     }
@@ -119,8 +119,8 @@ static void norm_grad(ij_dim S, float rstd, const float *restrict w, const float
 ij_status IJ_CPU(heads_bwd)(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim A, ij_dim S, ij_dim K, ij_dim W,
                             float eps, const void *qkv, const float *bias, const float *norm, const float *rope,
                             const int32_t *pos, const void *dout, void *dqkv, float *dbias, float *dnorm) {
-  const heads a = {dt, B, N, A, S, K, W, eps, qkv, bias, norm, rope, pos}, grads = {dt, B, N, A, S, K, W, eps,
-                                                                                     dout, NULL, NULL, NULL, NULL};
+  const heads a = {dt, B, N, A, S, K, W, eps, qkv, bias, norm, rope, pos},
+              grads = {dt, B, N, A, S, K, W, eps, dout, NULL, NULL, NULL, NULL};
   int threads = threads_for(B * N * A * S);
   ij_dim wide = 3 * A * S;
   float *buffers = ij_queue_scratch(q, 0, (size_t)(threads * 2 * S) * sizeof *buffers); /* (threads, 2, S) */
@@ -138,7 +138,7 @@ ij_status IJ_CPU(heads_bwd)(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim
       const float *column = NULL, *row = tables(&a, r, &column);
       for (ij_dim h = 0; h < 3 * A; h++) {
         load(&grads, r, h, g);
-        if (h < 2 * A) turn_head(S, row, column, -1, g);
+        if (h < 2 * A) rotate_head(S, row, column, -1, g);
         if (norm && h < 2 * A) {
           load(&a, r, h, n);
           float rstd = normalise(S, eps, n);

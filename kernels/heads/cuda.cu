@@ -1,6 +1,6 @@
 /* Bias, layer norm and rotation of queries and keys. A warp has a head of a token: it goes over its values twice for
- * the norm, from the caches, and once more to write; lane i has values i, i + 32, ... and those S / 2 further, the other
- * halves of its pairs, so that out may be the input. */
+ * the norm, from the caches, and once more to write; lane i has values i, i + 32, ... and those S / 2 further, the
+ * other halves of its pairs, so that out may be the input. */
 #include "../cuda/cuda.h"
 #include "../cuda/rows.h"
 #include "../cuda/stripes.h"
@@ -24,7 +24,7 @@ template <class T> __device__ static inline spot spot_of(const heads<T> &a, ij_d
   return {a.rope + p / a.W * (a.S / 2), a.rope + p % a.W * (a.S / 2)};
 }
 /* Pair i of a head turns by its angle, or, back, by its opposite. */
-__device__ static inline void turn(const spot &s, ij_dim S, ij_dim i, bool back, float *u, float *v) {
+__device__ static inline void rotate(const spot &s, ij_dim S, ij_dim i, bool back, float *u, float *v) {
   ij_dim quarter = S / 4;
   const float *t = i < quarter ? s.row : s.column;
   float c = t[i % quarter], d = t[quarter + i % quarter], a = *u, b = *v;
@@ -66,7 +66,7 @@ template <class T> static __global__ void __launch_bounds__(IJ_BLOCK) fwd(const 
         u = (u - mean) * rstd * w[i] + w[a.S + i];
         if (pair) v = (v - mean) * rstd * w[a.S - half + i] + w[2 * a.S - half + i];
       }
-      if (s.row) turn(s, a.S, i, false, &u, &v);
+      if (s.row) rotate(s, a.S, i, false, &u, &v);
       ij_set(out, at + i, u);
       if (pair) ij_set(out, at + a.S - half + i, v);
     }
@@ -87,7 +87,7 @@ template <class T> static __global__ void __launch_bounds__(IJ_BLOCK) bwd(const 
       for (ij_dim i = lane; i < a.S - half; i += 32) {
         bool pair = i < half;
         float g = ij_get(dout, at + i), f = pair ? ij_get(dout, at + a.S - half + i) : 0;
-        if (s.row) turn(s, a.S, i, true, &g, &f);
+        if (s.row) rotate(s, a.S, i, true, &g, &f);
         g *= w[i];
         sum += g;
         along += g * (value(a, at, h, i) - mean) * rstd;
@@ -102,7 +102,7 @@ template <class T> static __global__ void __launch_bounds__(IJ_BLOCK) bwd(const 
     for (ij_dim i = lane; i < a.S - half; i += 32) {
       bool pair = i < half;
       float g = ij_get(dout, at + i), f = pair ? ij_get(dout, at + a.S - half + i) : 0;
-      if (s.row) turn(s, a.S, i, true, &g, &f);
+      if (s.row) rotate(s, a.S, i, true, &g, &f);
       if (w) {
         g = rstd * (g * w[i] - sum - (value(a, at, h, i) - mean) * rstd * along);
         if (pair) {
@@ -116,10 +116,9 @@ template <class T> static __global__ void __launch_bounds__(IJ_BLOCK) bwd(const 
   }
 }
 
-/* stats (B * N, 2, A, 2): mean and 1 / standard deviation of queries and keys. Then part (blocks, 4, S): the sums of the
- * norms' gradients over each block's stripe of tokens, in their order, so they are the same in every run. */
-template <class T>
-static __global__ void __launch_bounds__(IJ_BLOCK) norm_stats(const heads<T> a, float *stats) {
+/* stats (B * N, 2, A, 2): mean and 1 / standard deviation of queries and keys. Then part (blocks, 4, S): the sums of
+ * the norms' gradients over each block's stripe of tokens, in their order, so they are the same in every run. */
+template <class T> static __global__ void __launch_bounds__(IJ_BLOCK) norm_stats(const heads<T> a, float *stats) {
   int lane = (int)threadIdx.x % 32;
   ij_dim rows = a.B * a.N * 2 * a.A;
   for (ij_dim id = (ij_dim)blockIdx.x * IJ_WARPS + threadIdx.x / 32; id < rows; id += (ij_dim)gridDim.x * IJ_WARPS) {
@@ -147,8 +146,8 @@ static __global__ void __launch_bounds__(IJ_BLOCK)
         if (s.row) {
           bool first = i < half;
           float other = ij_get(dout, first ? at + i + half : at + i - half);
-          if (first) turn(s, a.S, i, true, &g, &other);
-          else turn(s, a.S, i - half, true, &other, &g);
+          if (first) rotate(s, a.S, i, true, &g, &other);
+          else rotate(s, a.S, i - half, true, &other, &g);
         }
         const float *st = stats + (r * 2 * a.A + h) * 2;
         sum += g * (value(a, at, h, i) - st[0]) * st[1];

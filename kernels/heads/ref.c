@@ -13,7 +13,7 @@ static int place(ij_dim N, ij_dim K, ij_dim W, const int32_t *pos, ij_dim b, ij_
 }
 
 /* u (S) turns; back: the other way. */
-static void turn(ij_dim S, const float *rope, ij_dim row, ij_dim column, int back, double *u) {
+static void rotate(ij_dim S, const float *rope, ij_dim row, ij_dim column, int back, double *u) {
   ij_dim quarter = S / 4;
   for (ij_dim i = 0; i < 2 * quarter; i++) {
     const float *t = rope + (i < quarter ? row : column) * 2 * quarter;
@@ -47,7 +47,7 @@ ij_status ij_ref_heads_fwd(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim 
         normalise(S, eps, u, u);
         for (ij_dim i = 0; i < S; i++) u[i] = u[i] * norm[2 * part * S + i] + norm[(2 * part + 1) * S + i];
       }
-      if (rope && part < 2 && place(N, K, W, pos, r / N, r % N, &row, &column)) turn(S, rope, row, column, 0, u);
+      if (rope && part < 2 && place(N, K, W, pos, r / N, r % N, &row, &column)) rotate(S, rope, row, column, 0, u);
       for (ij_dim i = 0; i < S; i++) ij_ref_set(dt, out, at + i, u[i]);
     }
   return IJ_OK;
@@ -63,7 +63,7 @@ ij_status ij_ref_heads_bwd(ij_queue *q, ij_dtype dt, ij_dim B, ij_dim N, ij_dim 
     for (ij_dim h = 0; h < 3 * A; h++) {
       ij_dim at = (r * 3 * A + h) * S, part = h / A, row, column;
       for (ij_dim i = 0; i < S; i++) g[i] = ij_ref_get(dt, dout, at + i);
-      if (rope && part < 2 && place(N, K, W, pos, r / N, r % N, &row, &column)) turn(S, rope, row, column, 1, g);
+      if (rope && part < 2 && place(N, K, W, pos, r / N, r % N, &row, &column)) rotate(S, rope, row, column, 1, g);
       if (norm && part < 2) {
         const float *w = norm + 2 * part * S;
         double *sums = norms + 2 * part * S, mean = 0, along = 0;

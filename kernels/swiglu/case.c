@@ -39,9 +39,14 @@ static ij_status call_bwd(const ij_op_table *t, ij_queue *q, const ij_case *c) {
 }
 
 static const ij_case_shape shapes[] = {
-    {"odd", {5, 19}, 0, IJ_CASE_GRAD},  {"odd wide", {7, 37}, WIDE, 0},      {"one", {1, 1}, 0, IJ_CASE_GRAD},
-    {"no rows", {0, 8}, 0, 0},          {"vits", {67, 1024}, 0, 0},          {"odd vits", {33, 1025}, 0, 0},
-    {"vits", {4096, 1024}, 0, IJ_CASE_BENCH}, {0},
+    {"odd", {5, 19}, 0, IJ_CASE_GRAD},
+    {"odd wide", {7, 37}, WIDE, 0},
+    {"one", {1, 1}, 0, IJ_CASE_GRAD},
+    {"no rows", {0, 8}, 0, 0},
+    {"vits", {67, 1024}, 0, 0},
+    {"odd vits", {33, 1025}, 0, 0},
+    {"vits", {4096, 1024}, 0, IJ_CASE_BENCH},
+    {0},
 };
 
 const ij_case_op ij_cases_swiglu[] = {

@@ -72,7 +72,7 @@ ij_status IJ_CPU(swiglu_bwd)(ij_queue *q, ij_dtype dt, ij_dim R, ij_dim F, const
     for (ij_dim r = from; r < to; r++)
       for (ij_dim f = 0; f < F; f += CHUNK) {
         ij_dim n = F - f < CHUNK ? F - f : CHUNK, left = r * 2 * F + f, at = r * F + f;
-        halves h = {row_get(dt, x, left, n, us), row_get(dt, x, left + F, n, vs), b + f, b + F + f,
+        halves h = {row_get(dt, x, left, n, us), row_get(dt, x, left + F, n, vs), b + f,   b + F + f,
                     row_out(dt, dx, left, dus),  row_out(dt, dx, left + F, dvs),  sum + f, sum + F + f};
         bwd_chunk(n, &h, row_get(dt, dy, at, n, dys), row_out(dt, y, at, ys));
         row_put(dt, y, at, n, ys);

@@ -46,8 +46,7 @@ static __global__ void __launch_bounds__(THREADS)
   }
 }
 
-template <class T, int V>
-static void launch_fwd(ij_queue *q, ij_dim R, ij_dim F, const T *x, const float *b, T *y) {
+template <class T, int V> static void launch_fwd(ij_queue *q, ij_dim R, ij_dim F, const T *x, const float *b, T *y) {
   ij_dim n = R * (F / V);
   LAUNCH((fwd<T, V>), ij_fill_blocks(q, n), THREADS, 0, ij_cuda_of(q)->stream, n, F / V, x, b, y);
 }

@@ -38,8 +38,8 @@ static ij_status call_bwd(const ij_op_table *t, ij_queue *q, const ij_case *c) {
 }
 
 static const ij_case_shape shapes[] = {
-    {"odd", {5, 19}, 0, IJ_CASE_GRAD},   {"one", {1, 1}, 0, IJ_CASE_GRAD}, {"vits", {384, 1536}, 0, 0},
-    {"odd wide", {3, 5001}, 0, 0},       {"vits", {384, 1536}, 0, IJ_CASE_BENCH}, {0},
+    {"odd", {5, 19}, 0, IJ_CASE_GRAD}, {"one", {1, 1}, 0, IJ_CASE_GRAD},        {"vits", {384, 1536}, 0, 0},
+    {"odd wide", {3, 5001}, 0, 0},     {"vits", {384, 1536}, 0, IJ_CASE_BENCH}, {0},
 };
 
 const ij_case_op ij_cases_weight_scale[] = {

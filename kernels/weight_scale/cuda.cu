@@ -16,9 +16,9 @@ extern "C" ij_status ij_cuda_weight_scale_fwd(ij_queue *q, ij_dim N, ij_dim K, c
   return ij_cuda_launched("weight_scale_fwd");
 }
 
-static __global__ void __launch_bounds__(IJ_BLOCK) bwd(ij_dim N, ij_dim K, const float *g, const float *w,
-                                                       const float *b, const float *dws, const float *dbs, float *dg,
-                                                       float *dw, float *db) {
+static __global__ void __launch_bounds__(IJ_BLOCK)
+    bwd(ij_dim N, ij_dim K, const float *g, const float *w, const float *b, const float *dws, const float *dbs,
+        float *dg, float *dw, float *db) {
   for (ij_dim n = blockIdx.x; n < N; n += gridDim.x) {
     float sum = 0;
     for (ij_dim k = threadIdx.x; k < K; k += IJ_BLOCK) {

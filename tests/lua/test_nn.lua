@@ -133,6 +133,88 @@ function tests.test_blocks_are_those_of_tensor_ops()
   end
 end
 
+-- Blocks of tensor ops with rope, whose last tokens are patches of a context.
+local Options = nn.class("Options", function(self, o)
+  self.blocks = nn.List()
+  for i = 1, 2 do
+    self.blocks[i] = nn.Block(32, 2, { qk_norm = o.qk_norm, swiglu = o.swiglu,
+      layer_scale = o.layer_scale })
+  end
+  self.norm = nn.LayerNorm(32, { eps = 1e-6 })
+  if o.rope then self.rope = nn.Rope { grid = { 3, 4 }, width = 16, base = o.rope } end
+end)
+function Options:forward(x, first, context)
+  local angles = self.rope and self.rope(context, x:size(2))
+  for _, block in ipairs(self.blocks) do x = block(x, angles) end
+  return self.norm(x):narrow(2, first + 1, x:size(2) - first)
+end
+
+function tests.test_options_of_blocks_are_those_of_tensor_ops()
+  tensor.manual_seed(6)
+  local context = tensor.new({ { { 3, 0, 11 }, { 5, 6, 7 }, { 1, 9, 2 } } }, "i32")
+  local cases = { { rope = 50 }, { qk_norm = true }, { swiglu = true }, { layer_scale = .3 },
+    { rope = 100, qk_norm = true, swiglu = true, layer_scale = .2 } }
+  for k, o in ipairs(cases) do
+    for _, recompute in ipairs { false, true } do
+      local given = { width = 32, depth = 2, heads = 2, mlp_ratio = 4, recompute = recompute,
+        grid = { 3, 4 } }
+      for name, value in pairs(o) do given[name] = value end
+      local blocks = nn.Blocks(given)
+      for _, t in blocks:named_parameters() do
+        device.no_grad(function() t:add_(tensor.randn(t:shape()), .1) end)
+      end
+      local plain, first = Options(o):copy_(blocks), k % 3
+      local x, weights = tensor.randn { 3, 5, 32 }, tensor.randn { 3, 5 - first, 32 }
+      local results = {}
+      for i, m in ipairs { blocks, plain } do
+        local v = x:clone(true):requires_grad_(true)
+        local y = m(v, first, context)
+        ;(y * weights):sum():backward()
+        results[i] = { y = y, x = v:grad() }
+        for name, t in m:named_parameters() do results[i][name] = t:grad() end
+      end
+      for name, value in pairs(results[1]) do
+        local other = results[2][name]
+        -- a shift of all keys changes nothing without norm and rotation: its gradient is noise
+        if not (name:find "qkv.bias" and not o.rope and not o.qk_norm) then
+          lu.assertTrue(worst(value, other) < 4e-5 * math.max(1, other:abs():max():item()),
+            ("%s of case %d"):format(name, k))
+        end
+      end
+      local p = blocks:attention(tensor.randn { 2, 12, 32 })
+      lu.assertAlmostEquals(p:sum(4):min():item(), 1, 1e-5)
+      lu.assertEquals(worst(blocks:clone()(x, first, context), results[1].y), 0)
+    end
+  end
+  -- the built-in encoder has them too
+  local o = { rope = 100, qk_norm = true, swiglu = true, layer_scale = .1 }
+  for name, value in pairs(SIZE) do o[name] = value end
+  local built_in = jepa.encoder(o)
+  o.grid = nil
+  local own = nn.Encoder(o):copy_(built_in)
+  local images, context2 = images_of(2), tensor.new(CONTEXT, "i32")
+  lu.assertEquals(worst(own(images, context2), built_in(images, context2)), 0)
+  lu.assertEquals(worst(own(images), built_in(images)), 0)
+  lu.assertEquals(worst(own:blocks(images, 1)[1], built_in:blocks(images, 1)[1]), 0)
+  lu.assertEquals(worst(own:attention(images), built_in:attention(images)), 0)
+  fails("rope: heads are 6 wide, which does not divide by 4", function()
+    nn.Blocks { width = 12, depth = 1, heads = 2, rope = 100, grid = 4 } end)
+end
+
+function tests.test_an_encoder_with_tokens()
+  local e = nn.Encoder { width = 32, depth = 2, heads = 2, patch = 8, crop = 32, registers = 3,
+    class_token = true, positions = "learned", stem = "conv" }
+  local images, context = images_of(2), tensor.new(CONTEXT, "i32")
+  lu.assertEquals(e(images):shape(), { 2, 16, 32 })
+  lu.assertEquals(e(images, context):shape(), { 2, 3, 32 })
+  lu.assertEquals(e:blocks(images, 2)[1]:shape(), { 2, 16, 32 })
+  lu.assertEquals(e:attention(images, 1):shape(), { 2, 2, 16, 16 })
+  lu.assertEquals(e.by_name.cls_token.tensor:shape(), { 1, 1, 32 })
+  lu.assertEquals(e.by_name.register_tokens.tensor:shape(), { 1, 3, 32 })
+  e(images, context):square():sum():backward()
+  for name, t in e:named_parameters() do lu.assertNotNil(t:grad(), name) end
+end
+
 function tests.test_frozen_blocks_pass_gradients_on()
   local blocks = nn.Blocks { width = 16, depth = 1, heads = 2 }
   local x = tensor.randn { 2, 3, 16 }
@@ -214,7 +296,7 @@ function tests.test_what_is_wrong_is_said()
   fails("load_state_dict: 'fc.bias' is (3), expected (2); missing: fc.weight; unexpected: fc.b",
     function()
       net:load_state_dict { ["fc.bias"] = tensor.zeros { 3 }, ["fc.b"] = tensor.zeros { 1 } }
-  end)
+    end)
   fails("nn.Blocks: width is nil, expected a number", function() nn.Blocks {} end)
   fails("blocks: width 12 does not divide by 5 heads", function()
     nn.Blocks { width = 12, depth = 1, heads = 5 } end)
@@ -349,11 +431,11 @@ end
 
 function tests.test_patches_positions_tokens()
   local images, context = images_of(2), tensor.new(CONTEXT, "i32")
+  local o = { grid = 4, width = 16 }
   for _, embed in ipairs { nn.PatchEmbed { patch = 8, width = 16 },
       nn.PatchEmbed { patch = 8, width = 16, overlap = 2 },
       nn.ConvStem { patch = 8, width = 16 } } do
-    for _, pos in ipairs { nn.SinCos { grid = 4, width = 16 },
-        nn.Learned { grid = 4, width = 16 } } do
+    for _, pos in ipairs { nn.SinCos(o), nn.Learned(o) } do
       local all, some = embed(images, nil, pos), embed(images, context, pos)
       lu.assertEquals(all:shape(), { 2, 16, 16 })
       lu.assertTrue(worst(all:gather(context), some) < 1e-5)
@@ -420,4 +502,21 @@ function tests.test_rope_turns_by_distance()
   local c = rope(tensor.new({ { { 5, 2 } } }, "i32"), 3)
   lu.assertEquals(c.cos:reshape(3, 4):totable(), { { 1, 1, 1, 1 }, cos[6], cos[3] })
   lu.assertEquals(c.sin:reshape(3, 4):totable(), { { 0, 0, 0, 0 }, sin[6], sin[3] })
+end
+
+-- Every ```lua of docs/nn.md runs by itself and says what the text block behind it says.
+function tests.test_the_document()
+  local file = assert(io.open "docs/nn.md")
+  local text, count, folder = file:read "*a", 0, support.folder()
+  file:close()
+  for code, after in text:gmatch "\n```lua\n(.-)\n```\n()" do
+    count = count + 1
+    local path = ("%s/doc%d.lua"):format(folder, count)
+    support.write(path, code .. "\n")
+    local exit, said = support.run({ os.getenv "IJEPA_PROGRAM" or "build/ijepa", path },
+      { merge = true, env = { NO_COLOR = 1 } })
+    lu.assertEquals(exit, 0, said)
+    lu.assertEquals((said:gsub("%s*$", "")), text:match("^\n```text\n(.-)\n```\n", after))
+  end
+  lu.assertEquals(count, 3)
 end

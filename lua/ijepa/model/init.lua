@@ -114,12 +114,15 @@ local function vit_config(o, what)
   c.recompute, c.seed = o.recompute and 1 or 0, o.seed or 0
   c.init_gain, c.patch_gain = o.init_gain or 0, o.patch_gain or 0
   c.depth_scaled_init, c.blank = o.depth_scaled_init and 1 or 0, o.blank and 1 or 0
+  c.qk_norm, c.swiglu = o.qk_norm and 1 or 0, o.swiglu and 1 or 0
+  c.layer_scale, c.rope = o.layer_scale or 0, o.rope or 0
   return c
 end
 
 --- A new encoder. o: arch or width, depth, heads, mlp_ratio; patch, crop (side or {h, w}), dtype,
 --- recompute, seed, init_gain, patch_gain, blank (without initial values, for a checkpoint to
---- fill). Called as e(images) or e(images, context).
+--- fill); qk_norm, swiglu, layer_scale (its first value), rope (its base). Called as e(images) or
+--- e(images, context).
 ---@param o table
 ---@return ijepa.encoder
 function jepa.encoder(o)

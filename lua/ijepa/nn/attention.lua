@@ -73,7 +73,7 @@ function Rope:forward(context, N)
 end
 
 -- x (Q, N, A, S), turned.
-local function rotated(x, rope)
+local function rotate(x, rope)
   local half = x:size(4) / 2
   local a, b = x:narrow(4, 1, half), x:narrow(4, half + 1, half)
   return cat({ a * rope.cos - b * rope.sin, a * rope.sin + b * rope.cos }, 4)
@@ -106,7 +106,7 @@ function Attention:forward(x, rope)
     local parts, each = {}, qkv:reshape(Q, N, 3, A, x:size(3) / A)
     for i = 1, 3 do parts[i] = each:select(3, i) end   -- (Q, N, A, S)
     if self.q_norm then parts[1], parts[2] = self.q_norm(parts[1]), self.k_norm(parts[2]) end
-    if rope then parts[1], parts[2] = rotated(parts[1], rope), rotated(parts[2], rope) end
+    if rope then parts[1], parts[2] = rotate(parts[1], rope), rotate(parts[2], rope) end
     for i = 1, 3 do parts[i] = parts[i]:contiguous():reshape(Q, N, x:size(3)) end
     qkv = cat(parts, 3)
   end

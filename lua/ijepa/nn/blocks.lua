@@ -8,7 +8,8 @@ local random = require "ijepa.nn.random"
 local C = F.C
 
 local OPTIONS = module.known("width", "depth", "heads", "mlp_ratio", "dtype", "recompute",
-  "init_gain", "depth_scaled_init", "drop_path", "blank")
+  "init_gain", "depth_scaled_init", "drop_path", "blank", "qk_norm", "swiglu", "layer_scale",
+  "rope", "grid")
 
 local function config_of(o, seed)
   local c = F.new "ij_vit_config"
@@ -16,6 +17,9 @@ local function config_of(o, seed)
   c.dtype, c.recompute = o.dtype == "bf16" and 1 or 0, o.recompute and 1 or 0
   c.init_gain, c.depth_scaled_init = o.init_gain, o.depth_scaled_init and 1 or 0
   c.blank, c.seed = o.blank and 1 or 0, seed
+  c.qk_norm, c.swiglu = o.qk_norm and 1 or 0, o.swiglu and 1 or 0
+  c.layer_scale, c.rope = o.layer_scale or 0, o.rope or 0
+  c.grid_h, c.grid_w = o.grid[1], o.grid[2]
   return c
 end
 
@@ -56,7 +60,10 @@ local Blocks = module.class("nn.Blocks", function(self, o)
   self.rate = o.drop_path or 0
   self.options = { width = o.width, depth = o.depth, heads = o.heads, mlp_ratio = o.mlp_ratio or 4,
     dtype = random.dtype(o.dtype), recompute = o.recompute, init_gain = o.init_gain or 0,
-    depth_scaled_init = o.depth_scaled_init, blank = o.blank }
+    depth_scaled_init = o.depth_scaled_init, blank = o.blank, qk_norm = o.qk_norm,
+    swiglu = o.swiglu, layer_scale = o.layer_scale, rope = o.rope,
+    grid = type(o.grid) == "number" and { o.grid, o.grid } or o.grid or { 1, 1 } }
+  if o.rope and not o.grid then F.raise "nn.Blocks: rope needs grid = { rows, columns }" end
   make(self, random.seed())
 end)
 
@@ -96,34 +103,48 @@ function Blocks:_moved()
   end
 end
 
+-- Which patches the tokens of the next call are.
+function Blocks:places(context, grid)
+  if not self.options.rope then return end
+  F.check(C.ij_vit_blocks_places(self.h, context and tensor.want(context, "context", "nn.Blocks"),
+    grid and grid[1] or 0, grid and grid[2] or 0))
+end
+
 local function input(x)
   return tensor.want(tensor.is(x) and x:contiguous() or x, "x", "nn.Blocks")
 end
 
 --- x (Q, N, D) f32 -> (Q, N - first, D) after the norm. first: rows before it are only attended to
 --- in the last block, such as the context tokens of a predictor; default 0.
+--- With rope: context i32 (C, B, K), the patches that the last K tokens of each sequence are; nil:
+--- all of them; grid: of the images, where it is not that of the options.
 ---@param x ijepa.tensor
 ---@param first integer?
+---@param context ijepa.tensor?
+---@param grid integer[]?
 ---@return ijepa.tensor
-function Blocks:forward(x, first, ...)
+function Blocks:forward(x, first, context, grid)
   if module.is(x) then   -- e:blocks(images, n) of an encoder e, whose field has the method's name
     if type(x.outputs) ~= "function" then
       F.raise(("%s has no method outputs(images, n), the outputs of its last n blocks"):format(
         getmetatable(x)._name))
     end
-    return x:outputs(first, ...)
+    return x:outputs(first, context)
   end
   if self.rate > 0 then
     local on = self.training and self._made[1].tensor:requires_grad()
     self:drop_path(on and self.rate or 0, on and random.seed() or 0)
   end
+  self:places(context, grid)
   return tensor.call(C.ij_vit_blocks_forward, self.h, input(x), first or 0)
 end
 --- The outputs of the last n blocks, before the norm: a list of (Q, N, D); no gradient.
 ---@param x ijepa.tensor
 ---@param n integer
+---@param grid integer[]? of the images, with rope
 ---@return ijepa.tensor[]
-function Blocks:outputs(x, n)
+function Blocks:outputs(x, n, grid)
+  self:places(nil, grid)
   local out = F.new("ij_tensor *[?]", math.max(n, 1))
   F.check(C.ij_vit_blocks_outputs(self.h, input(x), n, out))
   local list = {}
@@ -133,8 +154,10 @@ end
 --- Attention probabilities of a block (1 the first, -1 the last): (Q, A, N, N), one row per query.
 ---@param x ijepa.tensor
 ---@param block integer?
+---@param grid integer[]? of the images, with rope
 ---@return ijepa.tensor
-function Blocks:attention(x, block)
+function Blocks:attention(x, block, grid)
+  self:places(nil, grid)
   block = block or -1
   return tensor.call(C.ij_vit_blocks_attention, self.h, input(x),
     block < 0 and self.depth + block or block - 1)
@@ -149,9 +172,12 @@ function Blocks:drop_path(rate, seed, step)
   F.check(C.ij_vit_blocks_drop_path(self.h, rate, seed or 0, step or 0))
 end
 function Blocks:extra()
-  local o = self.options
+  local o, extra = self.options, {}
+  for _, name in ipairs { "recompute", "qk_norm", "swiglu", "layer_scale", "rope" } do
+    if o[name] then extra[#extra + 1] = ", " .. name end
+  end
   return ("%d x %d, %d heads, mlp ratio %g, %s%s"):format(o.depth, o.width, o.heads, o.mlp_ratio,
-    o.dtype, o.recompute and ", recompute" or "")
+    o.dtype, table.concat(extra))
 end
 
 return { Blocks = Blocks }

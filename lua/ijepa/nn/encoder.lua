@@ -7,7 +7,7 @@ local Blocks = require "ijepa.nn.blocks".Blocks
 
 local OPTIONS = module.known("patch", "width", "depth", "heads", "mlp_ratio", "crop", "grid",
   "positions", "stem", "overlap", "class_token", "registers", "dtype", "recompute", "drop_path",
-  "init_gain", "patch_gain", "depth_scaled_init")
+  "init_gain", "patch_gain", "depth_scaled_init", "qk_norm", "swiglu", "layer_scale", "rope")
 
 local function pair(v) if type(v) == "table" then return v[1], v[2] end return v, v end
 
@@ -53,7 +53,8 @@ local Encoder = module.class("nn.Encoder", function(self, o)
   self.extra_tokens = (o.class_token and 1 or 0) + (o.registers or 0)
   self.blocks = Blocks { width = o.width, depth = o.depth, heads = o.heads, mlp_ratio = o.mlp_ratio,
     dtype = o.dtype, recompute = o.recompute, drop_path = o.drop_path, init_gain = o.init_gain,
-    depth_scaled_init = o.depth_scaled_init }
+    depth_scaled_init = o.depth_scaled_init, qk_norm = o.qk_norm, swiglu = o.swiglu,
+    layer_scale = o.layer_scale, rope = o.rope, grid = self.grid }
   self.ends_with_norm = true   -- its output is norm.weight, norm.bias of the last block's
 end)
 
@@ -67,8 +68,15 @@ function Encoder:tokens(images, context)
   return self.cls_token and self.cls_token(x) or x
 end
 
+-- Rows and columns of the patches of images, which may have another size than the configured one.
+local function grid_of(self, images)
+  local first = images:dtype() == "u8" and 2 or 3
+  return { images:size(first) / self.patch, images:size(first + 1) / self.patch }
+end
+
 function Encoder:forward(images, context)
-  return self.blocks(self:tokens(images, context), self.extra_tokens)
+  return self.blocks(self:tokens(images, context), self.extra_tokens, context,
+    grid_of(self, images))
 end
 
 --- The outputs of the last n blocks, before the norm, of patches alone: a list of (B, N, D).
@@ -77,7 +85,8 @@ end
 ---@param n integer
 ---@return ijepa.tensor[]
 function Encoder:outputs(images, n)
-  local list, extra = self.blocks:outputs(self:tokens(images), n), self.extra_tokens
+  local list, extra = self.blocks:outputs(self:tokens(images), n, grid_of(self, images)),
+    self.extra_tokens
   for i, y in ipairs(list) do
     if extra > 0 then list[i] = y:narrow(2, extra + 1, y:size(2) - extra):contiguous() end
   end
@@ -90,7 +99,8 @@ end
 ---@param block integer?
 ---@return ijepa.tensor
 function Encoder:attention(images, block)
-  local p, extra = self.blocks:attention(self:tokens(images), block), self.extra_tokens
+  local p, extra = self.blocks:attention(self:tokens(images), block, grid_of(self, images)),
+    self.extra_tokens
   if extra == 0 then return p end
   local n = p:size(3) - extra
   return p:narrow(3, extra + 1, n):narrow(4, extra + 1, n):contiguous()
