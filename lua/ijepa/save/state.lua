@@ -22,11 +22,21 @@ local NUMBERS = { step = { needed = true }, seconds = { real = true, needed = tr
     count = {}, save = {},
   rows_csv = {}, rows_json = {}, rows_diagnoses = {} }
 
+-- The models of a run, { name, model }: its list, or the three of the paper.
+local function parts_of(whole)
+  if whole.parts then return whole.parts end
+  local list = {}
+  for _, name in ipairs { "encoder", "predictor", "target_encoder" } do
+    if whole[name] then list[#list + 1] = { name = name, model = whole[name] } end
+  end
+  return list
+end
+
 -- { name, tensor, shape } of everything, in a fixed order. Moments that another process has are
 -- without a tensor; gather: process 0 gets them all, and all processes must come here.
 local function everything(whole, gather)
   local list, name_of = {}, {}
-  for _, part in ipairs(whole.parts) do
+  for _, part in ipairs(parts_of(whole)) do
     for _, p in ipairs(part.model:params()) do
       list[#list + 1] = { name = part.name .. "." .. p.name, tensor = p.tensor }
       name_of[p] = part.name .. "." .. p.name
@@ -49,7 +59,7 @@ end
 ---@return ijepa.tensor[]
 function state.trained(whole)
   local list = {}
-  for _, part in ipairs(whole.parts) do
+  for _, part in ipairs(parts_of(whole)) do
     for _, p in ipairs(part.model:params()) do
       if p.tensor:dtype() == "f32" then list[#list + 1] = p.tensor end
     end
@@ -155,7 +165,7 @@ function state.load(path, whole)
   if not file then return nil, message end
   if published.is(file) then
     file:close()
-    if #whole.parts ~= 3 then
+    if #parts_of(whole) ~= 3 then
       return nil, ("checkpoint '%s' is a published one: it resumes the objective ijepa only"):format(
         path)
     end
