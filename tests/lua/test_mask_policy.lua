@@ -115,8 +115,9 @@ function tests.test_comparison_of_policies()
   lu.assertEquals(about(2), { 1, .25, .25, 12, 8 })
   local said = tostring(c)
   lu.assertStrMatches(said, "left +both\n##%.%.11 +##112%.\n.*")
-  for _, line in ipairs { "distance to the context   3.50 +1.00", "in another target too     0 %% +25 %%",
-    "patches of a target       8 +8", "never in a target         16 patches +12 patches" } do
+  for _, line in ipairs { "distance to the context   3.50 +1.00",
+    "in another target too     0 %% +25 %%", "patches of a target       8 +8",
+    "never in a target         16 patches +12 patches" } do
     lu.assertStrMatches(said, ".*\n" .. line .. "\n.*")
   end
   lu.assertStrMatches(said, ".*\nboth: 0 errors, %d warnings?\n.*")

@@ -119,7 +119,7 @@ end
 function tests.test_the_command()
   local code, said = shell { program, "submit", "--nods", "2" }
   lu.assertEquals({ code, said },
-    { 2, "ijepa: submit: unknown option '--nods' (did you mean '--nodes'?)\ntry: ijepa --help\n" })
+    { 2, "ijepa: submit: unknown option '--nods' (did you mean '--nodes'?)\ntry: ijepa help submit\n" })
   local command = { program, "submit", folder .. "/a.lua", "--folder", folder .. "/logs" }
   code, said = shell { command, "--dry-run" }
   lu.assertEquals(code, 0)

@@ -35,7 +35,11 @@ end
 local function say(...) io.stderr:write((table.concat { ... }:gsub("[^\n\t]+", text.shown))) end
 
 local function fail_usage(message)
-  say("ijepa: ", message, "\n", "try: ijepa --help\n")
+  local command, try = message:match "^(%l+): ", "ijepa --help"
+  for _, c in ipairs(require "ijepa.host.commands") do
+    if c.name == command then try = "ijepa help " .. command end
+  end
+  say("ijepa: ", message, "\n", "try: ", try, "\n")
   return 2
 end
 

@@ -484,7 +484,8 @@ return function(run, o)
   end
   out = #out > 1 and out:gsub("/+$", "") or out
   if C.ij_path_kind(out) ~= 2 then
-    return nil, ("report: '%s' is no folder of a run"):format(out), tonumber(C.IJ_EIO)
+    return nil, ("report: '%s' is no folder of a run: give the folder that out= named, such as runs/quickstart")
+      :format(out), tonumber(C.IJ_EIO)
   end
   local r = gather(out)
   if not (r.cfg or r.log or r.checkpoint or #r.diagnoses > 0) then

@@ -22,14 +22,14 @@ local NUMBERS = { step = { needed = true }, seconds = { real = true, needed = tr
     count = {}, save = {},
   rows_csv = {}, rows_json = {}, rows_diagnoses = {} }
 
--- The models of a run, by the names that checkpoints give them.
+-- The models of a run, { name, model }: its list, or the three of the paper.
 local function parts_of(whole)
   if whole.parts then return whole.parts end
-  local parts = {}   -- of a caller without a trainer
+  local list = {}
   for _, name in ipairs { "encoder", "predictor", "target_encoder" } do
-    if whole[name] then parts[#parts + 1] = { name = name, model = whole[name] } end
+    if whole[name] then list[#list + 1] = { name = name, model = whole[name] } end
   end
-  return parts
+  return list
 end
 
 -- { name, tensor, shape } of everything, in a fixed order. Moments that another process has are

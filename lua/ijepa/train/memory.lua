@@ -293,7 +293,10 @@ local stopped = {}   -- thrown in place of training
 function memory.recipe(path, words)
   local ijepa = require "ijepa"
   local chunk, message = text.load_file(path)
-  if not chunk then error(message, 0) end
+  if not chunk then
+    error(message:find "^cannot open" and ("memory: recipe '%s' could not be opened: %s"):format(path,
+      message:match "[^:]*$":gsub("^ ", "")) or message, 0)
+  end
   local args, trained = ijepa.args, ijepa.pretrain
   ijepa.args = copied(words)
   ijepa.args[#words + 1] = "device="   -- none needs to be here

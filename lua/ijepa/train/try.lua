@@ -108,9 +108,10 @@ end
 --- the scenes. Fifty steps show that a policy works and where its loss goes, not what it is worth.
 ---@param policy ijepa.mask_policy|function|string a policy, a function as mask.policy takes it, or
 --- a file; the last two get a grid of 8 x 8 patches
----@param o { steps: integer?, batch: integer?, data: string?, out: string?, images: integer?, seed: integer?,
----device: string? }? steps (50); batch: images of a step (32); data: a folder or tar of images; out: the run's folder
----(a temporary one); images: masks that are shown (3); seed (0); device: as the setting of that name
+---@param o { steps: integer?, batch: integer?, data: string?, out: string?, images: integer?,
+---seed: integer?, device: string? }? steps (50); batch: images of a step (32); data: a folder or
+---tar of images; out: the run's folder (a temporary one); images: masks that are shown (3); seed
+---(0); device: as the setting of that name
 ---@return table run as ijepa.pretrain returns it
 local function try(policy, o)
   need(o == nil or type(o) == "table", "%s: the second argument is %s, expected a table of options",
