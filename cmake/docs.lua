@@ -28,7 +28,9 @@ for i = 2, #arg do
     local handle = assert(io.open(path))
     local source = handle:read "*a"
     handle:close()
-    if module ~= "" and not part then modules[module] = scan.head(source):gsub("\n?Uses: [^\n]*", "") end
+    if module ~= "" and not part then
+      modules[module] = scan.head(source):gsub("\n?Uses: [^\n]*", "")
+    end
     for _, f in ipairs(scan.functions(source)) do
       f.file = path
       local prefix = by_class and f.owner ~= "" and f.owner:lower() or module

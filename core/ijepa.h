@@ -230,7 +230,6 @@ ij_status ij_concat(ij_tensor **x, int count, ij_tensor **out); /* 1 to 8, along
 ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, int64_t outer, ij_tensor **out);
 /* logits (R, n), label i32 (R) -> (1): mean over rows with label >= 0; smoothing in [0, 1) */
 ij_status ij_cross_entropy(ij_tensor *logits, ij_tensor *label, double smoothing, ij_tensor **out);
-ij_status ij_argmax(ij_tensor *x, ij_tensor **out);          /* over the last dimension -> i32; no gradient */
 /* the k largest along the last dimension, in descending order, the first of equal ones first: values (..., k) f32 and
  * their positions i32; no gradient */
 ij_status ij_topk(ij_tensor *x, int64_t k, ij_tensor **values, ij_tensor **index);

@@ -230,8 +230,6 @@ typedef enum ij_fold_fn { IJ_FOLD_SUM, IJ_FOLD_PROD, IJ_FOLD_MAX, IJ_FOLD_MIN, I
         (q, P, n, Q, scale, x, y))                                                                                     \
   IJ_OP(sum_bwd, (ij_queue * q, ij_dim P, ij_dim n, ij_dim Q, float scale, const float *dy, float *dx),                \
         (q, P, n, Q, scale, dy, dx))                                                                                   \
-  /* y (R) i32 = index of the row's largest x (R, n), the first of equals */                                           \
-  IJ_OP(argmax, (ij_queue * q, ij_dim R, ij_dim n, const float *x, int32_t *y), (q, R, n, x, y))                       \
   /* The k largest of each row of x (R, n), falling, of equals the first, NaN as -infinity: their places index (R, k)  \
    * i32 and values v (R, k); 1 <= k <= n */                                                                           \
   IJ_OP(topk, (ij_queue * q, ij_dim R, ij_dim n, ij_dim k, const float *x, float *v, int32_t *index),                  \

@@ -52,7 +52,7 @@ typedef struct ij_stack {
   int64_t D, F, A, S;
   ij_dtype dt;
   bool recompute;
-  int frozen;   /* the first blocks, of recorded forwards: neither they nor the input get gradients */
+  int frozen; /* the first blocks, of recorded forwards: neither they nor the input get gradients */
   bool swiglu;
   double rope;           /* 0: none */
   ij_tensor *rope_table; /* (L, 2, S / 4); NULL before the first forward */

@@ -44,13 +44,14 @@ ij_status ij_optim_average(ij_optim *o, ij_update_entry *const *entry, int count
                            const float *gate) {
   int n = 0;
   ij_update u = ij_update_of(o, k, gate);
-  for (int i = 0; i < count; i++)
-    if (entry[i]->average)
-      o->item[n++] = (ij_update_item){.n = entry[i]->count,
-                                      .p = ij_f32_of(entry[i]->p),
-                                      .avg = ij_f32_of(entry[i]->average),
-                                      .version = o->version,
-                                      .avg_version = o->version};
+  for (int i = 0; i < count; i++) {
+    ij_update_entry *e = entry[i];
+    if (!e->average) continue;
+    ij_update_item item = {.n = e->count, .p = ij_f32_of(e->p), .avg = ij_f32_of(e->average)};
+    item.version = item.avg_version = o->version;
+    o->item[n] = item;
+    n++;
+  }
   if (n == 0) return IJ_OK;
   ij_device *dev = ij_device_of(entry[0]->p);
   return dev->ops.update(&dev->queue, n, o->item, &u);

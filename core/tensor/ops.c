@@ -323,15 +323,6 @@ ij_status ij_mean(ij_tensor *x, int dim, ij_tensor **out) {
   return ij_end(&op);
 }
 
-ij_status ij_argmax(ij_tensor *x, ij_tensor **out) {
-  ij_op op = ij_begin("argmax", NULL, out);
-  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
-  if (!x->ndim || !last_size(x)) return ij_fail(IJ_ESHAPE, "argmax: 'x' has no last dimension or an empty one");
-  int32_t *y = ij_out(&op, IJ_I32, x->ndim - 1, x->shape);
-  if (ij_ready(&op)) op.status = op.dev->ops.argmax(&op.dev->queue, rows_of(x), last_size(x), ij_f32_of(x), y);
-  return ij_end(&op);
-}
-
 ij_status ij_topk(ij_tensor *x, int64_t k, ij_tensor **values, ij_tensor **index) {
   *index = NULL;
   ij_op op = ij_begin("topk", NULL, values);

@@ -57,7 +57,6 @@ void IJ_CPU(table)(ij_op_table *t) {
   t->relu_bwd = IJ_CPU(relu_bwd);
   t->sum_fwd = IJ_CPU(sum_fwd);
   t->sum_bwd = IJ_CPU(sum_bwd);
-  t->argmax = IJ_CPU(argmax);
   t->topk = IJ_CPU(topk);
   t->batch_norm_fwd = IJ_CPU(batch_norm_fwd);
   t->batch_norm_bwd = IJ_CPU(batch_norm_bwd);

@@ -38,24 +38,6 @@ static const ij_case_shape sum_shapes[] = {
     {0},
 };
 
-static void argmax(ij_case *c) { /* few different values, so that equal ones occur */
-  ij_case_tol(c, 0, 0, "an index");
-  ij_case_in_as(c, "x", IJ_F32, c->dim[0] * c->dim[1], IJ_CASE_LABEL, (double)c->dim[2]);
-  ij_case_out(c, "y", IJ_I32, c->dim[0]);
-}
-static ij_status call_argmax(const ij_op_table *t, ij_queue *q, const ij_case *c) {
-  return t->argmax(q, c->dim[0], c->dim[1], c->p[0], c->p[1]);
-}
-static const ij_case_shape argmax_shapes[] = {
-    {"odd", {13, 19, 6}, 0, 0},
-    {"equals", {7, 37, 1}, 0, 0},
-    {"one", {1, 1, 3}, 0, 0},
-    {"no rows", {0, 5, 3}, 0, 0},
-    {"imagenet", {64, 1000, 500}, 0, 0},
-    {"imagenet", {1024, 1000, 5000}, 0, IJ_CASE_BENCH},
-    {0},
-};
-
 static void topk(ij_case *c) { /* dims R, n, k, count of different values (0: all differ) */
   const ij_dim *d = c->dim;
   ij_case_tol(c, 0, 0, "values and places as they are");
@@ -101,7 +83,6 @@ static const ij_case_shape sum_squares_shapes[] = {
 const ij_case_op ij_cases_reduce[] = {
     {"sum_fwd", sum_fwd, call_sum_fwd, sum_shapes, false, NULL},
     {"sum_bwd", sum_bwd, call_sum_bwd, sum_shapes, false, &ij_cases_reduce[0]},
-    {"argmax", argmax, call_argmax, argmax_shapes, false, NULL},
     {"topk", topk, call_topk, topk_shapes, false, NULL},
     {"sum_squares", sum_squares, call_sum_squares, sum_squares_shapes, false, NULL},
     {0},

@@ -92,20 +92,6 @@ ij_status IJ_CPU(sum_bwd)(ij_queue *q, ij_dim P, ij_dim n, ij_dim Q, float scale
   return IJ_OK;
 }
 
-ij_status IJ_CPU(argmax)(ij_queue *q, ij_dim R, ij_dim n, const float *x, int32_t *y) {
-  (void)q;
-#pragma omp parallel for schedule(static) if (R * n >= SMALL)
-  for (ij_dim r = 0; r < R; r++) {
-    const float *row = x + r * n;
-    float top = row_top(n, row);
-    ij_dim i = 0;
-    if (row[0] == row[0]) /* a NaN at index 0 stays the best, as nothing is larger */
-      while (row[i] != top) i++;
-    y[r] = (int32_t)i;
-  }
-  return IJ_OK;
-}
-
 static float rank_of(float x) { return x == x ? x : -INFINITY; }
 
 /* Inserts x[i] among the `held` <= k best, in order; where they are k the last one is dropped. */

@@ -109,37 +109,6 @@ __device__ static Candidate of_lane(Candidate c, int lane) {
   return c;
 }
 
-template <int W> static __global__ void argmax_rows(ij_dim R, ij_dim n, const float *x, int32_t *y) {
-  SHARED_ARRAY(Candidate, part, [IJ_WARPS]);
-  for (ij_dim r = ij_group_row<W>(); r < R; r += ij_group_step<W>()) {
-    const float *row = x + r * n;
-    Candidate best = {-INFINITY, NOBODY};
-    for (ij_dim i = ij_group_lane<W>(); i < n; i += 32 * W) {
-      Candidate c = candidate(row, i);
-      if (before(c, best)) best = c;
-    }
-    for (int d = 16; d; d >>= 1) {
-      Candidate c = of_lane(best, (int)threadIdx.x % 32 ^ d);
-      if (before(c, best)) best = c;
-    }
-    if (W > 1) {
-      if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = best;
-      __syncthreads();
-      for (int w = 0; w < W; w++)
-        if (before(part[w], best)) best = part[w];
-      __syncthreads();
-    }
-    if (ij_group_lane<W>() == 0) y[r] = isnan(row[0]) ? 0 : best.at; /* nothing is larger than a NaN */
-  }
-}
-ij_status ij_cuda_argmax(ij_queue *q, ij_dim R, ij_dim n, const float *x, int32_t *y) {
-  if (R == 0) return IJ_OK;
-  bool wide = ij_wide(n);
-  auto argmax = wide ? argmax_rows<IJ_WARPS> : argmax_rows<1>;
-  LAUNCH(argmax, ij_group_blocks(R, wide), IJ_BLOCK, 0, ij_cuda_of(q)->stream, R, n, x, y);
-  return ij_cuda_launched("argmax");
-}
-
 /* Each lane of a warp holds one of the 32 first so far, in order, of which `kept` are wanted, and offers one: few of
  * a long row get in. */
 __device__ static void offer(Candidate *held, Candidate mine, int kept) {

@@ -21,17 +21,6 @@ ij_status ij_ref_sum_bwd(ij_queue *q, ij_dim P, ij_dim n, ij_dim Q, float scale,
   return IJ_OK;
 }
 
-ij_status ij_ref_argmax(ij_queue *q, ij_dim R, ij_dim n, const float *x, int32_t *y) {
-  (void)q;
-  for (ij_dim r = 0; r < R; r++) {
-    ij_dim best = 0;
-    for (ij_dim i = 1; i < n; i++)
-      if (x[r * n + i] > x[r * n + best]) best = i;
-    y[r] = (int32_t)best;
-  }
-  return IJ_OK;
-}
-
 static float rank_of(float x) { return isnan(x) ? -INFINITY : x; }
 
 ij_status ij_ref_topk(ij_queue *q, ij_dim R, ij_dim n, ij_dim k, const float *x, float *v, int32_t *index) {

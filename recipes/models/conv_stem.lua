@@ -1,6 +1,6 @@
 -- A convolutional stem in place of the linear patch embedding (Xiao et al., 2021, arXiv
--- 2106.14881): 3 x 3 convolutions with stride 2. A token then has seen pixels of its neighbours, so the context
--- knows a border of the targets; a mask policy can leave a gap between them.
+-- 2106.14881): 3 x 3 convolutions with stride 2. A token then has seen pixels of its neighbours, so
+-- the context knows a border of the targets; a mask policy can leave a gap between them.
 --   model.encoder=recipes/models/conv_stem.lua
 local ijepa = require "ijepa"
 local nn = ijepa.nn
