@@ -108,6 +108,39 @@ for _, name in ipairs { "registers", "class_token", "conv_stem", "rope" } do
   end
 end
 
+-- The Lua blocks of docs/objectives.md are objectives, those of docs/models.md encoders; README's
+-- objective is mine.lua.
+function tests.test_blocks_of_the_pages_train()
+  for page, key in pairs { ["docs/objectives.md"] = "objective",
+      ["docs/models.md"] = "model.encoder", ["README.md"] = "objective" } do
+    local blocks = 0
+    for block in support.read(page):gmatch "```lua\n(.-)```" do
+      if page ~= "README.md" or block:find "mine.lua" then
+        blocks = blocks + 1
+        local folder = support.folder()
+        local file = support.write(folder .. "/block.lua", block)
+        local losses = train(folder .. "/run", 2, { key .. "=" .. file }, {})
+        lu.assertEquals(#losses, 2)
+        lu.assertTrue(losses[2] == losses[2])
+      end
+    end
+    lu.assertTrue(blocks >= 1)
+  end
+end
+
+function tests.test_lejepa_recipe()
+  local _, lines = support.read "recipes/lejepa.lua":gsub("\n", "")
+  lu.assertTrue(lines <= 40)
+  local folder = support.folder()
+  local small = support.scenes { n = 80, test = 20, size = 32 }
+  local code, said = support.run({ support.program, "recipes/lejepa.lua", "out=" .. folder .. "/run",
+    "data.root=" .. small.train, "data.batch=8", "data.crop=32", "model.width=16",
+    "model.depth=1", "model.heads=2", "model.patch=8", "optim.steps=2", "optim.warmup=0",
+    "data.workers=1", "diagnose.images=8" }, { merge = true, timeout = 120 })
+  lu.assertEquals(code, 0, said)
+  lu.assertStrContains(said, "done: 2 steps")
+end
+
 function tests.test_recipes_are_short()
   for _, folder in ipairs { "recipes/objectives", "recipes/models" } do
     for _, file in ipairs(support.list(folder)) do
