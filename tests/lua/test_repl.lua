@@ -375,7 +375,7 @@ function tests.test_misspelt_fields_and_methods_get_a_hint()
     "attempt to call method 'randomblock' (a nil value) (did you mean 'random_block'?)")
   lu.assertStrContains(err, "mask has no 'drw' (did you mean 'draw'?)\n")
   lu.assertNotStrContains(err, "'_'")
-  lu.assertStrContains(err, "stdin:7: select: index 5")   -- not the line after it
+  lu.assertStrContains(err, "stdin:7: index 5")   -- not the line after it
 end
 
 function tests.test_the_document_runs()

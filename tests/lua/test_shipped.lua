@@ -133,8 +133,9 @@ function tests.test_lejepa_recipe()
   lu.assertTrue(lines <= 40)
   local folder = support.folder()
   local small = support.scenes { n = 80, test = 20, size = 32 }
-  local code, said = support.run({ support.program, "recipes/lejepa.lua", "out=" .. folder .. "/run",
-    "data.root=" .. small.train, "data.batch=8", "data.crop=32", "model.width=16",
+  local code, said = support.run({ support.program, "recipes/lejepa.lua",
+    "out=" .. folder .. "/run", "data.root=" .. small.train, "data.batch=8", "data.crop=32",
+    "model.width=16",
     "model.depth=1", "model.heads=2", "model.patch=8", "optim.steps=2", "optim.warmup=0",
     "data.workers=1", "diagnose.images=8" }, { merge = true, timeout = 120 })
   lu.assertEquals(code, 0, said)

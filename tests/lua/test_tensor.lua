@@ -190,7 +190,7 @@ function tests.test_misuse_is_said_at_the_callers_line()
     function() return t:reshape(1, 2, 2):gather(t:reshape(1, 2, 2)) end)
   says("patch 7 at position 1 is outside 0..1",
     function() return t:reshape(1, 2, 2):gather(tensor.new({ { { 7 } } }, "i32")) end)
-  says("add: (2, 2) and (3) do not broadcast",
+  says("add: (2, 2) and (3) do not fit",
     function() return t + tensor.new { 1, 2, 3 } end)
   says("no dimension 3", function() return t:size(3) end)
   says("the loss has 4 elements", function() t:backward() end)

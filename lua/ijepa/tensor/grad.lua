@@ -40,7 +40,10 @@ end
 ---@param ... any arguments of f
 ---@return any ...
 function tensor.no_grad(f, ...)
-  core.check(f, "function", "tensor.no_grad(f, ...)", "f")
+  local meta = getmetatable(f)
+  if not (type(meta) == "table" and meta.__call) then   -- a module is as good as a function
+    core.check(f, "function", "tensor.no_grad(f, ...)", "f")
+  end
   return device.no_grad(f, ...)
 end
 
