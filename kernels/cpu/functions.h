@@ -47,7 +47,7 @@ IJ_FN float fn_expm1(float x) {
 /* x = 2^e m with m in [sqrt(1/2), sqrt(2)), for finite x > 0 */
 IJ_FN float fn_split(float x, int32_t *e) {
   int32_t tiny = x < 0x1p-126f ? 23 : 0, u = fn_bits(tiny ? x * 0x1p23f : x);
-  *e = (u - 0x3f3504f3) >> 23;
+  *e = (int32_t)((uint32_t)u - 0x3f3504f3u) >> 23; /* of a NaN the difference wraps */
   float m = fn_float((int32_t)((uint32_t)u - ((uint32_t)*e << 23)));
   *e -= tiny;
   return m;
