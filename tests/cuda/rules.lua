@@ -7,7 +7,8 @@ local WIDE = { "LDG.128", "STG.128" }
 return {
   { file = "unary/cuda%.cu$", kernel = "^unary_all<9>$", has = {},
     local_memory = "sinf reduces large arguments by a table" },
-  { file = "unary/cuda%.cu$", kernel = "^unary_all<10>$", has = {}, local_memory = "cosf likewise" },
+  { file = "unary/cuda%.cu$", kernel = "^unary_all<10>$", has = {},
+    local_memory = "cosf likewise" },
   { file = "unary/cuda%.cu$", kernel = "^unary_grads<9>$", has = {}, local_memory = "cosf" },
   { file = "unary/cuda%.cu$", kernel = "^unary_grads<10>$", has = {}, local_memory = "sinf" },
   { file = "heads/cuda%.cu$", kernel = "^fwd<float>$", has = {},
