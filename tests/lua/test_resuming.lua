@@ -204,7 +204,6 @@ function tests.test_a_damaged_checkpoint_is_named_and_kept()
   lu.assertTrue(read(latest .. ".unreadable") == cut)
 end
 
--- A folder of version 0.1.0: an older run's jepa-ep4 beside the jepa-latest of a newer one.
 function tests.test_a_folder_whose_checkpoints_are_gone_begins_anew_and_says_so()
   start()
   local log = read(out .. "/jepa_r0.csv")
@@ -257,6 +256,25 @@ function tests.test_a_flipped_bit_in_a_tensor_is_found()
   lu.assertEquals(read(latest .. ".unreadable"), damaged)
 end
 
+-- An editor drops the last end of line, or writes lines as Windows does.
+function tests.test_a_log_that_an_editor_has_saved_keeps_its_rows()
+  start { ["optim.epochs"] = 1 }
+  local path = out .. "/jepa_r0.csv"
+  local log = read(path)
+  write(path, (log:sub(1, -2):gsub("\n", "\r\n")))
+  local code, said = start { ["optim.epochs"] = 2 }
+  lu.assertEquals(code, 0, said)
+  local now = read(path)
+  lu.assertEquals(now:sub(1, #log), log)
+  lu.assertEquals(select(2, now:gsub("\n", "")), 2 * select(2, log:gsub("\n", "")) - 1)
+  write(path, "x\n" .. log)
+  code, said = start { ["optim.epochs"] = 3 }
+  lu.assertEquals(code, 0, said)
+  lu.assertStrContains(said, ("warning: log '%s' does not begin as this run's does: it is now '%s'")
+    :format(path, out .. "/jepa_r0.old.csv"))
+end
+
+-- A folder of version 0.1.0: an older run's jepa-ep4 beside the jepa-latest of a newer one.
 function tests.test_a_folder_of_version_0_1_0()
   os.execute(("cp -r tests/golden/run_0.1.0 '%s' && touch -d @1000 '%s/jepa-latest.safetensors'")
     :format(out, out))

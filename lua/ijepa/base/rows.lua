@@ -22,10 +22,12 @@ end
 
 --- Renames a file NAME.ENDING to NAME.old.ENDING.
 ---@param path string
----@return boolean? ok, string? message
+---@return string? name, string? message
 function Rows.set_aside(path)
   local stem, ending = path:match "^(.*)(%.%w+)$"
-  return os.rename(path, Rows.free_name(stem, ".old" .. ending))
+  local name = Rows.free_name(stem, ".old" .. ending)
+  local ok, message = os.rename(path, name)
+  return ok and name or nil, message
 end
 
 --- The part of a text that holds the header and so many complete rows.
@@ -60,8 +62,16 @@ function Rows.open(path, header, keep)
       old and "it is not a file" or refused:match ": ([^:]*)$" or refused), tonumber(C.IJ_EIO)
   end
   if text then
+    text = text:gsub("\r\n", "\n")   -- of an editor, as is a last row without its end
+    if text ~= "" and text:sub(-1) ~= "\n" then text = text .. "\n" end
     kept = keep and keep(text)
-    if not kept and #text > #header then Rows.set_aside(path) end
+    if not kept and #text > #header then
+      local name = Rows.set_aside(path)
+      if keep and name then
+        io.stderr:write(("warning: log '%s' does not begin as this run's does: it is now '%s'\n")
+          :format(path, name))
+      end
+    end
   end
   kept = kept or header
   local ok, message, code = F.try(C.ij_file_replace(path, kept, #kept))
