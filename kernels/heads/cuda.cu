@@ -37,7 +37,7 @@ __device__ static inline void rotate(const spot &s, ij_dim S, ij_dim i, bool bac
 template <class T> __device__ static inline float value(const heads<T> &a, ij_dim at, ij_dim h, ij_dim i) {
   return ij_get(a.qkv, at + i) + (a.bias ? a.bias[h * a.S + i] : 0);
 }
-/* Mean and 1 / standard deviation of a head, by a warp */
+/* Mean and 1 / standard deviation of a head, by a warp. Afterwards its lanes may write over the values. */
 template <class T>
 __device__ static inline void stats_of(const heads<T> &a, ij_dim at, ij_dim h, int lane, float *mean, float *rstd) {
   float sum = 0, squares = 0;
@@ -48,6 +48,7 @@ __device__ static inline void stats_of(const heads<T> &a, ij_dim at, ij_dim h, i
     squares += off * off;
   }
   *rstd = 1 / sqrtf(ij_warp_sum(squares) / (float)a.S + a.eps);
+  __syncwarp(); /* a shuffle orders no accesses to memory */
 }
 
 template <class T> static __global__ void __launch_bounds__(IJ_BLOCK) fwd(const heads<T> a, T *out) {
