@@ -40,7 +40,7 @@ IJ_FN float fn_exp(float x) {
 }
 IJ_FN float fn_expm1(float x) {
   float n, r, p = fn_exp_rest(fn_within(x, -20, 89), &n, &r);
-  float half = fn_power_of_2((int32_t)n - 1); /* of 2^n, which may be too large */
+  float half = fn_power_of_2((int32_t)(n - 1)); /* of 2^n, which may be too large */
   return 2 * (half * (r + p) + (half - 0.5f));
 }
 
