@@ -294,7 +294,7 @@ function tests.test_export_says_what_it_leaves_out()
     return assert(ijepa.export.write(own, { format = format, out = folder .. "/out." .. format }))
   end
   lu.assertStrMatches(said "hf", ".*; left out: encoder, predictor")
-  lu.assertStrMatches(said "timm", ".*; left out: encoder, predictor")
+  lu.assertStrMatches(said "timm", ".*; left out: encoder, predictor; model: timm.*")
   lu.assertNotStrContains(said "pth", "left out")
   lu.assertNotStrContains(said "safetensors", "left out")
 end

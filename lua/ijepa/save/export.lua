@@ -193,7 +193,7 @@ function formats.timm(w, out, o)
     (("timm.models.vision_transformer.VisionTransformer(img_size=(%d, %d), patch_size=%d, embed_dim=%d, depth=%d, num_heads=%d, " ..
     "mlp_ratio=%.17g, class_token=False, global_pool=\"avg\", fc_norm=False, num_classes=0)"):format(options.crop[1], options.crop[2],
     options.patch, options.width, options.depth, options.heads, options.mlp_ratio))
-  return ok and ("'%s': %s; model: %s%s"):format(out, part.label, model, left_out(w, part)),
+  return ok and ("'%s': %s%s; model: %s"):format(out, part.label, left_out(w, part), model),
     message
 end
 
