@@ -200,6 +200,23 @@ function tests.test_npy_files()
   lu.assertEquals(tensor.read_npy(path):totable(), { { 1, 2 }, { 3, 4 } })
 end
 
+function tests.test_a_file_takes_tensors_and_their_handles()
+  local path = support.folder() .. "/x.safetensors"
+  local x = tensor.new { { 1, 2 }, { 3, 4 } }
+  assert(ijepa.tensors.save(path, { { name = "a", tensor = x }, { name = "b", tensor = x.h } }))
+  local file = assert(ijepa.tensors.open(path))
+  for _, name in ipairs { "a", "b" } do
+    local y = tensor.zeros(2, 2)
+    assert(file:load(name, y))
+    lu.assertEquals(y:totable(), { { 1, 2 }, { 3, 4 } })
+  end
+  file:close()
+  for _, wrong in ipairs { 5, {}, "x", false } do
+    refused("item 1, 'a': tensor is a " .. type(wrong) .. ", expected a tensor",
+      function() ijepa.tensors.save(path, { { name = "a", tensor = wrong } }) end)
+  end
+end
+
 function tests.test_the_page_and_its_table()
   local page = support.read "docs/tensor.md"
   local script = assert(loadfile "docs/tensor_table.lua")

@@ -151,13 +151,23 @@ local function plain(value, what)
   return value
 end
 
+-- The C handle of an item's tensor: an ijepa.tensor, or the handle itself; nil if it is neither.
+local function handle_of(t)
+  if type(t) == "table" then t = rawget(t, "h") end
+  return F.istype("ij_tensor *", t) and t ~= nil and t or nil
+end
+
 -- What is wrong with item number i, or nil.
 local function fault(i, item)
   if type(item) ~= "table" then
     return ("item %d is a %s, expected a table"):format(i, type(item))
   end
   plain(item.name, ("item %d: name"):format(i))
-  if item.tensor then return end
+  if item.tensor ~= nil then
+    if handle_of(item.tensor) then return end
+    return ("item %d, '%s': tensor is a %s, expected a tensor"):format(i, item.name,
+      type(item.tensor))
+  end
   if not numbers[item.dtype] then
     return ("tensor '%s': dtype is %s, expected f32, bf16, i32, i64 or u8"):format(item.name,
       tostring(item.dtype))
@@ -179,8 +189,8 @@ local function fault(i, item)
 end
 
 local function add(writer, item)
-  if item.tensor then
-    return F.try(C.ij_tensor_writer_add_tensor(writer, item.name, item.tensor))
+  if item.tensor ~= nil then
+    return F.try(C.ij_tensor_writer_add_tensor(writer, item.name, handle_of(item.tensor)))
   end
   local n = #item.shape
   local shape = F.new("int64_t[?]", n, item.shape)
@@ -228,9 +238,9 @@ local function prepare(path, items, meta)
 end
 
 --- Writes a safetensors file; an older one of that name is replaced at once or, when this fails,
---- not at all. An item is either { name =, tensor = <ij_tensor *> } or { name =, dtype = "f32",
---- shape = {...}, data = <pointer>, bytes = n }; memory is read while this runs. Raises when an
---- item is malformed.
+--- not at all. An item is either { name =, tensor = <an ijepa.tensor or its handle> } or { name =,
+--- dtype = "f32", shape = {...}, data = <pointer>, bytes = n }; memory is read while this runs.
+--- Raises when an item is malformed.
 ---@param path string
 ---@param items table[]
 ---@param meta? table<string, string>
