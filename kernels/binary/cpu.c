@@ -178,10 +178,14 @@ static void piece(int f, ij_dim n, const float *x, ij_dim sx, const float *y, ij
   }
 }
 /* n elements from x on, `step` apart, side by side: as they are, or in buffer */
-static const float *beside(ij_dim n, const float *x, ij_dim step, float *buffer) {
-  if (step == 0 || step == 1) return x;
+static const float *spread(ij_dim n, const float *x, ij_dim step, float *buffer) {
+  if (step == 1) return x;
   for (ij_dim i = 0; i < n; i++) buffer[i] = x[i * step];
   return buffer;
+}
+/* The same, but for one element again and again, which stays one */
+static const float *beside(ij_dim n, const float *x, ij_dim step, float *buffer) {
+  return step == 0 ? x : spread(n, x, step, buffer);
 }
 
 /* ---- whole numbers */
@@ -336,12 +340,6 @@ static void piece_back(int f, ij_dim n, const float *x, const float *y, const fl
   default:
     loop_back(IJ_EQ, n, x, y, dz, dx, dy);
   }
-}
-/* The same, also where it is one element again and again */
-static const float *spread(ij_dim n, const float *x, ij_dim step, float *buffer) {
-  if (step == 1) return x;
-  for (ij_dim i = 0; i < n; i++) buffer[i] = x[i * step];
-  return buffer;
 }
 
 ij_status IJ_CPU(binary_bwd)(ij_queue *q, int f, int nd, const ij_dim *shape, double s, const float *x,

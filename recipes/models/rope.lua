@@ -1,6 +1,6 @@
 -- 2-D rotary positions in every block in place of added ones (Su et al., 2021, arXiv 2104.09864;
 -- for images: Heo et al., 2024, arXiv 2403.13298). Made of nn.Block, in f32, to be changed.
---   model.encoder=recipes/models/rope.lua
+--   model.encoder=rope
 local ijepa = require "ijepa"
 local nn = ijepa.nn
 

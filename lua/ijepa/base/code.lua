@@ -181,8 +181,11 @@ function code.place_of(f)
   return ("%s:%d"):format(at.source:gsub("^[@=]", "", 1), at.linedefined)
 end
 
--- What xpcall keeps of an error in the user's code: { place, message }, or what passes as it is.
-local function explain(e)
+--- A handler for xpcall around the user's code: what it keeps of an error is { place, message }, or
+--- what passes as it is.
+---@param e any
+---@return table
+function code.explain(e)
   if type(e) == "table" and (e.exit or e.place) then return e end
   local message = F.message_of(e)
   for level = 2, 200 do
@@ -217,7 +220,7 @@ end
 ---@param f function
 ---@param ... any
 ---@return any ... what f returns
-function code.call(what, f, ...) return finish(what, f, xpcall(f, explain, ...)) end
+function code.call(what, f, ...) return finish(what, f, xpcall(f, code.explain, ...)) end
 
 --- Raises "FILE:LINE: WHAT: MESSAGE" about a function of the user.
 ---@param what string

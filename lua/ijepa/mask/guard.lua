@@ -11,6 +11,7 @@
 -- (LuaJIT would report each function that it begins to compile, but its handler must not use the
 -- stack at that moment: the versions of distributions crash.)
 local F = require "ijepa.base.ffi"
+local code = require "ijepa.base.code"
 local util = require "jit.util"
 local C = F.C
 
@@ -90,29 +91,13 @@ local function poll()
   end
 end
 
--- What xpcall keeps of an error in the user's code: { place, message }, or what shall pass as it
--- is.
+-- What xpcall keeps of an error in the user's code, Ctrl-C among them.
 local function explain(e)
-  if type(e) == "table" and (e.exit or e.place) then return e end
-  if C.ij_interrupted() ~= 0 then   -- by the prompt's own means
+  if C.ij_interrupted() ~= 0 and not (type(e) == "table" and (e.exit or e.place)) then
+    -- by the prompt's own means
     return setmetatable({ exit = 130, interrupted = true, place = F.caller() }, Interrupted)
   end
-  local message = F.message_of(e)
-  for level = 2, 200 do
-    local at = debug.getinfo(level, "Sl")
-    if not at then break end
-    if at.currentline > 0 and not F.is_internal(at.source) then
-      local line, file = at.currentline, at.source:gsub("^[@=]", "", 1)
-      for _, name in ipairs { at.short_src, file } do
-        if message:sub(1, #name + 1) == name .. ":" then
-          local own, rest = message:sub(#name + 2):match "^(%d+): (.*)$"
-          if own then line, message = own, rest end
-        end
-      end
-      return { place = file .. ":" .. line, message = message }
-    end
-  end
-  return { message = message }
+  return code.explain(e)
 end
 
 -- With no stack left `explain` cannot run either, and there is only Lua's own message.
