@@ -4,10 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum {
-  HEADER = 64, /* an allocation here: an address of its own, and the size */
-  SMS = 132    /* of an H100; scratch for partial sums grows with it, a few MiB in all */
-};
+enum { SMS = 132 }; /* of an H100; scratch for partial sums grows with it, a few MiB in all */
 
 typedef struct weight { /* a weight that has a copy in bf16 */
   struct weight *next;
@@ -15,8 +12,15 @@ typedef struct weight { /* a weight that has a copy in bf16 */
   ij_dim n;
   void *copy;
 } weight;
+typedef struct block { /* an allocation: an address, and bytes; 0: freed */
+  uintptr_t address;
+  size_t bytes;
+} block;
 typedef struct dry {
   uint64_t used, top, weight_bytes;
+  uintptr_t next; /* the address after all blocks: none is given twice, and what lies inside a block is no other's */
+  block *blocks;  /* by address */
+  size_t n_blocks, blocks_max, live;
   void *workspace;
   ij_stage_counts counts;
   size_t stage[IJ_STAGES]; /* bytes */
@@ -24,19 +28,49 @@ typedef struct dry {
 } dry;
 
 /* ---- memory */
+static ij_status blocks_reserve(dry *d) {
+  if (d->n_blocks < d->blocks_max) return IJ_OK;
+  if (2 * d->live < d->n_blocks) {
+    size_t n = 0;
+    for (size_t i = 0; i < d->n_blocks; i++)
+      if (d->blocks[i].bytes) d->blocks[n++] = d->blocks[i];
+    d->n_blocks = n;
+    return IJ_OK;
+  }
+  size_t most = d->blocks_max ? 2 * d->blocks_max : 1024;
+  block *grown = ij_calloc(most, sizeof *grown);
+  if (!grown) return IJ_ENOMEM;
+  if (d->n_blocks) memcpy(grown, d->blocks, d->n_blocks * sizeof *grown);
+  ij_free(d->blocks);
+  d->blocks = grown;
+  d->blocks_max = most;
+  return IJ_OK;
+}
 static ij_status dry_alloc(ij_queue *q, size_t bytes, void **out) {
   dry *d = q->stream;
-  size_t *header = ij_alloc(HEADER);
-  if (!(*out = header)) return IJ_ENOMEM;
-  *header = ij_pool_bytes(bytes);
-  d->used += *header;
+  *out = NULL;
+  IJ_TRY(blocks_reserve(d));
+  bytes = ij_pool_bytes(bytes);
+  d->blocks[d->n_blocks++] = (block){d->next, bytes};
+  d->live++;
+  *out = (void *)d->next;
+  d->next += bytes;
+  d->used += bytes;
   if (d->used > d->top) d->top = d->used;
   return IJ_OK;
 }
 static void dry_free(ij_queue *q, void *p) {
-  if (!p) return;
-  ((dry *)q->stream)->used -= *(size_t *)p;
-  ij_free(p);
+  dry *d = q->stream;
+  size_t low = 0, high = d->n_blocks;
+  while (low < high) {
+    size_t mid = low + (high - low) / 2;
+    if (d->blocks[mid].address < (uintptr_t)p) low = mid + 1;
+    else high = mid;
+  }
+  if (!p || low == d->n_blocks || d->blocks[low].address != (uintptr_t)p || !d->blocks[low].bytes) return;
+  d->used -= d->blocks[low].bytes;
+  d->blocks[low].bytes = 0;
+  d->live--;
 }
 static ij_status scratch(ij_queue *q, int slot, size_t bytes) {
   if (q->slot[slot] && q->slot_bytes[slot] >= bytes) return IJ_OK;
@@ -72,6 +106,7 @@ static void dry_close(ij_queue *q) {
   }
   for (size_t i = 0; i < sizeof q->slot / sizeof *q->slot; i++) dry_free(q, q->slot[i]);
   dry_free(q, d->workspace);
+  ij_free(d->blocks);
   ij_free(d);
   *q = (ij_queue){0};
 }
@@ -79,6 +114,7 @@ static ij_status dry_open(int index, ij_queue *q) {
   (void)index;
   dry *d = q->stream = ij_calloc(1, sizeof(dry));
   if (!d) return IJ_ENOMEM;
+  d->next = 1 << 16; /* not NULL */
   ij_status st = dry_alloc(q, IJ_CUDA_WORKSPACE, &d->workspace);
   if (st != IJ_OK) dry_close(q);
   return st;
