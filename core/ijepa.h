@@ -184,9 +184,11 @@ ij_status ij_detach(ij_tensor *t, ij_tensor **out);
 void ij_tensor_require_grad(ij_tensor *t, int on);
 int ij_tensor_requires_grad(const ij_tensor *t);             /* 1: ops on it are recorded */
 ij_tensor *ij_tensor_grad(ij_tensor *t);                     /* borrowed; NULL before a backward */
-/* loss has one element; clears the tape, or, with retain, leaves it for another backward (a model's forward can be run
- * back once). Where it fails, the gradients of leaves hold the terms that were complete: free or zero them before the next
- * backward. */
+/* Whether ops on t are recorded now: it requires a gradient, and gradients are on. made: and a recorded op made it. */
+int ij_tensor_recording(const ij_tensor *t, int made);
+/* loss has one element; frees the records that it depends on, or, with retain, leaves them for another backward (a model's
+ * forward can be run back once). It fails where a value that an op's backward needs was changed in place after the op.
+ * Then the gradients of leaves hold the terms that were complete: free or zero them before the next backward. */
 ij_status ij_backward(ij_tensor *loss, int retain);
 /* An op of the caller's own: out (f32, contiguous, made without a record) is recorded as made from in (1 to 8) under id,
  * not 0, where one of them requires a gradient and gradients are on; else nothing happens. Only the backward below knows
@@ -200,6 +202,7 @@ ij_status ij_backward_begin(ij_tensor *loss, int retain);
 ij_status ij_backward_run(ij_device *dev, int64_t *id, ij_tensor **grad);
 ij_status ij_backward_give(ij_device *dev, int i, ij_tensor *g);
 void ij_backward_stop(ij_device *dev);
+int ij_custom_recorded(ij_device *dev, int64_t id);          /* 1: still on the tape, a backward may ask for it */
 int ij_grad_enable(ij_device *dev, int on);                  /* returns what it was */
 
 /* ---- ops on tensors, recorded for autograd (core/tensor) -------------------------------------------------------- */

@@ -125,7 +125,7 @@ ij_status ij_patch_embed(ij_tensor *images, ij_tensor *context, ij_tensor *w, ij
   IJ_TRY(ij_embed_fwd(&e, &g, images, context, pos, &x));
   ij_status st = IJ_OK;
   if (e.dev->grad_on && (w->requires_grad || b->requires_grad)) {
-    ij_node node = {.backward = patch_embed_backward, .out = x};
+    ij_node node = {.name = "patch_embed", .backward = patch_embed_backward, .out = x, .reads = IJ_READS_INPUTS};
     for (int i = 0; i < 6; i++) node.in[i] = in[i];
     struct patch_embed a = {dt};
     __builtin_memcpy(node.attr, &a, sizeof a);

@@ -242,7 +242,8 @@ ij_status ij_vit_config_check(const ij_vit_config *c, const char *what) {
 ij_status ij_model_output(ij_tensor *y, ij_tensor *const *in, int n, ij_status (*backward)(ij_node *), void *ctx,
                           void (*drop)(void *), ij_tensor **out) {
   if (ctx) {
-    ij_node node = {.backward = backward, .out = y, .ctx = ctx, .drop = drop};
+    ij_node node = {
+        .name = "the model", .backward = backward, .out = y, .ctx = ctx, .drop = drop, .reads = IJ_READS_INPUTS};
     for (int i = 0; i < n; i++) node.in[i] = in[i];
     IJ_TRY(ij_record(&node));
   }

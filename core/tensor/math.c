@@ -6,35 +6,38 @@ static const float *out_grad(const ij_node *n) { return ij_f32_of(n->out->grad);
 
 /* ---- of one tensor */
 enum { GELU = IJ_UNARY_FNS, RELU };
-static const struct {
+enum { NOTHING = 0, OF_X = 1, OF_Y = IJ_READS_OUT };
+typedef struct unary_name {
   const char *name;
   int f;
-  bool whole; /* integers too */
-} unary_names[] = {
-    {"exp", IJ_EXP, false},
-    {"log", IJ_LOG, false},
-    {"sqrt", IJ_SQRT, false},
-    {"rsqrt", IJ_RSQRT, false},
-    {"abs", IJ_ABS, true},
-    {"sign", IJ_SIGN, true},
-    {"floor", IJ_FLOOR, false},
-    {"ceil", IJ_CEIL, false},
-    {"round", IJ_ROUND, false},
-    {"sin", IJ_SIN, false},
-    {"cos", IJ_COS, false},
-    {"tanh", IJ_TANH, false},
-    {"sigmoid", IJ_SIGMOID, false},
-    {"silu", IJ_SILU, false},
-    {"erf", IJ_ERF, false},
-    {"relu", RELU, false},
-    {"gelu", GELU, false},
-    {"neg", IJ_NEG, true},
-    {"reciprocal", IJ_RECIPROCAL, false},
-    {"log1p", IJ_LOG1P, false},
-    {"expm1", IJ_EXPM1, false},
-    {"square", IJ_SQUARE, true},
-    {"pow", IJ_POWER, false},
-    {"clamp", IJ_CLAMP, true},
+  bool whole;     /* integers too */
+  unsigned reads; /* what the slope is computed from */
+} unary_name;
+static const unary_name unary_names[] = {
+    {"exp", IJ_EXP, false, OF_Y},
+    {"log", IJ_LOG, false, OF_X},
+    {"sqrt", IJ_SQRT, false, OF_Y},
+    {"rsqrt", IJ_RSQRT, false, OF_Y},
+    {"abs", IJ_ABS, true, OF_X},
+    {"sign", IJ_SIGN, true, NOTHING},
+    {"floor", IJ_FLOOR, false, NOTHING},
+    {"ceil", IJ_CEIL, false, NOTHING},
+    {"round", IJ_ROUND, false, NOTHING},
+    {"sin", IJ_SIN, false, OF_X},
+    {"cos", IJ_COS, false, OF_X},
+    {"tanh", IJ_TANH, false, OF_Y},
+    {"sigmoid", IJ_SIGMOID, false, OF_Y},
+    {"silu", IJ_SILU, false, OF_X},
+    {"erf", IJ_ERF, false, OF_X},
+    {"relu", RELU, false, OF_X},
+    {"gelu", GELU, false, OF_X},
+    {"neg", IJ_NEG, true, NOTHING},
+    {"reciprocal", IJ_RECIPROCAL, false, OF_Y},
+    {"log1p", IJ_LOG1P, false, OF_X},
+    {"expm1", IJ_EXPM1, false, OF_Y},
+    {"square", IJ_SQUARE, true, OF_X},
+    {"pow", IJ_POWER, false, OF_X},
+    {"clamp", IJ_CLAMP, true, OF_X},
 };
 enum { UNARY = sizeof unary_names / sizeof *unary_names };
 
@@ -49,8 +52,10 @@ static ij_status unary_backward(ij_node *n) { /* in: x */
   return dev->ops.unary_bwd(&dev->queue, s->f, ij_tensor_count(x), s->a, s->b, ij_f32_of(x), ij_f32_of(n->out),
                             out_grad(n), n->dx[0]);
 }
-static ij_status unary(const char *name, int f, ij_tensor *x, double a, double b, ij_tensor **out) {
-  ij_op op = ij_begin(name, x->dtype == IJ_F32 ? unary_backward : NULL, out);
+static ij_status unary(const unary_name *u, ij_tensor *x, double a, double b, ij_tensor **out) {
+  int f = u->f;
+  ij_op op = ij_begin(u->name, x->dtype == IJ_F32 ? unary_backward : NULL, out);
+  op.node.reads = u->reads;
   IJ_TRY(ij_in(&op, "x", x, x->dtype));
   ij_attr(&op, &(struct unary){f, a, b}, sizeof(struct unary));
   void *y = ij_out(&op, x->dtype, x->ndim, x->shape);
@@ -76,7 +81,7 @@ ij_status ij_unary(const char *f, ij_tensor *x, double a, double b, ij_tensor **
   IJ_TRY(ij_dense(name, "x", x, &dense));
   ij_status st = unary_names[i].f == GELU   ? ij_gelu(dense, out)
                  : unary_names[i].f == RELU ? ij_relu(dense, out)
-                                            : unary(name, unary_names[i].f, dense, a, b, out);
+                                            : unary(&unary_names[i], dense, a, b, out);
   ij_tensor_free(dense);
   return st;
 }
@@ -164,6 +169,8 @@ static ij_status do_not_fit(const char *name, const ij_tensor *x, const ij_tenso
 static ij_status binary(const char *name, int f, ij_dtype dt, ij_tensor *x, ij_tensor *y, double s, int nd,
                         const int64_t *shape, ij_tensor **out) {
   ij_op op = ij_begin(name, dt == IJ_F32 && f < IJ_EQ ? binary_backward : NULL, out);
+  bool linear = f <= IJ_SUB || (f == IJ_MUL && !(x && y)) || (f == IJ_DIV && !y); /* its slope is the number's */
+  op.node.reads = linear ? 0 : IJ_READS_INPUTS;
   if (x) IJ_TRY(ij_in_any(&op, "x", x));
   if (y) IJ_TRY(ij_in_any(&op, "y", y));
   ij_attr(&op, &(struct binary){f, x && y ? 0 : x ? 1 : 2, s}, sizeof(struct binary));
@@ -228,6 +235,7 @@ static ij_status where_backward(ij_node *n) { /* in: cond, x, y */
 }
 ij_status ij_where(ij_tensor *cond, ij_tensor *x, ij_tensor *y, ij_tensor **out) {
   ij_op op = ij_begin("where", x->dtype == IJ_F32 ? where_backward : NULL, out);
+  op.node.reads = 1 << 0; /* cond */
   int nd = 0;
   int64_t shape[IJ_MAX_DIMS] = {0};
   if (cond->dtype != IJ_U8) return ij_fail(IJ_ESHAPE, "where: 'cond' is %s, expected u8", ij_dtype_name(cond->dtype));

@@ -4,7 +4,7 @@
 
 ij_op ij_begin(const char *name, ij_status (*backward)(ij_node *), ij_tensor **out) {
   *out = NULL;
-  return (ij_op){.name = name, .result = out, .node.backward = backward};
+  return (ij_op){.name = name, .result = out, .node = {.name = name, .backward = backward, .reads = IJ_READS_INPUTS}};
 }
 
 /* The first input chooses the device. dx: the tape makes its gradient. */

@@ -25,6 +25,7 @@ static ij_status linear_backward(ij_node *n) { /* in: x (..., K), w (N, K), b (N
 }
 ij_status ij_linear(ij_tensor *x, ij_tensor *w, ij_tensor *b, ij_tensor **out) {
   ij_op op = ij_begin("linear", linear_backward, out);
+  op.node.reads = 1 << 0 | 1 << 1; /* x, w */
   IJ_TRY(ij_in(&op, "x", x, IJ_F32));
   IJ_TRY(ij_in_weight(&op, "w", w, 2, (int64_t[]){-1, last_size(x)}));
   if (b) IJ_TRY(ij_in_weight(&op, "b", b, 1, &w->shape[0]));
@@ -90,6 +91,7 @@ static ij_status layer_norm_backward(ij_node *n) { /* in: x (..., D), w (D), b (
 }
 ij_status ij_layer_norm(ij_tensor *x, ij_tensor *w, ij_tensor *b, double eps, ij_tensor **out) {
   ij_op op = ij_begin("layer_norm", layer_norm_backward, out);
+  op.node.reads = 1 << 0 | 1 << 1; /* x, w */
   IJ_TRY(ij_in(&op, "x", x, IJ_F32));
   op.node.always_dx = true; /* norm_bwd writes it in any case */
   int64_t D = last_size(x), R = rows_of(x);
@@ -126,6 +128,7 @@ static ij_status follow(ij_tensor *t, double momentum, float scale, const float 
 ij_status ij_batch_norm(ij_tensor *x, ij_tensor *mean, ij_tensor *var, double momentum, double eps, int training,
                         ij_tensor **out) {
   ij_op op = ij_begin("batch_norm", batch_norm_backward, out);
+  op.node.reads = 1 << 0; /* x; mean and var are saved as they were */
   IJ_TRY(ij_in_shape(&op, "x", x, IJ_F32, 2, (int64_t[]){-1, -1}));
   int64_t R = x->shape[0], D = x->shape[1];
   IJ_TRY(ij_in_weight(&op, "mean", mean, 1, &D));
@@ -153,6 +156,7 @@ static ij_status attention_backward(ij_node *n) { /* in: qkv (B, N, 3 * A * S); 
 }
 ij_status ij_attention(ij_tensor *qkv, int heads, ij_tensor **out) {
   ij_op op = ij_begin("attention", attention_backward, out);
+  op.node.reads = 1 << 0 | IJ_READS_OUT;
   IJ_TRY(ij_in_shape(&op, "qkv", qkv, IJ_F32, 3, (int64_t[]){-1, -1, -1}));
   int64_t B = qkv->shape[0], N = qkv->shape[1], W = qkv->shape[2];
   if (heads < 1 || W < 3 * (int64_t)heads || W % (3 * (int64_t)heads))
@@ -173,6 +177,7 @@ static ij_status softmax_backward(ij_node *n) {
 }
 ij_status ij_softmax(ij_tensor *x, ij_tensor **out) {
   ij_op op = ij_begin("softmax", softmax_backward, out);
+  op.node.reads = IJ_READS_OUT;
   IJ_TRY(ij_in(&op, "x", x, IJ_F32));
   if (!x->ndim || !last_size(x)) return ij_fail(IJ_ESHAPE, "softmax: 'x' has no last dimension or an empty one");
   float *y = ij_out(&op, IJ_F32, x->ndim, x->shape);
@@ -190,6 +195,7 @@ static ij_status gather_backward(ij_node *n) { /* in: x (B, N, D), index (M, B, 
 }
 ij_status ij_gather(ij_tensor *x, ij_tensor *index, ij_tensor **out) {
   ij_op op = ij_begin("gather", gather_backward, out);
+  op.node.reads = 1 << 1; /* index */
   IJ_TRY(ij_in_shape(&op, "x", x, IJ_F32, 3, (int64_t[]){-1, -1, -1}));
   IJ_TRY(ij_in_shape(&op, "index", index, IJ_I32, 3, (int64_t[]){-1, x->shape[0], -1}));
   IJ_TRY(ij_check_index("gather", index, x->shape[1]));
@@ -257,6 +263,7 @@ static ij_status concat_backward(ij_node *n) { /* in: 1 to 8 of (..., d), d any;
 }
 ij_status ij_concat(ij_tensor **x, int count, ij_tensor **out) {
   ij_op op = ij_begin("concat", concat_backward, out);
+  op.node.reads = 0;
   if (count < 1 || count > IJ_MAX_INPUTS)
     return ij_fail(IJ_EINVAL, "concat: %d tensors, expected 1 to %d", count, IJ_MAX_INPUTS);
   IJ_TRY(ij_want("concat", "x", x[0], IJ_F32));
@@ -288,6 +295,7 @@ static ij_status affine_backward(ij_node *n) {
 }
 ij_status ij_affine(ij_tensor *x, double scale, double shift, ij_tensor **out) {
   ij_op op = ij_begin("affine", affine_backward, out);
+  op.node.reads = 0;
   IJ_TRY(ij_in(&op, "x", x, IJ_F32));
   ij_attr(&op, &scale, sizeof scale);
   float *y = ij_out(&op, IJ_F32, x->ndim, x->shape);
@@ -307,6 +315,7 @@ static ij_status mean_backward(ij_node *node) {
 }
 ij_status ij_mean(ij_tensor *x, int dim, ij_tensor **out) {
   ij_op op = ij_begin("mean", mean_backward, out);
+  op.node.reads = 0;
   IJ_TRY(ij_in(&op, "x", x, IJ_F32));
   if (dim < -1 || dim >= x->ndim) return ij_fail(IJ_ESHAPE, "mean: no dimension %d of %d", dim + 1, x->ndim);
   int64_t P = 1, n = dim < 0 ? ij_tensor_count(x) : x->shape[dim], Q = 1, shape[IJ_MAX_DIMS] = {1};

@@ -20,6 +20,7 @@ static ij_status take_backward(ij_node *n) { /* in: x, index */
 /* x and index are dense and fit. */
 static ij_status take(const char *name, ij_tensor *x, int dim, ij_tensor *index, bool shared, ij_tensor **out) {
   ij_op op = ij_begin(name, x->dtype == IJ_F32 ? take_backward : NULL, out);
+  op.node.reads = 1 << 1; /* index */
   IJ_TRY(ij_in(&op, "x", x, x->dtype));
   IJ_TRY(ij_in(&op, "index", index, IJ_I32));
   IJ_TRY(ij_check_positions(name, "index", index, x->shape[dim]));
@@ -95,6 +96,7 @@ static ij_status scatter_add_backward(ij_node *n) { /* in: x, index, src */
 }
 static ij_status scatter_add(ij_tensor *x, int dim, ij_tensor *index, ij_tensor *src, ij_tensor **out) {
   ij_op op = ij_begin("scatter_add", x->dtype == IJ_F32 ? scatter_add_backward : NULL, out);
+  op.node.reads = 1 << 1; /* index */
   IJ_TRY(ij_in_any(&op, "x", x));
   IJ_TRY(ij_in(&op, "index", index, IJ_I32));
   IJ_TRY(ij_in(&op, "src", src, x->dtype));
@@ -151,6 +153,7 @@ static ij_status cat_backward(ij_node *n) { /* in: 1 to 8 */
 }
 ij_status ij_cat(ij_tensor **x, int n, int dim, ij_tensor **out) {
   ij_op op = ij_begin("cat", cat_backward, out);
+  op.node.reads = 0;
   if (n < 1 || n > IJ_MAX_INPUTS) return ij_fail(IJ_EINVAL, "cat: %d tensors, expected 1 to %d", n, IJ_MAX_INPUTS);
   IJ_TRY(ij_want_dim("cat", x[0], dim));
   int64_t shape[IJ_MAX_DIMS], size = 0;
@@ -196,6 +199,7 @@ static ij_status im2col_backward(ij_node *n) { /* in: x (B, C, H, W) */
 }
 static ij_status im2col(ij_tensor *x, const struct im2col *a, ij_tensor **out) {
   ij_op op = ij_begin("im2col", im2col_backward, out);
+  op.node.reads = 0;
   IJ_TRY(ij_in_shape(&op, "x", x, IJ_F32, 4, (int64_t[]){-1, -1, -1, -1}));
   const int64_t *s = x->shape;
   int64_t high = s[2] + 2 * (int64_t)a->pad - a->kh, wide = s[3] + 2 * (int64_t)a->pad - a->kw;

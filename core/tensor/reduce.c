@@ -27,6 +27,7 @@ static ij_status reduce_backward(ij_node *n) { /* in: x */
 }
 static ij_status reduce(const struct reduce *a, ij_tensor *x, int nd, const int64_t *shape, ij_tensor **out) {
   ij_op op = ij_begin(names[a->f], x->dtype == IJ_F32 && a->f < ARGMAX ? reduce_backward : NULL, out);
+  op.node.reads = a->f > MEAN ? IJ_READS_INPUTS | IJ_READS_OUT : 0;
   IJ_TRY(ij_in(&op, "x", x, x->dtype));
   ij_attr(&op, a, sizeof *a);
   void *y = ij_out(&op, a->f >= ARGMAX ? IJ_I32 : x->dtype, nd, shape);
@@ -124,6 +125,7 @@ static ij_status cumsum_backward(ij_node *n) { /* in: x */
 }
 static ij_status cumsum(ij_tensor *x, int dim, ij_tensor **out) {
   ij_op op = ij_begin("cumsum", x->dtype == IJ_F32 ? cumsum_backward : NULL, out);
+  op.node.reads = 0;
   IJ_TRY(ij_in(&op, "x", x, x->dtype));
   struct scan a = {.n = x->shape[dim]};
   ij_around(x, dim, &a.P, &a.Q);
@@ -157,6 +159,7 @@ static ij_status sort_backward(ij_node *n) { /* in: x (R, n); saved: index (R, n
 /* Along the last dimension of a dense x */
 static ij_status sort_rows(ij_tensor *x, int descending, ij_tensor **values, ij_tensor **index) {
   ij_op op = ij_begin("sort", x->dtype == IJ_F32 ? sort_backward : NULL, values);
+  op.node.reads = 0;
   IJ_TRY(ij_in(&op, "x", x, x->dtype));
   int64_t n = x->shape[x->ndim - 1];
   void *v = ij_out(&op, x->dtype, x->ndim, x->shape);

@@ -7,13 +7,17 @@ static void drop_saved(ij_node *n) {
   if (n->ctx) n->drop(n->ctx);
   n->ctx = NULL;
 }
+static void count_uses(ij_node *n, int by) {
+  for (int i = 0; i < IJ_MAX_INPUTS; i++)
+    if (n->in[i]) n->in[i]->uses += by;
+}
+/* What is left has no output, until the tape is closed up. */
 static void node_drop(ij_node *n) {
-  for (int i = 0; i < IJ_MAX_INPUTS; i++) {
-    if (n->in[i]) n->in[i]->uses--;
-    ij_drop(&n->in[i]);
-  }
+  count_uses(n, n->passed ? 0 : -1);
+  for (int i = 0; i < IJ_MAX_INPUTS; i++) ij_drop(&n->in[i]);
   drop_saved(n);
   ij_drop(&n->out->grad); /* only leaves keep theirs */
+  n->out->origin = IJ_RELEASED;
   ij_drop(&n->out);
 }
 
@@ -35,9 +39,16 @@ ij_status ij_record(const ij_node *node) {
     drop_saved(&n);
     return st;
   }
-  for (int i = 0; i < IJ_MAX_INPUTS; i++)
-    if (n.in[i]) ij_hold(n.in[i])->uses++;
+  for (int i = 0; i < IJ_MAX_INPUTS; i++) {
+    if (!n.in[i]) continue;
+    ij_hold(n.in[i])->uses++;
+    n.in_version[i] = n.in[i]->storage->version;
+  }
+  for (int i = 0; i < 2; i++)
+    if (n.saved[i]) n.saved_version[i] = n.saved[i]->storage->version;
+  n.out_version = n.out->storage->version;
   ij_hold(n.out)->requires_grad = true;
+  n.out->origin = IJ_RECORDED;
   dev->tape[dev->tape_len++] = n;
   return IJ_OK;
 }
@@ -45,7 +56,8 @@ ij_status ij_record(const ij_node *node) {
 void ij_tape_clear(ij_device *dev) {
   dev->walking = false;
   dev->custom = NULL;
-  while (dev->tape_len > 0) node_drop(&dev->tape[--dev->tape_len]);
+  while (dev->tape_len > 0)
+    if (dev->tape[--dev->tape_len].out) node_drop(&dev->tape[dev->tape_len]);
 }
 
 /* ---- gradients */
@@ -97,10 +109,29 @@ ij_status ij_grad_whole(ij_tensor *t) {
 }
 
 /* ---- backward */
+/* Backward reads values that forward saw: whether they are still the same, and whether the gradients that it makes can
+ * go on to the leaves. */
+static ij_status check_values(const ij_node *n) {
+  bool same = !(n->reads & IJ_READS_OUT) || n->out->storage->version == n->out_version;
+  for (int i = 0; i < IJ_MAX_INPUTS && n->in[i]; i++) {
+    if (n->reads & 1U << i) same = same && n->in[i]->storage->version == n->in_version[i];
+    if (n->in[i]->requires_grad && n->in[i]->origin == IJ_RELEASED)
+      return ij_fail(IJ_EINVAL,
+                     "backward: what '%s' was computed from has had its backward, which freed its record: give "
+                     "that one { retain = true }, or use detach()",
+                     n->name);
+  }
+  for (int i = 0; i < 2; i++) same = same && (!n->saved[i] || n->saved[i]->storage->version == n->saved_version[i]);
+  if (same) return IJ_OK;
+  return ij_fail(IJ_EINVAL,
+                 "backward: a tensor that '%s' needs was changed in place after it: change a clone(), or after "
+                 "the backward",
+                 n->name);
+}
 /* Runs a node with new gradients for its inputs, and adds these only where it succeeds. */
 static ij_status run(ij_node *n) {
   ij_tensor *g[IJ_MAX_INPUTS] = {0};
-  ij_status st = IJ_OK;
+  ij_status st = check_values(n);
   for (int i = 0; i < IJ_MAX_INPUTS && st == IJ_OK; i++) {
     bool wanted = n->makes_dx[i] && (n->in[i]->requires_grad || (i == 0 && n->always_dx));
     if (wanted) st = make(n->in[i], false, &g[i]);
@@ -113,17 +144,32 @@ static ij_status run(ij_node *n) {
   }
   return st;
 }
-/* A node whose gradient has been used. Without retain it is dropped, to free memory as early as possible. */
+/* A node whose gradient has been used, or that the loss does not depend on. Without retain the first kind is dropped,
+ * to free memory as early as possible; and of the second what nobody can ask a gradient of any more. */
 static void node_done(ij_device *dev) {
   ij_node *n = &dev->tape[--dev->walk];
+  bool used = n->out->grad != NULL;
   dev->custom = NULL;
-  if (dev->retain) {
-    ij_drop(&n->out->grad);
-    n->spent = n->ctx != NULL;
+  if (!dev->retain && (used || n->out->refs == 1)) {
+    node_drop(n);
     return;
   }
-  node_drop(n);
-  dev->tape_len--;
+  ij_drop(&n->out->grad);
+  n->spent |= used && n->ctx != NULL;
+  n->passed = !dev->retain; /* it adds nothing to its inputs' gradients in this backward */
+  count_uses(n, n->passed ? -1 : 0);
+}
+/* Nodes that are left close up, in their order. */
+static void close_up(ij_device *dev) {
+  int len = 0;
+  for (int i = 0; i < dev->tape_len; i++) {
+    if (!dev->tape[i].out) continue;
+    ij_node *n = &dev->tape[len++];
+    *n = dev->tape[i];
+    count_uses(n, n->passed ? 1 : 0);
+    n->passed = false;
+  }
+  dev->tape_len = len;
 }
 
 static ij_status custom_backward(ij_node *n) {
@@ -136,7 +182,7 @@ void ij_backward_stop(ij_device *dev) {
   for (int i = 0; i < dev->walk; i++) ij_drop(&dev->tape[i].out->grad);
   dev->walking = false;
   dev->custom = NULL;
-  if (!dev->retain) ij_tape_clear(dev);
+  close_up(dev);
 }
 
 ij_status ij_backward_begin(ij_tensor *loss, int retain) {
@@ -145,6 +191,9 @@ ij_status ij_backward_begin(ij_tensor *loss, int retain) {
     return ij_fail(IJ_ESHAPE, "backward: the loss has %lld elements, expected one: take its mean()",
                    (long long)ij_tensor_count(loss));
   if (!loss->requires_grad) return ij_fail(IJ_EINVAL, "backward: nothing that the loss depends on requires a gradient");
+  if (loss->origin == IJ_RELEASED)
+    return ij_fail(IJ_EINVAL, "backward: the loss has had its backward, which freed its record: give the first one "
+                              "{ retain = true }");
   ij_device *dev = ij_device_of(loss);
   if (dev->walking) return ij_fail(IJ_EINVAL, "backward: another backward of this device has not ended");
   float *seed;
@@ -166,6 +215,8 @@ ij_status ij_backward_run(ij_device *dev, int64_t *id, ij_tensor **grad) {
   while (dev->walk > 0 && st == IJ_OK) {
     ij_node *n = &dev->tape[dev->walk - 1];
     if (n->out->grad && n->backward == custom_backward) {
+      st = check_values(n);
+      if (st != IJ_OK) break;
       memcpy(id, n->attr, sizeof *id);
       *grad = n->out->grad;
       dev->custom = n;
@@ -192,7 +243,7 @@ ij_status ij_backward_give(ij_device *dev, int i, ij_tensor *g) {
 }
 
 ij_status ij_record_custom(ij_tensor **in, int n, ij_tensor *out, int64_t id) {
-  ij_node node = {.backward = custom_backward, .out = out};
+  ij_node node = {.name = "tensor.fn", .backward = custom_backward, .out = out, .reads = IJ_READS_INPUTS};
   bool wanted = false;
   if (n < 1 || n > IJ_MAX_INPUTS) return ij_fail(IJ_EINVAL, "custom: %d inputs, expected 1 to %d", n, IJ_MAX_INPUTS);
   if (!id) return ij_fail(IJ_EINVAL, "custom: the id is 0");
@@ -212,6 +263,16 @@ ij_status ij_record_custom(ij_tensor **in, int n, ij_tensor *out, int64_t id) {
   if (out->requires_grad) return ij_fail(IJ_EINVAL, "custom: 'out' has a record already: return a detach() of it");
   memcpy(node.attr, &id, sizeof id);
   return ij_record(&node);
+}
+
+int ij_custom_recorded(ij_device *dev, int64_t id) {
+  int64_t of_node;
+  for (int i = 0; i < dev->tape_len; i++) {
+    if (dev->tape[i].backward != custom_backward) continue;
+    memcpy(&of_node, dev->tape[i].attr, sizeof of_node);
+    if (of_node == id) return 1;
+  }
+  return 0;
 }
 
 ij_status ij_backward(ij_tensor *loss, int retain) {

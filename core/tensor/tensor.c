@@ -45,6 +45,9 @@ int ij_tensor_contiguous(const ij_tensor *t) {
 ij_device *ij_tensor_device(const ij_tensor *t) { return ij_device_of(t); }
 void ij_tensor_require_grad(ij_tensor *t, int on) { t->requires_grad = on != 0; }
 int ij_tensor_requires_grad(const ij_tensor *t) { return t->requires_grad; }
+int ij_tensor_recording(const ij_tensor *t, int made) {
+  return t->requires_grad && ij_device_of(t)->grad_on && !(made && t->origin == IJ_LEAF);
+}
 ij_tensor *ij_tensor_grad(ij_tensor *t) { return t->grad; }
 void ij_tensor_touched(ij_tensor *t) { t->storage->version = ij_new_version(); }
 

@@ -8,6 +8,7 @@
 #include "../../kernels/backend.h"
 
 enum { IJ_MAX_DIMS = 6, IJ_MAX_INPUTS = 8 };
+enum { IJ_READS_INPUTS = (1 << IJ_MAX_INPUTS) - 1, IJ_READS_OUT = 1 << IJ_MAX_INPUTS }; /* see ij_node.reads */
 
 typedef struct ij_storage ij_storage;
 typedef struct ij_arena ij_arena;
@@ -33,6 +34,9 @@ typedef struct ij_sink {
   ij_status (*take)(struct ij_sink *s, ij_tensor *t);
 } ij_sink;
 
+/* Of a tensor: made by no recorded op; by one that is on the tape; by one whose backward has run. */
+typedef enum ij_origin { IJ_LEAF, IJ_RECORDED, IJ_RELEASED } ij_origin;
+
 struct ij_tensor {
   ij_storage *storage;
   int64_t offset; /* in elements */
@@ -41,6 +45,7 @@ struct ij_tensor {
   int uses; /* how often recorded ops have it as an input: each may still add to its gradient */
   ij_dtype dtype;
   bool requires_grad;
+  ij_origin origin;
   ij_tensor *grad; /* f32, contiguous, same shape; owned */
   ij_sink *sink;   /* borrowed; NULL: the gradient stays until it is used */
 };
@@ -49,9 +54,12 @@ struct ij_tensor {
  * gradients of the inputs: it fills each dx that is not NULL, and adds by itself to the gradients of weights
  * (ij_grad_into). */
 struct ij_node {
+  const char *name; /* of the op, for messages; static */
   ij_status (*backward)(ij_node *n);
   ij_tensor *in[IJ_MAX_INPUTS], *out;
-  ij_tensor *saved[2];             /* made by the op for its backward */
+  ij_tensor *saved[2]; /* made by the op for its backward */
+  unsigned reads;      /* whose values backward reads: bit i is input i's, IJ_READS_OUT the output's */
+  uint64_t in_version[IJ_MAX_INPUTS], out_version, saved_version[2]; /* when it was recorded */
   bool makes_dx[IJ_MAX_INPUTS];    /* the tape makes dx of this input where it requires a gradient, */
   bool always_dx;                  /* of the first one in any case */
   float *dx[IJ_MAX_INPUTS];        /* in backward; like the input, not filled */
@@ -59,6 +67,7 @@ struct ij_node {
   void (*drop)(void *ctx);         /* frees ctx */
   _Alignas(int64_t) char attr[64]; /* the op's settings, see ij_attr */
   bool spent;                      /* ctx is used up: it can't run again */
+  bool passed;                     /* a backward that does not use it has come past it */
 };
 
 struct ij_device {
@@ -147,6 +156,7 @@ ij_status ij_grad_whole(ij_tensor *t);
 /* ---- op.c: one op, from the checks of its inputs to its record on the tape:
  *   ij_op op = ij_begin("name", backward, out);       sets *out to NULL
  *   IJ_TRY(ij_in(&op, "x", x, IJ_F32));               all inputs, in the order of node.in; nothing is held so far
+ *   op.node.reads = 0;                                where backward reads other values than all inputs'
  *   ij_attr(&op, &settings, sizeof settings);         what backward needs beyond tensors
  *   float *y = ij_out(&op, IJ_F32, ndim, shape);      the output; ij_save: a tensor for backward
  *   if (ij_ready(&op)) op.status = kernel(..., y);    false where memory for these, or for the record, is missing

@@ -28,11 +28,13 @@ static ij_status view_of(ij_op *op, ij_tensor *t, struct view *a) {
   *v = *t;
   v->refs = 1;
   v->requires_grad = false;
+  v->origin = IJ_LEAF;
   v->grad = NULL;
   v->sink = NULL;
   v->uses = 0;
   v->storage->refs++;
   op->node.out = v;
+  op->node.reads = 0;
   *a = (struct view){0};
   int64_t step = 1;
   for (int i = t->ndim - 1; i >= 0; i--) {
@@ -217,6 +219,7 @@ static ij_status clone_backward(ij_node *n) {
 
 ij_status ij_tensor_clone(const ij_tensor *t, ij_dtype as, int kept, ij_tensor **out) {
   ij_op op = ij_begin("clone", as == IJ_F32 && t->dtype == IJ_F32 ? clone_backward : NULL, out);
+  op.node.reads = 0;
   IJ_TRY(ij_in_any(&op, "tensor", (ij_tensor *)t)); /* const but for the tape's reference */
   op.status = ij_tensor_make(op.dev, as, t->ndim, t->shape, kept, &op.node.out);
   if (ij_ready(&op)) op.status = ij_tensor_copy(op.node.out, t);

@@ -32,7 +32,7 @@ end
 local function scale(e, block, branch, k)
   for _, what in ipairs { "weight", "bias" } do
     local t = e.by_name[("blocks.%d.%s.%s"):format(block, branch, what)].tensor
-    t:add_(t:clone(), k - 1)
+    t:add_(t:detach(), k - 1)
   end
 end
 
@@ -106,7 +106,8 @@ function tests.test_gradient_through_drop_path()
         "blocks.1.attn.proj.weight", "blocks.1.mlp.fc1.weight",
       "blocks.2.mlp.fc2.bias", "blocks.2.attn.proj.bias", "blocks.2.norm2.weight" } do
       local p = e.by_name[name].tensor
-      local g, v, at, slope = p:grad():read(), noise(p:shape(), 2), p:clone(), 0
+      local g, v, slope = p:grad():read(), noise(p:shape(), 2), 0
+      local at = p:detach():clone()
       local direction = v:read()
       for i = 0, p:numel() - 1 do slope = slope + g[i] * direction[i] end
       local h, side = 2e-3, {}

@@ -247,15 +247,20 @@ function tests.test_arguments_that_would_be_ignored_are_errors()
     lu.assertStrContains(message, part)
     lu.assertStrContains(message, "test_tensor.lua")
   end
-  refused("exp: unexpected argument; the signature is x:exp()", function() return x:exp(1), 1 end)
-  refused("softmax: unexpected argument; the signature is x:softmax(dim)",
+  refused("exp: more arguments than it takes: x:exp()", function() return x:exp(1), 1 end)
+  refused("softmax: more arguments than it takes: x:softmax(dim)",
     function() return x:softmax(1, 2), 1 end)
-  refused("sum: unexpected argument; the signature is x:sum(dim, keepdim)",
+  refused("sum: more arguments than it takes: x:sum(dim, keepdim)",
     function() return x:sum(1, true, 3), 1 end)
   refused("sum: 'keepdim' is a number, expected a boolean",
     function() return x:sum(1, 1), 1 end)
-  refused("cat: unexpected argument; the signature is tensor.cat(list, dim)",
+  refused("cat: more arguments than it takes: cat(list, dim)",
     function() return tensor.cat({ x }, 1, 2), 1 end)
+  refused("reshape: an argument after the list", function() return x:reshape({ 4 }, 1), 1 end)
+  refused("zeros: more arguments than it takes", function()
+    return tensor.zeros({ 2 }, "f32", true, 1), 1 end)
+  refused("mse_loss: more arguments", function() return tensor.mse_loss(x, x, "sum"), 1 end)
+  refused("flip: dimension 1 is given twice", function() return x:flip(1, -2), 1 end)
   refused("add: a tensor and a string cannot be combined", function() return x + "1", 1 end)
   refused("index 3 of dimension 1 is not in 1..2", function() return x[3], 1 end)
   refused("sum: no dimension 3 of 2", function() return x:sum(3), 1 end)
@@ -264,6 +269,91 @@ function tests.test_arguments_that_would_be_ignored_are_errors()
   lu.assertTrue((x:softmax(1):sum(1) - 1):abs():max():item() < 1e-6)
   lu.assertEquals(x:sum(1):totable(), { 4, 6 })
   lu.assertEquals(x:sum(1, true):totable(), { { 4, 6 } })
+end
+
+-- As in PyTorch: what a backward needs must be as it was, and no gradient is lost silently.
+function tests.test_changes_in_place_and_lost_gradients_are_refused()
+  local function refused(part, f)
+    local ok, message = pcall(f)
+    lu.assertFalse(ok)
+    lu.assertStrContains(message, part)
+    lu.assertStrContains(message, "test_tensor.lua")
+  end
+  local function leaf() return tensor.new({ 1, 2, 3 }):requires_grad_() end
+  local function changed(f, change)
+    local a, c = leaf(), leaf()
+    local y = f(a, c)
+    tensor.no_grad(function() change(a, c, y) end)
+    y:sum():backward()
+    return a:grad()
+  end
+  local function fill(x) return function(...) return (select(x, ...)):fill_(0) end end
+  for op, f in pairs { mul = function(a, c) return a * c end, log = function(a) return a:log() end,
+      max = function(a) return a:max() end, where = function(a, c)
+        return tensor.where(a:gt(1), a, c) * a end } do
+    refused("was changed in place", function() return changed(f, fill(1)), op end)
+  end
+  refused("'exp' needs was changed in place", function()
+    return changed(function(a) return a:exp() end, fill(3)), 1 end)
+  refused("'mul' needs was changed in place", function()
+    return changed(function(a, c) return a * c end, function(_, c) c[1] = 100 end), 1 end)
+  refused("'tensor.fn' needs was changed in place", function()
+    local double = tensor.fn { forward = function(ctx, x) ctx.x = x return x * 2 end,
+      backward = function(ctx, dy) return dy * ctx.x end }
+    return changed(function(a) return double(a) end, fill(1)), 1 end)
+  -- what backward does not read may change
+  lu.assertEquals(changed(function(a, c) return a + c end, fill(1)):totable(), { 1, 1, 1 })
+  lu.assertEquals(changed(function(a) return a * 3 end, fill(1)):totable(), { 3, 3, 3 })
+  lu.assertEquals(changed(function(a) return a:sum() end, fill(1)):totable(), { 1, 1, 1 })
+  lu.assertEquals(changed(function(a) return a:exp() end, fill(1)):totable(),
+    leaf():exp():totable())
+  local a, b = leaf(), tensor.zeros(3)
+  refused("a result that has a gradient", function() (a * 2):fill_(0) end)
+  refused("a result that has a gradient", function() (a * 2):copy_(b) end)
+  refused("the gradient of (1) would be lost", function() b[1] = a:sum() end)
+  refused("the gradient of (2) would be lost", function() b[b:eq(0)] = a[{ { 1, 2 } }] end)
+  refused("the gradient of (3) would be lost", function() b:copy_(a) end)
+  refused("the gradient of (3) would be lost", function() b:add_(a) end)
+  refused("to 'bf16': the gradient", function() return a:to "bf16", 1 end)
+  local square = (a:reshape(3, 1) * a:reshape(1, 3))
+  for _, name in ipairs { "svd", "eigh", "qr", "cholesky", "solve" } do
+    refused(name .. ": the gradient", function()
+      return ijepa.linalg[name](square, square), 1 end)
+  end
+  tensor.no_grad(function() b:copy_(a) end)
+  lu.assertEquals(b:totable(), { 1, 2, 3 })
+end
+
+function tests.test_backwards_one_after_another()
+  local function refused(f)
+    local ok, message = pcall(f)
+    lu.assertFalse(ok)
+    lu.assertStrContains(message, "retain = true")
+    lu.assertStrContains(message, "test_tensor.lua")
+  end
+  local a = tensor.new({ 1, 2 }):requires_grad_()
+  local y = (a * a):sum()
+  y:backward()
+  refused(function() y:backward() end)
+  local h = a * 2
+  local one, two = h:sum(), (h * h):sum()
+  one:backward()
+  refused(function() two:backward() end)
+  -- losses that share no op have backwards of their own, also through functions of one's own
+  local double = tensor.fn { forward = function(_, x) return x * 2 end,
+    backward = function(_, dy) return dy * 2 end }
+  local b, c = tensor.new({ 1, 2 }):requires_grad_(), tensor.new({ 3, 4 }):requires_grad_()
+  local first, second = (double(b) * b):sum(), (double(c) * c):sum()
+  second:backward()
+  first:backward()
+  lu.assertEquals(b:grad():totable(), { 4, 8 })
+  lu.assertEquals(c:grad():totable(), { 12, 16 })
+  local kept = (a * a):sum()
+  a:grad():fill_(0)
+  kept:backward { retain = true }
+  kept:backward()
+  lu.assertEquals(a:grad():totable(), { 4, 8 })
+  refused(function() kept:backward() end)
 end
 
 -- Bits that LuaJIT would take for a value of another type.

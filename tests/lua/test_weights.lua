@@ -354,7 +354,7 @@ function tests.test_other_element_types()
   local e = models().encoder
   local items = {}
   for i, p in ipairs(e:params()) do
-    local t = p.tensor:to "bf16"
+    local t = p.tensor:detach():to "bf16"
     items[i] = { name = p.name, tensor = t.h, keep = t }
   end
   assert(ijepa.tensors.save(folder .. "/half.safetensors", items))

@@ -62,6 +62,68 @@ function core.call(f, ...)
   return core.wrap(out[0])
 end
 
+--- Makes the functions of a table refuse arguments that they would ignore: x:exp(1) must not be
+--- x:exp(). The message shows the signature, from the comment above the function.
+---@param functions table<string, function> methods, or the functions of a module
+---@param names string in front of a name in the documentation: "tensor."
+function core.strict(functions, names)
+  local this = debug.getinfo(1, "S").source
+  local function refuse(name, n)
+    local ok, docs = pcall(require, "ijepa._docs")
+    local entry = ok and docs.names[names .. name]
+    F.raise(("%s: more arguments than it takes: %s"):format(name, entry and
+      entry[1].signature:gsub("^:", "x:") or n .. " at most"))
+  end
+  for name, f in pairs(functions) do
+    local info = type(f) == "function" and debug.getinfo(f, "u")
+    if info and not info.isvararg and not name:find "^__" then
+      local list = {}
+      for i = 1, info.nparams do list[i] = "a" .. i end
+      local given = table.concat(list, ", ")
+      functions[name] = assert(loadstring(([[local f, refuse = ...
+        return function(%s...)
+          if select("#", ...) > 0 then refuse() end
+          return f(%s)
+        end]]):format(given .. (given ~= "" and ", " or ""), given), this))(f, function()
+          refuse(name, info.nparams)
+        end)
+    end
+  end
+end
+
+--- The numbers of f(2, 3) or f({ 2, 3 }), as a list.
+---@param op string
+---@param first integer|integer[]
+---@param ... integer
+---@return integer[]
+function core.list(op, first, ...)
+  if type(first) ~= "table" then return { first, ... } end
+  if select("#", ...) > 0 then F.raise(op .. ": an argument after the list") end
+  return first
+end
+
+-- ---- gradients
+
+--- Refuses to lose a gradient silently: raises where x requires one and gradients are on.
+---@param x any what is no tensor passes
+---@param op string
+---@param instead string what to write
+function core.without_gradient(x, op, instead)
+  if core.is(x) and C.ij_tensor_recording(x.h, 0) == 1 then
+    F.raise(("%s: the gradient of %s would be lost: %s, or tensor.no_grad(f)"):format(op, tostring(
+      x.shape), instead))
+  end
+end
+--- Refuses to write to the result of a recorded op: its record would describe other values.
+---@param x ijepa.tensor
+---@param op string
+function core.writable(x, op)
+  if C.ij_tensor_recording(x.h, 1) == 1 then
+    F.raise(op .. ": written in place, a result that has a gradient would lose it: compute a new " ..
+      "tensor (tensor.where, masked_fill), write to a detach(), or use tensor.no_grad(f)")
+  end
+end
+
 -- ---- arguments
 
 --- Whether a value is a tensor.
@@ -88,16 +150,6 @@ end
 ---@param op string
 ---@return ffi.cdata?
 function core.opt(x, name, op) return x ~= nil and core.want(x, name, op) or nil end
-
---- Refuses arguments that an op would ignore: x:exp(1) must not be x:exp().
----@param signature string such as "x:softmax(dim)"
----@param ... any the arguments beyond those of the signature
-function core.nothing_more(signature, ...)
-  if select("#", ...) > 0 then
-    F.raise(("%s: unexpected argument; the signature is %s"):format(signature:match "[%w_]+%f[(]",
-      signature))
-  end
-end
 
 --- Refuses an argument of the wrong type.
 ---@param value any

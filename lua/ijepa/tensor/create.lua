@@ -16,12 +16,17 @@ function tensor.empty(shape, dtype, kept)
     core.dtype_of(dtype, "empty"), n, s)
 end
 
--- Shape and rest of the arguments of zeros(2, 3, "f32") or zeros({ 2, 3 }, "f32").
-local function sizes(op, first, ...)
-  if type(first) ~= "number" then return first, ... end
-  local shape, rest = { first }, { ... }
-  while type(rest[1]) == "number" do shape[#shape + 1] = table.remove(rest, 1) end
-  if #rest > 2 then F.raise(op .. ": expected sizes, a dtype and `kept`") end
+-- Shape and the rest (`most` of them at most) of zeros(2, 3, "f32") or zeros({ 2, 3 }, "f32").
+local function sizes(op, most, first, ...)
+  local shape, rest, n = first, { ... }, select("#", ...)
+  if type(first) == "number" then
+    shape = { first }
+    while type(rest[1]) == "number" do
+      shape[#shape + 1] = table.remove(rest, 1)
+      n = n - 1
+    end
+  end
+  if n > most then F.raise(op .. ": more arguments than it takes: try ? tensor." .. op) end
   return shape, rest[1], rest[2]
 end
 core.sizes = sizes
@@ -33,7 +38,7 @@ core.sizes = sizes
 ---@return ijepa.tensor
 function tensor.zeros(shape, ...)
   local dtype, kept
-  shape, dtype, kept = sizes("zeros", shape, ...)
+  shape, dtype, kept = sizes("zeros", 2, shape, ...)
   local t = tensor.empty(shape, dtype, kept)
   local n = t:bytes()
   local zero = F.new("uint8_t[?]", math.max(n, 1))
@@ -67,7 +72,7 @@ end
 ---@return ijepa.tensor
 function tensor.ones(shape, ...)
   local dtype
-  shape, dtype = sizes("ones", shape, ...)
+  shape, dtype = sizes("ones", 1, shape, ...)
   return tensor.full(shape, 1, dtype)
 end
 

@@ -32,131 +32,110 @@ end
 -- ---- one tensor
 local function unary(f, x, a, b) return call(C.ij_unary, f, x.h, a or 0, b or 0) end
 local INTEGER = { abs = true, sign = true, neg = true, square = true }
-local function float_unary(f, signature, x, ...)
-  core.nothing_more(signature, ...)
+local function float_unary(f, x)
   core.want(x, "x", f)
   return unary(f, INTEGER[f] and computable(x) or as_f32(x))
 end
 
 --- e^x of each value.
 ---@torch exp | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:exp(...) return float_unary("exp", "x:exp()", self, ...) end
+function T:exp() return float_unary("exp", self) end
 
 --- The natural logarithm of each value.
 ---@torch log | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:log(...) return float_unary("log", "x:log()", self, ...) end
+function T:log() return float_unary("log", self) end
 
 --- log(1 + x) of each value, exact near 0.
 ---@torch log1p | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:log1p(...) return float_unary("log1p", "x:log1p()", self, ...) end
+function T:log1p() return float_unary("log1p", self) end
 
 --- e^x - 1 of each value, exact near 0.
 ---@torch expm1 | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:expm1(...) return float_unary("expm1", "x:expm1()", self, ...) end
+function T:expm1() return float_unary("expm1", self) end
 
 --- The square root of each value.
 ---@torch sqrt | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:sqrt(...) return float_unary("sqrt", "x:sqrt()", self, ...) end
+function T:sqrt() return float_unary("sqrt", self) end
 
 --- 1 / sqrt(x) of each value.
 ---@torch rsqrt | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:rsqrt(...) return float_unary("rsqrt", "x:rsqrt()", self, ...) end
+function T:rsqrt() return float_unary("rsqrt", self) end
 
 --- The absolute value of each value; integers too.
 ---@torch abs | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:abs(...) return float_unary("abs", "x:abs()", self, ...) end
+function T:abs() return float_unary("abs", self) end
 
 --- -1, 0 or 1 of each value; its gradient is 0.
 ---@torch sign | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:sign(...) return float_unary("sign", "x:sign()", self, ...) end
+function T:sign() return float_unary("sign", self) end
 
 --- The largest whole number not above each value; its gradient is 0.
 ---@torch floor | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:floor(...) return float_unary("floor", "x:floor()", self, ...) end
+function T:floor() return float_unary("floor", self) end
 
 --- The smallest whole number not below each value; its gradient is 0.
 ---@torch ceil | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:ceil(...) return float_unary("ceil", "x:ceil()", self, ...) end
+function T:ceil() return float_unary("ceil", self) end
 
 --- The nearest whole number of each value, the even one of two; its gradient is 0.
 ---@torch round | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:round(...) return float_unary("round", "x:round()", self, ...) end
+function T:round() return float_unary("round", self) end
 
 --- The sine of each value.
 ---@torch sin | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:sin(...) return float_unary("sin", "x:sin()", self, ...) end
+function T:sin() return float_unary("sin", self) end
 
 --- The cosine of each value.
 ---@torch cos | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:cos(...) return float_unary("cos", "x:cos()", self, ...) end
+function T:cos() return float_unary("cos", self) end
 
 --- The hyperbolic tangent of each value.
 ---@torch tanh | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:tanh(...) return float_unary("tanh", "x:tanh()", self, ...) end
+function T:tanh() return float_unary("tanh", self) end
 
 --- 1 / (1 + e^-x) of each value.
 ---@torch sigmoid | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:sigmoid(...) return float_unary("sigmoid", "x:sigmoid()", self, ...) end
+function T:sigmoid() return float_unary("sigmoid", self) end
 
 --- x / (1 + e^-x) of each value.
 ---@torch nn.functional.silu | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:silu(...) return float_unary("silu", "x:silu()", self, ...) end
+function T:silu() return float_unary("silu", self) end
 
 --- The error function of each value.
 ---@torch erf | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:erf(...) return float_unary("erf", "x:erf()", self, ...) end
+function T:erf() return float_unary("erf", self) end
 
 --- -x of each value; integers too.
 ---@torch neg | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:neg(...) return float_unary("neg", "x:neg()", self, ...) end
+function T:neg() return float_unary("neg", self) end
 
 --- 1 / x of each value.
 ---@torch reciprocal | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:reciprocal(...) return float_unary("reciprocal", "x:reciprocal()", self, ...) end
+function T:reciprocal() return float_unary("reciprocal", self) end
 
 --- x * x of each value; integers too.
 ---@torch square | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:square(...) return float_unary("square", "x:square()", self, ...) end
+function T:square() return float_unary("square", self) end
 
 --- Each value limited to low..high; nil: no limit on that side. Integers too.
 ---@torch clamp | yes
@@ -195,130 +174,104 @@ end
 --- x + y; y is a tensor or a number. Shapes broadcast.
 ---@torch add | yes
 ---@param y ijepa.tensor|number
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:add(y, ...)
-  core.nothing_more("x:add(y)", ...)
+function T:add(y)
   return binary("add", self, y)
 end
 
 --- x - y; y is a tensor or a number. Shapes broadcast.
 ---@torch sub | yes
 ---@param y ijepa.tensor|number
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:sub(y, ...)
-  core.nothing_more("x:sub(y)", ...)
+function T:sub(y)
   return binary("sub", self, y)
 end
 
 --- x * y; y is a tensor or a number. Shapes broadcast.
 ---@torch mul | yes
 ---@param y ijepa.tensor|number
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:mul(y, ...)
-  core.nothing_more("x:mul(y)", ...)
+function T:mul(y)
   return binary("mul", self, y)
 end
 
 --- x / y, in f32; y is a tensor or a number. Shapes broadcast.
 ---@torch div | yes
 ---@param y ijepa.tensor|number
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:div(y, ...)
-  core.nothing_more("x:div(y)", ...)
+function T:div(y)
   return binary("div", self, y)
 end
 
 --- x to the power of y, in f32; y is a tensor or a number. Shapes broadcast.
 ---@torch pow | yes
 ---@param y ijepa.tensor|number
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:pow(y, ...)
-  core.nothing_more("x:pow(y)", ...)
+function T:pow(y)
   return binary("pow", self, y)
 end
 
 --- The smaller of x and y; y is a tensor or a number. Shapes broadcast.
 ---@torch minimum | yes
 ---@param y ijepa.tensor|number
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:minimum(y, ...)
-  core.nothing_more("x:minimum(y)", ...)
+function T:minimum(y)
   return binary("min", self, y)
 end
 
 --- The larger of x and y; y is a tensor or a number. Shapes broadcast.
 ---@torch maximum | yes
 ---@param y ijepa.tensor|number
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:maximum(y, ...)
-  core.nothing_more("x:maximum(y)", ...)
+function T:maximum(y)
   return binary("max", self, y)
 end
 
 --- 1 where x equals y, else 0: u8. y is a tensor or a number. Shapes broadcast.
 ---@torch eq | - | u8, not bool
 ---@param y ijepa.tensor|number
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:eq(y, ...)
-  core.nothing_more("x:eq(y)", ...)
+function T:eq(y)
   return binary("eq", self, y)
 end
 
 --- 1 where x differs from y, else 0: u8. y is a tensor or a number. Shapes broadcast.
 ---@torch ne | - | u8, not bool
 ---@param y ijepa.tensor|number
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:ne(y, ...)
-  core.nothing_more("x:ne(y)", ...)
+function T:ne(y)
   return binary("ne", self, y)
 end
 
 --- 1 where x is below y, else 0: u8. y is a tensor or a number. Shapes broadcast.
 ---@torch lt | - | u8, not bool
 ---@param y ijepa.tensor|number
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:lt(y, ...)
-  core.nothing_more("x:lt(y)", ...)
+function T:lt(y)
   return binary("lt", self, y)
 end
 
 --- 1 where x is at most y, else 0: u8. y is a tensor or a number. Shapes broadcast.
 ---@torch le | - | u8, not bool
 ---@param y ijepa.tensor|number
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:le(y, ...)
-  core.nothing_more("x:le(y)", ...)
+function T:le(y)
   return binary("le", self, y)
 end
 
 --- 1 where x is above y, else 0: u8. y is a tensor or a number. Shapes broadcast.
 ---@torch gt | - | u8, not bool
 ---@param y ijepa.tensor|number
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:gt(y, ...)
-  core.nothing_more("x:gt(y)", ...)
+function T:gt(y)
   return binary("gt", self, y)
 end
 
 --- 1 where x is at least y, else 0: u8. y is a tensor or a number. Shapes broadcast.
 ---@torch ge | - | u8, not bool
 ---@param y ijepa.tensor|number
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:ge(y, ...)
-  core.nothing_more("x:ge(y)", ...)
+function T:ge(y)
   return binary("ge", self, y)
 end
 

@@ -10,10 +10,8 @@ local call, want, opt = core.call, core.want, core.opt
 ---@torch nn.functional.linear | yes
 ---@param w ijepa.tensor
 ---@param b ijepa.tensor?
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:linear(w, b, ...)
-  core.nothing_more("x:linear(w, b)", ...)
+function T:linear(w, b)
   return call(C.ij_linear, self.h, want(w, "w", "linear"), opt(b, "b", "linear"))
 end
 --- Matrix product: (..., M, K) times (..., K, N) -> (..., M, N); the dimensions in front broadcast.
@@ -22,10 +20,8 @@ end
 ---@param b ijepa.tensor
 ---@param ta boolean? this tensor is stored transposed: (..., K, M)
 ---@param tb boolean? b is stored transposed: (..., N, K)
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:matmul(b, ta, tb, ...)
-  core.nothing_more("x:matmul(b, ta, tb)", ...)
+function T:matmul(b, ta, tb)
   want(b, "b", "matmul")
   local row, column = self:dim() == 1, b:dim() == 1
   if row or column then
@@ -78,10 +74,8 @@ end
 ---@param spec string
 ---@param x ijepa.tensor
 ---@param y ijepa.tensor
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function tensor.einsum(spec, x, y, ...)
-  core.nothing_more('tensor.einsum("ij,jk->ik", x, y)', ...)
+function tensor.einsum(spec, x, y)
   core.check(spec, "string", 'tensor.einsum("ij,jk->ik", x, y)', "spec")
   want(x, "x", "einsum")
   want(y, "y", "einsum")
@@ -151,18 +145,14 @@ end
 
 --- GELU of each value, exact.
 ---@torch nn.functional.gelu | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:gelu(...)
-  core.nothing_more("x:gelu()", ...)
+function T:gelu()
   return call(C.ij_gelu, self.h)
 end
 --- max(x, 0) of each value.
 ---@torch relu | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:relu(...)
-  core.nothing_more("x:relu()", ...)
+function T:relu()
   return call(C.ij_relu, self.h)
 end
 --- Layer norm over the last dimension, with scale w (D) and shift b (D) or without both; eps 1e-5.
@@ -170,10 +160,8 @@ end
 ---@param w ijepa.tensor?
 ---@param b ijepa.tensor?
 ---@param eps number?
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:layer_norm(w, b, eps, ...)
-  core.nothing_more("x:layer_norm(w, b, eps)", ...)
+function T:layer_norm(w, b, eps)
   return call(C.ij_layer_norm, self.h, opt(w, "w", "layer_norm"), opt(b, "b", "layer_norm"),
     eps or 1e-5)
 end
@@ -210,29 +198,23 @@ end
 --- Softmax over a dimension, by default the last.
 ---@torch softmax | yes
 ---@param dim integer?
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:softmax(dim, ...)
-  core.nothing_more("x:softmax(dim)", ...)
+function T:softmax(dim)
   return along(self, dim, "softmax", function(x) return call(C.ij_softmax, x.h) end)
 end
 --- The logarithm of softmax, without overflow.
 ---@torch log_softmax | yes
 ---@param dim integer? default: the last
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:log_softmax(dim, ...)
-  core.nothing_more("x:log_softmax(dim)", ...)
+function T:log_softmax(dim)
   return self - self:logsumexp(dim or -1, true)
 end
 --- x divided by its 2-norm along a dimension (by default the last), or by eps where that is larger.
 ---@torch nn.functional.normalize | yes | the default dimension is the last; 2-norm
 ---@param dim integer?
 ---@param eps number? default 1e-12
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:normalize(dim, eps, ...)
-  core.nothing_more("x:normalize(dim, eps)", ...)
+function T:normalize(dim, eps)
   -- squared, so that the gradient at 0 is finite
   return self / self:square():sum(dim or -1, true):clamp((eps or 1e-12) ^ 2):sqrt()
 end
@@ -241,10 +223,8 @@ end
 ---@param y ijepa.tensor
 ---@param dim integer?
 ---@param eps number? default 1e-8
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:cosine_similarity(y, dim, eps, ...)
-  core.nothing_more("x:cosine_similarity(y, dim, eps)", ...)
+function T:cosine_similarity(y, dim, eps)
   want(y, "y", "cosine_similarity")
   dim, eps = dim or -1, eps or 1e-8
   return (self:normalize(dim, eps) * y:normalize(dim, eps)):sum(dim)
@@ -259,11 +239,9 @@ end
 ---@param b ijepa.tensor?
 ---@param stride integer? default 1
 ---@param padding integer? zeros on each side, default 0
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:conv2d(w, b, stride, padding, ...)
+function T:conv2d(w, b, stride, padding)
   local signature = "x:conv2d(w, b, stride, padding)"
-  core.nothing_more(signature, ...)
   want(w, "w", "conv2d")
   stride, padding = stride or 1, padding or 0
   core.check(stride, "number", signature, "stride")
@@ -283,11 +261,9 @@ end
 ---@torch nn.functional.avg_pool2d | yes | no padding
 ---@param k integer
 ---@param stride integer? default k
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:avg_pool2d(k, stride, ...)
+function T:avg_pool2d(k, stride)
   local signature = "x:avg_pool2d(k, stride)"
-  core.nothing_more(signature, ...)
   core.check(k, "number", signature, "k")
   stride = stride or k
   if self:dim() ~= 4 then F.raise("avg_pool2d: expected (B, C, H, W)") end
@@ -329,11 +305,9 @@ end
 ---@torch nn.functional.interpolate | yes | size only; no antialias, no align_corners
 ---@param size integer[] { h, w }
 ---@param mode string? "bilinear" (default), "nearest" or "bicubic"
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:interpolate(size, mode, ...)
+function T:interpolate(size, mode)
   local signature = 'x:interpolate({ h, w }, mode)'
-  core.nothing_more(signature, ...)
   core.check(size, "table", signature, "size")
   mode = mode or "bilinear"
   if mode ~= "bilinear" and mode ~= "nearest" and mode ~= "bicubic" then

@@ -27,10 +27,8 @@ function T:grad()
 end
 --- The same values without a gradient: a view.
 ---@torch Tensor.detach | -
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:detach(...)
-  core.nothing_more("x:detach()", ...)
+function T:detach()
   return core.call(C.ij_detach, self.h)
 end
 
@@ -71,9 +69,7 @@ end
 --- Computes the gradients of everything that this loss depends on; the loss has one element.
 ---@torch Tensor.backward | -
 ---@param o { retain: boolean? }? retain: another backward through the same values may follow
----@param ... nil no further arguments
-function T:backward(o, ...)
-  core.nothing_more("loss:backward { retain = true }", ...)
+function T:backward(o)
   local retain = false
   if o ~= nil then
     core.check(o, "table", "loss:backward { retain = true }", "options")
@@ -97,7 +93,9 @@ function T:backward(o, ...)
       error(why, 0)
     end
   end
-  if not retain then waiting = {} end
+  for number in pairs(waiting) do   -- what this backward freed
+    if C.ij_custom_recorded(waiting[number].dev, number) == 0 then waiting[number] = nil end
+  end
 end
 
 --- A function with a gradient of one's own: forward(ctx, ...) returns a tensor and may keep what it
@@ -132,7 +130,8 @@ function tensor.fn(o)
     end
     y = y:clone()   -- an output of its own: forward may return an input
     F.check(C.ij_record_custom(list, #handles, y.h, last_id))
-    waiting[last_id] = { ctx = ctx, backward = o.backward, inputs = inputs }
+    waiting[last_id] = { ctx = ctx, backward = o.backward, inputs = inputs,
+      dev = C.ij_tensor_device(y.h) }
     return y
   end
 end

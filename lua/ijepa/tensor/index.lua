@@ -23,10 +23,8 @@ end
 ---@torch index_select | yes
 ---@param dim integer
 ---@param index ijepa.tensor|integer[]
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:index_select(dim, index, ...)
-  core.nothing_more("x:index_select(dim, index)", ...)
+function T:index_select(dim, index)
   return call(C.ij_index_select, self.h, core.dim_of(self, dim, "index_select"),
     index_tensor(index, "index_select").h)
 end
@@ -36,10 +34,8 @@ end
 ---@torch gather | yes | without a dimension: tokens (index (M, B, T))
 ---@param dim integer|ijepa.tensor
 ---@param index ijepa.tensor?
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:gather(dim, index, ...)
-  core.nothing_more("x:gather(dim, index) or x:gather(index)", ...)
+function T:gather(dim, index)
   if is(dim) and index == nil then return call(C.ij_gather, self.h, dim.h) end
   local d = core.dim_of(self, dim, "gather")
   return call(C.ij_take, self.h, d, index_tensor(index, "gather").h)
@@ -49,10 +45,8 @@ end
 ---@param dim integer
 ---@param index ijepa.tensor i32, of src's shape
 ---@param src ijepa.tensor
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:scatter_add(dim, index, src, ...)
-  core.nothing_more("x:scatter_add(dim, index, src)", ...)
+function T:scatter_add(dim, index, src)
   return call(C.ij_scatter_add, self.h, core.dim_of(self, dim, "scatter_add"),
     index_tensor(index, "scatter_add").h, core.want(src, "src", "scatter_add"))
 end
@@ -163,9 +157,8 @@ end
 
 -- x[key] = value. Not recorded for gradients: refused where one would be lost.
 local function set(x, key, value)
-  if x:requires_grad() and C.ij_grad_enable(C.ij_tensor_device(x.h), 1) == 1 then
-    F.raise "an assignment to a tensor that requires a gradient: use tensor.where or masked_fill"
-  end
+  core.without_gradient(x, "x[i] = v", "compute a new tensor (tensor.where, masked_fill)")
+  core.without_gradient(value, "x[i] = v", "compute a new tensor (tensor.where, cat, stack)")
   device.no_grad(function()
     if is(key) and key:dtype() == "u8" then
       if is(value) then

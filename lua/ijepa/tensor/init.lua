@@ -18,6 +18,8 @@ require "ijepa.tensor.npy"
 require "ijepa.tensor.index"   -- last: it defines what x.NAME finds
 
 local tensor = core.tensor
+core.strict(core.methods, "tensor.")
+core.strict(tensor, "tensor.")
 tensor.wrap, tensor.call, tensor.is, tensor.want = core.wrap, core.call, core.is, core.want
 tensor.methods = core.methods
 

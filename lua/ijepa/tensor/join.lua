@@ -32,28 +32,22 @@ end
 ---@torch cat | yes
 ---@param list ijepa.tensor[]
 ---@param dim integer? default 1
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function tensor.cat(list, dim, ...)
-  core.nothing_more("tensor.cat(list, dim)", ...)
+function tensor.cat(list, dim)
   return joined(list, dim or 1, "cat")
 end
 --- Joins tensors along the last dimension.
 ---@param list ijepa.tensor[]
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function tensor.concat(list, ...)
-  core.nothing_more("tensor.concat(list), along the last dimension; tensor.cat(list, dim)", ...)
+function tensor.concat(list)
   return joined(list, -1, "concat")
 end
 --- Tensors of one shape side by side along a new dimension, by default the first.
 ---@torch stack | yes
 ---@param list ijepa.tensor[]
 ---@param dim integer? default 1
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function tensor.stack(list, dim, ...)
-  core.nothing_more("tensor.stack(list, dim)", ...)
+function tensor.stack(list, dim)
   core.check(list, "table", "tensor.stack(list, dim)", "list")
   local parts = {}
   for i, x in ipairs(list) do
@@ -67,10 +61,8 @@ end
 ---@torch split | yes
 ---@param size integer|integer[]
 ---@param dim integer? default 1
----@param ... nil no further arguments
 ---@return ijepa.tensor[]
-function T:split(size, dim, ...)
-  core.nothing_more("x:split(size, dim)", ...)
+function T:split(size, dim)
   dim = core.dim_of(self, dim or 1, "split") + 1
   local n, sizes, sum = self:size(dim), {}, 0
   if type(size) == "table" then
@@ -91,10 +83,8 @@ end
 ---@torch chunk | yes
 ---@param n integer
 ---@param dim integer? default 1
----@param ... nil no further arguments
 ---@return ijepa.tensor[]
-function T:chunk(n, dim, ...)
-  core.nothing_more("x:chunk(n, dim)", ...)
+function T:chunk(n, dim)
   core.check(n, "number", "x:chunk(n, dim)", "n")
   if n < 1 then F.raise(("chunk: %g parts"):format(n)) end
   local d = core.dim_of(self, dim or 1, "chunk") + 1

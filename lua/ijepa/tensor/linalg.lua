@@ -3,6 +3,7 @@
 -- Matrices are tensors of a few thousand rows at most. They are copied to the host: too slow for a
 -- step.
 local F = require "ijepa.base.ffi"
+local core = require "ijepa.tensor.core"
 local tensor = require "ijepa.tensor"
 
 local linalg = {}
@@ -42,6 +43,7 @@ local function int(n) return F.new("int[1]", n) end
 
 -- t (rows, columns) as doubles, row-major, and its two sizes.
 local function doubles(t, what)
+  core.without_gradient(t, "linalg." .. what, "it has no gradient: use detach()")
   local rows, columns = t:size(1), t:dim() == 2 and t:size(2)
   if not columns then
     F.raise(("linalg.%s: expected a matrix, not %d dimensions"):format(what, t:dim()))

@@ -38,7 +38,7 @@ end
 -- rand(2, 3), rand({ 2, 3 }) or rand({ 2, 3 }, { seed = 1, step = 2 }).
 local function drawn(op, kind, shape, ...)
   local o
-  shape, o = core.sizes(op, shape, ...)
+  shape, o = core.sizes(op, 1, shape, ...)
   if o ~= nil then
     core.check(o, "table", "tensor." .. op .. "(shape, { seed, step })", "options")
     for key in pairs(o) do

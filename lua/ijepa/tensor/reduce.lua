@@ -20,30 +20,24 @@ end
 ---@torch sum | yes
 ---@param dim integer|integer[]|nil
 ---@param keepdim boolean?
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:sum(dim, keepdim, ...)
-  core.nothing_more("x:sum(dim, keepdim)", ...)
+function T:sum(dim, keepdim)
   return reduced("sum", wide(self), dim, keepdim, "x:sum(dim, keepdim)")
 end
 --- The mean over a dimension, a list of them, or all.
 ---@torch mean | yes | integers give f32
 ---@param dim integer|integer[]|nil
 ---@param keepdim boolean?
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:mean(dim, keepdim, ...)
-  core.nothing_more("x:mean(dim, keepdim)", ...)
+function T:mean(dim, keepdim)
   return reduced("mean", core.as_f32(self), dim, keepdim, "x:mean(dim, keepdim)")
 end
 --- The product over a dimension, a list of them, or all; of integers i64.
 ---@torch prod | yes
 ---@param dim integer|integer[]|nil
 ---@param keepdim boolean?
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:prod(dim, keepdim, ...)
-  core.nothing_more("x:prod(dim, keepdim)", ...)
+function T:prod(dim, keepdim)
   return reduced("prod", wide(self), dim, keepdim, "x:prod(dim, keepdim)")
 end
 
@@ -66,40 +60,32 @@ end
 ---@torch max | yes | the indices are i32
 ---@param dim integer|ijepa.tensor|nil
 ---@param keepdim boolean?
----@param ... nil no further arguments
 ---@return ijepa.tensor values, ijepa.tensor? index
-function T:max(dim, keepdim, ...)
-  core.nothing_more("x:max(dim, keepdim)", ...)
+function T:max(dim, keepdim)
   return extreme("max", self, dim, keepdim, "x:max(dim, keepdim)")
 end
 --- The smallest value of all; arguments and results as of max.
 ---@torch min | yes | the indices are i32
 ---@param dim integer|ijepa.tensor|nil
 ---@param keepdim boolean?
----@param ... nil no further arguments
 ---@return ijepa.tensor values, ijepa.tensor? index
-function T:min(dim, keepdim, ...)
-  core.nothing_more("x:min(dim, keepdim)", ...)
+function T:min(dim, keepdim)
   return extreme("min", self, dim, keepdim, "x:min(dim, keepdim)")
 end
 --- The largest values over a dimension, a list of them, or all.
 ---@torch amax | yes
 ---@param dim integer|integer[]|nil
 ---@param keepdim boolean?
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:amax(dim, keepdim, ...)
-  core.nothing_more("x:amax(dim, keepdim)", ...)
+function T:amax(dim, keepdim)
   return reduced("max", self, dim, keepdim, "x:amax(dim, keepdim)")
 end
 --- The smallest values over a dimension, a list of them, or all.
 ---@torch amin | yes
 ---@param dim integer|integer[]|nil
 ---@param keepdim boolean?
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:amin(dim, keepdim, ...)
-  core.nothing_more("x:amin(dim, keepdim)", ...)
+function T:amin(dim, keepdim)
   return reduced("min", self, dim, keepdim, "x:amin(dim, keepdim)")
 end
 --- The index (i32, from 0) of the largest value along a dimension, or of all values in row-major
@@ -107,20 +93,16 @@ end
 ---@torch argmax | - | i32
 ---@param dim integer?
 ---@param keepdim boolean?
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:argmax(dim, keepdim, ...)
-  core.nothing_more("x:argmax(dim, keepdim)", ...)
+function T:argmax(dim, keepdim)
   return reduced("argmax", self, dim, keepdim, "x:argmax(dim, keepdim)")
 end
 --- The index (i32, from 0) of the smallest value; as argmax.
 ---@torch argmin | - | i32
 ---@param dim integer?
 ---@param keepdim boolean?
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:argmin(dim, keepdim, ...)
-  core.nothing_more("x:argmin(dim, keepdim)", ...)
+function T:argmin(dim, keepdim)
   return reduced("argmin", self, dim, keepdim, "x:argmin(dim, keepdim)")
 end
 
@@ -137,11 +119,9 @@ end
 ---@param dim integer|integer[]|nil
 ---@param keepdim boolean?
 ---@param correction number? default 1: unbiased
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:var(dim, keepdim, correction, ...)
+function T:var(dim, keepdim, correction)
   local signature = "x:var(dim, keepdim, correction)"
-  core.nothing_more(signature, ...)
   if correction ~= nil then core.check(correction, "number", signature, "correction") end
   local x = core.as_f32(self)
   local n = count(x, dim)
@@ -153,10 +133,8 @@ end
 ---@param dim integer|integer[]|nil
 ---@param keepdim boolean?
 ---@param correction number? default 1: unbiased
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:std(dim, keepdim, correction, ...)
-  core.nothing_more("x:std(dim, keepdim, correction)", ...)
+function T:std(dim, keepdim, correction)
   return self:var(dim, keepdim, correction):sqrt()
 end
 --- The p-norm over a dimension, a list of them, or all.
@@ -164,11 +142,9 @@ end
 ---@param p number? default 2; math.huge: the largest absolute value
 ---@param dim integer|integer[]|nil
 ---@param keepdim boolean?
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:norm(p, dim, keepdim, ...)
+function T:norm(p, dim, keepdim)
   local signature = "x:norm(p, dim, keepdim)"
-  core.nothing_more(signature, ...)
   p = p == nil and 2 or core.check(p, "number", signature, "p")
   local x = core.as_f32(self)
   if p == 2 then return x:square():sum(dim, keepdim):sqrt() end
@@ -180,10 +156,8 @@ end
 ---@torch logsumexp | yes
 ---@param dim integer|integer[]|nil
 ---@param keepdim boolean?
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:logsumexp(dim, keepdim, ...)
-  core.nothing_more("x:logsumexp(dim, keepdim)", ...)
+function T:logsumexp(dim, keepdim)
   local x = core.as_f32(self)
   local top = x:detach():amax(dim, dim ~= nil)
   local y = (x - top):exp():sum(dim, dim ~= nil):log() + top
@@ -193,10 +167,8 @@ end
 --- Sums along a dimension up to each value.
 ---@torch cumsum | yes
 ---@param dim integer
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:cumsum(dim, ...)
-  core.nothing_more("x:cumsum(dim)", ...)
+function T:cumsum(dim)
   return core.call(C.ij_cumsum, wide(self).h, core.dim_of(self, dim, "cumsum"))
 end
 --- 1 where any value is not 0, else 0: u8.
@@ -219,11 +191,9 @@ function T:all(dim, keepdim) return self:ne(0):amin(dim, keepdim) end
 ---@torch sort | yes | the indices are i32; stable
 ---@param dim integer?
 ---@param descending boolean?
----@param ... nil no further arguments
 ---@return ijepa.tensor values, ijepa.tensor index
-function T:sort(dim, descending, ...)
+function T:sort(dim, descending)
   local signature = "x:sort(dim, descending)"
-  core.nothing_more(signature, ...)
   if descending ~= nil then core.check(descending, "boolean", signature, "descending") end
   local values, index = core.box(), core.box()
   F.check(C.ij_sort(self.h, core.dim_of(self, dim or -1, "sort"), descending and 1 or 0, values,
@@ -234,10 +204,8 @@ end
 ---@torch argsort | - | i32; stable
 ---@param dim integer?
 ---@param descending boolean?
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:argsort(dim, descending, ...)
-  core.nothing_more("x:argsort(dim, descending)", ...)
+function T:argsort(dim, descending)
   local _, index = self:detach():sort(dim, descending)
   return index
 end
@@ -247,11 +215,9 @@ end
 ---@param k integer
 ---@param dim integer?
 ---@param largest boolean?
----@param ... nil no further arguments
 ---@return ijepa.tensor values, ijepa.tensor index
-function T:topk(k, dim, largest, ...)
+function T:topk(k, dim, largest)
   local signature = "x:topk(k, dim, largest)"
-  core.nothing_more(signature, ...)
   core.check(k, "number", signature, "k")
   local d = core.dim_of(self, dim or -1, "topk") + 1
   if largest ~= false and d == self:dim() and not self:requires_grad() then
@@ -267,10 +233,8 @@ function T:topk(k, dim, largest, ...)
 end
 --- The different values, sorted: (n).
 ---@torch unique | -
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:unique(...)
-  core.nothing_more("x:unique()", ...)
+function T:unique()
   local sorted = self:detach():reshape(-1):sort(1)
   local values, n, list = sorted:read(), sorted:numel(), {}
   for i = 0, n - 1 do

@@ -63,8 +63,7 @@ function T:select(dim, index)
   return call(C.ij_tensor_select, self.h, core.dim_of(self, dim, "select"), index - 1)
 end
 local function shaped(x, op, ...)
-  local shape = type((...)) == "table" and (...) or { ... }
-  local s, n = core.shape_of(shape, op)
+  local s, n = core.shape_of(core.list(op, ...), op)
   return call(C.ij_tensor_reshape, x.h, n, s)
 end
 --- The same values in another shape; one size may be -1. A view where the values lie row by row in
@@ -89,10 +88,8 @@ function T:transpose(a, b)
 end
 --- A matrix transposed: a view.
 ---@torch t | yes
----@param ... nil no further arguments
 ---@return ijepa.tensor
-function T:t(...)
-  core.nothing_more("x:t()", ...)
+function T:t()
   if self:dim() ~= 2 then F.raise(("t: the tensor has %d dimensions, not 2"):format(self:dim())) end
   return self:transpose(1, 2)
 end
@@ -101,8 +98,7 @@ end
 ---@param ... integer|integer[] every dimension once
 ---@return ijepa.tensor
 function T:permute(...)
-  local list = type((...)) == "table" and (...) or { ... }
-  local dims, n = core.dims_of(self, list, "permute")
+  local dims, n = core.dims_of(self, core.list("permute", ...), "permute")
   if n ~= self:dim() then
     F.raise(("permute: %d dimensions are given, the tensor has %d"):format(n, self:dim()))
   end
@@ -161,7 +157,7 @@ end
 ---@return ijepa.tensor
 function T:expand(...)
   local shape = {}
-  for i, size in ipairs(type((...)) == "table" and (...) or { ... }) do shape[i] = size end
+  for i, size in ipairs(core.list("expand", ...)) do shape[i] = size end
   local more = #shape - self:dim()
   for i, size in ipairs(self:shape()) do
     if shape[more + i] == -1 then shape[more + i] = size end
@@ -174,7 +170,7 @@ end
 ---@param ... integer|integer[] a number of times for each dimension
 ---@return ijepa.tensor
 function T:tile(...)
-  local times, x = type((...)) == "table" and (...) or { ... }, self
+  local times, x = core.list("tile", ...), self
   if #times < self:dim() then
     F.raise(("tile: %d numbers of times for %d dimensions"):format(#times, self:dim()))
   end
@@ -200,8 +196,11 @@ end
 ---@param ... integer|integer[] dimensions
 ---@return ijepa.tensor
 function T:flip(...)
-  local x = self
-  for _, d in ipairs(type((...)) == "table" and (...) or { ... }) do
+  local x, seen = self, {}
+  for _, dim in ipairs(core.list("flip", ...)) do
+    local d = core.dim_of(x, dim, "flip") + 1
+    if seen[d] then F.raise(("flip: dimension %d is given twice"):format(d)) end
+    seen[d] = true
     local n = x:size(d)
     x = x:index_select(d, tensor.arange(n - 1, -1, -1, "i32"))
   end
@@ -269,6 +268,7 @@ function T:contiguous() return C.ij_tensor_contiguous(self.h) ~= 0 and self or s
 function T:to(dtype)
   if dtype == self:dtype() then return self end
   if not core.DTYPE[dtype] then F.raise(("to: unknown dtype '%s'"):format(tostring(dtype))) end
+  if dtype == "bf16" then core.without_gradient(self, "to 'bf16'", "use detach()") end
   return call(C.ij_tensor_clone, self.h, core.DTYPE[dtype], 0)
 end
 --- Overwrites the values with those of a tensor of the same shape.
@@ -276,7 +276,10 @@ end
 ---@param src ijepa.tensor
 ---@return ijepa.tensor
 function T:copy_(src)
-  F.check(C.ij_tensor_copy(self.h, core.want(src, "src", "copy_")))
+  core.want(src, "src", "copy_")
+  core.writable(self, "copy_")
+  core.without_gradient(src, "copy_", "copy its detach()")
+  F.check(C.ij_tensor_copy(self.h, src.h))
   return self
 end
 --- Adds scale * x in place.
@@ -285,7 +288,10 @@ end
 ---@param scale number?
 ---@return ijepa.tensor
 function T:add_(x, scale)
-  F.check(C.ij_add_scaled(self.h, core.want(x, "x", "add_"), scale or 1))
+  core.want(x, "x", "add_")
+  core.writable(self, "add_")
+  core.without_gradient(x, "add_", "add its detach()")
+  F.check(C.ij_add_scaled(self.h, x.h, scale or 1))
   return self
 end
 --- Sets every value.
@@ -293,6 +299,7 @@ end
 ---@param value number
 ---@return ijepa.tensor
 function T:fill_(value)
+  core.writable(self, "fill_")
   if C.ij_tensor_contiguous(self.h) ~= 0 and self:dtype() == "f32" then
     F.check(C.ij_fill(self.h, value))
     return self

@@ -103,7 +103,7 @@ function step.loss(t, batch, before_backward)
   local loss, values = objective.loss(t.objective, t, batch)
   local value
   if t.ahead then
-    t.gate:add_(loss)
+    t.gate:add_(loss:detach())
     value = loss:item_later()
   else
     value = loss:item()
