@@ -324,6 +324,42 @@ function tests.test_changes_in_place_and_lost_gradients_are_refused()
   lu.assertEquals(b:totable(), { 1, 2, 3 })
 end
 
+-- Values as PyTorch 2.9 gives them.
+function tests.test_values_at_the_edge()
+  local inf = math.huge
+  lu.assertEquals(tensor.new({ { -inf, -inf }, { inf, 1 } }):logsumexp(2):totable(), { -inf, inf })
+  local function slope(x, f)
+    x:requires_grad_()
+    f(x):sum():backward()
+    return x:grad():totable()
+  end
+  local zero = { 0, 0, 0 }
+  lu.assertEquals(slope(tensor.zeros(3), function(x) return x:norm() end), zero)
+  lu.assertEquals(slope(tensor.zeros(3), function(x) return x:norm(3) end), zero)
+  lu.assertEquals(slope(tensor.ones(3), function(x) return x:std() end), zero)
+  lu.assertEquals(slope(tensor.ones(2, 3), function(x) return x:std(2, true) end), { zero, zero })
+  lu.assertEquals(slope(tensor.new { 3, 4 }, function(x) return x:norm() end),
+    tensor.new({ .6, .8 }):totable())
+  lu.assertEquals(tensor.new({ 0, 2, -3 }):norm(0):item(), 2)
+  lu.assertEquals(tensor.new({ 1, 2, -3 }):norm(-inf):item(), 1)
+  local both = tensor.cat { tensor.new({ 1, 2 }, "i32"), tensor.new { .5 } }
+  lu.assertEquals({ both:dtype(), both:totable() }, { "f32", { 1, 2, .5 } })
+  for part, f in pairs {
+    ["did you mean 'shape'?"] = function() return both.sahpe, 1 end,
+    ["write x:requires_grad_()"] = function() both.requires_grad = true end,
+    ["not a boolean"] = function() return both[true], 1 end,
+    ["a step of -1 does not lead from 0 to 5"] = function() return tensor.arange(0, 5, -1), 1 end,
+    ["300 is not a value of u8"] = function() return tensor.new({ 300 }, "u8"), 1 end,
+    ["nan is not a value of i32"] = function() return tensor.full({ 1 }, 0 / 0, "i32"), 1 end,
+    ["'smoothing' is a string"] = function() return tensor.cross_entropy(both, both, "x"), 1 end,
+    ["'beta' is a string"] = function() return tensor.smooth_l1(both, both, "x"), 1 end } do
+    local ok, message = pcall(f)
+    lu.assertFalse(ok)
+    lu.assertStrContains(message, part)
+    lu.assertStrContains(message, "test_tensor.lua")
+  end
+end
+
 function tests.test_backwards_one_after_another()
   local function refused(f)
     local ok, message = pcall(f)

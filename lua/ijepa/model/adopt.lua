@@ -104,7 +104,7 @@ function adopt.copy(from, to, what)
     if not its or table.concat(its.tensor:shape(), ",") ~= table.concat(p.tensor:shape(), ",") then
       wrong(what, "called twice it made models with different parameters ('%s')", p.name)
     end
-    its.tensor:copy_(p.tensor)
+    its.tensor:copy_(p.tensor:detach())
   end
   return to
 end

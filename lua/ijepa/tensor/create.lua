@@ -46,6 +46,17 @@ function tensor.zeros(shape, ...)
   return t
 end
 
+-- The values that an integer type holds (i64: as far as a number of Lua is exact).
+local RANGE = { u8 = { 0, 255 }, i32 = { -2 ^ 31, 2 ^ 31 - 1 }, i64 = { -2 ^ 53, 2 ^ 53 } }
+local function in_range(value, dtype, op)
+  local range = RANGE[dtype]
+  if range and not (value >= range[1] and value <= range[2]) then
+    F.raise(("%s: %.15g is not a value of %s, which holds %.0f to %.0f"):format(op, value, dtype,
+      range[1], range[2]))
+  end
+  return value
+end
+
 --- A new tensor of one value.
 ---@torch full | -
 ---@param shape integer[]
@@ -61,6 +72,7 @@ function tensor.full(shape, value, dtype)
   for _, size in ipairs(shape) do n = n * size end
   local ctype = core.CTYPE[dtype] or core.dtype_of(dtype, "full")
   local buffer = F.new(ctype .. "[?]", math.max(n, 1))
+  in_range(value, dtype, "full")
   for i = 0, n - 1 do buffer[i] = value end
   return tensor.from_pointer(buffer, shape, dtype)
 end
@@ -122,7 +134,7 @@ function tensor.new(values, dtype)
     if depth > #shape or type(x) == "number" then
       if type(x) ~= "number" then F.raise("tensor: the lists differ in depth") end
       if offset >= n then F.raise "tensor: the lists differ in length" end
-      buffer[offset], offset = x, offset + 1
+      buffer[offset], offset = in_range(x, dtype, "tensor"), offset + 1
     else
       if type(x) ~= "table" or #x ~= shape[depth] then
         F.raise "tensor: the lists differ in length"
@@ -140,7 +152,7 @@ local function filled(n, dtype, f)
   local ctype = core.CTYPE[dtype]
   if not ctype or dtype == "bf16" then F.raise("arange: dtype is f32, i32, i64 or u8") end
   local buffer = F.new(ctype .. "[?]", math.max(n, 1))
-  for i = 0, n - 1 do buffer[i] = f(i) end
+  for i = 0, n - 1 do buffer[i] = in_range(f(i), dtype, "arange") end
   return tensor.from_pointer(buffer, { n }, dtype)
 end
 
@@ -161,6 +173,9 @@ function tensor.arange(first, limit, step, dtype)
   core.check(first, "number", signature, "first")
   core.check(limit, "number", signature, "limit")
   if core.check(step, "number", signature, "step") == 0 then F.raise "arange: the step is 0" end
+  if (limit - first) * step < 0 then
+    F.raise(("arange: a step of %g does not lead from %g to %g"):format(step, first, limit))
+  end
   return filled(math.max(0, math.ceil((limit - first) / step)), dtype or "f32",
     function(i) return first + i * step end)
 end

@@ -23,6 +23,21 @@ local function promoted(x, y)
   return x:to(kind), y:to(kind)
 end
 
+--- Tensors of one type: the highest of theirs.
+---@param list ijepa.tensor[]
+---@return ijepa.tensor[]
+function core.promoted(list)
+  local rank, same = 0, true
+  for _, x in ipairs(list) do
+    rank = math.max(rank, RANK[x:dtype()])
+    same = same and x:dtype() == list[1]:dtype()
+  end
+  if same then return list end
+  local out = {}
+  for i, x in ipairs(list) do out[i] = x:to(KINDS[rank]) end
+  return out
+end
+
 -- A number and a tensor of integers stay integers where the number is whole.
 local function with_number(x, number)
   x = computable(x)

@@ -366,6 +366,9 @@ function tensor.l1_loss(x, y) return (x - y):abs():mean() end
 ---@param outer integer?
 ---@return ijepa.tensor
 function tensor.smooth_l1(x, y, beta, outer)
+  local signature = "tensor.smooth_l1(x, y, beta, outer)"
+  if beta ~= nil then core.check(beta, "number", signature, "beta") end
+  if outer ~= nil then core.check(outer, "number", signature, "outer") end
   return call(C.ij_smooth_l1, want(x, "x", "smooth_l1"), want(y, "y", "smooth_l1"), beta or 1,
     outer or 1)
 end
@@ -377,6 +380,9 @@ end
 ---@param smoothing number?
 ---@return ijepa.tensor
 function tensor.cross_entropy(logits, label, smoothing)
+  if smoothing ~= nil then
+    core.check(smoothing, "number", "tensor.cross_entropy(logits, label, smoothing)", "smoothing")
+  end
   return call(C.ij_cross_entropy, want(logits, "logits", "cross_entropy"),
     want(label, "label", "cross_entropy"),
     smoothing or 0)

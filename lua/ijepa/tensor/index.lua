@@ -3,6 +3,7 @@
 local core = require "ijepa.tensor.core"
 local F = require "ijepa.base.ffi"
 local device = require "ijepa.tensor.device"
+local text = require "ijepa.base.text"
 local T, tensor, C = core.methods, core.tensor, F.C
 local call, is = core.call, core.is
 
@@ -153,6 +154,7 @@ local function get(x, key)
     return x:rows(key)
   end
   if type(key) == "table" then return part(x, key) end
+  F.raise(("an index is a number, a list or a tensor, not a %s"):format(type(key)))
 end
 
 -- x[key] = value. Not recorded for gradients: refused where one would be lost.
@@ -179,7 +181,6 @@ local function set(x, key, value)
     end
     if is(key) then F.raise "x[index] = values: write x:scatter_add, or a loop over x[i]" end
     local target = get(x, key)
-    if not target then F.raise(("a tensor has no field '%s'"):format(tostring(key))) end
     if type(value) == "number" then return target:fill_(value) end
     if type(value) == "table" and not is(value) then
       value = tensor.new(value, x:dtype() == "bf16" and "f32" or x:dtype())
@@ -212,10 +213,17 @@ T.__index = function(x, key)
     end
     return method
   end
-  if type(key) == "string" then return nil end
+  if type(key) == "string" then
+    local names = {}
+    for name in pairs(T) do names[#names + 1] = name end
+    F.raise(("a tensor has no field '%s'%s"):format(key, text.hint(key, names)))
+  end
   return get(x, key)
 end
 T.__newindex = function(x, key, value)
-  if type(key) == "string" then return rawset(x, key, value) end
+  if type(key) == "string" then
+    F.raise(("a tensor has no field '%s'%s"):format(key, key == "requires_grad"
+      and ": write x:requires_grad_()" or ": keep what belongs to it in a table of your own"))
+  end
   set(x, key, value)
 end

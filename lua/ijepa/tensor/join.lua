@@ -9,6 +9,7 @@ local function joined(list, dim, op)
   core.check(list, "table", ("tensor.%s(list, dim)"):format(op), "list")
   if core.is(list) or #list == 0 then F.raise(op .. ": expected a list of one tensor or more") end
   for _, x in ipairs(list) do core.want(x, "list", op) end
+  list = core.promoted(list)
   if #list == 1 then
     core.dim_of(list[1], dim, op)
     return list[1]
@@ -28,7 +29,8 @@ local function joined(list, dim, op)
   return core.call(C.ij_cat, hs, #parts, core.dim_of(parts[1], dim, op))
 end
 
---- Joins tensors along a dimension, by default the first; their other sizes are equal.
+--- Joins tensors along a dimension, by default the first; their other sizes are equal. Of several
+--- types the result has the widest.
 ---@torch cat | yes
 ---@param list ijepa.tensor[]
 ---@param dim integer? default 1

@@ -69,6 +69,7 @@ end
 
 --- Eigenvalues of a symmetric matrix, the largest first, and its unit eigenvectors if `vectors` is
 --- true.
+---@torch linalg.eigh | - | the largest first; vectors as rows
 ---@param a ijepa.tensor f32 (n, n); only one half is read
 ---@param vectors boolean?
 ---@return number[] values, ijepa.tensor? vectors f32 (n, n): row i belongs to value i

@@ -128,6 +128,13 @@ function T:var(dim, keepdim, correction)
   local centred = x - x:mean(dim, dim ~= nil)
   return centred:square():sum(dim, keepdim) * (1 / (n - (correction or 1)))
 end
+-- s ^ power (default: the square root) of a sum of powers: its gradient at 0 is 0, as in PyTorch.
+local function root(s, power)
+  local zero = s:eq(0)
+  local safe = tensor.where(zero, 1, s)
+  return tensor.where(zero, 0, power and safe ^ power or safe:sqrt())
+end
+
 --- The standard deviation; arguments as of var.
 ---@torch std | yes
 ---@param dim integer|integer[]|nil
@@ -135,9 +142,9 @@ end
 ---@param correction number? default 1: unbiased
 ---@return ijepa.tensor
 function T:std(dim, keepdim, correction)
-  return self:var(dim, keepdim, correction):sqrt()
+  return root(self:var(dim, keepdim, correction))
 end
---- The p-norm over a dimension, a list of them, or all.
+--- The p-norm over a dimension, a list of them, or all. p 0 counts what is not 0.
 ---@torch linalg.vector_norm | yes
 ---@param p number? default 2; math.huge: the largest absolute value
 ---@param dim integer|integer[]|nil
@@ -147,10 +154,12 @@ function T:norm(p, dim, keepdim)
   local signature = "x:norm(p, dim, keepdim)"
   p = p == nil and 2 or core.check(p, "number", signature, "p")
   local x = core.as_f32(self)
-  if p == 2 then return x:square():sum(dim, keepdim):sqrt() end
+  if p == 2 then return root(x:square():sum(dim, keepdim)) end
   if p == 1 then return x:abs():sum(dim, keepdim) end
   if p == math.huge then return x:abs():amax(dim, keepdim) end
-  return (x:abs() ^ p):sum(dim, keepdim) ^ (1 / p)
+  if p == -math.huge then return x:abs():amin(dim, keepdim) end
+  if p == 0 then return core.as_f32(x:ne(0)):sum(dim, keepdim) end
+  return root((x:abs() ^ p):sum(dim, keepdim), 1 / p)
 end
 --- log of the sum of e^x over a dimension, or all, without overflow.
 ---@torch logsumexp | yes
@@ -160,6 +169,7 @@ end
 function T:logsumexp(dim, keepdim)
   local x = core.as_f32(self)
   local top = x:detach():amax(dim, dim ~= nil)
+  top = tensor.where(top:abs():eq(math.huge), 0, top)   -- infinities have no difference
   local y = (x - top):exp():sum(dim, dim ~= nil):log() + top
   if dim == nil or keepdim then return y end
   return y:squeeze(dim)
