@@ -226,9 +226,7 @@ ij_status ij_softmax(ij_tensor *x, ij_tensor **out);         /* over the last di
 ij_status ij_matmul(ij_tensor *a, ij_tensor *b, int ta, int tb, ij_tensor **out);
 /* x (B, N, D), index i32 (M, B, T), 0 <= patch < N -> (M * B, T, D) */
 ij_status ij_gather(ij_tensor *x, ij_tensor *index, ij_tensor **out);
-ij_status ij_affine(ij_tensor *x, double scale, double shift, ij_tensor **out);   /* scale * x + shift */
 ij_status ij_mean(ij_tensor *x, int dim, ij_tensor **out);   /* drops dim; dim -1: mean of all, (1) */
-ij_status ij_concat(ij_tensor **x, int count, ij_tensor **out); /* 1 to 8, along the last dimension */
 /* Mean over all -> (1). y may repeat: x (outer, repeat, inner), y (outer, inner); outer 1 when they are the same size. */
 ij_status ij_smooth_l1(ij_tensor *x, ij_tensor *y, double beta, int64_t outer, ij_tensor **out);
 /* logits (R, n), label i32 (R) -> (1): mean over rows with label >= 0; smoothing in [0, 1) */

@@ -185,7 +185,7 @@ ij_status ij_softmax(ij_tensor *x, ij_tensor **out) {
   return ij_end(&op);
 }
 
-/* ---- picking and joining */
+/* ---- picking */
 static ij_status gather_backward(ij_node *n) { /* in: x (B, N, D), index (M, B, T) */
   ij_tensor *x = n->in[0], *index = n->in[1];
   ij_device *dev = ij_device_of(x);
@@ -249,87 +249,6 @@ ij_status ij_check_positions(const char *op, const char *word, const ij_tensor *
 }
 ij_status ij_check_index(const char *op, const ij_tensor *index, int64_t n) {
   return ij_check_positions(op, "patch", index, n);
-}
-
-static ij_status concat_backward(ij_node *n) { /* in: 1 to 8 of (..., d), d any; out: (..., D) */
-  ij_device *dev = ij_device_of(n->out);
-  int64_t offset = 0, D = last_size(n->out);
-  for (int i = 0; i < IJ_MAX_INPUTS && n->in[i]; i++) {
-    int64_t d = last_size(n->in[i]), shape[2] = {rows_of(n->in[i]), d}, from[2] = {D, 1}, to[2] = {d, 1};
-    if (n->dx[i]) IJ_TRY(dev->ops.copy(&dev->queue, 2, shape, 4, out_grad(n) + offset, from, n->dx[i], to));
-    offset += d;
-  }
-  return IJ_OK;
-}
-ij_status ij_concat(ij_tensor **x, int count, ij_tensor **out) {
-  ij_op op = ij_begin("concat", concat_backward, out);
-  op.node.reads = 0;
-  if (count < 1 || count > IJ_MAX_INPUTS)
-    return ij_fail(IJ_EINVAL, "concat: %d tensors, expected 1 to %d", count, IJ_MAX_INPUTS);
-  IJ_TRY(ij_want("concat", "x", x[0], IJ_F32));
-  int nd = x[0]->ndim;
-  int64_t shape[IJ_MAX_DIMS], D = 0, offset = 0;
-  if (!nd) return ij_fail(IJ_ESHAPE, "concat: 'x' has no dimension");
-  memcpy(shape, x[0]->shape, sizeof shape);
-  shape[nd - 1] = -1;
-  for (int i = 0; i < count; i++) {
-    IJ_TRY(ij_in_shape(&op, "x", x[i], IJ_F32, nd, shape));
-    D += last_size(x[i]);
-  }
-  shape[nd - 1] = D;
-  float *y = ij_out(&op, IJ_F32, nd, shape);
-  ij_ready(&op);
-  for (int i = 0; i < count && op.status == IJ_OK; i++) {
-    int64_t d = last_size(x[i]), size[2] = {rows_of(x[i]), d}, from[2] = {d, 1}, to[2] = {D, 1};
-    op.status = op.dev->ops.copy(&op.dev->queue, 2, size, 4, ij_f32_of(x[i]), from, y + offset, to);
-    offset += d;
-  }
-  return ij_end(&op);
-}
-
-/* ---- arithmetic */
-static ij_status affine_backward(ij_node *n) {
-  const double *scale = (const void *)n->attr;
-  ij_device *dev = ij_device_of(n->out);
-  return dev->ops.affine(&dev->queue, ij_tensor_count(n->out), (float)*scale, 0, out_grad(n), n->dx[0]);
-}
-ij_status ij_affine(ij_tensor *x, double scale, double shift, ij_tensor **out) {
-  ij_op op = ij_begin("affine", affine_backward, out);
-  op.node.reads = 0;
-  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
-  ij_attr(&op, &scale, sizeof scale);
-  float *y = ij_out(&op, IJ_F32, x->ndim, x->shape);
-  if (ij_ready(&op))
-    op.status = op.dev->ops.affine(&op.dev->queue, ij_tensor_count(x), (float)scale, (float)shift, ij_f32_of(x), y);
-  return ij_end(&op);
-}
-
-struct mean {
-  int64_t P, n, Q; /* x as (P, n, Q): the mean is over n */
-};
-static ij_status mean_backward(ij_node *node) {
-  const struct mean *a = (const void *)node->attr;
-  ij_tensor *x = node->in[0];
-  ij_device *dev = ij_device_of(x);
-  return dev->ops.sum_bwd(&dev->queue, a->P, a->n, a->Q, 1.0f / (float)a->n, out_grad(node), node->dx[0]);
-}
-ij_status ij_mean(ij_tensor *x, int dim, ij_tensor **out) {
-  ij_op op = ij_begin("mean", mean_backward, out);
-  op.node.reads = 0;
-  IJ_TRY(ij_in(&op, "x", x, IJ_F32));
-  if (dim < -1 || dim >= x->ndim) return ij_fail(IJ_ESHAPE, "mean: no dimension %d of %d", dim + 1, x->ndim);
-  int64_t P = 1, n = dim < 0 ? ij_tensor_count(x) : x->shape[dim], Q = 1, shape[IJ_MAX_DIMS] = {1};
-  int nd = dim < 0 ? 1 : 0;
-  for (int i = 0; dim >= 0 && i < x->ndim; i++) {
-    if (i == dim) continue;
-    *(i < dim ? &P : &Q) *= x->shape[i];
-    shape[nd++] = x->shape[i];
-  }
-  if (n < 1) return ij_fail(IJ_ESHAPE, "mean: 'x' has no elements to average");
-  ij_attr(&op, &(struct mean){P, n, Q}, sizeof(struct mean));
-  float *y = ij_out(&op, IJ_F32, nd, shape);
-  if (ij_ready(&op)) op.status = op.dev->ops.sum_fwd(&op.dev->queue, P, n, Q, 1.0f / (float)n, ij_f32_of(x), y);
-  return ij_end(&op);
 }
 
 ij_status ij_topk(ij_tensor *x, int64_t k, ij_tensor **values, ij_tensor **index) {

@@ -114,6 +114,8 @@ ij_status ij_reduce(const char *name, ij_tensor *x, int n, const int *dims, int 
   return st;
 }
 
+ij_status ij_mean(ij_tensor *x, int dim, ij_tensor **out) { return ij_reduce("mean", x, dim != -1, &dim, 0, out); }
+
 /* ---- running sums */
 struct scan {
   int64_t P, n, Q;

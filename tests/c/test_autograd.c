@@ -80,7 +80,7 @@ START_TEST(ops_refuse_tensors_of_two_devices)
   refused(ij_matmul(x, dry_x, 0, 1, &y), "matmul", "b", "a");
   refused(ij_gather(x3, index, &y), "gather", "index", "x");
   refused(ij_binary("mul", x, dry_x, &y), "mul", "y", "x");
-  refused(ij_concat((ij_tensor *[]){x, dry_x}, 2, &y), "concat", "x", "x");
+  refused(ij_cat((ij_tensor *[]){x, dry_x}, 2, 0, &y), "cat", "x", "x");
   refused(ij_smooth_l1(x, dry_x, 1, 1, &y), "smooth_l1", "y", "x");
   refused(ij_cross_entropy(x, label, 0, &y), "cross_entropy", "label", "logits");
   refused(ij_add_scaled(x, dry_x, 1), "add_scaled", "x", "y");
@@ -222,8 +222,8 @@ static ij_status forward(graph *g, ij_tensor **loss) {
   if (st == IJ_OK) st = ij_tensor_reshape(t[7], 2, (int64_t[]){4, 4}, &t[8]);
   if (st == IJ_OK) st = ij_batch_norm(t[8], g->mean, g->var, .1, 1e-5, 1, &t[9]);
   if (st == IJ_OK) st = ij_relu(t[9], &t[10]);
-  if (st == IJ_OK) st = ij_affine(t[10], 2, .5, &t[11]);
-  if (st == IJ_OK) st = ij_concat((ij_tensor *[]){t[11], t[8], t[11]}, 3, &t[12]); /* (4, 12) */
+  if (st == IJ_OK) st = ij_scalar("mul", t[10], 2, 0, &t[11]);
+  if (st == IJ_OK) st = ij_cat((ij_tensor *[]){t[11], t[8], t[11]}, 3, 1, &t[12]); /* (4, 12) */
   if (st == IJ_OK) st = ij_smooth_l1(t[12], l[7], 1, 1, &t[13]);
   if (st == IJ_OK) st = ij_linear(t[12], l[1], NULL, &t[14]); /* l[1] gets two terms */
   if (st == IJ_OK) st = ij_tensor_narrow(l[8], 0, 2, 4, &t[15]);

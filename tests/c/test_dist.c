@@ -221,7 +221,7 @@ static int optimise(ij_dist *d, int shard, int clip, int procs, int rank, outcom
       ij_step_begin(dev);
       for (int i = 0; i < TENSORS - 1; i++) { /* the last is never used */
         ij_tensor *y, *mean;
-        WANT(ij_affine(p[i], .25 * (r + 1) * (i + 1), u, &y) == IJ_OK && ij_mean(y, -1, &mean) == IJ_OK);
+        WANT(ij_scalar("mul", p[i], .25 * (r + 1) * (i + 1), 0, &y) == IJ_OK && ij_mean(y, -1, &mean) == IJ_OK);
         WANT(ij_backward(mean, 0) == IJ_OK);
         ij_tensor_free(y);
         ij_tensor_free(mean);
