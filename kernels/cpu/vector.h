@@ -39,7 +39,7 @@ static inline vf vf_all(float x) {
 #endif
 }
 
-/* The larger; b where one is NaN. */
+/* The larger, the smaller; b where one is NaN. */
 static inline vf vf_max(vf a, vf b) {
 #if defined(__AVX512F__)
   return (vf)_mm512_max_ps((__m512)a, (__m512)b);
@@ -50,6 +50,19 @@ static inline vf vf_max(vf a, vf b) {
 #else
   vi more = (vi)(a > b);
   return (vf)((more & (vi)a) | (~more & (vi)b));
+#endif
+}
+
+static inline vf vf_min(vf a, vf b) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+  return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__x86_64__)
+  return (vf)_mm_min_ps((__m128)a, (__m128)b);
+#else
+  vi less = (vi)(a < b);
+  return (vf)((less & (vi)a) | (~less & (vi)b));
 #endif
 }
 

@@ -1,6 +1,7 @@
 /* Folds of f32 along an axis other than sums, and running sums. Long folds go in parts whose number depends on the
  * sizes alone: results are the same for any number of threads. */
 #include "../cpu/rows.h"
+#include "../cpu/vector.h"
 #include "../ref.h"
 #include <math.h>
 
@@ -48,20 +49,33 @@ static void columns_product(ij_dim from, ij_dim to, ij_dim Q, ij_dim count, cons
   }
 }
 
-/* The best of x (n), n >= 1: of LANES side by side, then of these */
+/* The best of x (n), n >= 1: of LANES side by side, the last ones once more, then of these. NaNs are looked for beside
+ * that: with one in x, it is the result. */
 __attribute__((always_inline)) static inline float row_best(bool largest, ij_dim n, const float *x) {
-  float v[LANES], result = x[0];
-  ij_dim i = 0;
-  if (n >= LANES) {
-    memcpy(v, x, sizeof v);
-    for (i = LANES; i + LANES <= n; i += LANES) {
-#pragma omp simd
-      for (ij_dim j = 0; j < LANES; j++) v[j] = better(largest, x[i + j], v[j]) ? x[i + j] : v[j];
-    }
-    for (ij_dim j = 0; j < LANES; j++) result = better(largest, v[j], result) ? v[j] : result;
+  enum { WIDE = LANES / VL };
+  float result = x[0];
+  if (n < LANES) {
+    for (ij_dim i = 1; i < n; i++) result = better(largest, x[i], result) ? x[i] : result;
+    return result;
   }
-  for (; i < n; i++) result = better(largest, x[i], result) ? x[i] : result;
-  return result;
+  vf v[WIDE];
+  vi nans = {0};
+#pragma GCC unroll 16
+  for (int j = 0; j < WIDE; j++) v[j] = vf_load(x + j * VL);
+  for (ij_dim i = 0; i < n; i += LANES) {
+    const float *from = i + LANES <= n ? x + i : x + n - LANES;
+#pragma GCC unroll 16
+    for (int j = 0; j < WIDE; j++) {
+      vf more = vf_load(from + j * VL);
+      nans |= (vi)(more != more);
+      v[j] = largest ? vf_max(more, v[j]) : vf_min(more, v[j]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int half = WIDE / 2; half; half /= 2)
+    for (int j = 0; j < half; j++) v[j] = largest ? vf_max(v[j + half], v[j]) : vf_min(v[j + half], v[j]);
+  if (vf_sum((vf)(nans & 0x3f800000)) > 0) return NAN; /* 1 for each lane that has seen one */
+  return largest ? vf_top(v[0]) : -vf_top(-v[0]);
 }
 static ij_dim find(ij_dim n, const float *x, float v) { /* the first that is v, which is there */
   ij_dim i = 0;
@@ -75,15 +89,23 @@ static ij_dim find(ij_dim n, const float *x, float v) { /* the first that is v, 
   return i;
 }
 static double row_product(ij_dim n, const float *x) {
-  double lane[LANES / 4], product = 1;
+  enum { HALF = VL / 2, SIDE = 32, WIDE = SIDE / HALF }; /* half a vector of f32 fills one of f64 */
+  typedef float half_any __attribute__((vector_size(4 * HALF), aligned(4), may_alias));
+  typedef double vd __attribute__((vector_size(8 * HALF)));
+  vd v[WIDE];
+  double product = 1;
   ij_dim i = 0;
-  for (ij_dim j = 0; j < LANES / 4; j++) lane[j] = 1;
-  for (; i + LANES / 4 <= n; i += LANES / 4) {
-#pragma omp simd
-    for (ij_dim j = 0; j < LANES / 4; j++) lane[j] *= x[i + j];
+#pragma GCC unroll 16
+  for (int j = 0; j < WIDE; j++) v[j] = (vd){0} + 1;
+  for (; i + SIDE <= n; i += SIDE) {
+#pragma GCC unroll 16
+    for (int j = 0; j < WIDE; j++) v[j] *= __builtin_convertvector(*(const half_any *)(x + i + j * HALF), vd);
   }
+#pragma GCC unroll 16
+  for (int half = WIDE / 2; half; half /= 2)
+    for (int j = 0; j < half; j++) v[j] *= v[j + half];
   for (; i < n; i++) product *= x[i];
-  for (ij_dim j = 0; j < LANES / 4; j++) product *= lane[j];
+  for (int j = 0; j < HALF; j++) product *= v[0][j];
   return product;
 }
 
@@ -221,8 +243,31 @@ static void scan_columns(ij_dim n, ij_dim Q, ij_dim count, bool reverse, const f
     }
   }
 }
+/* `rows` <= 8 rows whose elements lie side by side: each sum waits for the one before, so several go at once. */
+enum { ROWS = 8 };
+__attribute__((always_inline)) static inline void scan_rows(ij_dim rows, ij_dim n, bool reverse, const float *x,
+                                                            float *y) {
+  double sum[ROWS] = {0};
+  for (ij_dim k = 0; k < n; k++) {
+    ij_dim i = reverse ? n - 1 - k : k;
+    for (ij_dim r = 0; r < rows; r++) {
+      sum[r] += x[r * n + i];
+      y[r * n + i] = (float)sum[r];
+    }
+  }
+}
 ij_status IJ_CPU(scan)(ij_queue *q, ij_dtype dt, ij_dim P, ij_dim n, ij_dim Q, int reverse, const void *x, void *y) {
   if (dt != IJ_F32) return ij_ref_scan(q, dt, P, n, Q, reverse, x, y);
+  if (Q == 1) {
+    const float *from = x;
+    float *to = y;
+#pragma omp parallel for schedule(static) if (P * n >= SMALL)
+    for (ij_dim p = 0; p < P; p += ROWS) {
+      if (p + ROWS <= P) scan_rows(ROWS, n, reverse, from + p * n, to + p * n);
+      else scan_rows(P - p, n, reverse, from + p * n, to + p * n);
+    }
+    return IJ_OK;
+  }
   ij_dim blocks = (Q + COLUMNS - 1) / COLUMNS;
 #pragma omp parallel for schedule(static) if (P * n * Q >= SMALL)
   for (ij_dim k = 0; k < P * blocks; k++) {
