@@ -131,10 +131,20 @@ typedef struct ij_device_info {
   uint64_t memory_used, memory_top; /* bytes in tensors and scratch: now, and the peak; 0: see ij_mem_live */
   uint64_t memory_weights, memory_scratch; /* of memory_used: copies of weights in bf16; workspace and scratch of kernels */
   uint64_t memory_staging;          /* besides memory_used: buffers for copies to the device */
+  uint64_t memory_held, memory_held_top; /* what the memory pool has taken from the driver: now, and the peak; 0: no pool */
+  uint64_t memory_pool_top;         /* the peak of what was in use in it, by the driver's count; 0: not known */
   int bf16;                         /* 1: matmuls are faster in bf16 than in f32 */
   int ahead;                        /* 1: the device works asynchronously, and reading waits for it */
 } ij_device_info;
 void ij_device_look(ij_device *dev, ij_device_info *out);
+/* What the device says of itself besides, in lines of fields between tabs; ij_bytes_free it. "" for a CPU. A GPU's:
+ *   library NAME VERSION PATH          a library that was loaded; VERSION empty: PATH says why not
+ *   allocator NAME                     where its memory comes from
+ *   matmul P M N K TYPES FORM CALLS REFUSED   matmuls (P, M, K) x (P, K, N) that cuBLASLt refused, with their counts of
+ *                                      calls and of refusals; FORM: t for a transposed factor, + for a sum
+ *   matmuls SHAPES CALLS REFUSED       all of them together
+ * Loads libraries that were not needed so far. */
+ij_status ij_device_report(ij_device *dev, char **out);
 ij_status ij_device_wait(ij_device *dev);                    /* until queued work is done; IJ_EIO: a device fault */
 /* A step: tensors made inside it lose their memory at its end, even where they are still referenced. To keep one, clone it
  * before ij_step_end with kept = 1. */

@@ -6,7 +6,7 @@
 #define IJ_BACKEND_H
 #include "ops.h"
 
-enum { IJ_BACKEND_ABI = 3 }; /* of this file and ops.h; a plug-in of another one is refused */
+enum { IJ_BACKEND_ABI = 4 }; /* of this file and ops.h; a plug-in of another one is refused */
 
 /* What the core lends to a plug-in, which is not linked with it. */
 typedef struct ij_host {
@@ -39,16 +39,18 @@ typedef struct ij_backend {
   void (*info)(ij_queue *q, ij_device_info *out);
   /* Sums between processes on the device (NULL: this build has none). id: 128 bytes that rank 0 makes and all get. They
    * run beside the queue, behind what it has when they are begun, in the order of their beginning, which is the same in
-   * all processes. join makes later work of the queue wait for them and, with seconds > 0, the caller too, for so long
-   * at most. From open on, whatever waits for the device gives up after open's `seconds`: IJ_EIO, since a process that
-   * is gone never answers. */
-  ij_status (*comm_id)(void *id);
+   * all processes. Each gets a ticket > 0; join makes later work of the queue wait for that one, not for those begun
+   * after it; the caller does not wait. From open on, whatever waits for the device gives up after open's `seconds`:
+   * IJ_EIO, since a process that is gone never answers. */
+  ij_status (*comm_id)(ij_queue *q, void *id);
   ij_status (*comm_open)(ij_queue *q, const void *id, int rank, int size, double seconds);
   void (*comm_close)(ij_queue *q);
-  ij_status (*comm_sum)(ij_queue *q, float *x, size_t n,
-                        int root); /* in place; root -1: all get the sum, else that one */
-  ij_status (*comm_broadcast)(ij_queue *q, void *x, size_t bytes, int root);
-  ij_status (*comm_join)(ij_queue *q, double seconds);
+  /* in place; root -1: all get the sum, else that one */
+  ij_status (*comm_sum)(ij_queue *q, float *x, size_t n, int root, int64_t *ticket);
+  ij_status (*comm_broadcast)(ij_queue *q, void *x, size_t bytes, int root, int64_t *ticket);
+  ij_status (*comm_join)(ij_queue *q, int64_t ticket);
+  /* Lines of ij_device_report, NULL: none. *out: of ij_host's alloc. May load libraries that were not needed so far. */
+  ij_status (*report)(ij_queue *q, char **out);
 } ij_backend;
 enum { IJ_LATE_BYTES = 256 };
 

@@ -7,7 +7,7 @@ static ij_status open_device_sums(ij_dist *d, ij_device *dev) {
   const ij_backend *b = &dev->backend;
   if (d->device == dev || !b->comm_open) return IJ_OK;
   if (d->device) return ij_fail(IJ_EINVAL, "processes: sums on two devices of one process");
-  if (d->rank == 0) IJ_TRY(b->comm_id(id));
+  if (d->rank == 0) IJ_TRY(b->comm_id(&dev->queue, id));
   IJ_TRY(ij_dist_broadcast(d, id, sizeof id));
   IJ_TRY(b->comm_open(&dev->queue, id, d->rank, d->size, d->timeout));
   d->device = dev;
@@ -39,13 +39,12 @@ static ij_status begin(ij_dist *d, ij_tensor *x, ij_transfer m, int64_t *ticket)
   IJ_TRY(open_device_sums(d, dev));
   atomic_fetch_add(&d->begun, 1);
   m.x = ij_data_of(x);
-  if (d->device && m.kind == IJ_TRANSFER_SUM) {
-    *ticket = -1;
-    return b->comm_sum(&dev->queue, m.x, m.n, m.root);
-  }
-  if (d->device) {
-    *ticket = -1;
-    return b->comm_broadcast(&dev->queue, m.x, m.n, m.root);
+  if (d->device) { /* its tickets are negative here */
+    int64_t its = 0;
+    ij_status st = m.kind == IJ_TRANSFER_SUM ? b->comm_sum(&dev->queue, m.x, m.n, m.root, &its)
+                                             : b->comm_broadcast(&dev->queue, m.x, m.n, m.root, &its);
+    *ticket = -its;
+    return st;
   }
   return b->addressable ? ij_mover_ask(d, m, ticket) : by_copy(d, x, m);
 }
@@ -61,7 +60,7 @@ ij_status ij_dist_finish(ij_dist *d, int64_t ticket) {
   if (ticket > 0) return ij_mover_wait(d, ticket);
   if (ticket == 0) return IJ_OK;
   /* the device's later work waits, not we: who is missing shows where something is read, or in the next round */
-  return d->device->backend.comm_join(&d->device->queue, 0);
+  return d->device->backend.comm_join(&d->device->queue, -ticket);
 }
 
 void ij_dist_settle(ij_dist *d) {

@@ -51,6 +51,11 @@ void ij_device_look(ij_device *dev, ij_device_info *out) {
   *out = (ij_device_info){0};
   dev->backend.info(&dev->queue, out);
 }
+ij_status ij_device_report(ij_device *dev, char **out) {
+  *out = NULL;
+  if (dev->backend.report) return dev->backend.report(&dev->queue, out);
+  return (*out = ij_calloc(1, 1)) ? IJ_OK : IJ_ENOMEM;
+}
 int ij_device_bf16(const ij_device *dev) {
   ij_device_info info = {0};
   ij_queue q = dev->queue;

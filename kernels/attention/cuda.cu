@@ -135,7 +135,7 @@ template <class Kernel, class... Args>
 static void launch(ij_queue *q, Kernel kernel, ij_dim all_heads, ij_dim rows, int tile, int threads, size_t bytes,
                    Args... args) {
   unsigned blocks = (unsigned)(all_heads * tiles_of(rows, tile));
-  cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+  ij_cuda_allow_shared(ij_cuda_of(q), (const void *)kernel, bytes); /* the bytes of a kernel are always the same */
   LAUNCH(kernel, blocks, threads, bytes, ij_cuda_of(q)->stream, args...);
 }
 template <class Kernel, class... Args>

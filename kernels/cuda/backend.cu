@@ -1,6 +1,6 @@
 /* The plug-in's runtime: one GPU, one stream of work, memory from the driver's pool, copies beside the work. */
 #include "cuda.h"
-#include "memory.h"
+#include "library.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +13,13 @@ ij_status ij_cuda_status(cudaError_t e, const char *what) {
       e == cudaErrorMemoryAllocation ? IJ_ENOMEM : IJ_EIO,
       "cuda: %s: %s (%s); if this persists, start again: the run resumes from its last checkpoint", what,
       cudaGetErrorString(e), cudaGetErrorName(e));
+}
+void ij_cuda_allow_shared(ij_cuda *c, const void *kernel, size_t bytes) {
+  int i = 0;
+  while (i < IJ_CUDA_LARGE && c->large[i] && c->large[i] != kernel) i++;
+  if (i < IJ_CUDA_LARGE && c->large[i]) return;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+  if (i < IJ_CUDA_LARGE) c->large[i] = kernel;
 }
 ij_status ij_cuda_launched(const char *op) { return ij_cuda_status(cudaGetLastError(), op); }
 
@@ -48,7 +55,7 @@ static int own_gpu(int gpus) {
 }
 
 static void close_queue(ij_queue *q) {
-  ij_cuda *c = ij_cuda_of(q);
+  ij_cuda *c = ij_cuda_enter(q);
   if (!c) return;
   ij_cuda_comm_close(q); /* first: a sum that waits for others would block the stream forever */
   if (c->stream) cudaStreamSynchronize(c->stream);
@@ -57,11 +64,20 @@ static void close_queue(ij_queue *q) {
   for (int i = 0; i < 8; i++)
     if (q->slot[i]) ij_cuda_free(q, q->slot[i]);
   if (c->workspace) ij_cuda_free(q, c->workspace);
-  if (c->lt) cublasLtDestroy(c->lt);
+  ij_cuda_blas_close(c);
+  ij_cuda_host->free(c->nccl);
   ij_cuda_memory_close(q);
   if (c->stream) cudaStreamDestroy(c->stream);
   ij_cuda_host->free(c);
   memset(q, 0, sizeof *q);
+}
+
+/* IJEPA_CUDA_MATMUL: "plain" for the plug-in's own kernel in place of cuBLASLt, to tell whose fault a result is */
+static ij_status matmul_choice(ij_cuda *c) {
+  const char *choice = getenv("IJEPA_CUDA_MATMUL");
+  c->plain_matmul = choice && !strcmp(choice, "plain");
+  if (!choice || !*choice || c->plain_matmul || !strcmp(choice, "cublaslt")) return IJ_OK;
+  return ij_cuda_host->fail(IJ_EINVAL, "IJEPA_CUDA_MATMUL=%s: cublaslt or plain", choice);
 }
 
 static ij_status open_gpu(int index, ij_queue *q) {
@@ -88,19 +104,20 @@ static ij_status open_gpu(int index, ij_queue *q) {
   c->sms = p.multiProcessorCount;
   c->arch = 10 * p.major + p.minor;
   c->workspace_bytes = IJ_CUDA_WORKSPACE;
+  if ((st = matmul_choice(c)) != IJ_OK) {
+    close_queue(q);
+    return st;
+  }
   st = ij_cuda_status(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "making a stream");
   if (st == IJ_OK) st = ij_cuda_memory_open(q);
-  if (st == IJ_OK && cublasLtCreate(&c->lt) != CUBLAS_STATUS_SUCCESS)
-    st = ij_cuda_host->fail(IJ_EUNSUPPORTED,
-                            "device 'cuda:%d': cuBLAS does not start here: is its library of the toolkit's version?",
-                            index);
+  if (st == IJ_OK) st = ij_cuda_blas_open(c);
   if (st == IJ_OK) st = ij_cuda_alloc(q, c->workspace_bytes, &c->workspace);
   if (st != IJ_OK) close_queue(q);
   return st;
 }
 
 static void gpu_info(ij_queue *q, ij_device_info *out) {
-  ij_cuda *c = ij_cuda_of(q);
+  ij_cuda *c = ij_cuda_enter(q);
   size_t unused = 0, total = 0;
   memcpy(out->name, c->name, sizeof c->name);
   cudaMemGetInfo(&unused, &total);
@@ -130,6 +147,7 @@ extern "C" __attribute__((visibility("default"))) const ij_backend *ij_backend_c
   b.read_end = ij_cuda_read_end;
   b.wait = ij_cuda_wait;
   b.info = gpu_info;
+  b.report = ij_cuda_report;
 #ifdef IJ_NCCL
   b.comm_id = ij_cuda_comm_id;
   b.comm_open = ij_cuda_comm_open;

@@ -8,24 +8,30 @@ extern "C" {
 #include "costs.h"
 }
 #include "dev.h"
-#include <cublasLt.h>
 
+enum { IJ_CUDA_LARGE = 64 };
 /* A queue's own: q->stream. */
 typedef struct ij_cuda {
   cudaStream_t stream;
-  cublasLtHandle_t lt;
-  void *workspace; /* of cuBLASLt */
+  struct ij_cuda_blas *blas; /* cuBLASLt (library.h) */
+  void *workspace;           /* of cuBLASLt */
   size_t workspace_bytes;
   int device, sms, arch; /* its index; count of SMs; 90 for sm_90 */
   char name[80];
-  struct ij_cuda_memory *memory;     /* backend.cu's */
+  bool plain_matmul; /* IJEPA_CUDA_MATMUL=plain: cuBLASLt is not asked */
+  struct ij_cuda_pool *pool;
+  struct ij_cuda_memory *memory;
   struct ij_cuda_weights *weights;   /* linear's: bf16 copies of weights */
   struct ij_cuda_products *products; /* linear's: the algorithm of cuBLASLt for each shape */
+  struct ij_cuda_nccl *nccl;         /* NULL: not loaded so far */
   struct ij_cuda_comm *comm;
+  const void *large[IJ_CUDA_LARGE]; /* kernels that have been allowed more than 48 KiB of shared memory */
 } ij_cuda;
-/* The calling thread then works on that GPU: a process may have several, and every function begins with this. */
-static inline ij_cuda *ij_cuda_of(ij_queue *q) {
-  ij_cuda *c = (ij_cuda *)q->stream;
+static inline ij_cuda *ij_cuda_of(ij_queue *q) { return (ij_cuda *)q->stream; }
+/* The calling thread then works on that GPU: a process may have several. Every function of the backend begins with it,
+ * and so does each op (table.cu); what they call relies on it. */
+static inline ij_cuda *ij_cuda_enter(ij_queue *q) {
+  ij_cuda *c = ij_cuda_of(q);
   if (c) cudaSetDevice(c->device);
   return c;
 }
@@ -34,6 +40,8 @@ extern const ij_host *ij_cuda_host; /* fail, alloc, free of the program */
 /* Device memory that stays between calls, 256-byte aligned; NULL: out of memory (IJ_ENOMEM and its message are set).
  * What a slot held is lost when it grows. slot 0..7: a kernel may use any, none outlives the call. */
 void *ij_cuda_scratch(ij_queue *q, int slot, size_t bytes);
+/* Before a launch with more than 48 KiB of dynamic shared memory: allows the kernel so many bytes, once. */
+void ij_cuda_allow_shared(ij_cuda *c, const void *kernel, size_t bytes);
 /* After the launches of an op: IJ_OK, or the runtime's error. */
 ij_status ij_cuda_launched(const char *op);
 

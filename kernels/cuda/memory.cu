@@ -5,6 +5,7 @@
  * The host copies into the pinned part, a stream of its own copies that to the twin while the compute stream still
  * works, and the compute stream copies the twin to its destination, which may be in use until then. */
 #include "memory.h"
+#include "pool.h"
 #include <string.h>
 #include <time.h>
 
@@ -63,10 +64,11 @@ static bool know(ij_cuda_memory *m, void *p, size_t bytes) {
   if (m->used > m->top) m->top = m->used;
   return true;
 }
-static void forget(ij_cuda_memory *m, void *p) {
-  size_t i = slot_of(m, p), mask = m->slots - 1;
-  if (!m->known[i].p) return;
-  m->used -= m->known[i].bytes;
+/* Its bytes; 0: it is not known */
+static size_t forget(ij_cuda_memory *m, void *p) {
+  size_t i = slot_of(m, p), mask = m->slots - 1, bytes = m->known[i].bytes;
+  if (!m->known[i].p) return 0;
+  m->used -= bytes;
   m->count--;
   m->known[i].p = NULL;
   for (size_t j = (i + 1) & mask; m->known[j].p; j = (j + 1) & mask) { /* what was pushed on by it moves back */
@@ -74,18 +76,17 @@ static void forget(ij_cuda_memory *m, void *p) {
     m->known[j].p = NULL;
     m->known[slot_of(m, k.p)] = k;
   }
+  return bytes;
 }
 
 ij_status ij_cuda_alloc(ij_queue *q, size_t bytes, void **out) {
-  ij_cuda *c = ij_cuda_of(q);
+  ij_cuda *c = ij_cuda_enter(q);
   *out = NULL;
-  cudaError_t e = cudaMallocAsync(out, bytes, c->stream);
+  cudaError_t e = ij_cuda_pool_take(c, bytes, out);
   if (e == cudaErrorMemoryAllocation) { /* memory that is freed once the queue has finished may be enough */
     cudaGetLastError();
-    cudaMemPool_t pool;
-    cudaStreamSynchronize(c->stream);
-    if (cudaDeviceGetDefaultMemPool(&pool, c->device) == cudaSuccess) cudaMemPoolTrimTo(pool, 0);
-    e = cudaMallocAsync(out, bytes, c->stream);
+    ij_cuda_pool_trim(c);
+    e = ij_cuda_pool_take(c, bytes, out);
   }
   if (e == cudaErrorMemoryAllocation) {
     size_t unused = 0, total = 0;
@@ -98,15 +99,14 @@ ij_status ij_cuda_alloc(ij_queue *q, size_t bytes, void **out) {
   }
   if (e != cudaSuccess) return ij_cuda_status(e, "memory");
   if (know(c->memory, *out, ij_pool_bytes(bytes))) return IJ_OK;
-  cudaFreeAsync(*out, c->stream);
+  ij_cuda_pool_give(c, *out, ij_pool_bytes(bytes));
   *out = NULL;
   return IJ_ENOMEM;
 }
 void ij_cuda_free(ij_queue *q, void *p) {
-  ij_cuda *c = ij_cuda_of(q);
   if (!p) return;
-  forget(c->memory, p);
-  cudaFreeAsync(p, c->stream);
+  ij_cuda *c = ij_cuda_enter(q);
+  ij_cuda_pool_give(c, p, forget(c->memory, p));
 }
 void *ij_cuda_scratch(ij_queue *q, int slot, size_t bytes) {
   if (q->slot_bytes[slot] >= bytes && q->slot[slot]) return q->slot[slot];
@@ -119,9 +119,11 @@ void *ij_cuda_scratch(ij_queue *q, int slot, size_t bytes) {
   return q->slot[slot];
 }
 void ij_cuda_memory_info(ij_queue *q, ij_device_info *out) {
-  out->memory_used = ij_cuda_of(q)->memory->used;
-  out->memory_top = ij_cuda_of(q)->memory->top;
-  for (int i = 0; i < IJ_STAGES; i++) out->memory_staging += ij_cuda_of(q)->memory->stages[i].bytes;
+  ij_cuda *c = ij_cuda_of(q);
+  out->memory_used = c->memory->used;
+  out->memory_top = c->memory->top;
+  for (int i = 0; i < IJ_STAGES; i++) out->memory_staging += c->memory->stages[i].bytes;
+  ij_cuda_pool_info(c, out);
 }
 
 /* ---- opening */
@@ -143,6 +145,7 @@ void ij_cuda_memory_close(ij_queue *q) {
   ij_cuda_host->free(m->known);
   ij_cuda_host->free(m);
   c->memory = NULL;
+  ij_cuda_pool_close(c);
 }
 ij_status ij_cuda_memory_open(ij_queue *q) {
   ij_cuda *c = ij_cuda_of(q);
@@ -150,10 +153,7 @@ ij_status ij_cuda_memory_open(ij_queue *q) {
   if (!m) return IJ_ENOMEM;
   memset(m, 0, sizeof *m);
   c->memory = m;
-  cudaMemPool_t pool;
-  uint64_t keep = UINT64_MAX; /* the pool gives nothing back to the driver between steps */
-  cudaError_t e = cudaDeviceGetDefaultMemPool(&pool, c->device);
-  if (e == cudaSuccess) e = cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep);
+  cudaError_t e = ij_cuda_pool_open(c);
   if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&m->copies, cudaStreamNonBlocking);
   if (e == cudaSuccess) e = cudaMallocHost((void **)&m->pinned, TICKETS * IJ_LATE_BYTES);
   for (int i = 0; i < IJ_STAGES && e == cudaSuccess; i++) {
@@ -168,7 +168,7 @@ ij_status ij_cuda_memory_open(ij_queue *q) {
 }
 
 /* ---- waiting */
-static double now(void) {
+double ij_cuda_now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
@@ -176,10 +176,11 @@ static double now(void) {
 ij_status ij_cuda_wait_event(ij_queue *q, cudaEvent_t e, double seconds) {
   (void)q;
   if (seconds <= 0) return ij_cuda_status(cudaEventSynchronize(e), "waiting for the GPU");
-  for (double until = now() + seconds;;) {
+  for (double until = ij_cuda_now() + seconds;;) {
     cudaError_t st = cudaEventQuery(e);
     if (st != cudaErrorNotReady) return ij_cuda_status(st, "waiting for the GPU");
-    if (now() > until)
+    cudaGetLastError(); /* some runtimes keep "not ready" as an error, which the next launch would be blamed for */
+    if (ij_cuda_now() > until)
       return ij_cuda_host->fail(
           IJ_EIO, "processes: a sum between GPUs did not finish within %.0f seconds: another process is gone or hangs",
           seconds);
@@ -188,7 +189,7 @@ ij_status ij_cuda_wait_event(ij_queue *q, cudaEvent_t e, double seconds) {
   }
 }
 ij_status ij_cuda_wait(ij_queue *q) {
-  ij_cuda *c = ij_cuda_of(q);
+  ij_cuda *c = ij_cuda_enter(q);
   double seconds = ij_cuda_comm_seconds(q);
   if (seconds <= 0) return ij_cuda_status(cudaStreamSynchronize(c->stream), "waiting for the GPU");
   cudaEvent_t e;
@@ -229,7 +230,7 @@ static cudaError_t carry(ij_cuda *c, stage *s, void *to, const void *host, size_
   return e;
 }
 ij_status ij_cuda_write(ij_queue *q, void *to, const void *host, size_t n) {
-  ij_cuda *c = ij_cuda_of(q);
+  ij_cuda *c = ij_cuda_enter(q);
   ij_cuda_memory *m = c->memory;
   for (size_t offset = 0; offset < n; offset += IJ_LARGEST_COPY) {
     size_t piece = n - offset < IJ_LARGEST_COPY ? n - offset : (size_t)IJ_LARGEST_COPY;
@@ -247,15 +248,15 @@ ij_status ij_cuda_write(ij_queue *q, void *to, const void *host, size_t n) {
 
 /* ---- bytes out */
 ij_status ij_cuda_read(ij_queue *q, const void *from, void *host, size_t n) {
+  ij_cuda *c = ij_cuda_enter(q);
   /* a copy to memory that is not pinned blocks the caller: with other processes wait first, with a time limit */
   ij_status st = ij_cuda_comm_seconds(q) > 0 ? ij_cuda_wait(q) : IJ_OK;
   if (st != IJ_OK) return st;
-  st = ij_cuda_status(cudaMemcpyAsync(host, from, n, cudaMemcpyDeviceToHost, ij_cuda_of(q)->stream),
-                      "copying from the GPU");
+  st = ij_cuda_status(cudaMemcpyAsync(host, from, n, cudaMemcpyDeviceToHost, c->stream), "copying from the GPU");
   return st == IJ_OK ? ij_cuda_wait(q) : st;
 }
 ij_status ij_cuda_read_begin(ij_queue *q, const void *from, size_t n, void **out) {
-  ij_cuda *c = ij_cuda_of(q);
+  ij_cuda *c = ij_cuda_enter(q);
   *out = NULL;
   int i = 0;
   while (i < TICKETS && c->memory->tickets[i].taken) i++;
@@ -270,6 +271,7 @@ ij_status ij_cuda_read_begin(ij_queue *q, const void *from, size_t n, void **out
 }
 ij_status ij_cuda_read_end(ij_queue *q, void *which, void *host, size_t n) {
   ticket *t = (ticket *)which;
+  ij_cuda_enter(q);
   ij_status st = ij_cuda_wait_event(q, t->there, ij_cuda_comm_seconds(q));
   if (st == IJ_OK && host) memcpy(host, t->pinned, n);
   t->taken = false;

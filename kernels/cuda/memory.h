@@ -19,13 +19,22 @@ ij_status ij_cuda_wait(ij_queue *q);
 /* Waits for what happens at the event; with other processes no longer than their time limit (0: none). */
 ij_status ij_cuda_wait_event(ij_queue *q, cudaEvent_t e, double seconds);
 
-void ij_cuda_plans_release(ij_queue *q); /* kernels/linear/cuda_products.cu: its plans */
+double ij_cuda_now(void); /* seconds of a clock that only goes on */
+
+/* kernels/linear/cuda_plans.cu: its plans, and their lines of a report */
+void ij_cuda_plans_release(ij_queue *q);
+struct ij_cuda_text;
+bool ij_cuda_plans_report(ij_cuda *c, struct ij_cuda_text *out);
+
+/* report.cu: ij_backend's report, by lines. False: out of memory. */
+ij_status ij_cuda_report(ij_queue *q, char **out);
+bool ij_cuda_say(struct ij_cuda_text *out, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 double ij_cuda_comm_seconds(ij_queue *q); /* the time limit of waiting while there are other processes, else 0 */
-ij_status ij_cuda_comm_id(void *id);
+ij_status ij_cuda_comm_id(ij_queue *q, void *id);
 ij_status ij_cuda_comm_open(ij_queue *q, const void *id, int rank, int size, double seconds);
 void ij_cuda_comm_close(ij_queue *q);
-ij_status ij_cuda_comm_sum(ij_queue *q, float *x, size_t n, int root);
-ij_status ij_cuda_comm_broadcast(ij_queue *q, void *x, size_t bytes, int root);
-ij_status ij_cuda_comm_join(ij_queue *q, double seconds);
+ij_status ij_cuda_comm_sum(ij_queue *q, float *x, size_t n, int root, int64_t *ticket);
+ij_status ij_cuda_comm_broadcast(ij_queue *q, void *x, size_t bytes, int root, int64_t *ticket);
+ij_status ij_cuda_comm_join(ij_queue *q, int64_t ticket);
 #endif

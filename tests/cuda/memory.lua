@@ -1,6 +1,8 @@
 -- What is counted on the device "dry" against what a GPU's own pool reports after the same updates:
 -- run on the emulator of CUDA (ctest label emu) or a GPU, whichever IJEPA_CUDA or the build offers.
--- Exit 77: neither is here.
+-- Exit 77: neither is here; where IJEPA_REQUIRE_CUDA asks for one, that fails. Beside our own counts
+-- the driver's are printed: what its pool has held at most. It may hold more than is in use (its
+-- blocks are of several MiB), but no more than HELD of it.
 local ijepa = require "ijepa"
 local memory, device = require "ijepa.memory", ijepa.device
 
@@ -15,8 +17,9 @@ local WORKSPACE = device.with("dry", function() return device.info().scratch end
 
 local ok, message = pcall(device.with, "cuda", function() return device.info().name end)
 if not ok then
-  print("skipped: " .. message:gsub("^[^ ]*lua:%d+: ", ""))
-  ijepa.exit(77)
+  local must = device.required() > 0
+  print((must and "FAIL " or "skipped: ") .. message:gsub("^[^ ]*lua:%d+: ", ""))
+  ijepa.exit(must and 1 or 77)
 end
 print(message)
 local failed = false
@@ -44,4 +47,23 @@ for _, setting in ipairs { "", "optim.accumulate=2", "optim.clip=1", "model.reco
       off > allowed and ": too far" or ""))
   end
 end
+
+-- Lengths that vary, as masks make them: what the allocator holds must not grow with their number.
+local STEP, HELD = 2 ^ 20, 1.25
+device.with("cuda", function()
+  local before = device.info()
+  for i = 1, 200 do
+    device.step(function()
+      for k = 1, 8 do ijepa.tensor.zeros({ STEP / 4 + (i * 7 + k * 13) % 97 * 128 }, "f32") end
+    end)
+  end
+  device.wait()
+  local i = device.info()
+  local ours, held = i.top - before.used, i.held - before.held
+  local bad = held > HELD * ours + 64 * STEP
+  failed = failed or bad
+  print(("memory: %s; at most %.1f MiB in use by our count, %.1f by the pool's; %.1f held%s"):format(
+    device.report().allocator, i.top / STEP, i.pool_top / STEP, i.held / STEP,
+    bad and ": too much" or ""))
+end)
 ijepa.exit(failed and 1 or 0)

@@ -1,6 +1,7 @@
 /* cublasLt's products, in stream order: f32 or bf16 in and out, sums in f32, bias and bias gradient. Operands are
- * checked for their ranges and announced to the sanitizers. IJ_EMU_LT=none: no algorithm for
- * any product, as the library may have none for odd ones, so that what a caller does then is tried as well. */
+ * checked for their ranges and announced to the sanitizers. IJ_EMU_LT=none: no algorithm for any product, as the
+ * library may have none for odd ones, so that what a caller does then is tried as well; late: an algorithm is found,
+ * but the product says that it is not supported. The heuristic offers up to CANDIDATES, all of which do the same. */
 #include "gemm.h"
 #include "internal.h"
 #include <cublasLt.h>
@@ -8,7 +9,7 @@
 #include <stdlib.h>
 
 namespace emu {
-enum { WORKSPACE = 4096, MAGIC = 0x1a60, HANDLE = 0xb1a5 };
+enum { CANDIDATES = 3, WORKSPACE = 4096, MAGIC = 0x1a60, HANDLE = 0xb1a5 };
 struct Product {
   cublasComputeType_t compute;
   cudaDataType_t scale, bias_type;
@@ -55,6 +56,10 @@ static Matrix matrix(const Layout &l, const void *p, bool transposed) {
 }
 
 /* ---- what the library refuses ---- */
+static bool told(const char *mode) {
+  const char *wish = getenv("IJ_EMU_LT");
+  return wish && !strcmp(wish, mode);
+}
 static const char *layout_fault(const Layout &l) {
   uint64_t least = l.order == CUBLASLT_ORDER_COL ? l.rows : l.columns;
   if (!is_known(l.type)) return "a type other than f32 and bf16";
@@ -87,8 +92,7 @@ static cublasStatus_t check(const Product &p, const Layout &a, const Layout &b, 
     return refused(CUBLAS_STATUS_NOT_SUPPORTED, "an epilogue where D is ordered by row");
   if (p.epilogue != CUBLASLT_EPILOGUE_DEFAULT && p.has_bias_type && p.bias_type != (cudaDataType_t)d.type)
     return refused(CUBLAS_STATUS_NOT_SUPPORTED, "a bias of another type than D");
-  const char *mode = getenv("IJ_EMU_LT");
-  if (mode && !strcmp(mode, "none")) return CUBLAS_STATUS_NOT_SUPPORTED; /* asked for: no word about it */
+  if (told("none")) return CUBLAS_STATUS_NOT_SUPPORTED; /* asked for: no word about it */
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -354,12 +358,29 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   const Preference *p = as<Preference>(preference);
   Algorithm algorithm = {MAGIC, p->workspace >= WORKSPACE ? (uint64_t)WORKSPACE : 0, {}};
   memcpy(algorithm.alignment, p->alignment, sizeof algorithm.alignment);
-  memset(&results[0], 0, sizeof results[0]);
-  memcpy(&results[0].algo, &algorithm, sizeof algorithm);
-  results[0].workspaceSize = algorithm.workspace;
-  results[0].state = CUBLAS_STATUS_SUCCESS;
-  results[0].wavesCount = 1;
-  *found = 1;
+  *found = wanted < CANDIDATES ? wanted : (int)CANDIDATES;
+  for (int i = 0; i < *found; i++) {
+    if (i) algorithm.workspace = 0; /* told apart by it */
+    memset(&results[i], 0, sizeof results[i]);
+    memcpy(&results[i].algo, &algorithm, sizeof algorithm);
+    results[i].workspaceSize = algorithm.workspace;
+    results[i].state = CUBLAS_STATUS_SUCCESS;
+    results[i].wavesCount = 1;
+  }
+  return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
+                                       cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t *algo, cublasLtMatmulHeuristicResult_t *result) {
+  if (!handle) return CUBLAS_STATUS_NOT_INITIALIZED;
+  cublasStatus_t st = check(*as<Product>(desc), *as<Layout>(a), *as<Layout>(b), *as<Layout>(c), *as<Layout>(d));
+  if (st) return st;
+  Algorithm algorithm;
+  memcpy(&algorithm, algo, sizeof algorithm);
+  if (algorithm.magic != MAGIC) return refused(CUBLAS_STATUS_INVALID_VALUE, "an algorithm that no heuristic gave");
+  memset(result, 0, sizeof *result);
+  memcpy(&result->algo, algo, sizeof *algo);
+  result->workspaceSize = algorithm.workspace;
   return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -376,6 +397,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   if (algo) memcpy(&algorithm, algo, sizeof algorithm);
   cublasStatus_t st = check(product, *as<Layout>(a), *as<Layout>(b), *as<Layout>(c), *as<Layout>(d));
   if (st) return st;
+  if (told("late")) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (algorithm.magic != MAGIC) return refused(CUBLAS_STATUS_INVALID_VALUE, "an algorithm that no heuristic gave");
   const void *operands[] = {A, B, C, D};
   for (int i = 0; i < 4; i++) {

@@ -1,6 +1,7 @@
 /* The GPU as the runtime describes it, and what goes wrong with it on demand:
  * IJ_EMU_MEMORY=BYTES   its memory (8 GiB)
  * IJ_EMU_DEVICES=N      how many a process sees (1)
+ * IJ_EMU_POOLS=0        a device without memory pools
  * IJ_EMU_FAULT=         none, no_driver, old_driver, no_device, or lost:N: gone after N launches */
 #include "internal.h"
 #include <pthread.h>
@@ -52,6 +53,14 @@ int device_count() {
   return value;
 }
 
+bool has_pools() {
+  static const bool value = [] {
+    const char *text = getenv("IJ_EMU_POOLS");
+    return !text || strcmp(text, "0");
+  }();
+  return value;
+}
+
 cudaError_t failed(cudaError_t e) { return last = e; }
 cudaError_t state() { return lost ? failed(cudaErrorDevicesUnavailable) : cudaSuccess; }
 void count_launch() {
@@ -87,6 +96,7 @@ static const Named names[] = {
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
     {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
+    {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
     {cudaErrorNotPermitted, "cudaErrorNotPermitted", "operation not permitted"},
     {cudaErrorUnknown, "cudaErrorUnknown", "unknown error"},
 };
@@ -126,6 +136,7 @@ static int attribute(cudaDeviceAttr a) {
   case cudaDevAttrClockRate:
     return 1000000;
   case cudaDevAttrMemoryPoolsSupported:
+    return has_pools();
   case cudaDevAttrUnifiedAddressing:
   case cudaDevAttrConcurrentKernels:
     return 1;
@@ -187,7 +198,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
   p->sharedMemPerMultiprocessor = SHARED_MOST + 1024;
   p->totalGlobalMem = gpu_bytes();
   p->l2CacheSize = attribute(cudaDevAttrL2CacheSize);
-  p->memoryPoolsSupported = p->unifiedAddressing = p->concurrentKernels = 1;
+  p->memoryPoolsSupported = has_pools();
+  p->unifiedAddressing = p->concurrentKernels = 1;
   p->maxGridSize[0] = 2147483647;
   p->maxGridSize[1] = p->maxGridSize[2] = 65535;
   return cudaSuccess;

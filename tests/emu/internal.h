@@ -60,6 +60,7 @@ cudaError_t state();               /* cudaSuccess, or that the device is lost */
 void count_launch();
 size_t gpu_bytes();
 int device_count();
+bool has_pools();
 int device_number();     /* the current one */
 extern bool in_callback; /* of cudaLaunchHostFunc: no call is allowed there */
 } // namespace emu

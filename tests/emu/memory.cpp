@@ -262,6 +262,7 @@ static cudaError_t allocate(void **p, size_t n) {
 
 static cudaError_t allocate_in_turn(void **p, size_t n, cudaStream_t stream) {
   *p = nullptr;
+  if (!has_pools()) return failed(cudaErrorNotSupported);
   if (!n) return cudaSuccess;
   if (told_to_fail()) return failed(cudaErrorMemoryAllocation);
   if (pool.used + n > pool.held && pool.used + n - pool.held > free_bytes()) return failed(cudaErrorMemoryAllocation);
@@ -390,6 +391,7 @@ cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *out, int device) {
   Enter call;
   if (call.error) return call.error;
+  if (!has_pools()) return failed(cudaErrorNotSupported);
   if (device < 0 || device >= device_count()) return failed(cudaErrorInvalidDevice);
   *out = the_pool();
   return cudaSuccess;

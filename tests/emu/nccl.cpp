@@ -1,7 +1,8 @@
 /* NCCL between processes of one machine: a communicator is a file in shared memory with a slot a rank. Sums are taken
  * in the order of the ranks. A collective waits in its stream until all have come, however long; while some do, a
  * thread keeps this process' streams going, as a GPU would. IJ_EMU_NCCL_HANG=RANK[:N]: from its Nth collective on (1)
- * this rank takes part in none. */
+ * this rank takes part in none. A collective of a communicator that does not block is "in progress" for some looks, and
+ * another one before that has settled ends the program. */
 #include "internal.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +15,7 @@
 #include <unistd.h>
 
 namespace emu {
-enum { SLOT = 1 << 20, RANKS = 64, NAME = 64 };
+enum { LOOKS = 3, SLOT = 1 << 20, RANKS = 64, NAME = 64 };
 enum Kind { ALL_REDUCE, REDUCE, BROADCAST };
 struct Call { /* what all ranks must agree on */
   int kind, type, op, root;
@@ -31,7 +32,8 @@ struct Shared {
 } // namespace emu
 
 struct ncclComm {
-  int rank, size, users;
+  int rank, size, users, unsettled; /* looks for which a call is still "in progress" */
+  bool blocking;
   bool ready, aborted;
   emu::Shared *shared;
   char *slots;
@@ -190,6 +192,8 @@ static ncclResult_t queue(Kind kind, const void *from, void *to, size_t count, n
   if (entered.error) return ncclUnhandledCudaError;
   if (!comm || comm->aborted || !comm->ready || root >= comm->size || root < 0) return ncclInvalidArgument;
   if (kind != BROADCAST && (!can_sum(type) || op == ncclProd || op > ncclAvg)) return ncclInvalidArgument;
+  if (comm->unsettled && !group_depth) fail("%s while the call before it is in progress", kinds[kind]);
+  if (!comm->blocking) comm->unsettled = LOOKS;
   Collective *work = new Collective();
   work->comm = comm;
   work->call = {kind, (int)type, op, root, count};
@@ -198,7 +202,7 @@ static ncclResult_t queue(Kind kind, const void *from, void *to, size_t count, n
   comm->users++;
   waiting++;
   enqueue(stream, work, kinds[kind]);
-  return ncclSuccess;
+  return comm->blocking ? ncclSuccess : ncclInProgress;
 }
 
 /* ---- coming and going ---- */
@@ -244,6 +248,7 @@ static ncclResult_t join(ncclComm_t *out, int size, ncclUniqueId id, int rank, b
   c->rank = rank;
   c->size = size;
   c->users = 1;
+  c->blocking = blocking;
   memcpy(c->name, id.internal, NAME - 1);
   ncclResult_t st = open_shared(c);
   *out = c;
@@ -287,6 +292,10 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int size, ncclUniqueId id, 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *out) {
   Enter entered(false);
   *out = arrive(c);
+  if (*out == ncclSuccess && c->unsettled) {
+    c->unsettled--;
+    *out = ncclInProgress;
+  }
   return ncclSuccess;
 }
 ncclResult_t ncclCommCount(const ncclComm_t c, int *out) {

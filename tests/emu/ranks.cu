@@ -15,6 +15,13 @@ __global__ void add_one(float *x, int n) {
   if (i < n) x[i] += 1;
 }
 
+/* A communicator that does not block is asked until its last call is through. */
+static void settle(ncclComm_t comm) {
+  ncclResult_t st = ncclInProgress;
+  while (st == ncclInProgress) ncclCommGetAsyncError(comm, &st);
+  expect(st == ncclSuccess, "a collective");
+}
+
 static void sums(ncclComm_t comm, int rank, int size) {
   enum { N = 700001 }; /* several slots full */
   std::vector<float> x(N);
@@ -27,6 +34,7 @@ static void sums(ncclComm_t comm, int rank, int size) {
   ncclAllReduce(d.p, d.p, N, ncclFloat32, ncclSum, comm, s);
   ncclReduce(r.p, r.p, N, ncclFloat32, ncclAvg, size - 1, comm, s);
   ncclGroupEnd();
+  settle(comm);
   expect(cudaStreamSynchronize(s) == cudaSuccess, "waiting for a sum");
   x = d.read();
   for (int i = 0; i < N; i += 999)
@@ -36,8 +44,10 @@ static void sums(ncclComm_t comm, int rank, int size) {
   for (int i = 0; i < N; i += 999)
     expect(x[i] == (float)(i % 1000) + (rank == size - 1 ? mean : (float)rank), "ncclReduce");
   ncclBroadcast(d.p, d.p, 1, ncclFloat32, 0, comm, s);
+  settle(comm);
   if (rank == 0) LAUNCH(add_one, 1, 1, 0, s, d.p, 1);
   ncclBroadcast(d.p, d.p, 4, ncclUint8, 0, comm, s);
+  settle(comm);
   cudaStreamSynchronize(s);
   expect(d.read()[0] == (float)(size + size * (size - 1) / 2 + 1), "ncclBroadcast");
   cudaStreamDestroy(s);
@@ -51,6 +61,7 @@ static void hang(ncclComm_t comm, int rank) {
   cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking);
   cudaEventCreate(&e);
   ncclAllReduce(d.p, d.p, 4, ncclFloat32, ncclSum, comm, s);
+  settle(comm);
   cudaEventRecord(e, s);
   time_t until = time(nullptr) + 2;
   while (time(nullptr) < until && cudaEventQuery(e) == cudaErrorNotReady) usleep(1000);

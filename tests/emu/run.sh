@@ -27,9 +27,13 @@ for order in $orders; do
 done
 if [ -z "$name" ] && [ -e "$plugin" ]; then # products that the library refuses: our own kernel's
   for products in linear_ matmul; do
-    IJ_EMU_LT=none IJEPA_CUDA=$plugin "$build/ops" --device cuda "${quick[@]}" $products ||
-      { echo "FAILED: $products without cublasLt"; failed=1; }
+    for with in IJ_EMU_LT=none IJ_EMU_LT=late IJEPA_CUDA_TUNE=1; do
+      env $with IJEPA_CUDA="$plugin" "$build/ops" --device cuda "${quick[@]}" $products ||
+        { echo "FAILED: $products with $with"; failed=1; }
+    done
   done
+  IJ_EMU_POOLS=0 IJEPA_CUDA=$plugin "$build/ops" --device cuda --quick ||
+    { echo "FAILED: ops on a GPU without memory pools"; failed=1; }
 fi
 [ -e "$plugin" ] || { echo "FAILED: there is no $plugin"; failed=1; }
 unset IJ_EMU_SEED

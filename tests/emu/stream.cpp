@@ -435,7 +435,7 @@ cudaError_t cudaEventQuery(cudaEvent_t e) {
     Access open;
     progress();
     if (state()) return state();
-    if (e->done < e->recorded) return cudaErrorNotReady;
+    if (e->done < e->recorded) return failed(cudaErrorNotReady); /* as some runtimes do: the next call reports it */
   }
   acquire(&e->sync);
   return cudaSuccess;

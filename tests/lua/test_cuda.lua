@@ -17,14 +17,21 @@ local function gpus(n)
   if emulated then return true end   -- any number, as IJ_EMU_DEVICES says
   return plugin and pcall(ijepa.device.with, "cuda:" .. n - 1, function() end)
 end
+-- Skips, or, where IJEPA_REQUIRE_CUDA asks for that many GPUs, fails.
+local function lacking(n, why)
+  if ijepa.device.required() >= n then lu.fail(why .. ", and IJEPA_REQUIRE_CUDA asks for it") end
+  lu.skip(why)
+end
 local folder, images
 
 local function shell(argv, env) return support.run(argv, { env = env, merge = true }) end
 
 function tests.setUp()
-  lu.skipIf(not plugin,
-    "no plug-in: IJEPA_CUDA is not set, and there are no headers of CUDA to build the emulator's")
-  lu.skipIf(not gpus(1), "no GPU here")
+  if not plugin then
+    lacking(1, "no plug-in: IJEPA_CUDA is not set, and there are no headers of CUDA to build the "
+      .. "emulator's")
+  end
+  if not gpus(1) then lacking(1, "no GPU here") end
   folder = support.folder()
   images = support.scenes { n = 24, test = 60, size = 32 }
   support.write(folder .. "/recipe.lua",
@@ -161,6 +168,92 @@ function tests.test_machines_without_a_usable_gpu()
   lu.assertStrContains(text, "could not be loaded")
 end
 
+-- Where the plug-in finds NVIDIA's libraries. On the emulator two empty files take their places.
+function tests.test_libraries_that_are_searched()
+  lu.skipIf(not emulated, "a GPU's libraries are where they are")
+  local blas, nccl = "libcublasLt_emu.so", "libnccl_emu.so"
+  local from = plugin:match "^(.*)/[^/]*$"
+  local alone = folder .. "/libijepa_cuda_emu.so"
+  support.run { "cp", plugin, alone }
+  local function check(env)
+    env.IJEPA_CUDA = alone
+    local _, text = shell({ program, "check" }, env)
+    return (text:gsub("%s+", " "))
+  end
+  local text = check { IJEPA_CUDA_LIBS = folder .. "/nowhere", VIRTUAL_ENV = "" }
+  lu.assertStrContains(text, "none cuda")
+  lu.assertStrContains(text, blas .. " was not found in IJEPA_CUDA_LIBS=")
+  lu.assertStrContains(text, "the library path")
+  text = check { IJEPA_REQUIRE_CUDA = 1 }
+  lu.assertStrContains(text, "fail cuda")
+  lu.assertStrContains(text, "IJEPA_REQUIRE_CUDA asks for one")
+  text = check { IJEPA_CUDA_LIBS = folder .. "/nowhere:" .. from }
+  lu.assertStrContains(text, from .. "/" .. blas)
+  lu.assertStrContains(text, from .. "/" .. nccl)
+  -- an active Python environment, as pip lays out NVIDIA's packages
+  local packages = folder .. "/venv/lib/python3.11/site-packages/nvidia"
+  support.run { "mkdir", "-p", packages .. "/cu13/lib", packages .. "/nccl/lib" }
+  support.run { "cp", from .. "/" .. blas, packages .. "/cu13/lib" }
+  text = check { VIRTUAL_ENV = folder .. "/venv" }
+  lu.assertStrContains(text, packages .. "/cu13/lib/" .. blas)
+  lu.assertStrContains(text, "NCCL is not here: " .. nccl .. " was not found in")
+  support.run { "cp", from .. "/" .. nccl, packages .. "/nccl/lib" }
+  lu.assertStrContains(check { VIRTUAL_ENV = folder .. "/venv" }, packages .. "/nccl/lib/" .. nccl)
+  support.write(folder .. "/" .. blas, "no library")
+  lu.assertStrContains(check { IJEPA_CUDA_LIBS = "" }, folder .. "/" .. blas)   -- says why not
+end
+
+function tests.test_matmuls_that_are_refused_are_counted()
+  lu.skipIf(not emulated, "cuBLASLt does not refuse on request")
+  for mode, state in pairs { none = "warn", late = "warn", [""] = "ok" } do
+    local _, text = shell({ program, "check" }, { IJ_EMU_LT = mode })
+    text = text:gsub("%s+", " ")
+    lu.assertStrContains(text, state .. " cuda")
+    local calls, refused = text:match "(%d+) matmuls of %d+ shapes, (%d+) refused by cuBLASLt"
+    lu.assertTrue(tonumber(calls) > 8)
+    -- one that gives sums too is refused, and asked for again without them
+    lu.assertEquals(refused, state == "warn" and calls or "0")
+    lu.assertEquals(text:find("refused: 1x(8, 1280) x (1280, 5120), bf16 bf16", 1, true) ~= nil,
+      state == "warn")
+  end
+end
+
+-- Choices by timing are kept in a file: another run reads them and writes none.
+function tests.test_choices_of_matmuls_are_kept()
+  lu.skipIf(not emulated, "the emulator's clock is no GPU's")
+  local file = folder .. "/choices"
+  local function tuned() return { env = { IJEPA_CUDA_TUNE = file } } end
+  local code, text = run("first", { device = "cuda", ["optim.steps"] = 2 }, tuned())
+  lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
+  local kept = support.read(file)
+  lu.assertStrContains(kept, "ijepa matmul choices 1, cuBLASLt")
+  lu.assertTrue(select(2, kept:gsub("\n", "")) > 10)
+  code = run("second", { device = "cuda", ["optim.steps"] = 2 }, tuned())
+  lu.assertEquals(code, 0)
+  lu.assertEquals(support.read(file), kept)
+  lu.assertEquals(apart("first", "second"), 0)
+  support.write(file, (kept:gsub("(%x)(%x* %x+\n)$", function(a, rest)
+    return (a == "0" and "1" or "0") .. rest
+  end)))
+  code, text = run("third", { device = "cuda" }, tuned())
+  lu.assertEquals(code, 1)
+  lu.assertStrContains(text, "is damaged: delete the line or the file")
+  support.write(file, "something else\n")
+  code, text = run("third", { device = "cuda" }, tuned())
+  lu.assertEquals(code, 1)
+  lu.assertStrContains(text, "another cuBLASLt or GPU")
+end
+
+function tests.test_a_gpu_without_memory_pools()
+  lu.skipIf(not emulated, "a GPU has pools or has none")
+  local code, text = run("plain", { device = "cuda" }, { env = { IJ_EMU_POOLS = 0 } })
+  lu.assertEquals({ code, code ~= 0 and text }, { 0, false })
+  fine("pool", { device = "cuda" })
+  lu.assertEquals(apart("plain", "pool"), 0)
+  _, text = shell({ program, "check" }, { IJ_EMU_POOLS = 0 })
+  lu.assertStrContains((text:gsub("%s+", " ")), "memory from cudaMalloc")
+end
+
 function tests.test_a_gpu_with_too_little_memory_says_what_would_fit()
   lu.skipIf(not emulated, "a real GPU has the memory that it has")
   local code, text = run("run", { device = "cuda", ["data.batch"] = 24 },
@@ -185,7 +278,7 @@ end
 -- Two processes, each with a GPU of its own.
 local function two(name, over, env)
   lu.skipIf(not support.which "mpirun", "no mpirun here")
-  lu.skipIf(not gpus(2), "one GPU alone")
+  if not gpus(2) then lacking(2, "one GPU alone") end
   over.device = "cuda"
   env.IJ_EMU_DEVICES = 2
   return run(name, over, { env = env, before = support.split

@@ -160,13 +160,40 @@ local function round_trip(ending)
   return ok, message
 end
 
+-- A step of a block of ViT-H/14 on a few patches: all forms of its matmuls.
+local function one_block()
+  local tensor, jepa = require "ijepa.tensor", require "ijepa.model"
+  local encoder = jepa.encoder { width = 1280, depth = 1, heads = 16, patch = 14, crop = 28,
+    dtype = "bf16" }
+  encoder(tensor.zeros({ 2, 28, 28, 3 }, "u8")):mean():backward()
+end
+
 add("cuda", function()
   local device, out = require "ijepa.tensor.device", F.new "ij_device *[1]"
   local ok, message = F.try(C.ij_device_open("cuda", out))
-  if not ok then return "none", "no GPU: " .. message end
-  local i = device.info(F.gc(out[0], C.ij_device_close))
-  return "ok", ("%s (%s), %s of %s free: device=cuda"):format(i.name, i.arch, gib(i.free),
-    gib(i.memory))
+  if not ok then
+    return device.required() > 0 and "fail" or "none", "no GPU: " .. message,
+      "IJEPA_REQUIRE_CUDA asks for one"
+  end
+  C.ij_device_close(out[0])
+  return device.with("cuda", function()
+    one_block()
+    local i, report = device.info(), device.report()
+    local found, state, advice = ("%s (%s), %s of %s free: device=cuda"):format(i.name, i.arch,
+      gib(i.free), gib(i.memory)), "ok", nil
+    for _, l in ipairs(report.libraries) do
+      found = found .. ("\n%s %s: %s"):format(l.name, l.version ~= "" and l.version or "is not here",
+        l.path)
+    end
+    found = found .. ("\nmemory from %s; %d matmuls of %d shapes, %d refused by cuBLASLt"):format(
+      report.allocator, report.calls, report.shapes, report.refusals)
+    for _, r in ipairs(report.refused) do
+      state, advice = "warn", "refused matmuls run in a plain kernel, many times slower: report this"
+      found = found .. ("\nrefused: %dx(%d, %d) x (%d, %d), %s, %s"):format(r.P, r.M, r.K, r.K, r.N,
+        r.types, r.form)
+    end
+    return state, found, advice
+  end)
 end)
 
 add("processes", function()
@@ -248,10 +275,13 @@ add("folder", function(folder)
 end)
 
 local MARGIN = (" "):rep(23)
--- A text wrapped beside the name of its check, within 80 columns.
+-- A text wrapped beside the name of its check, within 80 columns; its lines stay lines.
 local function beside(s, more)
-  local hang = "\n" .. MARGIN .. (more or "")
-  return (terminal.wrap(s, 80 - #hang):gsub("\n%s*", hang))
+  local hang, lines = "\n" .. MARGIN .. (more or ""), {}
+  for line in s:gmatch "[^\n]+" do
+    lines[#lines + 1] = terminal.wrap(line, 80 - #hang):gsub("\n%s*", hang)
+  end
+  return table.concat(lines, hang)
 end
 
 --- Runs every check and prints its result. True when none failed.
@@ -263,7 +293,7 @@ function health.main(folder)
     local ok, state, found, advice = pcall(check.f, folder or ".")
     if not ok then state, found, advice = "fail", tostring(state), "please report this" end
     print(("%-5s %-16s "):format(state, check.name) .. beside(found))
-    if advice and state ~= "ok" then print(MARGIN .. "-> " .. beside(advice, "   ")) end
+    if advice and state ~= "ok" and state ~= "none" then print(MARGIN .. "-> " .. beside(advice, "   ")) end
     if state == "fail" then fine = false end
   end
   return fine

@@ -57,6 +57,9 @@ function device.name() return F.string(C.ij_device_name(device.get())) end
 ---@field weights number of `used`: copies of weights in bf16
 ---@field scratch number of `used`: workspace and scratch of kernels
 ---@field staging number besides `used`: buffers for copies to the device
+---@field held number what the memory pool has taken from the driver; 0: no pool
+---@field held_top number the maximum of `held`
+---@field pool_top number the maximum of what was in use in the pool, by the driver's count; 0: unknown
 ---@field bf16 boolean whether matmuls are faster in bf16
 ---@field ahead boolean whether it works asynchronously, so that reading a tensor waits
 
@@ -70,8 +73,70 @@ function device.info(handle)
     free = tonumber(i.memory_free),
     used = tonumber(i.memory_used), top = tonumber(i.memory_top),
       weights = tonumber(i.memory_weights),
-    scratch = tonumber(i.memory_scratch), staging = tonumber(i.memory_staging), bf16 = i.bf16 ~= 0,
-      ahead = i.ahead ~= 0 }
+    scratch = tonumber(i.memory_scratch), staging = tonumber(i.memory_staging),
+    held = tonumber(i.memory_held), held_top = tonumber(i.memory_held_top),
+    pool_top = tonumber(i.memory_pool_top), bf16 = i.bf16 ~= 0, ahead = i.ahead ~= 0 }
+end
+
+--- How many GPUs must be here: what would be skipped for want of one fails instead. From the
+--- variable IJEPA_REQUIRE_CUDA; 0: none must.
+---@return integer
+function device.required()
+  local wish = os.getenv "IJEPA_REQUIRE_CUDA"
+  if not wish or wish == "" then return 0 end
+  local n = tonumber(wish)
+  if not n or n < 0 or n % 1 ~= 0 then
+    error(("IJEPA_REQUIRE_CUDA=%s: the count of GPUs that must be here"):format(wish), 0)
+  end
+  return n
+end
+
+---@class ijepa.device_refusal a matmul that cuBLASLt has no algorithm for: a plain kernel computes
+--- it, which is many times slower
+---@field P integer count of matmuls (M, K) x (K, N)
+---@field M integer
+---@field N integer
+---@field K integer
+---@field types string of the factors and of the result: "bf16 f32"
+---@field form string "tn+ 16,256,256": t for a transposed factor, + for a sum, the alignments
+---@field calls integer
+---@field refused integer
+
+---@class ijepa.device_report
+---@field libraries { name: string, version: string, path: string }[] that were loaded; version "":
+--- path says why it was not
+---@field allocator string? where a GPU's memory comes from
+---@field refused ijepa.device_refusal[]
+---@field shapes integer of matmuls so far
+---@field calls integer of matmuls so far
+---@field refusals integer of those calls
+
+--- What a device says of itself besides: empty for a CPU. Loads a GPU's libraries that were not
+--- needed so far.
+---@param handle any? default: the current device
+---@return ijepa.device_report
+function device.report(handle)
+  local out = F.new "char *[1]"
+  F.check(C.ij_device_report(handle or device.get(), out))
+  local lines = F.string(out[0])
+  C.ij_bytes_free(out[0])
+  local report = { libraries = {}, refused = {}, shapes = 0, calls = 0, refusals = 0 }
+  for line in lines:gmatch "[^\n]+" do
+    local f = {}
+    for field in (line .. "\t"):gmatch "([^\t]*)\t" do f[#f + 1] = field end
+    if f[1] == "library" then
+      table.insert(report.libraries, { name = f[2], version = f[3], path = f[4] })
+    elseif f[1] == "allocator" then
+      report.allocator = f[2]
+    elseif f[1] == "matmul" then
+      table.insert(report.refused, { P = tonumber(f[2]), M = tonumber(f[3]), N = tonumber(f[4]),
+        K = tonumber(f[5]), types = f[6], form = f[7], calls = tonumber(f[8]),
+        refused = tonumber(f[9]) })
+    elseif f[1] == "matmuls" then
+      report.shapes, report.calls, report.refusals = tonumber(f[2]), tonumber(f[3]), tonumber(f[4])
+    end
+  end
+  return report
 end
 
 --- Waits until the device has finished all work.
