@@ -29,7 +29,8 @@ typedef enum ij_case_fill {
   IJ_CASE_HOLES     /* normal with a NaN or an infinity here and there */
 } ij_case_fill;
 
-enum { IJ_CASE_GRAD = 1, IJ_CASE_BENCH = 2 }; /* use: check gradients on it too; only for timing (the real size) */
+enum { IJ_CASE_GRAD = 1, IJ_CASE_BENCH = 2 };
+/* use: check gradients on it too; a real size, for timing, and compared on a GPU alone (tests/ops/production.c) */
 typedef struct ij_case_shape {
   const char *name; /* NULL ends a list */
   ij_dim dim[IJ_CASE_DIMS];

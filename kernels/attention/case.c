@@ -87,8 +87,9 @@ static const ij_case_shape shapes[] = {
     {"wide", {1, 66, 1, 128, 3}, 0, 0},
     {"odd wide", {2, 9, 2, 137, 4}, 0, 0},
     {"vith target", {8, 256, 16, 80, 0}, 0, IJ_CASE_BENCH},
-    {"vith context", {16, 110, 16, 80, 0}, 0, IJ_CASE_BENCH},
-    {"vith predictor", {32, 150, 12, 32, 110}, 0, IJ_CASE_BENCH},
+    {"vith context", {32, 69, 16, 80, 0}, 0, IJ_CASE_BENCH},
+    {"vith predictor", {32, 113, 16, 24, 0}, 0, IJ_CASE_BENCH},
+    {"vith last", {32, 113, 16, 24, 69}, 0, IJ_CASE_BENCH}, /* the predictor's last block: targets alone ask */
     {0},
 };
 static const ij_case_shape shapes_fwd[] = {
@@ -108,8 +109,9 @@ static const ij_case_shape shapes_fwd[] = {
     {"wide", {1, 66, 1, 128, 3}, 0, 0},
     {"odd wide", {2, 9, 2, 137, 4}, 0, 0},
     {"vith target", {8, 256, 16, 80, 0}, NO_LSE, IJ_CASE_BENCH},
-    {"vith context", {16, 110, 16, 80, 0}, 0, IJ_CASE_BENCH},
-    {"vith predictor", {32, 150, 12, 32, 110}, 0, IJ_CASE_BENCH},
+    {"vith context", {32, 69, 16, 80, 0}, 0, IJ_CASE_BENCH},
+    {"vith predictor", {32, 113, 16, 24, 0}, 0, IJ_CASE_BENCH},
+    {"vith last", {32, 113, 16, 24, 69}, 0, IJ_CASE_BENCH}, /* the predictor's last block: targets alone ask */
     {0},
 };
 

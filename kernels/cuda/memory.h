@@ -19,7 +19,7 @@ ij_status ij_cuda_wait(ij_queue *q);
 /* Waits for what happens at the event; with other processes no longer than their time limit (0: none). */
 ij_status ij_cuda_wait_event(ij_queue *q, cudaEvent_t e, double seconds);
 
-double ij_cuda_now(void); /* seconds of a clock that only goes on */
+double ij_cuda_now(void); /* seconds of a clock that never goes back */
 
 /* kernels/linear/cuda_plans.cu: its plans, and their lines of a report */
 void ij_cuda_plans_release(ij_queue *q);

@@ -17,6 +17,8 @@ static const ij_case_shape shapes[] = {
     {"vith proj", {37, 1280, 1280}, 0, 0},
     {"vith fc1", {4096, 5120, 1280}, KEEP, IJ_CASE_BENCH},
     {"vith fc2", {4096, 1280, 5120}, KEEP, IJ_CASE_BENCH},
+    {"vith embed", {8832, 1280, 588}, KEEP, IJ_CASE_BENCH}, /* K: rows are aligned to 8 bytes alone */
+    {"vith predictor", {14464, 1152, 384}, KEEP, IJ_CASE_BENCH},
     {"vits fc1", {2048, 1536, 384}, KEEP, IJ_CASE_BENCH},
     {0},
 };
@@ -58,6 +60,8 @@ static const ij_case_shape shapes_w[] = {
     {"vith proj", {37, 1280, 1280}, 0, 0},
     {"vith fc1", {4096, 5120, 1280}, 0, IJ_CASE_BENCH},
     {"vith fc2", {4096, 1280, 5120}, 0, IJ_CASE_BENCH},
+    {"vith embed", {8832, 1280, 588}, 0, IJ_CASE_BENCH},
+    {"vith predictor", {14464, 1152, 384}, 0, IJ_CASE_BENCH},
     {"vits fc1", {2048, 1536, 384}, 0, IJ_CASE_BENCH},
     {0},
 };

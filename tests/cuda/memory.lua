@@ -1,8 +1,8 @@
 -- What is counted on the device "dry" against what a GPU's own pool reports after the same updates:
 -- run on the emulator of CUDA (ctest label emu) or a GPU, whichever IJEPA_CUDA or the build offers.
--- Exit 77: neither is here; where IJEPA_REQUIRE_CUDA asks for one, that fails. Beside our own counts
--- the driver's are printed: what its pool has held at most. It may hold more than is in use (its
--- blocks are of several MiB), but no more than HELD of it.
+-- Exit 77: neither is here; where IJEPA_REQUIRE_CUDA asks for one, that fails. Beside our own
+-- counts the driver's are printed: what its pool has held at most. It may hold more than is in use
+-- (its blocks are of several MiB), but no more than HELD of it.
 local ijepa = require "ijepa"
 local memory, device = require "ijepa.memory", ijepa.device
 

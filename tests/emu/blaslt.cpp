@@ -1,7 +1,8 @@
 /* cublasLt's products, in stream order: f32 or bf16 in and out, sums in f32, bias and bias gradient. Operands are
  * checked for their ranges and announced to the sanitizers. IJ_EMU_LT=none: no algorithm for any product, as the
  * library may have none for odd ones, so that what a caller does then is tried as well; late: an algorithm is found,
- * but the product says that it is not supported. The heuristic offers up to CANDIDATES, all of which do the same. */
+ * but the product says that it is not supported; off: results
+ * are off by a fiftieth. The heuristic offers up to CANDIDATES, all of which do the same. */
 #include "gemm.h"
 #include "internal.h"
 #include <cublasLt.h>
@@ -128,9 +129,10 @@ struct MatmulWork : Work {
 
   void store(const float *sums, const float *bias, const char *from, char *to) const {
     Matrix in = matrix(c, from, false), out = matrix(d, to, false);
+    bool off = told("off");
     for (int64_t j = 0; j < out.columns; j++)
       for (int64_t i = 0; i < out.rows; i++) {
-        float x = alpha * sums[j * out.rows + i];
+        float x = (off ? 1.02f : 1) * alpha * sums[j * out.rows + i];
         if (beta != 0) x += beta * get(from, c.type, i * in.down + j * in.across);
         if (bias) x += bias[i];
         put(to, d.type, i * out.down + j * out.across, x);

@@ -22,6 +22,14 @@ void ij_check_device_slots(ij_check *k, const ij_check_device *d);
  * forms, twice (the same bits), between red zones, and with each allocation of the device failing in turn. */
 void ij_check_device_results(ij_check *k, const ij_case_op *op, const ij_case_shape *shape, ij_dtype dt,
                              ij_check_device *d);
+/* One call of a case whose arguments have their content. want[i], where it is there, is what argument i must be;
+ * got[i], where it is NULL, receives it (ij_free). tol as in ij_check_near; how: of the call, for messages. */
+bool ij_check_device_call(ij_check *k, ij_check_device *d, ij_case *c, double tol, const char *how, void **want,
+                          void **got);
+/* production.c: the ops that have two ways of computing on a GPU, at real sizes, one way against the other; op names
+ * that hold `filter` (NULL: all). On the emulator a few rows of each, and *skipped counts them. What cuBLASLt refuses
+ * at these sizes is a failure. */
+void ij_check_production(ij_check *k, ij_check_device *d, const char *filter, int *skipped);
 /* What the device keeps of weights between calls */
 void ij_check_device_weights(ij_check *k, ij_check_device *d);
 #endif

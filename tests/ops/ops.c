@@ -1,6 +1,8 @@
 /* Drives the cases of all ops: ops [NAME] compares this machine's table with the reference and checks gradients;
  * ops --device cuda [--quick] [NAME] that of the plug-in IJEPA_CUDA, on its own memory (exit 77: there is no such
- * device; with IJEPA_REQUIRE_CUDA=1 that is a failure); ops --list prints the names; ops --self-test plants bugs and expects each to be found. */
+ * device; with IJEPA_REQUIRE_CUDA=1 that is a failure); ops --device cuda --production [NAME] its ways of computing
+ * against each other at real sizes; ops --list prints the names; ops --self-test plants bugs and expects each to be
+ * found. */
 #include "device.h"
 #include "self_test.h"
 #include <signal.h>
@@ -56,9 +58,10 @@ static void check_device(ij_check *k, ij_check_device *d, const char *filter) {
   }
 }
 
-static int on_device(const char *filter, bool quick) {
+static int on_device(const char *filter, bool quick, bool production) {
   enum { SKIPPED = 77 };
   ij_check k = {.to = stdout};
+  int reduced = 0;
   ij_check_device d = {.quick = quick};
   ij_device_info info;
   double start = ij_time();
@@ -73,7 +76,9 @@ static int on_device(const char *filter, bool quick) {
   signal(SIGBUS, on_fault);
   d.backend->info(&d.queue, &info);
   ij_check_device_slots(&k, &d);
-  if (k.failures == 0) {
+  if (production) {
+    ij_check_production(&k, &d, filter, &reduced);
+  } else if (k.failures == 0) {
     ij_check_coverage(&k, NULL);
     check_device(&k, &d, filter);
     if (!filter || strstr("weights", filter)) ij_check_device_weights(&k, &d);
@@ -81,6 +86,8 @@ static int on_device(const char *filter, bool quick) {
   ij_check_device_close(&d);
   printf("%s (%s): %d calls compared, %d failures, %.1f s\n", info.name, info.arch, k.calls, k.failures,
          ij_time() - start);
+  if (reduced)
+    printf("skipped: %d cases at their real sizes, which need a GPU: a few rows of each were compared\n", reduced);
   if (k.calls == 0) printf("FAIL nothing was called\n");
   return k.failures || k.calls == 0 ? 1 : 0;
 }
@@ -93,17 +100,19 @@ static int list(void) {
 
 int main(int argc, char **argv) {
   const char *filter = NULL;
-  bool device = false, quick = false;
+  bool device = false, quick = false, production = false;
   for (int i = 1; i < argc; i++) {
     if (!strcmp(argv[i], "--self-test")) return ij_check_self_test() ? 1 : 0;
     if (!strcmp(argv[i], "--list")) return list();
     if (!strcmp(argv[i], "--quick")) quick = true;
+    else if (!strcmp(argv[i], "--production")) production = true;
     else if (!strcmp(argv[i], "--device") && i + 1 < argc && !strcmp(argv[i + 1], "cuda")) device = ++i;
     else if (argv[i][0] == '-' || filter)
-      return printf("ops [--device cuda [--quick]] [NAME] | --list | --self-test\n"), 2;
+      return printf("ops [--device cuda [--quick | --production]] [NAME] | --list | --self-test\n"), 2;
     else filter = argv[i];
   }
-  if (device) return on_device(filter, quick);
+  if (device) return on_device(filter, quick, production);
+  if (quick || production) return printf("ops: --quick and --production are for --device cuda\n"), 2;
   ij_op_table t;
   ij_check k = {.to = stdout};
   int total = 0;

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { N = 16, K = 24, COUNT = N * K, FEW = 8, SMALL = 8, CALLS = 6000, SHAPES = 2500 };
+enum { N = 16, K = 24, COUNT = N * K, FEW = 8, SMALL = 8, CALLS = 6000, SHAPES = 3500 };
 
 typedef struct watch {
   ij_check *k;
@@ -140,10 +140,23 @@ static void many(watch *t) {
   }
 }
 
+/* How many matmul shapes the device keeps plans of; -1: it does not say. */
+static long long shapes_kept(ij_check_device *d) {
+  char *report = NULL;
+  long long shapes = -1;
+  if (d->backend->report && d->backend->report(&d->queue, &report) == IJ_OK) {
+    const char *line = strstr(report, "matmuls\t");
+    if (line) sscanf(line, "matmuls %lld", &shapes);
+  }
+  ij_free(report);
+  return shapes;
+}
+
 /* Many products of many shapes, none of them of w or avg: their copies go, and the results stay right. */
 static void dropped(watch *t, uint64_t at) {
   float w[SMALL * SMALL];
   ij_device_info before = {0}, after = {0};
+  long long shapes = 0;
   for (int i = 0; i < SMALL * SMALL; i++) w[i] = (float)(i % 5);
   put(t, t->small, w, sizeof w);
   for (int i = 0; i < CALLS; i++) {
@@ -154,6 +167,7 @@ static void dropped(watch *t, uint64_t at) {
       return;
     }
     if (i == 0) t->d->backend->info(&t->d->queue, &before);
+    if (i == SHAPES - 1) shapes = shapes_kept(t->d);
     if (i != CALLS - 1 && i != 0) continue;
     uint16_t y[SMALL];
     get(t, t->rows + (R - 1) * SMALL, y, sizeof y);
@@ -164,6 +178,9 @@ static void dropped(watch *t, uint64_t at) {
     }
   }
   t->k->calls += CALLS;
+  if (shapes != shapes_kept(t->d) || (shapes >= 0 && shapes < SHAPES && !t->d->quick))
+    ij_check_fail(t->k, NULL, "weights: plans of %lld shapes after %d shapes, then of %lld", shapes, SHAPES,
+                  shapes_kept(t->d));
   t->d->backend->info(&t->d->queue, &after);
   if (after.memory_used + 2 * COUNT * 2 > before.memory_used)
     ij_check_fail(t->k, NULL, "weights: copies that nothing uses stay: %lld bytes before, %lld after",

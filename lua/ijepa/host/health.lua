@@ -182,13 +182,14 @@ add("cuda", function()
     local found, state, advice = ("%s (%s), %s of %s free: device=cuda"):format(i.name, i.arch,
       gib(i.free), gib(i.memory)), "ok", nil
     for _, l in ipairs(report.libraries) do
-      found = found .. ("\n%s %s: %s"):format(l.name, l.version ~= "" and l.version or "is not here",
-        l.path)
+      local version = l.version ~= "" and l.version or "is not here"
+      found = found .. ("\n%s %s: %s"):format(l.name, version, l.path)
     end
     found = found .. ("\nmemory from %s; %d matmuls of %d shapes, %d refused by cuBLASLt"):format(
       report.allocator, report.calls, report.shapes, report.refusals)
     for _, r in ipairs(report.refused) do
-      state, advice = "warn", "refused matmuls run in a plain kernel, many times slower: report this"
+      state = "warn"
+      advice = "refused matmuls run in a plain kernel, many times slower: please report this"
       found = found .. ("\nrefused: %dx(%d, %d) x (%d, %d), %s, %s"):format(r.P, r.M, r.K, r.K, r.N,
         r.types, r.form)
     end

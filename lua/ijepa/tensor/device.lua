@@ -59,7 +59,7 @@ function device.name() return F.string(C.ij_device_name(device.get())) end
 ---@field staging number besides `used`: buffers for copies to the device
 ---@field held number what the memory pool has taken from the driver; 0: no pool
 ---@field held_top number the maximum of `held`
----@field pool_top number the maximum of what was in use in the pool, by the driver's count; 0: unknown
+---@field pool_top number the maximum of what was in use in the pool, by the driver; 0: unknown
 ---@field bf16 boolean whether matmuls are faster in bf16
 ---@field ahead boolean whether it works asynchronously, so that reading a tensor waits
 
