@@ -294,7 +294,9 @@ function health.main(folder)
     local ok, state, found, advice = pcall(check.f, folder or ".")
     if not ok then state, found, advice = "fail", tostring(state), "please report this" end
     print(("%-5s %-16s "):format(state, check.name) .. beside(found))
-    if advice and state ~= "ok" and state ~= "none" then print(MARGIN .. "-> " .. beside(advice, "   ")) end
+    if advice and (state == "warn" or state == "fail") then
+      print(MARGIN .. "-> " .. beside(advice, "   "))
+    end
     if state == "fail" then fine = false end
   end
   return fine
