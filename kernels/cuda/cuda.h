@@ -32,7 +32,8 @@ static inline ij_cuda *ij_cuda_of(ij_queue *q) { return (ij_cuda *)q->stream; }
  * and so does each op (table.cu); what they call relies on it. */
 static inline ij_cuda *ij_cuda_enter(ij_queue *q) {
   ij_cuda *c = ij_cuda_of(q);
-  if (c) cudaSetDevice(c->device);
+  int current = -1; /* a thread seldom changes its GPU: to ask is cheaper than to set */
+  if (c && (cudaGetDevice(&current) != cudaSuccess || current != c->device)) cudaSetDevice(c->device);
   return c;
 }
 extern const ij_host *ij_cuda_host; /* fail, alloc, free of the program */
