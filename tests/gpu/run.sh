@@ -29,11 +29,11 @@ ours() { LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} "$@"; }
 on_gpu() { IJEPA_DEVICE=cuda ours "$@"; }
 
 # arch patch batch pred_depth pred_dim
-sizes() {
-  echo vit_small 16 128 12 384
-  echo vit_base 16 128 12 384
-  echo vit_large 16 128 12 384
+sizes() { # what counts most comes first: time may run out
   echo vit_huge 14 128 12 384
+  echo vit_large 16 128 12 384
+  echo vit_base 16 128 12 384
+  echo vit_small 16 128 12 384
 }
 
 part_about() {
@@ -74,7 +74,7 @@ part_peer() {
     for variant in tuned published; do
       timeout 50 "$python" peer.py "$arch" "$patch" "$batch" "$depth" "$width" "$variant" 12 || status=1
     done
-  done < <(sizes | tac)
+  done < <(sizes)
   timeout 70 "$python" peer.py vit_huge 14 128 12 384 compiled 12 || status=1
   return "$status"
 }
@@ -82,7 +82,7 @@ part_bench() { ours build/tests/bench_ops --table --device cuda; }
 part_real() {
   cat images.txt
   on_gpu build/ijepa recipes/in1k_vith14.lua device=cuda data.root=images "data.workers=$(nproc)" model.arch=vit_base \
-    model.patch=16 data.batch=64 optim.steps=100 log.every=10 "out=$RESULTS/real"
+    model.patch=16 data.batch=64 optim.steps=100 log.every=10 diagnose.every=0 "out=$RESULTS/real"
   local status=$?
   rm -rf "$RESULTS/real"
   return "$status"
