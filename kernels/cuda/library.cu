@@ -163,10 +163,11 @@ ij_status ij_cuda_blas_open(ij_cuda *c) {
     IJ_BLAS_FUNCTIONS(LOAD)
 #undef LOAD
     memcpy(c->blas->path, s.path, sizeof s.path);
-    if (!missing && c->blas->cublasLtCreate(&c->blas->handle) == CUBLAS_STATUS_SUCCESS) return IJ_OK;
+    cublasStatus_t st = missing ? CUBLAS_STATUS_SUCCESS : c->blas->cublasLtCreate(&c->blas->handle);
+    if (!missing && !st) return IJ_OK;
     if (!missing)
-      return ij_cuda_host->fail(IJ_EUNSUPPORTED, "device 'cuda:%d': cuBLASLt (%s) does not start on this GPU",
-                                c->device, s.path);
+      return ij_cuda_host->fail(IJ_EUNSUPPORTED, "device 'cuda:%d': cuBLASLt (%s) does not start on this GPU: %s",
+                                c->device, s.path, c->blas->cublasLtGetStatusString(st));
   }
   explain(&s, missing, why, sizeof why);
   return ij_cuda_host->fail(IJ_EUNSUPPORTED, "device 'cuda:%d': %s", c->device, why);

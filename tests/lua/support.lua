@@ -31,6 +31,23 @@ int posix_spawnattr_setsigdefault(support_attributes *attributes, const unsigned
 local WRONLY, CREATE, TRUNCATE, APPEND, NO_WAIT = 1, 64, 512, 1024, 1
 support.SIGHUP, support.SIGINT, support.SIGKILL, support.SIGUSR1, support.SIGTERM = 1, 2, 9, 10, 15
 
+--- Skips the test where fewer than n GPUs are here, or fails it where IJEPA_REQUIRE_CUDA asks for
+--- so many. The emulator of CUDA (tests/emu) has any number, as IJ_EMU_DEVICES says.
+---@param n integer
+function support.need_gpus(n)
+  local lu, device = require "luaunit", require "ijepa.tensor.device"
+  local plugin, why = os.getenv "IJEPA_CUDA", nil
+  if not plugin or plugin == "" then
+    why = "no plug-in: IJEPA_CUDA is not set, and there are no headers of CUDA to build the emulator's"
+  elseif not plugin:find "emu" then
+    local ok, message = pcall(device.with, "cuda:" .. n - 1, function() end)
+    why = not ok and message or nil
+  end
+  if not why then return end
+  if device.required() >= n then lu.fail(why .. "; IJEPA_REQUIRE_CUDA asks for it") end
+  lu.skip(why)
+end
+
 --- The program under test.
 support.program = os.getenv "IJEPA_PROGRAM" or "build/ijepa"
 

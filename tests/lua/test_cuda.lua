@@ -12,26 +12,12 @@ TestCuda = tests -- luacheck: ignore
 local program, plugin = support.program, os.getenv "IJEPA_CUDA"
 local emulated = plugin and plugin:find "emu"
 
--- Whether so many GPUs are here.
-local function gpus(n)
-  if emulated then return true end   -- any number, as IJ_EMU_DEVICES says
-  return plugin and pcall(ijepa.device.with, "cuda:" .. n - 1, function() end)
-end
--- Skips, or, where IJEPA_REQUIRE_CUDA asks for that many GPUs, fails.
-local function lacking(n, why)
-  if ijepa.device.required() >= n then lu.fail(why .. ", and IJEPA_REQUIRE_CUDA asks for it") end
-  lu.skip(why)
-end
 local folder, images
 
 local function shell(argv, env) return support.run(argv, { env = env, merge = true }) end
 
 function tests.setUp()
-  if not plugin then
-    lacking(1, "no plug-in: IJEPA_CUDA is not set, and there are no headers of CUDA to build the "
-      .. "emulator's")
-  end
-  if not gpus(1) then lacking(1, "no GPU here") end
+  support.need_gpus(1)
   folder = support.folder()
   images = support.scenes { n = 24, test = 60, size = 32 }
   support.write(folder .. "/recipe.lua",
@@ -279,7 +265,7 @@ end
 -- Two processes, each with a GPU of its own.
 local function two(name, over, env)
   lu.skipIf(not support.which "mpirun", "no mpirun here")
-  if not gpus(2) then lacking(2, "one GPU alone") end
+  support.need_gpus(2)
   over.device = "cuda"
   env.IJ_EMU_DEVICES = 2
   return run(name, over, { env = env, before = support.split

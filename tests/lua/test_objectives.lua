@@ -518,8 +518,7 @@ function tests.test_several_processes_train_as_one_does()
 end
 
 function tests.test_on_a_gpu_or_its_emulator()
-  local plugin = os.getenv "IJEPA_CUDA"
-  lu.skipIf(not plugin, "SKIPPED: no plug-in of CUDA")
+  support.need_gpus(1)
   local mine = own()
   fine("cpu", mine)
   fine("gpu", over(mine, { device = "cuda" }))
