@@ -54,7 +54,7 @@ static bool load(search *s, const char *path) {
     if (strchr(path, '/')) put(s->why, sizeof s->why, "; %s", why ? why : path);
     return false;
   }
-  if (!dlinfo(s->library, RTLD_DI_LINKMAP, &map) && map && map->l_name && *map->l_name) path = map->l_name;
+  if (!strchr(path, '/') && !dlinfo(s->library, RTLD_DI_LINKMAP, &map) && map && *map->l_name) path = map->l_name;
   char real[PATH_MAX];
   return put(s->path, sizeof s->path, "%s", realpath(path, real) ? real : path);
 }
