@@ -146,6 +146,29 @@ void ij_device_look(ij_device *dev, ij_device_info *out);
  * Loads libraries that were not needed so far. */
 ij_status ij_device_report(ij_device *dev, char **out);
 ij_status ij_device_wait(ij_device *dev);                    /* until queued work is done; IJ_EIO: a device fault */
+/* A profile of a device: from begin to end its ops are timed, by the op and by the phase (0 to IJ_PHASES - 1; 0 at first)
+ * that the caller sets. phase: also adds the host's time since the last call to the phase that ends, which it returns;
+ * with a name, that is an event too. events: at most so many are kept, in the order of their ends. settle: waits for ops of
+ * a device that runs behind; call it at the end of each step. Reading gives nothing where no profile runs. */
+enum { IJ_PHASES = 16 };
+typedef struct ij_profile_entry {
+  const char *name;                 /* of the op; static */
+  int phase;
+  int64_t calls;
+  double seconds, flops;            /* flops: of matmuls and attention, useful ones */
+} ij_profile_entry;
+typedef struct ij_profile_event {
+  const char *name;                 /* static, or as it was given to phase: it must last */
+  int phase;                        /* -1 - phase: the phase itself, on the host */
+  double start, seconds;            /* start: from begin; on a device that runs behind, to a few microseconds */
+} ij_profile_event;
+ij_status ij_profile_begin(ij_device *dev, int64_t events);
+int ij_profile_phase(ij_device *dev, int phase, const char *name);
+ij_status ij_profile_settle(ij_device *dev);
+double ij_profile_seconds(ij_device *dev, int phase); /* of the host */
+int64_t ij_profile_entries(ij_device *dev, ij_profile_entry *out, int64_t max); /* returns how many there are */
+int64_t ij_profile_events(ij_device *dev, const ij_profile_event **out);        /* borrowed until end */
+void ij_profile_end(ij_device *dev);
 /* A step: tensors made inside it lose their memory at its end, even where they are still referenced. To keep one, clone it
  * before ij_step_end with kept = 1. */
 void ij_step_begin(ij_device *dev);

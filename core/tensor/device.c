@@ -42,6 +42,7 @@ ij_status ij_device_open(const char *name, ij_device **out) {
 
 void ij_device_close(ij_device *dev) {
   if (!dev) return;
+  ij_profile_end(dev);
   ij_tape_clear(dev);
   ij_device_drop(dev);
 }

@@ -1,7 +1,7 @@
 /* Inside of tensors, devices and the tape; for core/tensor, core/model and core/optim. One thread uses a device.
  * The files, each uses those before it: arena.c; tensor.c (storage, tensors, checks); tape.c (recorded ops, gradients);
  * op.c (an op from its checks to its record); views.c; shapes.c (broadcasting); ops.c, math.c, reduce.c, pick.c,
- * product.c, inplace.c; host.c and plugin.c (backends); device.c. */
+ * product.c, inplace.c; host.c and plugin.c (backends); profile.c; device.c. */
 #ifndef IJ_TENSOR_H
 #define IJ_TENSOR_H
 #include "../base/base.h"
@@ -12,6 +12,7 @@ enum { IJ_READS_INPUTS = (1 << IJ_MAX_INPUTS) - 1, IJ_READS_OUT = 1 << IJ_MAX_IN
 
 typedef struct ij_storage ij_storage;
 typedef struct ij_arena ij_arena;
+typedef struct ij_profile ij_profile;
 typedef struct ij_node ij_node;
 
 /* A run of bytes on a device. Its memory is freed with the last reference, or, if it was made inside a step, at the
@@ -85,6 +86,7 @@ struct ij_device {
   bool walking, retain; /* a backward has begun; the tape stays after it */
   int walk;             /* nodes still to be run, the last one first */
   ij_node *custom;      /* whose backward the caller does now, or NULL */
+  ij_profile *profile;  /* NULL: none runs */
 };
 
 /* ---- arena.c: memory of steps: first fit, neighbours merge, kept from step to step */

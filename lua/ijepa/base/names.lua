@@ -12,7 +12,7 @@ return {
     load = "save.load", mask = "mask",
   memory = "train.memory", mix = "data.mix", nn = "nn", optim = "optim", panel = "plot.panel",
     picture = "plot", plot = "plot",
-  pretrain = "train", probe = "probe", probe_settings = "probe.settings",
+  pretrain = "train", profile = "train.profile", probe = "probe", probe_settings = "probe.settings",
     published = "save.published", report = "report",
   run = "run", scenes = "data.scenes", schedule = "optim.schedule", score = "probe.score",
     settings = "config.settings",

@@ -20,6 +20,12 @@ return {
     text = "Counts the memory of one step of a recipe without a GPU, and lists changes of settings that fit into GPUs " ..
       "of 24, 40 and 80 GiB, or of gpu=GIB. processes=N counts for N processes.",
     example = "ijepa memory recipes/in1k_vith14.lua gpu=40" },
+  { name = "profile", arguments = "RECIPE [key=value ...] [steps=N] [trace=FILE]",
+    brief = "where the time of a training step goes",
+    text = "Runs steps of a recipe (20, or steps=N, after three that are not timed) and prints the time of its phases " ..
+      "(loader, masks, models, backward, update) and of its ops, and the speed of matmuls and attention. Nothing is " ..
+      "saved. trace=FILE writes the events for a browser's trace viewer.",
+    example = "ijepa profile recipes/quickstart.lua steps=10" },
   { name = "submit", arguments = "RECIPE... --folder F [OPTION ...] [key=value ...]",
     brief = "run recipes as jobs of a SLURM cluster",
     text = "Writes a batch script and hands it to sbatch; an interrupted job saves and is queued again. --dry-run " ..

@@ -10,6 +10,7 @@ local dist = require "ijepa.dist"
 local jepa = require "ijepa.model"
 local objective = require "ijepa.model.objective"
 local counting = require "ijepa.train.trainer".counting
+local recipe = require "ijepa.train.recipe"
 
 local memory = {}
 
@@ -284,34 +285,6 @@ function memory.advice(cfg, bytes_available, o)
 end
 
 -- ---- the command
-local stopped = {}   -- thrown in place of training
-
---- The configuration of a recipe, which is run up to its ijepa.pretrain.
----@param path string
----@param words string[] key=value
----@return table cfg
-function memory.recipe(path, words)
-  local ijepa = require "ijepa"
-  local chunk, message = text.load_file(path)
-  if not chunk then
-    error(message:find "^cannot open" and ("memory: recipe '%s' could not be opened: %s"):format(path,
-      message:match "[^:]*$":gsub("^ ", "")) or message, 0)
-  end
-  local args, trained = ijepa.args, ijepa.pretrain
-  ijepa.args = copied(words)
-  ijepa.args[#words + 1] = "device="   -- none needs to be here
-  local cfg
-  ijepa.pretrain = function(c)
-    cfg = c
-    error(stopped, 0)
-  end
-  local ok, e = pcall(chunk)
-  ijepa.args, ijepa.pretrain = args, trained
-  if cfg then return cfg end
-  error(ok and ("%s: trains nothing: expected a recipe that calls ijepa.pretrain"):format(path)
-    or e, 0)
-end
-
 local ROWS = { { "params", "parameters of the models" }, { "moments", "moments of AdamW" },
   { "gradients", "gradients, kept" },
   { "copies", "weights in bf16, for matmuls" }, { "step", "activations, at their maximum" },
@@ -376,7 +349,7 @@ function memory.main(words)
     end
   end
   if not words[1] then return nil, "which recipe?" end
-  print(memory.report(memory.recipe(words[1], rest), o))
+  print(memory.report(recipe(words[1], rest, { "device=" }), o))
   return true
 end
 
