@@ -139,8 +139,9 @@ local function events_of(dev, p)
   local n, list = tonumber(C.ij_profile_events(dev, out)), {}
   for i = 0, n - 1 do
     local e = out[0][i]
-    list[i + 1] = { name = F.string(e.name), phase = p.names[e.phase < 0 and -1 - e.phase or e.phase],
-      is_phase = e.phase < 0, start = e.start, seconds = e.seconds }
+    local number = e.phase < 0 and -1 - e.phase or e.phase
+    list[i + 1] = { name = F.string(e.name), phase = p.names[number], is_phase = e.phase < 0,
+      start = e.start, seconds = e.seconds }
   end
   return list
 end
