@@ -51,8 +51,8 @@ typedef struct ij_backend {
   ij_status (*comm_join)(ij_queue *q, int64_t ticket);
   /* Lines of ij_device_report, NULL: none. *out: of ij_host's alloc. May load libraries that were not needed so far. */
   ij_status (*report)(ij_queue *q, char **out);
-  /* Times of a profile. NULL: an op is done when it returns. mark: a point of the queue, into *m (NULL: a new one, which
-   * unmark frees); between: the seconds from one to a later one, waits for that. */
+  /* Times of a profile. NULL: an op is done when it returns. mark: a point of the queue, into *m (NULL: a new one,
+   * which unmark frees); between: the seconds from one to a later one, waits for that. */
   ij_status (*mark)(ij_queue *q, void **m);
   ij_status (*between)(ij_queue *q, void *from, void *to, double *seconds);
   void (*unmark)(ij_queue *q, void *m);
