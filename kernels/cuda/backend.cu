@@ -1,6 +1,7 @@
 /* The plug-in's runtime: one GPU, one stream of work, memory from the driver's pool, copies beside the work. */
 #include "cuda.h"
 #include "library.h"
+#include "marks.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

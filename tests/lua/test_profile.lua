@@ -63,6 +63,24 @@ function tests.test_training_is_the_same()
   lu.assertEquals(losses(), before)   -- nothing is left behind
 end
 
+-- On a device that works behind the host: events; the same ops as on the CPU.
+function tests.test_on_a_gpu_or_its_emulator()
+  support.need_gpus(1)
+  local cpu, gpu = measured(), measured { "device=cuda" }
+  ijepa.device.set "cpu"
+  lu.assertTrue(named(gpu.phases, "waiting").seconds > 0)
+  for _, name in ipairs { "linear_fwd", "attention_fwd", "attention_bwd", "update" } do
+    lu.assertEquals(named(gpu.ops, name).calls, named(cpu.ops, name).calls, name)
+    lu.assertTrue(named(gpu.ops, name).seconds > 0, name)
+  end
+  local last = 0
+  for _, e in ipairs(gpu.events) do
+    lu.assertTrue(e.start >= 0 and e.seconds >= 0, e.name)
+    if not e.is_phase then last = math.max(last, e.start + e.seconds) end
+  end
+  lu.assertTrue(last > 0 and last < 2 * gpu.steps * gpu.seconds)
+end
+
 function tests.test_modules_of_an_objective_are_phases()
   local r = measured { "objective=recipes/objectives/vicreg.lua" }
   lu.assertNotNil(named(r.phases, "backward"))
