@@ -352,9 +352,12 @@ local function miss(what, d)
   io.stderr:write(("no such name '%s'%s\n"):format(what, hint or "; `ijepa help` lists the topics"))
 end
 
+-- Where a function stands that has the documentation of f.
+local function defined(f) return debug.getinfo(require "ijepa.tensor.core".original[f] or f, "S") end
+
 -- A function: by its position in a source.
 local function show_function(f, d)
-  local at = debug.getinfo(f, "S")
+  local at = defined(f)
   for _, key in ipairs(sorted(d.names)) do
     for _, entry in ipairs(d.names[key]) do
       if at.linedefined == entry.line and at.source:sub(-#entry.file) == entry.file then
@@ -381,7 +384,7 @@ end
 ---@param f function
 ---@return string?
 function help.signature(f)
-  local at = debug.getinfo(f, "S")
+  local at = defined(f)
   for key, list in pairs(help.docs().names) do
     for _, entry in ipairs(list) do
       if at.linedefined == entry.line and at.source:sub(-#entry.file) == entry.file then
@@ -405,6 +408,9 @@ local function show_name(what, d)
   local found, parts = exact(name, d, only_module > 0), by_last_part(name, d)
   if #found > 0 then
     show_all(found)
+    for i = #parts, 1, -1 do   -- try.try is ijepa.try
+      if parts[i] == name .. "." .. name then table.remove(parts, i) end
+    end
     if #parts > 0 and #parts <= 8 then print("\nSee also: " .. table.concat(parts, ", ")) end
     return true
   end

@@ -277,8 +277,8 @@ end
 --- weight per patch, or a function(batch, grid, options) that returns (B, N) weights of 0 or more
 --- for the images of the batch; then a group must be one batch.
 ---@param f function
----@param o { grid: integer[], group: integer?, seed: integer?, batch: integer?, options: table?, saliency: table|function|nil }|integer[]
----settings, or the grid alone; batch: images per step (default: the group)
+---@param o { grid: integer[], group: integer?, seed: integer?, batch: integer?, options: table?, saliency: table|function|nil }|integer[]|nil
+---settings, or the grid alone (14 x 14); batch: images per step (default: the group)
 ---@return ijepa.mask_policy
 function mask.policy(f, o) return require("ijepa.mask.policy").policy(Policy, f, o) end
 

@@ -292,6 +292,7 @@ local NAMES = { "grid", "group", "seed", "batch", "options", "saliency" }
 local function new_policy(base, f, o)
   need(type(f) == "function",
     "mask.policy: the first argument is %s, expected a function(rng, grid, at, options)", type(f))
+  if o == nil then o = { grid = { 14, 14 } } end   -- 224 pixels in patches of 16
   need(type(o) == "table",
     "mask.policy: expected a grid, or settings such as { grid = { 16, 16 } }")
   if o[1] then o = { grid = o } end

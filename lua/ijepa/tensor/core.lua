@@ -62,6 +62,10 @@ function core.call(f, ...)
   return core.wrap(out[0])
 end
 
+--- Of a function that `strict` or the module put in another's place: that other one, which has the
+--- documentation.
+core.original = setmetatable({}, { __mode = "k" })
+
 --- Makes the functions of a table refuse arguments that they would ignore: x:exp(1) must not be
 --- x:exp(). The message shows the signature, from the comment above the function.
 ---@param functions table<string, function> methods, or the functions of a module
@@ -87,6 +91,7 @@ function core.strict(functions, names)
         end]]):format(given .. (given ~= "" and ", " or ""), given), this))(f, function()
           refuse(name, info.nparams)
         end)
+      core.original[functions[name]] = f
     end
   end
 end

@@ -33,6 +33,7 @@ for name, method in pairs(core.methods) do
       core.want(x, "x", name)
       return method(x, ...)
     end
+    core.original[tensor[name]] = core.original[method]
   end
 end
 
