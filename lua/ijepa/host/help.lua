@@ -353,7 +353,9 @@ local function miss(what, d)
 end
 
 -- Where a function stands that has the documentation of f.
-local function defined(f) return debug.getinfo(require "ijepa.tensor.core".original[f] or f, "S") end
+local function defined(f)
+  return debug.getinfo(require "ijepa.tensor.core".original[f] or f, "S")
+end
 
 -- A function: by its position in a source.
 local function show_function(f, d)
