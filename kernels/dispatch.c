@@ -14,6 +14,11 @@ void ij_cpu_base_table(ij_op_table *t);
 void ij_cpu_avx2_table(ij_op_table *t);
 void ij_cpu_avx512_table(ij_op_table *t);
 #endif
+#if defined(IJ_CPU_BF16) /* attention/cpu_bf16.c */
+#define IJ_OP(name, params, args) ij_status ij_cpu_bf16_##name params;
+IJ_OPS(IJ_OP)
+#undef IJ_OP
+#endif
 
 /* 0 base, 1 avx2, 2 avx512; the same throughout the process. */
 static int isa_level(void) {
@@ -45,6 +50,12 @@ void ij_cpu_fill(ij_op_table *t) {
   else
 #endif
     ij_cpu_base_table(t);
+#if defined(IJ_CPU_BF16)
+  if (level == 2 && __builtin_cpu_supports("avx512bf16") && !getenv("IJEPA_ISA")) {
+    t->attention_fwd = ij_cpu_bf16_attention_fwd;
+    t->attention_bwd = ij_cpu_bf16_attention_bwd;
+  }
+#endif
 }
 
 void *ij_queue_scratch(ij_queue *q, int slot, size_t bytes) {
