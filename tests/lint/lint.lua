@@ -199,7 +199,7 @@ end
 -- Documents: commands and links in them lead somewhere.
 local known = {}
 for _, word in ipairs { "help", "check", "conform", "import", "report", "export", "manifest",
-    "submit", "memory", "profile", "test",
+    "submit", "memory", "profile", "embed", "test",
   "-e", "-", "-v",
   "--help" } do known[word] = true end
 local has = {}

@@ -5,7 +5,7 @@ return {
   canvas = "draw.canvas", checkpoint = "save.checkpoint", compare = "plot.compare",
     config = "config", conform = "conform",
   data = "data", decoder = "plot.decoder", device = "tensor.device", diagnose = "train.diagnose",
-    dist = "dist", draw = "draw",
+    dist = "dist", draw = "draw", embed = "probe.embed",
   export = "save.export", features = "probe.features", finetune = "probe.finetune",
     health = "host.health", help = "host.help",
   imagine = "plot.imagine", import = "config.import", jepa = "model", linalg = "tensor.linalg",

@@ -221,6 +221,11 @@ function commands.memory(argv)
   return done and 0 or fail_usage("memory: " .. wrong)
 end
 
+function commands.embed(argv)
+  local done, wrong = require "ijepa.probe.embed".main { unpack(argv, 2) }
+  return done and 0 or fail_usage("embed: " .. wrong)
+end
+
 function commands.profile(argv)
   local done, wrong = require "ijepa.train.profile".main { unpack(argv, 2) }
   return done and 0 or fail_usage("profile: " .. wrong)

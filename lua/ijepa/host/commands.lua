@@ -20,6 +20,13 @@ return {
     text = "Counts the memory of one step of a recipe without a GPU, and lists changes of settings that fit into GPUs " ..
       "of 24, 40 and 80 GiB, or of gpu=GIB. processes=N counts for N processes.",
     example = "ijepa memory recipes/in1k_vith14.lua gpu=40" },
+  { name = "embed", arguments = "MODEL ROOT --out FILE [--layers last|N|patches] [OPTION ...]",
+    brief = "write the features of images to a file",
+    text = "Writes the features of all images of a folder or tar as .npy, .safetensors or .csv, with their names and " ..
+      "classes in FILE.names.csv (in a .csv itself). MODEL is a run or weights in any layout. --layers: last (the mean " ..
+      "of the last layer's patches), a number of last blocks, or patches. --dtype f16, --crop, --resize, --batch, " ..
+      "--workers, --device, --which, --heads. A run that was stopped goes on from FILE.part.",
+    example = "ijepa embed runs/quickstart runs/quickstart/scenes/test.tar --out features.npy" },
   { name = "profile", arguments = "RECIPE [key=value ...] [steps=N] [trace=FILE]",
     brief = "where the time of a training step goes",
     text = "Runs steps of a recipe (20, or steps=N, after three that are not timed) and prints the time of its phases " ..

@@ -171,6 +171,8 @@ local function encoder_stamp(encoder)
     (encoder.options or encoder).dtype or "f32")
 end
 
+features.encoder_stamp = encoder_stamp
+
 local function load(path, key, classes)
   local file, message = tensors.open(path)
   if not file then return nil, message end
