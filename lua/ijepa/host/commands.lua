@@ -26,7 +26,7 @@ return {
       "classes in FILE.names.csv (in a .csv itself). MODEL is a run or weights in any layout. --layers: last (the mean " ..
       "of the last layer's patches), a number of last blocks, or patches. --dtype f16, --crop, --resize, --batch, " ..
       "--workers, --device, --which, --heads. A run that was stopped goes on from FILE.part.",
-    example = "ijepa embed runs/quickstart runs/quickstart/scenes/test.tar --out features.npy" },
+    example = "ijepa embed runs/quickstart images/test --out features.npy" },
   { name = "profile", arguments = "RECIPE [key=value ...] [steps=N] [trace=FILE]",
     brief = "where the time of a training step goes",
     text = "Runs steps of a recipe (20, or steps=N, after three that are not timed) and prints the time of its phases " ..

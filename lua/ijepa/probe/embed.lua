@@ -115,7 +115,7 @@ function embed.format(o)
   return format
 end
 
--- ---- what is there of a run that was stopped: FILE.part.state has the key, and of complete batches
+-- ---- what a stopped run left: FILE.part.state has the key, and of complete batches
 -- their number, rows, bytes of the values and of the names
 
 local function read_state(path, key)
