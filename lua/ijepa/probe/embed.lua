@@ -164,7 +164,7 @@ local function progress(started, done, rows, all)
 end
 
 ---@class ijepa.embed_options
----@field out string .npy, .safetensors or .csv; the names are in OUT.names.csv, or in the .csv itself
+---@field out string .npy, .safetensors or .csv; names are in OUT.names.csv, or in the .csv itself
 ---@field layers string? "last" (default): the mean of the last layer's patches; a number n: of the
 --- last n blocks, side by side; "patches": all patches of the last layer
 ---@field dtype string? f32 (default) or f16
