@@ -279,7 +279,9 @@ local function options(words)
     local name = words[i]:match "^%-%-(.*)$"
     if name then
       local value = words[i + 1]
-      if not (KNOWN[name] or WHOLE[name]) then return nil, ("unknown option '--%s'"):format(name) end
+      if not (KNOWN[name] or WHOLE[name]) then
+        return nil, ("unknown option '--%s'"):format(name)
+      end
       if not value then return nil, ("--%s: a value is missing"):format(name) end
       if WHOLE[name] then
         local n = tonumber(value)
