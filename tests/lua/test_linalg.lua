@@ -89,3 +89,29 @@ function tests.test_factors_give_the_matrix_again()
   lu.assertNil(none)
   lu.assertStrContains(why, "not positive definite")
 end
+
+-- Gradients as PyTorch 2.15 gives them, to the four digits that it prints.
+function tests.test_gradients()
+  local a = tensor.new { { 4, 1, .5 }, { .3, 5, -1 }, { 1, -.2, 3 } }
+  local s = tensor.new { { 4, 1, .5 }, { 1, 5, -1 }, { .5, -1, 3 } }
+  local w = tensor.new { { .3, -1 }, { 2, .7 }, { -.4, 1 } }
+  local square = tensor.new { { .3, -1, 2 }, { 2, .7, 1 }, { -.4, 1, .2 } }
+  local function grads(f, weights, ...)
+    local list = {}
+    for i = 1, select("#", ...) do list[i] = (select(i, ...)):clone():requires_grad_() end
+    (f(unpack(list)) * weights):sum():backward()
+    for i, t in ipairs(list) do list[i] = t:grad() end
+    return unpack(list)
+  end
+  local b = tensor.new { { 1, 2 }, { -1, .5 }, { 2, 1 } }
+  local da, db = grads(linalg.solve, w, a, b)
+  near(da, tensor.new { { .1637, .0476, .0451 }, { -.1836, .0100, -.2768 },
+    { -.2114, -.0542, -.0844 } }, 6e-5)
+  near(db, tensor.new { { .0486, -.3869 }, { .3898, .2364 }, { -.0115, .4766 } }, 6e-5)
+  da, db = grads(linalg.cholesky_solve, w, s, b)
+  near(da, tensor.new { { .1819, -.1024, -.0507 }, { -.1024, .0288, -.1815 },
+    { -.0507, -.1815, -.1460 } }, 6e-5)
+  near(db, tensor.new { { -.0276, -.3931 }, { .4069, .3197 }, { .0069, .5054 } }, 6e-5)
+  near(grads(linalg.cholesky, square, s), tensor.new { { -.0077, .4149, -.1686 },
+    { .4149, .2184, .2439 }, { -.1686, .2439, .0612 } }, 6e-5)
+end

@@ -316,9 +316,8 @@ function tests.test_changes_in_place_and_lost_gradients_are_refused()
   refused("the gradient of (3) would be lost", function() b:add_(a) end)
   refused("to 'bf16': the gradient", function() return a:to "bf16", 1 end)
   local square = (a:reshape(3, 1) * a:reshape(1, 3))
-  for _, name in ipairs { "svd", "eigh", "qr", "cholesky", "solve" } do
-    refused(name .. ": the gradient", function()
-      return ijepa.linalg[name](square, square), 1 end)
+  for _, name in ipairs { "svd", "eigh", "qr" } do
+    refused(name .. ": the gradient", function() return ijepa.linalg[name](square), 1 end)
   end
   tensor.no_grad(function() b:copy_(a) end)
   lu.assertEquals(b:totable(), { 1, 2, 3 })

@@ -6,6 +6,8 @@ local F = require "ijepa.base.ffi"
 local core = require "ijepa.tensor.core"
 local tensor = require "ijepa.tensor"
 
+local C = F.C
+
 local linalg = {}
 
 F.cdef [[
@@ -113,12 +115,25 @@ local function system(a, b, what)
   return m, n, transposed(r, n, many), many   -- LAPACK stores columns one after the other
 end
 
---- Solves a x = b for a symmetric positive definite matrix a, by Cholesky.
----@torch cholesky_solve | - | takes the matrix, not its factor
----@param a ijepa.tensor f32 (n, n)
----@param b ijepa.tensor f32 (n, m)
----@return ijepa.tensor? x f32 (n, m), string? message when a is not positive definite
-function linalg.cholesky_solve(a, b)
+-- raw(...) recorded with its gradient: backward({ arguments, x = result }, dx), where one of the
+-- arguments requires one.
+local function recorded(raw, backward, ...)
+  local wanted = false
+  for i = 1, select("#", ...) do
+    local t = select(i, ...)
+    wanted = wanted or core.is(t) and C.ij_tensor_recording(t.h, 0) == 1
+  end
+  if not wanted then return raw(...) end
+  local x, why = tensor.no_grad(raw, ...)
+  if not x then return nil, why end
+  return tensor.fn { backward = backward, forward = function(ctx, ...)
+    ctx.x = x
+    for i = 1, select("#", ...) do ctx[i] = select(i, ...) end
+    return x
+  end }(...)
+end
+
+local function cholesky_solve(a, b)
   local m, n, x, many = system(a, b, "cholesky_solve")
   local info, N = int(0), int(n)
   library().dposv_("U", N, int(many), m, N, x, N, info, 1)
@@ -129,12 +144,21 @@ function linalg.cholesky_solve(a, b)
   return from_doubles(transposed(x, many, n), { n, many })
 end
 
---- Solves a x = b.
----@torch linalg.solve | -
+--- Solves a x = b for a symmetric positive definite matrix a, by Cholesky. The gradient of a is
+--- symmetric.
+---@torch cholesky_solve | yes | takes the matrix, not its factor
 ---@param a ijepa.tensor f32 (n, n)
 ---@param b ijepa.tensor f32 (n, m)
----@return ijepa.tensor? x f32 (n, m), string? message when a is singular
-function linalg.solve(a, b)
+---@return ijepa.tensor? x f32 (n, m), string? message when a is not positive definite
+function linalg.cholesky_solve(a, b)
+  return recorded(cholesky_solve, function(ctx, dx)
+    local db = assert(cholesky_solve(ctx[1], dx))
+    local da = db:matmul(ctx.x:t())
+    return (da + da:t()) * -.5, db
+  end, a, b)
+end
+
+local function solve(a, b)
   local m, n, x, many = system(a, b, "solve")
   local info, N = int(0), int(n)
   library().dgesv_(N, int(many), transposed(m, n, n), N, F.new("int[?]", n), x, N, info)
@@ -144,11 +168,19 @@ function linalg.solve(a, b)
   return from_doubles(transposed(x, many, n), { n, many })
 end
 
---- The lower triangle l of a symmetric positive definite matrix a = l l^T.
----@torch linalg.cholesky | -
+--- Solves a x = b.
+---@torch linalg.solve | yes
 ---@param a ijepa.tensor f32 (n, n)
----@return ijepa.tensor? l f32 (n, n), string? message when a is not positive definite
-function linalg.cholesky(a)
+---@param b ijepa.tensor f32 (n, m)
+---@return ijepa.tensor? x f32 (n, m), string? message when a is singular
+function linalg.solve(a, b)
+  return recorded(solve, function(ctx, dx)
+    local db = assert(solve(ctx[1]:t(), dx))
+    return -db:matmul(ctx.x:t()), db
+  end, a, b)
+end
+
+local function cholesky(a)
   local m, n, columns = doubles(a, "cholesky")
   if n ~= columns then
     F.raise(("linalg.cholesky: a matrix of %d x %d is not square"):format(n, columns))
@@ -162,6 +194,21 @@ function linalg.cholesky(a)
     for j = i + 1, n - 1 do m[i * n + j] = 0 end
   end
   return from_doubles(m, { n, n })
+end
+
+--- The lower triangle l of a symmetric positive definite matrix a = l l^T. The gradient of a is
+--- symmetric.
+---@torch linalg.cholesky | yes
+---@param a ijepa.tensor f32 (n, n)
+---@return ijepa.tensor? l f32 (n, n), string? message when a is not positive definite
+function linalg.cholesky(a)
+  return recorded(cholesky, function(ctx, dl)
+    local l, n = ctx.x, a:size(1)
+    local lower = tensor.arange(n):reshape(n, 1):ge(tensor.arange(n))   -- u8 (n, n)
+    local half = tensor.where(lower, l:t():matmul(dl), 0) * (1 - tensor.eye(n) * .5)
+    local s = solve(l:t(), assert(solve(l:t(), half:t())):t())   -- l^-T half l^-1
+    return (s + s:t()) * .5
+  end, a)
 end
 
 -- The size of a LAPACK work space, which f(work, size) answers.
