@@ -1,5 +1,5 @@
 -- `ijepa embed`: the files hold the encoder's features, in the order of the images; a run that was
--- stopped goes on and gives the same bytes.
+-- stopped resumes and gives the same bytes.
 local lu = require "luaunit"
 local ijepa = require "ijepa"
 local support = require "support"

@@ -25,7 +25,7 @@ return {
     text = "Writes the features of all images of a folder or tar as .npy, .safetensors or .csv, with their names and " ..
       "classes in FILE.names.csv (in a .csv itself). MODEL is a run or weights in any layout. --layers: last (the mean " ..
       "of the last layer's patches), a number of last blocks, or patches. --dtype f16, --crop, --resize, --batch, " ..
-      "--workers, --device, --which, --heads. A run that was stopped goes on from FILE.part.",
+      "--workers, --device, --which, --heads. A run that was stopped resumes from FILE.part.",
     example = "ijepa embed runs/quickstart images/test --out features.npy" },
   { name = "profile", arguments = "RECIPE [key=value ...] [steps=N] [trace=FILE]",
     brief = "where the time of a training step goes",

@@ -1,6 +1,6 @@
 --- `ijepa embed MODEL ROOT --out FILE`: the features of all images as a file for other programs,
 --- with the images' names and classes beside it.
--- What is written grows in FILE.part; a run that was stopped goes on there.
+-- What is written grows in FILE.part; a run that was stopped resumes there.
 local bit = require "bit"
 local F = require "ijepa.base.ffi"
 local text = require "ijepa.base.text"
@@ -197,7 +197,7 @@ function embed.run(encoder, root, o)
     images.height, images.width, o.resize or 0, o.batch or 64, o.dtype or "f32", kind }, "; ")
   local at = read_state(part, key)
   if at then
-    text.say("embed: '%s' is there: it goes on after %s", part, text.count(at.rows, "image"))
+    text.say("embed: '%s' is there: it resumes after %s", part, text.count(at.rows, "image"))
   end
   at = at or { batches = 0, rows = 0, bytes = 0, name_bytes = 0 }
   local values = open_at(part, at.bytes)
